@@ -1,0 +1,45 @@
+PYTHON ?= python3.11
+STORE ?= sqlite:///$(CURDIR)/mlflow.db
+DEMO ?= demo_data
+
+export PATH := $(CURDIR)/.venv/bin:$(PATH)
+export MLFLOW_TRACKING_URI := $(STORE)
+export MLFLOW_DISABLE_TELEMETRY := true
+export PYTHONUNBUFFERED := 1
+
+.PHONY: install demo test lint ui serve clean
+
+install: .venv/installed
+
+# torch comes first and by its exact version: an open range can bring another build with it.
+.venv/installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv
+	pip install --quiet $$(grep '^torch==' constraints.txt)
+	pip install --quiet --constraint constraints.txt --editable .[dev]
+	touch $@
+
+demo: install
+	python -m adaptf.mlproject.demo_data --folder $(DEMO)
+	mlflow run . -e main --env-manager local -P preset=demo -P data.root=$(DEMO)/tau \
+		-P audioset.root=$(DEMO)/audioset -P predict.files=$(DEMO)/tau/evaluation_set
+	@echo "Open the MLflow UI with: make ui"
+
+test: install lint
+	pytest
+
+lint: install
+	ruff check .
+	ruff format --check .
+	mypy
+
+ui: install
+	mlflow ui --host 127.0.0.1 --port 5000 --backend-store-uri $(STORE)
+
+# Builds and caches only. The store (mlflow.db and its artifacts) goes after a question that is answered with 'yes'.
+clean:
+	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache .hypothesis *.egg-info cache work $(DEMO)
+	@if [ -e mlflow.db ] || [ -e mlruns ] || [ -e mlartifacts ]; then \
+		printf "Delete the MLflow store too, with all runs and models (mlflow.db, mlruns, mlartifacts)? [yes/no] "; \
+		read answer || answer=no; \
+		if [ "$$answer" = yes ]; then rm -rf mlflow.db* mlruns mlartifacts; else echo "The store is kept."; fi; \
+	fi

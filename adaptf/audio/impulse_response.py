@@ -1,0 +1,77 @@
+"""Device impulse responses: a clip sounds as if another microphone had recorded it (Morocutti et al., 2023)."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from scipy.fft import next_fast_len
+from torch import Tensor
+
+from adaptf.audio.simulated_microphones import simulate_responses
+
+SIMULATED_RESPONSES = 64
+SIMULATED_SEED = 20250
+"""Another seed than the demo data's devices: augmentation must not know the devices that it is tested on."""
+
+
+class ResponseBank:
+    """Impulse responses (responses, taps) whose spectra are computed once per clip length and device."""
+
+    def __init__(self, responses: Tensor) -> None:
+        if responses.ndim != 2 or not len(responses):
+            raise ValueError(f"responses should be (responses, taps) with at least one, got {tuple(responses.shape)}")
+        self.responses = responses
+        self._spectra: dict[tuple[int, torch.device], Tensor] = {}
+
+    def __len__(self) -> int:
+        return len(self.responses)
+
+    def convolve(self, waveform: Tensor, choice: Tensor) -> Tensor:
+        """Full convolution of each clip (batch, samples) with its response `choice` (batch,), cut to the clip's length."""
+        samples = waveform.shape[1]
+        length = next_fast_len(samples + self.responses.shape[1] - 1, real=True)
+        spectra = self._spectra_on(length, waveform.device)[choice.to(waveform.device)]
+        return torch.fft.irfft(torch.fft.rfft(waveform, n=length) * spectra, n=length)[:, :samples]
+
+    def _spectra_on(self, length: int, device: torch.device) -> Tensor:
+        key = (length, device)
+        if key not in self._spectra:
+            self._spectra[key] = torch.fft.rfft(self.responses.to(device), n=length)
+        return self._spectra[key]
+
+
+@dataclass(frozen=True)
+class ResponseDraw:
+    """The clips that are convolved, and with which response each."""
+
+    clips: Tensor  # [k] rows of the batch
+    choice: Tensor  # [k] rows of the bank
+
+
+class DeviceImpulseResponse:
+    """With probability `p` per eligible clip, one response of the bank drawn evenly."""
+
+    def __init__(self, bank: ResponseBank, *, p: float, generator: np.random.Generator) -> None:
+        self.bank, self.p, self.generator = bank, p, generator
+
+    def draw(self, batch: int) -> ResponseDraw:
+        """The draw knows nothing of eligibility, so that it is the same whatever devices a batch holds."""
+        clips = np.flatnonzero(self.generator.random(batch) < self.p)
+        choice = self.generator.integers(len(self.bank), size=len(clips))
+        return ResponseDraw(clips=torch.from_numpy(clips), choice=torch.from_numpy(choice))
+
+    def __call__(self, waveform: Tensor, eligible: Tensor) -> Tensor:
+        """(batch, samples) and a mask (batch,) -> the same shape; clips outside the mask stay as they are."""
+        draw = self.draw(len(waveform))
+        clips = draw.clips.to(waveform.device)
+        kept = eligible[clips]
+        clips, choice = clips[kept], draw.choice.to(waveform.device)[kept]
+        if not len(clips):
+            return waveform
+        return waveform.index_copy(0, clips, self.bank.convolve(waveform[clips], choice))
+
+
+def simulated_bank(*, sample_rate: int) -> ResponseBank:
+    """The bank for users without a folder of measured responses: simulated microphones."""
+    responses = simulate_responses(SIMULATED_RESPONSES, sample_rate=sample_rate, seed=SIMULATED_SEED)
+    return ResponseBank(torch.from_numpy(responses))

@@ -1,0 +1,80 @@
+"""What a network costs: parameters, operations for one clip, and bytes once it is INT8."""
+
+from copy import deepcopy
+from dataclasses import dataclass
+
+import torch
+import torchinfo
+from torch import nn
+
+MAX_BYTES = 128_000
+"""Limit on the parameters of one device's model (DCASE 2025, task 1)."""
+MAX_MACS = 30_000_000
+"""Limit on the multiply-accumulate operations for 1 s of audio (DCASE 2025, task 1)."""
+
+
+@dataclass(frozen=True)
+class Complexity:
+    """A network's costs; `model_bytes` and `macs` are held to the challenge's limits."""
+
+    parameters: int
+    """Of the float network, batch normalization included."""
+    macs: int
+    """Multiply-accumulates for one clip, as torchinfo counts them on the float network (`total_mult_adds`)."""
+    model_bytes: int
+    """INT8 convolution weights and FP16 biases, batch normalization folded into them. This is held to MAX_BYTES."""
+    bytes_fp32_biases: int
+    """The same with FP32 biases."""
+    bytes_fp32_biases_and_scales: int
+    """The same with FP32 biases and one FP32 quantization scale per output channel."""
+
+
+def measure_complexity(network: nn.Module, *, bands: int, frames: int) -> Complexity:
+    """Costs of a network for log-mels (1, 1, bands, frames); the network is left as it was.
+
+    Raises ValueError where the network holds parameters other than those of two-dimensional convolutions and of batch
+    normalizations that follow one: how such parameters would be stored is not known.
+    """
+    weights, biases, scales = folded_parameters(network)
+    clip = torch.zeros(1, 1, bands, frames)  # torchinfo's own would be drawn at random
+    counted = torchinfo.summary(deepcopy(network).cpu(), input_data=clip, mode="eval", verbose=0)
+    return Complexity(
+        parameters=sum(parameter.numel() for parameter in network.parameters()),
+        macs=counted.total_mult_adds,
+        model_bytes=weights + 2 * biases,
+        bytes_fp32_biases=weights + 4 * biases,
+        bytes_fp32_biases_and_scales=weights + 4 * biases + 4 * scales,
+    )
+
+
+def folded_parameters(network: nn.Module) -> tuple[int, int, int]:
+    """Numbers of weights, biases and output channels, each batch normalization folded into the convolution before it.
+
+    Raises ValueError for parameters of any other kind.
+    """
+    weights = biases = channels = 0
+    last: nn.Conv2d | None = None
+    for name, module in network.named_modules():
+        if isinstance(module, nn.Conv2d):
+            weights += module.weight.numel()
+            channels += module.out_channels
+            biases += module.out_channels if module.bias is not None else 0
+            last = module
+        elif isinstance(module, nn.BatchNorm2d) and last is not None and last.out_channels == module.num_features:
+            biases += module.num_features if last.bias is None else 0
+            last = None
+        elif own := [key for key, _ in module.named_parameters(recurse=False)]:
+            raise ValueError(
+                f"{name} ({type(module).__name__}) has the parameters {', '.join(own)}: "
+                "bytes are known only for Conv2d, and for BatchNorm2d of as many channels right after one"
+            )
+    return weights, biases, channels
+
+
+def over_budget(complexity: Complexity) -> list[str]:
+    """One message for each of the challenge's limits that is broken; an empty list where all are kept."""
+    limits = (
+        ("bytes of parameters", complexity.model_bytes, MAX_BYTES),
+        ("multiply-accumulates", complexity.macs, MAX_MACS),
+    )
+    return [f"{figure:,} {unit}, at most {limit:,} allowed" for unit, figure, limit in limits if figure > limit]

@@ -1,0 +1,102 @@
+"""Clips ready for training: rows of the waveform cache with all that belongs to them."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import pandas as pd
+import torch
+from numpy.typing import NDArray
+from torch.utils.data import Dataset
+
+from adaptf.data.batch import ClipBatch
+from adaptf.data.cache import WaveformCache
+
+
+@dataclass(frozen=True)
+class ClipSet(Dataset[ClipBatch]):
+    """Indexed by a list of rows, it returns them as one batch."""
+
+    waveforms: WaveformCache
+    filenames: tuple[str, ...]
+    cache_rows: NDArray[np.int64]
+    """(clips,) row of each clip in the waveform cache."""
+    targets: NDArray[np.float32]
+    """(clips, classes)"""
+    devices: NDArray[np.int64]
+    """(clips,)"""
+    teacher_logits: NDArray[np.float32]
+    """(clips, teachers, classes)"""
+    samples: int
+    """Length of a batch's clips; where cached clips are longer, a part of each."""
+    random_part: bool = False
+    """Whether that part is drawn anew for each batch, or is the middle."""
+
+    def __len__(self) -> int:
+        return len(self.filenames)
+
+    def __getitem__(self, index: Sequence[int]) -> ClipBatch:  # type: ignore[override]
+        rows = np.asarray(index, dtype=np.int64)
+        return ClipBatch(
+            x=self.waveforms.read(self.cache_rows[rows], first_sample=self._first_samples(rows), samples=self.samples),
+            targets=torch.from_numpy(self.targets[rows]),
+            teacher_logits=torch.from_numpy(self.teacher_logits[rows]),
+            device=torch.from_numpy(self.devices[rows]),
+            index=torch.from_numpy(rows),
+        )
+
+    def _first_samples(self, rows: NDArray[np.int64]) -> NDArray[np.int64] | None:
+        spare = self.waveforms.settings.clip_samples - self.samples
+        if spare == 0:
+            return None
+        if not self.random_part:
+            return np.full(len(rows), spare // 2)
+        # Seeded by the batch's own rows: any worker, and a resumed run, draws the same.
+        return np.random.default_rng(rows).integers(spare + 1, size=len(rows))
+
+
+def scene_clip_set(
+    table: pd.DataFrame, waveforms: WaveformCache, *, scenes: Sequence[str], devices: Sequence[str]
+) -> ClipSet:
+    """The clips of a clip table. `devices` are the data's device names, to which `ClipBatch.device` points."""
+    scene_rows = table["scene"].map({scene: row for row, scene in enumerate(scenes)}).to_numpy(np.int64)
+    device_rows = table["device"].map({device: row for row, device in enumerate(devices)}).to_numpy(np.int64)
+    return clip_set(
+        list(table["filename"]),
+        waveforms,
+        targets=np.eye(len(scenes), dtype=np.float32)[scene_rows],
+        devices=device_rows,
+        samples=waveforms.settings.clip_samples,
+    )
+
+
+def clip_set(
+    filenames: Sequence[str],
+    waveforms: WaveformCache,
+    *,
+    targets: NDArray[np.float32],
+    devices: NDArray[np.int64],
+    samples: int,
+    random_part: bool = False,
+) -> ClipSet:
+    """A clip set without teachers."""
+    return ClipSet(
+        waveforms=waveforms,
+        filenames=tuple(filenames),
+        cache_rows=waveforms.rows_of(filenames),
+        targets=targets,
+        devices=devices,
+        teacher_logits=np.zeros((len(filenames), 0, targets.shape[1]), dtype=np.float32),
+        samples=samples,
+        random_part=random_part,
+    )
+
+
+def with_teacher_logits(clips: ClipSet, teacher_logits: NDArray[np.float32]) -> ClipSet:
+    """The same clips with logits (clips, teachers, classes) of their own."""
+    if teacher_logits.shape[0] != len(clips) or teacher_logits.shape[2] != clips.targets.shape[1]:
+        raise ValueError(
+            f"teacher logits should be ({len(clips)} clips, teachers, {clips.targets.shape[1]} classes), "
+            f"got {teacher_logits.shape}"
+        )
+    return replace(clips, teacher_logits=teacher_logits)

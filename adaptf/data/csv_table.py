@@ -1,0 +1,33 @@
+"""Own data: any CSV file with the columns filename, scene, device and, if known, location and split."""
+
+import logging
+from pathlib import Path
+
+import pandas as pd
+
+from adaptf.data.errors import raise_problems
+from adaptf.data.tables import read_strings
+
+logger = logging.getLogger(__name__)
+SPLITS = ("train", "validation", "test")
+
+
+def read_csv_table(path: Path) -> pd.DataFrame:
+    """The clips of a CSV file; filenames are relative to its folder. Without a split column all clips are for training."""
+    table = read_strings(path, ["filename", "scene", "device"], separator=",", separator_name="comma")
+    if "location" not in table.columns:
+        logger.warning(
+            "%s has no column 'location': each file counts as a place of its own. Clips of one place on both sides of a "
+            "split make its scores too good; add the column where recordings were cut into clips.",
+            path,
+        )
+        table["location"] = table["filename"]
+    if "split" not in table.columns:
+        table["split"] = "train"
+    problems = [
+        f"row {row}, {filename}: split '{split}' should be one of {', '.join(SPLITS)}"
+        for row, (filename, split) in enumerate(zip(table["filename"], table["split"], strict=True), 2)
+        if split not in SPLITS
+    ]
+    raise_problems(problems, of=str(path))
+    return table

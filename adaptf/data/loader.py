@@ -1,0 +1,57 @@
+"""Data loaders that read a whole batch at once, alike on one process and on many."""
+
+from collections.abc import Iterator
+
+import numpy as np
+import torch.distributed as dist
+from torch.utils.data import DataLoader, Sampler
+
+from adaptf.data.batch import ClipBatch
+from adaptf.data.clip_set import ClipSet
+
+
+class BatchRows(Sampler[list[int]]):
+    """Rows of each batch. Shuffled by seed and epoch, so that a resumed run sees the order it would have seen.
+
+    Of several processes each takes every n-th row; where shuffled, rows of the start fill up so that all have as many batches.
+    """
+
+    def __init__(self, clips: int, *, batch_size: int, shuffle: bool, seed: int) -> None:
+        if batch_size < 1:
+            raise ValueError(f"batch_size should be at least 1, got {batch_size}")
+        self.clips, self.batch_size, self.shuffle, self.seed = clips, batch_size, shuffle, seed
+        self.epoch = 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """Called by Lightning before each epoch."""
+        self.epoch = epoch
+
+    def __iter__(self) -> Iterator[list[int]]:
+        rows = self._own_rows()
+        for start in range(0, len(rows), self.batch_size):
+            yield rows[start : start + self.batch_size].tolist()
+
+    def __len__(self) -> int:
+        return -(-len(self._own_rows()) // self.batch_size)
+
+    def _own_rows(self) -> np.ndarray:
+        rank, processes = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
+        if not self.shuffle:
+            return np.arange(rank, self.clips, processes)
+        rows = np.random.default_rng([self.seed, self.epoch]).permutation(self.clips)
+        filled = np.resize(rows, -(-self.clips // processes) * processes)
+        return filled[rank::processes]
+
+
+def clip_loader(
+    clips: ClipSet, *, batch_size: int, shuffle: bool, seed: int = 0, workers: int = 0, pin_memory: bool = False
+) -> DataLoader[ClipBatch]:
+    """A loader whose items are whole batches; `workers` processes read ahead where there are any."""
+    return DataLoader(
+        clips,
+        sampler=BatchRows(len(clips), batch_size=batch_size, shuffle=shuffle, seed=seed),
+        batch_size=None,
+        num_workers=workers,
+        persistent_workers=workers > 0,
+        pin_memory=pin_memory,
+    )

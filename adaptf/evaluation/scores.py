@@ -1,0 +1,44 @@
+"""Scores from a table of predictions: one row per clip with filename, scene, device and a logit per scene."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+from scipy.special import log_softmax
+
+
+def prediction_table(clips: pd.DataFrame, logits: NDArray[np.float32], scenes: Sequence[str]) -> pd.DataFrame:
+    """The clip table's filename, scene and device, the scene that was predicted, and one logit per scene."""
+    table = clips[["filename", "scene", "device"]].reset_index(drop=True)
+    table["predicted"] = [scenes[place] for place in logits.argmax(axis=1)]
+    return pd.concat([table, pd.DataFrame(logits, columns=list(scenes))], axis=1)
+
+
+def accuracy_per_scene(predictions: pd.DataFrame) -> pd.Series:
+    """Share of each scene's clips that were recognised."""
+    return (predictions["predicted"] == predictions["scene"]).groupby(predictions["scene"]).mean()
+
+
+def macro_accuracy(predictions: pd.DataFrame) -> float:
+    """The challenge's metric: the mean of the scenes' accuracies."""
+    return float(accuracy_per_scene(predictions).mean())
+
+
+def macro_accuracy_per_device(predictions: pd.DataFrame) -> pd.Series:
+    """Macro-average accuracy on each recording device."""
+    return pd.Series({device: macro_accuracy(rows) for device, rows in predictions.groupby("device")}, dtype=float)
+
+
+def log_loss(predictions: pd.DataFrame, scenes: Sequence[str]) -> float:
+    """Mean over the scenes of the mean negative log-probability of the true scene, as in the challenge's tables."""
+    log_probabilities = log_softmax(predictions[list(scenes)].to_numpy(np.float64), axis=1)
+    place = predictions["scene"].map({scene: row for row, scene in enumerate(scenes)}).to_numpy()
+    losses = pd.Series(-log_probabilities[np.arange(len(place)), place])
+    return float(losses.groupby(predictions["scene"].to_numpy()).mean().mean())
+
+
+def confusion(predictions: pd.DataFrame, scenes: Sequence[str]) -> pd.DataFrame:
+    """Clips by true (rows) and predicted scene (columns)."""
+    counts = pd.crosstab(predictions["scene"], predictions["predicted"])
+    return counts.reindex(index=list(scenes), columns=list(scenes), fill_value=0)

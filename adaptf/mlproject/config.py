@@ -1,0 +1,146 @@
+"""Settings that several stages share. The dataclasses of this folder are the only place of defaults: the report's values."""
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from adaptf.data.clips import TAU_SCENES
+
+
+def upstream(stage: str, **tags: str) -> str:
+    """A field that names the run of another stage: a run id, or `latest` for the newest one that finished."""
+    return field(default="latest", metadata={"stage": stage, "tags": tags})
+
+
+def upstream_each(stage: str, tag: str) -> str:
+    """A field that names several runs of another stage: ids separated by commas, or `latest` for the newest of each `tag`."""
+    return field(default="latest", metadata={"stage": stage, "each": tag})
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """The clips."""
+
+    root: str = "none"
+    """Folder of TAU Urban Acoustic Scenes 2022 Mobile, of AudioSet, or a CSV file with filename, scene, device."""
+    scenes: tuple[str, ...] = TAU_SCENES
+    """Scene names in the order of the logits."""
+    validation_share: float = 0.15
+    """Share of the training clips that is cut out, by location, for choosing checkpoints."""
+    test_share: float = 0.2
+    """Share cut out, by location, for testing where the data has no test clips of its own."""
+    split_seed: int = 0
+    """Another seed cuts at other locations."""
+    audioset_clip_seconds: float = 10.0
+    """Length to which AudioSet clips are cut or padded in the cache, in seconds; training draws one second of it."""
+    cache: str = "cache"
+    """Folder of the waveform caches."""
+    threads: int = 2
+    """Threads that decode."""
+
+
+@dataclass(frozen=True)
+class MelConfig:
+    """The log-mel input."""
+
+    bands: int = 512
+    """Mel bands from 0 Hz to half the sample rate."""
+    sample_rate: int = 32000
+    """In Hz."""
+    n_fft: int = 4096
+    """Length of the Fourier transform in samples."""
+    window_samples: int = 3072
+    """Length of the Hann window in samples."""
+    hop_samples: int = 500
+    """Distance of two frames in samples; 500 gives 64 frames a second."""
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """TF-SepNet."""
+
+    width: int = 64
+    """Channels of the first blocks."""
+    depth: int = 17
+    """Entries of the layout that are used."""
+    dropout: float = 0.1
+    """Dropout in each block."""
+
+
+@dataclass(frozen=True)
+class AugmentConfig:
+    """Augmentations of training batches."""
+
+    dir_p: float = 0.4
+    """Probability per clip of a device impulse response (DIR)."""
+    dir_devices: tuple[str, ...] = ("a",)
+    """Devices whose clips get impulse responses; an empty list means all."""
+    dir_folder: str = "none"
+    """Folder of impulse responses such as MicIRP; `none` takes simulated microphones."""
+    mixstyle_p: float = 0.8
+    """Probability per batch of Freq-MixStyle."""
+    mixstyle_alpha: float = 0.4
+    """Freq-MixStyle's share is drawn from Beta(alpha, alpha)."""
+    mixup_alpha: float = 0.3
+    """Mixup's share is drawn from Beta(alpha, alpha); 0 is off."""
+
+
+@dataclass(frozen=True)
+class OptimConfig:
+    """Adam with cosine warm restarts."""
+
+    lr: float = 0.004
+    """Learning rate at the start of each cosine."""
+    batch_size: int = 256
+    """Clips per step (and process)."""
+    max_epochs: int = 200
+    """Epochs."""
+    restart_epochs: int = 10
+    """Epochs until the first restart."""
+    restart_factor: int = 2
+    """Each cycle is so many times as long as the one before."""
+
+
+@dataclass(frozen=True)
+class BeatsOptimConfig:
+    """AdamW for fine-tuning BEATs: the rate rises for some epochs and then falls linearly."""
+
+    lr: float = 1e-5
+    """Highest learning rate."""
+    weight_decay: float = 0.01
+    """Of AdamW."""
+    betas: tuple[float, float] = (0.9, 0.98)
+    """Of AdamW."""
+    batch_size: int = 128
+    """Clips per step (and process)."""
+    max_epochs: int = 30
+    """Epochs."""
+    warmup_epochs: int = 4
+    """Epochs until the highest rate."""
+    final_share: float = 0.005
+    """The last epoch's share of the highest rate."""
+
+
+@dataclass(frozen=True)
+class TrainerConfig:
+    """What Lightning trains on, and what it shows."""
+
+    accelerator: str = "auto"
+    """cpu, gpu, mps, ... or auto."""
+    devices: str = "auto"
+    """Number of devices, or auto."""
+    strategy: str = "auto"
+    """auto, ddp, ..."""
+    num_nodes: int = 1
+    """Machines."""
+    precision: Literal["32-true", "16-mixed", "bf16-mixed", "64-true"] = "32-true"
+    """Arithmetic of the network; features are always 32 bit."""
+    workers: int = 2
+    """Processes that read batches ahead; 0 reads in the training process."""
+    pin_memory: bool = False
+    """Page-locked batches, for copies to a GPU that overlap with work."""
+    progress_bar: bool = True
+    """A bar within the epoch beside the line per epoch."""
+    tensorboard: bool = False
+    """Writes TensorBoard events too, as an artifact of the run."""
+    validate_every_epochs: int = 1
+    """Epochs from one validation to the next."""

@@ -1,0 +1,139 @@
+"""Stage `main`: all stages in their order, each a nested run; what has finished with the same settings is not run again."""
+
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import mlflow
+
+from adaptf.mlproject.config import DataConfig, MelConfig, ModelConfig, TrainerConfig
+from adaptf.mlproject.distill import DistillConfig, distill
+from adaptf.mlproject.evaluate import EvaluateConfig, evaluate
+from adaptf.mlproject.finetune import FinetuneConfig, finetune
+from adaptf.mlproject.predict import PredictConfig, files_digest, predict
+from adaptf.mlproject.prepare import PrepareConfig, data_digest, prepare
+from adaptf.mlproject.pretrain import PretrainConfig, pretrain
+from adaptf.mlproject.promote import PromoteConfig, promote
+from adaptf.mlproject.quantize import QuantizeConfig, quantize
+from adaptf.mlproject.register import RegisterConfig, register
+from adaptf.mlproject.stage import Inputs, Stage, execute, run_stage
+from adaptf.mlproject.teacher import TeacherConfig, TeacherKind, beats_digest, teacher
+from adaptf.mlproject.train import TrainConfig, train
+from adaptf.tracking.runs import NONE, Result, StageRun
+
+
+@dataclass(frozen=True)
+class AudioSetConfig:
+    """Where AudioSet lies, for pre-training."""
+
+    root: str = NONE
+    """Folder of AudioSet; `none`: training starts from scratch."""
+
+
+@dataclass(frozen=True)
+class MainConfig:
+    """Runs every stage. Sections that stages share (data, mel, model, trainer, seed) are given once."""
+
+    data: DataConfig = DataConfig()
+    audioset: AudioSetConfig = AudioSetConfig()
+    mel: MelConfig = MelConfig()
+    model: ModelConfig = ModelConfig()
+    trainer: TrainerConfig = TrainerConfig()
+    seed: int = 0
+    """Of every stage."""
+    teacher_kinds: tuple[TeacherKind, ...] = ("ssl", "ssl_sl", "ssl_frozen")
+    """The ensemble; each has the seed of its place added to its own."""
+    pretrain: PretrainConfig = PretrainConfig()
+    train: TrainConfig = TrainConfig()
+    teacher: TeacherConfig = TeacherConfig()
+    distill: DistillConfig = DistillConfig()
+    finetune: FinetuneConfig = FinetuneConfig()
+    quantize: QuantizeConfig = QuantizeConfig()
+    register: RegisterConfig = RegisterConfig()
+    promote: PromoteConfig = PromoteConfig()
+    evaluate: EvaluateConfig = EvaluateConfig()
+    predict: PredictConfig = field(default_factory=PredictConfig)
+    """Files that are predicted at the end; `none`: this step is left out."""
+    repeat: bool = False
+    """Runs every stage again, also those that have finished with the same settings, code and data."""
+
+
+def main(config: MainConfig, run: StageRun) -> Result:
+    """A parent run whose note lists the stages' runs."""
+    done: dict[str, str] = {}
+
+    def step(stage: Stage, settings: Any, *, inputs: Inputs | None = None, name: str = "") -> str:
+        name = name or stage.__name__
+        print(f"\n=== {name} ===", flush=True)
+        done[name] = execute(stage, settings, inputs=inputs, name=name, reuse=not config.repeat)
+        return done[name]
+
+    def prepared(root: str, name: str) -> str:
+        return step(prepare, PrepareConfig(replace(config.data, root=root)), inputs=data_digest, name=name)
+
+    scenes = prepared(config.data.root, "prepare scenes")
+    pretrained = NONE
+    if config.audioset.root == NONE:
+        print("\nNo AudioSet folder is given (audioset.root): there is no pre-training, train starts from scratch", flush=True)
+    else:
+        audioset = prepared(config.audioset.root, "prepare AudioSet")
+        pretrained = step(pretrain, replace(config.pretrain, prepare_run=audioset))
+    trained = step(train, replace(config.train, prepare_run=scenes, pretrain_run=pretrained))
+    teachers = [
+        step(
+            teacher,
+            replace(config.teacher, prepare_run=scenes, kind=kind, seed=config.teacher.seed + place),
+            inputs=beats_digest,
+            name=f"teacher {kind}",
+        )
+        for place, kind in enumerate(config.teacher_kinds)
+    ]
+    distilled = step(
+        distill, replace(config.distill, prepare_run=scenes, train_run=trained, teacher_runs=",".join(teachers))
+    )
+    tuned = step(finetune, replace(config.finetune, prepare_run=scenes, distill_run=distilled))
+    quantized = step(quantize, replace(config.quantize, prepare_run=scenes, finetune_run=tuned))
+    registered = step(register, replace(config.register, quantize_run=quantized))
+    step(
+        evaluate,
+        replace(
+            config.evaluate,
+            prepare_run=scenes,
+            train_run=trained,
+            distill_run=distilled,
+            finetune_run=tuned,
+            quantize_run=quantized,
+        ),
+    )
+    promoted = step(promote, replace(config.promote, register_run=registered))
+    if config.predict.files != NONE:
+        step(predict, config.predict, inputs=files_digest)
+    rows = "\n".join(f"| {name} | {run_id} |" for name, run_id in done.items())
+    return Result(
+        tags={f"adaptf.run.{name.replace(' ', '_')}": run_id for name, run_id in done.items()},
+        note=f"| stage | run |\n|---|---|\n{rows}\n\n{note_of(done['evaluate'])}",
+        summary=closing_words(done["evaluate"], promoted),
+    )
+
+
+def note_of(run_id: str) -> str:
+    """What the page of a run shows on top."""
+    return str(mlflow.get_run(run_id).data.tags.get("mlflow.note.content", ""))
+
+
+def closing_words(evaluated: str, promoted: str) -> str:
+    """The tables, the promoted versions, and how to look at all of it."""
+    return f"{note_of(evaluated)}\n\n{note_of(promoted)}\n\nLook at it: mlflow ui --backend-store-uri {mlflow.get_tracking_uri()}"
+
+
+def check(config: MainConfig) -> str:
+    """What is wrong with the settings is said before the first stage begins."""
+    data_digest(PrepareConfig(config.data))
+    if config.audioset.root != NONE:
+        data_digest(PrepareConfig(replace(config.data, root=config.audioset.root)))
+    for kind in config.teacher_kinds:
+        beats_digest(replace(config.teacher, kind=kind))
+    return ""
+
+
+if __name__ == "__main__":
+    run_stage(main, MainConfig, inputs=check)

@@ -1,0 +1,49 @@
+"""Stage `pretrain`: TF-SepNet learns AudioSet's labels."""
+
+from dataclasses import dataclass
+
+from adaptf.data.clips import TRAIN, VALIDATION
+from adaptf.mlproject.config import AugmentConfig, MelConfig, ModelConfig, OptimConfig, TrainerConfig, upstream
+from adaptf.mlproject.dataset import AUDIOSET_KIND, load_prepared
+from adaptf.mlproject.fitting import LABELS, fitted_result, tfsepnet_description, train_classifier
+from adaptf.mlproject.prepare import DATA_KIND
+from adaptf.mlproject.stage import run_stage
+from adaptf.models.classifier import build_classifier
+from adaptf.tracking.runs import Result, StageRun
+
+
+@dataclass(frozen=True)
+class PretrainConfig:
+    """Pre-trains TF-SepNet on AudioSet's labels (several per clip)."""
+
+    prepare_run: str = upstream("prepare", **{DATA_KIND: AUDIOSET_KIND})
+    """Run of `prepare` that holds AudioSet."""
+    mel: MelConfig = MelConfig()
+    model: ModelConfig = ModelConfig()
+    augment: AugmentConfig = AugmentConfig(dir_devices=(), mixstyle_p=0.0, mixup_alpha=0.0)
+    optim: OptimConfig = OptimConfig(batch_size=128, max_epochs=300)
+    trainer: TrainerConfig = TrainerConfig()
+    seed: int = 0
+    """Of weights, order and augmentations."""
+
+
+def pretrain(config: PretrainConfig, run: StageRun) -> Result:
+    """Mean average precision on clips that were cut out chooses the checkpoint."""
+    data = load_prepared(run, config.prepare_run, kind=AUDIOSET_KIND)
+    fitted = train_classifier(
+        build_classifier(tfsepnet_description(data.classes, config.mel, config.model)),
+        run,
+        train=data.clips(TRAIN),
+        validation=data.clips(VALIDATION),
+        devices=data.devices,
+        objective=LABELS,
+        augment=config.augment,
+        optim=config.optim,
+        trainer=config.trainer,
+        seed=config.seed,
+    )
+    return fitted_result(run, fitted, LABELS, note=f"{len(data.classes)} AudioSet labels.")
+
+
+if __name__ == "__main__":
+    run_stage(pretrain, PretrainConfig)

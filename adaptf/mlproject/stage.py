@@ -1,0 +1,149 @@
+"""Running a stage in an MLflow run. This file knows no stage."""
+
+import dataclasses
+import json
+import logging
+import os
+import shutil
+import sys
+import traceback
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Any, TypeVar
+
+import lightning as L
+import mlflow
+import yaml
+
+from adaptf.data.hashes import sha256_of
+from adaptf.errors import UserError
+from adaptf.mlproject.command_line import command_arguments, flatten, parse
+from adaptf.tracking import runs
+from adaptf.tracking.runs import LATEST, NONE, Result, StageRun
+
+Config = TypeVar("Config")
+Stage = Callable[[Any, StageRun], Result]
+Inputs = Callable[[Any], str]
+"""Digest of what a stage reads from outside MLflow (a data set, a checkpoint file), from its configuration."""
+
+
+def run_stage(stage: Stage, config_class: type, *, inputs: Inputs | None = None) -> None:
+    """The body of an entry point: parse, then execute; a user's mistake ends it with its message alone."""
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
+    quiet_libraries()
+    config = parse(config_class, stage=stage.__name__, arguments=command_arguments())
+    runs.use_default_store()
+    try:
+        run_id = execute(stage, config, inputs=inputs)
+    except UserError as error:
+        sys.exit(f"\n{stage.__name__}: {error}")
+    if runs.is_process_zero():
+        print(f"{stage.__name__} finished: run {run_id}", flush=True)
+
+
+def execute(stage: Stage, config: Any, *, inputs: Inputs | None = None, name: str = "", reuse: bool = False) -> str:
+    """Runs a stage and returns its run's id.
+
+    Within an active run it becomes a nested one. With `reuse`, a finished run of the same configuration, code, inputs and
+    data is taken instead. An interrupted run of that kind is continued.
+    """
+    stage_name = stage.__name__
+    config = resolve_upstream(config)
+    fingerprint = fingerprint_of(stage_name, config, inputs(config) if inputs else "")
+    if reuse and (finished := runs.find_finished(stage_name, fingerprint)):
+        print(f"{name or stage_name}: already finished in run {finished.info.run_id}, taken from there", flush=True)
+        return str(finished.info.run_id)
+    with runs.work_folder(stage_name, fingerprint) as folder:
+        seed = getattr(config, "seed", 0)
+        L.seed_everything(seed, verbose=False)
+        if not runs.is_process_zero():
+            stage(config, StageRun(run_id="of-process-zero", name=name or stage_name, folder=folder))
+            return "of-process-zero"
+        with start_or_join(stage_name, fingerprint, name or stage_name) as active:
+            run_id = active.info.run_id
+            log_configuration(config, stage_name, fingerprint)
+            try:
+                result = stage(config, StageRun(run_id=run_id, name=name or stage_name, folder=folder))
+                runs.log_result(result)
+            except BaseException:
+                mlflow.log_text(traceback.format_exc(), "error.txt")
+                raise
+            if result.summary:
+                print(f"\n{result.summary}\n", flush=True)
+        shutil.rmtree(folder)
+    return run_id
+
+
+def resolve_upstream(config: Config) -> Config:
+    """Replaces `latest` in the fields that name other stages' runs by run ids, and checks ids that were given."""
+    changes: dict[str, Any] = {}
+    for field in upstream_fields(config):
+        value, stage = getattr(config, field.name), field.metadata["stage"]
+        if value == LATEST and "each" in field.metadata:
+            changes[field.name] = ",".join(runs.latest_of_each(stage, field.metadata["each"]))
+        elif value == LATEST:
+            changes[field.name] = runs.latest(stage, field.metadata["tags"])
+        elif value != NONE and not Path(value).is_file():
+            for run_id in value.split(","):
+                runs.finished_run(run_id, stage)
+    return dataclasses.replace(config, **changes)  # type: ignore[type-var]
+
+
+def upstream_fields(config: Any) -> list[dataclasses.Field[Any]]:
+    """Fields that name runs of other stages."""
+    return [field for field in dataclasses.fields(config) if "stage" in field.metadata]
+
+
+def fingerprint_of(stage: str, config: Any, inputs: str) -> str:
+    """Digest of stage, configuration, code, inputs and of what the upstream runs were made from."""
+    upstream = {field.name: upstream_fingerprint(getattr(config, field.name)) for field in upstream_fields(config)}
+    values = dataclasses.asdict(config) | upstream
+    return runs.digest(stage, json.dumps(values, sort_keys=True, default=str), runs.package_digest(), inputs)
+
+
+def upstream_fingerprint(value: str) -> str:
+    """Of a list of run ids, `none`, or a checkpoint file."""
+    if value == NONE:
+        return NONE
+    if Path(value).is_file():
+        return sha256_of(Path(value))
+    return ",".join(runs.fingerprint_of(mlflow.get_run(run_id)) for run_id in value.split(","))
+
+
+def start_or_join(stage: str, fingerprint: str, name: str) -> AbstractContextManager[mlflow.ActiveRun]:
+    """The run that `mlflow run` made, an interrupted run of the same work, or a new one (nested within an active one)."""
+    parent = mlflow.active_run()
+    tags = {runs.STAGE: stage, runs.FINGERPRINT: fingerprint}
+    if parent is None and "MLFLOW_RUN_ID" in os.environ:
+        active = mlflow.start_run()
+        mlflow.set_tags(tags)
+    elif interrupted := runs.find_interrupted(stage, fingerprint):
+        print(f"{name}: continues run {interrupted.info.run_id}", flush=True)
+        active = mlflow.start_run(run_id=interrupted.info.run_id, nested=parent is not None)
+    else:
+        experiment = runs.experiment_id()
+        active = mlflow.start_run(experiment_id=experiment, nested=parent is not None, tags=tags)
+    os.environ["MLFLOW_EXPERIMENT_ID"] = active.info.experiment_id  # for the processes that a strategy starts
+    runs.name_run(active.info.run_id, name, parent=parent.info.run_id if parent else None)
+    return active
+
+
+def log_configuration(config: Any, stage: str, fingerprint: str) -> None:
+    """The whole configuration as config.yaml, and as those parameters that the run does not have yet."""
+    values = dataclasses.asdict(config)
+    mlflow.log_text(yaml.safe_dump(plain(values), sort_keys=False), "config.yaml")
+    active = mlflow.active_run()
+    known = mlflow.get_run(active.info.run_id).data.params if active else {}
+    mlflow.log_params({key: value for key, value in flatten(values).items() if key not in known})
+
+
+def plain(values: Mapping[str, Any]) -> Any:
+    """Tuples as lists, as YAML has them."""
+    return json.loads(json.dumps(values))
+
+
+def quiet_libraries() -> None:
+    """Lightning and MLflow talk of themselves at the level of what a stage has to say."""
+    for name in ("lightning.pytorch", "lightning.fabric", "mlflow", "alembic", "httpx", "neural_compressor", "neural_compressor.common"):
+        logging.getLogger(name).setLevel(logging.WARNING)

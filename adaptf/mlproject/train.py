@@ -1,0 +1,64 @@
+"""Stage `train`: TF-SepNet learns the scenes, from a pre-trained network or from scratch."""
+
+from dataclasses import dataclass
+
+from adaptf.data.clips import TRAIN, VALIDATION
+from adaptf.mlproject.config import AugmentConfig, MelConfig, ModelConfig, OptimConfig, TrainerConfig, upstream
+from adaptf.mlproject.dataset import SCENES_KIND, load_prepared
+from adaptf.mlproject.fitting import (
+    SCENES,
+    checkpoint_of,
+    fitted_result,
+    tfsepnet_description,
+    train_classifier,
+)
+from adaptf.mlproject.prepare import DATA_KIND
+from adaptf.mlproject.stage import run_stage
+from adaptf.models.checkpoint import initialise_from
+from adaptf.models.classifier import build_classifier
+from adaptf.tracking.runs import NONE, Result, StageRun
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """Trains TF-SepNet on the scenes."""
+
+    prepare_run: str = upstream("prepare", **{DATA_KIND: SCENES_KIND})
+    """Run of `prepare` that holds the scenes."""
+    pretrain_run: str = upstream("pretrain")
+    """Run of `pretrain`, a checkpoint file, or `none` to start from scratch; its classifier is left out."""
+    mel: MelConfig = MelConfig()
+    model: ModelConfig = ModelConfig()
+    augment: AugmentConfig = AugmentConfig()
+    optim: OptimConfig = OptimConfig()
+    trainer: TrainerConfig = TrainerConfig()
+    seed: int = 0
+    """Of weights, order and augmentations."""
+
+
+def train(config: TrainConfig, run: StageRun) -> Result:
+    """Macro-average accuracy on validation clips chooses the checkpoint."""
+    data = load_prepared(run, config.prepare_run, kind=SCENES_KIND)
+    classifier = build_classifier(tfsepnet_description(data.classes, config.mel, config.model))
+    origin = "From scratch."
+    if config.pretrain_run != NONE:
+        loaded = initialise_from(classifier, checkpoint_of(run, config.pretrain_run), skip="classifier.")
+        origin = f"From {config.pretrain_run}: {len(loaded.loaded)} tensors loaded, fresh: {', '.join(loaded.fresh)}."
+    print(origin, flush=True)
+    fitted = train_classifier(
+        classifier,
+        run,
+        train=data.clips(TRAIN),
+        validation=data.clips(VALIDATION),
+        devices=data.devices,
+        objective=SCENES,
+        augment=config.augment,
+        optim=config.optim,
+        trainer=config.trainer,
+        seed=config.seed,
+    )
+    return fitted_result(run, fitted, SCENES, note=origin)
+
+
+if __name__ == "__main__":
+    run_stage(train, TrainConfig)

@@ -1,0 +1,98 @@
+"""Checkpoints on disk: a model's description and weights, and whatever a trainer keeps beside them."""
+
+import pickle
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from adaptf.errors import UserError
+from adaptf.models.classifier import TFSEPNET, Classifier, ModelDescription, build_classifier
+from adaptf.models.public_checkpoint import from_public, is_public
+
+DESCRIPTION = "adaptf_model"
+NETWORK_PREFIX = "classifier.network."
+"""Where a training task keeps the network among its own tensors."""
+
+
+class CheckpointError(UserError):
+    """A file that is no checkpoint of a classifier, or of another one than asked for."""
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """Names in the network's state dict, for telling the user what a start from another model means."""
+
+    loaded: tuple[str, ...]
+    fresh: tuple[str, ...]
+
+
+def read_checkpoint(path: Path) -> dict[str, Any]:
+    """The content of a checkpoint file, without running any code that it may hold."""
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError:
+        raise CheckpointError(f"checkpoint {path} does not exist") from None
+    except (RuntimeError, OSError, EOFError, pickle.UnpicklingError, ValueError) as error:
+        first_line = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise CheckpointError(f"{path} is no checkpoint that loads without running code: {first_line}") from error
+    if not isinstance(content, dict) or "state_dict" not in content:
+        raise CheckpointError(f"{path} is no checkpoint of a trainer: it has no 'state_dict'")
+    return content
+
+
+def load_classifier(path: Path, *, public_description: ModelDescription | None = None) -> Classifier:
+    """The classifier of a checkpoint, in evaluation mode.
+
+    A checkpoint of the public reference trainer does not say what it is: `public_description` does.
+    """
+    description, weights = _read_network(path, public_description)
+    classifier = build_classifier(description)
+    try:
+        classifier.network.load_state_dict(weights)
+    except RuntimeError as error:
+        raise CheckpointError(f"{path} holds other weights than those of {description}: {error}") from error
+    return classifier.eval()
+
+
+def initialise_from(classifier: Classifier, path: Path, *, skip: str) -> Loaded:
+    """Loads a checkpoint's weights except those whose name begins with `skip` (the classes differ).
+
+    Raises CheckpointError naming both values where bands, width, depth or another setting differ.
+    """
+    description, weights = _read_network(path, classifier.description)
+    mine, theirs = classifier.description, description
+    settings = (("kind", mine.kind, theirs.kind),) + tuple(
+        (name, dict(ours).get(name), dict(other).get(name))
+        for ours, other in ((mine.features, theirs.features), (mine.network, theirs.network))
+        for name in sorted({*ours, *other} - {"dropout"})
+    )
+    different = [f"{name} is {own} here and {other} there" for name, own, other in settings if own != other]
+    if different:
+        raise CheckpointError(f"{path} can't initialise this model: {'; '.join(different)}")
+    kept = {name: tensor for name, tensor in weights.items() if not name.startswith(skip)}
+    result = classifier.network.load_state_dict(kept, strict=False)
+    fresh = tuple(name for name in result.missing_keys)
+    wrong = [name for name in fresh if not name.startswith(skip)] + list(result.unexpected_keys)
+    if wrong:
+        raise CheckpointError(f"{path} does not fit this network: {', '.join(wrong[:5])}")
+    return Loaded(loaded=tuple(kept), fresh=fresh)
+
+
+def _read_network(path: Path, public_description: ModelDescription | None) -> tuple[ModelDescription, dict[str, Tensor]]:
+    content = read_checkpoint(path)
+    state = content["state_dict"]
+    if is_public(state):
+        if public_description is None or public_description.kind != TFSEPNET:
+            raise CheckpointError(f"{path} is a checkpoint of the public trainer: it fits TF-SepNet only")
+        return public_description, from_public(state)
+    if DESCRIPTION not in content:
+        raise CheckpointError(f"{path} is neither a checkpoint of adaptf nor of easy_dcase_task1")
+    stored = content[DESCRIPTION]
+    description = ModelDescription(**(stored | {"classes": tuple(stored["classes"])}))
+    weights = {
+        name.removeprefix(NETWORK_PREFIX): tensor for name, tensor in state.items() if name.startswith(NETWORK_PREFIX)
+    }
+    return description, weights

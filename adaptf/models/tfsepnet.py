@@ -1,0 +1,130 @@
+"""TF-SepNet: a network of separate convolutions over frequency and over time (Cai et al., ICASSP 2024)."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from adaptf.models.residual_normalization import ResidualNormalization
+
+NORM, POOL = "N", "M"
+LAYOUT: tuple[float | str, ...] = (
+    NORM, 1.0, 1.0, NORM, POOL, 1.5, 1.5, NORM, POOL, 2.0, 2.0, NORM, POOL, 2.5, 2.5, 2.5, NORM,
+)  # fmt: skip
+"""The body of depth 17: residual normalization, 2x2 max pooling, or a block of so many times the width."""
+
+
+@dataclass(frozen=True)
+class TfSepNetShape:
+    """What decides a network's parameters."""
+
+    width: int = 64
+    """Channels of the first blocks; 64 is the challenge's size (126,858 parameters with ten classes)."""
+    depth: int = 17
+    """How many entries of the layout are used, 17 at most."""
+
+
+class TfSepNet(nn.Module):
+    """Log-mel (batch, 1, bands, frames) -> logits (batch, classes).
+
+    Raises ValueError where the width is not a multiple of 4 or the depth is not in 2 .. 17.
+    """
+
+    def __init__(self, *, classes: int, width: int = 64, depth: int = 17, dropout: float = 0.1) -> None:
+        super().__init__()
+        if width <= 0 or width % 4:
+            raise ValueError(f"width should be a positive multiple of 4 (halves and pairs of channels), got {width}")
+        if not 2 <= depth <= len(LAYOUT):
+            raise ValueError(f"depth should be from 2 to {len(LAYOUT)}, got {depth}")
+        self.shape = TfSepNetShape(width=width, depth=depth)
+        self.classes = classes
+        half, double = width // 2, 2 * width
+        self.stem = nn.Sequential(
+            ConvNormRelu(1, half, kernel_size=3, stride=2, padding=1),
+            ConvNormRelu(half, double, kernel_size=3, stride=2, padding=1, groups=half),
+        )
+        body: list[nn.Module] = []
+        channels = double
+        for entry in LAYOUT[:depth]:
+            if entry == NORM:
+                body.append(ResidualNormalization())
+            elif entry == POOL:
+                body.append(nn.MaxPool2d(2))
+            else:
+                block_channels = int(width * float(entry))
+                body.append(TfSepBlock(channels, block_channels, dropout=dropout))
+                channels = block_channels
+        self.body = nn.Sequential(*body)
+        self.classifier = nn.Conv2d(channels, classes, 1)
+        self.apply(initialise)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.classifier(self.body(self.stem(x))).mean(dim=(2, 3))
+
+
+class TfSepBlock(nn.Module):
+    """One half of the channels is convolved over frequency, the other over time, each averaged over its own axis.
+
+    (batch, in_channels, frequency, time) -> (batch, out_channels, frequency, time)
+    """
+
+    def __init__(self, in_channels: int, out_channels: int, *, dropout: float) -> None:
+        super().__init__()
+        half = out_channels // 2
+        self.transition = ConvNormRelu(in_channels, out_channels) if in_channels != out_channels else nn.Identity()
+        self.shuffle = ChannelShuffle()
+        self.frequency_depthwise = ConvNormRelu(half, half, kernel_size=(3, 1), padding=(1, 0), groups=half)
+        self.frequency_pointwise = ConvNormRelu(half, half)
+        self.time_depthwise = ConvNormRelu(half, half, kernel_size=(1, 3), padding=(0, 1), groups=half)
+        self.time_pointwise = ConvNormRelu(half, half)
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.shuffle(self.transition(x))
+        over_frequency, over_time = x.chunk(2, dim=1)
+        frequency_context = self.frequency_depthwise(over_frequency).mean(dim=2, keepdim=True)
+        time_context = self.time_depthwise(over_time).mean(dim=3, keepdim=True)
+        return torch.cat(
+            [
+                over_frequency + self.dropout(self.frequency_pointwise(frequency_context)),
+                over_time + self.dropout(self.time_pointwise(time_context)),
+            ],
+            dim=1,
+        )
+
+
+class ChannelShuffle(nn.Module):
+    """Interleaves both halves of the channels, so that each half of the next split holds channels of each half."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        batch, channels, frequency, time = x.shape
+        halves = x.view(batch, 2, channels // 2, frequency, time)
+        return halves.transpose(1, 2).reshape(batch, channels, frequency, time)
+
+
+class ConvNormRelu(nn.Sequential):
+    """Convolution without bias, batch normalization, ReLU."""
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        *,
+        kernel_size: int | tuple[int, int] = 1,
+        stride: int = 1,
+        padding: int | tuple[int, int] = 0,
+        groups: int = 1,
+    ) -> None:
+        conv = nn.Conv2d(in_channels, out_channels, kernel_size, stride, padding, groups=groups, bias=False)
+        super().__init__()
+        self.conv, self.norm, self.relu = conv, nn.BatchNorm2d(out_channels), nn.ReLU(inplace=True)
+
+
+def initialise(module: nn.Module) -> None:
+    """He initialisation of convolutions for the ReLU that follows them (He et al., 2015)."""
+    if isinstance(module, nn.Conv2d):
+        nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+        if module.bias is not None:
+            nn.init.zeros_(module.bias)
+
+

@@ -1,0 +1,174 @@
+"""Reading of a request's rows: base64 audio -> clips of one length, or an error that a server answers with HTTP 400."""
+
+import base64
+import binascii
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from io import BytesIO
+from typing import Any, TypeVar
+
+import numpy as np
+import pandas as pd
+import soundfile
+from mlflow.exceptions import MlflowException
+
+from adaptf.data.decode import AudioError, Waveform, decode, error_text
+
+AUDIO, DEVICE = "audio", "device"
+FORMATS = ("WAV", "WAVEX", "FLAC", "OGG")
+
+MAX_ROWS = 512
+MAX_REQUEST_SECONDS = 600.0
+"""Of audio in one request: some twenty seconds of one core, well inside MLflow's time limit of a minute."""
+
+MAX_SAMPLE_RATE, MAX_CHANNELS = 192_000, 8
+"""Together with the length they bound what decoding one row may take, however small the compressed bytes are."""
+
+MAX_PEAK = 8.0
+"""18 dB over full scale. Beyond it a float file is not scaled to [-1, 1], and the answer would be wrong."""
+
+UNKNOWN_FRAMES = 2**63 - 1
+"""libsndfile's number of frames where a header holds none."""
+
+WANTED_AUDIO = "it should be base64 of the bytes of a WAV, FLAC or OGG file"
+WANTED_COLUMNS = f"a row has {AUDIO!r} (base64 of a WAV, FLAC or OGG file) and may have {DEVICE!r} (a device's name)"
+
+Value = TypeVar("Value")
+Result = TypeVar("Result")
+
+
+@dataclass(frozen=True)
+class Row:
+    """One row of a request."""
+
+    device: str | None
+    """As it was asked for: None where the request names none."""
+    clips: Waveform
+    """(clips, clip_samples)"""
+
+
+def read_rows(table: Any, *, sample_rate: int, clip_samples: int, max_seconds: float) -> list[Row]:
+    """Rows of a request, in order; `max_seconds` limits each row's audio.
+
+    Raises MlflowException (INVALID_PARAMETER_VALUE, HTTP 400) that names the row, counted from 0, and what would be
+    right. All lengths are read from the headers and checked before any audio is decoded.
+    """
+    table = check_table(table)
+    devices = each_row(table[DEVICE] if DEVICE in table else [None] * len(table), read_device)
+    files = each_row(table[AUDIO], read_base64)
+    check_request_seconds(sum(each_row(files, lambda file: checked_seconds(file, max_seconds))))
+    waveforms = each_row(files, lambda file: checked_waveform(file, sample_rate))
+    return [Row(device, cut_clips(wave, clip_samples)) for device, wave in zip(devices, waveforms, strict=True)]
+
+
+def check_table(table: Any) -> pd.DataFrame:
+    """The table itself, where its columns and its number of rows are right."""
+    if not isinstance(table, pd.DataFrame):
+        raise invalid(f"send rows as 'dataframe_records' or 'dataframe_split', got {type(table).__name__}")
+    if AUDIO not in table:
+        raise invalid(f"no column {AUDIO!r} among {list(table.columns)}: {WANTED_COLUMNS}")
+    if unknown := [column for column in table.columns if column not in (AUDIO, DEVICE)]:
+        raise invalid(f"unknown column {unknown[0]!r}: {WANTED_COLUMNS}")
+    if not table.columns.is_unique:
+        raise invalid(f"a column stands twice in {list(table.columns)}: {WANTED_COLUMNS}")
+    if not 1 <= len(table) <= MAX_ROWS:
+        raise invalid(f"a request should have 1 to {MAX_ROWS} rows, got {len(table)}")
+    return table
+
+
+def check_request_seconds(seconds: float) -> None:
+    """The server answers in bounded time and memory only if a request is bounded as a whole, too."""
+    if seconds > MAX_REQUEST_SECONDS:
+        raise invalid(
+            f"the rows hold {seconds:.1f} s of audio together, more than {MAX_REQUEST_SECONDS:g} s: send fewer at once"
+        )
+
+
+def each_row(values: Iterable[Value], read: Callable[[Value], Result]) -> list[Result]:
+    """`read` of every value; a ValueError becomes one that names the row."""
+    results = []
+    for row, value in enumerate(values):
+        try:
+            results.append(read(value))
+        except ValueError as error:
+            raise invalid(f"row {row}: {error}") from error
+    return results
+
+
+def read_device(value: Any) -> str | None:
+    """The name as it stands, even if empty; None for null."""
+    if isinstance(value, str):
+        return value
+    if pd.api.types.is_scalar(value) and pd.isna(value):
+        return None
+    raise ValueError(f"{DEVICE} should be text or null, got {shown(value)}")
+
+
+def read_base64(value: Any) -> BytesIO:
+    """The bytes of a file. Line breaks, as `base64` prints them, are allowed."""
+    if not isinstance(value, str):
+        empty = pd.api.types.is_scalar(value) and pd.isna(value)
+        raise ValueError(f"{AUDIO} is {'null' if empty else shown(value)}; {WANTED_AUDIO}")
+    text = "".join(value.split())
+    if not text:
+        raise ValueError(f"{AUDIO} is empty; {WANTED_AUDIO}")
+    try:
+        return BytesIO(base64.b64decode(text, validate=True))
+    except (binascii.Error, ValueError) as error:
+        raise ValueError(f"{AUDIO} {shown(text)} is not base64 ({error}); {WANTED_AUDIO}") from error
+
+
+def checked_seconds(file: BytesIO, max_seconds: float) -> float:
+    """Length of the audio, from its header alone. Raises ValueError where it should not be decoded."""
+    try:
+        header = soundfile.info(file)
+    except (soundfile.LibsndfileError, TypeError) as error:
+        raise AudioError(f"{AUDIO} is not readable as audio ({error_text(error)}); {WANTED_AUDIO}") from error
+    finally:
+        file.seek(0)
+    if header.format not in FORMATS:
+        raise AudioError(f"{AUDIO} is in the format {header.format}; {WANTED_AUDIO}")
+    if not 1 <= header.samplerate <= MAX_SAMPLE_RATE:
+        raise AudioError(f"{AUDIO} has {header.samplerate} samples a second; at most {MAX_SAMPLE_RATE} are read")
+    if header.channels > MAX_CHANNELS:
+        raise AudioError(f"{AUDIO} has {header.channels} channels; at most {MAX_CHANNELS} are read")
+    if header.frames == UNKNOWN_FRAMES:
+        raise AudioError(f"the header of {AUDIO} does not say how long it is, as in a stream: write it to a file again")
+    seconds = header.frames / header.samplerate
+    if seconds > max_seconds:
+        raise AudioError(f"{AUDIO} lasts {seconds:.1f} s by its header; at most {max_seconds:g} s are read: cut it")
+    return seconds
+
+
+def checked_waveform(file: BytesIO, sample_rate: int) -> Waveform:
+    """Samples (samples,) in about [-1, 1]."""
+    waveform = decode(file, sample_rate=sample_rate)
+    peak = float(np.abs(waveform).max(initial=0.0))
+    if peak > MAX_PEAK:
+        raise AudioError(f"{AUDIO} has samples up to {peak:g}; full scale is 1")
+    return waveform
+
+
+def cut_clips(waveform: Waveform, clip_samples: int) -> Waveform:
+    """(samples,) -> (clips, clip_samples), consecutive.
+
+    Audio shorter than one clip is padded with zeros at its end. What remains after the last whole clip is padded
+    likewise if it fills at least half a clip, and is dropped otherwise: no clip is mostly silence that nobody recorded.
+    """
+    whole, rest = divmod(len(waveform), clip_samples)
+    clips = max(1, whole + (2 * rest >= clip_samples))
+    padded = np.zeros((clips, clip_samples), dtype=np.float32)
+    kept = waveform[: padded.size]
+    padded.reshape(-1)[: len(kept)] = kept
+    return padded
+
+
+def shown(value: Any) -> str:
+    """A value as an error message quotes it: short."""
+    text = repr(value)
+    return text if len(text) <= 40 else f"{text[:37]}..."
+
+
+def invalid(message: str) -> MlflowException:
+    """An error that MLflow's scoring server answers with HTTP 400."""
+    return MlflowException.invalid_parameter_value(message)

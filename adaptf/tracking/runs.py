@@ -1,0 +1,213 @@
+"""Runs of stages: finding them, their artifacts, and what a stage gets to work with."""
+
+import hashlib
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import filelock
+import mlflow
+from lightning.pytorch.loggers import Logger, MLFlowLogger, TensorBoardLogger
+from mlflow.entities import Run, RunStatus
+from mlflow.exceptions import MlflowException
+from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID, MLFLOW_RUN_NAME, MLFLOW_RUN_NOTE
+
+from adaptf.errors import UserError
+
+STAGE, FINGERPRINT = "adaptf.stage", "adaptf.fingerprint"
+LATEST, NONE = "latest", "none"
+DEFAULT_STORE = "mlflow.db"
+
+
+class UpstreamError(UserError):
+    """A run that a stage needs does not exist, has not finished or lacks an artifact."""
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a stage leaves in its run."""
+
+    metrics: Mapping[str, float] = field(default_factory=dict)
+    files: Mapping[str, Path] = field(default_factory=dict)
+    """Artifact folder ('' is the top) with name -> local file or folder."""
+    tags: Mapping[str, str] = field(default_factory=dict)
+    note: str = ""
+    """Markdown that the run's page shows on top."""
+    summary: str = ""
+    """What the terminal shows at the end."""
+
+
+@dataclass(frozen=True)
+class StageRun:
+    """The run that a stage works for."""
+
+    run_id: str
+    name: str
+    folder: Path
+    """Kept while the stage is unfinished, so that it can resume; deleted afterwards."""
+
+    def loggers(self, *, tensorboard: bool) -> list[Logger]:
+        """Loggers for Lightning, which write from process 0 only."""
+        found: list[Logger] = [
+            MLFlowLogger(run_id=self.run_id, tracking_uri=mlflow.get_tracking_uri(), log_model=False)
+        ]
+        if tensorboard:
+            found.append(TensorBoardLogger(self.folder / "tensorboard", name="", version=""))
+        return found
+
+    def download(self, run_id: str, artifact: str) -> Path:
+        """Local path of another run's artifact (file or folder)."""
+        target = self.folder / "upstream" / run_id / process_name()
+        target.mkdir(parents=True, exist_ok=True)
+        try:
+            return Path(mlflow.artifacts.download_artifacts(run_id=run_id, artifact_path=artifact, dst_path=str(target)))
+        except (MlflowException, OSError) as error:
+            raise UpstreamError(f"run {run_id} has no artifact '{artifact}': {error}") from error
+
+
+def process_name() -> str:
+    """One name per process of a distributed training on this machine."""
+    return f"process{os.environ.get('LOCAL_RANK', '0')}"
+
+
+def is_process_zero() -> bool:
+    """Whether this process is the one of a distributed training that writes to MLflow."""
+    return all(os.environ.get(name, "0") == "0" for name in ("RANK", "LOCAL_RANK", "NODE_RANK", "GROUP_RANK"))
+
+
+def use_default_store() -> None:
+    """Without a tracking URI: SQLite in the working directory, by its absolute path, so that it stays the same store."""
+    if not os.environ.get("MLFLOW_TRACKING_URI") and not mlflow.is_tracking_uri_set():
+        mlflow.set_tracking_uri(f"sqlite:///{Path(DEFAULT_STORE).absolute()}")
+
+
+def experiment_id() -> str:
+    """The experiment of the active run, of the run that `mlflow run` made, or the one that MLflow would use."""
+    active = mlflow.active_run()
+    run_id = active.info.run_id if active else os.environ.get("MLFLOW_RUN_ID")
+    if run_id:
+        return str(mlflow.get_run(run_id).info.experiment_id)
+    if name := os.environ.get("MLFLOW_EXPERIMENT_NAME"):
+        experiment = mlflow.get_experiment_by_name(name)
+        return str(experiment.experiment_id) if experiment else mlflow.create_experiment(name)
+    return os.environ.get("MLFLOW_EXPERIMENT_ID", "0")
+
+
+def search(*, stage: str, tags: Mapping[str, str], statuses: Sequence[int]) -> list[Run]:
+    """Runs of a stage in this experiment that carry the tags, newest first."""
+    conditions = [f"tags.`{STAGE}` = '{stage}'", *(f"tags.`{name}` = '{value}'" for name, value in tags.items())]
+    found = mlflow.MlflowClient().search_runs(
+        [experiment_id()], " and ".join(conditions), order_by=["attributes.start_time DESC"], max_results=1000
+    )
+    names = {RunStatus.to_string(status) for status in statuses}
+    return [run for run in found if run.info.status in names]
+
+
+def find_finished(stage: str, fingerprint: str) -> Run | None:
+    """The run in which this very work was done."""
+    return next(iter(search(stage=stage, tags={FINGERPRINT: fingerprint}, statuses=[RunStatus.FINISHED])), None)
+
+
+def find_interrupted(stage: str, fingerprint: str) -> Run | None:
+    """A run in which this very work was begun. Call it while holding the work folder's lock: then nobody works on it."""
+    statuses = [RunStatus.RUNNING, RunStatus.FAILED, RunStatus.KILLED]
+    return next(iter(search(stage=stage, tags={FINGERPRINT: fingerprint}, statuses=statuses)), None)
+
+
+def latest(stage: str, tags: Mapping[str, str]) -> str:
+    """Id of the newest finished run of a stage. Raises UpstreamError that says how to make one."""
+    runs = search(stage=stage, tags=tags, statuses=[RunStatus.FINISHED])
+    if not runs:
+        wanted = "".join(f" with {name} = {value}" for name, value in tags.items())
+        raise UpstreamError(
+            f"no run of stage '{stage}'{wanted} has finished in this experiment of {mlflow.get_tracking_uri()}. "
+            f"Run it first (mlflow run . -e {stage} --env-manager local), or name a run's id instead of '{LATEST}'"
+        )
+    return str(runs[0].info.run_id)
+
+
+def latest_of_each(stage: str, tag: str) -> list[str]:
+    """Ids of the newest finished runs of a stage, one for each value of a tag."""
+    newest_first = search(stage=stage, tags={}, statuses=[RunStatus.FINISHED])
+    newest = {run.data.tags[tag]: str(run.info.run_id) for run in reversed(newest_first) if tag in run.data.tags}
+    return [newest[value] for value in sorted(newest)] or [latest(stage, {})]
+
+
+def finished_run(run_id: str, stage: str) -> Run:
+    """A run by its id. Raises UpstreamError where there is none, it is another stage's, or it has not finished."""
+    try:
+        run = mlflow.get_run(run_id)
+    except MlflowException as error:
+        raise UpstreamError(f"there is no run '{run_id}' in {mlflow.get_tracking_uri()}") from error
+    found = run.data.tags.get(STAGE)
+    if found != stage:
+        raise UpstreamError(f"run {run_id} is of stage '{found}', a run of '{stage}' is needed")
+    if run.info.status != "FINISHED":
+        raise UpstreamError(f"run {run_id} of stage '{stage}' has not finished: its status is {run.info.status}")
+    return run
+
+
+def fingerprint_of(run: Run) -> str:
+    """What a run was made from; runs alike have the same."""
+    return str(run.data.tags.get(FINGERPRINT, run.info.run_id))
+
+
+@contextmanager
+def work_folder(stage: str, fingerprint: str) -> Iterator[Path]:
+    """The folder in which a stage keeps what it needs to resume, for one process (and its helpers) at a time."""
+    folder = Path(os.environ.get("ADAPTF_WORK", "work")).absolute() / f"{stage}-{fingerprint[:16]}"
+    folder.mkdir(parents=True, exist_ok=True)
+    if not is_process_zero():
+        yield folder
+        return
+    lock = filelock.FileLock(folder.with_suffix(".lock"))
+    try:
+        with lock.acquire(blocking=False):
+            yield folder
+    except filelock.Timeout:
+        raise UserError(f"another process is running this {stage} with the same settings and data (it holds {folder})") from None
+
+
+def digest(*parts: str) -> str:
+    """A short name of some text."""
+    return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:32]
+
+
+def package_digest() -> str:
+    """Digest of this package's source: another version of the code is another result."""
+    package = Path(__file__).parent.parent
+    sources = sorted(package.rglob("*.py"))
+    return digest(*(f"{path.relative_to(package)}\0{path.read_text()}" for path in sources))
+
+
+def log_result(result: Result) -> None:
+    """Writes a result to the active run."""
+    if result.metrics:
+        mlflow.log_metrics(dict(result.metrics))
+    for place, path in result.files.items():
+        log_file(place, path)
+    tags = dict(result.tags)
+    if result.note:
+        tags[MLFLOW_RUN_NOTE] = result.note
+    mlflow.set_tags(tags)
+
+
+def log_file(place: str, path: Path) -> None:
+    """Logs a file or folder under the artifact path `place`, which ends with its name."""
+    if path.is_dir():
+        mlflow.log_artifacts(str(path), place)
+        return
+    folder, _, name = place.rpartition("/")
+    if name != path.name:
+        raise ValueError(f"artifact '{place}' should end with the name of its file, '{path.name}'")
+    mlflow.log_artifact(str(path), folder or None)
+
+
+def name_run(run_id: str, name: str, *, parent: str | None) -> None:
+    """The name and the parent that the run's page shows."""
+    client = mlflow.MlflowClient()
+    client.set_tag(run_id, MLFLOW_RUN_NAME, name)
+    if parent:
+        client.set_tag(run_id, MLFLOW_PARENT_RUN_ID, parent)

@@ -1,0 +1,51 @@
+"""Augmentations of batches: each takes a ClipBatch and returns one, so that a step applies a list of them."""
+
+from collections.abc import Callable, Sequence
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from adaptf.audio.freq_mixstyle import FreqMixStyle
+from adaptf.audio.impulse_response import DeviceImpulseResponse
+from adaptf.audio.mixup import Mixup, mix
+from adaptf.data.batch import ClipBatch
+
+Augmentation = Callable[[ClipBatch], ClipBatch]
+MixedTeachers = Literal["logits", "terms"]
+"""`logits`: the teachers' logits are mixed (the report). `terms`: the loss mixes two divergences (the public trainer)."""
+
+
+def impulse_responses(transform: DeviceImpulseResponse, *, devices: Sequence[int] | None) -> Augmentation:
+    """On waveforms of these devices (rows in the data's device names), or of all where `devices` is None."""
+    allowed = None if devices is None else torch.tensor(list(devices), dtype=torch.int64)
+
+    def augment(batch: ClipBatch) -> ClipBatch:
+        eligible = _all_of(batch.device) if allowed is None else torch.isin(batch.device, allowed.to(batch.device.device))
+        return batch._replace(x=transform(batch.x, eligible))
+
+    return augment
+
+
+def freq_mixstyle(transform: FreqMixStyle) -> Augmentation:
+    """On log-mels."""
+    return lambda batch: batch._replace(x=transform(batch.x))
+
+
+def soft_mixup(transform: Mixup, *, teachers: MixedTeachers = "logits") -> Augmentation:
+    """On log-mels: inputs, targets and teachers' logits share one draw (the report, equations 2 to 4)."""
+
+    def augment(batch: ClipBatch) -> ClipBatch:
+        draw = transform.draw(len(batch.x))
+        if draw is None:
+            return batch
+        mixed = batch._replace(x=mix(batch.x, draw), targets=mix(batch.targets, draw))
+        if teachers == "terms":
+            return mixed._replace(unmixed_teachers=draw)
+        return mixed._replace(teacher_logits=mix(batch.teacher_logits, draw))
+
+    return augment
+
+
+def _all_of(device: Tensor) -> Tensor:
+    return torch.ones_like(device, dtype=torch.bool)

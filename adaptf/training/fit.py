@@ -1,0 +1,110 @@
+"""Running Lightning's trainer: the best and the last checkpoint, resuming, loggers, progress."""
+
+import logging
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+from lightning.pytorch.callbacks import Callback, LearningRateMonitor, ModelCheckpoint, TQDMProgressBar
+from lightning.pytorch.loggers import Logger
+
+from adaptf.data.clip_set import ClipSet
+from adaptf.data.loader import clip_loader
+from adaptf.training.memory import keep_freed_memory
+from adaptf.training.progress import EpochLines
+from adaptf.training.task import ClassifierTask
+
+BEST, LAST = "best", "last"
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """What a training leaves."""
+
+    best: Path
+    """Checkpoint of the highest validation score."""
+    last: Path
+    best_score: float
+    epochs: int
+
+
+def fit(
+    task: ClassifierTask,
+    *,
+    train: ClipSet,
+    validation: ClipSet,
+    folder: Path,
+    max_epochs: int,
+    batch_size: int,
+    seed: int,
+    name: str,
+    loggers: Sequence[Logger] = (),
+    workers: int = 0,
+    pin_memory: bool = False,
+    progress_bar: bool = True,
+    validate_every_epochs: int = 1,
+    trainer_options: Mapping[str, Any] | None = None,
+) -> Fitted:
+    """Trains from `last.ckpt` in `folder` where an interrupted run left one, else from the task's weights.
+
+    `trainer_options` go to lightning.Trainer as they are: accelerator, devices, strategy, num_nodes, precision.
+    Raises ValueError where a set is empty.
+    """
+    for part, clips in (("training", train), ("validation", validation)):
+        if not len(clips):
+            raise ValueError(f"{name} has no {part} clips")
+    keep_freed_memory()
+    checkpoint = ModelCheckpoint(
+        dirpath=folder,
+        filename=BEST,
+        monitor=f"val/{task.metric_name}",
+        mode="max",
+        save_last=True,
+        auto_insert_metric_name=False,
+        enable_version_counter=False,
+    )
+    checkpoint.CHECKPOINT_NAME_LAST = LAST
+    callbacks: list[Callback] = [checkpoint, EpochLines(name, task.metric_name)]
+    if loggers:
+        callbacks.append(LearningRateMonitor(logging_interval="epoch"))
+    if progress_bar:
+        callbacks.append(TQDMProgressBar(refresh_rate=5))
+    trainer = L.Trainer(
+        max_epochs=max_epochs,
+        callbacks=callbacks,
+        logger=list(loggers) or False,
+        check_val_every_n_epoch=validate_every_epochs,
+        log_every_n_steps=1,
+        num_sanity_val_steps=0,
+        use_distributed_sampler=False,
+        enable_progress_bar=progress_bar,
+        enable_model_summary=False,
+        default_root_dir=folder,
+        **(trainer_options or {}),
+    )
+    loader_options = {"workers": workers, "pin_memory": pin_memory, "batch_size": batch_size}
+    last = folder / f"{LAST}.ckpt"
+    if last.is_file():
+        logger.info("%s continues from %s", name, last)
+    with warnings.catch_warnings():
+        # A batch is one indexed read of a mapped file: more workers than asked for would gain nothing.
+        warnings.filterwarnings("ignore", message=".*does not have many workers.*")
+        warnings.filterwarnings("ignore", message=".*infer the `batch_size`.*")
+        trainer.fit(
+            task,
+            clip_loader(train, shuffle=True, seed=seed, **loader_options),
+            clip_loader(validation, shuffle=False, **loader_options),
+            ckpt_path=str(last) if last.is_file() else None,
+            weights_only=True,
+        )
+    score = checkpoint.best_model_score
+    return Fitted(
+        best=Path(checkpoint.best_model_path or last),
+        last=last,
+        best_score=float(score) if score is not None else float("nan"),
+        epochs=trainer.current_epoch,
+    )

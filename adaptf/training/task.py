@@ -1,0 +1,101 @@
+"""The Lightning task: one step for training and validation of any classifier."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import lightning as L
+import numpy as np
+import torch
+from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
+from torch import Tensor
+from torchmetrics import Metric
+
+from adaptf.data.batch import ClipBatch
+from adaptf.models.checkpoint import DESCRIPTION
+from adaptf.models.classifier import Classifier
+from adaptf.training.augmentation import Augmentation
+from adaptf.training.optim import ConfigureOptimizer
+
+Loss = Callable[[Tensor, ClipBatch], dict[str, Tensor]]
+"""From logits and the batch to the parts of the loss by name, `loss` being the one to minimise."""
+
+
+class ClassifierTask(L.LightningModule):
+    """Waveform augmentations, features, log-mel augmentations, network, loss."""
+
+    def __init__(
+        self,
+        classifier: Classifier,
+        *,
+        loss: Loss,
+        validation_loss: Loss,
+        metric: Metric,
+        metric_name: str,
+        optimizer: ConfigureOptimizer,
+        waveform_augmentations: Sequence[Augmentation] = (),
+        feature_augmentations: Sequence[Augmentation] = (),
+        generators: Mapping[str, np.random.Generator] | None = None,
+    ) -> None:
+        super().__init__()
+        self.classifier, self.metric, self.metric_name = classifier, metric, metric_name
+        self.loss, self.validation_loss, self.optimizer = loss, validation_loss, optimizer
+        self.waveform_augmentations, self.feature_augmentations = waveform_augmentations, feature_augmentations
+        self.generators = dict(generators or {})
+
+    def forward(self, waveform: Tensor) -> Tensor:
+        return self.classifier(waveform)
+
+    def training_step(self, batch: ClipBatch, batch_index: int) -> Tensor:
+        return self._step(batch, "train", self.loss, self.waveform_augmentations, self.feature_augmentations)
+
+    def validation_step(self, batch: ClipBatch, batch_index: int) -> Tensor:
+        return self._step(batch, "val", self.validation_loss, (), ())
+
+    def _step(
+        self,
+        batch: ClipBatch,
+        phase: str,
+        loss: Loss,
+        waveform_augmentations: Sequence[Augmentation],
+        feature_augmentations: Sequence[Augmentation],
+    ) -> Tensor:
+        for augment in waveform_augmentations:
+            batch = augment(batch)
+        with torch.no_grad():
+            batch = batch._replace(x=self.classifier.features(batch.x))
+        for augment in feature_augmentations:
+            batch = augment(batch)
+        logits = self.classifier.network(batch.x)
+        parts = loss(logits, batch)
+        size = len(batch.x)
+        for name, part in parts.items():
+            self.log(f"{phase}/{name}", part.detach(), on_step=False, on_epoch=True, batch_size=size, sync_dist=True)
+        if phase == "val":
+            self.metric.update(logits, batch.targets)
+            self.log(f"val/{self.metric_name}", self.metric, on_step=False, on_epoch=True, batch_size=size)
+        return parts["loss"]
+
+    def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
+        return self.optimizer([parameter for parameter in self.parameters() if parameter.requires_grad])
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Adds what rebuilds the classifier, and every generator's place, so that a resumed run draws what it would have."""
+        checkpoint[DESCRIPTION] = self.classifier.description.as_dict()
+        checkpoint["generators"] = {name: _place(generator) for name, generator in self.generators.items()}
+        checkpoint["torch_generator"] = torch.get_rng_state()
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        for name, place in checkpoint["generators"].items():
+            if name in self.generators:
+                self.generators[name].bit_generator.state = _state(place)
+        torch.set_rng_state(checkpoint["torch_generator"])
+
+
+def _place(generator: np.random.Generator) -> dict[str, Any]:
+    """The generator's state in strings, because a 128-bit integer is nothing that every reader of checkpoints takes."""
+    state = generator.bit_generator.state
+    return {**state, "state": {name: str(value) for name, value in state["state"].items()}}
+
+
+def _state(place: dict[str, Any]) -> dict[str, Any]:
+    return {**place, "state": {name: int(value) for name, value in place["state"].items()}}

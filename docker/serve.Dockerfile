@@ -1,0 +1,41 @@
+# Two images with MLflow at the bottom: `tracking` is the MLflow server, `router` (the default) serves the router.
+#   docker build --file docker/serve.Dockerfile --tag adaptf-router .
+FROM python:3.11-slim-trixie AS base
+
+RUN useradd --create-home --uid 1000 adaptf
+WORKDIR /home/adaptf
+
+ENV PIP_NO_CACHE_DIR=1 \
+    PIP_ROOT_USER_ACTION=ignore \
+    PYTHONUNBUFFERED=1
+
+COPY constraints.txt ./
+RUN pip install --constraint=constraints.txt mlflow
+
+
+FROM base AS tracking
+
+RUN pip install --constraint=constraints.txt boto3 psycopg2-binary
+
+USER 1000
+EXPOSE 5000
+
+
+FROM base AS router
+
+# The router computes on the CPU, but without options pip takes PyTorch's CUDA build (on x86-64), some gigabytes more.
+# torchao: an INT8 model cannot be loaded without its operators.
+ARG TORCH_PIP_OPTIONS=""
+RUN pip install --constraint=constraints.txt ${TORCH_PIP_OPTIONS} torch \
+    && pip install --constraint=constraints.txt soundfile soxr torchao
+
+COPY README.md pyproject.toml ./
+COPY adaptf adaptf
+RUN pip install --no-deps .
+
+USER 1000
+EXPOSE 5001
+HEALTHCHECK --interval=10s --timeout=5s --start-period=120s --retries=3 \
+    CMD ["python", "-c", "import urllib.request; urllib.request.urlopen('http://127.0.0.1:5001/ping', timeout=4)"]
+CMD ["mlflow", "models", "serve", "--model-uri", "models:/adaptf-router@production", "--env-manager", "local", \
+     "--host", "0.0.0.0", "--port", "5001"]

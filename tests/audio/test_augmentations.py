@@ -1,0 +1,90 @@
+import numpy as np
+import pytest
+import torch
+
+from adaptf.audio.freq_mixstyle import FreqMixStyle, StyleDraw, mix_style
+from adaptf.audio.impulse_response import DeviceImpulseResponse, ResponseBank, simulated_bank
+from adaptf.audio.mixup import Mixup, mix
+
+
+def generator(seed: int = 0) -> np.random.Generator:
+    return np.random.default_rng(seed)
+
+
+def test_impulse_response_equals_the_reference(golden):
+    reference = golden("dir")
+    bank = ResponseBank(reference["ir"][None])
+    filtered = bank.convolve(reference["wav"][None], torch.tensor([0]))
+    assert (filtered[0] - reference["y"]).abs().max() < 1e-5
+
+
+def test_each_clip_is_convolved_with_its_own_response():
+    bank = ResponseBank(torch.tensor([[1.0, 0.0, 0.0], [0.0, 0.0, 1.0]]))
+    waveform = torch.randn(3, 50, generator=torch.Generator().manual_seed(0))
+    filtered = bank.convolve(waveform, torch.tensor([0, 1, 0]))
+    assert torch.allclose(filtered[[0, 2]], waveform[[0, 2]], atol=1e-6)
+    assert torch.allclose(filtered[1, 2:], waveform[1, :-2], atol=1e-6)
+
+
+def test_impulse_responses_touch_only_eligible_clips():
+    transform = DeviceImpulseResponse(simulated_bank(sample_rate=32000), p=1.0, generator=generator())
+    waveform = torch.randn(6, 4000, generator=torch.Generator().manual_seed(0))
+    eligible = torch.tensor([True, False, True, False, False, True])
+    changed = (transform(waveform, eligible) != waveform).any(dim=1)
+    assert changed.tolist() == eligible.tolist()
+
+
+def test_impulse_responses_come_with_their_probability():
+    transform = DeviceImpulseResponse(simulated_bank(sample_rate=32000), p=0.3, generator=generator())
+    share = sum(len(transform.draw(100).clips) for _ in range(100)) / 10000
+    assert share == pytest.approx(0.3, abs=0.02)
+
+
+def test_freq_mixstyle_equals_the_reference(golden):
+    reference = golden("freqmixstyle")
+    mixed = mix_style(reference["x"], StyleDraw(partner=reference["perm"], own_share=float(reference["lam"])))
+    assert (mixed - reference["y"]).abs().max() < 1e-5
+
+
+def test_no_gradient_flows_through_the_statistics_of_freq_mixstyle():
+    x = torch.randn(4, 1, 8, 10, requires_grad=True, generator=torch.Generator().manual_seed(0))
+    draw = StyleDraw(partner=torch.tensor([1, 0, 3, 2]), own_share=0.4)
+    mix_style(x, draw).sum().backward()
+    with torch.no_grad():
+        variance, mean = torch.var_mean(x, dim=(1, 3), keepdim=True)
+        deviation = (variance + 1e-6).sqrt()
+        mixed_deviation = 0.4 * deviation + 0.6 * deviation[draw.partner]
+    assert torch.allclose(x.grad, (mixed_deviation / deviation).expand_as(x), atol=1e-5)
+
+
+def test_freq_mixstyle_happens_with_its_probability():
+    transform = FreqMixStyle(p=0.25, alpha=0.4, generator=generator())
+    share = sum(transform.draw(4) is not None for _ in range(4000)) / 4000
+    assert share == pytest.approx(0.25, abs=0.03)
+
+
+def test_mixup_mixes_whatever_belongs_to_a_clip_with_one_draw():
+    draw = Mixup(alpha=0.2, generator=generator()).draw(5)
+    assert draw is not None
+    values = torch.arange(5.0)
+    expected = draw.own_share * values + (1 - draw.own_share) * values[draw.partner]
+    assert torch.allclose(mix(values, draw), expected)
+    assert torch.allclose(mix(values[:, None].expand(5, 3), draw)[:, 2], expected)
+
+
+def test_mixup_with_alpha_zero_is_off():
+    assert Mixup(alpha=0.0, generator=generator()).draw(5) is None
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda g: Mixup(alpha=0.3, generator=g).draw(8),
+        lambda g: FreqMixStyle(p=1.0, alpha=0.4, generator=g).draw(8),
+        lambda g: DeviceImpulseResponse(ResponseBank(torch.ones(9, 2)), p=0.7, generator=g).draw(8),
+    ],
+)
+def test_the_same_seed_draws_the_same(make):
+    first, again, other = make(generator(1)), make(generator(1)), make(generator(2))
+    assert str(first) == str(again)
+    assert str(first) != str(other)

@@ -1,0 +1,70 @@
+import numpy as np
+import pytest
+import torch
+
+from adaptf.data.cache import CacheSettings, build_cache
+from adaptf.data.clip_set import clip_set, scene_clip_set, with_teacher_logits
+from adaptf.data.clips import TAU_SCENES
+from adaptf.data.loader import BatchRows, clip_loader
+from adaptf.data.read_clips import read_clips
+
+
+@pytest.fixture
+def table(tau):
+    return read_clips(tau, scenes=TAU_SCENES, validation_share=0.3, test_share=0.2, seed=0)
+
+
+@pytest.fixture
+def cache(tau, table, tmp_path):
+    settings = CacheSettings(sample_rate=32000, clip_samples=32000, length="exact")
+    return build_cache(tau, list(table["filename"]), cache_root=tmp_path / "cache", settings=settings)
+
+
+@pytest.fixture
+def clips(table, cache):
+    return scene_clip_set(table.sample(frac=1, random_state=0), cache, scenes=TAU_SCENES, devices=("a", "b", "c"))
+
+
+def test_a_batch_holds_what_belongs_to_its_clips(clips, table, cache):
+    batch = clips[[3, 11]]
+    rows = table.set_index("filename")
+    for place, row in enumerate([3, 11]):
+        name = clips.filenames[row]
+        assert TAU_SCENES[int(batch.targets[place].argmax())] == rows.loc[name, "scene"]
+        assert "abc"[int(batch.device[place])] == rows.loc[name, "device"]
+        assert torch.equal(batch.x[place], cache.read(cache.rows_of([name]))[0])
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_an_epoch_holds_every_clip_once(clips, workers):
+    loader = clip_loader(clips, batch_size=7, shuffle=True, workers=workers)
+    seen = torch.cat([batch.index for batch in loader]).tolist()
+    assert sorted(seen) == list(range(36))
+    assert seen != sorted(seen)
+
+
+def test_order_depends_on_seed_and_epoch_only():
+    first, again, other = (BatchRows(50, batch_size=8, shuffle=True, seed=seed) for seed in (1, 1, 2))
+    assert list(first) == list(again) != list(other)
+    again.set_epoch(1)
+    assert list(first) != list(again)
+
+
+def test_teacher_logits_come_with_their_clips(clips):
+    logits = np.arange(36 * 2 * 10, dtype=np.float32).reshape(36, 2, 10)
+    batch = with_teacher_logits(clips, logits)[[5, 1]]
+    assert np.array_equal(batch.teacher_logits.numpy(), logits[[5, 1]])
+
+
+def test_teacher_logits_of_another_number_of_clips_are_refused(clips):
+    with pytest.raises(ValueError, match=r"\(36 clips, teachers, 10 classes\), got \(35, 2, 10\)"):
+        with_teacher_logits(clips, np.zeros((35, 2, 10), dtype=np.float32))
+
+
+def test_random_parts_differ_between_batches_and_repeat_for_the_same_batch(cache):
+    names = list(cache.filenames)
+    targets, devices = np.zeros((36, 3), dtype=np.float32), np.zeros(36, dtype=np.int64)
+    clips = clip_set(names, cache, targets=targets, devices=devices, samples=1000, random_part=True)
+    assert clips[[0, 1]].x.shape == (2, 1000)
+    assert torch.equal(clips[[0, 1]].x, clips[[0, 1]].x)
+    assert not torch.equal(clips[[0, 1]].x[0], clips[[0, 2]].x[0])

@@ -1,0 +1,213 @@
+"""Which network answers, what it is given, and which bundles are refused."""
+
+import json
+from collections.abc import Callable
+from io import BytesIO
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from mlflow.exceptions import MlflowException
+from torch import nn
+
+from adaptf.audio.logmel import LogMel
+from adaptf.tracking import requests, router
+from adaptf.tracking.router import BundleError, DeviceRouter
+
+
+def loaded(bundle: Path) -> DeviceRouter:
+    model = DeviceRouter()
+    model.load_context(SimpleNamespace(artifacts={"bundle": str(bundle)}))
+    return model
+
+
+@pytest.fixture(scope="module")
+def model(bundle: Path) -> DeviceRouter:
+    return loaded(bundle)
+
+
+def probabilities(response: pd.DataFrame) -> np.ndarray:
+    return pd.json_normalize(list(response.probabilities)).to_numpy()
+
+
+def directly(network: nn.Module, waveform: np.ndarray) -> np.ndarray:
+    """Probabilities of one clip, (scenes,)."""
+    with torch.no_grad():
+        return network(LogMel(bands=64)(torch.from_numpy(waveform)[None])).double().softmax(dim=1)[0].numpy()
+
+
+@pytest.mark.parametrize(
+    ("asked", "used"),
+    [
+        ("a", "a"),
+        ("b", "b"),
+        ("unknown", "unknown"),
+        ("", "unknown"),
+        (None, "unknown"),
+        (np.nan, "unknown"),
+        ("A", "unknown"),
+        (" a", "unknown"),
+        ("a ", "unknown"),
+        ("s4", "unknown"),
+        ("adaptf-a", "unknown"),
+        ("Unknown", "unknown"),
+    ],
+)
+def test_a_known_device_gets_its_network_and_every_other_the_general_one(
+    asked, used, model, networks, versions, noise, encoded
+):
+    clip = noise(32000)
+    response = model.predict(None, pd.DataFrame({"audio": [encoded(clip, subtype="FLOAT")], "device": [asked]}))
+    assert response.device_used[0] == used
+    assert response.version_used[0] == versions[used]
+    assert response.device_asked[0] == (asked if isinstance(asked, str) else None)
+    np.testing.assert_allclose(probabilities(response)[0], directly(networks[used], clip), atol=1e-5)
+
+
+def test_without_a_device_column_the_general_network_answers(model, noise, encoded):
+    response = model.predict(None, pd.DataFrame({"audio": [encoded(noise(32000))]}))
+    assert list(response.device_used) == ["unknown"]
+
+
+def test_a_bundle_with_the_general_network_alone_answers_for_every_device(make_bundle, noise, encoded, versions):
+    table = pd.DataFrame({"audio": [encoded(noise(32000))] * 3, "device": ["a", "b", None]})
+    response = loaded(make_bundle("unknown")).predict(None, table)
+    assert list(response.version_used) == [versions["unknown"]] * 3
+
+
+def test_a_mixed_request_answers_as_its_rows_one_by_one(model, noise, encoded, monkeypatch):
+    monkeypatch.setattr(router, "CLIPS_PER_BATCH", 4)  # So that a batch ends within a row's clips.
+    devices = ["b", "a", None, "a", "s5", "b", ""]
+    audio = [encoded(noise(8000 + 21000 * row, seed=row)) for row in range(len(devices))]
+    table = pd.DataFrame({"audio": audio, "device": devices}, index=[7, 3, 1, 9, 2, 8, 0])
+    together = model.predict(None, table)
+    alone = pd.concat([model.predict(None, table.iloc[[row]]) for row in range(len(table))])
+    exact = ["scene", "device_asked", "device_used", "version_used"]
+    assert list(together.index) == list(table.index)
+    pd.testing.assert_frame_equal(together[exact], alone[exact])
+    np.testing.assert_allclose(probabilities(together), probabilities(alone), atol=1e-6)
+
+
+def test_the_scene_is_the_most_probable_and_the_probabilities_sum_to_one(model, noise, encoded, scenes):
+    response = model.predict(None, pd.DataFrame({"audio": [encoded(noise(32000, seed)) for seed in range(3)]}))
+    values = probabilities(response)
+    np.testing.assert_allclose(values.sum(axis=1), 1.0)
+    assert list(response.scene) == [scenes[best] for best in values.argmax(axis=1)]
+    np.testing.assert_array_equal(response.probability, values.max(axis=1))
+    assert list(response.probabilities[0]) == scenes
+
+
+def test_a_null_device_stays_null_in_json(model, noise, encoded):
+    response = model.predict(None, pd.DataFrame({"audio": [encoded(noise(9000))] * 2, "device": ["a", None]}))
+    assert json.loads(json.dumps(response.to_dict("records"), allow_nan=False))[1]["device_asked"] is None
+
+
+def test_probabilities_are_averaged_over_the_clips_of_a_row(model, networks, noise, encoded):
+    clips = noise(64000).reshape(2, 32000)
+    response = model.predict(None, pd.DataFrame({"audio": [encoded(clips.ravel(), subtype="FLOAT")]}))
+    expected = np.mean([directly(networks["unknown"], clip) for clip in clips], axis=0)
+    np.testing.assert_allclose(probabilities(response)[0], expected, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("samples", "clips", "kept"),
+    [
+        (1, 1, 1),
+        (9, 1, 9),
+        (10, 1, 10),
+        (14, 1, 10),
+        (15, 2, 15),
+        (20, 2, 20),
+        (24, 2, 20),
+        (25, 3, 25),
+    ],
+)
+def test_a_tail_is_padded_from_half_a_clip_on_and_dropped_below(samples, clips, kept):
+    waveform = np.arange(1, samples + 1, dtype=np.float32)
+    cut = requests.cut_clips(waveform, clip_samples=10)
+    assert cut.shape == (clips, 10)
+    np.testing.assert_array_equal(cut.ravel()[:kept], waveform[:kept])
+    assert not cut.ravel()[kept:].any()
+
+
+@pytest.mark.parametrize(("rate", "file_format"), [(44100, "WAV"), (48000, "FLAC"), (16000, "OGG"), (22050, "WAV")])
+def test_audio_of_any_rate_and_format_is_read(rate, file_format, model, noise, encoded):
+    response = model.predict(None, pd.DataFrame({"audio": [encoded(noise(rate), rate, file_format)]}))
+    assert len(response) == 1
+
+
+def test_base64_with_line_breaks_is_read(model, noise, encoded):
+    text = encoded(noise(32000))
+    broken = "\n".join(text[start : start + 76] for start in range(0, len(text), 76))
+    whole, wrapped = model.predict(None, pd.DataFrame({"audio": [text, broken]})).probabilities
+    assert whole == pytest.approx(wrapped)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "limit", "said"),
+    [(61, 100.0, "row 1: audio lasts 61.0 s by its header; at most 60 s"), (6, 10.0, "12.0 s of audio together")],
+)
+def test_audio_over_a_limit_is_refused_before_anything_is_decoded(seconds, limit, said, model, encoded, monkeypatch):
+    monkeypatch.setattr(requests, "decode", lambda *_, **__: pytest.fail("decoded audio that should have been refused"))
+    monkeypatch.setattr(requests, "MAX_REQUEST_SECONDS", limit)
+    silence = [encoded(np.zeros(8000 * length), 8000, "FLAC") for length in (6, seconds)]
+    with pytest.raises(MlflowException, match=said):
+        model.predict(None, pd.DataFrame({"audio": silence}))
+
+
+def test_a_flac_stream_without_a_length_is_refused(encoded):
+    file = bytearray(requests.read_base64(encoded(np.zeros(8000), 8000, "FLAC")).getvalue())
+    file[21] &= 0xF0  # The 36 bits of STREAMINFO that count the samples.
+    file[22:26] = bytes(4)
+    with pytest.raises(ValueError, match="does not say how long it is"):
+        requests.checked_seconds(BytesIO(bytes(file)), max_seconds=60)
+
+
+def test_nine_channels_or_an_absurd_rate_are_refused(encoded):
+    for audio, said in ((encoded(np.zeros((8, 9))), "9 channels"), (encoded(np.zeros(8), 384_000), "384000 samples")):
+        with pytest.raises(ValueError, match=said):
+            requests.checked_seconds(requests.read_base64(audio), max_seconds=60)
+
+
+def test_a_bundle_without_the_general_network_is_refused(make_bundle: Callable[..., Path]):
+    with pytest.raises(BundleError, match=r"networks for \['a', 'b'\] but none for 'unknown'"):
+        loaded(make_bundle("a", "b"))
+
+
+def test_a_bundle_without_a_manifest_is_refused(tmp_path):
+    with pytest.raises(BundleError, match=r"router\.json"):
+        loaded(tmp_path)
+
+
+def test_a_manifest_that_lacks_a_value_is_refused(make_bundle):
+    bundle = make_bundle("unknown")
+    manifest = json.loads((bundle / "router.json").read_text())
+    del manifest["max_seconds"]
+    (bundle / "router.json").write_text(json.dumps(manifest))
+    with pytest.raises(BundleError, match="max_seconds"):
+        loaded(bundle)
+
+
+def test_a_manifest_that_names_a_file_elsewhere_is_refused(make_bundle):
+    bundle = make_bundle("unknown")
+    manifest = json.loads((bundle / "router.json").read_text())
+    manifest["models"]["unknown"]["file"] = "../bundle/unknown.pt2"
+    (bundle / "router.json").write_text(json.dumps(manifest))
+    with pytest.raises(BundleError, match="should be the name of a file in the bundle"):
+        loaded(bundle)
+
+
+@pytest.mark.parametrize(
+    ("changed", "said"),
+    [
+        ({"scenes": ["park", "tram"]}, r"finite logits \(2, 2\), got \(2, 10\)"),
+        ({"mel": {"bands": 32}}, "does not take the bundle's log-mel"),
+        ({"sample_rate": 16000}, "made for 32000 Hz, the bundle for 16000"),
+    ],
+)
+def test_a_bundle_whose_networks_do_not_fit_is_refused(changed, said, make_bundle):
+    with pytest.raises(BundleError, match=said):
+        loaded(make_bundle("unknown", **changed))
