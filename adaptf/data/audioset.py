@@ -1,7 +1,6 @@
 """AudioSet: the published segment tables beside a folder of whatever clips could be downloaded."""
 
 import csv
-import logging
 import re
 import zlib
 from collections.abc import Iterator
@@ -12,8 +11,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from adaptf.data.errors import DataError, raise_problems
-
-logger = logging.getLogger(__name__)
 
 SEGMENTS = "balanced_train_segments.csv"
 LABELS = "class_labels_indices.csv"
@@ -63,8 +60,6 @@ def read_audioset(root: Path, *, validation_share: float, seed: int) -> AudioSet
     raise_problems(problems, of=str(root / SEGMENTS))
     if not filenames:
         raise DataError(f"none of the {len(missing)} videos of {root / SEGMENTS} has an audio file below {root}")
-    if missing:
-        logger.warning("%d of %d AudioSet clips have no file and are left out", len(missing), len(missing) + len(filenames))
     drawn = np.array([zlib.crc32(f"{seed}/{name}".encode()) / 2**32 for name in filenames])
     return AudioSetClips(tuple(filenames), np.stack(targets), names, drawn < validation_share, tuple(missing))
 
@@ -103,7 +98,12 @@ def _files_by_video(root: Path) -> dict[str, list[Path]]:
 
 def _file_of(paths: list[Path], start_seconds: float) -> Path | None:
     """The file of this segment: by its start in seconds or milliseconds where the name tells, else the only one."""
-    starts = (f"_{start_seconds:.3f}", f"_{start_seconds:g}", f"_{round(start_seconds * 1000)}", f"_{int(start_seconds)}")
+    starts = (
+        f"_{start_seconds:.3f}",
+        f"_{start_seconds:g}",
+        f"_{round(start_seconds * 1000)}",
+        f"_{int(start_seconds)}",
+    )
     for path in paths:
         if any(path.stem[11:].startswith(start) for start in starts):
             return path

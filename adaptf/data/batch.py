@@ -18,7 +18,7 @@ class ClipBatch(NamedTuple):
     """(batch, teachers, classes); no teachers is an axis of length 0."""
     device: Tensor
     """(batch,) place of the recording device in the data's device names."""
-    index: Tensor
-    """(batch,) row in the clip set."""
+    row: Tensor
+    """(batch,) place of each clip in the clip set."""
     unmixed_teachers: MixDraw | None = None
     """Set by mixup where `x` and `targets` are mixed but the teachers' logits are not."""

@@ -35,14 +35,14 @@ class ClipSet(Dataset[ClipBatch]):
     def __len__(self) -> int:
         return len(self.filenames)
 
-    def __getitem__(self, index: Sequence[int]) -> ClipBatch:  # type: ignore[override]
+    def __getitem__(self, index: Sequence[int]) -> ClipBatch:
         rows = np.asarray(index, dtype=np.int64)
         return ClipBatch(
             x=self.waveforms.read(self.cache_rows[rows], first_sample=self._first_samples(rows), samples=self.samples),
             targets=torch.from_numpy(self.targets[rows]),
             teacher_logits=torch.from_numpy(self.teacher_logits[rows]),
             device=torch.from_numpy(self.devices[rows]),
-            index=torch.from_numpy(rows),
+            row=torch.from_numpy(rows),
         )
 
     def _first_samples(self, rows: NDArray[np.int64]) -> NDArray[np.int64] | None:
@@ -55,17 +55,16 @@ class ClipSet(Dataset[ClipBatch]):
         return np.random.default_rng(rows).integers(spare + 1, size=len(rows))
 
 
-def scene_clip_set(
-    table: pd.DataFrame, waveforms: WaveformCache, *, scenes: Sequence[str], devices: Sequence[str]
-) -> ClipSet:
+def scene_clip_set(table: pd.DataFrame, waveforms: WaveformCache, *, scenes: Sequence[str], devices: Sequence[str]) -> ClipSet:
     """The clips of a clip table. `devices` are the data's device names, to which `ClipBatch.device` points."""
-    scene_rows = table["scene"].map({scene: row for row, scene in enumerate(scenes)}).to_numpy(np.int64)
-    device_rows = table["device"].map({device: row for row, device in enumerate(devices)}).to_numpy(np.int64)
+    scene_place = {scene: place for place, scene in enumerate(scenes)}
+    device_place = {device: place for place, device in enumerate(devices)}
+    scene_rows = [scene_place[scene] for scene in table["scene"]]
     return clip_set(
         list(table["filename"]),
         waveforms,
         targets=np.eye(len(scenes), dtype=np.float32)[scene_rows],
-        devices=device_rows,
+        devices=np.array([device_place[device] for device in table["device"]], dtype=np.int64),
         samples=waveforms.settings.clip_samples,
     )
 

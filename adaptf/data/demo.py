@@ -198,18 +198,14 @@ def _existing(root: Path, settings: dict[str, float]) -> DemoSummary | None:
     except (OSError, ValueError, KeyError, TypeError):
         raise FileExistsError(f"{root} is not demo data; name a folder that does not exist yet") from None
     if written != settings:
-        differences = {
-            name: (written.get(name), value) for name, value in settings.items() if written.get(name) != value
-        }
+        differences = {name: (written.get(name), value) for name, value in settings.items() if written.get(name) != value}
         raise FileExistsError(
             f"{root} holds demo data of other settings (there, wanted): {differences}; remove it or name another folder"
         )
     files = sum(1 for _ in root.rglob("*.wav"))
     expected = sum(count for name, count in counts.items() if name != "audioset_missing")
     if files != expected:
-        raise FileExistsError(
-            f"{root} holds {files} audio files instead of {expected}; remove it or name another folder"
-        )
+        raise FileExistsError(f"{root} holds {files} audio files instead of {expected}; remove it or name another folder")
     return DemoSummary(root / "tau", root / "audioset", **counts)
 
 
@@ -282,9 +278,7 @@ def _clip(scene: str, part: _Part, scene_number: int, index: int, device: str) -
     recording, segment = divmod(clip, SEGMENTS_PER_RECORDING)
     # TAU numbers recordings through all locations; a hundred for each are enough to keep the numbers apart.
     recording += 100 * location
-    return _Clip(
-        f"audio/{scene}-{city}-{location}-{recording}-{segment}-{device}.wav", scene, f"{city}-{location}", device
-    )
+    return _Clip(f"audio/{scene}-{city}-{location}-{recording}-{segment}-{device}.wav", scene, f"{city}-{location}", device)
 
 
 def _record(signals: np.ndarray, device: str, responses: dict[str, np.ndarray], rng: np.random.Generator) -> np.ndarray:

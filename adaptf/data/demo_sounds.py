@@ -65,7 +65,7 @@ class Clips:
         left = position.astype(np.int64)
         between = position - left.astype(np.float32)
         knots = self.rng.uniform(low, high, (len(self), left[-1] + 2)).astype(np.float32)
-        return knots[:, left] + between * np.diff(knots)[:, left]
+        return np.take(knots, left, axis=1) + between * np.take(np.diff(knots), left, axis=1)
 
     def noise(self, gain: np.ndarray) -> np.ndarray:
         """Noise (clips, samples) with the magnitudes `gain`, (bins,) or (clips, bins)."""

@@ -29,6 +29,10 @@ def read_files_to_predict(path: Path) -> tuple[pd.DataFrame, Path]:
     table = table.rename(columns={"device_id": "device"})
     if "device" not in table.columns:
         table["device"] = ""
-    missing = [f"row {row}, {name}: the file is missing" for row, name in enumerate(table["filename"], 2) if not (root / name).is_file()]
+    missing = [
+        f"row {row}, {name}: the file is missing"
+        for row, name in enumerate(table["filename"], 2)
+        if not (root / name).is_file()
+    ]
     raise_problems(missing, of=str(path))
     return table[["filename", "device"]], root

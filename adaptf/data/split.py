@@ -1,6 +1,7 @@
 """Cutting a part out of the training clips by location: clips of one place sound alike, so a place has one side only."""
 
 import zlib
+from collections import Counter
 
 import pandas as pd
 
@@ -20,7 +21,7 @@ def cut_by_location(table: pd.DataFrame, *, share: float, to: str, seed: int) ->
     train = table[table["split"] == "train"]
     chosen: set[str] = set()
     for _, clips in train.groupby("scene", sort=True):
-        chosen |= _choose_locations(clips["location"].value_counts().to_dict(), share=share, seed=seed)
+        chosen |= _choose_locations(dict(Counter(clips["location"])), share=share, seed=seed)
     table.loc[(table["split"] == "train") & table["location"].isin(chosen), "split"] = to
     return table
 

@@ -22,7 +22,9 @@ class TeacherLogits:
     def of(self, filenames: Sequence[str], classes: Sequence[str], *, source: str) -> NDArray[np.float32]:
         """Logits in the order of these clips. Raises DataError where clips are missing or the classes are others."""
         if tuple(classes) != self.classes:
-            raise DataError(f"{source} holds the classes {', '.join(self.classes)}, expected {', '.join(classes)}, in this order")
+            raise DataError(
+                f"{source} holds the classes {', '.join(self.classes)}, expected {', '.join(classes)}, in this order"
+            )
         place = {filename: row for row, filename in enumerate(self.filenames)}
         raise_problems([f"{name}: no logits" for name in filenames if name not in place], of=source)
         return self.logits[[place[name] for name in filenames]]

@@ -48,7 +48,8 @@ def clip_counts_figure(counts: pd.DataFrame, path: Path) -> Path:
     """Clips per device (rows) and split (columns) as bars; a logarithmic axis, because device a has most of them."""
     figure = Figure(figsize=(8, 4), layout="constrained")
     axis = figure.subplots()
-    counts.plot.bar(ax=axis, logy=True, rot=0, color=DEVICE_COLOURS[: len(counts.columns)], width=0.8)
+    draw_bars(axis, counts)
+    axis.set_yscale("log")
     axis.set_ylabel("clips")
     axis.set_xlabel("")
     for bars in axis.containers:
@@ -58,11 +59,20 @@ def clip_counts_figure(counts: pd.DataFrame, path: Path) -> Path:
     return save(figure, path)
 
 
+def draw_bars(axis: Axes, table: pd.DataFrame) -> None:
+    """Groups of bars: a group per row, a colour per column."""
+    width = 0.8 / len(table.columns)
+    for place, (name, values) in enumerate(table.items()):
+        positions = [row + (place - (len(table.columns) - 1) / 2) * width for row in range(len(table))]
+        axis.bar(positions, values, width, label=str(name), color=DEVICE_COLOURS[place % len(DEVICE_COLOURS)])
+    axis.set_xticks(range(len(table)), [str(name) for name in table.index])
+
+
 def device_figure(table: pd.DataFrame, path: Path) -> Path:
     """Accuracy in percent per device (rows) and setting (columns)."""
     figure = Figure(figsize=(max(7, 0.9 * len(table)), 4.2), layout="constrained")
     axis = figure.subplots()
-    table.plot.bar(ax=axis, rot=0, color=DEVICE_COLOURS[: len(table.columns)], width=0.8)
+    draw_bars(axis, table)
     axis.set_ylabel("macro-average accuracy in percent")
     axis.set_xlabel("")
     axis.set_ylim(0, 100)

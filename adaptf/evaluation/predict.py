@@ -13,7 +13,12 @@ from adaptf.data.loader import clip_loader
 
 
 def predict_logits(
-    model: Callable[[Tensor], Tensor], clips: ClipSet, *, batch_size: int = 64, device: torch.device | str = "cpu", name: str = ""
+    model: Callable[[Tensor], Tensor],
+    clips: ClipSet,
+    *,
+    batch_size: int = 64,
+    device: torch.device | str = "cpu",
+    name: str = "",
 ) -> NDArray[np.float32]:
     """(clips, classes) in the order of the set; `model` takes waveforms (batch, samples) on `device`."""
     loader = clip_loader(clips, batch_size=batch_size, shuffle=False)

@@ -40,7 +40,7 @@ def as_text(table: pd.DataFrame) -> str:
 def as_markdown(table: pd.DataFrame) -> str:
     """For the page of a run."""
     table = table.apply(_formatted, axis=1)
-    header = [table.index.name or "", *map(str, table.columns)]
+    header = [str(table.index.name or ""), *map(str, table.columns)]
     lines = ["| " + " | ".join(header) + " |", "|---" + "|---:" * len(table.columns) + "|"]
     lines += ["| " + " | ".join([str(name), *row]) + " |" for name, row in zip(table.index, table.to_numpy(), strict=True)]
     return "\n".join(lines)

@@ -20,7 +20,9 @@ def parse(config_class: type[Config], *, stage: str, arguments: Sequence[str]) -
     """The configuration: defaults, then the preset, then the fields given. Exits with a message where one is wrong."""
     set_parsing_settings(docstring_parse_attribute_docstrings=True)
     parser = ArgumentParser(prog=f"python -m adaptf.mlproject.{stage}", description=(config_class.__doc__ or "").strip())
-    parser.add_argument("--preset", default="paper", help=f"differences to the defaults: {', '.join(preset_names())}, or a file")
+    parser.add_argument(
+        "--preset", default="paper", help=f"differences to the defaults: {', '.join(preset_names())}, or a file"
+    )
     parser.add_class_arguments(config_class, as_group=False)
     for source, targets in shared_leaves(config_class).items():
         for target in targets:
@@ -84,7 +86,7 @@ def shared_leaves(config_class: type) -> dict[str, list[str]]:
     defaults = flatten(dataclasses.asdict(config_class()))
     links: dict[str, list[str]] = {}
     for target in defaults:
-        part, _, source = target.partition(".")
+        _, _, source = target.partition(".")
         if source in defaults:
             links.setdefault(source, []).append(target)
     return links

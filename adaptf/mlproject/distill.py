@@ -56,17 +56,13 @@ class DistillConfig:
 def distill(config: DistillConfig, run: StageRun) -> Result:
     """Macro-average accuracy on validation clips chooses the checkpoint."""
     data = load_prepared(run, config.prepare_run, kind=SCENES_KIND)
-    student = load_classifier(
-        checkpoint_of(run, config.train_run), public_description=tfsepnet_description(data.classes)
-    )
+    student = load_classifier(checkpoint_of(run, config.train_run), public_description=tfsepnet_description(data.classes))
     if student.description.classes != data.classes:
         raise UserError(f"{config.train_run} was trained on {student.description.classes}, the data has {data.classes}")
     run_ids = config.teacher_runs.split(",")
     tables = [read_teacher_logits(run.download(run_id, LOGITS)) for run_id in run_ids]
     names = [teacher_name(run_id) for run_id in run_ids]
-    loss = DistillationLoss(
-        temperature=config.loss.temperature, weight=config.loss.weight, reduction=config.loss.reduction
-    )
+    loss = DistillationLoss(temperature=config.loss.temperature, weight=config.loss.weight, reduction=config.loss.reduction)
     note = f"Teachers: {', '.join(names)}. T = {config.loss.temperature:g}, weight = {config.loss.weight:g}."
     print(note, flush=True)
     fitted = train_classifier(

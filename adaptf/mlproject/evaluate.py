@@ -112,9 +112,7 @@ def int8_models(folder: Path) -> dict[str, Model]:
     return {path.stem: nn.Sequential(features, load_int8(path)) for path in sorted(folder.glob("*.pt2"))}
 
 
-def predict_by_device(
-    models: Mapping[str, Model], data: PreparedData, device: torch.device, setting: str
-) -> pd.DataFrame:
+def predict_by_device(models: Mapping[str, Model], data: PreparedData, device: torch.device, setting: str) -> pd.DataFrame:
     """Each test clip by the model of its device, or by `unknown` where the device has none."""
     rows = data.table[data.table["split"] == TEST].reset_index(drop=True)
     logits = np.zeros((len(rows), len(data.classes)), dtype=np.float32)

@@ -17,7 +17,6 @@ from adaptf.mlproject.prepare import DATA_KIND
 from adaptf.mlproject.stage import execute, run_stage
 from adaptf.models.checkpoint import load_classifier
 from adaptf.models.classifier import Classifier
-
 from adaptf.tracking.runs import Result, StageRun
 
 logger = logging.getLogger(__name__)
@@ -128,9 +127,8 @@ def finetune_device(config: FinetuneDeviceConfig, run: StageRun) -> Result:
         seed=config.seed,
     )
     improved = fitted.best_score > start_score
-    note = (
-        f"Device **{config.device}**, judged on {judged_on}: {start_score:.3f} before, {fitted.best_score:.3f} after. "
-        + ("The fine-tuned model is kept." if improved else "Fine-tuning did not help: the starting model is kept.")
+    note = f"Device **{config.device}**, judged on {judged_on}: {start_score:.3f} before, {fitted.best_score:.3f} after. " + (
+        "The fine-tuned model is kept." if improved else "Fine-tuning did not help: the starting model is kept."
     )
     result = fitted_result(run, fitted, SCENES, note=note)
     kept = result.files if improved else {**result.files, BEST: copy_as_best(run, start_path)}

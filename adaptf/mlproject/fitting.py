@@ -47,7 +47,9 @@ class Objective:
 
 SCENES = Objective(lambda logits, batch: {"loss": cross_entropy(logits, batch.targets)}, MacroAccuracy, "accuracy")
 LABELS = Objective(
-    lambda logits, batch: {"loss": multi_label_loss(logits, batch.targets)}, MeanAveragePrecision, "mean_average_precision"
+    lambda logits, batch: {"loss": multi_label_loss(logits, batch.targets)},
+    MeanAveragePrecision,
+    "mean_average_precision",
 )
 
 
@@ -75,9 +77,7 @@ def build_augmentations(
         rows = [row for row, device in enumerate(devices) if device in config.dir_devices]
         waveform.append(impulse_responses(transform, devices=rows if config.dir_devices else None))
     feature = [
-        freq_mixstyle(
-            FreqMixStyle(p=config.mixstyle_p, alpha=config.mixstyle_alpha, generator=generators["freq_mixstyle"])
-        ),
+        freq_mixstyle(FreqMixStyle(p=config.mixstyle_p, alpha=config.mixstyle_alpha, generator=generators["freq_mixstyle"])),
         soft_mixup(Mixup(alpha=config.mixup_alpha, generator=generators["mixup"]), teachers=teachers),
     ]
     return Augmentations(waveform, feature, generators)
@@ -87,7 +87,10 @@ def response_bank(folder: str, sample_rate: int) -> ResponseBank:
     """Measured responses from a folder, or simulated microphones where there is none."""
     if folder == "none":
         bank = simulated_bank(sample_rate=sample_rate)
-        print(f"No folder of impulse responses is given (dir_folder): {len(bank)} simulated microphones are used", flush=True)
+        print(
+            f"No folder of impulse responses is given (dir_folder): {len(bank)} simulated microphones are used",
+            flush=True,
+        )
         return bank
     if not Path(folder).is_dir():
         raise UserError(f"augment.dir_folder is '{folder}', which is no folder: give one of impulse responses, or 'none'")

@@ -73,7 +73,10 @@ def main(config: MainConfig, run: StageRun) -> Result:
     scenes = prepared(config.data.root, "prepare scenes")
     pretrained = NONE
     if config.audioset.root == NONE:
-        print("\nNo AudioSet folder is given (audioset.root): there is no pre-training, train starts from scratch", flush=True)
+        print(
+            "\nNo AudioSet folder is given (audioset.root): there is no pre-training, train starts from scratch",
+            flush=True,
+        )
     else:
         audioset = prepared(config.audioset.root, "prepare AudioSet")
         pretrained = step(pretrain, replace(config.pretrain, prepare_run=audioset))
@@ -87,9 +90,7 @@ def main(config: MainConfig, run: StageRun) -> Result:
         )
         for place, kind in enumerate(config.teacher_kinds)
     ]
-    distilled = step(
-        distill, replace(config.distill, prepare_run=scenes, train_run=trained, teacher_runs=",".join(teachers))
-    )
+    distilled = step(distill, replace(config.distill, prepare_run=scenes, train_run=trained, teacher_runs=",".join(teachers)))
     tuned = step(finetune, replace(config.finetune, prepare_run=scenes, distill_run=distilled))
     quantized = step(quantize, replace(config.quantize, prepare_run=scenes, finetune_run=tuned))
     registered = step(register, replace(config.register, quantize_run=quantized))
@@ -122,7 +123,9 @@ def note_of(run_id: str) -> str:
 
 def closing_words(evaluated: str, promoted: str) -> str:
     """The tables, the promoted versions, and how to look at all of it."""
-    return f"{note_of(evaluated)}\n\n{note_of(promoted)}\n\nLook at it: mlflow ui --backend-store-uri {mlflow.get_tracking_uri()}"
+    return (
+        f"{note_of(evaluated)}\n\n{note_of(promoted)}\n\nLook at it: mlflow ui --backend-store-uri {mlflow.get_tracking_uri()}"
+    )
 
 
 def check(config: MainConfig) -> str:

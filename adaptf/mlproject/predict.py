@@ -45,7 +45,9 @@ def model_version(model: str) -> str:
     try:
         return f"{name}/{mlflow.MlflowClient().get_model_version_by_alias(name, alias).version}" if at else name
     except MlflowException as error:
-        raise UserError(f"there is no model {model} in {mlflow.get_tracking_uri()}: promote one first ({error.message})") from error
+        raise UserError(
+            f"there is no model {model} in {mlflow.get_tracking_uri()}: promote one first ({error.message})"
+        ) from error
 
 
 def predict(config: PredictConfig, run: StageRun) -> Result:

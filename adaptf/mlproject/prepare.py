@@ -3,6 +3,7 @@
 import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -50,7 +51,10 @@ def data_digest(config: PrepareConfig) -> str:
     """Digest of the table and of the content of every file. Raises UserError for what can't be used."""
     clips = read_data(config.data)
     hashes = file_hashes(
-        clips.audio_root, list(clips.table["filename"]), memory_folder=Path(config.data.cache), threads=config.data.threads
+        clips.audio_root,
+        list(clips.table["filename"]),
+        memory_folder=Path(config.data.cache),
+        threads=config.data.threads,
     )
     return digest(clips.table.to_csv(index=False), *hashes["sha256"])
 
@@ -69,7 +73,7 @@ def prepare(config: PrepareConfig, run: StageRun) -> Result:
     folder = run.folder / "data"
     folder.mkdir(exist_ok=True)
     clips.table.to_csv(folder / CLIPS, index=False)
-    stored = {
+    stored: dict[str, Any] = {
         "kind": clips.kind,
         "classes": clips.classes,
         "devices": clips.devices,

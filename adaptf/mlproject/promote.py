@@ -71,7 +71,7 @@ def gate(name: str, version: str, tolerable_loss: float) -> list[str]:
     limits = {
         "adaptf.relative_loss": (100 * tolerable_loss, "percent relative loss by quantization"),
         "adaptf.macs": (MAX_MACS, "MACs"),
-        "adaptf.limit_bytes": (MAX_BYTES, "bytes"),
+        "adaptf.model_bytes": (MAX_BYTES, "bytes"),
     }
     problems = []
     for tag, (limit, what) in limits.items():

@@ -94,16 +94,14 @@ def quantize(config: QuantizeConfig, run: StageRun) -> Result:
 METRICS = ("float accuracy", "INT8 accuracy", "relative loss")
 
 
-def quantize_device(
-    config: QuantizeConfig, data: PreparedData, device: str, classifier: Classifier, path: Path
-) -> Quantized:
+def quantize_device(config: QuantizeConfig, data: PreparedData, device: str, classifier: Classifier, path: Path) -> Quantized:
     """Quantizes, saves, loads again, and judges what was loaded."""
     only = None if device == UNKNOWN else device
     calibration = calibration_rows(data.clips(TRAIN, device=only), config.calibration_clips, seed=config.seed)
     with torch.no_grad():
         batches = [classifier.features(batch) for batch in calibration.split(CALIBRATION_BATCH)]
-    save_int8(quantize_int8(classifier.network, batches), path)
-    program = torch.export.load(path)
+    program = quantize_int8(classifier.network, batches)
+    save_int8(program, path)
     validation, judged_on = validation_clips(data, only, config.min_validation_clips)
     quantized = Classifier(classifier.description, classifier.features, load_int8(path))
     int8, all_convolutions = int8_convolutions(program)

@@ -32,7 +32,7 @@ def run_stage(stage: Stage, config_class: type, *, inputs: Inputs | None = None)
     """The body of an entry point: parse, then execute; a user's mistake ends it with its message alone."""
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
     quiet_libraries()
-    config = parse(config_class, stage=stage.__name__, arguments=command_arguments())
+    config: Any = parse(config_class, stage=stage.__name__, arguments=command_arguments())
     runs.use_default_store()
     try:
         run_id = execute(stage, config, inputs=inputs)
@@ -145,5 +145,6 @@ def plain(values: Mapping[str, Any]) -> Any:
 
 def quiet_libraries() -> None:
     """Lightning and MLflow talk of themselves at the level of what a stage has to say."""
-    for name in ("lightning.pytorch", "lightning.fabric", "mlflow", "alembic", "httpx", "neural_compressor", "neural_compressor.common"):
+    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
+    for name in ("lightning.pytorch", "lightning.fabric", "mlflow", "alembic", "httpx"):
         logging.getLogger(name).setLevel(logging.WARNING)

@@ -78,6 +78,8 @@ def teacher(config: TeacherConfig, run: StageRun) -> Result:
     """The best checkpoint on validation clips predicts all training and validation clips as they are."""
     data = load_prepared(run, config.prepare_run, kind=SCENES_KIND)
     path = beats_file(config)
+    augment: AugmentConfig = config.augment
+    optim: OptimConfig | BeatsOptimConfig = config.optim
     if path == NONE:
         note = (
             f"**No BEATs file was given for '{config.kind}': the small teacher ({SMALL_CNN}), trained from scratch, takes its "
@@ -86,7 +88,7 @@ def teacher(config: TeacherConfig, run: StageRun) -> Result:
         classifier, augment, optim = small_teacher(config, data.classes), config.small.augment, config.small.optim
     else:
         note = f"BEATs from {path}, {'classifier only' if config.kind == 'ssl_frozen' else 'all of it fine-tuned'}."
-        classifier, augment, optim = beats_teacher(config, data.classes), config.augment, config.optim
+        classifier = beats_teacher(config, data.classes)
     print(note, flush=True)
     fitted = train_classifier(
         classifier,
@@ -126,9 +128,7 @@ def small_teacher(config: TeacherConfig, classes: tuple[str, ...]) -> Classifier
 
 def beats_teacher(config: TeacherConfig, classes: tuple[str, ...]) -> Classifier:
     """BEATs with a new classifier."""
-    network = BeatsClassifier(
-        load_beats(beats_file(config)), classes=len(classes), freeze_encoder=config.kind == "ssl_frozen"
-    )
+    network = BeatsClassifier(load_beats(beats_file(config)), classes=len(classes), freeze_encoder=config.kind == "ssl_frozen")
     settings = {name: value for name, value in network.cfg.items() if name != "classes"}
     return Classifier(ModelDescription(kind=BEATS, classes=classes, network=settings), BeatsFeatures(), network)
 

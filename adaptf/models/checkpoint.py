@@ -92,7 +92,5 @@ def _read_network(path: Path, public_description: ModelDescription | None) -> tu
         raise CheckpointError(f"{path} is neither a checkpoint of adaptf nor of easy_dcase_task1")
     stored = content[DESCRIPTION]
     description = ModelDescription(**(stored | {"classes": tuple(stored["classes"])}))
-    weights = {
-        name.removeprefix(NETWORK_PREFIX): tensor for name, tensor in state.items() if name.startswith(NETWORK_PREFIX)
-    }
+    weights = {name.removeprefix(NETWORK_PREFIX): tensor for name, tensor in state.items() if name.startswith(NETWORK_PREFIX)}
     return description, weights

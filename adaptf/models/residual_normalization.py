@@ -32,7 +32,7 @@ class _ResidualNormalization(torch.autograd.Function):
         return torch.addcmul(shift, x, scale)
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> Tensor:  # type: ignore[override]
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
         x, inverse_std, scale, shift = ctx.saved_tensors
         count = x.shape[1] * x.shape[3]
         sum_g = gradient.sum(OVER, keepdim=True)

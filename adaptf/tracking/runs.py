@@ -50,9 +50,7 @@ class StageRun:
 
     def loggers(self, *, tensorboard: bool) -> list[Logger]:
         """Loggers for Lightning, which write from process 0 only."""
-        found: list[Logger] = [
-            MLFlowLogger(run_id=self.run_id, tracking_uri=mlflow.get_tracking_uri(), log_model=False)
-        ]
+        found: list[Logger] = [MLFlowLogger(run_id=self.run_id, tracking_uri=mlflow.get_tracking_uri(), log_model=False)]
         if tensorboard:
             found.append(TensorBoardLogger(self.folder / "tensorboard", name="", version=""))
         return found
@@ -167,7 +165,9 @@ def work_folder(stage: str, fingerprint: str) -> Iterator[Path]:
         with lock.acquire(blocking=False):
             yield folder
     except filelock.Timeout:
-        raise UserError(f"another process is running this {stage} with the same settings and data (it holds {folder})") from None
+        raise UserError(
+            f"another process is running this {stage} with the same settings and data (it holds {folder})"
+        ) from None
 
 
 def digest(*parts: str) -> str:

@@ -4,6 +4,7 @@ import logging
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -86,7 +87,8 @@ def fit(
         default_root_dir=folder,
         **(trainer_options or {}),
     )
-    loader_options = {"workers": workers, "pin_memory": pin_memory, "batch_size": batch_size}
+    loader = partial(clip_loader, batch_size=batch_size, workers=workers, pin_memory=pin_memory)
+    task.train()  # Lightning trains a module in the mode that it finds it in
     last = folder / f"{LAST}.ckpt"
     if last.is_file():
         logger.info("%s continues from %s", name, last)
@@ -94,10 +96,11 @@ def fit(
         # A batch is one indexed read of a mapped file: more workers than asked for would gain nothing.
         warnings.filterwarnings("ignore", message=".*does not have many workers.*")
         warnings.filterwarnings("ignore", message=".*infer the `batch_size`.*")
+        warnings.filterwarnings("ignore", message=".*LeafSpec.*is deprecated")
         trainer.fit(
             task,
-            clip_loader(train, shuffle=True, seed=seed, **loader_options),
-            clip_loader(validation, shuffle=False, **loader_options),
+            loader(train, shuffle=True, seed=seed),
+            loader(validation, shuffle=False),
             ckpt_path=str(last) if last.is_file() else None,
             weights_only=True,
         )

@@ -21,7 +21,13 @@ def adam_with_warm_restarts(*, lr: float, restart_epochs: int, restart_factor: i
 
 
 def adamw_with_linear_decay(
-    *, lr: float, weight_decay: float, betas: tuple[float, float], warmup_epochs: int, max_epochs: int, final_share: float
+    *,
+    lr: float,
+    weight_decay: float,
+    betas: tuple[float, float],
+    warmup_epochs: int,
+    max_epochs: int,
+    final_share: float,
 ) -> ConfigureOptimizer:
     """AdamW; the rate rises over the warm-up epochs and then falls linearly to `final_share` of itself."""
 

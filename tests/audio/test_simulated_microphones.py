@@ -70,5 +70,5 @@ def test_compression_lowers_what_is_over_the_threshold_by_its_ratio():
 
 
 def test_a_ratio_below_one_is_refused():
-    with pytest.raises(ValueError, match="ratio is 0.5"):
+    with pytest.raises(ValueError, match=r"ratio is 0\.5"):
         compress(np.zeros((1, 100)), sample_rate=RATE, ratio=0.5)

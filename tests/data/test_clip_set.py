@@ -38,7 +38,7 @@ def test_a_batch_holds_what_belongs_to_its_clips(clips, table, cache):
 @pytest.mark.parametrize("workers", [0, 2])
 def test_an_epoch_holds_every_clip_once(clips, workers):
     loader = clip_loader(clips, batch_size=7, shuffle=True, workers=workers)
-    seen = torch.cat([batch.index for batch in loader]).tolist()
+    seen = torch.cat([batch.row for batch in loader]).tolist()
     assert sorted(seen) == list(range(36))
     assert seen != sorted(seen)
 
