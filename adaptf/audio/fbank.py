@@ -34,9 +34,7 @@ class Fbank(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         window = torch.hann_window(WINDOW_SAMPLES, periodic=False, dtype=torch.float64).pow(POVEY_EXPONENT)
-        filters = kaldi_mel_filterbank(
-            BANDS, n_fft=N_FFT, sample_rate=SAMPLE_RATE, low_hz=LOW_HZ, high_hz=SAMPLE_RATE / 2
-        )
+        filters = kaldi_mel_filterbank(BANDS, n_fft=N_FFT, sample_rate=SAMPLE_RATE, low_hz=LOW_HZ, high_hz=SAMPLE_RATE / 2)
         self.register_buffer("window", window.float(), persistent=False)
         self.register_buffer("filters", filters, persistent=False)
 

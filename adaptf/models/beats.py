@@ -200,9 +200,7 @@ def _refusal(message: str) -> str:
 def _cfg_and_weights(path: Path, checkpoint: Any) -> tuple[dict[str, Any], dict[str, Any]]:
     """The settings and the encoder's weights of a BEATs checkpoint, without an old predictor."""
     if not isinstance(checkpoint, dict):
-        raise BeatsFileError(
-            path, f"it should hold two dicts named 'cfg' and 'model', but is a {type(checkpoint).__name__}"
-        )
+        raise BeatsFileError(path, f"it should hold two dicts named 'cfg' and 'model', but is a {type(checkpoint).__name__}")
     cfg, weights = checkpoint.get("cfg"), checkpoint.get("model")
     if not isinstance(cfg, dict) or not isinstance(weights, dict):
         names = ", ".join(repr(key) for key in list(checkpoint)[:8])

@@ -13,7 +13,6 @@ from typing import Any
 
 import mlflow
 import numpy as np
-import pandas as pd
 import soundfile
 from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
@@ -87,8 +86,8 @@ def log_router(bundle: Path, name: str, *, run_id: str | None = None) -> str:
             code_paths=[str(Path(adaptf.__file__).parent)],
             pip_requirements=installed_requirements(),
             signature=signature(),
-            input_example=example_request(),
-            metadata={"request": WANTED_COLUMNS},
+            # MLflow's own input example would load every network once more for each model that is logged.
+            metadata={"request": WANTED_COLUMNS, "example": example_request()},
         )
     return str(logged.model_uri)
 
@@ -107,7 +106,7 @@ def signature() -> ModelSignature:
     """What a response holds, as the registry's page shows it.
 
     There is no input schema, on purpose: with one, MLflow drops unknown columns in silence and words all other errors
-    itself, before the router sees the request. The input example and the metadata show what a request holds.
+    itself, before the router sees the request. The metadata show what a request holds, with an example.
     """
     text = DataType.string
     columns: list[ColSpec | TensorSpec] = [
@@ -121,13 +120,13 @@ def signature() -> ModelSignature:
     return ModelSignature(outputs=Schema(columns))
 
 
-def example_request() -> pd.DataFrame:
-    """A tenth of a second of a tone, recorded by nobody, as device a."""
+def example_request() -> dict[str, list[dict[str, str]]]:
+    """The JSON of a request: a tenth of a second of a tone, recorded by nobody, as device a."""
     rate_hz, tone_hz = 8000, 500
     tone = 0.1 * np.sin(2 * np.pi * tone_hz * np.arange(rate_hz // 10) / rate_hz)
     file = BytesIO()
     soundfile.write(file, tone, rate_hz, format="FLAC")
-    return pd.DataFrame({AUDIO: [base64.b64encode(file.getvalue()).decode()], DEVICE: ["a"]})
+    return {"dataframe_records": [{AUDIO: base64.b64encode(file.getvalue()).decode(), DEVICE: "a"}]}
 
 
 def installed_requirements() -> list[str]:

@@ -155,9 +155,7 @@ def test_without_freezing_every_encoder_weight_in_use_gets_a_gradient(encoder: B
     assert {name for name, weight in network.named_parameters() if weight.grad is None} == set()
 
 
-def test_a_classifier_is_rebuilt_from_its_own_checkpoint_without_the_beats_file(
-    encoder: BeatsEncoder, tmp_path: Path
-) -> None:
+def test_a_classifier_is_rebuilt_from_its_own_checkpoint_without_the_beats_file(encoder: BeatsEncoder, tmp_path: Path) -> None:
     network = BeatsClassifier(encoder, classes=3, freeze_encoder=True).eval()
     torch.save({"cfg": network.cfg, "state": network.state_dict()}, tmp_path / "own.pt")
     own = torch.load(tmp_path / "own.pt", weights_only=True)
@@ -262,7 +260,7 @@ def test_the_trap_of_these_tests_works_where_nothing_checks(tmp_path: Path) -> N
 def test_the_refusal_names_the_code_and_hides_pytorchs_advice_to_skip_the_check(tmp_path: Path) -> None:
     path = tmp_path / "BEATs.pt"
     path.write_bytes(as_torch_file(Trap(tmp_path / "sprung")))
-    with pytest.raises(BeatsFileError, match="names code .*exec") as caught:
+    with pytest.raises(BeatsFileError, match=r"names code .*exec") as caught:
         load_beats(path)
     assert caught.value.__cause__ is None and caught.value.__suppress_context__
 
@@ -294,9 +292,7 @@ def test_a_file_without_settings_and_weights_is_refused(content: Any, expected: 
         {"embed_dim": -1},
     ],
 )
-def test_settings_of_no_beats_network_are_refused(
-    checkpoint: dict[str, Any], wrong: dict[str, Any], tmp_path: Path
-) -> None:
+def test_settings_of_no_beats_network_are_refused(checkpoint: dict[str, Any], wrong: dict[str, Any], tmp_path: Path) -> None:
     checkpoint["cfg"] |= wrong
     torch.save(checkpoint, tmp_path / "BEATs.pt")
     assert "its cfg describes no BEATs network" in refusal(tmp_path / "BEATs.pt")

@@ -91,15 +91,15 @@ def test_the_registry_page_shows_the_response_and_an_example_request(logged):
     info = mlflow.models.get_model_info(logged)
     assert info.signature.outputs.input_names()[:2] == ["scene", "probability"]
     assert "audio" in info.metadata["request"]
-    assert info.saved_input_example_info is not None
+    assert info.metadata["example"]["dataframe_records"][0]["device"] == "a"
 
 
 def test_the_model_loads_in_a_process_that_knows_no_adaptf(files, outside, tmp_path):
     moved = shutil.copytree(files, tmp_path / "elsewhere")
     program = f"""
-import json, sys, mlflow
+import json, sys, mlflow, pandas
 model = mlflow.pyfunc.load_model({str(moved)!r})
-answer = model.predict(model.input_example)
+answer = model.predict(pandas.DataFrame(model.metadata.metadata["example"]["dataframe_records"]))
 import adaptf
 print(json.dumps([adaptf.__file__, answer.version_used[0], [n for n in sys.modules if n.startswith("adaptf.")]]))
 """
