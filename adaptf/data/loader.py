@@ -13,7 +13,7 @@ from adaptf.data.clip_set import ClipSet
 class BatchRows(Sampler[list[int]]):
     """Rows of each batch. Shuffled by seed and epoch, so that a resumed run sees the order it would have seen.
 
-    Of several processes each takes every n-th row; where shuffled, rows of the start fill up so that all have as many batches.
+    Batches differ by one clip at most: a last batch of few clips would upset batch normalization. Of several processes each takes every n-th row; where shuffled, rows of the start fill up so that all have as many batches.
     """
 
     def __init__(self, clips: int, *, batch_size: int, shuffle: bool, seed: int) -> None:
@@ -27,9 +27,8 @@ class BatchRows(Sampler[list[int]]):
         self.epoch = epoch
 
     def __iter__(self) -> Iterator[list[int]]:
-        rows = self._own_rows()
-        for start in range(0, len(rows), self.batch_size):
-            yield rows[start : start + self.batch_size].tolist()
+        for rows in np.array_split(self._own_rows(), len(self)):
+            yield rows.tolist()
 
     def __len__(self) -> int:
         return -(-len(self._own_rows()) // self.batch_size)

@@ -42,6 +42,8 @@ class QuantizeConfig:
     """Training clips of the device, spread over the scenes, from which the ranges of activations are taken."""
     tolerable_loss: float = 0.01
     """Highest relative loss of macro-average accuracy on the validation clips."""
+    trials: int = 3
+    """Calibrations that are tried until one is within the tolerance, each with half the clips of the one before."""
     min_validation_clips: int = 100
     """A device with fewer validation clips is judged on those of all devices."""
     seed: int = 0
@@ -59,6 +61,7 @@ class Quantized:
     convolutions: int
     complexity: Complexity
     judged_on: str
+    calibration_clips: int
 
     @property
     def relative_loss(self) -> float:
@@ -95,9 +98,28 @@ METRICS = ("float accuracy", "INT8 accuracy", "relative loss")
 
 
 def quantize_device(config: QuantizeConfig, data: PreparedData, device: str, classifier: Classifier, path: Path) -> Quantized:
+    """The first calibration within the tolerance, or the best where none is; its program is left at `path`."""
+    best: Quantized | None = None
+    for trial in range(config.trials):
+        attempt = path.with_suffix(f".trial{trial}.pt2")
+        found = quantize_once(config, data, device, classifier, attempt, clips=max(1, config.calibration_clips >> trial))
+        if best is None or found.relative_loss < best.relative_loss:
+            best = found
+            attempt.replace(path)
+        attempt.unlink(missing_ok=True)
+        if best.relative_loss <= config.tolerable_loss:
+            break
+    if best is None:
+        raise UserError(f"quantize.trials is {config.trials}, at least 1 is needed")
+    return best
+
+
+def quantize_once(
+    config: QuantizeConfig, data: PreparedData, device: str, classifier: Classifier, path: Path, *, clips: int
+) -> Quantized:
     """Quantizes, saves, loads again, and judges what was loaded."""
     only = None if device == UNKNOWN else device
-    calibration = calibration_rows(data.clips(TRAIN, device=only), config.calibration_clips, seed=config.seed)
+    calibration = calibration_rows(data.clips(TRAIN, device=only), clips, seed=config.seed)
     with torch.no_grad():
         batches = [classifier.features(batch) for batch in calibration.split(CALIBRATION_BATCH)]
     program = quantize_int8(classifier.network, batches)
@@ -113,6 +135,7 @@ def quantize_device(config: QuantizeConfig, data: PreparedData, device: str, cla
         convolutions=all_convolutions,
         complexity=complexity_of(classifier, data.waveforms.settings.clip_samples),
         judged_on=judged_on,
+        calibration_clips=len(calibration),
     )
 
 
@@ -138,8 +161,8 @@ def problems_of(found: Quantized, tolerable_loss: float) -> list[str]:
     problems = [f"{found.device}: {problem}" for problem in over_budget(found.complexity)]
     if found.relative_loss > tolerable_loss:
         problems.append(
-            f"{found.device}: accuracy falls from {found.float_accuracy:.3f} to {found.int8_accuracy:.3f} on {found.judged_on}, "
-            f"a relative loss of {found.relative_loss:.1%}, tolerable is {tolerable_loss:.1%}"
+            f"{found.device}: accuracy falls from {found.float_accuracy:.3f} to {found.int8_accuracy:.3f} "
+            f"on {found.judged_on}, a relative loss of {found.relative_loss:.1%}, tolerable is {tolerable_loss:.1%}"
         )
     if found.int8_convolutions != found.convolutions:
         problems.append(f"{found.device}: {found.int8_convolutions} of {found.convolutions} convolutions are INT8")
@@ -156,6 +179,7 @@ def report(found: list[Quantized]) -> pd.DataFrame:
             "relative loss": one.relative_loss * 100,
             "INT8 convolutions": f"{one.int8_convolutions}/{one.convolutions}",
             "judged on": one.judged_on,
+            "calibration clips": one.calibration_clips,
         }
         | asdict(one.complexity)
         for one in found
@@ -167,7 +191,7 @@ def summary_of(found: Quantized) -> str:
     """One line for the terminal."""
     return (
         f"accuracy {found.float_accuracy:.3f} -> INT8 {found.int8_accuracy:.3f} on {found.judged_on}, "
-        f"{found.int8_convolutions}/{found.convolutions} convolutions INT8"
+        f"{found.int8_convolutions}/{found.convolutions} convolutions INT8, calibrated on {found.calibration_clips} clips"
     )
 
 

@@ -65,9 +65,7 @@ def register(config: RegisterConfig, run: StageRun) -> Result:
     return Result(files={VERSIONS: path}, note=f"| model | version |\n|---|---:|\n{lines}")
 
 
-def bundle(
-    folder: Path, description: dict[str, Any], models: dict[str, tuple[Path, str]], max_seconds: float
-) -> Path:
+def bundle(folder: Path, description: dict[str, Any], models: dict[str, tuple[Path, str]], max_seconds: float) -> Path:
     """The router's folder for these devices: INT8 file and version of each."""
     shutil.rmtree(folder, ignore_errors=True)  # left by an interrupted run
     registry.write_bundle(

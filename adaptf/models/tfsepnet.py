@@ -55,8 +55,8 @@ class TfSepNet(nn.Module):
                 body.append(TfSepBlock(channels, block_channels, dropout=dropout))
                 channels = block_channels
         self.body = nn.Sequential(*body)
-        self.classifier = nn.Conv2d(channels, classes, 1)
         self.apply(initialise)
+        self.classifier = nn.Conv2d(channels, classes, 1)  # keeps PyTorch's initialisation: no ReLU follows it
 
     def forward(self, x: Tensor) -> Tensor:
         return self.classifier(self.body(self.stem(x))).mean(dim=(2, 3))

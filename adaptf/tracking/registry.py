@@ -165,9 +165,7 @@ def move_to_production_stage(client: mlflow.MlflowClient, name: str, version: st
     if transition is None:
         return
     with warnings.catch_warnings():
-        warnings.filterwarnings(
-            "ignore", message=r".*transition_model_version_stage.* is deprecated", category=FutureWarning
-        )
+        warnings.filterwarnings("ignore", message=r".*transition_model_version_stage.* is deprecated", category=FutureWarning)
         try:
             transition(name, version, PRODUCTION, archive_existing_versions=True)
         except MlflowException as error:
@@ -184,9 +182,7 @@ def resolve_production(name: str) -> str:
     staged = [int(version.version) for version in versions if version.current_stage == PRODUCTION]
     if not staged:
         there = ", ".join(str(version.version) for version in versions) or "none"
-        raise NoProductionVersion(
-            f"no version of {name!r} is in production (versions: {there}): register one and promote it"
-        )
+        raise NoProductionVersion(f"no version of {name!r} is in production (versions: {there}): register one and promote it")
     return str(max(staged))
 
 

@@ -93,18 +93,14 @@ def check_network(device: str, network: nn.Module, bundle: Bundle) -> None:
     """Tries two clips of silence: a fixed batch, other features or other scenes should fail before any request does."""
     wanted = (2, len(bundle.scenes))
     if bundle.log_mel.sample_rate != bundle.sample_rate:
-        raise BundleError(
-            f"the log-mel is made for {bundle.log_mel.sample_rate} Hz, the bundle for {bundle.sample_rate}"
-        )
+        raise BundleError(f"the log-mel is made for {bundle.log_mel.sample_rate} Hz, the bundle for {bundle.sample_rate}")
     try:
         with torch.no_grad():
             logits = network(bundle.log_mel(torch.zeros(2, bundle.clip_samples)))
     except (RuntimeError, ValueError) as error:
         raise BundleError(f"the network of device {device!r} does not take the bundle's log-mel: {error}") from error
     if tuple(logits.shape) != wanted or not bool(logits.isfinite().all()):
-        raise BundleError(
-            f"the network of device {device!r} should give finite logits {wanted}, got {tuple(logits.shape)}"
-        )
+        raise BundleError(f"the network of device {device!r} should give finite logits {wanted}, got {tuple(logits.shape)}")
 
 
 @torch.no_grad()
