@@ -1,0 +1,234 @@
+"""The command lines of MLproject, presets, and what a user's mistakes end with."""
+
+import dataclasses
+import importlib
+import shlex
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+import yaml
+from docstring_parser import parse_from_object
+
+from adaptf.mlproject.command_line import flatten, parse, preset_names, shared_leaves
+from adaptf.mlproject.finetune import FinetuneDeviceConfig
+from adaptf.mlproject.main import MainConfig
+from adaptf.mlproject.train import TrainConfig
+
+PROJECT = Path(__file__).parents[2] / "MLproject"
+ENTRY_POINTS: dict[str, dict[str, Any]] = yaml.safe_load(PROJECT.read_text())["entry_points"]
+REQUIRED = {"files": "some folder/files.csv"}
+SHARED = ("mel.bands", "model.width", "trainer.accelerator", "seed")
+Write = Callable[[str], str]
+
+
+def module_of(stage: str) -> ModuleType:
+    return importlib.import_module(f"adaptf.mlproject.{stage}")
+
+
+def config_class(stage: str) -> type:
+    found: type = getattr(module_of(stage), f"{stage.capitalize()}Config")
+    return found
+
+
+def rendered(stage: str, **given: str) -> list[str]:
+    """The words of an entry point's command, as MLflow would have a shell split them."""
+    parameters = ENTRY_POINTS[stage]["parameters"]
+    values = {name: given.get(name, parameter.get("default")) for name, parameter in parameters.items()}
+    return shlex.split(ENTRY_POINTS[stage]["command"].format(**{name: shlex.quote(str(v)) for name, v in values.items()}))
+
+
+def parsed(stage: str, *arguments: str) -> Any:
+    return parse(config_class(stage), stage=stage, arguments=arguments)
+
+
+def message_of(capsys: pytest.CaptureFixture[str], stage: str, *arguments: str) -> str:
+    """The error that a command line ends with, without the usage before it."""
+    with pytest.raises(SystemExit) as ended:
+        parsed(stage, *arguments)
+    assert ended.value.code == 2
+    return capsys.readouterr().err.rpartition("error:")[2]
+
+
+@pytest.fixture
+def preset(tmp_path: Path) -> Write:
+    """Writes a preset file and returns the argument that names it."""
+
+    def write(text: str) -> str:
+        (tmp_path / "mine.yaml").write_text(text)
+        return f"--preset={tmp_path / 'mine.yaml'}"
+
+    return write
+
+
+@pytest.mark.parametrize("stage", ENTRY_POINTS)
+def test_each_entry_points_command_parses_with_its_parameters(stage: str) -> None:
+    program, *arguments = rendered(stage, **REQUIRED)[2:]
+    assert program == f"adaptf.mlproject.{stage}"
+    required = {name: value for name, value in REQUIRED.items() if name in ENTRY_POINTS[stage]["parameters"]}
+    assert parsed(stage, *arguments) == dataclasses.replace(config_class(stage)(), **required)
+
+
+@pytest.mark.parametrize("stage", ENTRY_POINTS)
+def test_each_parameter_is_a_field_of_the_stage_and_is_in_its_command(stage: str) -> None:
+    fields = {field.name for field in dataclasses.fields(config_class(stage))} | {"preset"}
+    for name in ENTRY_POINTS[stage]["parameters"]:
+        assert "." not in name  # MLflow would find no such name in a command
+        assert name in fields
+        assert f"--{name} {{{name}}}" in ENTRY_POINTS[stage]["command"]
+
+
+@pytest.mark.parametrize("stage", ENTRY_POINTS)
+def test_each_field_that_names_an_upstream_run_is_a_parameter(stage: str) -> None:
+    upstream = {field.name for field in dataclasses.fields(config_class(stage)) if "stage" in field.metadata}
+    assert upstream <= set(ENTRY_POINTS[stage]["parameters"])
+
+
+@pytest.mark.parametrize("stage", ENTRY_POINTS)
+def test_defaults_of_parameters_are_those_of_the_fields(stage: str) -> None:
+    defaults = dataclasses.asdict(config_class(stage)()) | {"preset": "paper"}
+    parameters = ENTRY_POINTS[stage]["parameters"].items()
+    given = {name: parameter["default"] for name, parameter in parameters if "default" in parameter}
+    assert given == {name: defaults[name] for name in given}
+
+
+@pytest.mark.parametrize("stage", ENTRY_POINTS)
+def test_paper_is_the_defaults(stage: str) -> None:
+    assert parsed(stage, "--preset", "paper") == parsed(stage) == config_class(stage)()
+
+
+@pytest.mark.parametrize("preset_name", preset_names())
+@pytest.mark.parametrize("stage", ENTRY_POINTS)
+def test_a_preset_changes_only_what_it_says(stage: str, preset_name: str) -> None:
+    text = (Path(module_of("command_line").__file__ or "").parent / "presets" / f"{preset_name}.yaml").read_text()
+    said = flatten(yaml.safe_load(text) or {})
+    defaults = flatten(dataclasses.asdict(config_class(stage)()))
+    if stage == "main":
+        expected = said | {target: said[source] for source in said for target in shared_leaves(MainConfig).get(source, [])}
+    else:
+        own = {name.removeprefix(f"{stage}."): value for name, value in said.items() if name.startswith(f"{stage}.")}
+        expected = {name: value for name, value in said.items() if name in defaults} | own
+    assert flatten(dataclasses.asdict(parsed(stage, "--preset", preset_name))) == defaults | expected
+
+
+def test_a_preset_has_the_same_effect_in_main_and_in_the_stage_alone() -> None:
+    whole = parsed("main", "--preset", "demo")
+    for stage in (name for name in ENTRY_POINTS if name not in ("main", "prepare")):
+        assert getattr(whole, stage) == parsed(stage, "--preset", "demo")
+
+
+def test_a_dotted_field_changes_that_field_alone() -> None:
+    default = TrainConfig()
+    assert parsed("train", "--optim.lr", "0.002") == dataclasses.replace(
+        default, optim=dataclasses.replace(default.optim, lr=0.002)
+    )
+
+
+def test_a_field_given_wins_over_the_preset() -> None:
+    assert parsed("train", "--preset", "demo", "--model.width", "48").model.width == 48
+    assert parsed("train", "--model.width", "48", "--preset=demo").model.width == 48
+
+
+def test_a_list_is_given_in_brackets() -> None:
+    assert parsed("train", "--augment.dir_devices", "[a, b]").augment.dir_devices == ("a", "b")
+
+
+def test_a_preset_file_of_the_users_own_takes_effect(preset: Write) -> None:
+    argument = preset("seed: 3\ntrain:\n  optim: {lr: 0.5}\n")
+    assert parsed("train", argument).optim.lr == 0.5
+    assert parsed("train", argument).seed == 3
+    assert parsed("distill", argument).optim == config_class("distill")().optim
+
+
+@pytest.mark.parametrize("name, value", [("mel.bands", 64), ("model.width", 8), ("trainer.accelerator", "cpu"), ("seed", 7)])
+def test_in_main_a_shared_setting_reaches_every_stage_that_has_it(name: str, value: Any) -> None:
+    config = flatten(dataclasses.asdict(parsed("main", f"--{name}", str(value))))
+    holders = [stage for stage in ENTRY_POINTS if stage != "main" and name in flatten(dataclasses.asdict(config_class(stage)()))]
+    assert len(holders) >= 2
+    assert {stage: config[f"{stage}.{name}"] for stage in holders} == dict.fromkeys(holders, value)
+
+
+@pytest.mark.parametrize("name", SHARED)
+def test_in_main_a_shared_setting_cannot_be_given_for_one_stage(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert f"train.{name}" in message_of(capsys, "main", f"--train.{name}", "cpu" if name.endswith("accelerator") else "5")
+
+
+@pytest.mark.parametrize("stage", ["train", "main"])
+def test_an_unknown_field_is_named(stage: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert "--optim.rl" in message_of(capsys, stage, "--optim.rl", "0.1")
+
+
+def test_a_wrong_type_is_named(capsys: pytest.CaptureFixture[str]) -> None:
+    message = message_of(capsys, "train", "--optim.lr", "quick")
+    assert "optim.lr" in message and "float" in message and "quick" in message
+
+
+def test_a_value_that_is_no_choice_is_named(capsys: pytest.CaptureFixture[str]) -> None:
+    assert "ssl_frozen" in message_of(capsys, "teacher", "--kind", "wav2vec")
+
+
+def test_an_unknown_preset_is_named_with_those_that_exist(capsys: pytest.CaptureFixture[str]) -> None:
+    message = message_of(capsys, "train", "--preset", "papre")
+    assert "'papre'" in message and all(name in message for name in preset_names())
+
+
+@pytest.mark.parametrize("stage", ["train", "main"])
+@pytest.mark.parametrize(
+    "text, named",
+    [
+        ("train:\n  optim: {rl: 1}\n", "optim.rl"),
+        ("mel: {band: 64}\n", "mel.band"),
+        ("trian:\n  optim: {lr: 1}\n", "trian"),
+        ("train:\n  optim: {lr: quick}\n", "quick"),
+        ("train: 5\n", "train"),
+        ("train:\n  optim: 5\n", "optim"),
+        ("- mel\n", "list"),
+        ("mel: [\n", "YAML"),
+    ],
+    ids=["field", "shared field", "section", "type", "number for a stage", "number for a section", "list", "no YAML"],
+)
+def test_a_mistake_in_a_preset_file_is_named(
+    stage: str, text: str, named: str, preset: Write, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert named in message_of(capsys, stage, preset(text))
+
+
+def test_in_main_a_preset_cannot_give_a_shared_setting_to_one_stage(preset: Write, capsys: pytest.CaptureFixture[str]) -> None:
+    assert "train.mel.bands" in message_of(capsys, "main", preset("train:\n  mel: {bands: 64}\n"))
+
+
+def test_a_shortened_preset_option_is_refused_or_works(capsys: pytest.CaptureFixture[str]) -> None:
+    try:
+        config = parsed("train", "--pres", "demo")
+    except SystemExit:
+        assert "--pres" in capsys.readouterr().err
+    else:
+        assert config == parsed("train", "--preset", "demo")
+
+
+def leaves_and_texts(config: type) -> Iterator[tuple[str, str]]:
+    """Every field that is no section, with the text below it."""
+    found = parse_from_object(config).params
+    texts = {parameter.arg_name: parameter.description or "" for parameter in found}
+    default = config()
+    for field in dataclasses.fields(config):
+        value = getattr(default, field.name)
+        if dataclasses.is_dataclass(value):
+            yield from leaves_and_texts(type(value))
+        else:
+            yield f"{config.__name__}.{field.name}", texts.get(field.name, "")
+
+
+@pytest.mark.parametrize("config", [*map(config_class, ENTRY_POINTS), FinetuneDeviceConfig], ids=lambda c: c.__name__)
+def test_every_field_has_a_help_text(config: type) -> None:
+    assert (config.__doc__ or "").strip()
+    assert [name for name, text in leaves_and_texts(config) if not text.strip()] == []
+
+
+def test_help_shows_the_texts(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        parsed("train", "--help")
+    assert ended.value.code == 0
+    assert "Learning rate at the start of each cosine." in capsys.readouterr().out

@@ -1,0 +1,251 @@
+"""prepare, train, teacher and distill, in their order, on a tiny data set; reuse and resuming."""
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import mlflow
+import pandas as pd
+import pytest
+import torch
+from mlflow.entities import Run
+
+from adaptf.mlproject.config import DataConfig
+from adaptf.mlproject.distill import DistillConfig, distill
+from adaptf.mlproject.prepare import PrepareConfig, data_digest, prepare
+from adaptf.mlproject.stage import execute
+from adaptf.mlproject.teacher import TeacherConfig, teacher
+from adaptf.mlproject.train import TrainConfig, train
+from adaptf.tracking import runs
+from adaptf.tracking.runs import FINGERPRINT, STAGE, Result, StageRun, UpstreamError
+from adaptf.training.task import ClassifierTask
+
+Checkpoint = Callable[..., dict[str, torch.Tensor]]
+
+
+@pytest.fixture(scope="module")
+def trained(train_config: TrainConfig) -> str:
+    return execute(train, train_config)
+
+
+@pytest.fixture(scope="module")
+def taught(teacher_config: TeacherConfig) -> str:
+    return execute(teacher, teacher_config)
+
+
+@pytest.fixture(scope="module")
+def distilled(distill_config: DistillConfig, trained: str, taught: str) -> str:
+    return execute(distill, replace(distill_config, train_run=trained, teacher_runs=taught))
+
+
+@pytest.fixture
+def forbidden_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Any training step fails."""
+
+    def fail(*arguments: Any) -> None:
+        raise AssertionError("the stage was run again")
+
+    monkeypatch.setattr(ClassifierTask, "training_step", fail)
+
+
+def artifacts(run_id: str, folder: str = "") -> set[str]:
+    found = mlflow.MlflowClient().list_artifacts(run_id, folder)
+    files = {entry.path for entry in found if not entry.is_dir}
+    return files.union(*(artifacts(run_id, entry.path) for entry in found if entry.is_dir))
+
+
+def epochs_logged(run_id: str, metric: str) -> list[float]:
+    return [entry.value for entry in mlflow.MlflowClient().get_metric_history(run_id, metric)]
+
+
+def work_left(folder: Path, run: Run) -> bool:
+    name = f"{run.data.tags[STAGE]}-{run.data.tags[FINGERPRINT][:16]}"
+    return (folder / "work" / name).exists()
+
+
+def largest_difference(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> float:
+    assert one.keys() == other.keys()
+    return max(float((one[name].double() - other[name].double()).abs().max()) for name in one if one[name].numel())
+
+
+def stage_that_counts(config: TrainConfig, run: StageRun) -> Result:
+    """Stands in for a stage where only its bookkeeping matters."""
+    print("counted")
+    return Result()
+
+
+def test_prepare_leaves_the_table_and_the_counts(prepared: str, folder: Path) -> None:
+    run = mlflow.get_run(prepared)
+    assert artifacts(prepared) == {"config.yaml", "clips.png", "data/clips.csv", "data/dataset.json"}
+    assert {name: run.data.metrics[f"clips/{name}"] for name in ("train", "validation", "test")}["test"] == 12
+    assert run.data.metrics["clips/train"] + run.data.metrics["clips/validation"] == 24
+    assert run.data.tags[STAGE] == "prepare" and run.data.tags["adaptf.data"] == "scenes"
+    stored = json.loads(Path(mlflow.artifacts.download_artifacts(run_id=prepared, artifact_path="data/dataset.json")).read_text())
+    assert (stored["classes"], stored["devices"]) == (["airport", "bus"], ["a", "b", "c"])
+    assert not work_left(folder, run)
+
+
+def test_train_leaves_checkpoints_metrics_and_its_configuration(trained: str, folder: Path) -> None:
+    run = mlflow.get_run(trained)
+    assert artifacts(trained) == {"config.yaml", "checkpoints/best.ckpt", "checkpoints/last.ckpt"}
+    assert run.info.status == "FINISHED" and run.data.tags[STAGE] == "train" and run.info.run_name == "train"
+    assert run.data.params["optim.lr"] == "0.01" and run.data.params["model.width"] == "8"
+    accuracies = epochs_logged(trained, "val/accuracy")
+    assert len(accuracies) == len(epochs_logged(trained, "train/loss")) == 2
+    assert run.data.metrics["best/accuracy"] == pytest.approx(max(accuracies))
+    assert "From scratch." in run.data.tags["mlflow.note.content"]
+    assert not work_left(folder, run)
+
+
+def test_the_small_teacher_is_called_what_it_is_and_predicts_the_learning_clips(taught: str, prepared: str) -> None:
+    run = mlflow.get_run(taught)
+    assert run.data.tags["adaptf.teacher"] == "ssl" and run.data.tags["adaptf.teacher_model"] == "small_cnn"
+    assert "No BEATs file" in run.data.tags["mlflow.note.content"]
+    logits = pd.read_csv(mlflow.artifacts.download_artifacts(run_id=taught, artifact_path="logits.csv"))
+    clips = pd.read_csv(mlflow.artifacts.download_artifacts(run_id=prepared, artifact_path="data/clips.csv"))
+    assert set(logits["filename"]) == set(clips[clips["split"] != "test"]["filename"])
+
+
+def test_distill_starts_from_the_trained_network_and_names_the_teacher(distilled: str, taught: str) -> None:
+    run = mlflow.get_run(distilled)
+    assert artifacts(distilled) == {"config.yaml", "checkpoints/best.ckpt", "checkpoints/last.ckpt"}
+    assert run.data.params["teacher_runs"] == taught
+    assert "ssl (small_cnn)" in run.data.tags["mlflow.note.content"]
+
+
+def test_a_student_learns_in_training_mode(distilled: str, trained: str, checkpoint: Checkpoint) -> None:
+    before, after = checkpoint(trained), checkpoint(distilled)
+    statistics = [name for name in before if "classifier.network" in name and name.endswith("running_mean")]
+    assert statistics and all(not torch.equal(before[name], after[name]) for name in statistics)
+    counts = [name for name in before if name.endswith("num_batches_tracked")]
+    assert all(after[name] > before[name] for name in counts)
+
+
+def test_latest_is_the_newest_finished_run(train_config: TrainConfig, trained: str, prepared: str) -> None:
+    older = execute(stage_that_counts, train_config)
+    newer = execute(stage_that_counts, replace(train_config, seed=1))
+    assert runs.latest("stage_that_counts", {}) == newer != older
+    mlflow.MlflowClient().set_terminated(newer, "FAILED")
+    assert runs.latest("stage_that_counts", {}) == older
+    config = replace(train_config, prepare_run="latest")
+    assert mlflow.get_run(execute(stage_that_counts, config)).data.params["prepare_run"] == prepared
+
+
+def test_latest_without_any_finished_run_says_how_to_make_one(train_config: TrainConfig) -> None:
+    with pytest.raises(UpstreamError, match=r"no run of stage 'pretrain' has finished.*mlflow run . -e pretrain"):
+        execute(train, replace(train_config, pretrain_run="latest"))
+
+
+def test_the_same_work_is_taken_from_the_run_that_did_it(
+    train_config: TrainConfig, trained: str, forbidden_steps: None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert execute(train, train_config, reuse=True) == trained
+    assert f"already finished in run {trained}" in capsys.readouterr().out
+
+
+def test_an_upstream_run_that_was_made_alike_counts_as_the_same(
+    train_config: TrainConfig, trained: str, data: DataConfig, forbidden_steps: None
+) -> None:
+    again = execute(prepare, PrepareConfig(data), inputs=data_digest)
+    assert again != train_config.prepare_run
+    assert execute(train, replace(train_config, prepare_run=again), reuse=True) == trained
+
+
+def test_a_changed_setting_or_upstream_runs_again(
+    train_config: TrainConfig, data: DataConfig, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = replace(train_config, seed=11)
+    first = execute(stage_that_counts, config, reuse=True)
+    assert execute(stage_that_counts, config, reuse=True) == first
+    other_setting = execute(stage_that_counts, replace(config, seed=12), reuse=True)
+    other_data = execute(prepare, PrepareConfig(replace(data, validation_share=0.5)), inputs=data_digest)
+    other_upstream = execute(stage_that_counts, replace(config, prepare_run=other_data), reuse=True)
+    assert len({first, other_setting, other_upstream}) == 3
+    assert capsys.readouterr().out.count("counted") == 3
+
+
+def test_a_file_that_changed_prepares_again(data: DataConfig, prepared: str) -> None:
+    config = PrepareConfig(replace(data, split_seed=5))
+    first = execute(prepare, config, inputs=data_digest, reuse=True)
+    assert execute(prepare, config, inputs=data_digest, reuse=True) == first
+    clip = next(Path(data.root).glob("audio/*.wav"))
+    content = clip.read_bytes()
+    try:
+        clip.write_bytes(content[:-2] + b"\x01\x02")
+        assert execute(prepare, config, inputs=data_digest, reuse=True) != first
+    finally:
+        clip.write_bytes(content)
+
+
+def test_a_run_of_another_stage_is_refused(distill_config: DistillConfig, trained: str, taught: str) -> None:
+    with pytest.raises(UpstreamError, match=f"run {taught} is of stage 'teacher', a run of 'train' is needed"):
+        execute(distill, replace(distill_config, train_run=taught, teacher_runs=taught))
+
+
+def test_an_unfinished_run_is_refused(distill_config: DistillConfig, taught: str) -> None:
+    run = mlflow.MlflowClient().create_run(runs.experiment_id(), tags={STAGE: "train"})
+    with pytest.raises(UpstreamError, match=f"run {run.info.run_id} of stage 'train' has not finished: its status is RUNNING"):
+        execute(distill, replace(distill_config, train_run=run.info.run_id, teacher_runs=taught))
+
+
+def test_an_unknown_run_is_refused(distill_config: DistillConfig, taught: str) -> None:
+    with pytest.raises(UpstreamError, match="there is no run '0123abcd'"):
+        execute(distill, replace(distill_config, train_run="0123abcd", teacher_runs=taught))
+
+
+def test_the_same_seed_gives_the_same_weights(train_config: TrainConfig, trained: str, checkpoint: Checkpoint) -> None:
+    torch.rand(3)  # what was drawn before does not matter
+    again = execute(train, train_config)
+    assert again != trained
+    assert largest_difference(checkpoint(trained), checkpoint(again)) == 0
+    assert largest_difference(checkpoint(trained, "last"), checkpoint(again, "last")) == 0
+
+
+def test_another_seed_gives_other_weights(train_config: TrainConfig, trained: str, checkpoint: Checkpoint) -> None:
+    other = execute(train, replace(train_config, seed=1))
+    assert largest_difference(checkpoint(trained, "last"), checkpoint(other, "last")) > 0
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_an_interrupted_training_continues_in_its_run_and_ends_alike(
+    workers: int,
+    train_config: TrainConfig,
+    checkpoint: Checkpoint,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    optim = replace(train_config.optim, max_epochs=3, restart_epochs=3, batch_size=8)
+    config = replace(train_config, seed=21 + workers, optim=optim, trainer=replace(train_config.trainer, workers=workers))
+    whole = execute(train, config)
+    with monkeypatch.context() as patch:
+        patch.setattr(ClassifierTask, "training_step", fails_in_epoch(1, ClassifierTask.training_step))
+        with pytest.raises(RuntimeError, match="power cut"):
+            execute(train, replace(config), reuse=False)
+    broken = runs.find_interrupted("train", mlflow.get_run(whole).data.tags[FINGERPRINT])
+    assert broken is not None and broken.info.status == "FAILED"
+    assert "power cut" in mlflow.artifacts.load_text(f"{broken.info.artifact_uri}/error.txt")
+    mlflow.MlflowClient().delete_run(whole)  # so that reuse does not find it
+    capsys.readouterr()
+    resumed = execute(train, config, reuse=True)
+    said = capsys.readouterr().out
+    mlflow.MlflowClient().restore_run(whole)
+    assert resumed == broken.info.run_id and f"continues run {resumed}" in said
+    assert "epoch 1/3" not in said and "epoch 2/3" in said and "epoch 3/3" in said
+    assert mlflow.get_run(resumed).info.status == "FINISHED"
+    assert len(epochs_logged(resumed, "val/accuracy")) == 3
+    assert largest_difference(checkpoint(whole, "last"), checkpoint(resumed, "last")) == 0
+    assert largest_difference(checkpoint(whole), checkpoint(resumed)) == 0
+    assert mlflow.get_run(resumed).data.metrics["best/accuracy"] == mlflow.get_run(whole).data.metrics["best/accuracy"]
+
+
+def fails_in_epoch(epoch: int, step: Callable[..., torch.Tensor]) -> Callable[..., torch.Tensor]:
+    """A training step that fails at the second batch of an epoch."""
+
+    def training_step(task: ClassifierTask, batch: Any, batch_index: int) -> torch.Tensor:
+        if task.current_epoch == epoch and batch_index == 1:
+            raise RuntimeError("power cut")
+        return step(task, batch, batch_index)
+
+    return training_step
