@@ -13,7 +13,8 @@ from adaptf.data.clip_set import ClipSet
 class BatchRows(Sampler[list[int]]):
     """Rows of each batch. Shuffled by seed and epoch, so that a resumed run sees the order it would have seen.
 
-    Batches differ by one clip at most: a last batch of few clips would upset batch normalization. Of several processes each takes every n-th row; where shuffled, rows of the start fill up so that all have as many batches.
+    Batches differ by one clip at most: a last batch of few clips would upset batch normalization. Of several processes each
+    takes every n-th row; where shuffled, rows of the start fill up so that all have as many batches.
     """
 
     def __init__(self, clips: int, *, batch_size: int, shuffle: bool, seed: int) -> None:

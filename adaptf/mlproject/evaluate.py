@@ -31,6 +31,7 @@ from adaptf.tracking import runs
 from adaptf.tracking.runs import NONE, Result, StageRun
 
 TRAINED, DISTILLED, FINETUNED, QUANTIZED = "trained", "distilled", "per device", "per device INT8"
+TABLES = "tables.txt"
 Model = Callable[[Tensor], Tensor]
 
 
@@ -69,15 +70,18 @@ def evaluate(config: EvaluateConfig, run: StageRun) -> Result:
     matrices = {setting: confusion(predictions, data.classes) for setting, predictions in settings.items()}
     shown = dict(list(matrices.items())[-2:])
     note = f"{len(data.table[data.table['split'] == TEST])} test clips. {origin_of_teachers(config)}"
+    text = f"{note}\n\n{as_text(scenes)}\n\n{as_text(devices)}"
+    (run.folder / TABLES).write_text(text)
     return Result(
         metrics=metrics_of(settings, data),
         files={
+            TABLES: run.folder / TABLES,
             "tables": folder,
             "confusion.png": confusion_figure(shown, run.folder / "confusion.png"),
             "devices.png": device_figure(devices, run.folder / "devices.png"),
         },
         note=f"{note}\n\n{as_markdown(scenes)}\n\n{as_markdown(devices)}",
-        summary=f"{note}\n\n{as_text(scenes)}\n\n{as_text(devices)}",
+        summary=text,
     )
 
 

@@ -7,12 +7,12 @@ import mlflow
 
 from adaptf.mlproject.config import DataConfig, MelConfig, ModelConfig, TrainerConfig
 from adaptf.mlproject.distill import DistillConfig, distill
-from adaptf.mlproject.evaluate import EvaluateConfig, evaluate
+from adaptf.mlproject.evaluate import TABLES, EvaluateConfig, evaluate
 from adaptf.mlproject.finetune import FinetuneConfig, finetune
 from adaptf.mlproject.predict import PredictConfig, files_digest, predict
 from adaptf.mlproject.prepare import PrepareConfig, data_digest, prepare
 from adaptf.mlproject.pretrain import PretrainConfig, pretrain
-from adaptf.mlproject.promote import PromoteConfig, promote
+from adaptf.mlproject.promote import PROMOTED, PromoteConfig, promote
 from adaptf.mlproject.quantize import QuantizeConfig, quantize
 from adaptf.mlproject.register import RegisterConfig, register
 from adaptf.mlproject.stage import Inputs, Stage, execute, run_stage
@@ -112,7 +112,7 @@ def main(config: MainConfig, run: StageRun) -> Result:
     return Result(
         tags={f"adaptf.run.{name.replace(' ', '_')}": run_id for name, run_id in done.items()},
         note=f"| stage | run |\n|---|---|\n{rows}\n\n{note_of(done['evaluate'])}",
-        summary=closing_words(done["evaluate"], promoted),
+        summary=closing_words(run, done["evaluate"], promoted),
     )
 
 
@@ -121,11 +121,14 @@ def note_of(run_id: str) -> str:
     return str(mlflow.get_run(run_id).data.tags.get("mlflow.note.content", ""))
 
 
-def closing_words(evaluated: str, promoted: str) -> str:
+def closing_words(run: StageRun, evaluated: str, promoted: str) -> str:
     """The tables, the promoted versions, and how to look at all of it."""
-    return (
-        f"{note_of(evaluated)}\n\n{note_of(promoted)}\n\nLook at it: mlflow ui --backend-store-uri {mlflow.get_tracking_uri()}"
-    )
+    tables = run.download(evaluated, TABLES).read_text()
+    tags = mlflow.get_run(promoted).data.tags
+    versions = {name.removeprefix(PROMOTED): version for name, version in tags.items() if name.startswith(PROMOTED)}
+    lines = "\n".join(f"  {name} version {version}" for name, version in versions.items())
+    look = f"mlflow ui --backend-store-uri {mlflow.get_tracking_uri()}"
+    return f"{tables}\n\nIn production:\n{lines}\n\nLook at it: {look}"
 
 
 def check(config: MainConfig) -> str:

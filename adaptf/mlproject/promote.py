@@ -14,6 +14,9 @@ from adaptf.mlproject.stage import run_stage
 from adaptf.tracking import registry
 from adaptf.tracking.runs import Result, StageRun
 
+PROMOTED = "adaptf.promoted."
+"""Begin of a tag per promoted model, whose value is the version."""
+
 
 @dataclass(frozen=True)
 class PromoteConfig:
@@ -40,7 +43,7 @@ def promote(config: PromoteConfig, run: StageRun) -> Result:
         print(f"{run.name}: {name} version {version} is in production", flush=True)
     lines = "\n".join(f"| {name} | {version} |" for name, version in wanted.items())
     return Result(
-        tags={f"adaptf.promoted.{name}": version for name, version in wanted.items()},
+        tags={f"{PROMOTED}{name}": version for name, version in wanted.items()},
         note=f"In production:\n\n| model | version |\n|---|---:|\n{lines}",
     )
 

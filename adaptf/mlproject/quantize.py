@@ -9,7 +9,8 @@ import pandas as pd
 import torch
 
 from adaptf.compression.complexity import Complexity, measure_complexity, over_budget
-from adaptf.compression.int8 import int8_convolutions, load_int8, quantize_int8, save_int8
+from adaptf.compression.int8 import int8_convolutions, load_int8, save_int8
+from adaptf.compression.quantize import quantize_int8
 from adaptf.data.clip_set import ClipSet
 from adaptf.data.clips import TRAIN, UNKNOWN
 from adaptf.errors import UserError

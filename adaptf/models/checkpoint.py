@@ -64,11 +64,9 @@ def initialise_from(classifier: Classifier, path: Path, *, skip: str) -> Loaded:
     """
     description, weights = _read_network(path, classifier.description)
     mine, theirs = classifier.description, description
-    settings = (("kind", mine.kind, theirs.kind),) + tuple(
-        (name, dict(ours).get(name), dict(other).get(name))
-        for ours, other in ((mine.features, theirs.features), (mine.network, theirs.network))
-        for name in sorted({*ours, *other} - {"dropout"})
-    )
+    settings: list[tuple[str, Any, Any]] = [("kind", mine.kind, theirs.kind)]
+    for ours, other in ((mine.features, theirs.features), (mine.network, theirs.network)):
+        settings += [(name, ours.get(name), other.get(name)) for name in sorted({*ours, *other} - {"dropout"})]
     different = [f"{name} is {own} here and {other} there" for name, own, other in settings if own != other]
     if different:
         raise CheckpointError(f"{path} can't initialise this model: {'; '.join(different)}")

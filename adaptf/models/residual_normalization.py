@@ -10,7 +10,7 @@ SHORTCUT = 0.1
 
 
 def sum_over_channels_and_time(x: Tensor) -> Tensor:
-    """(batch, channels, frequency, time) -> (batch, 1, frequency, 1). One axis after the other: two at once take twice as long."""
+    """(batch, channels, frequency, time) -> (batch, 1, frequency, 1), one axis after the other: both at once take longer."""
     return x.sum(dim=3, keepdim=True).sum(dim=1, keepdim=True)
 
 

@@ -77,7 +77,8 @@ def log_router(bundle: Path, name: str, *, run_id: str | None = None) -> str:
     """
     from adaptf.tracking import router  # Here, because importing the file offers it to MLflow as the model to log.
 
-    with run_to_log_to(run_id):
+    with run_to_log_to(run_id), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*An input example was not provided")
         router.read_bundle(bundle)
         logged = mlflow.pyfunc.log_model(
             name=name,

@@ -55,9 +55,7 @@ def test_unknown_city_and_device_are_data(tau):
 
 def test_unknown_scene_is_an_error_that_names_the_row(tau):
     edit(tau / "meta.csv", lambda table: table.assign(scene_label=table["scene_label"].replace("bus", "buss")))
-    with pytest.raises(
-        DataError, match=r"row 20, audio/bus-paris-0-0-0-a\.wav: unknown scene 'buss', expected one of airport"
-    ):
+    with pytest.raises(DataError, match=r"row 20, audio/bus-paris-0-0-0-a\.wav: unknown scene 'buss', expected one of airport"):
         read(tau)
 
 
@@ -88,9 +86,7 @@ def test_a_listed_file_without_meta_is_an_error(tau):
 
 def test_a_missing_column_is_named_with_those_that_are_there(tau):
     edit(tau / "meta.csv", lambda table: table.rename(columns={"identifier": "place"}))
-    with pytest.raises(
-        DataError, match="lacks the column identifier; it has filename, scene_label, place, source_label"
-    ):
+    with pytest.raises(DataError, match="lacks the column identifier; it has filename, scene_label, place, source_label"):
         read(tau)
 
 

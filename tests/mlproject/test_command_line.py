@@ -145,7 +145,9 @@ def test_a_preset_file_of_the_users_own_takes_effect(preset: Write) -> None:
 @pytest.mark.parametrize("name, value", [("mel.bands", 64), ("model.width", 8), ("trainer.accelerator", "cpu"), ("seed", 7)])
 def test_in_main_a_shared_setting_reaches_every_stage_that_has_it(name: str, value: Any) -> None:
     config = flatten(dataclasses.asdict(parsed("main", f"--{name}", str(value))))
-    holders = [stage for stage in ENTRY_POINTS if stage != "main" and name in flatten(dataclasses.asdict(config_class(stage)()))]
+    holders = [
+        stage for stage in ENTRY_POINTS if stage != "main" and name in flatten(dataclasses.asdict(config_class(stage)()))
+    ]
     assert len(holders) >= 2
     assert {stage: config[f"{stage}.{name}"] for stage in holders} == dict.fromkeys(holders, value)
 

@@ -29,7 +29,8 @@ def test_a_killed_training_is_resumed_in_its_run(
     assert f"train: continues run {killed.info.run_id}" in done.stdout
     assert f"train finished: run {killed.info.run_id}" in done.stdout
     epochs = epochs_in(done.stdout)
-    assert epochs[0] >= reached and epochs == list(range(epochs[0], EPOCHS + 1))
+    assert epochs[0] >= reached  # at most the epoch that was told of last, if its checkpoint was not written yet
+    assert epochs == list(range(epochs[0], EPOCHS + 1))
 
     alike = f"tags.`{FINGERPRINT}` = '{killed.data.tags[FINGERPRINT]}'"
     (run,) = mlflow.search_runs(search_all_experiments=True, filter_string=alike, output_format="list")

@@ -12,6 +12,7 @@ import pytest
 import torch
 from mlflow.entities import Run
 
+from adaptf.errors import UserError
 from adaptf.mlproject.config import DataConfig
 from adaptf.mlproject.distill import DistillConfig, distill
 from adaptf.mlproject.prepare import PrepareConfig, data_digest, prepare
@@ -20,6 +21,7 @@ from adaptf.mlproject.teacher import TeacherConfig, teacher
 from adaptf.mlproject.train import TrainConfig, train
 from adaptf.tracking import runs
 from adaptf.tracking.runs import FINGERPRINT, STAGE, Result, StageRun, UpstreamError
+from adaptf.training.metrics import MacroAccuracy
 from adaptf.training.task import ClassifierTask
 
 Checkpoint = Callable[..., dict[str, torch.Tensor]]
@@ -48,6 +50,12 @@ def forbidden_steps(monkeypatch: pytest.MonkeyPatch) -> None:
         raise AssertionError("the stage was run again")
 
     monkeypatch.setattr(ClassifierTask, "training_step", fail)
+
+
+@pytest.fixture
+def score_stays(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No epoch is better than the first."""
+    monkeypatch.setattr(MacroAccuracy, "compute", lambda metric: torch.tensor(0.5))
 
 
 def artifacts(run_id: str, folder: str = "") -> set[str]:
@@ -82,7 +90,9 @@ def test_prepare_leaves_the_table_and_the_counts(prepared: str, folder: Path) ->
     assert {name: run.data.metrics[f"clips/{name}"] for name in ("train", "validation", "test")}["test"] == 12
     assert run.data.metrics["clips/train"] + run.data.metrics["clips/validation"] == 24
     assert run.data.tags[STAGE] == "prepare" and run.data.tags["adaptf.data"] == "scenes"
-    stored = json.loads(Path(mlflow.artifacts.download_artifacts(run_id=prepared, artifact_path="data/dataset.json")).read_text())
+    stored = json.loads(
+        Path(mlflow.artifacts.download_artifacts(run_id=prepared, artifact_path="data/dataset.json")).read_text()
+    )
     assert (stored["classes"], stored["devices"]) == (["airport", "bus"], ["a", "b", "c"])
     assert not work_left(folder, run)
 
@@ -208,21 +218,31 @@ def test_another_seed_gives_other_weights(train_config: TrainConfig, trained: st
     assert largest_difference(checkpoint(trained, "last"), checkpoint(other, "last")) > 0
 
 
+def test_last_is_the_last_epoch_also_where_the_score_no_longer_rises(train_config: TrainConfig, score_stays: None) -> None:
+    run_id = execute(train, replace(train_config, seed=31))
+    epochs = {}
+    for name in ("best", "last"):
+        path = mlflow.artifacts.download_artifacts(run_id=run_id, artifact_path=f"checkpoints/{name}.ckpt")
+        epochs[name] = torch.load(path, weights_only=True)["epoch"]
+    assert epochs == {"best": 0, "last": 1}
+
+
 @pytest.mark.parametrize("workers", [0, 2])
 def test_an_interrupted_training_continues_in_its_run_and_ends_alike(
     workers: int,
     train_config: TrainConfig,
     checkpoint: Checkpoint,
+    score_stays: None,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    optim = replace(train_config.optim, max_epochs=3, restart_epochs=3, batch_size=8)
+    optim = replace(train_config.optim, max_epochs=4, restart_epochs=4, batch_size=8)
     config = replace(train_config, seed=21 + workers, optim=optim, trainer=replace(train_config.trainer, workers=workers))
     whole = execute(train, config)
     with monkeypatch.context() as patch:
-        patch.setattr(ClassifierTask, "training_step", fails_in_epoch(1, ClassifierTask.training_step))
+        patch.setattr(ClassifierTask, "training_step", fails_in_epoch(2, ClassifierTask.training_step))
         with pytest.raises(RuntimeError, match="power cut"):
-            execute(train, replace(config), reuse=False)
+            execute(train, config)
     broken = runs.find_interrupted("train", mlflow.get_run(whole).data.tags[FINGERPRINT])
     assert broken is not None and broken.info.status == "FAILED"
     assert "power cut" in mlflow.artifacts.load_text(f"{broken.info.artifact_uri}/error.txt")
@@ -232,12 +252,39 @@ def test_an_interrupted_training_continues_in_its_run_and_ends_alike(
     said = capsys.readouterr().out
     mlflow.MlflowClient().restore_run(whole)
     assert resumed == broken.info.run_id and f"continues run {resumed}" in said
-    assert "epoch 1/3" not in said and "epoch 2/3" in said and "epoch 3/3" in said
+    assert [f"epoch {epoch}/4" in said for epoch in (1, 2, 3, 4)] == [False, False, True, True]
     assert mlflow.get_run(resumed).info.status == "FINISHED"
-    assert len(epochs_logged(resumed, "val/accuracy")) == 3
+    assert epochs_logged(resumed, "train/loss") == epochs_logged(whole, "train/loss")
     assert largest_difference(checkpoint(whole, "last"), checkpoint(resumed, "last")) == 0
     assert largest_difference(checkpoint(whole), checkpoint(resumed)) == 0
     assert mlflow.get_run(resumed).data.metrics["best/accuracy"] == mlflow.get_run(whole).data.metrics["best/accuracy"]
+
+
+def test_a_stage_joins_the_run_that_mlflow_made_for_it(train_config: TrainConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = mlflow.MlflowClient().create_run(runs.experiment_id()).info.run_id
+    mlflow.MlflowClient().log_param(made, "pretrain_run", "latest")  # as it was given to `mlflow run`
+    monkeypatch.setenv("MLFLOW_RUN_ID", made)
+    assert execute(stage_that_counts, replace(train_config, seed=41)) == made
+    monkeypatch.delenv("MLFLOW_RUN_ID", raising=False)  # MLflow takes it away itself once the run has begun
+    run = mlflow.get_run(made)
+    assert (run.info.status, run.data.tags[STAGE]) == ("FINISHED", "stage_that_counts")
+    assert (run.data.params["pretrain_run"], run.data.params["seed"]) == ("latest", "41")
+
+
+def test_a_stage_within_a_run_is_nested(train_config: TrainConfig) -> None:
+    with mlflow.start_run(experiment_id=runs.experiment_id()) as parent:
+        child = execute(stage_that_counts, replace(train_config, seed=42), name="a name")
+    tags = mlflow.get_run(child).data.tags
+    assert (tags["mlflow.parentRunId"], tags["mlflow.runName"]) == (parent.info.run_id, "a name")
+
+
+def test_the_same_work_is_not_done_twice_at_once(train_config: TrainConfig) -> None:
+    def stage_within_itself(config: TrainConfig, run: StageRun) -> Result:
+        execute(stage_within_itself, config)
+        return Result()
+
+    with pytest.raises(UserError, match="another process is running this stage_within_itself with the same settings"):
+        execute(stage_within_itself, train_config)
 
 
 def fails_in_epoch(epoch: int, step: Callable[..., torch.Tensor]) -> Callable[..., torch.Tensor]:

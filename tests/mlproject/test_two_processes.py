@@ -1,39 +1,66 @@
 """Training on two processes of one machine."""
 
-import os
 import subprocess
+import sys
 from pathlib import Path
 
 import mlflow
+import pandas as pd
 import pytest
 from mlflow.entities import Run
 
+from adaptf.mlproject.config import AugmentConfig
+from adaptf.mlproject.fitting import build_augmentations
 from adaptf.tracking.runs import STAGE
 
-TWO_PROCESSES = ["--trainer.devices=2", "--trainer.strategy=ddp", "--optim.max_epochs=2", "--optim.restart_epochs=2"]
+TWO_PROCESSES = ["--trainer.devices=2", "--trainer.strategy=ddp"]
 
 
-def runs_of_train() -> list[Run]:
+def runs_of(stage: str) -> list[Run]:
     found: list[Run] = mlflow.search_runs(
-        search_all_experiments=True, filter_string=f"tags.`{STAGE}` = 'train'", output_format="list"
+        search_all_experiments=True, filter_string=f"tags.`{STAGE}` = '{stage}'", output_format="list"
     )
     return found
 
 
-@pytest.mark.slow
-def test_two_processes_write_one_run(command: list[str], environment: dict[str, str], folder: Path) -> None:
+def run_to_its_end(command: list[str], environment: dict[str, str], folder: Path) -> str:
+    """What it printed, after making sure that it ended well."""
     done = subprocess.run([*command, *TWO_PROCESSES], capture_output=True, text=True, env=environment, cwd=folder, timeout=300)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "Traceback" not in done.stderr
-    (run,) = runs_of_train()
+    assert not list((folder / "work").glob("*-*/"))
+    return done.stdout
+
+
+@pytest.mark.slow
+def test_two_processes_write_one_run(command: list[str], environment: dict[str, str], folder: Path) -> None:
+    said = run_to_its_end([*command, "--optim.max_epochs=2", "--optim.restart_epochs=2"], environment, folder)
+    (run,) = runs_of("train")
     assert run.info.status == "FINISHED"
-    assert done.stdout.count(f"train finished: run {run.info.run_id}") == 1
+    assert said.count(f"train finished: run {run.info.run_id}") == 1
     client = mlflow.MlflowClient()
     for metric in ("val/accuracy", "val/loss", "train/loss"):
         assert len(client.get_metric_history(run.info.run_id, metric)) == 2, metric
-    assert {entry.path for entry in client.list_artifacts(run.info.run_id, "checkpoints")} == {
-        "checkpoints/best.ckpt",
-        "checkpoints/last.ckpt",
-    }
-    assert not list((folder / "work").glob("train-*/"))
-    assert os.listdir(folder / "artifacts")
+    checkpoints = {entry.path for entry in client.list_artifacts(run.info.run_id, "checkpoints")}
+    assert checkpoints == {"checkpoints/best.ckpt", "checkpoints/last.ckpt"}
+
+
+@pytest.mark.slow
+def test_a_teacher_of_two_processes_predicts_every_clip(prepared: str, environment: dict[str, str], folder: Path) -> None:
+    fields = [f"--prepare_run={prepared}", "--small.width=8", "--small.mel.bands=64", "--small.optim.max_epochs=1"]
+    fields += ["--small.optim.batch_size=8", "--trainer.accelerator=cpu", "--trainer.workers=0", "--trainer.progress_bar=false"]
+    run_to_its_end([sys.executable, "-m", "adaptf.mlproject.teacher", *fields], environment, folder)
+    (run,) = runs_of("teacher")
+    logits = pd.read_csv(mlflow.artifacts.download_artifacts(run_id=run.info.run_id, artifact_path="logits.csv"))
+    assert logits["filename"].nunique() == len(logits) == 24
+
+
+def test_each_process_draws_augmentations_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    def first_draws() -> list[float]:
+        built = build_augmentations(AugmentConfig(), devices=["a"], sample_rate=32000, seed=0)
+        return [float(generator.random()) for generator in built.generators.values()]
+
+    of_process_zero = first_draws()
+    monkeypatch.setenv("LOCAL_RANK", "1")  # what Lightning gives the processes that it starts
+    of_process_one = first_draws()
+    assert not set(of_process_zero) & set(of_process_one)

@@ -21,7 +21,8 @@ import soundfile
 import torch
 from torch import nn
 
-from adaptf.compression.int8 import load_int8, quantize_int8, save_int8
+from adaptf.compression.int8 import load_int8, save_int8
+from adaptf.compression.quantize import quantize_int8
 from adaptf.models.tfsepnet import TfSepNet
 from adaptf.tracking.registry import write_bundle
 
