@@ -65,7 +65,7 @@ def draw_bars(axis: Axes, table: pd.DataFrame) -> None:
     for place, (name, values) in enumerate(table.items()):
         positions = [row + (place - (len(table.columns) - 1) / 2) * width for row in range(len(table))]
         axis.bar(positions, values, width, label=str(name), color=DEVICE_COLOURS[place % len(DEVICE_COLOURS)])
-    axis.set_xticks(range(len(table)), [str(name) for name in table.index])
+    axis.set_xticks(range(len(table)), [str(name).replace(" ", "\n") for name in table.index])
 
 
 def device_figure(table: pd.DataFrame, path: Path) -> Path:

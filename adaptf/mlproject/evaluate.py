@@ -140,7 +140,7 @@ def origin_of_teachers(config: EvaluateConfig) -> str:
     """Which teachers stand behind the distilled models; a small one is named, because it is no BEATs."""
     if config.distill_run == NONE or Path(config.distill_run).is_file():
         return ""
-    run_ids = runs.finished_run(config.distill_run, "distill").data.params["teacher_runs"].split(",")
+    run_ids = runs.upstream_of(config.distill_run, "distill", "teacher_runs").split(",")
     return f"Teachers: {', '.join(teacher_name(run_id) for run_id in run_ids)}."
 
 

@@ -62,7 +62,7 @@ def execute(stage: Stage, config: Any, *, inputs: Inputs | None = None, name: st
             return "of-process-zero"
         with start_or_join(stage_name, fingerprint, name or stage_name) as active:
             run_id = active.info.run_id
-            log_configuration(config, stage_name, fingerprint)
+            log_configuration(config)
             try:
                 result = stage(config, StageRun(run_id=run_id, name=name or stage_name, folder=folder))
                 runs.log_result(result)
@@ -129,8 +129,12 @@ def start_or_join(stage: str, fingerprint: str, name: str) -> AbstractContextMan
     return active
 
 
-def log_configuration(config: Any, stage: str, fingerprint: str) -> None:
-    """The whole configuration as config.yaml, and as those parameters that the run does not have yet."""
+def log_configuration(config: Any) -> None:
+    """The whole configuration as config.yaml and as those parameters that the run does not have yet; upstream runs as tags.
+
+    `mlflow run` has logged what its command line said, such as `latest`: the tags say which runs that was.
+    """
+    mlflow.set_tags({f"{runs.UPSTREAM}{field.name}": getattr(config, field.name) for field in upstream_fields(config)})
     values = dataclasses.asdict(config)
     mlflow.log_text(yaml.safe_dump(plain(values), sort_keys=False), "config.yaml")
     active = mlflow.active_run()

@@ -17,6 +17,8 @@ from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID, MLFLOW_RUN_NAME, MLFL
 from adaptf.errors import UserError
 
 STAGE, FINGERPRINT = "adaptf.stage", "adaptf.fingerprint"
+UPSTREAM = "adaptf.upstream."
+"""Begin of a tag per run that a stage took from, whatever the command line said (`latest`)."""
 LATEST, NONE = "latest", "none"
 DEFAULT_STORE = "mlflow.db"
 
@@ -180,6 +182,11 @@ def package_digest() -> str:
     package = Path(__file__).parent.parent
     sources = sorted(package.rglob("*.py"))
     return digest(*(f"{path.relative_to(package)}\0{path.read_text()}" for path in sources))
+
+
+def upstream_of(run_id: str, stage: str, field: str) -> str:
+    """The run ids that a finished run took for one of its fields."""
+    return str(finished_run(run_id, stage).data.tags[UPSTREAM + field])
 
 
 def log_result(result: Result) -> None:

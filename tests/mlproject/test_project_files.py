@@ -26,8 +26,8 @@ def normalised(name: str) -> str:
 
 
 def pinned(lines: list[str]) -> dict[str, str]:
-    """Package -> version of lines such as `name[extra]==1.2`."""
-    pairs = (line.split("==") for line in lines)
+    """Package -> version of lines such as `name[extra]==1.2  # why`."""
+    pairs = (line.partition("#")[0].split(";")[0].strip().split("==") for line in lines if "==" in line.partition("#")[0])
     return {normalised(name.partition("[")[0]): version for name, version in pairs}
 
 
@@ -77,7 +77,7 @@ def calls(path: Path) -> Iterator[tuple[str, ast.Call]]:
 
 
 def test_conda_has_the_versions_of_the_constraints() -> None:
-    versions = pinned((ROOT / "constraints.txt").read_text().split())
+    versions = pinned((ROOT / "constraints.txt").read_text().splitlines())
     by_pip, _ = conda()
     assert by_pip == {name: versions.get(name) for name in by_pip}
 
