@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 
 import numpy as np
+import torch
 import torch.distributed as dist
 from torch.utils.data import DataLoader, Sampler
 
@@ -14,13 +15,14 @@ class BatchRows(Sampler[list[int]]):
     """Rows of each batch. Shuffled by seed and epoch, so that a resumed run sees the order it would have seen.
 
     Batches differ by one clip at most: a last batch of few clips would upset batch normalization. Of several processes each
-    takes every n-th row; where shuffled, rows of the start fill up so that all have as many batches.
+    takes every n-th row unless `shared` is off; where shuffled, rows of the start fill up so that all have as many batches.
     """
 
-    def __init__(self, clips: int, *, batch_size: int, shuffle: bool, seed: int) -> None:
+    def __init__(self, clips: int, *, batch_size: int, shuffle: bool, seed: int, shared: bool = True) -> None:
         if batch_size < 1:
             raise ValueError(f"batch_size should be at least 1, got {batch_size}")
         self.clips, self.batch_size, self.shuffle, self.seed = clips, batch_size, shuffle, seed
+        self.shared = shared
         self.epoch = 0
 
     def set_epoch(self, epoch: int) -> None:
@@ -35,7 +37,7 @@ class BatchRows(Sampler[list[int]]):
         return -(-len(self._own_rows()) // self.batch_size)
 
     def _own_rows(self) -> np.ndarray:
-        rank, processes = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
+        rank, processes = (dist.get_rank(), dist.get_world_size()) if self.shared and dist.is_initialized() else (0, 1)
         if not self.shuffle:
             return np.arange(rank, self.clips, processes)
         rows = np.random.default_rng([self.seed, self.epoch]).permutation(self.clips)
@@ -44,13 +46,25 @@ class BatchRows(Sampler[list[int]]):
 
 
 def clip_loader(
-    clips: ClipSet, *, batch_size: int, shuffle: bool, seed: int = 0, workers: int = 0, pin_memory: bool = False
+    clips: ClipSet,
+    *,
+    batch_size: int,
+    shuffle: bool,
+    seed: int = 0,
+    workers: int = 0,
+    pin_memory: bool = False,
+    shared: bool = True,
 ) -> DataLoader[ClipBatch]:
-    """A loader whose items are whole batches; `workers` processes read ahead where there are any."""
+    """A loader whose items are whole batches; `workers` processes read ahead where there are any.
+
+    `shared`: of several training processes each gets its share; otherwise each gets all clips.
+    """
     return DataLoader(
         clips,
-        sampler=BatchRows(len(clips), batch_size=batch_size, shuffle=shuffle, seed=seed),
+        sampler=BatchRows(len(clips), batch_size=batch_size, shuffle=shuffle, seed=seed, shared=shared),
         batch_size=None,
+        # One of its own: workers would take their seeds from the global one, and move what dropout draws from it.
+        generator=torch.Generator().manual_seed(seed),
         num_workers=workers,
         persistent_workers=workers > 0,
         pin_memory=pin_memory,

@@ -21,7 +21,7 @@ def predict_logits(
     name: str = "",
 ) -> NDArray[np.float32]:
     """(clips, classes) in the order of the set; `model` takes waveforms (batch, samples) on `device`."""
-    loader = clip_loader(clips, batch_size=batch_size, shuffle=False)
+    loader = clip_loader(clips, batch_size=batch_size, shuffle=False, shared=False)
     with torch.no_grad():
         batches = [
             model(batch.x.to(device)).float().cpu().numpy()

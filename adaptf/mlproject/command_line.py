@@ -1,6 +1,8 @@
 """From a command line to a stage's configuration: presets, fields, links."""
 
+import argparse
 import dataclasses
+import json
 import sys
 import warnings
 from collections.abc import Mapping, Sequence
@@ -19,21 +21,20 @@ Config = TypeVar("Config")
 def parse(config_class: type[Config], *, stage: str, arguments: Sequence[str]) -> Config:
     """The configuration: defaults, then the preset, then the fields given. Exits with a message where one is wrong."""
     set_parsing_settings(docstring_parse_attribute_docstrings=True)
-    parser = ArgumentParser(prog=f"python -m adaptf.mlproject.{stage}", description=(config_class.__doc__ or "").strip())
-    parser.add_argument(
-        "--preset", default="paper", help=f"differences to the defaults: {', '.join(preset_names())}, or a file"
+    parser = ArgumentParser(
+        prog=f"python -m adaptf.mlproject.{stage}", description=(config_class.__doc__ or "").strip(), allow_abbrev=False
     )
+    presets = f"differences to the defaults: {', '.join(preset_names())}, or a YAML file"
+    parser.add_argument("--preset", default="paper", help=presets)
     parser.add_class_arguments(config_class, as_group=False)
     for source, targets in shared_leaves(config_class).items():
         for target in targets:
             parser.link_arguments(source, target)
     try:
-        parser.set_defaults(preset_defaults(_preset_argument(arguments), stage, config_class))
-    except KeyError as error:
-        parser.error(f"preset: {error.args[0]}")
+        preset = preset_arguments(chosen_preset(arguments), stage, config_class)
     except UserError as error:
         parser.error(str(error))
-    parsed = vars(parser.instantiate(parser.parse_args(list(arguments))))
+    parsed = vars(parser.instantiate(parser.parse_args([*preset, *arguments])))
     return config_class(**{name: value for name, value in parsed.items() if name != "preset"})
 
 
@@ -42,17 +43,22 @@ def preset_names() -> list[str]:
     return sorted(path.stem for path in PRESETS.glob("*.yaml"))
 
 
-def preset_defaults(preset: str, stage: str, config_class: type) -> dict[str, Any]:
-    """Dotted names and values of a preset that concern a stage.
+def preset_arguments(preset: str, stage: str, config_class: type) -> list[str]:
+    """What a preset says of a stage, as the command line would say it, so that it is checked alike.
 
     A preset has the shape of the configuration of `main`: a section per stage, and sections that stages share.
     """
     content = read_preset(preset)
-    if stage == "main":
-        return flatten(content)
-    fields = {field.name for field in dataclasses.fields(config_class)}
-    shared = {name: value for name, value in content.items() if name in fields}
-    return flatten(shared) | flatten(content.get(stage) or {})
+    if stage != "main":
+        fields = {field.name for field in dataclasses.fields(config_class)}
+        shared = {name: value for name, value in content.items() if name in fields}
+        content = shared | content.get(stage, {})
+    return [f"--{name}={as_argument(value)}" for name, value in flatten(content).items()]
+
+
+def as_argument(value: Any) -> str:
+    """A YAML value as text on a command line."""
+    return value if isinstance(value, str) else json.dumps(value)
 
 
 def read_preset(preset: str) -> dict[str, Any]:
@@ -66,8 +72,31 @@ def read_preset(preset: str) -> dict[str, Any]:
     except yaml.YAMLError as error:
         raise UserError(f"preset {path} is not readable as YAML: {error}") from error
     if not isinstance(content or {}, dict):
-        raise UserError(f"preset {path} should hold sections such as 'distill:', it holds {type(content).__name__}")
+        raise UserError(
+            f"preset {path} should hold sections such as 'distill:', it holds the {type(content).__name__} {content!r}"
+        )
+    check_sections(content or {}, path)
     return content or {}
+
+
+def check_sections(content: Mapping[str, Any], path: Path) -> None:
+    """Raises UserError for a section that no stage has: such a slip would otherwise change nothing, in silence."""
+    from adaptf.mlproject.main import MainConfig  # here, because main knows all stages and this file none
+
+    defaults = dataclasses.asdict(MainConfig())
+    for name, value in content.items():
+        if name not in defaults:
+            raise UserError(f"preset {path} has a section '{name}', there are {', '.join(defaults)}")
+        if isinstance(defaults[name], dict) and not isinstance(value, dict):
+            raise UserError(
+                f"preset {path}: section '{name}' should hold settings such as {example(defaults[name])}, not {value!r}"
+            )
+
+
+def example(section: Mapping[str, Any]) -> str:
+    """One setting of a section."""
+    name, value = next(iter(flatten(section).items()))
+    return f"'{name}: {value}'"
 
 
 def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -82,23 +111,21 @@ def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def shared_leaves(config_class: type) -> dict[str, list[str]]:
-    """Fields of sections that a configuration shares with its parts: `mel.bands` -> [`pretrain.mel.bands`, ...]."""
+    """Fields of the sections that `main` shares with its stages: `mel.bands` -> [`pretrain.mel.bands`, ...]."""
     defaults = flatten(dataclasses.asdict(config_class()))
     links: dict[str, list[str]] = {}
     for target in defaults:
         _, _, source = target.partition(".")
-        if source in defaults:
+        if source in defaults and source.partition(".")[0] in getattr(config_class, "SHARED", ()):
             links.setdefault(source, []).append(target)
     return links
 
 
-def _preset_argument(arguments: Sequence[str]) -> str:
-    for place, argument in enumerate(arguments):
-        if argument.startswith("--preset="):
-            return argument.removeprefix("--preset=")
-        if argument == "--preset" and place + 1 < len(arguments):
-            return arguments[place + 1]
-    return "paper"
+def chosen_preset(arguments: Sequence[str]) -> str:
+    """The preset that a command line names."""
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument("--preset", default="paper")
+    return str(parser.parse_known_args(list(arguments))[0].preset)
 
 
 def command_arguments() -> list[str]:

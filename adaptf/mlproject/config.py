@@ -126,8 +126,8 @@ class TrainerConfig:
 
     accelerator: str = "auto"
     """cpu, gpu, mps, ... or auto."""
-    devices: str = "auto"
-    """Number of devices, or auto."""
+    devices: str = "1"
+    """Number of devices (processes), or auto for all of them."""
     strategy: str = "auto"
     """auto, ddp, ..."""
     num_nodes: int = 1

@@ -55,12 +55,16 @@ class FinetuneDeviceConfig:
     device: str = UNKNOWN
     """A device of the training clips, or `unknown`, which is trained on all of them."""
     prepare_run: str = upstream("prepare", **{DATA_KIND: SCENES_KIND})
+    """Run of `prepare` that holds the scenes."""
     distill_run: str = upstream("distill")
+    """Run of `distill`, or a checkpoint file, from which the model starts."""
     min_validation_clips: int = 20
+    """With fewer validation clips of its own, the model is judged on those of all devices."""
     augment: AugmentConfig = AugmentConfig(dir_p=0.0)
     optim: OptimConfig = OptimConfig(lr=0.0008, max_epochs=400)
     trainer: TrainerConfig = TrainerConfig()
     seed: int = 0
+    """Of order and augmentations."""
 
 
 def finetune(config: FinetuneConfig, run: StageRun) -> Result:

@@ -1,11 +1,11 @@
 """What the training stages share: augmentations from settings, Lightning from settings, the checkpoint to start from."""
 
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
-import torch
 from torchmetrics import Metric
 
 from adaptf.audio.freq_mixstyle import FreqMixStyle
@@ -66,9 +66,8 @@ def build_augmentations(
     config: AugmentConfig, *, devices: Sequence[str], sample_rate: int, seed: int, teachers: MixedTeachers = "logits"
 ) -> Augmentations:
     """Each augmentation has a generator of its own, so that switching one off changes no other's draws."""
-    process = torch.distributed.get_rank() if torch.distributed.is_initialized() else 0
     names = ("impulse_response", "freq_mixstyle", "mixup")
-    generators = {name: np.random.default_rng([seed, process, place]) for place, name in enumerate(names)}
+    generators = {name: np.random.default_rng([seed, *process_place(), place]) for place, name in enumerate(names)}
     waveform: list[Augmentation] = []
     if config.dir_p > 0:
         transform = DeviceImpulseResponse(
@@ -81,6 +80,12 @@ def build_augmentations(
         soft_mixup(Mixup(alpha=config.mixup_alpha, generator=generators["mixup"]), teachers=teachers),
     ]
     return Augmentations(waveform, feature, generators)
+
+
+def process_place() -> tuple[int, int]:
+    """Machine and process in a distributed training, known before the processes have met."""
+    node = os.environ.get("NODE_RANK", os.environ.get("GROUP_RANK", "0"))
+    return int(node), int(os.environ.get("LOCAL_RANK", "0"))
 
 
 def response_bank(folder: str, sample_rate: int) -> ResponseBank:

@@ -1,10 +1,11 @@
 """Stage `main`: all stages in their order, each a nested run; what has finished with the same settings is not run again."""
 
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, ClassVar
 
 import mlflow
 
+from adaptf.errors import UserError
 from adaptf.mlproject.config import DataConfig, MelConfig, ModelConfig, TrainerConfig
 from adaptf.mlproject.distill import DistillConfig, distill
 from adaptf.mlproject.evaluate import TABLES, EvaluateConfig, evaluate
@@ -32,6 +33,9 @@ class AudioSetConfig:
 @dataclass(frozen=True)
 class MainConfig:
     """Runs every stage. Sections that stages share (data, mel, model, trainer, seed) are given once."""
+
+    SHARED: ClassVar = ("mel", "model", "trainer", "seed")
+    """Sections that are given once, here, and reach every stage that has them."""
 
     data: DataConfig = DataConfig()
     audioset: AudioSetConfig = AudioSetConfig()
@@ -133,6 +137,11 @@ def closing_words(run: StageRun, evaluated: str, promoted: str) -> str:
 
 def check(config: MainConfig) -> str:
     """What is wrong with the settings is said before the first stage begins."""
+    if config.trainer.devices != "1" or config.trainer.num_nodes != 1:
+        raise UserError(
+            f"main trains on one device, trainer.devices is {config.trainer.devices} and trainer.num_nodes "
+            f"{config.trainer.num_nodes}: run the training stages one by one (mlflow run . -e train ...) to use several"
+        )
     data_digest(PrepareConfig(config.data))
     if config.audioset.root != NONE:
         data_digest(PrepareConfig(replace(config.data, root=config.audioset.root)))

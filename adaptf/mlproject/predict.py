@@ -26,7 +26,7 @@ class PredictConfig:
 
     files: str = "none"
     """CSV file with filename and device, or the folder of an evaluation set (evaluation_setup/test.csv)."""
-    model: str = f"models:/{registry.ROUTER_NAME}@{registry.ALIAS}"
+    model_uri: str = f"models:/{registry.ROUTER_NAME}@{registry.ALIAS}"
     """The router, or any registered model of adaptf."""
 
 
@@ -34,7 +34,7 @@ def files_digest(config: PredictConfig) -> str:
     """Of the table and of the model's present version. Raises UserError where either is missing."""
     table, root = read_files_to_predict(Path(config.files).absolute())
     stats = [(root / name).stat() for name in table["filename"]]
-    return digest(table.to_csv(), *(f"{stat.st_size} {stat.st_mtime_ns}" for stat in stats), model_version(config.model))
+    return digest(table.to_csv(), *(f"{stat.st_size} {stat.st_mtime_ns}" for stat in stats), model_version(config.model_uri))
 
 
 def model_version(model: str) -> str:
@@ -53,7 +53,7 @@ def model_version(model: str) -> str:
 def predict(config: PredictConfig, run: StageRun) -> Result:
     """Scene, probabilities, the device asked for, the device used and the version used, per file."""
     table, root = read_files_to_predict(Path(config.files).absolute())
-    router = mlflow.pyfunc.load_model(config.model)
+    router = mlflow.pyfunc.load_model(config.model_uri)
     answers = [
         pd.concat([rows[["filename"]].reset_index(drop=True), flat(router.predict(request))], axis=1)
         for rows, request in requests(table, root, run.name)
@@ -64,9 +64,9 @@ def predict(config: PredictConfig, run: StageRun) -> Result:
     return Result(
         metrics={"files": len(predictions)},
         files={PREDICTIONS: run.folder / PREDICTIONS},
-        tags={"adaptf.model": model_version(config.model)},
-        note=f"{len(predictions)} files by {model_version(config.model)}.",
-        summary=f"{len(predictions)} files by {model_version(config.model)}; models used:\n{counts.to_string()}",
+        tags={"adaptf.model": model_version(config.model_uri)},
+        note=f"{len(predictions)} files by {model_version(config.model_uri)}.",
+        summary=f"{len(predictions)} files by {model_version(config.model_uri)}; models used:\n{counts.to_string()}",
     )
 
 

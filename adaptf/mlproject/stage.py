@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 
 import lightning as L
 import mlflow
+import torch
 import yaml
 
 from adaptf.data.hashes import sha256_of
@@ -59,6 +60,7 @@ def execute(stage: Stage, config: Any, *, inputs: Inputs | None = None, name: st
         L.seed_everything(seed, verbose=False)
         if not runs.is_process_zero():
             stage(config, StageRun(run_id="of-process-zero", name=name or stage_name, folder=folder))
+            wait_for_all_processes()
             return "of-process-zero"
         with start_or_join(stage_name, fingerprint, name or stage_name) as active:
             run_id = active.info.run_id
@@ -71,8 +73,15 @@ def execute(stage: Stage, config: Any, *, inputs: Inputs | None = None, name: st
                 raise
             if result.summary:
                 print(f"\n{result.summary}\n", flush=True)
+        wait_for_all_processes()
         shutil.rmtree(folder)
     return run_id
+
+
+def wait_for_all_processes() -> None:
+    """The others may still read what process 0 is about to delete."""
+    if torch.distributed.is_initialized():
+        torch.distributed.barrier()
 
 
 def resolve_upstream(config: Config) -> Config:

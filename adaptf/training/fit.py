@@ -13,7 +13,8 @@ from lightning.pytorch.callbacks import Callback, LearningRateMonitor, ModelChec
 from lightning.pytorch.loggers import Logger
 
 from adaptf.data.clip_set import ClipSet
-from adaptf.data.loader import clip_loader
+from adaptf.data.loader import BatchRows, clip_loader
+from adaptf.models.checkpoint import read_checkpoint
 from adaptf.training.memory import keep_freed_memory
 from adaptf.training.progress import EpochLines
 from adaptf.training.task import ClassifierTask
@@ -59,17 +60,11 @@ def fit(
         if not len(clips):
             raise ValueError(f"{name} has no {part} clips")
     keep_freed_memory()
-    checkpoint = ModelCheckpoint(
-        dirpath=folder,
-        filename=BEST,
-        monitor=f"val/{task.metric_name}",
-        mode="max",
-        save_last=True,
-        auto_insert_metric_name=False,
-        enable_version_counter=False,
-    )
-    checkpoint.CHECKPOINT_NAME_LAST = LAST
-    callbacks: list[Callback] = [checkpoint, EpochLines(name, task.metric_name)]
+    checkpoint = partial(ModelCheckpoint, dirpath=folder, auto_insert_metric_name=False, enable_version_counter=False)
+    best = checkpoint(filename=BEST, monitor=f"val/{task.metric_name}", mode="max")
+    # Lightning's own save_last writes only when the best does: after a bad epoch it would not be the last.
+    newest = checkpoint(filename=LAST, save_on_train_epoch_end=True)
+    callbacks: list[Callback] = [best, newest, EpochLines(name, task.metric_name)]
     if loggers:
         callbacks.append(LearningRateMonitor(logging_interval="epoch"))
     if progress_bar:
@@ -96,17 +91,23 @@ def fit(
         # A batch is one indexed read of a mapped file: more workers than asked for would gain nothing.
         warnings.filterwarnings("ignore", message=".*does not have many workers.*")
         warnings.filterwarnings("ignore", message=".*infer the `batch_size`.*")
+        warnings.filterwarnings("ignore", message=".*exists and is not empty.*")  # what a resumed training finds
         warnings.filterwarnings("ignore", message=".*LeafSpec.*is deprecated")
+        train_loader = loader(train, shuffle=True, seed=seed)
+        rows = train_loader.sampler
+        if last.is_file() and isinstance(rows, BatchRows):
+            # Workers read ahead before Lightning says which epoch it is.
+            rows.set_epoch(read_checkpoint(last)["epoch"] + 1)
         trainer.fit(
             task,
-            loader(train, shuffle=True, seed=seed),
+            train_loader,
             loader(validation, shuffle=False),
             ckpt_path=str(last) if last.is_file() else None,
             weights_only=True,
         )
-    score = checkpoint.best_model_score
+    score = best.best_model_score
     return Fitted(
-        best=Path(checkpoint.best_model_path or last),
+        best=Path(best.best_model_path or last),
         last=last,
         best_score=float(score) if score is not None else float("nan"),
         epochs=trainer.current_epoch,
