@@ -28,6 +28,7 @@ from adaptf.data.demo_sounds import SCENES, Clips, render_events, render_scene
 
 # Part of the settings: data of an older generator is not taken for that of this one.
 GENERATOR = 1
+DESCRIPTION = "demo.json"
 TAU_RATE = 44100
 AUDIOSET_RATE = 32000
 AUDIOSET_BATCH = 25
@@ -165,13 +166,18 @@ def write_demo(
             )
         (partial / "README.txt").write_text(README, encoding="utf-8")
         description = {"settings": settings, "counts": counts}
-        (partial / "demo.json").write_text(json.dumps(description, indent=2) + "\n", encoding="utf-8")
+        (partial / DESCRIPTION).write_text(json.dumps(description, indent=2) + "\n", encoding="utf-8")
         if root.exists():
             root.rmdir()
         partial.rename(root)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
     return DemoSummary(root / "tau", root / "audioset", **counts)
+
+
+def is_demo(folder: Path) -> bool:
+    """Whether a data set's folder (tau/ or audioset/) belongs to demo data."""
+    return (folder.parent / DESCRIPTION).is_file()
 
 
 def _check(settings: dict[str, float]) -> None:
@@ -192,7 +198,7 @@ def _existing(root: Path, settings: dict[str, float]) -> DemoSummary | None:
     if not root.exists() or (root.is_dir() and not any(root.iterdir())):
         return None
     try:
-        description = json.loads((root / "demo.json").read_text(encoding="utf-8"))
+        description = json.loads((root / DESCRIPTION).read_text(encoding="utf-8"))
         counts = description["counts"]
         written = description["settings"]
     except (OSError, ValueError, KeyError, TypeError):

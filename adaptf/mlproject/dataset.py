@@ -31,6 +31,8 @@ class PreparedData:
     """All device names of the data, to which batches point."""
     waveforms: WaveformCache
     digest: str
+    synthesised: bool
+    """Whether these are the demo's sounds, which every table has to say."""
 
     def clips(self, split: str, *, device: str | None = None) -> ClipSet:
         """The clips of a split, all of them or those of one device."""
@@ -79,6 +81,7 @@ def load_prepared(run: StageRun, prepare_run: str, *, kind: str) -> PreparedData
         devices=tuple(stored["devices"]),
         waveforms=_waveforms(stored, table),
         digest=stored["digest"],
+        synthesised=stored["synthesised"],
     )
 
 

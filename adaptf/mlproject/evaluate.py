@@ -69,7 +69,8 @@ def evaluate(config: EvaluateConfig, run: StageRun) -> Result:
         predictions.to_csv(folder / f"predictions {setting}.csv", index=False, float_format="%.9g")
     matrices = {setting: confusion(predictions, data.classes) for setting, predictions in settings.items()}
     shown = dict(list(matrices.items())[-2:])
-    note = f"{len(data.table[data.table['split'] == TEST])} test clips. {origin_of_teachers(config)}"
+    sounds = "Synthesised sounds: these figures say nothing about real scenes. " if data.synthesised else ""
+    note = f"{sounds}{len(data.table[data.table['split'] == TEST])} test clips. {origin_of_teachers(config)}"
     text = f"{note}\n\n{as_text(scenes)}\n\n{as_text(devices)}"
     (run.folder / TABLES).write_text(text)
     return Result(

@@ -11,6 +11,7 @@ import pandas as pd
 from adaptf.data.audioset import AudioSetClips, is_audioset, read_audioset
 from adaptf.data.cache import CacheSettings, build_cache
 from adaptf.data.clips import TRAIN, VALIDATION
+from adaptf.data.demo import is_demo
 from adaptf.data.hashes import file_hashes
 from adaptf.data.read_clips import audio_root, read_clips
 from adaptf.errors import UserError
@@ -83,6 +84,7 @@ def prepare(config: PrepareConfig, run: StageRun) -> Result:
         "settings": asdict(clips.settings),
         "digest": digest(waveforms.digest, clips.table.to_csv(index=False)),
         "missing": clips.missing,
+        "synthesised": is_demo(Path(config.data.root)),
     }
     (folder / DATASET).write_text(json.dumps(stored, indent=1))
     counts = count_clips(clips)

@@ -81,7 +81,7 @@ def gate(name: str, version: str, tolerable_loss: float) -> list[str]:
         if tag not in tags:
             problems.append(f"{name} version {version} has no tag {tag}: it was not registered by `register`")
         elif float(tags[tag]) > limit:
-            problems.append(f"{name} version {version}: {float(tags[tag]):g} {what}, at most {limit:g} are allowed")
+            problems.append(f"{name} version {version}: {float(tags[tag]):,.10g} {what}, at most {limit:,.10g} are allowed")
     return problems
 
 

@@ -277,3 +277,8 @@ def test_a_process_killed_half_way_leaves_nothing_that_is_taken_for_whole(tmp_pa
 def test_bad_sizes_are_quoted(tmp_path, wrong, message):
     with pytest.raises(ValueError, match=message):
         demo.write_demo(tmp_path / "demo", **(TINY | wrong))
+
+
+def test_demo_data_is_told_from_other_data(written, tmp_path):
+    assert demo.is_demo(written.tau) and demo.is_demo(written.audioset)
+    assert not demo.is_demo(tmp_path)
