@@ -21,8 +21,12 @@ Config = TypeVar("Config")
 def parse(config_class: type[Config], *, stage: str, arguments: Sequence[str]) -> Config:
     """The configuration: defaults, then the preset, then the fields given. Exits with a message where one is wrong."""
     set_parsing_settings(docstring_parse_attribute_docstrings=True)
+    program = f"python -m adaptf.mlproject.{stage}"
     parser = ArgumentParser(
-        prog=f"python -m adaptf.mlproject.{stage}", description=(config_class.__doc__ or "").strip(), allow_abbrev=False
+        prog=program,
+        usage=f"{program} [--preset NAME] [--SECTION.FIELD VALUE ...]",  # all fields would bury an error's message
+        description=(config_class.__doc__ or "").strip(),
+        allow_abbrev=False,
     )
     presets = f"differences to the defaults: {', '.join(preset_names())}, or a YAML file"
     parser.add_argument("--preset", default="paper", help=presets)

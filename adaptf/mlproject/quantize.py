@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import torch
+from torch import Tensor
 
 from adaptf.compression.complexity import Complexity, measure_complexity, over_budget
 from adaptf.compression.int8 import int8_convolutions, load_int8, save_int8
@@ -100,14 +101,16 @@ METRICS = ("float accuracy", "INT8 accuracy", "relative loss")
 
 def quantize_device(config: QuantizeConfig, data: PreparedData, device: str, classifier: Classifier, path: Path) -> Quantized:
     """The first calibration within the tolerance, or the best where none is; its program is left at `path`."""
+    train = data.clips(TRAIN, device=None if device == UNKNOWN else device)
+    clips = min(config.calibration_clips, len(train))
+    attempt = path.parent.with_name("attempt.pt2")  # apart: whatever lies in the folder of `path` goes on
     best: Quantized | None = None
     for trial in range(config.trials):
-        attempt = path.with_suffix(f".trial{trial}.pt2")
-        found = quantize_once(config, data, device, classifier, attempt, clips=max(1, config.calibration_clips >> trial))
+        calibration = calibration_rows(train, max(1, clips >> trial), seed=config.seed)
+        found = quantize_once(config, data, device, classifier, attempt, calibration)
         if best is None or found.relative_loss < best.relative_loss:
             best = found
             attempt.replace(path)
-        attempt.unlink(missing_ok=True)
         if best.relative_loss <= config.tolerable_loss:
             break
     if best is None:
@@ -116,15 +119,14 @@ def quantize_device(config: QuantizeConfig, data: PreparedData, device: str, cla
 
 
 def quantize_once(
-    config: QuantizeConfig, data: PreparedData, device: str, classifier: Classifier, path: Path, *, clips: int
+    config: QuantizeConfig, data: PreparedData, device: str, classifier: Classifier, path: Path, calibration: Tensor
 ) -> Quantized:
-    """Quantizes, saves, loads again, and judges what was loaded."""
-    only = None if device == UNKNOWN else device
-    calibration = calibration_rows(data.clips(TRAIN, device=only), clips, seed=config.seed)
+    """Quantizes with these waveforms (clips, samples), saves, loads again, and judges what was loaded."""
     with torch.no_grad():
         batches = [classifier.features(batch) for batch in calibration.split(CALIBRATION_BATCH)]
     program = quantize_int8(classifier.network, batches)
     save_int8(program, path)
+    only = None if device == UNKNOWN else device
     validation, judged_on = validation_clips(data, only, config.min_validation_clips)
     quantized = Classifier(classifier.description, classifier.features, load_int8(path))
     int8, all_convolutions = int8_convolutions(program)
@@ -140,7 +142,7 @@ def quantize_once(
     )
 
 
-def calibration_rows(clips: ClipSet, count: int, *, seed: int) -> torch.Tensor:
+def calibration_rows(clips: ClipSet, count: int, *, seed: int) -> Tensor:
     """Waveforms (clips, samples) drawn so that the scenes take turns."""
     generator = np.random.default_rng(seed)
     scenes = clips.targets.argmax(axis=1)
