@@ -6,7 +6,7 @@ import pytest
 
 from adaptf.compression.complexity import Complexity
 from adaptf.mlproject import quantize
-from adaptf.mlproject.quantize import Quantized, QuantizeConfig, quantize_device
+from adaptf.mlproject.quantize import QuantizeConfig, Quantized, quantize_device
 
 FOUND = Quantized("a", 0.5, 0.5, 43, 43, Complexity(1, 1, 1, 1, 1), "200 clips", 0)
 
