@@ -12,10 +12,8 @@ README = (ROOT / "README.md").read_text()
 
 def test_every_module_has_its_line():
     listed = dict(re.findall(r"^\| `(adaptf/\S+\.py)` \| (.+) \|$", README, flags=re.MULTILINE))
-    modules = {
-        path.relative_to(ROOT).as_posix(): path for path in (ROOT / "adaptf").rglob("*.py") if path.name != "__init__.py"
-    }
-    modules["adaptf/__init__.py"] = ROOT / "adaptf/__init__.py"
+    found = [path for path in (ROOT / "adaptf").rglob("*.py") if path.name != "__init__.py"]
+    modules = {path.relative_to(ROOT).as_posix(): path for path in [ROOT / "adaptf/__init__.py", *found]}
     assert set(listed) == set(modules)
     for name, path in modules.items():
         assert listed[name] == (ast.get_docstring(ast.parse(path.read_text())) or "").splitlines()[0], name
