@@ -19,7 +19,7 @@ from adaptf.evaluation.tables import as_markdown
 from adaptf.mlproject.config import upstream
 from adaptf.mlproject.dataset import SCENES_KIND, PreparedData, load_prepared
 from adaptf.mlproject.finetune import MODELS, validation_clips, validation_score
-from adaptf.mlproject.fitting import checkpoint_of
+from adaptf.mlproject.fitting import checkpoint_of, tfsepnet_description
 from adaptf.mlproject.prepare import DATA_KIND
 from adaptf.mlproject.stage import run_stage
 from adaptf.models.checkpoint import load_classifier
@@ -79,7 +79,8 @@ def quantize(config: QuantizeConfig, run: StageRun) -> Result:
     folder.mkdir(exist_ok=True)
     found = []
     for device, run_id in models.items():
-        classifier = load_classifier(checkpoint_of(run, run_id))
+        public = tfsepnet_description(data.classes)
+        classifier = load_classifier(checkpoint_of(run, run_id), public_description=public)
         found.append(quantize_device(config, data, device, classifier, folder / f"{device}.pt2"))
         print(f"{run.name} {device}: {summary_of(found[-1])}", flush=True)
     description = classifier.description.as_dict() | {"clip_samples": data.waveforms.settings.clip_samples}
