@@ -19,13 +19,12 @@ from torch import Tensor, nn
 
 from adaptf.audio.logmel import LogMel
 from adaptf.compression.int8 import load_int8
+from adaptf.data.clips import UNKNOWN
 from adaptf.tracking.requests import Row, read_rows
 
 BUNDLE = "bundle"
 """Name of the artifact folder that holds the manifest and the networks' files."""
 MANIFEST = "router.json"
-GENERAL = "unknown"
-"""The network of every device that has none of its own."""
 
 CLIPS_PER_BATCH = 16
 """Of the log-mel, which takes 4 MB a clip; on one CPU core 64 took twice the time of 16 for each clip."""
@@ -60,7 +59,7 @@ class Bundle:
 
     def device_used(self, device: str | None) -> str:
         """The name must match exactly: ' a' and 'A' are devices nobody trained for, like null and ''."""
-        return device if device in self.models and device is not None else GENERAL
+        return device if device in self.models and device is not None else UNKNOWN
 
 
 def read_bundle(folder: Path) -> Bundle:
@@ -68,9 +67,9 @@ def read_bundle(folder: Path) -> Bundle:
     try:
         manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
         files, mel, values = manifest.pop("models"), manifest.pop("mel"), manifest
-        if GENERAL not in files:
+        if UNKNOWN not in files:
             raise BundleError(
-                f"the bundle has networks for {sorted(files)} but none for {GENERAL!r}, "
+                f"the bundle has networks for {sorted(files)} but none for {UNKNOWN!r}, "
                 "which answers for every other device: add it"
             )
         models = {device: read_model(folder, **entry) for device, entry in files.items()}
