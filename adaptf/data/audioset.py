@@ -1,20 +1,32 @@
-"""AudioSet: the published segment tables beside a folder of whatever clips could be downloaded."""
+"""AudioSet: the published segment table beside a folder of whatever clips could be downloaded."""
 
 import csv
+import logging
+import os
 import re
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from adaptf.data.errors import DataError, raise_problems
+from adaptf.data.published_lists import AUDIOSET_LABELS
 
+logger = logging.getLogger(__name__)
 SEGMENTS = "balanced_train_segments.csv"
 LABELS = "class_labels_indices.csv"
-AUDIO_SUFFIXES = {".wav", ".flac", ".ogg"}
+AUDIO_SUFFIXES = {".wav", ".flac", ".ogg", ".mp3"}
+OTHER_SUFFIXES = {".3gp", ".aac", ".m4a", ".mka", ".mkv", ".mp4", ".opus", ".webm", ".wma"}
+"""Of files that may hold a clip, but that have to be converted first."""
+
+# YTID, start, end, quoted labels. Each line stands for itself, so that a quote left open does not swallow those that follow.
+ROW = re.compile(r'\s*([^\s,"]+)\s*,\s*(\d+(?:\.\d*)?)\s*,\s*\d+(?:\.\d*)?\s*,\s*("[^"]*"|[^",]*)\s*')
+# Ids have 11 characters, among them '_' and '-'; what follows one is '_<start>' and anything, or nothing.
+STEM = re.compile(r"(.{11})(?:_(\d+(?:\.\d+)?)?.*)?")
 
 
 @dataclass(frozen=True)
@@ -23,13 +35,26 @@ class AudioSetClips:
 
     filenames: tuple[str, ...]
     """Relative to the data set's folder."""
-    targets: NDArray[np.float32]
-    """(clips, classes), several labels each."""
+    labels: tuple[str, ...]
+    """Per clip, the places of its labels among the class names, ascending: '3 17'."""
     class_names: tuple[str, ...]
     validation: NDArray[np.bool_]
     """(clips,) cut out by video."""
     missing: tuple[str, ...]
     """Videos of the table that have no file."""
+
+
+class _Segment(NamedTuple):
+    """A row of the table."""
+
+    video: str
+    start_seconds: float
+    labels: str
+    """As in AudioSetClips."""
+
+
+Files = dict[str, dict[float | None, str]]
+"""Video -> the number that follows it in the file's name, None where there is none -> file."""
 
 
 def is_audioset(root: Path) -> bool:
@@ -40,71 +65,133 @@ def is_audioset(root: Path) -> bool:
 def read_audioset(root: Path, *, validation_share: float, seed: int) -> AudioSetClips:
     """The clips of the balanced training table for which `<id>.*` or `<id>_<start>*` lies anywhere below the folder.
 
-    Clips without a file are normal (videos vanish) and are left out. Raises DataError where a table is broken, a label
-    unknown, or no clip has a file.
+    Label names are those of the folder's class_labels_indices.csv, or AudioSet's 527. Clips without a file are normal
+    (videos vanish) and are left out. Raises DataError where a table is broken, a row has no label or an unknown one, two
+    rows name one segment, a file fits two segments, or no clip has a file.
     """
-    names, place = _read_class_names(root / LABELS)
-    files = _files_by_video(root)
-    filenames, targets, missing, problems = [], [], [], []
-    for line, video, start_seconds, labels in _read_segments(root / SEGMENTS):
-        unknown = [label for label in labels if label not in place]
-        if unknown:
-            problems.append(f"line {line}, {video}: label {unknown[0]} is not in {LABELS}")
-        elif (path := _file_of(files.get(video, []), start_seconds)) is None:
-            missing.append(video)
-        else:
-            filenames.append(path.relative_to(root).as_posix())
-            target = np.zeros(len(names), dtype=np.float32)
-            target[[place[label] for label in labels]] = 1
-            targets.append(target)
-    raise_problems(problems, of=str(root / SEGMENTS))
-    if not filenames:
-        raise DataError(f"none of the {len(missing)} videos of {root / SEGMENTS} has an audio file below {root}")
-    drawn = np.array([zlib.crc32(f"{seed}/{name}".encode()) / 2**32 for name in filenames])
-    return AudioSetClips(tuple(filenames), np.stack(targets), names, drawn < validation_share, tuple(missing))
+    own = (root / LABELS).is_file()
+    names, place = _read_class_names(root / LABELS if own else AUDIOSET_LABELS)
+    segments = _read_segments(root / SEGMENTS, place, labels_from=LABELS if own else f"AudioSet's {len(names)} labels")
+    audio, other = _files_by_video(root)
+    found = [(segment, _file_of(segment, audio)) for segment in segments]
+    clips = [(segment, name) for segment, name in found if name]
+    missing = [segment for segment, name in found if not name]
+    to_convert = _to_convert(missing, other)
+    _check_one_segment_per_file(clips, root)
+    if not clips:
+        raise DataError(
+            f"none of the {len(missing)} videos of {root / SEGMENTS} has an audio file below {root}: <YTID>.wav or "
+            f"<YTID>_<start>.wav, also {', '.join(sorted(AUDIO_SUFFIXES - {'.wav'}))}" + (to_convert and f"; {to_convert}")
+        )
+    if to_convert:
+        logger.warning("%s: %s", root, to_convert)
+    drawn = np.array([zlib.crc32(f"{seed}/{segment.video}".encode()) / 2**32 for segment, _ in clips])
+    return AudioSetClips(
+        filenames=tuple(name for _, name in clips),
+        labels=tuple(segment.labels for segment, _ in clips),
+        class_names=names,
+        validation=drawn < validation_share,
+        missing=tuple(segment.video for segment in missing),
+    )
 
 
 def _read_class_names(path: Path) -> tuple[tuple[str, ...], dict[str, int]]:
+    """Display names in the order of their index, and the place of each label id among them."""
     try:
-        with open(path, newline="", encoding="utf-8") as file:
+        with open(path, newline="", encoding="utf-8-sig") as file:
             rows = sorted(csv.DictReader(file), key=lambda row: int(row["index"]))
         return tuple(row["display_name"] for row in rows), {row["mid"]: place for place, row in enumerate(rows)}
     except (OSError, KeyError, ValueError, TypeError) as error:
         raise DataError(f"{path} should have the columns index, mid, display_name ({error!r})") from error
 
 
-def _read_segments(path: Path) -> Iterator[tuple[int, str, float, list[str]]]:
-    """Line number, video, start in seconds, label ids. Lines that begin with # are comments."""
-    with open(path, newline="", encoding="utf-8") as file:
-        for line, row in enumerate(csv.reader(file, skipinitialspace=True), 1):
-            if not row or row[0].startswith("#"):
-                continue
-            try:
-                video, start, _, labels = row
-                yield line, video, float(start), labels.split(",")
-            except ValueError as error:
-                raise DataError(f"{path}, line {line}: expected YTID, start, end and quoted labels, got {row}") from error
+def _read_segments(path: Path, place: Mapping[str, int], *, labels_from: str) -> list[_Segment]:
+    """The rows, with their labels as places. Raises DataError that lists every wrong row."""
+    segments, problems = [], []
+    first_line: dict[tuple[str, float], int] = {}
+    for line, text in _rows(path):
+        row = ROW.fullmatch(text)
+        if row is None:
+            problems.append(f"line {line}: expected YTID, start, end and quoted labels, got '{text}'")
+            continue
+        video, start_seconds = row[1], float(row[2])
+        labels = [label.strip() for label in row[3].strip('" ').split(",")]
+        unknown = [label for label in labels if label not in place]
+        first = first_line.setdefault((video, start_seconds), line)
+        if labels == [""]:
+            problems.append(f"line {line}, {video}: the row has no label")
+        elif unknown:
+            problems.append(f"line {line}, {video}: label '{unknown[0]}' is not in {labels_from}")
+        elif first != line:
+            problems.append(f"line {line}, {video}: line {first} names the segment from {start_seconds:g} s too")
+        places = sorted({place[label] for label in labels if label in place})
+        segments.append(_Segment(video, start_seconds, " ".join(map(str, places))))
+    raise_problems(problems, of=str(path))
+    return segments
 
 
-def _files_by_video(root: Path) -> dict[str, list[Path]]:
-    """Ids have 11 characters, among them '_' and '-'; what follows an id is '_<start>' and anything, or nothing."""
-    files: dict[str, list[Path]] = {}
-    for path in sorted(root.rglob("*")):
-        if path.suffix.lower() in AUDIO_SUFFIXES:
-            stem = path.stem
-            files.setdefault(stem[:11] if re.match(r"^.{11}(_|$)", stem) else stem, []).append(path)
-    return files
+def _rows(path: Path) -> Iterator[tuple[int, str]]:
+    """Line number and text. Lines that begin with # are comments."""
+    try:
+        with open(path, encoding="utf-8-sig") as file:
+            for line, text in enumerate(file, 1):
+                if text.strip() and not text.startswith("#"):
+                    yield line, text.strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"{path} is not readable as a comma separated table: {error}") from error
 
 
-def _file_of(paths: list[Path], start_seconds: float) -> Path | None:
-    """The file of this segment: by its start in seconds or milliseconds where the name tells, else the only one."""
-    starts = (
-        f"_{start_seconds:.3f}",
-        f"_{start_seconds:g}",
-        f"_{round(start_seconds * 1000)}",
-        f"_{int(start_seconds)}",
+def _files_by_video(root: Path) -> tuple[Files, Files]:
+    """Files that are audio, and files to be converted; where two have the same name but for folder and suffix, the first."""
+    audio: Files = {}
+    other: Files = {}
+    for name in _files_below(root):
+        path = PurePosixPath(name)
+        suffix = path.suffix.lower()
+        if suffix in AUDIO_SUFFIXES or suffix in OTHER_SUFFIXES:
+            stem = STEM.fullmatch(path.stem)
+            video, number = (stem[1], stem[2]) if stem else (path.stem, None)
+            files = audio if suffix in AUDIO_SUFFIXES else other
+            files.setdefault(video, {}).setdefault(float(number) if number else None, name)
+    return audio, other
+
+
+def _files_below(root: Path) -> list[str]:
+    """Paths relative to the folder, with '/', sorted."""
+    return sorted((Path(folder) / name).relative_to(root).as_posix() for folder, _, names in os.walk(root) for name in names)
+
+
+def _file_of(segment: _Segment, files: Files) -> str | None:
+    """The file of this segment: by its start in seconds or milliseconds, else one whose name tells no start."""
+    of_video = files.get(segment.video, {})
+    start = segment.start_seconds
+    for number in (start, round(1000 * start), int(start), None):
+        if number in of_video:
+            return of_video[number]
+    return None
+
+
+def _check_one_segment_per_file(clips: list[tuple[_Segment, str]], root: Path) -> None:
+    """Raises DataError for a file without a start in its name where the table has more than one segment of its video."""
+    problems = []
+    first_start: dict[str, float] = {}
+    for segment, name in clips:
+        if name in first_start:
+            problems.append(
+                f"{name} could be the segment from {first_start[name]:g} s or from {segment.start_seconds:g} s: call such "
+                f"files <YTID>_<start>{PurePosixPath(name).suffix}"
+            )
+        first_start.setdefault(name, segment.start_seconds)
+    raise_problems(problems, of=str(root))
+
+
+def _to_convert(missing: list[_Segment], other: Files) -> str:
+    """What to do about clips that are there but in files that can't be read; '' where there are none."""
+    files = [name for segment in missing if (name := _file_of(segment, other))]
+    if not files:
+        return ""
+    suffixes = ", ".join(sorted({PurePosixPath(name).suffix for name in files}))
+    return (
+        f"for {len(files)} of the missing clips there is a file of a kind that is not read ({suffixes}), such as {files[0]}: "
+        "convert them to WAV or FLAC"
     )
-    for path in paths:
-        if any(path.stem[11:].startswith(start) for start in starts):
-            return path
-    return paths[0] if len(paths) == 1 else None

@@ -1,167 +1,94 @@
-"""The waveform cache: every clip decoded and resampled once, in one memory-mapped float32 file with a manifest.
+"""The waveform cache: every clip decoded and resampled once, found by its content, read as memory-mapped rows."""
 
-A folder per content: its name is a digest of the settings and of every file's hash, so another file or setting is another
-cache and an old one is never taken for it. The folder appears by a rename once everything in it is written.
-"""
-
-import hashlib
-import json
-import logging
-import os
-import shutil
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
-from typing import Literal
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import torch
+from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 from torch import Tensor
-from tqdm import tqdm
 
-from adaptf.data.decode import AudioError, Waveform, decode
-from adaptf.data.errors import DataError, raise_problems
-from adaptf.data.hashes import file_hashes
+from adaptf.data.errors import raise_problems
+from adaptf.data.shards import CLIPS_PER_SHARD, MANIFEST_TYPES, CacheFormat, Shard, shards_of
 
-logger = logging.getLogger(__name__)
-
-WAVEFORMS, MANIFEST, SETTINGS = "waveforms.f32", "manifest.csv", "settings.json"
-FORMAT = 1
-LENGTH_TOLERANCE_SAMPLES = 2
-"""Resampling rounds a clip's length."""
-
-LengthRule = Literal["exact", "pad_or_cut"]
-
-
-@dataclass(frozen=True)
-class CacheSettings:
-    """What decides the samples of a cached clip."""
-
-    sample_rate: int
-    clip_samples: int
-    length: LengthRule
-    """`exact`: another length is an error. `pad_or_cut`: zeros at the end, or the end left out."""
+INT16_STEP = 2.0**-15
 
 
 @dataclass(frozen=True)
 class WaveformCache:
-    """Clips (clips, samples) in the order of `filenames`."""
+    """The clips of one format. A clip's row is its place in the shards, one after the other."""
 
     folder: Path
-    digest: str
-    filenames: tuple[str, ...]
-    settings: CacheSettings
+    format: CacheFormat
+    index: pd.DataFrame
+    """The manifests of all shards; a clip's row is its place in this table."""
 
     def __len__(self) -> int:
-        return len(self.filenames)
+        return len(self.index)
 
     def read(self, rows: NDArray[np.int64], *, first_sample: NDArray[np.int64] | None = None, samples: int = 0) -> Tensor:
-        """Clips (rows, samples) by one indexed read; with `first_sample` (rows,), so many samples of each from there on."""
-        shape = (len(self), self.settings.clip_samples)
-        waveforms = np.memmap(self.folder / WAVEFORMS, dtype=np.float32, mode="r", shape=shape)
-        if first_sample is None:
-            return torch.from_numpy(waveforms[rows])
-        return torch.from_numpy(waveforms[rows[:, None], first_sample[:, None] + np.arange(samples)])
+        """float32 clips (rows, samples); with `first_sample` (rows,), so many samples of each from there on.
 
-    def rows_of(self, filenames: Sequence[str]) -> NDArray[np.int64]:
-        """Row of each file. Raises DataError for one that is not in the cache."""
-        place = {name: row for row, name in enumerate(self.filenames)}
-        raise_problems([f"{name} is not cached" for name in filenames if name not in place], of=str(self.folder))
-        return np.array([place[name] for name in filenames], dtype=np.int64)
+        One indexed read per shard that the rows touch.
+        """
+        length = self.format.clip_samples if first_sample is None else samples
+        clips = np.empty((len(rows), length), dtype=self.format.sample_type)
+        places, rows_in_shard = np.divmod(rows, CLIPS_PER_SHARD)
+        for place in np.unique(places):
+            at = np.flatnonzero(places == place)
+            starts = None if first_sample is None else first_sample[at]
+            clips[at] = _read_rows(Shard(self.folder, int(place), self.format).mapped(), rows_in_shard[at], starts, length)
+        return as_float(torch.from_numpy(clips))
 
+    def rows_of(self, keys: Sequence[str]) -> NDArray[np.int64]:
+        """Row of each clip by its key. Raises DataError for one that is not in the cache."""
+        rows = self._find(keys)
+        absent = [f"the clip with the content {keys[int(place)]} is not cached" for place in np.flatnonzero(rows < 0)]
+        raise_problems(absent, of=str(self.folder))
+        return rows
 
-def build_cache(
-    root: Path, filenames: Sequence[str], *, cache_root: Path, settings: CacheSettings, threads: int = 2
-) -> WaveformCache:
-    """The cache of these files, decoded now unless it is there. Raises DataError that names files which can't be used."""
-    cache_root.mkdir(parents=True, exist_ok=True)
-    hashes = file_hashes(root, filenames, memory_folder=cache_root, threads=threads)
-    digest = _digest(hashes, settings)
-    folder = cache_root / digest
-    if not folder.exists():
-        _decode_into(folder, root, hashes, settings, threads)
-    return open_cache(folder)
+    def holds(self, keys: Sequence[str]) -> NDArray[np.bool_]:
+        """(keys,) whether each is there."""
+        return self._find(keys) >= 0
 
+    def _find(self, keys: Sequence[str]) -> NDArray[np.int64]:
+        """Row of each key, -1 where there is none."""
+        return self._places.get_indexer(pd.Index(list(keys), dtype="str")).astype(np.int64)
 
-def open_cache(folder: Path) -> WaveformCache:
-    """A finished cache. Raises DataError where its parts are missing or do not belong together."""
-    try:
-        stored = json.loads((folder / SETTINGS).read_text())
-        manifest_bytes = (folder / MANIFEST).read_bytes()
-        waveform_bytes = (folder / WAVEFORMS).stat().st_size
-        settings = CacheSettings(**stored["settings"])
-        manifest_digest, clips = stored["manifest_sha256"], stored["clips"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise _broken(folder, f"a part is missing or unreadable: {error}") from error
-    if hashlib.sha256(manifest_bytes).hexdigest() != manifest_digest:
-        raise _broken(folder, f"{MANIFEST} is not the one that was written with it")
-    if waveform_bytes != clips * settings.clip_samples * 4:
-        raise _broken(folder, f"{WAVEFORMS} has {waveform_bytes} bytes, expected {clips * settings.clip_samples * 4}")
-    manifest = pd.read_csv(folder / MANIFEST, dtype={"filename": str}, keep_default_na=False)
-    return WaveformCache(folder, folder.name, tuple(manifest["filename"]), settings)
+    @cached_property
+    def _places(self) -> "pd.Index[Any]":
+        return pd.Index(self.index["key"], dtype="str")
 
 
-def _broken(folder: Path, what: str) -> DataError:
-    return DataError(f"the waveform cache {folder} can't be used: {what}. Delete this folder and run `prepare` again")
+def open_cache(cache_root: Path, format: CacheFormat) -> WaveformCache:
+    """What the cache of this format holds; nothing where there is none. Raises DataError where a shard is damaged."""
+    folder = cache_root / format.folder_name
+    manifests = [shard.read_manifest() for shard in shards_of(folder, format)]
+    for place, manifest in enumerate(manifests[:-1]):
+        if len(manifest) != CLIPS_PER_SHARD:
+            raise Shard(folder, place, format).broken(f"it has {len(manifest)} rows and is not the last one")
+    empty = pd.DataFrame(columns=list(MANIFEST_TYPES)).astype(MANIFEST_TYPES)
+    index = pd.concat(manifests, ignore_index=True) if manifests else empty
+    if index["key"].duplicated().any():
+        key = index["key"][index["key"].duplicated()].iloc[0]
+        raise Shard(folder, len(manifests) - 1, format).broken(f"the content {key} stands in the manifests twice")
+    return WaveformCache(folder, format, index)
 
 
-def _digest(hashes: pd.DataFrame, settings: CacheSettings) -> str:
-    content = hashlib.sha256(json.dumps({"format": FORMAT, **asdict(settings)}, sort_keys=True).encode())
-    for filename, sha256 in zip(hashes["filename"], hashes["sha256"], strict=True):
-        content.update(f"{filename}\0{sha256}\n".encode())
-    return content.hexdigest()[:32]
+def as_float(samples: Tensor) -> Tensor:
+    """Samples as a cache holds them -> float32."""
+    return samples if samples.dtype == torch.float32 else samples.to(torch.float32).mul_(INT16_STEP)
 
 
-def _decode_into(folder: Path, root: Path, hashes: pd.DataFrame, settings: CacheSettings, threads: int) -> None:
-    """Decodes into a folder beside the target and renames it; what another process finished meanwhile is kept."""
-    needed = len(hashes) * settings.clip_samples * 4
-    free = shutil.disk_usage(folder.parent).free
-    if needed > free:
-        raise DataError(f"the waveform cache needs {needed / 1e9:.1f} GB below {folder.parent}, {free / 1e9:.1f} GB are free")
-    temporary = folder.with_name(f".{folder.name}.{os.getpid()}")
-    shutil.rmtree(temporary, ignore_errors=True)
-    temporary.mkdir()
-    try:
-        _write_waveforms(temporary / WAVEFORMS, root, list(hashes["filename"]), settings, threads)
-        manifest = hashes.drop(columns="modified").to_csv(index=False, lineterminator="\n").encode()
-        (temporary / MANIFEST).write_bytes(manifest)
-        stored = {
-            "settings": asdict(settings),
-            "clips": len(hashes),
-            "manifest_sha256": hashlib.sha256(manifest).hexdigest(),
-        }
-        (temporary / SETTINGS).write_text(json.dumps(stored, indent=1))
-        if not folder.exists():
-            temporary.rename(folder)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
-
-
-def _write_waveforms(path: Path, root: Path, filenames: list[str], settings: CacheSettings, threads: int) -> None:
-    shape = (len(filenames), settings.clip_samples)
-    waveforms = np.memmap(path, dtype=np.float32, mode="w+", shape=shape)
-
-    def decode_row(row: int) -> str | None:
-        try:
-            waveforms[row] = fit_length(decode(root / filenames[row], sample_rate=settings.sample_rate), settings)
-        except AudioError as error:
-            return f"{filenames[row]}: {error}"
-        return None
-
-    with ThreadPoolExecutor(threads) as pool:
-        rows = pool.map(decode_row, range(len(filenames)))
-        problems = [problem for problem in tqdm(rows, "decoding", len(filenames), unit="clip", mininterval=1) if problem]
-    waveforms.flush()
-    raise_problems(problems, of=str(root))
-
-
-def fit_length(waveform: Waveform, settings: CacheSettings) -> Waveform:
-    """(samples,) -> (clip_samples,). Raises AudioError where the rule is `exact` and the length is another one."""
-    wanted = settings.clip_samples
-    if settings.length == "exact" and abs(len(waveform) - wanted) > LENGTH_TOLERANCE_SAMPLES:
-        found, right = len(waveform) / settings.sample_rate, wanted / settings.sample_rate
-        raise AudioError(f"{found:.3f} s long, expected {right:.3f} s")
-    return np.pad(waveform[:wanted], (0, max(0, wanted - len(waveform))))
+def _read_rows(
+    shard: NDArray[np.generic], rows: NDArray[np.int64], first_sample: NDArray[np.int64] | None, samples: int
+) -> NDArray[np.generic]:
+    """One indexed read; with `first_sample`, of the windows that begin there in the samples one after the other."""
+    if first_sample is None:
+        return shard[rows]
+    return sliding_window_view(shard.reshape(-1), samples)[rows * shard.shape[1] + first_sample]

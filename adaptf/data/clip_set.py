@@ -2,25 +2,38 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Protocol
 
 import numpy as np
 import pandas as pd
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 from torch.utils.data import Dataset
 
 from adaptf.data.batch import ClipBatch
-from adaptf.data.cache import WaveformCache
+from adaptf.data.shards import CacheFormat
+
+
+class Waveforms(Protocol):
+    """Where clips are read from: the waveform cache, or the memory of a device."""
+
+    @property
+    def format(self) -> CacheFormat:
+        """Rate and length of the clips."""
+
+    def read(self, rows: NDArray[np.int64], *, first_sample: NDArray[np.int64] | None = None, samples: int = 0) -> Tensor:
+        """float32 clips (rows, samples); with `first_sample` (rows,), so many samples of each from there on."""
 
 
 @dataclass(frozen=True)
 class ClipSet(Dataset[ClipBatch]):
     """Indexed by a list of rows, it returns them as one batch."""
 
-    waveforms: WaveformCache
+    waveforms: Waveforms
     filenames: tuple[str, ...]
     cache_rows: NDArray[np.int64]
-    """(clips,) row of each clip in the waveform cache."""
+    """(clips,) row of each clip in `waveforms`."""
     targets: NDArray[np.float32]
     """(clips, classes)"""
     devices: NDArray[np.int64]
@@ -46,7 +59,7 @@ class ClipSet(Dataset[ClipBatch]):
         )
 
     def _first_samples(self, rows: NDArray[np.int64]) -> NDArray[np.int64] | None:
-        spare = self.waveforms.settings.clip_samples - self.samples
+        spare = self.waveforms.format.clip_samples - self.samples
         if spare == 0:
             return None
         if not self.random_part:
@@ -55,34 +68,38 @@ class ClipSet(Dataset[ClipBatch]):
         return np.random.default_rng(rows).integers(spare + 1, size=len(rows))
 
 
-def scene_clip_set(table: pd.DataFrame, waveforms: WaveformCache, *, scenes: Sequence[str], devices: Sequence[str]) -> ClipSet:
+def scene_clip_set(
+    table: pd.DataFrame, waveforms: Waveforms, cache_rows: NDArray[np.int64], *, scenes: Sequence[str], devices: Sequence[str]
+) -> ClipSet:
     """The clips of a clip table. `devices` are the data's device names, to which `ClipBatch.device` points."""
-    scene_place = {scene: place for place, scene in enumerate(scenes)}
-    device_place = {device: place for place, device in enumerate(devices)}
-    scene_rows = [scene_place[scene] for scene in table["scene"]]
+    scene_rows = pd.Index(scenes).get_indexer(pd.Index(table["scene"]))
     return clip_set(
-        list(table["filename"]),
+        tuple(table["filename"]),
         waveforms,
+        cache_rows,
         targets=np.eye(len(scenes), dtype=np.float32)[scene_rows],
-        devices=np.array([device_place[device] for device in table["device"]], dtype=np.int64),
-        samples=waveforms.settings.clip_samples,
+        devices=pd.Index(devices).get_indexer(pd.Index(table["device"])).astype(np.int64),
+        samples=waveforms.format.clip_samples,
     )
 
 
 def clip_set(
     filenames: Sequence[str],
-    waveforms: WaveformCache,
+    waveforms: Waveforms,
+    cache_rows: NDArray[np.int64],
     *,
     targets: NDArray[np.float32],
     devices: NDArray[np.int64],
     samples: int,
     random_part: bool = False,
 ) -> ClipSet:
-    """A clip set without teachers."""
+    """A clip set without teachers. Raises ValueError where clips should be longer than the cache holds them."""
+    if samples > waveforms.format.clip_samples:
+        raise ValueError(f"clips of {samples} samples are asked for, the cache holds {waveforms.format.clip_samples} of each")
     return ClipSet(
         waveforms=waveforms,
         filenames=tuple(filenames),
-        cache_rows=waveforms.rows_of(filenames),
+        cache_rows=cache_rows,
         targets=targets,
         devices=devices,
         teacher_logits=np.zeros((len(filenames), 0, targets.shape[1]), dtype=np.float32),

@@ -1,18 +1,24 @@
 """The clip table: one row per clip, whatever data set it comes from.
 
-Columns: filename (relative to the data set's folder), scene, device, location, split (train, validation or test).
+Columns: filename (relative to the data set's folder; parts of longer files as parts.py names them), scene, device, location,
+city ('' where unknown), split (train, validation or test).
 """
 
 from collections.abc import Sequence
 
+import numpy as np
 import pandas as pd
 
 from adaptf.data.errors import raise_problems
+from adaptf.data.parts import MARK
 
-COLUMNS = ["filename", "scene", "device", "location", "split"]
+COLUMNS = ["filename", "scene", "device", "location", "city", "split"]
 TRAIN, VALIDATION, TEST = "train", "validation", "test"
 UNKNOWN = "unknown"
 """Stands for every recording device that has no model of its own."""
+
+FIRST_ROW = 2
+"""Of a table as an editor counts its lines: the first one names the columns."""
 
 TAU_SCENES = (
     "airport",
@@ -30,19 +36,19 @@ TAU_SCENES = (
 
 def check_clips(table: pd.DataFrame, *, scenes: Sequence[str], source: str) -> None:
     """Raises DataError for rows without a value, of an unknown scene or for a file that another row names too."""
-    problems = []
-    first_row: dict[str, int] = {}
-    for row, (filename, scene, device) in enumerate(zip(table["filename"], table["scene"], table["device"], strict=True), 2):
-        where = f"row {row}, {filename}"
-        if not (filename and scene and device):
-            problems.append(f"{where}: filename, scene and device must not be empty")
-        elif scene not in scenes:
-            problems.append(f"{where}: unknown scene '{scene}', expected one of {', '.join(scenes)}")
-        elif "/" in device or ":" in device:
-            problems.append(f"{where}: device '{device}' holds '/' or ':', which no registered model's name can hold")
-        if filename in first_row:
-            problems.append(f"{where}: the file is named by row {first_row[filename]} too")
-        first_row.setdefault(filename, row)
+    filename, scene, device = table["filename"], table["scene"], table["device"]
+    wrong = {
+        "filename, scene and device must not be empty": (filename == "") | (scene == "") | (device == ""),
+        f"the scene should be one of {', '.join(scenes)}": (scene != "") & ~scene.isin(scenes),
+        "device names must not hold '/' or ':', which no registered model's name can hold": device.str.contains("[/:]"),
+        f"file names must not hold '{MARK}', which marks parts of files": filename.str.contains(MARK, regex=False),
+        "a row above names this file too": filename.duplicated(),
+    }
+    problems = [
+        f"row {row + FIRST_ROW}, {filename[row]} (scene '{scene[row]}', device '{device[row]}'): {what}"
+        for what, rows in wrong.items()
+        for row in np.flatnonzero(rows)
+    ]
     if table.empty:
         problems.append("no clips")
     raise_problems(problems, of=source)

@@ -1,4 +1,4 @@
-"""Own data: any CSV file with the columns filename, scene, device and, if known, location and split."""
+"""Own data: any CSV file with the columns filename, scene, device and, if known, location, city and split."""
 
 import logging
 from pathlib import Path
@@ -24,6 +24,8 @@ def read_csv_table(path: Path) -> pd.DataFrame:
         table["location"] = table["filename"]
     if "split" not in table.columns:
         table["split"] = "train"
+    if "city" not in table.columns:
+        table["city"] = ""
     problems = [
         f"row {row}, {filename}: split '{split}' should be one of {', '.join(SPLITS)}"
         for row, (filename, split) in enumerate(zip(table["filename"], table["split"], strict=True), 2)

@@ -51,6 +51,7 @@ def clip_loader(
     batch_size: int,
     shuffle: bool,
     seed: int = 0,
+    first_epoch: int = 0,
     workers: int = 0,
     pin_memory: bool = False,
     shared: bool = True,
@@ -59,9 +60,11 @@ def clip_loader(
 
     `shared`: of several training processes each gets its share; otherwise each gets all clips.
     """
+    rows = BatchRows(len(clips), batch_size=batch_size, shuffle=shuffle, seed=seed, shared=shared)
+    rows.set_epoch(first_epoch)
     return DataLoader(
         clips,
-        sampler=BatchRows(len(clips), batch_size=batch_size, shuffle=shuffle, seed=seed, shared=shared),
+        sampler=rows,
         batch_size=None,
         # One of its own: workers would take their seeds from the global one, and move what dropout draws from it.
         generator=torch.Generator().manual_seed(seed),

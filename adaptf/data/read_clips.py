@@ -1,6 +1,7 @@
 """From a data set as the user has it to its clip table."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import pandas as pd
@@ -9,27 +10,62 @@ from adaptf.data.clips import COLUMNS, TEST, VALIDATION, check_clips
 from adaptf.data.csv_table import read_csv_table
 from adaptf.data.errors import DataError
 from adaptf.data.split import cut_by_location
-from adaptf.data.tau import is_tau, read_tau
+from adaptf.data.tau import TrainSplit, check_challenge_rule, is_tau, read_tau
 
 
-def read_clips(root: Path, *, scenes: Sequence[str], validation_share: float, test_share: float, seed: int) -> pd.DataFrame:
-    """The checked clip table of a TAU 2022 folder or of a CSV file, with its validation part cut out by location.
+@dataclass(frozen=True)
+class SceneClips:
+    """What a data set's tables say."""
 
-    Raises DataError, naming the rows, for what can't be used.
+    table: pd.DataFrame
+    """A row per file: the columns COLUMNS."""
+    scenes: tuple[str, ...]
+    """In the order of the logits."""
+    any_length: bool
+    """Whether files may be longer or shorter than a clip."""
+    notes: tuple[str, ...] = ()
+    """What a user should know of how the tables were read."""
+
+
+def read_clips(
+    root: Path,
+    *,
+    scenes: Sequence[str] = (),
+    train_split: TrainSplit = "25",
+    challenge: bool = True,
+    validation_share: float,
+    test_share: float,
+    seed: int,
+) -> SceneClips:
+    """The checked clips of a TAU 2022 folder or of a CSV file, with a validation part cut out by location where it has none.
+
+    Without `scenes` they are those of the data. Raises DataError, naming the rows, for what can't be used.
     """
+    notes: tuple[str, ...] = ()
     if root.is_file():
         table = read_csv_table(root)
     elif is_tau(root):
-        table = read_tau(root)
+        clips = read_tau(root, train_split=train_split)
+        if clips.published:
+            check_challenge_rule(train_split, challenge=challenge)
+            notes = (f"the published {train_split} % training split of TAU Urban Acoustic Scenes 2022 Mobile",)
+        else:
+            notes = ("other recordings in the layout of TAU 2022 Mobile: their own lists are used whole (no data.train_split)",)
+        table = clips.table
     else:
         raise DataError(
             f"{root} is neither a TAU 2022 folder (meta.csv, evaluation_setup/, audio/) nor a CSV file with the columns "
             "filename, scene, device"
         )
+    scenes = tuple(scenes) or tuple(sorted(set(table["scene"]) - {""}))
     check_clips(table, scenes=scenes, source=str(root))
+    if len(scenes) < 2:
+        raise DataError(f"{root} has the scene {', '.join(scenes)} alone: a classifier needs two or more")
     if not (table["split"] == TEST).any():
         table = cut_by_location(table, share=test_share, to=TEST, seed=seed)
-    return cut_by_location(table, share=validation_share, to=VALIDATION, seed=seed)[COLUMNS]
+    if not (table["split"] == VALIDATION).any():
+        table = cut_by_location(table, share=validation_share, to=VALIDATION, seed=seed)
+    return SceneClips(table[COLUMNS], scenes, any_length=root.is_file(), notes=notes)
 
 
 def audio_root(root: Path) -> Path:

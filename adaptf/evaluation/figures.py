@@ -44,21 +44,6 @@ def _draw_confusion(axis: Axes, matrix: pd.DataFrame, title: str) -> None:
                 axis.text(column, row, f"{share:.0f}", ha="center", va="center", color=colour, fontsize=8)
 
 
-def clip_counts_figure(counts: pd.DataFrame, path: Path) -> Path:
-    """Clips per device (rows) and split (columns) as bars; a logarithmic axis, because device a has most of them."""
-    figure = Figure(figsize=(8, 4), layout="constrained")
-    axis = figure.subplots()
-    draw_bars(axis, counts)
-    axis.set_yscale("log")
-    axis.set_ylabel("clips")
-    axis.set_xlabel("")
-    for bars in axis.containers:
-        axis.bar_label(bars, fontsize=7)  # type: ignore[arg-type]
-    axis.legend(title="", frameon=False)
-    axis.spines[["top", "right"]].set_visible(False)
-    return save(figure, path)
-
-
 def draw_bars(axis: Axes, table: pd.DataFrame) -> None:
     """Groups of bars: a group per row, a colour per column."""
     width = 0.8 / len(table.columns)

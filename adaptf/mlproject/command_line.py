@@ -38,8 +38,16 @@ def parse(config_class: type[Config], *, stage: str, arguments: Sequence[str]) -
         preset = preset_arguments(chosen_preset(arguments), stage, config_class)
     except UserError as error:
         parser.error(str(error))
-    parsed = vars(parser.instantiate(parser.parse_args([*preset, *arguments])))
+    given = with_switches(arguments, config_class)
+    parsed = vars(parser.instantiate(parser.parse_args([*preset, *given])))
     return config_class(**{name: value for name, value in parsed.items() if name != "preset"})
+
+
+def with_switches(arguments: Sequence[str], config_class: type) -> list[str]:
+    """`--download` alone stands for `--download=true`, and so does every field that is true or false."""
+    switches = {f"--{name}" for name, value in flatten(dataclasses.asdict(config_class())).items() if isinstance(value, bool)}
+    pairs = zip(arguments, [*arguments[1:], "--"], strict=False)
+    return [f"{name}=true" if name in switches and following.startswith("--") else name for name, following in pairs]
 
 
 def preset_names() -> list[str]:

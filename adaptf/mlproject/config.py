@@ -3,7 +3,9 @@
 from dataclasses import dataclass, field
 from typing import Literal
 
-from adaptf.data.clips import TAU_SCENES
+from adaptf.data.device_memory import OnDevice
+from adaptf.data.shards import SampleType
+from adaptf.data.tau import TrainSplit
 
 
 def upstream(stage: str, **tags: str) -> str:
@@ -22,8 +24,12 @@ class DataConfig:
 
     root: str = "none"
     """Folder of TAU Urban Acoustic Scenes 2022 Mobile, of AudioSet, or a CSV file with filename, scene, device."""
-    scenes: tuple[str, ...] = TAU_SCENES
-    """Scene names in the order of the logits."""
+    train_split: TrainSplit = "25"
+    """Percent of TAU's training clips, one of the official splits. The challenge allows 25 and less."""
+    challenge: bool = True
+    """Refuses what the challenge forbids; false for work outside of it."""
+    scenes: tuple[str, ...] = ()
+    """Scene names in the order of the logits; an empty list means those of the data, sorted."""
     validation_share: float = 0.15
     """Share of the training clips that is cut out, by location, for choosing checkpoints."""
     test_share: float = 0.2
@@ -33,9 +39,11 @@ class DataConfig:
     audioset_clip_seconds: float = 10.0
     """Length to which AudioSet clips are cut or padded in the cache, in seconds; training draws one second of it."""
     cache: str = "cache"
-    """Folder of the waveform caches."""
-    threads: int = 2
-    """Threads that decode."""
+    """Folder of the waveform cache."""
+    sample_type: SampleType = "float32"
+    """Of the waveform cache: float32 is exact; int16 takes half the space and changes log-mels a little (docs/data.md)."""
+    workers: int = 2
+    """Processes that decode."""
 
 
 @dataclass(frozen=True)
@@ -138,6 +146,8 @@ class TrainerConfig:
     """Processes that read batches ahead; 0 reads in the training process."""
     pin_memory: bool = False
     """Page-locked batches, for copies to a GPU that overlap with work."""
+    keep_on_device: OnDevice = "auto"
+    """Training clips in the memory of the training device; auto: on a GPU where they take at most half of what is free."""
     progress_bar: bool = True
     """A bar within the epoch beside the line per epoch."""
     tensorboard: bool = False

@@ -8,14 +8,18 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from adaptf.data.cache import CacheSettings, WaveformCache, build_cache, open_cache
+from adaptf.data.build_cache import build_cache
+from adaptf.data.cache import WaveformCache, open_cache
 from adaptf.data.clip_set import ClipSet, clip_set, scene_clip_set
 from adaptf.data.clips import TRAIN, VALIDATION
 from adaptf.data.errors import DataError
-from adaptf.tracking.runs import StageRun, UpstreamError
+from adaptf.data.shards import CacheFormat
+from adaptf.tracking.runs import DataSet, StageRun, UpstreamError
 
 DATASET, CLIPS = "dataset.json", "clips.csv"
 SCENES_KIND, AUDIOSET_KIND = "scenes", "audioset"
+DATA_KIND = "adaptf.data"
+"""Tag by which later stages find the newest run for scenes or for AudioSet."""
 
 
 @dataclass(frozen=True)
@@ -25,7 +29,7 @@ class PreparedData:
     kind: str
     """scenes or audioset"""
     table: pd.DataFrame
-    """Clip table; of AudioSet the columns filename, labels, split."""
+    """Clip table; of AudioSet the columns filename, labels, split; of both also key, the content in the cache."""
     classes: tuple[str, ...]
     devices: tuple[str, ...]
     """All device names of the data, to which batches point."""
@@ -34,23 +38,29 @@ class PreparedData:
     synthesised: bool
     """Whether these are the demo's sounds, which every table has to say."""
 
-    def clips(self, split: str, *, device: str | None = None) -> ClipSet:
-        """The clips of a split, all of them or those of one device."""
+    def clips(self, split: str, *, device: str | None = None, sample_seconds: float = 1.0) -> ClipSet:
+        """The clips of a split, all of them or those of one device.
+
+        Of AudioSet's longer clips a sample is a part: for training drawn anew each time, else the middle.
+        """
         rows = self.table[self.table["split"] == split]
         if device is not None:
             rows = rows[rows["device"] == device]
-        return self.clip_set(rows, split)
+        return self.clip_set(rows, split, sample_seconds=sample_seconds)
 
-    def clip_set(self, rows: pd.DataFrame, split: str) -> ClipSet:
+    def clip_set(self, rows: pd.DataFrame, split: str, *, sample_seconds: float = 1.0) -> ClipSet:
         """Any rows of the table."""
+        cache_rows = self.waveforms.rows_of(list(rows["key"]))
         if self.kind == SCENES_KIND:
-            return scene_clip_set(rows, self.waveforms, scenes=self.classes, devices=self.devices)
+            return scene_clip_set(rows, self.waveforms, cache_rows, scenes=self.classes, devices=self.devices)
+        samples = round(sample_seconds * self.waveforms.format.sample_rate)
         return clip_set(
-            list(rows["filename"]),
+            tuple(rows["filename"]),
             self.waveforms,
+            cache_rows,
             targets=label_targets(rows["labels"], len(self.classes)),
             devices=np.zeros(len(rows), dtype=np.int64),
-            samples=self.waveforms.settings.sample_rate,
+            samples=samples,
             random_part=split == TRAIN,
         )
 
@@ -62,18 +72,19 @@ class PreparedData:
 def label_targets(labels: pd.Series, classes: int) -> np.ndarray:
     """'3 17' -> a row with ones at 3 and 17; (clips, classes)."""
     targets = np.zeros((len(labels), classes), dtype=np.float32)
-    for row, places in enumerate(labels):
-        targets[row, [int(place) for place in str(places).split()]] = 1
+    places = labels.reset_index(drop=True).str.split().explode().dropna()
+    targets[places.index, places.astype(int)] = 1
     return targets
 
 
 def load_prepared(run: StageRun, prepare_run: str, *, kind: str) -> PreparedData:
-    """The data set of a `prepare` run; its cache is made anew where this machine does not have it."""
+    """The data set of a `prepare` run, noted as the run's input; its cache is made where this machine does not have it."""
     folder = run.download(prepare_run, "data")
     stored: dict[str, Any] = json.loads((folder / DATASET).read_text())
     if stored["kind"] != kind:
         raise UpstreamError(f"prepare run {prepare_run} holds data of kind '{stored['kind']}', '{kind}' is needed")
     table = pd.read_csv(folder / CLIPS, dtype=str, keep_default_na=False)
+    run.log_input(DataSet(name=stored["name"], digest=stored["digest"], table=table, source=stored["audio_root"]))
     return PreparedData(
         kind=kind,
         table=table,
@@ -86,15 +97,18 @@ def load_prepared(run: StageRun, prepare_run: str, *, kind: str) -> PreparedData
 
 
 def _waveforms(stored: dict[str, Any], table: pd.DataFrame) -> WaveformCache:
-    cache_root, root = Path(stored["cache"]), Path(stored["audio_root"])
-    if (cache_root / stored["cache_digest"]).is_dir():
-        return open_cache(cache_root / stored["cache_digest"])
+    """The cache of this machine, completed where it lacks clips."""
+    cache_root, root, format = Path(stored["cache"]), Path(stored["audio_root"]), CacheFormat(**stored["format"])
+    keys = list(table["key"])
+    waveforms = open_cache(cache_root, format)
+    if waveforms.holds(keys).all():
+        return waveforms
     if not root.is_dir():
         raise DataError(
-            f"neither the waveform cache {cache_root / stored['cache_digest']} nor the data folder {root} is on this machine: "
-            "run `prepare` here with -P data.root=<folder> and name its run as prepare_run"
+            f"neither the waveform cache {waveforms.folder} nor the data folder {root} is on this machine: run `prepare` here "
+            "with -P data.root=<folder> and name its run as prepare_run"
         )
-    waveforms = build_cache(root, list(table["filename"]), cache_root=cache_root, settings=CacheSettings(**stored["settings"]))
-    if waveforms.digest != stored["cache_digest"]:
+    built = build_cache(root, list(table["filename"]), cache_root=cache_root, format=format)
+    if list(built.clips["key"]) != keys:
         raise DataError(f"the files in {root} are not those that were prepared: run `prepare` again")
-    return waveforms
+    return built.waveforms

@@ -9,9 +9,8 @@ from adaptf.data.clips import TRAIN, VALIDATION
 from adaptf.data.teacher_logits import TeacherLogits, read_teacher_logits
 from adaptf.errors import UserError
 from adaptf.mlproject.config import AugmentConfig, OptimConfig, TrainerConfig, upstream, upstream_each
-from adaptf.mlproject.dataset import SCENES_KIND, load_prepared
+from adaptf.mlproject.dataset import DATA_KIND, SCENES_KIND, load_prepared
 from adaptf.mlproject.fitting import SCENES, checkpoint_of, fitted_result, tfsepnet_description, train_classifier
-from adaptf.mlproject.prepare import DATA_KIND
 from adaptf.mlproject.stage import run_stage
 from adaptf.mlproject.teacher import LOGITS, TEACHER_KIND, TEACHER_MODEL
 from adaptf.models.checkpoint import load_classifier

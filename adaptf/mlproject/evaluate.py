@@ -18,11 +18,10 @@ from adaptf.evaluation.predict import inference_device, predict_logits
 from adaptf.evaluation.scores import confusion, log_loss, macro_accuracy, prediction_table
 from adaptf.evaluation.tables import as_markdown, as_text, device_table, scene_table
 from adaptf.mlproject.config import upstream
-from adaptf.mlproject.dataset import SCENES_KIND, PreparedData, load_prepared
+from adaptf.mlproject.dataset import DATA_KIND, SCENES_KIND, PreparedData, load_prepared
 from adaptf.mlproject.distill import teacher_name
 from adaptf.mlproject.finetune import MODELS
 from adaptf.mlproject.fitting import checkpoint_of, tfsepnet_description
-from adaptf.mlproject.prepare import DATA_KIND
 from adaptf.mlproject.quantize import DESCRIPTION, INT8
 from adaptf.mlproject.stage import run_stage
 from adaptf.models.checkpoint import load_classifier

@@ -11,9 +11,8 @@ from adaptf.data.clips import TRAIN, UNKNOWN, VALIDATION, devices_of
 from adaptf.evaluation.predict import inference_device, predict_logits
 from adaptf.evaluation.scores import macro_accuracy, prediction_table
 from adaptf.mlproject.config import AugmentConfig, OptimConfig, TrainerConfig, upstream
-from adaptf.mlproject.dataset import SCENES_KIND, PreparedData, load_prepared
+from adaptf.mlproject.dataset import DATA_KIND, SCENES_KIND, PreparedData, load_prepared
 from adaptf.mlproject.fitting import BEST, SCENES, checkpoint_of, fitted_result, tfsepnet_description, train_classifier
-from adaptf.mlproject.prepare import DATA_KIND
 from adaptf.mlproject.stage import execute, run_stage
 from adaptf.models.checkpoint import load_classifier
 from adaptf.models.classifier import Classifier

@@ -118,7 +118,7 @@ def train_classifier(
     teachers: MixedTeachers = "logits",
 ) -> Fitted:
     """Lightning's training of a classifier in the run's work folder; `loss` where it is another one than the objective's."""
-    sample_rate = train.waveforms.settings.sample_rate
+    sample_rate = train.waveforms.format.sample_rate
     augmentations = build_augmentations(augment, devices=devices, sample_rate=sample_rate, seed=seed, teachers=teachers)
     task = ClassifierTask(
         classifier,
@@ -143,6 +143,7 @@ def train_classifier(
         loggers=run.loggers(tensorboard=trainer.tensorboard),
         workers=trainer.workers,
         pin_memory=trainer.pin_memory,
+        keep_on_device=trainer.keep_on_device,
         progress_bar=trainer.progress_bar,
         validate_every_epochs=trainer.validate_every_epochs,
         trainer_options={

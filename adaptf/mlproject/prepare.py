@@ -1,4 +1,4 @@
-"""Stage `prepare`: checks every file of a data set and decodes it into the waveform cache."""
+"""Stage `prepare`: checks every file of a data set, decodes it into the waveform cache and reports on it."""
 
 import json
 from dataclasses import asdict, dataclass
@@ -7,150 +7,175 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
+from torch import Tensor
 
-from adaptf.data.audioset import AudioSetClips, is_audioset, read_audioset
-from adaptf.data.cache import CacheSettings, build_cache
+from adaptf.data.build_cache import build_cache, keys_of
+from adaptf.data.cache import WaveformCache
 from adaptf.data.clips import TRAIN, VALIDATION
 from adaptf.data.demo import is_demo
-from adaptf.data.hashes import file_hashes
-from adaptf.data.read_clips import audio_root, read_clips
-from adaptf.errors import UserError
-from adaptf.evaluation.figures import clip_counts_figure
-from adaptf.evaluation.tables import as_markdown
+from adaptf.data.download import DEVELOPMENT_RECORD, ZENODO, download_record
+from adaptf.data.errors import DataError, raise_problems
+from adaptf.data.findings import check_leaks, is_silent
+from adaptf.evaluation.data_figures import clips_figure, label_mosaic_figure, labels_figure, mosaic_figure
+from adaptf.evaluation.data_report import FINDINGS, DataReport, as_markdown, as_text, findings_table, make_report
 from adaptf.mlproject.config import DataConfig
-from adaptf.mlproject.dataset import AUDIOSET_KIND, CLIPS, DATASET, SCENES_KIND
+from adaptf.mlproject.dataset import CLIPS, DATA_KIND, DATASET, SCENES_KIND
+from adaptf.mlproject.sources import Source, read_source
 from adaptf.mlproject.stage import run_stage
-from adaptf.tracking.runs import Result, StageRun, digest
+from adaptf.tracking.runs import DataSet, Result, StageRun, digest
 
-SAMPLE_RATE = 32000
-SCENE_CLIP_SECONDS = 1.0
-DATA_KIND = "adaptf.data"
-"""Tag by which later stages find the newest run for scenes or for AudioSet."""
+LENGTH_TOLERANCE_SAMPLES = 2
+"""Resampling rounds a clip's length."""
 
 
 @dataclass(frozen=True)
 class PrepareConfig:
-    """Checks a data set and builds its waveform cache."""
+    """Checks a data set, builds its waveform cache and reports on it."""
 
     data: DataConfig = DataConfig()
+    download: bool = False
+    """Fetches TAU Urban Acoustic Scenes 2022 Mobile (30 GB) into data.root first; what is there is not fetched again."""
+    download_server: str = ZENODO
+    """Where the public record is."""
 
 
 @dataclass(frozen=True)
-class Clips:
-    """A data set's table with what its cache needs."""
+class Usable:
+    """The clips that can be used."""
 
-    kind: str
     table: pd.DataFrame
-    classes: tuple[str, ...]
-    devices: tuple[str, ...]
-    settings: CacheSettings
-    audio_root: Path
-    missing: tuple[str, ...] = ()
+    """The source's table with the column key."""
+    levels: pd.DataFrame
+    """Row by row: seconds, peak, rms, dc, clipped."""
+    unreadable: tuple[str, ...]
+    notes: tuple[str, ...]
 
 
 def data_digest(config: PrepareConfig) -> str:
     """Digest of the table and of the content of every file. Raises UserError for what can't be used."""
-    clips = read_data(config.data)
-    hashes = file_hashes(
-        clips.audio_root,
-        list(clips.table["filename"]),
-        memory_folder=Path(config.data.cache),
-        threads=config.data.threads,
-    )
-    return digest(clips.table.to_csv(index=False), *hashes["sha256"])
+    if config.download:
+        download_record(DEVELOPMENT_RECORD, Path(config.data.root).absolute(), server=config.download_server)
+    source = read_source(config.data)
+    names = list(source.table["filename"])
+    keys = keys_of(source.audio_root, names, memory_folder=Path(config.data.cache), threads=config.data.workers)
+    return digest(source.table.to_csv(index=False), *keys)
 
 
 def prepare(config: PrepareConfig, run: StageRun) -> Result:
-    """Decodes what the cache does not hold yet and writes down the table, the counts and where the waveforms are."""
-    clips = read_data(config.data)
+    """Decodes what the cache does not hold yet and writes down the table, the report and where the waveforms are."""
+    source = read_source(config.data)
     cache_root = Path(config.data.cache).absolute()
-    waveforms = build_cache(
-        clips.audio_root,
-        list(clips.table["filename"]),
+    built = build_cache(
+        source.audio_root,
+        list(source.table["filename"]),
         cache_root=cache_root,
-        settings=clips.settings,
-        threads=config.data.threads,
+        format=source.format,
+        workers=config.data.workers,
+    )
+    usable = usable_clips(source, built.clips)
+    report = make_report(
+        usable.table,
+        usable.levels,
+        title=f"{len(usable.table)} clips of {config.data.root}",
+        clip_seconds=source.clip_seconds,
+        class_names=source.classes,
+        missing=source.missing,
+        unreadable=usable.unreadable,
+        notes=usable.notes,
+    )
+    data_set = DataSet(
+        name=Path(config.data.root).stem,
+        digest=digest(usable.table.to_csv(index=False)),
+        table=usable.table,
+        source=str(Path(config.data.root).absolute()),
     )
     folder = run.folder / "data"
+    write_data(folder, source, data_set, cache_root=cache_root)
+    return Result(
+        metrics={f"clips/{split}": int(count) for split, count in usable.table["split"].value_counts().items()}
+        | {f"found/{finding.name.replace(' ', '_')}": len(finding.files) for finding in report.all_findings},
+        files={"data": folder} | report_files(run.folder / "report", report, source, usable.table, built.waveforms),
+        tags={DATA_KIND: source.kind, "adaptf.digest": data_set.digest},
+        data_sets=[data_set],
+        note=as_markdown(report),
+        summary=as_text(report),
+    )
+
+
+def usable_clips(source: Source, cached: pd.DataFrame) -> Usable:
+    """Raises DataError for files that are no audio or have a wrong length, and for splits that are not apart."""
+    table = source.table.assign(key=cached["key"].to_numpy())
+    bad = (cached["problem"] != "").to_numpy()
+    problems = [f"{name}: {problem}" for name, problem in zip(table["filename"][bad], cached["problem"][bad], strict=True)]
+    if not source.leave_out_unreadable:
+        raise_problems(problems + wrong_lengths(source, cached[~bad], table["filename"][~bad]), of=str(source.audio_root))
+    table, cached = table[~bad].reset_index(drop=True), cached[~bad].reset_index(drop=True)
+    levels = cached[["peak", "rms", "dc", "clipped"]].assign(seconds=cached["samples"] / source.format.sample_rate)
+    notes = tuple(source.notes)
+    if source.kind == SCENES_KIND:
+        check_leaks(table, silent=is_silent(levels), source=str(source.audio_root))
+    else:
+        learned = set(table["key"][table["split"] == TRAIN])
+        copies = ((table["split"] == VALIDATION) & table["key"].isin(learned)).to_numpy()
+        table, levels = table[~copies].reset_index(drop=True), levels[~copies].reset_index(drop=True)
+        notes += (f"{copies.sum()} validation clips left out whose audio is among the training clips",) * bool(copies.any())
+    if table.empty:
+        raise DataError(f"none of the {len(bad)} files of {source.audio_root} is readable as audio")
+    return Usable(table, levels, tuple(problems), notes)
+
+
+def wrong_lengths(source: Source, cached: pd.DataFrame, names: pd.Series) -> list[str]:
+    """Where every file should be one clip long."""
+    if not source.exact_length:
+        return []
+    wrong = (cached["samples"] - source.format.clip_samples).abs() > LENGTH_TOLERANCE_SAMPLES
+    found = (cached["samples"] / source.format.sample_rate)[wrong]
+    return [
+        f"{name}: {seconds:.3f} s long, expected {source.clip_seconds:.3f} s"
+        for name, seconds in zip(names[wrong], found, strict=True)
+    ]
+
+
+def write_data(folder: Path, source: Source, data_set: DataSet, *, cache_root: Path) -> None:
+    """The artifact by which later stages find the clips."""
     folder.mkdir(exist_ok=True)
-    clips.table.to_csv(folder / CLIPS, index=False)
+    table = data_set.table
+    table.to_csv(folder / CLIPS, index=False)
     stored: dict[str, Any] = {
-        "kind": clips.kind,
-        "classes": clips.classes,
-        "devices": clips.devices,
-        "audio_root": str(clips.audio_root),
+        "name": data_set.name,
+        "kind": source.kind,
+        "classes": source.classes,
+        "devices": sorted(table["device"].unique()) if source.kind == SCENES_KIND else [],
+        "audio_root": str(source.audio_root),
         "cache": str(cache_root),
-        "cache_digest": waveforms.digest,
-        "settings": asdict(clips.settings),
-        "digest": digest(waveforms.digest, clips.table.to_csv(index=False)),
-        "missing": clips.missing,
-        "synthesised": is_demo(Path(config.data.root)),
+        "format": asdict(source.format),
+        "digest": data_set.digest,
+        "synthesised": is_demo(source.audio_root),
     }
     (folder / DATASET).write_text(json.dumps(stored, indent=1))
-    counts = count_clips(clips)
-    figure = clip_counts_figure(counts, run.folder / "clips.png")
-    title = f"{len(clips.table)} clips of {config.data.root}"
-    missing = f"\n\n{len(clips.missing)} clips of the table have no file and are left out." if clips.missing else ""
-    return Result(
-        metrics={f"clips/{split}": int(count) for split, count in clips.table["split"].value_counts().items()},
-        files={"data": folder, "clips.png": figure},
-        tags={DATA_KIND: clips.kind, "adaptf.digest": stored["digest"]},
-        note=f"**{title}**\n\n{as_markdown(counts)}{missing}",
-        summary=f"{title}\n{counts.to_string()}{missing}",
-    )
 
 
-def read_data(config: DataConfig) -> Clips:
-    """The table of the scenes or of AudioSet, whichever the folder holds."""
-    root = Path(config.root).absolute()
-    if config.root == "none" or not root.exists():
-        raise UserError(
-            f"data.root is '{config.root}', which does not exist: give the folder of TAU 2022 Mobile, of AudioSet, or a CSV "
-            "file with filename, scene, device, as in -P data.root=/data/TAU-2022"
-        )
-    if is_audioset(root):
-        return _audioset(read_audioset(root, validation_share=config.validation_share, seed=config.split_seed), root, config)
-    table = read_clips(
-        root,
-        scenes=config.scenes,
-        validation_share=config.validation_share,
-        test_share=config.test_share,
-        seed=config.split_seed,
-    )
-    return Clips(
-        kind=SCENES_KIND,
-        table=table,
-        classes=config.scenes,
-        devices=tuple(sorted(table["device"].unique())),
-        settings=_settings(SCENE_CLIP_SECONDS, exact=True),
-        audio_root=audio_root(root),
-    )
+def report_files(
+    folder: Path, report: DataReport, source: Source, table: pd.DataFrame, waveforms: WaveformCache
+) -> dict[str, Path]:
+    """The report as text, every name of every finding, and the pictures."""
+    folder.mkdir(exist_ok=True)
+    rows = waveforms.rows_of(list(table["key"]))
 
+    def read(places: NDArray[np.int64]) -> Tensor:
+        return waveforms.read(rows[places])
 
-def _audioset(found: AudioSetClips, root: Path, config: DataConfig) -> Clips:
-    labels = [" ".join(map(str, np.flatnonzero(target))) for target in found.targets]
-    splits = np.where(found.validation, VALIDATION, TRAIN)
-    return Clips(
-        kind=AUDIOSET_KIND,
-        table=pd.DataFrame({"filename": found.filenames, "labels": labels, "split": splits}),
-        classes=found.class_names,
-        devices=(),
-        settings=_settings(config.audioset_clip_seconds, exact=False),
-        audio_root=root,
-        missing=found.missing,
-    )
-
-
-def _settings(clip_seconds: float, *, exact: bool) -> CacheSettings:
-    samples = round(clip_seconds * SAMPLE_RATE)
-    return CacheSettings(sample_rate=SAMPLE_RATE, clip_samples=samples, length="exact" if exact else "pad_or_cut")
-
-
-def count_clips(clips: Clips) -> pd.DataFrame:
-    """Clips per split (columns) and device or, for AudioSet, in all (rows)."""
-    rows = clips.table["device"] if clips.kind == SCENES_KIND else pd.Series("clips", index=clips.table.index)
-    order = [split for split in ("train", "validation", "test") if (clips.table["split"] == split).any()]
-    return pd.crosstab(rows.rename("device"), clips.table["split"].rename("split"))[order]
+    (folder / "report.txt").write_text(as_text(report))
+    findings_table(report).to_csv(folder / FINDINGS, index=False)
+    rate = source.format.sample_rate
+    if source.kind == SCENES_KIND:
+        clips_figure(table, folder / "clips.png")
+        mosaic_figure(table, read, folder / "log_mels.png", sample_rate=rate)
+    else:
+        labels_figure(table, folder / "clips.png", class_names=source.classes)
+        label_mosaic_figure(table, read, folder / "log_mels.png", class_names=source.classes, sample_rate=rate)
+    return {"report": folder}
 
 
 if __name__ == "__main__":

@@ -4,9 +4,8 @@ from dataclasses import dataclass
 
 from adaptf.data.clips import TRAIN, VALIDATION
 from adaptf.mlproject.config import AugmentConfig, MelConfig, ModelConfig, OptimConfig, TrainerConfig, upstream
-from adaptf.mlproject.dataset import AUDIOSET_KIND, load_prepared
+from adaptf.mlproject.dataset import AUDIOSET_KIND, DATA_KIND, load_prepared
 from adaptf.mlproject.fitting import LABELS, fitted_result, tfsepnet_description, train_classifier
-from adaptf.mlproject.prepare import DATA_KIND
 from adaptf.mlproject.stage import run_stage
 from adaptf.models.classifier import build_classifier
 from adaptf.tracking.runs import Result, StageRun
@@ -18,6 +17,8 @@ class PretrainConfig:
 
     prepare_run: str = upstream("prepare", **{DATA_KIND: AUDIOSET_KIND})
     """Run of `prepare` that holds AudioSet."""
+    sample_seconds: float = 1.0
+    """Seconds of a clip that a training sample takes, drawn anew each time; for validation they are the middle."""
     mel: MelConfig = MelConfig()
     model: ModelConfig = ModelConfig()
     augment: AugmentConfig = AugmentConfig(dir_devices=(), mixstyle_p=0.0, mixup_alpha=0.0)
@@ -33,8 +34,8 @@ def pretrain(config: PretrainConfig, run: StageRun) -> Result:
     fitted = train_classifier(
         build_classifier(tfsepnet_description(data.classes, config.mel, config.model)),
         run,
-        train=data.clips(TRAIN),
-        validation=data.clips(VALIDATION),
+        train=data.clips(TRAIN, sample_seconds=config.sample_seconds),
+        validation=data.clips(VALIDATION, sample_seconds=config.sample_seconds),
         devices=data.devices,
         objective=LABELS,
         augment=config.augment,

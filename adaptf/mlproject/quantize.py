@@ -17,10 +17,9 @@ from adaptf.data.clips import TRAIN, UNKNOWN
 from adaptf.errors import UserError
 from adaptf.evaluation.tables import as_markdown
 from adaptf.mlproject.config import upstream
-from adaptf.mlproject.dataset import SCENES_KIND, PreparedData, load_prepared
+from adaptf.mlproject.dataset import DATA_KIND, SCENES_KIND, PreparedData, load_prepared
 from adaptf.mlproject.finetune import MODELS, validation_clips, validation_score
 from adaptf.mlproject.fitting import checkpoint_of, tfsepnet_description
-from adaptf.mlproject.prepare import DATA_KIND
 from adaptf.mlproject.stage import run_stage
 from adaptf.models.checkpoint import load_classifier
 from adaptf.models.classifier import Classifier
@@ -83,7 +82,7 @@ def quantize(config: QuantizeConfig, run: StageRun) -> Result:
         classifier = load_classifier(checkpoint_of(run, run_id), public_description=public)
         found.append(quantize_device(config, data, device, classifier, folder / f"{device}.pt2"))
         print(f"{run.name} {device}: {summary_of(found[-1])}", flush=True)
-    description = classifier.description.as_dict() | {"clip_samples": data.waveforms.settings.clip_samples}
+    description = classifier.description.as_dict() | {"clip_samples": data.waveforms.format.clip_samples}
     (folder / DESCRIPTION).write_text(json.dumps(description, indent=1))
     table = report(found)
     table.to_csv(run.folder / REPORT)
@@ -137,7 +136,7 @@ def quantize_once(
         int8_accuracy=validation_score(quantized, validation, data, "cpu"),
         int8_convolutions=int8,
         convolutions=all_convolutions,
-        complexity=complexity_of(classifier, data.waveforms.settings.clip_samples),
+        complexity=complexity_of(classifier, data.waveforms.format.clip_samples),
         judged_on=judged_on,
         calibration_clips=len(calibration),
     )

@@ -13,9 +13,8 @@ from adaptf.data.hashes import sha256_of
 from adaptf.data.teacher_logits import TeacherLogits, write_teacher_logits
 from adaptf.evaluation.predict import inference_device, predict_logits
 from adaptf.mlproject.config import AugmentConfig, BeatsOptimConfig, MelConfig, OptimConfig, TrainerConfig, upstream
-from adaptf.mlproject.dataset import SCENES_KIND, load_prepared
+from adaptf.mlproject.dataset import DATA_KIND, SCENES_KIND, load_prepared
 from adaptf.mlproject.fitting import SCENES, fitted_result, train_classifier
-from adaptf.mlproject.prepare import DATA_KIND
 from adaptf.mlproject.stage import run_stage
 from adaptf.models.beats import BeatsClassifier, BeatsFeatures, load_beats
 from adaptf.models.checkpoint import load_classifier

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from adaptf.data.clips import TRAIN, VALIDATION
 from adaptf.mlproject.config import AugmentConfig, MelConfig, ModelConfig, OptimConfig, TrainerConfig, upstream
-from adaptf.mlproject.dataset import SCENES_KIND, load_prepared
+from adaptf.mlproject.dataset import DATA_KIND, SCENES_KIND, load_prepared
 from adaptf.mlproject.fitting import (
     SCENES,
     checkpoint_of,
@@ -12,7 +12,6 @@ from adaptf.mlproject.fitting import (
     tfsepnet_description,
     train_classifier,
 )
-from adaptf.mlproject.prepare import DATA_KIND
 from adaptf.mlproject.stage import run_stage
 from adaptf.models.checkpoint import initialise_from
 from adaptf.models.classifier import build_classifier

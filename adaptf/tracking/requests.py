@@ -12,7 +12,8 @@ import pandas as pd
 import soundfile
 from mlflow.exceptions import MlflowException
 
-from adaptf.data.decode import AudioError, Waveform, decode, error_text
+from adaptf.data.decode import UNKNOWN_FRAMES, AudioError, Waveform, decode, error_text
+from adaptf.data.parts import parts_in
 
 AUDIO, DEVICE = "audio", "device"
 FORMATS = ("WAV", "WAVEX", "FLAC", "OGG")
@@ -26,9 +27,6 @@ MAX_SAMPLE_RATE, MAX_CHANNELS = 192_000, 8
 
 MAX_PEAK = 8.0
 """18 dB over full scale. Beyond it a float file is not scaled to [-1, 1], and the answer would be wrong."""
-
-UNKNOWN_FRAMES = 2**63 - 1
-"""libsndfile's number of frames where a header holds none."""
 
 WANTED_AUDIO = "it should be base64 of the bytes of a WAV, FLAC or OGG file"
 WANTED_COLUMNS = f"a row has {AUDIO!r} (base64 of a WAV, FLAC or OGG file) and may have {DEVICE!r} (a device's name)"
@@ -150,14 +148,8 @@ def checked_waveform(file: BytesIO, sample_rate: int) -> Waveform:
 
 
 def cut_clips(waveform: Waveform, clip_samples: int) -> Waveform:
-    """(samples,) -> (clips, clip_samples), consecutive.
-
-    Audio shorter than one clip is padded with zeros at its end. What remains after the last whole clip is padded
-    likewise if it fills at least half a clip, and is dropped otherwise: no clip is mostly silence that nobody recorded.
-    """
-    whole, rest = divmod(len(waveform), clip_samples)
-    clips = max(1, whole + (2 * rest >= clip_samples))
-    padded = np.zeros((clips, clip_samples), dtype=np.float32)
+    """(samples,) -> (clips, clip_samples), consecutive; zeros after the end."""
+    padded = np.zeros((parts_in(len(waveform), clip_samples), clip_samples), dtype=np.float32)
     kept = waveform[: padded.size]
     padded.reshape(-1)[: len(kept)] = kept
     return padded

@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -9,7 +10,9 @@ from pathlib import Path
 
 import filelock
 import mlflow
+import pandas as pd
 from lightning.pytorch.loggers import Logger, MLFlowLogger, TensorBoardLogger
+from mlflow.data.pandas_dataset import from_pandas
 from mlflow.entities import Run, RunStatus
 from mlflow.exceptions import MlflowException
 from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID, MLFLOW_RUN_NAME, MLFLOW_RUN_NOTE
@@ -28,6 +31,17 @@ class UpstreamError(UserError):
 
 
 @dataclass(frozen=True)
+class DataSet:
+    """Data that a run used, as its page shows it."""
+
+    name: str
+    digest: str
+    table: pd.DataFrame
+    source: str
+    """Where the data came from."""
+
+
+@dataclass(frozen=True)
 class Result:
     """What a stage leaves in its run."""
 
@@ -35,6 +49,7 @@ class Result:
     files: Mapping[str, Path] = field(default_factory=dict)
     """Artifact folder ('' is the top) with name -> local file or folder."""
     tags: Mapping[str, str] = field(default_factory=dict)
+    data_sets: Sequence[DataSet] = ()
     note: str = ""
     """Markdown that the run's page shows on top."""
     summary: str = ""
@@ -56,6 +71,11 @@ class StageRun:
         if tensorboard:
             found.append(TensorBoardLogger(self.folder / "tensorboard", name="", version=""))
         return found
+
+    def log_input(self, data_set: DataSet) -> None:
+        """Notes what data the run works on."""
+        if is_process_zero():
+            log_data_set(data_set)
 
     def download(self, run_id: str, artifact: str) -> Path:
         """Local path of another run's artifact (file or folder)."""
@@ -195,10 +215,21 @@ def log_result(result: Result) -> None:
         mlflow.log_metrics(dict(result.metrics))
     for place, path in result.files.items():
         log_file(place, path)
+    for data_set in result.data_sets:
+        log_data_set(data_set)
     tags = dict(result.tags)
     if result.note:
         tags[MLFLOW_RUN_NOTE] = result.note
     mlflow.set_tags(tags)
+
+
+def log_data_set(data_set: DataSet) -> None:
+    """Adds a data set to the inputs of the active run, which uses it for its stage."""
+    active = mlflow.active_run()
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*can be interpreted in multiple ways.*")
+        table = from_pandas(data_set.table, source=data_set.source, name=data_set.name, digest=data_set.digest)
+    mlflow.log_input(table, context=active.data.tags.get(STAGE) if active else None)
 
 
 def log_file(place: str, path: Path) -> None:

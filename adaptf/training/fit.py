@@ -13,7 +13,8 @@ from lightning.pytorch.callbacks import Callback, LearningRateMonitor, ModelChec
 from lightning.pytorch.loggers import Logger
 
 from adaptf.data.clip_set import ClipSet
-from adaptf.data.loader import BatchRows, clip_loader
+from adaptf.data.data_module import ClipDataModule
+from adaptf.data.device_memory import OnDevice
 from adaptf.models.checkpoint import read_checkpoint
 from adaptf.training.memory import keep_freed_memory
 from adaptf.training.progress import EpochLines
@@ -47,6 +48,7 @@ def fit(
     loggers: Sequence[Logger] = (),
     workers: int = 0,
     pin_memory: bool = False,
+    keep_on_device: OnDevice = "auto",
     progress_bar: bool = True,
     validate_every_epochs: int = 1,
     trainer_options: Mapping[str, Any] | None = None,
@@ -82,7 +84,6 @@ def fit(
         default_root_dir=folder,
         **(trainer_options or {}),
     )
-    loader = partial(clip_loader, batch_size=batch_size, workers=workers, pin_memory=pin_memory)
     task.train()  # Lightning trains a module in the mode that it finds it in
     last = folder / f"{LAST}.ckpt"
     if last.is_file():
@@ -93,18 +94,17 @@ def fit(
         warnings.filterwarnings("ignore", message=".*infer the `batch_size`.*")
         warnings.filterwarnings("ignore", message=".*exists and is not empty.*")  # what a resumed training finds
         warnings.filterwarnings("ignore", message=".*LeafSpec.*is deprecated")
-        train_loader = loader(train, shuffle=True, seed=seed)
-        rows = train_loader.sampler
-        if last.is_file() and isinstance(rows, BatchRows):
-            # Workers read ahead before Lightning says which epoch it is.
-            rows.set_epoch(read_checkpoint(last)["epoch"] + 1)
-        trainer.fit(
-            task,
-            train_loader,
-            loader(validation, shuffle=False),
-            ckpt_path=str(last) if last.is_file() else None,
-            weights_only=True,
+        data = ClipDataModule(
+            train,
+            validation,
+            batch_size=batch_size,
+            seed=seed,
+            workers=workers,
+            pin_memory=pin_memory,
+            keep_on_device=keep_on_device,
+            first_epoch=read_checkpoint(last)["epoch"] + 1 if last.is_file() else 0,
         )
+        trainer.fit(task, datamodule=data, ckpt_path=str(last) if last.is_file() else None, weights_only=True)
     score = best.best_model_score
     return Fitted(
         best=Path(best.best_model_path or last),

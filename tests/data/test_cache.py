@@ -1,20 +1,18 @@
-import os
-import signal
-import subprocess
-import sys
-import time
+"""Reading the waveform cache."""
 
 import numpy as np
 import pytest
 import soundfile
 import torch
 
-from adaptf.data.cache import CacheSettings, build_cache, open_cache
+from adaptf.data import shards
+from adaptf.data.build_cache import build_cache
+from adaptf.data.cache import open_cache
 from adaptf.data.decode import decode
 from adaptf.data.errors import DataError
+from adaptf.data.shards import CacheFormat
 
-EXACT = CacheSettings(sample_rate=32000, clip_samples=32000, length="exact")
-FITTED = CacheSettings(sample_rate=32000, clip_samples=32000, length="pad_or_cut")
+FORMAT = CacheFormat(sample_rate=32000, clip_samples=32000)
 
 
 @pytest.fixture
@@ -22,113 +20,107 @@ def names(tau):
     return sorted(path.relative_to(tau).as_posix() for path in tau.rglob("*.wav"))
 
 
-def test_cached_clips_are_the_decoded_files_exactly(tau, names, tmp_path):
-    cache = build_cache(tau, names, cache_root=tmp_path / "cache", settings=EXACT)
-    rows = np.array([7, 0, 35])
-    expected = np.stack([decode(tau / names[row], sample_rate=32000) for row in rows])
-    assert torch.equal(cache.read(rows), torch.from_numpy(expected))
+@pytest.fixture
+def built(tau, names, tmp_path):
+    return build_cache(tau, names, cache_root=tmp_path / "cache", format=FORMAT)
 
 
-def test_a_second_build_decodes_nothing(tau, names, tmp_path, monkeypatch):
-    first = build_cache(tau, names, cache_root=tmp_path / "cache", settings=EXACT)
-    monkeypatch.setattr("adaptf.data.cache.decode", lambda *args, **kwargs: pytest.fail("decoded again"))
-    assert build_cache(tau, names, cache_root=tmp_path / "cache", settings=EXACT) == first
+@pytest.fixture
+def small_shards(monkeypatch):
+    """Ten clips in a shard, so that 36 clips need four."""
+    for module in ("shards", "cache", "build_cache"):
+        monkeypatch.setattr(f"adaptf.data.{module}.CLIPS_PER_SHARD", 10)
 
 
-def test_a_changed_file_makes_another_cache(tau, names, tmp_path):
-    first = build_cache(tau, names, cache_root=tmp_path / "cache", settings=EXACT)
-    soundfile.write(tau / names[0], np.full(44100, 0.25), 44100)
-    second = build_cache(tau, names, cache_root=tmp_path / "cache", settings=EXACT)
-    assert first.digest != second.digest
-    assert second.read(np.array([0])).mean() == pytest.approx(0.25, abs=0.01)
+def rows(built, places):
+    return built.waveforms.rows_of(list(built.clips["key"]))[places]
 
 
-def test_another_setting_makes_another_cache(tau, names, tmp_path):
-    first = build_cache(tau, names, cache_root=tmp_path / "cache", settings=EXACT)
-    assert build_cache(tau, names, cache_root=tmp_path / "cache", settings=FITTED).digest != first.digest
+def test_cached_clips_are_the_decoded_files_exactly(tau, names, built):
+    places = [7, 0, 35, 7]
+    expected = np.stack([decode(tau / names[place], sample_rate=32000) for place in places])
+    assert torch.equal(built.waveforms.read(rows(built, places)), torch.from_numpy(expected))
 
 
-def test_missing_files_are_named(tau, names, tmp_path):
-    (tau / names[3]).unlink()
-    with pytest.raises(DataError, match=f"{names[3]}: the file is missing"):
-        build_cache(tau, names, cache_root=tmp_path / "cache", settings=EXACT)
+def test_a_batch_over_several_shards_keeps_its_order(small_shards, tau, names, tmp_path):
+    built = build_cache(tau, names, cache_root=tmp_path / "small", format=FORMAT)
+    assert len(list(built.waveforms.folder.glob("*.samples"))) == 4
+    places = np.random.default_rng(0).permutation(36)
+    expected = np.stack([decode(tau / names[place], sample_rate=32000) for place in places])
+    assert torch.equal(built.waveforms.read(rows(built, places)), torch.from_numpy(expected))
 
 
-@pytest.mark.parametrize(
-    ("content", "message"),
-    [
-        (b"", "not readable as audio"),
-        (b"RIFF\x10\x00\x00\x00WAVEjunk", "not readable as audio"),
-        (b"this is no audio at all", "not readable as audio"),
-    ],
-)
-def test_broken_files_are_named_with_what_is_wrong(tau, names, tmp_path, content, message):
-    (tau / names[5]).write_bytes(content)
-    with pytest.raises(DataError, match=f"{names[5]}: {message}"):
-        build_cache(tau, names, cache_root=tmp_path / "cache", settings=EXACT)
-    assert not list((tmp_path / "cache").glob("*/")), "a failed build must leave no cache"
-
-
-def test_a_wrong_length_is_an_error_where_clips_have_one(tau, names, tmp_path):
-    soundfile.write(tau / names[2], np.zeros(22050), 44100)
-    with pytest.raises(DataError, match=f"{names[2]}: 0.500 s long, expected 1.000 s"):
-        build_cache(tau, names, cache_root=tmp_path / "cache", settings=EXACT)
-
-
-def test_other_lengths_are_padded_or_cut_where_that_is_asked_for(tau, names, tmp_path):
-    soundfile.write(tau / names[0], np.full(16000, 0.5), 32000)
-    soundfile.write(tau / names[1], np.full(48000, 0.5), 32000)
-    cache = build_cache(tau, names, cache_root=tmp_path / "cache", settings=FITTED)
-    padded, cut = cache.read(np.array([0, 1]))
-    assert padded[:16000].min() > 0.49
-    assert padded[16000:].abs().max() == 0
-    assert cut.min() > 0.49
-
-
-def test_stereo_is_averaged(tau, names, tmp_path):
-    soundfile.write(tau / names[0], np.stack([np.full(32000, 0.5), np.full(32000, -0.1)], axis=1), 32000)
-    cache = build_cache(tau, names, cache_root=tmp_path / "cache", settings=EXACT)
-    assert cache.read(np.array([0])).mean() == pytest.approx(0.2, abs=1e-3)
-
-
-@pytest.mark.parametrize("part", ["manifest.csv", "settings.json", "waveforms.f32"])
-def test_a_cache_with_a_damaged_part_is_refused(tau, names, tmp_path, part):
-    cache = build_cache(tau, names, cache_root=tmp_path / "cache", settings=EXACT)
-    path = cache.folder / part
-    path.write_bytes(path.read_bytes()[:-7])
-    with pytest.raises(DataError, match=r"can't be used: .*Delete this folder and run `prepare` again"):
-        open_cache(cache.folder)
-
-
-def test_parts_of_clips_are_read_from_their_first_sample(tau, names, tmp_path):
-    cache = build_cache(tau, names, cache_root=tmp_path / "cache", settings=EXACT)
-    rows, starts = np.array([4, 9]), np.array([100, 31000])
-    whole, parts = cache.read(rows), cache.read(rows, first_sample=starts, samples=500)
+def test_parts_of_clips_are_read_from_their_first_sample(built):
+    places, starts = [4, 9], np.array([100, 31000])
+    whole = built.waveforms.read(rows(built, places))
+    parts = built.waveforms.read(rows(built, places), first_sample=starts, samples=500)
     assert torch.equal(parts[0], whole[0, 100:600])
     assert torch.equal(parts[1], whole[1, 31000:31500])
 
 
-def test_a_build_killed_in_the_middle_is_not_taken_for_a_cache_and_can_be_repeated(tau, names, tmp_path):
-    """The child decodes each file slowly and is killed once it has begun."""
-    program = f"""
-import sys, time
-import adaptf.data.cache as cache
-from pathlib import Path
-fast = cache.decode
-def slow(*args, **kwargs):
-    print("decoding", flush=True)
-    time.sleep(0.2)
-    return fast(*args, **kwargs)
-cache.decode = slow
-settings = cache.CacheSettings(32000, 32000, "exact")
-cache.build_cache(Path({str(tau)!r}), {names!r}, cache_root=Path({str(tmp_path / "cache")!r}), settings=settings)
-"""
-    child = subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
-    assert child.stdout is not None
-    child.stdout.readline()
-    time.sleep(0.3)
-    os.kill(child.pid, signal.SIGKILL)
-    child.wait()
-    cache = build_cache(tau, names, cache_root=tmp_path / "cache", settings=EXACT)
-    expected = np.stack([decode(tau / name, sample_rate=32000) for name in names])
-    assert torch.equal(cache.read(np.arange(len(names))), torch.from_numpy(expected))
+def test_int16_takes_half_the_space_and_rounds_to_half_a_step(tau, names, built, tmp_path):
+    halved = build_cache(tau, names, cache_root=tmp_path / "cache", format=CacheFormat(32000, 32000, "int16"))
+    exact, rounded = built.waveforms.read(rows(built, [1, 2])), halved.waveforms.read(rows(halved, [1, 2]))
+    assert rounded.dtype == torch.float32
+    assert 0 < (exact - rounded).abs().max() <= 2**-16
+    sizes = [sum(path.stat().st_size for path in made.waveforms.folder.glob("*.samples")) for made in (built, halved)]
+    assert sizes[0] == 2 * sizes[1]
+
+
+@pytest.mark.parametrize(("sample_type", "bytes_per_clip"), [("float32", 128_100), ("int16", 64_100)])
+def test_the_folder_stays_within_its_size_per_clip(tau, tmp_path, sample_type, bytes_per_clip):
+    """Each name a clip of its own, as long as TAU's names are."""
+    names = [f"audio/street_pedestrian-barcelona-{1000 + i}-{40000 + i}-{i % 10}-s1.wav" for i in range(300)]
+    generator = np.random.default_rng(0)
+    for name in names:
+        samples = np.int16(1000 * generator.standard_normal(44100))
+        soundfile.write(tau / name, samples, 44100, subtype="PCM_16")
+    build_cache(tau, names, cache_root=tmp_path / "cache", format=CacheFormat(32000, 32000, sample_type))
+    size = sum(path.stat().st_size for path in (tmp_path / "cache").rglob("*") if path.is_file())
+    assert size <= bytes_per_clip * len(names)
+
+
+def test_a_clip_that_is_not_cached_is_named(built):
+    with pytest.raises(DataError, match="the clip with the content 0123 is not cached"):
+        built.waveforms.rows_of(["0123"])
+
+
+def test_a_cache_that_does_not_exist_holds_nothing(tmp_path):
+    assert len(open_cache(tmp_path, FORMAT)) == 0
+
+
+@pytest.mark.parametrize("part", ["0000.csv.gz", "0000.samples"])
+def test_a_cache_with_a_truncated_part_is_refused(built, tmp_path, part):
+    path = built.waveforms.folder / part
+    path.write_bytes(path.read_bytes()[:-7])
+    with pytest.raises(DataError, match=r"can't be used, shard .*0000\.samples: .*Delete the folder .* and run"):
+        open_cache(tmp_path / "cache", FORMAT)
+
+
+def test_a_manifest_of_another_cache_is_refused(built, tmp_path):
+    manifest = built.waveforms.folder / "0000.csv.gz"
+    row = [["k", "0" * 16, 32000, 0.1, 0.1, 0.0, 0.0, ""]]
+    columns = list(shards.MANIFEST_TYPES)
+    for rows_of_manifest, message in (
+        ([columns[1:]], "its manifest or its samples are unreadable"),
+        ([columns, *(row * 2)], "stands in the manifests twice"),
+        ([columns, *(row * 8193)], "its manifest has 8193 rows, at most 8192 are expected"),
+    ):
+        manifest.write_bytes(shards.gzipped_csv(rows_of_manifest))
+        with pytest.raises(DataError, match=message):
+            open_cache(tmp_path / "cache", FORMAT)
+
+
+def test_a_shard_missing_between_others_is_refused(small_shards, tau, names, tmp_path):
+    built = build_cache(tau, names, cache_root=tmp_path / "small", format=FORMAT)
+    (built.waveforms.folder / "0001.csv.gz").unlink()
+    with pytest.raises(DataError, match=r"0001\.samples: its manifest is missing"):
+        open_cache(tmp_path / "small", FORMAT)
+
+
+def test_a_short_shard_before_others_is_refused(small_shards, tau, names, tmp_path):
+    built = build_cache(tau, names, cache_root=tmp_path / "small", format=FORMAT)
+    shard = shards.Shard(built.waveforms.folder, 1, FORMAT)
+    shard.write_manifest(shard.read_manifest().values.tolist()[:-1])
+    with pytest.raises(DataError, match="it has 9 rows and is not the last one"):
+        open_cache(tmp_path / "small", FORMAT)

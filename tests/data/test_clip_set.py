@@ -2,37 +2,39 @@ import numpy as np
 import pytest
 import torch
 
-from adaptf.data.cache import CacheSettings, build_cache
+from adaptf.data.build_cache import build_cache
 from adaptf.data.clip_set import clip_set, scene_clip_set, with_teacher_logits
 from adaptf.data.clips import TAU_SCENES
 from adaptf.data.loader import BatchRows, clip_loader
 from adaptf.data.read_clips import read_clips
+from adaptf.data.shards import CacheFormat
 
 
 @pytest.fixture
 def table(tau):
-    return read_clips(tau, scenes=TAU_SCENES, validation_share=0.3, test_share=0.2, seed=0)
+    return read_clips(tau, scenes=TAU_SCENES, validation_share=0.3, test_share=0.2, seed=0).table
 
 
 @pytest.fixture
-def cache(tau, table, tmp_path):
-    settings = CacheSettings(sample_rate=32000, clip_samples=32000, length="exact")
-    return build_cache(tau, list(table["filename"]), cache_root=tmp_path / "cache", settings=settings)
+def built(tau, table, tmp_path):
+    return build_cache(tau, list(table["filename"]), cache_root=tmp_path / "cache", format=CacheFormat(32000, 32000))
 
 
 @pytest.fixture
-def clips(table, cache):
-    return scene_clip_set(table.sample(frac=1, random_state=0), cache, scenes=TAU_SCENES, devices=("a", "b", "c"))
+def clips(table, built):
+    shuffled = table.assign(key=built.clips["key"]).sample(frac=1, random_state=0)
+    rows = built.waveforms.rows_of(list(shuffled["key"]))
+    return scene_clip_set(shuffled, built.waveforms, rows, scenes=TAU_SCENES, devices=("a", "b", "c"))
 
 
-def test_a_batch_holds_what_belongs_to_its_clips(clips, table, cache):
-    batch = clips[[3, 11]]
-    rows = table.set_index("filename")
-    for place, row in enumerate([3, 11]):
+def test_a_batch_holds_what_belongs_to_its_clips(clips, table, built):
+    batch = clips[[11, 3]]
+    rows = table.assign(key=built.clips["key"]).set_index("filename")
+    for place, row in enumerate([11, 3]):
         name = clips.filenames[row]
         assert TAU_SCENES[int(batch.targets[place].argmax())] == rows.loc[name, "scene"]
         assert "abc"[int(batch.device[place])] == rows.loc[name, "device"]
-        assert torch.equal(batch.x[place], cache.read(cache.rows_of([name]))[0])
+        assert torch.equal(batch.x[place], built.waveforms.read(built.waveforms.rows_of([rows.loc[name, "key"]]))[0])
 
 
 @pytest.mark.parametrize("workers", [0, 2])
@@ -61,10 +63,24 @@ def test_teacher_logits_of_another_number_of_clips_are_refused(clips):
         with_teacher_logits(clips, np.zeros((35, 2, 10), dtype=np.float32))
 
 
-def test_random_parts_differ_between_batches_and_repeat_for_the_same_batch(cache):
-    names = list(cache.filenames)
+def parts_of(built, samples, **settings):
     targets, devices = np.zeros((36, 3), dtype=np.float32), np.zeros(36, dtype=np.int64)
-    clips = clip_set(names, cache, targets=targets, devices=devices, samples=1000, random_part=True)
+    names, rows = [str(row) for row in range(36)], np.arange(36)
+    return clip_set(names, built.waveforms, rows, targets=targets, devices=devices, samples=samples, **settings)
+
+
+def test_random_parts_differ_between_batches_and_repeat_for_the_same_batch(built):
+    clips = parts_of(built, 1000, random_part=True)
     assert clips[[0, 1]].x.shape == (2, 1000)
     assert torch.equal(clips[[0, 1]].x, clips[[0, 1]].x)
     assert not torch.equal(clips[[0, 1]].x[0], clips[[0, 2]].x[0])
+
+
+def test_without_chance_a_part_is_the_middle(built):
+    whole = built.waveforms.read(np.array([4]))
+    assert torch.equal(parts_of(built, 1000)[[4]].x, whole[:, 15500:16500])
+
+
+def test_samples_longer_than_the_cached_clips_are_refused(built):
+    with pytest.raises(ValueError, match="clips of 64000 samples are asked for, the cache holds 32000 of each"):
+        parts_of(built, 64000)

@@ -60,7 +60,7 @@ def data(folder: Path) -> DataConfig:
     module = importlib.util.module_from_spec(specification)
     specification.loader.exec_module(module)
     root = module.write_tau(folder / "tau", scenes=SCENES)
-    return DataConfig(root=str(root), scenes=SCENES, validation_share=0.25, cache=str(folder / "cache"), threads=1)
+    return DataConfig(root=str(root), scenes=SCENES, validation_share=0.25, cache=str(folder / "cache"), workers=1)
 
 
 @pytest.fixture(scope="module")

@@ -15,6 +15,7 @@ from docstring_parser import parse_from_object
 from adaptf.mlproject.command_line import flatten, parse, preset_names, shared_leaves
 from adaptf.mlproject.finetune import FinetuneDeviceConfig
 from adaptf.mlproject.main import MainConfig
+from adaptf.mlproject.prepare import PrepareConfig
 from adaptf.mlproject.train import TrainConfig
 
 PROJECT = Path(__file__).parents[2] / "MLproject"
@@ -234,3 +235,11 @@ def test_help_shows_the_texts(capsys: pytest.CaptureFixture[str]) -> None:
         parsed("train", "--help")
     assert ended.value.code == 0
     assert "Learning rate at the start of each cosine." in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "arguments", [["--download"], ["--download", "--data.root=x"], ["--download=true"], ["--download", "true"]]
+)
+def test_a_switch_needs_no_value(arguments: list[str]) -> None:
+    assert parse(PrepareConfig, stage="prepare", arguments=arguments).download
+    assert not parse(PrepareConfig, stage="prepare", arguments=["--download", "false"]).download

@@ -1,0 +1,64 @@
+"""Files of any length as clips of one length: longer files are cut, shorter ones padded when they are cached."""
+
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from adaptf.data.decode import AudioError, seconds_of
+from adaptf.data.errors import raise_problems
+from adaptf.data.files import blocks_of
+from adaptf.data.parts import part_name, parts_in
+
+FILES_PER_TASK = 256
+TICKS_PER_CLIP = 10**6
+"""Lengths are compared in millionths of a clip: sample rates differ."""
+
+
+def cut_files(table: pd.DataFrame, root: Path, *, clip_seconds: float, workers: int) -> tuple[pd.DataFrame, list[str]]:
+    """A row per clip instead of one per file, and lines that say what was done.
+
+    Lengths come from the headers. Raises DataError that names the files which are missing or are no audio.
+    """
+    seconds = np.array(_lengths(list(table["filename"]), root, workers))
+    parts = [parts_in(round(length / clip_seconds * TICKS_PER_CLIP), TICKS_PER_CLIP) for length in seconds]
+    rows = table.loc[table.index.repeat(parts)].reset_index(drop=True)
+    rows["filename"] = [
+        part_name(name, part) if count > 1 else name
+        for name, count in zip(table["filename"], parts, strict=True)
+        for part in range(count)
+    ]
+    return rows, _what_was_done(seconds, np.array(parts), clip_seconds)
+
+
+def _lengths(filenames: Sequence[str], root: Path, workers: int) -> list[float]:
+    def lengths(names: Sequence[str]) -> list[float | str]:
+        return [_length_or_problem(root, name) for name in names]
+
+    with ThreadPoolExecutor(workers) as pool:
+        found = [length for block in pool.map(lengths, blocks_of(filenames, FILES_PER_TASK)) for length in block]
+    raise_problems([problem for problem in found if isinstance(problem, str)], of=str(root))
+    return [length for length in found if not isinstance(length, str)]
+
+
+def _length_or_problem(root: Path, name: str) -> float | str:
+    if not (root / name).is_file():
+        return f"{name}: the file is missing"
+    try:
+        return seconds_of(root / name)
+    except AudioError as error:
+        return f"{name}: {error}"
+
+
+def _what_was_done(seconds: np.ndarray, parts: np.ndarray, clip_seconds: float) -> list[str]:
+    cut, short = parts > 1, seconds < clip_seconds
+    dropped = np.maximum(seconds - parts * clip_seconds, 0).sum()
+    clips, length = parts[cut].sum(), f"{clip_seconds:g} s"
+    lines = {
+        f"longer files were cut into {clips} clips of {length}: {cut.sum()} files": cut.any(),
+        f"rests of less than half a clip were dropped: {dropped:.1f} s in all": dropped > 0,
+        f"files shorter than {length} were padded with zeros at the end: {short.sum()} files": short.any(),
+    }
+    return [line for line, is_so in lines.items() if is_so]

@@ -1,0 +1,67 @@
+"""Training and validation clips as Lightning takes them."""
+
+import logging
+
+import lightning as L
+from torch.utils.data import DataLoader
+
+from adaptf.data.batch import ClipBatch
+from adaptf.data.clip_set import ClipSet
+from adaptf.data.device_memory import OnDevice, fits, on_device
+from adaptf.data.loader import clip_loader
+
+logger = logging.getLogger(__name__)
+
+
+class ClipDataModule(L.LightningDataModule):
+    """Clips of all devices or of one, whichever sets it is given. Each batch is one indexed read."""
+
+    def __init__(
+        self,
+        train: ClipSet,
+        validation: ClipSet,
+        *,
+        batch_size: int,
+        seed: int,
+        workers: int = 0,
+        pin_memory: bool = False,
+        keep_on_device: OnDevice = "auto",
+        first_epoch: int = 0,
+    ) -> None:
+        """`first_epoch`: that of a resumed training; workers read ahead before Lightning says which epoch it is."""
+        super().__init__()
+        self.train_clips, self.validation_clips = train, validation
+        self.batch_size, self.seed, self.first_epoch = batch_size, seed, first_epoch
+        self.workers, self.pin_memory, self.keep_on_device = workers, pin_memory, keep_on_device
+        self.train_is_on_device = False
+
+    def setup(self, stage: str) -> None:
+        """Moves the training clips to the memory of this process's device where that is wanted."""
+        if self.trainer is None:
+            raise RuntimeError("a trainer has to call setup: it knows the device")
+        device = self.trainer.strategy.root_device
+        if not self.train_is_on_device and fits(self.train_clips, device, self.keep_on_device):
+            logger.info("%d training clips are kept in the memory of %s", len(self.train_clips), device)
+            self.train_clips, self.train_is_on_device = on_device(self.train_clips, device), True
+
+    def train_dataloader(self) -> DataLoader[ClipBatch]:
+        """Shuffled by seed and epoch."""
+        return clip_loader(
+            self.train_clips,
+            batch_size=self.batch_size,
+            shuffle=True,
+            seed=self.seed,
+            first_epoch=self.first_epoch,
+            workers=0 if self.train_is_on_device else self.workers,
+            pin_memory=self.pin_memory and not self.train_is_on_device,
+        )
+
+    def val_dataloader(self) -> DataLoader[ClipBatch]:
+        """In the order of the set."""
+        return clip_loader(
+            self.validation_clips,
+            batch_size=self.batch_size,
+            shuffle=False,
+            workers=self.workers,
+            pin_memory=self.pin_memory,
+        )

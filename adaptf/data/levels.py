@@ -1,0 +1,31 @@
+"""Levels of a recording, by which silent, clipped and shifted clips are found."""
+
+from typing import NamedTuple
+
+import numpy as np
+
+from adaptf.data.decode import Waveform
+
+FULL_SCALE = 0.999
+"""A 16-bit converter that is driven too far gives 0.99997; resampled copies stay a little below."""
+
+
+class Levels(NamedTuple):
+    """Of samples in [-1, 1]."""
+
+    peak: float
+    """Highest magnitude."""
+    rms: float
+    """Root of the mean square."""
+    dc: float
+    """Mean."""
+    clipped: float
+    """Share of samples at full scale."""
+
+
+def levels_of(audio: Waveform) -> Levels:
+    """Levels of (samples,), as they were recorded: resampling would round off what was clipped."""
+    highest, lowest = float(audio.max()), float(audio.min())
+    peak = max(highest, -lowest)
+    clipped = np.count_nonzero(np.abs(audio) >= FULL_SCALE) / len(audio) if peak >= FULL_SCALE else 0.0
+    return Levels(peak, float(np.sqrt(np.vdot(audio, audio) / len(audio))), float(audio.mean()), clipped)

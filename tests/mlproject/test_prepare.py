@@ -1,0 +1,207 @@
+"""Stage `prepare`: its report, what it refuses, own data and AudioSet."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import mlflow
+import numpy as np
+import pandas as pd
+import pytest
+import soundfile
+import torch
+
+from adaptf.data.decode import decode
+from adaptf.data.errors import DataError
+from adaptf.errors import UserError
+from adaptf.mlproject.config import DataConfig
+from adaptf.mlproject.dataset import AUDIOSET_KIND, SCENES_KIND, load_prepared
+from adaptf.mlproject.prepare import PrepareConfig, data_digest, prepare
+from adaptf.mlproject.stage import execute
+from adaptf.tracking.runs import StageRun
+
+RATE = 44100
+
+
+def noise(path: Path, seconds: float, *, seed: int, gain: float = 0.1) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    samples = gain * np.random.default_rng(seed).standard_normal(round(seconds * RATE))
+    soundfile.write(path, np.clip(samples, -1, 1), RATE, subtype="PCM_16")
+
+
+@pytest.fixture
+def own(tmp_path: Path) -> Path:
+    """Eight files of 2.6 s, two scenes, two devices, a place each."""
+    rows = []
+    for number in range(8):
+        name = f"sounds/{number}.wav"
+        noise(tmp_path / name, 2.6, seed=number)
+        rows.append((name, ("Kitchen", "Büro")[number % 2], ("my phone", "recorder")[number // 4], f"place {number}"))
+    table = pd.DataFrame(rows, columns=["filename", "scene", "device", "location"])
+    table.to_csv(tmp_path / "clips.csv", index=False)
+    return tmp_path / "clips.csv"
+
+
+def run_prepare(environment: dict[str, str], folder: Path, root: Path, **settings: object) -> str:
+    data = DataConfig(root=str(root), cache=str(folder / "cache"), workers=1, validation_share=0.25)
+    return execute(prepare, PrepareConfig(replace(data, **settings)), inputs=data_digest)  # type: ignore[arg-type]
+
+
+def artifact(run_id: str, path: str) -> Path:
+    return Path(mlflow.artifacts.download_artifacts(run_id=run_id, artifact_path=path))
+
+
+def edit(table: Path, **columns: object) -> None:
+    pd.read_csv(table, dtype=str).assign(**columns).to_csv(table, index=False)
+
+
+def test_the_report_is_text_a_table_of_findings_and_two_pictures(prepared: str) -> None:
+    assert "36 clips of" in artifact(prepared, "report/report.txt").read_text()
+    assert list(pd.read_csv(artifact(prepared, "report/findings.csv")).columns) == ["finding", "filename"]
+    for picture in ("clips.png", "log_mels.png"):
+        assert artifact(prepared, f"report/{picture}").read_bytes().startswith(b"\x89PNG")
+
+
+def test_the_data_set_with_its_digest_is_the_runs_input(prepared: str) -> None:
+    run = mlflow.get_run(prepared)
+    (data_set,) = run.inputs.dataset_inputs
+    assert data_set.dataset.name == "tau"
+    assert data_set.dataset.digest == run.data.tags["adaptf.digest"]
+    assert data_set.dataset.digest == json.loads(artifact(prepared, "data/dataset.json").read_text())["digest"]
+
+
+def test_own_data_of_any_length_is_cut_and_the_report_says_so(environment: dict[str, str], tmp_path: Path, own: Path) -> None:
+    noise(own.parent / "sounds/0.wav", 0.4, seed=100)
+    run_id = run_prepare(environment, tmp_path, own)
+    table = pd.read_csv(artifact(run_id, "data/clips.csv"), dtype=str)
+    assert len(table) == 1 + 7 * 3
+    assert table["filename"][:4].tolist() == ["sounds/0.wav", "sounds/1.wav#t=0", "sounds/1.wav#t=1", "sounds/1.wav#t=2"]
+    assert (table.groupby(table["filename"].str.partition("#")[0])["split"].nunique() == 1).all()
+    report = artifact(run_id, "report/report.txt").read_text()
+    assert "longer files were cut into 21 clips of 1 s: 7 files" in report
+    assert "files shorter than 1 s were padded with zeros at the end: 1 files" in report
+    assert json.loads(artifact(run_id, "data/dataset.json").read_text())["classes"] == ["Büro", "Kitchen"]
+
+
+def test_own_data_can_be_trained_on_by_its_own_names(environment: dict[str, str], tmp_path: Path, own: Path) -> None:
+    run_id = run_prepare(environment, tmp_path, own)
+    with mlflow.start_run():
+        data = load_prepared(StageRun(run_id="", name="", folder=tmp_path / "work"), run_id, kind=SCENES_KIND)
+    clips = data.clips("train", device="my phone")
+    assert data.devices == ("my phone", "recorder")
+    assert clips[[0]].x.shape == (1, 32000)
+    file, mark, part = clips.filenames[1].partition("#t=")
+    whole = torch.from_numpy(decode(own.parent / file, sample_rate=32000))
+    assert (mark, part) == ("#t=", "1")
+    assert torch.equal(clips[[1]].x[0], whole[32000:64000])
+
+
+def test_the_same_audio_in_training_and_test_is_an_error(environment: dict[str, str], tmp_path: Path, own: Path) -> None:
+    edit(own, split=["train"] * 4 + ["test"] * 2 + ["validation"] * 2)
+    (own.parent / "sounds/4.wav").write_bytes((own.parent / "sounds/1.wav").read_bytes())
+    with pytest.raises(
+        DataError, match=r"the same audio is in two splits: sounds/1\.wav#t=0 \(train\) and sounds/4\.wav#t=0 \(test\)"
+    ):
+        run_prepare(environment, tmp_path, own)
+
+
+def test_a_location_on_both_sides_of_the_validation_cut_is_an_error(
+    environment: dict[str, str], tmp_path: Path, own: Path
+) -> None:
+    edit(own, split=["train"] * 4 + ["test"] * 2 + ["validation"] * 2, location=list("xbcdefgx"))
+    with pytest.raises(DataError, match=r"location 'x' is on both sides of the validation cut: .*leave it on one side"):
+        run_prepare(environment, tmp_path, own)
+
+
+def test_silent_files_are_found_and_are_no_leak(environment: dict[str, str], tmp_path: Path, own: Path) -> None:
+    edit(own, split=["train"] * 4 + ["test"] * 2 + ["validation"] * 2)
+    for number in (0, 5, 7):
+        noise(own.parent / f"sounds/{number}.wav", 1.0, seed=0, gain=0.0)
+    run_id = run_prepare(environment, tmp_path, own)
+    findings = pd.read_csv(artifact(run_id, "report/findings.csv"))
+    assert findings[findings["finding"] == "silent"]["filename"].tolist() == [f"sounds/{number}.wav" for number in (0, 5, 7)]
+    assert mlflow.get_run(run_id).data.metrics["found/silent"] == 3
+
+
+def test_a_wrong_length_is_an_error_where_all_clips_have_one(
+    environment: dict[str, str], data: DataConfig, tmp_path: Path
+) -> None:
+    root = tmp_path / "tau"
+    for path in Path(data.root).rglob("*"):
+        target = root / path.relative_to(data.root)
+        if path.is_file():
+            target.parent.mkdir(parents=True, exist_ok=True)
+            target.write_bytes(path.read_bytes())
+    short, broken = "audio/airport-paris-0-0-0-a.wav", "audio/airport-paris-0-0-1-b.wav"
+    noise(root / short, 0.5, seed=1)
+    (root / broken).write_bytes(b"RIFF")
+    with pytest.raises(DataError) as error:
+        run_prepare(environment, tmp_path, root, scenes=("airport", "bus"))
+    assert f"{short}: 0.500 s long, expected 1.000 s" in str(error.value)
+    assert f"{broken}: not readable as audio (" in str(error.value)
+
+
+@pytest.fixture
+def audioset(tmp_path: Path) -> Path:
+    """Ten videos of three seconds, one of them missing, one broken."""
+    root = tmp_path / "audioset"
+    lines = ["# Segments", "# a comment", "# YTID, start_seconds, end_seconds, positive_labels"]
+    for number in range(10):
+        lines.append(f'video{number:06d}, 30.000, 40.000, "/m/09x0r,/m/05zppz"')
+        if number:
+            noise(root / f"audio/video{number:06d}.wav", 3.0, seed=number)
+    (root / "audio/video000001.wav").write_bytes(b"never finished")
+    (root / "balanced_train_segments.csv").write_text("\n".join(lines) + "\n")
+    return root
+
+
+def test_audioset_counts_and_leaves_out_what_is_missing_or_broken(
+    environment: dict[str, str], tmp_path: Path, audioset: Path
+) -> None:
+    run_id = run_prepare(environment, tmp_path, audioset, audioset_clip_seconds=2.0, validation_share=0.3)
+    table = pd.read_csv(artifact(run_id, "data/clips.csv"), dtype=str)
+    assert len(table) == 8
+    findings = pd.read_csv(artifact(run_id, "report/findings.csv")).set_index("finding")["filename"]
+    assert findings["missing"] == "video000000"
+    assert findings["unreadable"].startswith("audio/video000001.wav: not readable as audio")
+    assert len(json.loads(artifact(run_id, "data/dataset.json").read_text())["classes"]) == 527
+
+
+def test_a_training_sample_takes_as_many_seconds_of_an_audioset_clip_as_asked(
+    environment: dict[str, str], tmp_path: Path, audioset: Path
+) -> None:
+    run_id = run_prepare(environment, tmp_path, audioset, audioset_clip_seconds=2.0, validation_share=0.3)
+    with mlflow.start_run():
+        data = load_prepared(StageRun(run_id="", name="", folder=tmp_path / "work"), run_id, kind=AUDIOSET_KIND)
+    assert data.clips("train")[[0, 1]].x.shape == (2, 32000)
+    assert data.clips("train", sample_seconds=1.5)[[0, 1]].x.shape == (2, 48000)
+    assert data.clips("train").targets[0].nonzero()[0].tolist() == [0, 1]
+    with pytest.raises(ValueError, match="clips of 96000 samples are asked for, the cache holds 64000 of each"):
+        data.clips("train", sample_seconds=3.0)
+
+
+def test_a_cache_that_this_machine_lacks_is_made_again(environment: dict[str, str], tmp_path: Path, own: Path) -> None:
+    run_id = run_prepare(environment, tmp_path, own)
+    (tmp_path / "cache").rename(tmp_path / "gone")
+    run = StageRun(run_id="", name="", folder=tmp_path / "work")
+    with mlflow.start_run():
+        assert len(load_prepared(run, run_id, kind=SCENES_KIND).clips("train"))
+        (tmp_path / "cache").rename(tmp_path / "gone too")
+        noise(own.parent / "sounds/3.wav", 2.6, seed=99)
+        with pytest.raises(DataError, match=r"the files in .* are not those that were prepared: run `prepare` again"):
+            load_prepared(run, run_id, kind=SCENES_KIND)
+
+
+def test_more_than_the_challenge_allows_is_refused_with_its_rule(environment: dict[str, str], tmp_path: Path) -> None:
+    from adaptf.data.published_lists import tau_split
+
+    root = tmp_path / "tau"
+    (root / "evaluation_setup").mkdir(parents=True)
+    names = pd.concat([tau_split("50"), tau_split("test")])
+    parts = names.str.removeprefix("audio/").str.removesuffix(".wav").str.split("-", expand=True)
+    meta = {"filename": names, "scene_label": parts[0], "identifier": parts[1] + "-" + parts[2], "source_label": parts[5]}
+    pd.DataFrame(meta).to_csv(root / "meta.csv", sep="\t", index=False)
+    with pytest.raises(UserError, match=r"data\.train_split=50 breaks the rule of DCASE 2025 Task 1.*data\.challenge=false"):
+        run_prepare(environment, tmp_path, root, train_split="50")
+    with pytest.raises(DataError, match="the file is missing"):
+        run_prepare(environment, tmp_path, root, train_split="50", challenge=False)
