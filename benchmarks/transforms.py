@@ -3,30 +3,26 @@
 python benchmarks/transforms.py
 """
 
-import statistics
-import time
 from collections.abc import Callable
 
 import torch
-from scipy.signal import fftconvolve
-from torch import Tensor
+from measure import machine, measure_pair
 
-from adaptf.audio.impulse_response import simulated_bank
 from adaptf.audio.logmel import LogMel
 from adaptf.models.residual_normalization import ResidualNormalization
 from adaptf.training.memory import keep_freed_memory
 
-BATCH, SAMPLES, REPEATS = 64, 32000, 9
+BATCH, REPEATS = 64, 9
 
 
 def main() -> None:
     """Prints a table of medians in ms per clip."""
     keep_freed_memory()
     torch.manual_seed(0)
-    print(f"{torch.get_num_threads()} threads, batch {BATCH}, median of {REPEATS}, ms per clip")
+    print(f"{machine()}, batch {BATCH}, median of {REPEATS}, ms per clip")
     print(f"{'':42}{'plain':>9}{'adaptf':>9}{'ratio':>8}")
-    for name, plain, ours in (filterbank(), impulse_responses(), residual_normalization()):
-        plain_ms, our_ms = measure_pair(plain, ours)
+    for name, plain, ours in (filterbank(), residual_normalization()):
+        plain_ms, our_ms = measure_pair(plain, ours, clips=BATCH, repeats=REPEATS)
         print(f"{name:42}{plain_ms:9.3f}{our_ms:9.3f}{plain_ms / our_ms:7.1f}x")
 
 
@@ -41,18 +37,6 @@ def filterbank() -> tuple[str, Callable[[], object], Callable[[], object]]:
     )
 
 
-def impulse_responses() -> tuple[str, Callable[[], object], Callable[[], object]]:
-    """A convolution per clip against one product of spectra; reading responses from disk is left out on both sides."""
-    bank = simulated_bank(sample_rate=32000)
-    waveform, choice = torch.randn(BATCH, SAMPLES), torch.randint(len(bank), (BATCH,))
-
-    def one_by_one() -> Tensor:
-        pairs = zip(waveform.numpy(), bank.responses[choice].numpy(), strict=True)
-        return torch.stack([torch.from_numpy(fftconvolve(clip, response)[:SAMPLES]) for clip, response in pairs])
-
-    return "impulse responses: clip by clip, batched", one_by_one, lambda: bank.convolve(waveform, choice)
-
-
 def residual_normalization() -> tuple[str, Callable[[], object], Callable[[], object]]:
     """Forward and backward: autograd's chain of operations against one function with its analytic gradient."""
     x = torch.randn(BATCH, 64, 128, 16, requires_grad=True)
@@ -63,19 +47,6 @@ def residual_normalization() -> tuple[str, Callable[[], object], Callable[[], ob
         (0.1 * x + (x - mean) / (variance + 1e-5).sqrt()).sum().backward()
 
     return "residual normalization: chain, one function", chain, lambda: norm(x).sum().backward()
-
-
-def measure_pair(first: Callable[[], object], second: Callable[[], object]) -> tuple[float, float]:
-    """Medians in ms per clip, the two taking turns; the first pass, which pays for fresh memory, is left out."""
-    seconds: tuple[list[float], list[float]] = ([], [])
-    for repeat in range(REPEATS + 1):
-        for taken, function in zip(seconds, (first, second), strict=True):
-            start = time.perf_counter()
-            function()
-            if repeat:
-                taken.append(time.perf_counter() - start)
-    first_ms, second_ms = (statistics.median(taken) * 1000 / BATCH for taken in seconds)
-    return first_ms, second_ms
 
 
 if __name__ == "__main__":

@@ -13,13 +13,13 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from adaptf.data.decode import AUDIO_SUFFIXES
 from adaptf.data.errors import DataError, raise_problems
 from adaptf.data.published_lists import AUDIOSET_LABELS
 
 logger = logging.getLogger(__name__)
 SEGMENTS = "balanced_train_segments.csv"
 LABELS = "class_labels_indices.csv"
-AUDIO_SUFFIXES = {".wav", ".flac", ".ogg", ".mp3"}
 OTHER_SUFFIXES = {".3gp", ".aac", ".m4a", ".mka", ".mkv", ".mp4", ".opus", ".webm", ".wma"}
 """Of files that may hold a clip, but that have to be converted first."""
 

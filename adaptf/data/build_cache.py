@@ -6,7 +6,7 @@ import logging
 import os
 import shutil
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
@@ -25,7 +25,7 @@ from adaptf.data.cache import WaveformCache, open_cache
 from adaptf.data.decode import AudioError, Resampler, Waveform, read_mono
 from adaptf.data.errors import DataError
 from adaptf.data.files import blocks_of
-from adaptf.data.hashes import content_hashes
+from adaptf.data.hashes import FileState, HashedFile, hash_files, state_of
 from adaptf.data.levels import Levels, levels_of
 from adaptf.data.parts import clip_key, split_name
 from adaptf.data.processes import process_pool
@@ -47,6 +47,8 @@ class Clip(NamedTuple):
     name: str
     """File, or part of one."""
     key: str
+    state: FileState
+    """Of the file, when its key was made."""
 
 
 class ManifestRow(NamedTuple):
@@ -79,28 +81,31 @@ def build_cache(root: Path, names: Sequence[str], *, cache_root: Path, format: C
     """
     folder = cache_root / format.folder_name
     folder.mkdir(parents=True, exist_ok=True)
-    with _locked(folder):
-        keys = keys_of(root, names, memory_folder=cache_root, threads=workers)
+    with _locked(folder), process_pool(workers) as pool:
+        files = hash_files(root, files_of(names), memory_folder=cache_root, pool=pool)
+        keys = keys_of(names, files)
         cache = open_cache(cache_root, format)
         held = cache.holds(keys)
         _verify(cache, np.unique(cache.rows_of(list(itertools.compress(keys, held)))), workers)
         missing = dict(zip(reversed(keys), reversed(names), strict=True))  # the first name of each content
         for key in itertools.compress(keys, held):
             missing.pop(key, None)
-        clips = [Clip(name, key) for key, name in reversed(missing.items())]
+        clips = [Clip(name, key, files[split_name(name)[0]].state) for key, name in reversed(missing.items())]
         if clips:
             _check_space(folder, len(clips) * format.row_bytes)
-            _append(cache, root, clips, workers)
+            _append(cache, root, clips, pool)
             cache = open_cache(cache_root, format)
     return BuiltCache(cache, cache.index.iloc[cache.rows_of(keys)].reset_index(drop=True))
 
 
-def keys_of(root: Path, names: Sequence[str], *, memory_folder: Path, threads: int) -> list[str]:
-    """The key of each clip: the hash of its file, and which part of it. Raises DataError that names missing files."""
-    parts = [split_name(name) for name in names]
-    files = list(dict.fromkeys(file for file, _ in parts))
-    contents = dict(zip(files, content_hashes(root, files, memory_folder=memory_folder, threads=threads), strict=True))
-    return [clip_key(contents[file], part) for file, part in parts]
+def files_of(names: Sequence[str]) -> list[str]:
+    """The files of clips and of parts, each once."""
+    return list(dict.fromkeys(split_name(name)[0] for name in names))
+
+
+def keys_of(names: Sequence[str], files: Mapping[str, HashedFile]) -> list[str]:
+    """The key of each clip: the hash of its file, and which part of it."""
+    return [clip_key(files[file].content, part) for file, part in map(split_name, names)]
 
 
 @contextmanager
@@ -145,11 +150,11 @@ def _verify(cache: WaveformCache, rows: NDArray[np.int64], threads: int) -> None
             bar.update(count)
 
 
-def _append(cache: WaveformCache, root: Path, clips: Sequence[Clip], workers: int) -> None:
+def _append(cache: WaveformCache, root: Path, clips: Sequence[Clip], pool: ProcessPoolExecutor) -> None:
     """Fills the last shard, then new ones, always in the order of the clips."""
     first, filled = divmod(len(cache), CLIPS_PER_SHARD)
     cuts = [0, *range(CLIPS_PER_SHARD - filled, len(clips), CLIPS_PER_SHARD), len(clips)]
-    with process_pool(workers) as pool, tqdm(None, "decoding", len(clips), unit="clip", mininterval=1) as bar:
+    with tqdm(None, "decoding", len(clips), unit="clip", mininterval=1) as bar:
         for place, (start, end) in enumerate(itertools.pairwise(cuts), first):
             _fill(Shard(cache.folder, place, cache.format), root, clips[start:end], pool, bar)
 
@@ -160,23 +165,21 @@ def _fill(shard: Shard, root: Path, clips: Sequence[Clip], pool: ProcessPoolExec
     first, total = len(rows), len(rows) + len(clips)
     blocks = list(blocks_of(clips, CLIPS_PER_BLOCK))
     decoded = pool.map(partial(decode_block, root, shard), blocks, range(first, total, CLIPS_PER_BLOCK))
-    file = os.open(shard.samples_path, os.O_RDWR | os.O_CREAT, 0o666)
     try:
         committed = time.monotonic()
         for block in decoded:
             rows += block
             bar.update(len(block))
             if time.monotonic() - committed > SECONDS_BETWEEN_COMMITS:
-                _commit(shard, file, rows)
+                shard.write_manifest(rows)
                 committed = time.monotonic()
-        _commit(shard, file, rows)
+        shard.write_manifest(rows)
     except BaseException as error:
         pool.shutdown(cancel_futures=True)
-        os.ftruncate(file, len(rows) * shard.format.row_bytes)  # on a full disk the manifest needs room
-        _commit(shard, file, rows)
+        with open(shard.samples_path, "ab") as file:
+            file.truncate(len(rows) * shard.format.row_bytes)  # on a full disk the manifest needs room
+        shard.write_manifest(rows)
         raise _explained(error, shard, kept=len(rows) - first, missing=total - len(rows)) from error
-    finally:
-        os.close(file)
 
 
 def _explained(error: BaseException, shard: Shard, *, kept: int, missing: int) -> BaseException:
@@ -202,12 +205,6 @@ def read_rows(shard: Shard) -> list[ManifestRow]:
     return [ManifestRow(*row) for row in shard.read_manifest().itertuples(index=False, name=None)]
 
 
-def _commit(shard: Shard, file: int, rows: Sequence[ManifestRow]) -> None:
-    """Samples first: what a manifest names is on the disk."""
-    os.fsync(file)
-    shard.write_manifest(rows)
-
-
 def decode_block(root: Path, shard: Shard, clips: Sequence[Clip], row: int) -> list[ManifestRow]:
     """Writes consecutive clips to the shard from `row` on and returns what its manifest has to say of them."""
     file = os.open(shard.samples_path, os.O_WRONLY | os.O_CREAT, 0o666)
@@ -220,16 +217,20 @@ def decode_block(root: Path, shard: Shard, clips: Sequence[Clip], row: int) -> l
 def _decode(root: Path, clips: Sequence[Clip], file: int, row: int, format: CacheFormat) -> Iterator[ManifestRow]:
     """A file is decoded once for all its parts among the clips."""
     resample = Resampler(format.sample_rate)
-    for name, parts in itertools.groupby(clips, key=lambda clip: split_name(clip.name)[0]):
+    for name, of_file in itertools.groupby(clips, key=lambda clip: split_name(clip.name)[0]):
         try:
             audio, rate = read_mono(root / name)
             waveform = resample(audio, rate)
             problem = ""
         except AudioError as error:
             problem = str(error)
+        parts = list(of_file)
+        if state_of(parts[0].state[0]) != parts[0].state:  # what was decoded may not be what was hashed
+            raise DataError(f"{root / name} changed while the waveform cache was built: run the same command again")
         for clip in parts:
             begin = split_name(clip.name)[1] * format.clip_samples
             if problem or begin >= len(waveform):
+                os.pwrite(file, b"\0", (row + 1) * format.row_bytes - 1)  # the last row's end is the file's
                 yield ManifestRow(clip.key, problem=problem or f"it ends before {begin / format.sample_rate:g} s")
             else:
                 ratio = rate / format.sample_rate

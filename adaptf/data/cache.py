@@ -60,6 +60,11 @@ class WaveformCache:
         """Row of each key, -1 where there is none."""
         return self._places.get_indexer(pd.Index(list(keys), dtype="str")).astype(np.int64)
 
+    def flush(self) -> None:
+        """Returns when all clips are on the disk; until then a machine that loses its power may lose some of them."""
+        for shard in shards_of(self.folder, self.format):
+            shard.flush()
+
     @cached_property
     def _places(self) -> "pd.Index[Any]":
         return pd.Index(self.index["key"], dtype="str")

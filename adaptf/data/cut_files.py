@@ -1,5 +1,6 @@
 """Files of any length as clips of one length: longer files are cut, shorter ones padded when they are cached."""
 
+import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -15,6 +16,8 @@ from adaptf.data.parts import part_name, parts_in
 FILES_PER_TASK = 256
 TICKS_PER_CLIP = 10**6
 """Lengths are compared in millionths of a clip: sample rates differ."""
+WORTH_TELLING_SECONDS = 0.05
+"""Files of whole seconds are often a few samples longer or shorter."""
 
 
 def cut_files(table: pd.DataFrame, root: Path, *, clip_seconds: float, workers: int) -> tuple[pd.DataFrame, list[str]]:
@@ -24,7 +27,7 @@ def cut_files(table: pd.DataFrame, root: Path, *, clip_seconds: float, workers: 
     """
     seconds = np.array(_lengths(list(table["filename"]), root, workers))
     parts = [parts_in(round(length / clip_seconds * TICKS_PER_CLIP), TICKS_PER_CLIP) for length in seconds]
-    rows = table.loc[table.index.repeat(parts)].reset_index(drop=True)
+    rows = table.iloc[np.repeat(np.arange(len(table)), parts)].reset_index(drop=True)
     rows["filename"] = [
         part_name(name, part) if count > 1 else name
         for name, count in zip(table["filename"], parts, strict=True)
@@ -44,7 +47,7 @@ def _lengths(filenames: Sequence[str], root: Path, workers: int) -> list[float]:
 
 
 def _length_or_problem(root: Path, name: str) -> float | str:
-    if not (root / name).is_file():
+    if not os.path.isfile(root / name):
         return f"{name}: the file is missing"
     try:
         return seconds_of(root / name)
@@ -54,11 +57,13 @@ def _length_or_problem(root: Path, name: str) -> float | str:
 
 def _what_was_done(seconds: np.ndarray, parts: np.ndarray, clip_seconds: float) -> list[str]:
     cut, short = parts > 1, seconds < clip_seconds
-    dropped = np.maximum(seconds - parts * clip_seconds, 0).sum()
+    rests = seconds - parts * clip_seconds
+    dropped, added = np.maximum(rests, 0).sum(), np.maximum(-rests[cut], 0).sum()
     clips, length = parts[cut].sum(), f"{clip_seconds:g} s"
     lines = {
         f"longer files were cut into {clips} clips of {length}: {cut.sum()} files": cut.any(),
-        f"rests of less than half a clip were dropped: {dropped:.1f} s in all": dropped > 0,
+        f"rests of less than half a clip were dropped: {dropped:.1f} s in all": dropped >= WORTH_TELLING_SECONDS,
+        f"longer rests were padded with zeros at the end: {added:.1f} s in all": added >= WORTH_TELLING_SECONDS,
         f"files shorter than {length} were padded with zeros at the end: {short.sum()} files": short.any(),
     }
     return [line for line, is_so in lines.items() if is_so]

@@ -10,6 +10,9 @@ from numpy.typing import NDArray
 
 Waveform = NDArray[np.float32]
 
+AUDIO_SUFFIXES = frozenset({".wav", ".flac", ".ogg", ".mp3"})
+"""Of files that libsndfile reads, in small letters."""
+
 PCM_16_STEP = np.float32(2**-15)
 
 MAX_SAMPLES = 2**31
@@ -97,7 +100,7 @@ def _read_samples(file: soundfile.SoundFile) -> Waveform:
         return np.multiply(file.read(dtype="int16"), PCM_16_STEP, dtype=np.float32)
     audio = file.read(dtype="float32")
     if not (np.abs(audio) <= LARGEST_SAMPLE).all():
-        raise AudioError("the audio holds samples that are not numbers, or far from full scale, which is 1")
+        raise AudioError("the audio holds values that are not numbers, or far beyond full scale, which is 1")
     return audio
 
 

@@ -11,14 +11,18 @@ from typing import Any, TypeVar
 Item = TypeVar("Item")
 
 
-def write_atomically(path: Path, content: bytes) -> None:
-    """Writes beside the target and renames: a reader sees the old file or the new one."""
+def write_atomically(path: Path, content: bytes, *, flush: bool = True) -> None:
+    """Writes beside the target and renames: a reader sees the old file or the new one.
+
+    Without `flush` that holds for processes that are killed, but not for a machine that loses its power.
+    """
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         with open(temporary, "wb") as file:
             file.write(content)
             file.flush()
-            os.fsync(file.fileno())
+            if flush:
+                os.fsync(file.fileno())
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)

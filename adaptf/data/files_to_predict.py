@@ -1,13 +1,18 @@
 """Files to predict: a TAU evaluation set or a CSV with filename and, if known, device."""
 
+import os
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pandas as pd
 
+from adaptf.data.decode import AudioError, seconds_of
 from adaptf.data.errors import DataError, raise_problems
 from adaptf.data.tables import read_strings
 
 EVALUATION_LIST = "evaluation_setup/test.csv"
+"""filename<TAB>device_id; some of the devices are called `unknown`."""
 
 
 def read_files_to_predict(path: Path) -> tuple[pd.DataFrame, Path]:
@@ -26,13 +31,27 @@ def read_files_to_predict(path: Path) -> tuple[pd.DataFrame, Path]:
             f"{path} does not exist: give a CSV file with the columns filename and device, or the folder of an evaluation set "
             f"with {EVALUATION_LIST}"
         )
-    table = table.rename(columns={"device_id": "device"})
     if "device" not in table.columns:
-        table["device"] = ""
-    missing = [
-        f"row {row}, {name}: the file is missing"
-        for row, name in enumerate(table["filename"], 2)
-        if not (root / name).is_file()
-    ]
-    raise_problems(missing, of=str(path))
+        table["device"] = table["device_id"] if "device_id" in table.columns else ""
+    if table.empty:
+        raise DataError(f"{path} names no files")
     return table[["filename", "device"]], root
+
+
+def check_files(table: pd.DataFrame, root: Path, *, source: str, threads: int = 4) -> None:
+    """Raises DataError that names the files which are missing or are no audio by their headers."""
+
+    def problem_of(name: str) -> str:
+        if not os.path.isfile(root / name):
+            return "the file is missing"
+        try:
+            seconds_of(root / name)
+        except AudioError as error:
+            return str(error)
+        return ""
+
+    names: Sequence[str] = list(table["filename"])
+    with ThreadPoolExecutor(threads) as pool:
+        found = zip(names, pool.map(problem_of, names), strict=True)
+        problems = [f"row {row}, {name}: {problem}" for row, (name, problem) in enumerate(found, 2) if problem]
+    raise_problems(problems, of=source)

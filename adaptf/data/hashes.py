@@ -5,9 +5,11 @@ import logging
 import os
 import zlib
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ProcessPoolExecutor
 from itertools import chain
 from pathlib import Path
+from stat import S_ISREG
+from typing import NamedTuple
 
 import pandas as pd
 import xxhash
@@ -26,29 +28,33 @@ FileState = tuple[str, int, int]
 """Path, size in bytes, time of change in ns: a file whose state is the same has the same content."""
 
 
-def content_hashes(root: Path, filenames: Sequence[str], *, memory_folder: Path, threads: int) -> list[str]:
-    """128-bit hash of each file's bytes, as 32 hexadecimal digits; equal hashes mean equal files.
+class HashedFile(NamedTuple):
+    """A file as it was when it was hashed."""
+
+    state: FileState
+    content: str
+    """128-bit hash of its bytes, as 32 hexadecimal digits; equal hashes mean equal files."""
+
+
+def hash_files(
+    root: Path, filenames: Sequence[str], *, memory_folder: Path, pool: ProcessPoolExecutor
+) -> dict[str, HashedFile]:
+    """The content of each file by its name.
 
     A file is read again only where its size or time of change differs from the last time. Raises DataError that names the
     files which are missing.
     """
     known = _remembered(memory_folder / MEMORY)
     folder = str(root.resolve())
-
-    def entries(names: Sequence[str]) -> list[tuple[FileState, str] | None]:
-        return [_entry(os.path.join(folder, name), known) for name in names]
-
-    with ThreadPoolExecutor(threads) as pool, tqdm(None, "checking files", len(filenames), unit="file", delay=2) as bar:
-        found = []
-        for block in pool.map(entries, blocks_of(filenames, FILES_PER_TASK)):
-            found += block
-            bar.update(len(block))
-    missing = [f"{name}: the file is missing" for name, entry in zip(filenames, found, strict=True) if entry is None]
+    states = [state_of(os.path.join(folder, name)) for name in filenames]
+    missing = [f"{name}: the file is missing" for name, state in zip(filenames, states, strict=True) if state is None]
     raise_problems(missing, of=str(root))
-    present = [entry for entry in found if entry is not None]
-    if any(state not in known for state, _ in present):
-        _remember(memory_folder / MEMORY, known | dict(present))
-    return [content for _, content in present]
+    present = [state for state in states if state is not None]
+    new = [state for state in present if state not in known]
+    if new:
+        known |= dict(zip(new, _hash_all([path for path, _, _ in new], pool), strict=True))
+        _remember(memory_folder / MEMORY, known)
+    return {name: HashedFile(state, known[state]) for name, state in zip(filenames, present, strict=True)}
 
 
 def sha256_of(path: Path) -> str:
@@ -57,18 +63,31 @@ def sha256_of(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _entry(path: str, known: dict[FileState, str]) -> tuple[FileState, str] | None:
-    """State and hash of a file, or None where it is missing."""
+def state_of(path: str) -> FileState | None:
+    """Path, size and time of change; None where there is no file."""
     try:
         stat = os.stat(path)
-    except (FileNotFoundError, NotADirectoryError):
+    except (OSError, ValueError):  # ValueError: a null character in the name
         return None
-    state = (path, stat.st_size, stat.st_mtime_ns)
-    return state, known[state] if state in known else _hash_of(path)
+    return (path, stat.st_size, stat.st_mtime_ns) if S_ISREG(stat.st_mode) else None
 
 
-def _hash_of(path: str) -> str:
-    """Read without a buffer in between: files are small, and many."""
+def _hash_all(paths: Sequence[str], pool: ProcessPoolExecutor) -> list[str]:
+    """By processes: threads would wait for each other, because a file takes less time than a change of turns."""
+    hashes: list[str] = []
+    with tqdm(None, "hashing files", len(paths), unit="file", delay=2, mininterval=1) as bar:
+        for block in pool.map(_hash_block, blocks_of(paths, FILES_PER_TASK)):
+            hashes += block
+            bar.update(len(block))
+    return hashes
+
+
+def _hash_block(paths: Sequence[str]) -> list[str]:
+    return [hash_of(path) for path in paths]
+
+
+def hash_of(path: str) -> str:
+    """Hash of one file, read without a buffer in between: files are small, and many."""
     hasher, file = xxhash.xxh3_128(), os.open(path, os.O_RDONLY)
     try:
         while content := os.read(file, BYTES_PER_READ):

@@ -1,5 +1,6 @@
 """Levels of a recording, by which silent, clipped and shifted clips are found."""
 
+import math
 from typing import NamedTuple
 
 import numpy as np
@@ -25,7 +26,6 @@ class Levels(NamedTuple):
 
 def levels_of(audio: Waveform) -> Levels:
     """Levels of (samples,), as they were recorded: resampling would round off what was clipped."""
-    highest, lowest = float(audio.max()), float(audio.min())
-    peak = max(highest, -lowest)
+    peak = max(float(audio.max()), -float(audio.min()))
     clipped = np.count_nonzero(np.abs(audio) >= FULL_SCALE) / len(audio) if peak >= FULL_SCALE else 0.0
-    return Levels(peak, float(np.sqrt(np.vdot(audio, audio) / len(audio))), float(audio.mean()), clipped)
+    return Levels(peak, math.sqrt(np.vdot(audio, audio) / len(audio)), float(audio.sum()) / len(audio), clipped)

@@ -1,7 +1,7 @@
 """The files of the waveform cache: shards of raw samples, each with a manifest that says what its rows hold.
 
-A row belongs to a shard once the manifest says so, and the manifest is replaced as a whole after the samples are on disk:
-whatever is written behind the last row of the manifest is not there yet.
+A row belongs to a shard once the manifest says so, and the manifest is replaced as a whole after the samples are written:
+whatever stands behind the last row of the manifest is not there yet.
 """
 
 import os
@@ -94,8 +94,14 @@ class Shard:
         return manifest
 
     def write_manifest(self, rows: Sequence[Sequence[Any]]) -> None:
-        """Makes the rows part of the shard, once their samples are on disk."""
-        write_atomically(self.manifest_path, gzipped_csv([list(MANIFEST_TYPES), *rows]))
+        """Makes the rows part of the shard, once their samples are written."""
+        write_atomically(self.manifest_path, gzipped_csv([list(MANIFEST_TYPES), *rows]), flush=False)
+
+    def flush(self) -> None:
+        """Returns when the shard is on the disk."""
+        for path in (self.samples_path, self.manifest_path):
+            with open(path, "rb") as file:
+                os.fsync(file.fileno())
 
     def mapped(self) -> NDArray[np.generic]:
         """(CLIPS_PER_SHARD or fewer, clip_samples) as the file holds them."""

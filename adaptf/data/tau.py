@@ -116,6 +116,6 @@ def _check_listed(root: Path, lists: _Lists, known: pd.Series) -> None:
 def _clip_table(meta: pd.DataFrame, lists: _Lists) -> pd.DataFrame:
     for_training, for_testing = is_in(meta["filename"], lists.train), is_in(meta["filename"], lists.test)
     table = meta.rename(columns={"scene_label": "scene", "identifier": "location", "source_label": "device"})
-    table["city"] = table["location"].str.partition("-")[0]
+    table["city"] = table["location"].str.split("-", n=1).str[0]
     table["split"] = np.where(for_training, TRAIN, TEST)
     return table.loc[for_training | for_testing, COLUMNS].reset_index(drop=True)

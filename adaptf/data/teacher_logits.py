@@ -9,6 +9,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from adaptf.data.errors import DataError, raise_problems
+from adaptf.data.tables import read_strings
 
 
 @dataclass(frozen=True)
@@ -38,10 +39,8 @@ def write_teacher_logits(path: Path, table: TeacherLogits) -> None:
 
 
 def read_teacher_logits(path: Path) -> TeacherLogits:
-    """Raises DataError where a clip stands twice or a logit is no number."""
-    frame = pd.read_csv(path, dtype={"filename": str}, keep_default_na=False)
-    if "filename" not in frame.columns:
-        raise DataError(f"{path} lacks the column filename")
+    """Raises DataError where it is no such table, a clip stands twice or a logit is no number."""
+    frame = read_strings(path, ["filename"], separator=",", separator_name="comma")
     twice = frame["filename"][frame["filename"].duplicated()]
     raise_problems([f"{name} stands there twice" for name in twice], of=str(path))
     classes = [name for name in frame.columns if name != "filename"]

@@ -111,4 +111,5 @@ def _waveforms(stored: dict[str, Any], table: pd.DataFrame) -> WaveformCache:
     built = build_cache(root, list(table["filename"]), cache_root=cache_root, format=format)
     if list(built.clips["key"]) != keys:
         raise DataError(f"the files in {root} are not those that were prepared: run `prepare` again")
+    built.waveforms.flush()
     return built.waveforms

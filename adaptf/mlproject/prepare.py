@@ -10,13 +10,15 @@ import pandas as pd
 from numpy.typing import NDArray
 from torch import Tensor
 
-from adaptf.data.build_cache import build_cache, keys_of
+from adaptf.data.build_cache import build_cache, files_of, keys_of
 from adaptf.data.cache import WaveformCache
 from adaptf.data.clips import TRAIN, VALIDATION
 from adaptf.data.demo import is_demo
 from adaptf.data.download import DEVELOPMENT_RECORD, ZENODO, download_record
 from adaptf.data.errors import DataError, raise_problems
 from adaptf.data.findings import check_leaks, is_silent
+from adaptf.data.hashes import hash_files
+from adaptf.data.processes import process_pool
 from adaptf.evaluation.data_figures import clips_figure, label_mosaic_figure, labels_figure, mosaic_figure
 from adaptf.evaluation.data_report import FINDINGS, DataReport, as_markdown, as_text, findings_table, make_report
 from adaptf.mlproject.config import DataConfig
@@ -58,8 +60,9 @@ def data_digest(config: PrepareConfig) -> str:
         download_record(DEVELOPMENT_RECORD, Path(config.data.root).absolute(), server=config.download_server)
     source = read_source(config.data)
     names = list(source.table["filename"])
-    keys = keys_of(source.audio_root, names, memory_folder=Path(config.data.cache), threads=config.data.workers)
-    return digest(source.table.to_csv(index=False), *keys)
+    with process_pool(config.data.workers) as pool:
+        files = hash_files(source.audio_root, files_of(names), memory_folder=Path(config.data.cache), pool=pool)
+    return digest(source.table.to_csv(index=False), *keys_of(names, files))
 
 
 def prepare(config: PrepareConfig, run: StageRun) -> Result:
@@ -92,10 +95,12 @@ def prepare(config: PrepareConfig, run: StageRun) -> Result:
     )
     folder = run.folder / "data"
     write_data(folder, source, data_set, cache_root=cache_root)
+    files = report_files(run.folder / "report", report, source, usable.table, built.waveforms)
+    built.waveforms.flush()
     return Result(
         metrics={f"clips/{split}": int(count) for split, count in usable.table["split"].value_counts().items()}
         | {f"found/{finding.name.replace(' ', '_')}": len(finding.files) for finding in report.all_findings},
-        files={"data": folder} | report_files(run.folder / "report", report, source, usable.table, built.waveforms),
+        files={"data": folder, **files},
         tags={DATA_KIND: source.kind, "adaptf.digest": data_set.digest},
         data_sets=[data_set],
         note=as_markdown(report),

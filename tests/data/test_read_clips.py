@@ -7,8 +7,18 @@ from adaptf.data.read_clips import read_clips
 
 
 def read(root, **changes):
+    """What the tables of a folder or of a CSV file say."""
     settings = {"scenes": TAU_SCENES, "validation_share": 0.3, "test_share": 0.2, "seed": 0} | changes
     return read_clips(root, **settings)
+
+
+def table_of(root, **changes):
+    return read(root, **changes).table
+
+
+def write_csv(folder, text):
+    (folder / "clips.csv").write_text(text)
+    return folder / "clips.csv"
 
 
 def edit(path, change, separator="\t"):
@@ -17,57 +27,79 @@ def edit(path, change, separator="\t"):
 
 
 def test_tau_folder_gives_scene_device_location_and_split(tau):
-    table = read(tau)
-    assert list(table.columns) == ["filename", "scene", "device", "location", "split"]
+    table = table_of(tau)
+    assert list(table.columns) == ["filename", "scene", "device", "location", "city", "split"]
     assert len(table) == 36
     assert table["split"].value_counts()["test"] == 12
     assert set(table["device"]) == {"a", "b", "c"}
+    assert set(table["city"]) == {"paris"}
+
+
+def test_scenes_are_those_asked_for_or_those_of_the_data(tau):
+    assert read(tau).scenes == TAU_SCENES
+    assert read(tau, scenes=["bus", "airport"]).scenes == ("bus", "airport")
+    assert read(tau, scenes=()).scenes == ("airport", "bus")
+
+
+def test_clips_of_a_tau_folder_have_one_length_and_own_data_any(tau, tmp_path):
+    assert not read(tau).any_length
+    path = write_csv(tmp_path, "filename,scene,device\nx.wav,bus,phone\ny.wav,park,phone\n")
+    assert read(path, scenes=()).any_length
+
+
+@pytest.mark.parametrize("scenes", [(), ("bus",)])
+def test_a_single_scene_is_refused(tmp_path, scenes):
+    path = write_csv(tmp_path, "filename,scene,device\nx.wav,bus,phone\n")
+    with pytest.raises(DataError, match=r"clips\.csv has the scene bus alone: a classifier needs two or more"):
+        read(path, scenes=scenes)
 
 
 def test_no_location_is_on_two_sides(tau):
     for seed in range(20):
-        sides = read(tau, seed=seed).groupby("location")["split"].nunique()
+        sides = table_of(tau, seed=seed).groupby("location")["split"].nunique()
         assert (sides == 1).all()
 
 
 def test_each_scene_has_training_and_validation_clips(tau):
-    counts = read(tau).groupby(["scene", "split"]).size()
+    counts = table_of(tau).groupby(["scene", "split"]).size()
     for scene in ("airport", "bus"):
         assert counts[scene, "train"] == 9
         assert counts[scene, "validation"] == 3
 
 
 def test_validation_is_cut_from_training_clips_only(tau):
-    before = set(read(tau, validation_share=0.0).query("split == 'test'")["filename"])
-    after = set(read(tau, validation_share=0.5).query("split == 'test'")["filename"])
+    before = set(table_of(tau, validation_share=0.0).query("split == 'test'")["filename"])
+    after = set(table_of(tau, validation_share=0.5).query("split == 'test'")["filename"])
     assert before == after
 
 
 def test_a_scene_with_one_location_keeps_it_for_training(tau):
     edit(tau / "meta.csv", lambda table: table.assign(identifier=table["scene_label"]))
-    assert "validation" not in set(read(tau)["split"])
+    assert "validation" not in set(table_of(tau)["split"])
 
 
 def test_unknown_city_and_device_are_data(tau):
     edit(tau / "meta.csv", lambda table: table.assign(source_label=table["source_label"].replace("b", "my phone")))
-    assert "my phone" in set(read(tau)["device"])
+    assert "my phone" in set(table_of(tau)["device"])
 
 
 def test_unknown_scene_is_an_error_that_names_the_row(tau):
     edit(tau / "meta.csv", lambda table: table.assign(scene_label=table["scene_label"].replace("bus", "buss")))
-    with pytest.raises(DataError, match=r"row 20, audio/bus-paris-0-0-0-a\.wav: unknown scene 'buss', expected one of airport"):
+    with pytest.raises(
+        DataError, match=r"row 20, audio/bus-paris-0-0-0-a\.wav \(scene 'buss', .*: the scene should be one of air"
+    ):
         read(tau)
 
 
 def test_a_device_that_no_registered_model_can_be_named_after_is_an_error(tau):
     edit(tau / "meta.csv", lambda table: table.assign(source_label=table["source_label"].replace("b", "mic/1")))
-    with pytest.raises(DataError, match="device 'mic/1' holds '/' or ':'"):
+    with pytest.raises(DataError, match=r"device 'mic/1'\): device names must not hold '/' or ':'"):
         read(tau)
 
 
-def test_two_rows_for_one_file_are_an_error_that_names_both(tau):
+def test_two_rows_for_one_file_are_an_error(tau):
     edit(tau / "meta.csv", lambda table: pd.concat([table, table.iloc[[3]]]))
-    with pytest.raises(DataError, match=r"row 38, .*named by row 5 too"):
+    with pytest.raises(DataError, match=r"row 38, audio/airport-paris-1-1-0-a\.wav .*: a row above names this file too"):
         read(tau)
 
 
@@ -104,20 +136,70 @@ def test_ten_problems_are_listed_and_the_others_counted(tau):
 def test_own_csv_without_split_is_cut_by_location(tmp_path):
     rows = [(f"{place}-{clip}.wav", "bus", "phone", f"place {place}") for place in range(10) for clip in range(4)]
     pd.DataFrame(rows, columns=["filename", "scene", "device", "location"]).to_csv(tmp_path / "clips.csv", index=False)
-    table = read(tmp_path / "clips.csv")
+    table = table_of(tmp_path / "clips.csv")
     assert set(table["split"]) == {"train", "validation", "test"}
     assert (table.groupby("location")["split"].nunique() == 1).all()
 
 
+def test_own_csv_with_a_split_is_taken_as_it_is(tmp_path):
+    rows = ["x.wav,bus,phone,train", "y.wav,park,phone,validation", "z.wav,bus,phone,test"]
+    path = write_csv(tmp_path, "\n".join(["filename,scene,device,split", *rows]))
+    assert list(table_of(path)["split"]) == ["train", "validation", "test"]
+
+
+def test_own_csv_may_name_cities_and_more(tmp_path):
+    path = write_csv(
+        tmp_path, "city,note,scene,device,filename\nOslo,NA,bus,phone,x.wav\n,,null,phone,1e5\nnan,,bus,phone,007\n"
+    )
+    table = table_of(path, scenes=())
+    assert list(table["city"]) == ["Oslo", "", "nan"]
+    assert list(table["filename"]) == ["x.wav", "1e5", "007"]
+    assert read(path, scenes=()).scenes == ("bus", "null")
+
+
 def test_own_csv_with_a_wrong_split_is_an_error(tmp_path):
-    (tmp_path / "clips.csv").write_text("filename,scene,device,split\nx.wav,bus,phone,tset\n")
+    path = write_csv(tmp_path, "filename,scene,device,split\nx.wav,bus,phone,tset\n")
     with pytest.raises(DataError, match=r"row 2, x\.wav: split 'tset' should be one of train, validation, test"):
-        read(tmp_path / "clips.csv")
+        read(path)
 
 
-def test_own_csv_without_a_scene_is_an_error(tmp_path):
-    (tmp_path / "clips.csv").write_text("filename,scene,device\nx.wav,,phone\n")
-    with pytest.raises(DataError, match=r"row 2, x\.wav: filename, scene and device must not be empty"):
+@pytest.mark.parametrize("row", [",bus,phone", "x.wav,,phone", "x.wav,bus,", "x.wav,bus"])
+def test_own_csv_without_a_value_is_an_error(tmp_path, row):
+    path = write_csv(tmp_path, f"filename,scene,device\ny.wav,park,phone\n{row}\n")
+    with pytest.raises(DataError, match=r"row 3, .*: filename, scene and device must not be empty"):
+        read(path)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "not readable as a comma separated table"),
+        ("\n\n", "not readable as a comma separated table"),
+        ("filename,scene,device\n", "no clips"),
+        ("filename,scene,device\nx.wav,bus,phone,\n", "not readable as .* Expected 3 fields in line 2, saw 4"),
+        ("filename,scene,device\nx.wav,bus,phone\ny.wav,park,phone,a,b\n", "Expected 3 fields in line 3, saw 5"),
+        ("filename,scene,device, scene\nx.wav,bus,phone,park\n", "has the column scene twice: leave one of them"),
+        ("filename;scene;device\nx.wav;bus;phone\n", "lacks the columns filename, scene, device; it has filename;scene"),
+        ('filename,scene,device\n"x.wav,bus,phone\ny.wav,park,phone\n', "not readable as .* EOF inside string"),
+    ],
+)
+def test_a_table_that_is_none_is_an_error(tmp_path, text, message):
+    with pytest.raises(DataError, match=message):
+        read(write_csv(tmp_path, text), scenes=())
+
+
+def test_trailing_commas_of_a_spreadsheet_are_no_columns(tmp_path):
+    path = write_csv(tmp_path, "filename,scene,device,,\nx.wav,bus,phone,,\ny.wav,park,phone,,\n")
+    assert list(table_of(path)["filename"]) == ["x.wav", "y.wav"]
+
+
+def test_tables_of_other_editors_are_read(tmp_path):
+    text = "filename,scene,device\nx.wav,bus,Gerät\ny.wav,park,phone\n"
+    for content in (text.encode("utf-8-sig"), text.replace("\n", "\r\n").encode()):
+        (tmp_path / "clips.csv").write_bytes(content)
+        assert list(table_of(tmp_path / "clips.csv")["device"]) == ["Gerät", "phone"]
+    (tmp_path / "clips.csv").write_bytes(text.encode("utf-16"))
+    with pytest.raises(DataError, match="'utf-8' codec can't decode"):
         read(tmp_path / "clips.csv")
 
 
