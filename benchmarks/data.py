@@ -91,11 +91,13 @@ def build_pair(folder: Path, names: list[str], repeats: int) -> Row:
     """Everything that `prepare` does to a new data set: hashing, decoding, resampling, levels, checksums, writing."""
     root, cache = folder / "clips", folder / "cache"
 
-    def build() -> None:
+    def clear() -> None:
         shutil.rmtree(cache, ignore_errors=True)
+
+    def build() -> None:
         build_cache(root, names, cache_root=cache, format=FORMAT, workers=2)
 
-    plain, ours = measure_pair(lambda: decode_one_by_one(root, names), build, clips=len(names), repeats=repeats)
+    plain, ours = measure_pair(lambda: decode_one_by_one(root, names), build, clips=len(names), repeats=repeats, before=clear)
     return f"building the cache: librosa.load one by one, two processes ({1000 / ours:.0f} clips/s)", plain, ours
 
 
