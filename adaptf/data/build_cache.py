@@ -234,7 +234,8 @@ def _decode(root: Path, clips: Sequence[Clip], file: int, row: int, format: Cach
                 yield ManifestRow(clip.key, problem=problem or f"it ends before {begin / format.sample_rate:g} s")
             else:
                 ratio = rate / format.sample_rate
-                source = audio[round(begin * ratio) : round((begin + format.clip_samples) * ratio)]
+                first = min(round(begin * ratio), len(audio) - 1)
+                source = audio[first : round((begin + format.clip_samples) * ratio)]
                 samples = as_stored(waveform[begin : begin + format.clip_samples], format)
                 write_at(file, samples, row * format.row_bytes)
                 yield ManifestRow(clip.key, checksum(samples), len(waveform) - begin, **_rounded(levels_of(source)))

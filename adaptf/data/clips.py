@@ -6,7 +6,6 @@ city ('' where unknown), split (train, validation or test).
 
 from collections.abc import Sequence
 
-import numpy as np
 import pandas as pd
 
 from adaptf.data.errors import raise_problems
@@ -35,7 +34,10 @@ TAU_SCENES = (
 
 
 def check_clips(table: pd.DataFrame, *, scenes: Sequence[str], source: str) -> None:
-    """Raises DataError for rows without a value, of an unknown scene or for a file that another row names too."""
+    """Raises DataError for rows without a value, of an unknown scene or for a file that another row names too.
+
+    The table's index is the place of a row in the file that it was read from.
+    """
     filename, scene, device = table["filename"], table["scene"], table["device"]
     wrong = {
         "filename, scene and device must not be empty": (filename == "") | (scene == "") | (device == ""),
@@ -47,7 +49,7 @@ def check_clips(table: pd.DataFrame, *, scenes: Sequence[str], source: str) -> N
     problems = [
         f"row {row + FIRST_ROW}, {filename[row]} (scene '{scene[row]}', device '{device[row]}'): {what}"
         for what, rows in wrong.items()
-        for row in np.flatnonzero(rows)
+        for row in table.index[rows.to_numpy(dtype=bool)]
     ]
     if table.empty:
         problems.append("no clips")

@@ -65,7 +65,7 @@ def read_clips(
         table = cut_by_location(table, share=test_share, to=TEST, seed=seed)
     if not (table["split"] == VALIDATION).any():
         table = cut_by_location(table, share=validation_share, to=VALIDATION, seed=seed)
-    return SceneClips(table[COLUMNS], scenes, any_length=root.is_file(), notes=notes)
+    return SceneClips(table[COLUMNS].reset_index(drop=True), scenes, any_length=root.is_file(), notes=notes)
 
 
 def audio_root(root: Path) -> Path:

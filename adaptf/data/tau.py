@@ -27,7 +27,7 @@ class TauClips:
     """The clips of the training and test lists."""
 
     table: pd.DataFrame
-    """filename, scene, device, location (the city and a number), city, split (train or test)."""
+    """filename, scene, device, location (the city and a number), city, split (train or test); the index tells the row."""
     published: bool
     """Whether they are the published recordings, for which the challenge has rules, or others in the same layout."""
 
@@ -118,4 +118,4 @@ def _clip_table(meta: pd.DataFrame, lists: _Lists) -> pd.DataFrame:
     table = meta.rename(columns={"scene_label": "scene", "identifier": "location", "source_label": "device"})
     table["city"] = table["location"].str.split("-", n=1).str[0]
     table["split"] = np.where(for_training, TRAIN, TEST)
-    return table.loc[for_training | for_testing, COLUMNS].reset_index(drop=True)
+    return table.loc[for_training | for_testing, COLUMNS]

@@ -207,3 +207,10 @@ def test_a_binary_file_is_no_csv(tmp_path):
     (tmp_path / "clips.csv").write_bytes(bytes(range(256)) * 9)
     with pytest.raises(DataError, match="not readable as a comma separated table"):
         read(tmp_path / "clips.csv")
+
+
+def test_row_numbers_are_those_of_the_table_also_where_it_has_clips_of_no_list(tau):
+    edit(tau / "evaluation_setup/fold1_train.csv", lambda table: table.iloc[6:])
+    edit(tau / "meta.csv", lambda table: table.assign(source_label=table["source_label"].mask(table.index == 20, "a/b")))
+    with pytest.raises(DataError, match=r"row 22, audio/.* \(scene 'bus', device 'a/b'\): device names must not hold '/'"):
+        read(tau)
