@@ -1,6 +1,7 @@
 """Stage `prepare`: its report, what it refuses, own data and AudioSet."""
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,6 +15,7 @@ import torch
 from adaptf.data.decode import decode
 from adaptf.data.errors import DataError
 from adaptf.errors import UserError
+from adaptf.mlproject import prepare as stage
 from adaptf.mlproject.config import DataConfig
 from adaptf.mlproject.dataset import AUDIOSET_KIND, SCENES_KIND, load_prepared
 from adaptf.mlproject.prepare import PrepareConfig, data_digest, prepare
@@ -205,3 +207,19 @@ def test_more_than_the_challenge_allows_is_refused_with_its_rule(environment: di
         run_prepare(environment, tmp_path, root, train_split="50")
     with pytest.raises(DataError, match="the file is missing"):
         run_prepare(environment, tmp_path, root, train_split="50", challenge=False)
+
+
+def test_download_fetches_the_record_into_the_folder_before_it_is_read(
+    environment: dict[str, str], data: DataConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fetched = []
+
+    def fetch(record: int, root: Path, *, server: str) -> None:
+        fetched.append((record, root, server))
+        shutil.copytree(data.root, root)
+
+    monkeypatch.setattr(stage, "download_record", fetch)
+    config = replace(data, root=str(tmp_path / "tau"), cache=str(tmp_path / "cache"))
+    run_id = execute(prepare, PrepareConfig(config, download=True, download_server="http://127.0.0.1:1"), inputs=data_digest)
+    assert fetched == [(6337421, tmp_path / "tau", "http://127.0.0.1:1")]
+    assert mlflow.get_run(run_id).data.metrics["clips/test"] == 12
