@@ -82,6 +82,8 @@ def build_cache(root: Path, names: Sequence[str], *, cache_root: Path, format: C
     folder = cache_root / format.folder_name
     folder.mkdir(parents=True, exist_ok=True)
     with _locked(folder), process_pool(workers) as pool:
+        for half_written in folder.glob(".*"):  # by a builder that was killed
+            half_written.unlink()
         files = hash_files(root, files_of(names), memory_folder=cache_root, pool=pool)
         keys = keys_of(names, files)
         cache = open_cache(cache_root, format)

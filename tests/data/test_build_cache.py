@@ -218,6 +218,12 @@ def test_killed_in_the_middle_and_run_again_gives_the_same_bytes_as_in_one_go(ta
     assert not any(map(is_running, workers)), "a killed build's processes must not go on"
 
 
+def test_what_a_killed_builder_left_half_written_is_cleared_away(build, names):
+    folder = build(names[:20]).waveforms.folder
+    (folder / ".0000.csv.gz.4711").write_bytes(b"half a manifest")
+    assert set(contents(build().waveforms.folder)) == {"0000.csv.gz", "0000.samples"}
+
+
 def test_an_interrupted_build_keeps_what_was_done(tau, build, names, tmp_path, decoded, monkeypatch):
     monkeypatch.setattr(building, "CLIPS_PER_BLOCK", 4)
     counted = building.decode_block
