@@ -86,7 +86,8 @@ def stage_that_counts(config: TrainConfig, run: StageRun) -> Result:
 
 def test_prepare_leaves_the_table_and_the_counts(prepared: str, folder: Path) -> None:
     run = mlflow.get_run(prepared)
-    assert artifacts(prepared) == {"config.yaml", "clips.png", "data/clips.csv", "data/dataset.json"}
+    report = {f"report/{name}" for name in ("report.txt", "findings.csv", "clips.png", "log_mels.png")}
+    assert artifacts(prepared) == {"config.yaml", "data/clips.csv", "data/dataset.json", *report}
     assert run.data.metrics["clips/test"] == 12
     assert run.data.metrics["clips/train"] + run.data.metrics["clips/validation"] == 24
     assert run.data.tags[STAGE] == "prepare" and run.data.tags["adaptf.data"] == "scenes"
