@@ -13,7 +13,7 @@ import torch
 from adaptf.audio.logmel import LogMel
 from adaptf.data.build_cache import as_stored
 from adaptf.data.cache import as_float
-from adaptf.data.decode import Waveform, decode
+from adaptf.data.decode import AUDIO_SUFFIXES, Waveform, decode
 from adaptf.data.shards import CacheFormat
 
 EXACT, ROUNDED = CacheFormat(32000, 32000), CacheFormat(32000, 32000, "int16")
@@ -26,7 +26,7 @@ def main() -> None:
     parser.add_argument("--every", type=int, default=1, help="take every n-th clip only")
     args = parser.parse_args()
     logmel, square, highest, above, count = LogMel(bands=512), 0.0, 0.0, 0, 0
-    paths = sorted(path for path in args.folder.rglob("*") if path.suffix in {".wav", ".flac", ".ogg"})
+    paths = sorted(path for path in args.folder.rglob("*") if path.suffix.lower() in AUDIO_SUFFIXES)
     clips = itertools.islice((clip for path in paths for clip in whole_clips(path)), 0, None, args.every)
     while batch := list(itertools.islice(clips, BATCH)):
         exact, rounded = (

@@ -21,7 +21,7 @@ import pandas as pd
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from adaptf.data.cache import WaveformCache, open_cache
+from adaptf.data.cache import INT16_STEP, WaveformCache, open_cache
 from adaptf.data.decode import AudioError, Resampler, Waveform, read_mono
 from adaptf.data.errors import DataError
 from adaptf.data.files import blocks_of
@@ -38,7 +38,6 @@ SECONDS_BETWEEN_COMMITS = 5.0
 """So much decoding at most is done again after a build was killed."""
 
 FULL_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-INT16_SCALE = 2**15
 
 
 class Clip(NamedTuple):
@@ -89,10 +88,10 @@ def build_cache(root: Path, names: Sequence[str], *, cache_root: Path, format: C
         cache = open_cache(cache_root, format)
         held = cache.holds(keys)
         _verify(cache, np.unique(cache.rows_of(list(itertools.compress(keys, held)))), workers)
-        missing = dict(zip(reversed(keys), reversed(names), strict=True))  # the first name of each content
-        for key in itertools.compress(keys, held):
-            missing.pop(key, None)
-        clips = [Clip(name, key, files[split_name(name)[0]].state) for key, name in reversed(missing.items())]
+        missing: dict[str, str] = {}
+        for name, key in itertools.compress(zip(names, keys, strict=True), ~held):
+            missing.setdefault(key, name)  # the same content may have several names
+        clips = [Clip(name, key, files[split_name(name)[0]].state) for key, name in missing.items()]
         if clips:
             _check_space(folder, len(clips) * format.row_bytes)
             _append(cache, root, clips, pool)
@@ -253,7 +252,8 @@ def as_stored(waveform: Waveform, format: CacheFormat) -> NDArray[np.generic]:
     padded = waveform if len(waveform) == format.clip_samples else np.pad(waveform, (0, format.clip_samples - len(waveform)))
     if format.sample_type == "float32":
         return padded
-    return np.clip(np.rint(padded * INT16_SCALE), -INT16_SCALE, INT16_SCALE - 1).astype(np.int16)
+    limits = np.iinfo(np.int16)
+    return np.clip(np.rint(padded / INT16_STEP), limits.min, limits.max).astype(np.int16)
 
 
 def write_at(file: int, samples: NDArray[np.generic], offset: int) -> None:

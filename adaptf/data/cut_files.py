@@ -1,6 +1,5 @@
 """Files of any length as clips of one length: longer files are cut, shorter ones padded when they are cached."""
 
-import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -8,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from adaptf.data.decode import AudioError, seconds_of
+from adaptf.data.decode import seconds_or_problem
 from adaptf.data.errors import raise_problems
 from adaptf.data.files import blocks_of
 from adaptf.data.parts import part_name, parts_in
@@ -38,21 +37,13 @@ def cut_files(table: pd.DataFrame, root: Path, *, clip_seconds: float, workers: 
 
 def _lengths(filenames: Sequence[str], root: Path, workers: int) -> list[float]:
     def lengths(names: Sequence[str]) -> list[float | str]:
-        return [_length_or_problem(root, name) for name in names]
+        return [seconds_or_problem(root / name) for name in names]
 
     with ThreadPoolExecutor(workers) as pool:
         found = [length for block in pool.map(lengths, blocks_of(filenames, FILES_PER_TASK)) for length in block]
-    raise_problems([problem for problem in found if isinstance(problem, str)], of=str(root))
+    named = zip(filenames, found, strict=True)
+    raise_problems([f"{name}: {problem}" for name, problem in named if isinstance(problem, str)], of=str(root))
     return [length for length in found if not isinstance(length, str)]
-
-
-def _length_or_problem(root: Path, name: str) -> float | str:
-    if not os.path.isfile(root / name):
-        return f"{name}: the file is missing"
-    try:
-        return seconds_of(root / name)
-    except AudioError as error:
-        return f"{name}: {error}"
 
 
 def _what_was_done(seconds: np.ndarray, parts: np.ndarray, clip_seconds: float) -> list[str]:

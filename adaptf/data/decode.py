@@ -1,5 +1,6 @@
 """Decoding of one audio file or byte stream: mono, float32, one sample rate."""
 
+import os
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -48,6 +49,16 @@ def seconds_of(source: Path) -> float:
         raise _unreadable(error) from error
     _check_header(header)
     return float(header.frames / header.samplerate)
+
+
+def seconds_or_problem(path: Path) -> float | str:
+    """Length of a file by its header, or why the file can't be used."""
+    if not os.path.isfile(path):
+        return "the file is missing"
+    try:
+        return seconds_of(path)
+    except AudioError as error:
+        return str(error)
 
 
 class Resampler:

@@ -1,13 +1,12 @@
 """Files to predict: a TAU evaluation set or a CSV with filename and, if known, device."""
 
-import os
-from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pandas as pd
 
-from adaptf.data.decode import AudioError, seconds_of
+from adaptf.data.clips import FIRST_ROW
+from adaptf.data.decode import seconds_or_problem
 from adaptf.data.errors import DataError, raise_problems
 from adaptf.data.tables import read_strings
 
@@ -41,17 +40,8 @@ def read_files_to_predict(path: Path) -> tuple[pd.DataFrame, Path]:
 def check_files(table: pd.DataFrame, root: Path, *, source: str, threads: int = 4) -> None:
     """Raises DataError that names the files which are missing or are no audio by their headers."""
 
-    def problem_of(name: str) -> str:
-        if not os.path.isfile(root / name):
-            return "the file is missing"
-        try:
-            seconds_of(root / name)
-        except AudioError as error:
-            return str(error)
-        return ""
-
-    names: Sequence[str] = list(table["filename"])
+    names = list(table["filename"])
     with ThreadPoolExecutor(threads) as pool:
-        found = zip(names, pool.map(problem_of, names), strict=True)
-        problems = [f"row {row}, {name}: {problem}" for row, (name, problem) in enumerate(found, 2) if problem]
+        found = zip(names, pool.map(lambda name: seconds_or_problem(root / name), names), strict=True)
+        problems = [f"row {row}, {name}: {what}" for row, (name, what) in enumerate(found, FIRST_ROW) if isinstance(what, str)]
     raise_problems(problems, of=source)

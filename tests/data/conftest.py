@@ -36,3 +36,9 @@ def write_tau(root: Path, *, scenes=("airport", "bus"), locations=6, clips=3, se
 @pytest.fixture
 def tau(tmp_path) -> Path:
     return write_tau(tmp_path / "tau")
+
+
+@pytest.fixture
+def names(tau) -> list[str]:
+    """Every clip's name, relative to the data set's folder."""
+    return sorted(path.relative_to(tau).as_posix() for path in tau.rglob("*.wav"))

@@ -25,11 +25,6 @@ FORMAT = CacheFormat(sample_rate=32000, clip_samples=32000)
 
 
 @pytest.fixture
-def names(tau):
-    return sorted(path.relative_to(tau).as_posix() for path in tau.rglob("*.wav"))
-
-
-@pytest.fixture
 def build(tau, names, tmp_path):
     """Builds a cache of all clips, or of others."""
 

@@ -16,11 +16,6 @@ FORMAT = CacheFormat(sample_rate=32000, clip_samples=32000)
 
 
 @pytest.fixture
-def names(tau):
-    return sorted(path.relative_to(tau).as_posix() for path in tau.rglob("*.wav"))
-
-
-@pytest.fixture
 def built(tau, names, tmp_path):
     return build_cache(tau, names, cache_root=tmp_path / "cache", format=FORMAT)
 
