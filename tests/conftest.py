@@ -1,8 +1,9 @@
-"""Fixtures of all tests: reference numbers, and no way to load a pickle."""
+"""Fixtures of all tests: reference numbers, files in the format of BEATs, and no way to load a pickle."""
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -28,3 +29,66 @@ def golden() -> Callable[[str], dict[str, Tensor]]:
 @pytest.fixture(scope="session")
 def golden_folder() -> Path:
     return GOLDEN
+
+
+@pytest.fixture(scope="session")
+def published_beats_cfg() -> Callable[[], dict[str, Any]]:
+    """The settings of BEATs_iter3_plus_AS2M."""
+    return published_cfg
+
+
+@pytest.fixture(scope="session")
+def write_beats_file() -> Callable[..., Path]:
+    """`write_beats_file(path, cfg, *, finetuned=False, seed=0) -> Path`: random weights in the format of a BEATs file."""
+    return write_random_beats
+
+
+def published_cfg() -> dict[str, Any]:
+    """Twelve layers of 768, 90 million weights."""
+    return {
+        "encoder_layers": 12,
+        "encoder_embed_dim": 768,
+        "encoder_ffn_embed_dim": 3072,
+        "encoder_attention_heads": 12,
+        "activation_fn": "gelu",
+        "dropout": 0.1,
+        "attention_dropout": 0.1,
+        "activation_dropout": 0.0,
+        "encoder_layerdrop": 0.05,
+        "dropout_input": 0.1,
+        "layer_norm_first": False,
+        "conv_bias": False,
+        "conv_pos": 128,
+        "conv_pos_groups": 16,
+        "relative_position_embedding": True,
+        "num_buckets": 320,
+        "max_distance": 800,
+        "gru_rel_pos": True,
+        "deep_norm": True,
+        "input_patch_size": 16,
+        "layer_wise_gradient_decay_ratio": 1.0,
+        "embed_dim": 512,
+    }
+
+
+PUBLISHED_NAMES = {"parametrizations.weight.original0": "weight_g", "parametrizations.weight.original1": "weight_v"}
+"""Of weight normalization, as PyTorch called it when BEATs was published."""
+
+
+def write_random_beats(path: Path, cfg: Mapping[str, Any], *, finetuned: bool = False, seed: int = 0) -> Path:
+    """Pre-trained only, or fine-tuned with a predictor of AudioSet's 527 labels."""
+    from adaptf.models.beats import BeatsEncoder
+
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        weights = BeatsEncoder(cfg).state_dict()
+        predictor = torch.nn.Linear(cfg["encoder_embed_dim"], 527).state_dict(prefix="predictor.")
+    for name, published in PUBLISHED_NAMES.items():
+        weights[f"encoder.pos_conv.0.{published}"] = weights.pop(f"encoder.pos_conv.0.{name}")
+    if not finetuned:
+        torch.save({"cfg": dict(cfg), "model": dict(weights)}, path)
+        return path
+    finetuned_cfg = {**cfg, "finetuned_model": True, "predictor_dropout": 0.0, "predictor_class": 527}
+    labels = {place: f"/m/{place}" for place in range(527)}
+    torch.save({"cfg": finetuned_cfg, "model": {**weights, **predictor}, "label_dict": labels}, path)
+    return path

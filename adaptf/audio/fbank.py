@@ -24,8 +24,9 @@ MEAN, STD = 15.41663, 6.55582
 class Fbank(nn.Module):
     """Waveform (batch, samples) at 16 kHz in [-1, 1] -> normalized log filterbank energies (batch, frames, 128).
 
-    Frames of 25 ms every 10 ms, none of them reaching over the end: 16,000 samples give 98. Raises ValueError where the
-    waveform has another number of axes or is shorter than one frame.
+    Frames of 25 ms every 10 ms, none of them reaching over the end: 16,000 samples give 98. The operations and their rounding
+    are those of torchaudio.compliance.kaldi.fbank, which takes one clip at a time. Raises ValueError where the waveform has
+    another number of axes or is shorter than one frame.
     """
 
     window: Tensor
@@ -33,9 +34,10 @@ class Fbank(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        window = torch.hann_window(WINDOW_SAMPLES, periodic=False, dtype=torch.float64).pow(POVEY_EXPONENT)
+        # Rounded as torchaudio rounds it: bands without energy hold what an FFT makes of the last bits of its input.
+        window = torch.hann_window(WINDOW_SAMPLES, periodic=False, dtype=torch.float32).pow(POVEY_EXPONENT)
         filters = kaldi_mel_filterbank(BANDS, n_fft=N_FFT, sample_rate=SAMPLE_RATE, low_hz=LOW_HZ, high_hz=SAMPLE_RATE / 2)
-        self.register_buffer("window", window.float(), persistent=False)
+        self.register_buffer("window", window, persistent=False)
         self.register_buffer("filters", filters, persistent=False)
 
     def forward(self, waveform: Tensor) -> Tensor:
@@ -49,6 +51,5 @@ class Fbank(nn.Module):
         # Kaldi filters each frame on its own: the first sample stands in for the one before it.
         before = torch.cat([frames[:, :, :1], frames[:, :, :-1]], dim=2)
         spectrum = torch.fft.rfft((frames - PREEMPHASIS * before) * self.window, n=N_FFT)
-        power = (spectrum * spectrum.conj()).real  # [b, frames, bins]
-        energies = power @ self.filters.T
+        energies = spectrum.abs().square() @ self.filters.T  # [b, frames, bands]
         return (energies.clamp_min(FLOOR).log() - MEAN) / (2 * STD)

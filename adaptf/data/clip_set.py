@@ -58,6 +58,18 @@ class ClipSet(Dataset[ClipBatch]):
             row=torch.from_numpy(rows),
         )
 
+    def part(self, chosen: NDArray[np.bool_]) -> "ClipSet":
+        """The clips for which `chosen` (clips,) holds."""
+        rows = np.flatnonzero(chosen)
+        return replace(
+            self,
+            filenames=tuple(self.filenames[row] for row in rows),
+            cache_rows=self.cache_rows[rows],
+            targets=self.targets[rows],
+            devices=self.devices[rows],
+            teacher_logits=self.teacher_logits[rows],
+        )
+
     def _first_samples(self, rows: NDArray[np.int64]) -> NDArray[np.int64] | None:
         spare = self.waveforms.format.clip_samples - self.samples
         if spare == 0:

@@ -1,4 +1,4 @@
-"""Scores from a table of predictions: one row per clip with filename, scene, device and a logit per scene."""
+"""Scores from a table of predictions: one row per clip with filename, scene, device, location and a logit per scene."""
 
 from collections.abc import Sequence
 
@@ -7,10 +7,13 @@ import pandas as pd
 from numpy.typing import NDArray
 from scipy.special import log_softmax
 
+Runs = Sequence[pd.DataFrame]
+"""A setting's predictions of the same clips: one table per run, that is per seed; usually one."""
+
 
 def prediction_table(clips: pd.DataFrame, logits: NDArray[np.float32], scenes: Sequence[str]) -> pd.DataFrame:
-    """The clip table's filename, scene and device, the scene that was predicted, and one logit per scene."""
-    table = clips[["filename", "scene", "device"]].reset_index(drop=True)
+    """The clip table's filename, scene, device and location, the scene that was predicted, and one logit per scene."""
+    table = clips[["filename", "scene", "device", "location"]].reset_index(drop=True)
     table["predicted"] = [scenes[place] for place in logits.argmax(axis=1)]
     return pd.concat([table, pd.DataFrame(logits, columns=list(scenes))], axis=1)
 
@@ -38,7 +41,8 @@ def log_loss(predictions: pd.DataFrame, scenes: Sequence[str]) -> float:
     return float(losses.groupby(predictions["scene"].to_numpy()).mean().mean())
 
 
-def confusion(predictions: pd.DataFrame, scenes: Sequence[str]) -> pd.DataFrame:
-    """Clips by true (rows) and predicted scene (columns)."""
+def confusion(runs: Runs, scenes: Sequence[str]) -> pd.DataFrame:
+    """Clips by true (rows) and predicted scene (columns), summed over the runs."""
+    predictions = pd.concat([run[["scene", "predicted"]] for run in runs], ignore_index=True)
     counts = pd.crosstab(predictions["scene"], predictions["predicted"])
     return counts.reindex(index=list(scenes), columns=list(scenes), fill_value=0)

@@ -1,55 +1,122 @@
-"""The report's two tables: scenes by setting and devices by setting."""
+"""Tables of the settings: by scene, by device, their macro averages with intervals, and the differences between them."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import combinations, pairwise
 
 import pandas as pd
 
-from adaptf.evaluation.scores import accuracy_per_scene, log_loss, macro_accuracy, macro_accuracy_per_device
+from adaptf.data.errors import DataError
+from adaptf.evaluation.bootstrap import Difference, paired_bootstrap
+from adaptf.evaluation.intervals import mean_interval
+from adaptf.evaluation.scores import Runs, accuracy_per_scene, log_loss, macro_accuracy, macro_accuracy_per_device
 
 MEAN, LOG_LOSS = "macro average", "log loss"
 SEEN, UNSEEN = "known devices", "unknown devices"
+STD, MEAN_LOW, MEAN_HIGH, RUNS = "std", "95 % low", "95 % high", "runs"
+DIFFERENCE, LOW, HIGH, RUNS_LOW, RUNS_HIGH, STANDS = "difference", "low", "high", "runs low", "runs high", "stands"
+TWO_DIGITS = {LOG_LOSS, STD, DIFFERENCE, LOW, HIGH, RUNS_LOW, RUNS_HIGH}
+"""Rows and columns whose figures are small: one digit would hide on which side of zero they lie."""
 
 
-def scene_table(settings: Mapping[str, pd.DataFrame], scenes: Sequence[str]) -> pd.DataFrame:
-    """Accuracy in percent per scene (rows) and setting (columns), the macro average, and the log loss."""
-    columns = {}
-    for setting, predictions in settings.items():
-        scores = accuracy_per_scene(predictions).reindex(list(scenes)) * 100
-        scores[MEAN] = macro_accuracy(predictions) * 100
-        scores[LOG_LOSS] = log_loss(predictions, scenes)
-        columns[setting] = scores
+def scene_table(settings: Mapping[str, Runs], scenes: Sequence[str]) -> pd.DataFrame:
+    """Accuracy in percent per scene (rows) and setting (columns), the macro average, and the log loss: means over runs."""
+    columns = {setting: _mean(_scene_scores(run, scenes) for run in runs) for setting, runs in settings.items()}
     return pd.DataFrame(columns).rename_axis("scene")
 
 
-def device_table(settings: Mapping[str, pd.DataFrame], known_devices: Sequence[str]) -> pd.DataFrame:
-    """Macro-average accuracy in percent per device (rows) and setting (columns), and the means of known and unknown ones."""
-    columns = {}
-    for setting, predictions in settings.items():
-        scores = macro_accuracy_per_device(predictions) * 100
-        known = scores.index.isin(list(known_devices))
-        means = {SEEN: scores[known].mean(), UNSEEN: scores[~known].mean(), MEAN: macro_accuracy(predictions) * 100}
-        columns[setting] = pd.concat([scores, pd.Series(means).dropna()])
+def device_table(settings: Mapping[str, Runs], known_devices: Sequence[str]) -> pd.DataFrame:
+    """Macro-average accuracy in percent per device (rows) and setting (columns), and the means of known and unknown ones.
+
+    All are means over runs.
+    """
+    columns = {setting: _mean(_device_scores(run, known_devices) for run in runs) for setting, runs in settings.items()}
     return pd.DataFrame(columns).rename_axis("device")
 
 
+def accuracy_table(settings: Mapping[str, Runs]) -> pd.DataFrame:
+    """Macro-average accuracy in percent per setting (rows): mean, standard deviation and t interval over its runs."""
+    rows = {}
+    for setting, runs in settings.items():
+        over_runs = mean_interval([macro_accuracy(run) * 100 for run in runs])
+        rows[setting] = (over_runs.mean, over_runs.std, over_runs.low, over_runs.high, over_runs.runs)
+    return _table(rows, [MEAN, STD, MEAN_LOW, MEAN_HIGH, RUNS]).rename_axis("setting")
+
+
+def difference_table(settings: Mapping[str, Runs], *, draws: int = 10_000, seed: int = 0) -> pd.DataFrame:
+    """Differences of macro-average accuracy in points, a row per pair of settings, each with the one before it first.
+
+    95 % intervals over locations and over runs; `stands` is 'yes' where no interval holds zero, else 'no'. Every pair is
+    judged alone: of many pairs without a difference, one in twenty stands by chance. Raises DataError where two settings
+    have unequal numbers of runs or other clips.
+    """
+    rows = {}
+    for first, second in _pairs(list(settings)):
+        try:
+            difference = paired_bootstrap(settings[first], settings[second], draws=draws, seed=seed)
+        except DataError as error:
+            raise DataError(f"'{first}' (first) and '{second}' (second) can't be compared: {error}") from error
+        rows[f"{second} - {first}"] = _difference_row(difference)
+    return _table(rows, [DIFFERENCE, LOW, HIGH, RUNS_LOW, RUNS_HIGH, STANDS]).rename_axis("settings")
+
+
 def as_text(table: pd.DataFrame) -> str:
-    """For the terminal: one decimal, two for the log loss."""
-    return table.apply(_formatted, axis=1).to_string()
+    """For the terminal: one decimal, two for small figures, and '-' where there is none."""
+    return _formatted(table).to_string()
 
 
 def as_markdown(table: pd.DataFrame) -> str:
     """For the page of a run."""
-    table = table.apply(_formatted, axis=1)
     header = [str(table.index.name or ""), *map(str, table.columns)]
     lines = ["| " + " | ".join(header) + " |", "|---" + "|---:" * len(table.columns) + "|"]
-    lines += ["| " + " | ".join([str(name), *row]) + " |" for name, row in zip(table.index, table.to_numpy(), strict=True)]
+    lines += ["| " + " | ".join([str(name), *row]) + " |" for name, row in zip(table.index, _texts(table), strict=True)]
     return "\n".join(lines)
 
 
-def _formatted(row: pd.Series) -> pd.Series:
-    def text(value: object) -> str:
-        if isinstance(value, float):
-            return "-" if pd.isna(value) else f"{value:.2f}" if row.name == LOG_LOSS else f"{value:.1f}"
-        return str(value)
+def _scene_scores(run: pd.DataFrame, scenes: Sequence[str]) -> pd.Series:
+    scores = accuracy_per_scene(run).reindex(list(scenes)) * 100
+    scores[MEAN] = macro_accuracy(run) * 100
+    scores[LOG_LOSS] = log_loss(run, scenes)
+    return scores
 
-    return row.astype(object).map(text)
+
+def _device_scores(run: pd.DataFrame, known_devices: Sequence[str]) -> pd.Series:
+    scores = macro_accuracy_per_device(run) * 100
+    known = scores.index.isin(list(known_devices))
+    means = {SEEN: scores[known].mean(), UNSEEN: scores[~known].mean(), MEAN: macro_accuracy(run) * 100}
+    return pd.concat([scores, pd.Series(means).dropna()])
+
+
+def _mean(runs: Iterable[pd.Series]) -> pd.Series:
+    return pd.concat(list(runs), axis=1).mean(axis=1)
+
+
+def _pairs(names: list[str]) -> list[tuple[str, str]]:
+    """Each name with the next one, then all other pairs."""
+    following = list(pairwise(names))
+    return following + [pair for pair in combinations(names, 2) if pair not in following]
+
+
+def _difference_row(difference: Difference) -> tuple[float | str, ...]:
+    fractions = (difference.mean, difference.low, difference.high, difference.runs_low, difference.runs_high)
+    return (*(fraction * 100 for fraction in fractions), "yes" if difference.stands else "no")
+
+
+def _table(rows: Mapping[str, Sequence[float | str]], columns: list[str]) -> pd.DataFrame:
+    return pd.DataFrame(list(rows.values()), index=list(rows), columns=columns)
+
+
+def _formatted(table: pd.DataFrame) -> pd.DataFrame:
+    return pd.DataFrame(_texts(table), index=table.index, columns=table.columns)
+
+
+def _texts(table: pd.DataFrame) -> list[list[str]]:
+    return [
+        [_text(value, digits=1 + bool(TWO_DIGITS & {row, column})) for column, value in zip(table.columns, values, strict=True)]
+        for row, values in zip(table.index, table.astype(object).to_numpy(), strict=True)
+    ]
+
+
+def _text(value: object, *, digits: int) -> str:
+    if not isinstance(value, float):
+        return str(value)
+    return "-" if pd.isna(value) else f"{value:z.{digits}f}"

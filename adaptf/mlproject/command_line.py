@@ -38,7 +38,7 @@ def parse(config_class: type[Config], *, stage: str, arguments: Sequence[str]) -
         preset = preset_arguments(chosen_preset(arguments), stage, config_class)
     except UserError as error:
         parser.error(str(error))
-    given = with_switches(arguments, config_class)
+    given = with_lists(with_switches(arguments, config_class), config_class)
     parsed = vars(parser.instantiate(parser.parse_args([*preset, *given])))
     return config_class(**{name: value for name, value in parsed.items() if name != "preset"})
 
@@ -48,6 +48,22 @@ def with_switches(arguments: Sequence[str], config_class: type) -> list[str]:
     switches = {f"--{name}" for name, value in flatten(dataclasses.asdict(config_class())).items() if isinstance(value, bool)}
     pairs = zip(arguments, [*arguments[1:], "--"], strict=False)
     return [f"{name}=true" if name in switches and following.startswith("--") else name for name, following in pairs]
+
+
+def with_lists(arguments: Sequence[str], config_class: type) -> list[str]:
+    """`--seeds 0,1,2` stands for `--seeds=[0,1,2]`, and so does every field that is a list."""
+    lists = {f"--{name}" for name, value in flatten(dataclasses.asdict(config_class())).items() if isinstance(value, tuple)}
+    found: list[str] = []
+    for argument in arguments:
+        before = found[-1] if found else ""
+        name, equals, value = argument.partition("=")
+        if before in lists and not argument.startswith(("--", "[")):
+            found[-1:] = [f"{before}=[{argument}]"]
+        elif name in lists and equals and not value.startswith("["):
+            found.append(f"{name}=[{value}]")
+        else:
+            found.append(argument)
+    return found
 
 
 def preset_names() -> list[str]:

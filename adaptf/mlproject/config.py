@@ -1,11 +1,12 @@
 """Settings that several stages share. The dataclasses of this folder are the only place of defaults: the report's values."""
 
-from dataclasses import dataclass, field
-from typing import Literal
+from dataclasses import Field, dataclass, field, fields
+from typing import Any, Literal
 
 from adaptf.data.device_memory import OnDevice
 from adaptf.data.shards import SampleType
 from adaptf.data.tau import TrainSplit
+from adaptf.training.averaging import Averaging
 
 
 def upstream(stage: str, **tags: str) -> str:
@@ -15,7 +16,18 @@ def upstream(stage: str, **tags: str) -> str:
 
 def upstream_each(stage: str, tag: str) -> str:
     """A field that names several runs of another stage: ids separated by commas, or `latest` for the newest of each `tag`."""
-    return field(default="latest", metadata={"stage": stage, "each": tag})
+    return field(default="latest", metadata={"stage": stage, "each": tag, "several": True})
+
+
+def upstream_several(stage: str) -> str:
+    """A field that names one run of another stage or several with other seeds: ids separated by commas, or that of a run over
+    `seeds`, which stands for all of its runs."""
+    return field(default="latest", metadata={"stage": stage, "tags": {}, "several": True})
+
+
+def upstream_fields(config: Any) -> list[Field[Any]]:
+    """Fields that name runs of other stages."""
+    return [field for field in fields(config) if "stage" in field.metadata]
 
 
 @dataclass(frozen=True)
@@ -90,6 +102,25 @@ class AugmentConfig:
     """Freq-MixStyle's share is drawn from Beta(alpha, alpha)."""
     mixup_alpha: float = 0.3
     """Mixup's share is drawn from Beta(alpha, alpha); 0 is off."""
+    spec_mask_share: float = 0.0
+    """SpecAugment's masks take up to this share of the bands and of the frames; 0 is off. Against overfitting of large networks
+    (Park et al., 2019)."""
+    time_roll_seconds: float = 0.0
+    """Clips are rolled by up to so much in either direction; 0 is off. More starts of a clip from the same recordings
+    (Schmid et al., 2023)."""
+
+
+@dataclass(frozen=True)
+class AverageConfig:
+    """Averaging of weights over the last epochs: flatter minima generalise better, at no cost in serving."""
+
+    kind: Averaging = "none"
+    """swa: equal average over the last epochs (Izmailov et al., 2018). ema: exponential moving average over all steps
+    (Tarvainen and Valpola, 2017). none: as in the report."""
+    share: float = 0.25
+    """Share of the epochs, at the end, that swa averages."""
+    ema_decay: float = 0.999
+    """What ema keeps of its average at each step."""
 
 
 @dataclass(frozen=True)
@@ -103,14 +134,15 @@ class OptimConfig:
     max_epochs: int = 200
     """Epochs."""
     restart_epochs: int = 10
-    """Epochs until the first restart."""
+    """Epochs until the first restart; 0 keeps the rate as it is."""
     restart_factor: int = 2
     """Each cycle is so many times as long as the one before."""
+    average: AverageConfig = AverageConfig()
 
 
 @dataclass(frozen=True)
 class BeatsOptimConfig:
-    """AdamW for fine-tuning BEATs: the rate rises for some epochs and then falls linearly."""
+    """AdamW for fine-tuning BEATs: the rate rises exponentially for some epochs and then falls linearly."""
 
     lr: float = 1e-5
     """Highest learning rate."""
@@ -125,7 +157,11 @@ class BeatsOptimConfig:
     warmup_epochs: int = 4
     """Epochs until the highest rate."""
     final_share: float = 0.005
-    """The last epoch's share of the highest rate."""
+    """The share of the highest rate towards which it falls."""
+    layer_decay: float = 1.0
+    """Each layer learns at so many times the rate of the one above it; 1 is off. Keeps what lower layers know (Howard and
+    Ruder, 2018)."""
+    average: AverageConfig = AverageConfig()
 
 
 @dataclass(frozen=True)
@@ -142,6 +178,8 @@ class TrainerConfig:
     """Machines."""
     precision: Literal["32-true", "16-mixed", "bf16-mixed", "64-true"] = "32-true"
     """Arithmetic of the network; features are always 32 bit."""
+    accumulate_batches: int = 1
+    """Batches whose gradients are added up before each step, where a GPU holds no larger batch."""
     workers: int = 2
     """Processes that read batches ahead; 0 reads in the training process."""
     pin_memory: bool = False

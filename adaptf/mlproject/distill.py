@@ -1,23 +1,39 @@
 """Stage `distill`: TF-SepNet learns from the labels and from an ensemble of teachers."""
 
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
+import torch
+from torch import Tensor
 
+from adaptf.data.batch import ClipBatch
 from adaptf.data.clip_set import ClipSet, with_teacher_logits
 from adaptf.data.clips import TRAIN, VALIDATION
 from adaptf.data.teacher_logits import TeacherLogits, read_teacher_logits
 from adaptf.errors import UserError
 from adaptf.mlproject.config import AugmentConfig, OptimConfig, TrainerConfig, upstream, upstream_each
-from adaptf.mlproject.dataset import DATA_KIND, SCENES_KIND, load_prepared
-from adaptf.mlproject.fitting import SCENES, checkpoint_of, fitted_result, tfsepnet_description, train_classifier
+from adaptf.mlproject.dataset import DATA_KIND, SCENES_KIND, PreparedData, load_prepared
+from adaptf.mlproject.fitting import (
+    Objective,
+    checkpoint_of,
+    fitted_result,
+    scene_measures,
+    tfsepnet_description,
+    train_classifier,
+)
 from adaptf.mlproject.stage import run_stage
 from adaptf.mlproject.teacher import LOGITS, TEACHER_KIND, TEACHER_MODEL
 from adaptf.models.checkpoint import load_classifier
 from adaptf.tracking import runs
 from adaptf.tracking.runs import Result, StageRun
-from adaptf.training.augmentation import MixedTeachers
-from adaptf.training.losses import DistillationLoss, KlReduction
+from adaptf.training.augmentation import Augmentation, MixedTeachers
+from adaptf.training.losses import DistillationLoss, Ensemble, KlReduction
+from adaptf.training.metrics import Agreement, MacroAccuracy
+from adaptf.training.online_teachers import online_teachers
+from adaptf.training.task import Measure
+
+Hearing = Literal["clean", "augmented"]
 
 
 @dataclass(frozen=True)
@@ -32,6 +48,15 @@ class LossConfig:
     """elements: KL averaged over clips and classes, as published. clips: averaged over clips, ten times larger."""
     mixed_teachers: MixedTeachers = "logits"
     """With mixup: `logits` mixes the teachers' logits (the report), `terms` mixes two KL terms (the public trainer)."""
+    teacher_weights: tuple[float, ...] = ()
+    """Weights of the teachers in their mean, in the order of teacher_runs; empty: alike. Lets a better one count more."""
+    teacher_temperatures: tuple[float, ...] = ()
+    """A temperature per teacher instead of T; an empty list: T for all. Puts overconfident and timid teachers on one scale
+    (Guo et al., 2017)."""
+    teachers_hear: Hearing = "clean"
+    """clean: cached logits of the clip as it is (the report). augmented: the teachers run in every step, on the clip after its
+    impulse response; a teacher that hears what the student hears contradicts it less, at many times the cost (Beyer et al.,
+    2022)."""
 
 
 @dataclass(frozen=True)
@@ -50,6 +75,8 @@ class DistillConfig:
     trainer: TrainerConfig = TrainerConfig()
     seed: int = 0
     """Of order and augmentations."""
+    seeds: tuple[int, ...] = ()
+    """Several seeds, as in 0,1,2: a child run with each of them, and here their mean and interval."""
 
 
 def distill(config: DistillConfig, run: StageRun) -> Result:
@@ -60,34 +87,75 @@ def distill(config: DistillConfig, run: StageRun) -> Result:
         raise UserError(f"{config.train_run} was trained on {student.description.classes}, the data has {data.classes}")
     run_ids = config.teacher_runs.split(",")
     tables = [read_teacher_logits(run.download(run_id, LOGITS)) for run_id in run_ids]
-    names = [teacher_name(run_id) for run_id in run_ids]
-    loss = DistillationLoss(temperature=config.loss.temperature, weight=config.loss.weight, reduction=config.loss.reduction)
-    note = f"Teachers: {', '.join(names)}. T = {config.loss.temperature:g}, weight = {config.loss.weight:g}."
+    loss = distillation_loss(config.loss, teachers=len(run_ids))
+    note = note_of(config.loss, run_ids)
     print(note, flush=True)
     fitted = train_classifier(
         student,
         run,
-        train=taught(data.clips(TRAIN), tables, data.classes, run_ids),
-        validation=data.clips(VALIDATION),
+        train=taught(data.clips(TRAIN), tables, data),
+        validation=taught(data.clips(VALIDATION), tables, data),
         devices=data.devices,
-        objective=SCENES,
-        loss=lambda logits, batch: loss.parts(logits, batch.targets, batch.teacher_logits, batch.unmixed_teachers),
+        objective=distillation_objective(loss),
         teachers=config.loss.mixed_teachers,
+        further_waveform_augmentations=running_teachers(run, run_ids) if config.loss.teachers_hear == "augmented" else [],
         augment=config.augment,
         optim=config.optim,
         trainer=config.trainer,
         seed=config.seed,
     )
-    return fitted_result(run, fitted, SCENES, note=note)
+    return fitted_result(run, fitted, note=note)
 
 
-def taught(clips: ClipSet, tables: list[TeacherLogits], classes: tuple[str, ...], run_ids: list[str]) -> ClipSet:
+def distillation_loss(config: LossConfig, *, teachers: int) -> DistillationLoss:
+    """Raises UserError where there are not as many weights or temperatures as teachers."""
+    loss = DistillationLoss(
+        temperature=config.temperature,
+        weight=config.weight,
+        reduction=config.reduction,
+        ensemble=Ensemble(config.teacher_weights, config.teacher_temperatures),
+    )
+    try:
+        loss.teacher(torch.zeros(1, teachers, 1))
+    except ValueError as error:
+        raise UserError(f"loss.teacher_weights or loss.teacher_temperatures: {error}") from error
+    return loss
+
+
+def distillation_objective(loss: DistillationLoss) -> Objective:
+    """The loss with its two terms; on validation clips also the teachers' accuracy and the student's agreement with them."""
+
+    def parts(logits: Tensor, batch: ClipBatch) -> dict[str, Tensor]:
+        return loss.parts(logits, batch.targets, batch.teacher_logits, batch.unmixed_teachers)
+
+    def measures(classes: int) -> dict[str, Measure]:
+        return {
+            **scene_measures(classes),
+            "teacher_accuracy": Measure(
+                MacroAccuracy(classes), lambda logits, batch: (loss.teacher(batch.teacher_logits), batch.targets)
+            ),
+            "agreement": Measure(Agreement(), lambda logits, batch: (logits, loss.teacher(batch.teacher_logits))),
+        }
+
+    return Objective(parts, measures)
+
+
+def taught(clips: ClipSet, tables: list[TeacherLogits], data: PreparedData) -> ClipSet:
     """The clips with every teacher's logits, looked up by file name."""
-    logits = [
-        table.of(clips.filenames, classes, source=f"teacher run {run_id}")
-        for table, run_id in zip(tables, run_ids, strict=True)
-    ]
+    logits = [table.of(clips.filenames, classes=data.classes, data_digest=data.digest) for table in tables]
     return with_teacher_logits(clips, np.stack(logits, axis=1))
+
+
+def running_teachers(run: StageRun, run_ids: list[str]) -> list[Augmentation]:
+    """The teachers themselves, from their runs' checkpoints."""
+    return [online_teachers([load_classifier(checkpoint_of(run, run_id)) for run_id in run_ids])]
+
+
+def note_of(config: LossConfig, run_ids: list[str]) -> str:
+    """What the student learns from."""
+    names = ", ".join(teacher_name(run_id) for run_id in run_ids)
+    heard = "" if config.teachers_hear == "clean" else " They hear the augmented clips."
+    return f"Teachers: {names}.{heard} T = {config.temperature:g}, weight = {config.weight:g}."
 
 
 def teacher_name(run_id: str) -> str:

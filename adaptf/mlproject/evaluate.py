@@ -1,53 +1,47 @@
-"""Stage `evaluate`: the class-wise and device-wise tables on the test clips, with and without device fine-tuning."""
+"""Stage `evaluate`: the class-wise and device-wise tables on the test clips, and which differences between models stand."""
 
-import json
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
-import torch
-from torch import Tensor, nn
 
-from adaptf.compression.int8 import load_int8
-from adaptf.data.clips import TEST, UNKNOWN, devices_of
+from adaptf.data.clips import TEST, devices_of
 from adaptf.errors import UserError
-from adaptf.evaluation.figures import confusion_figure, device_figure
-from adaptf.evaluation.predict import inference_device, predict_logits
-from adaptf.evaluation.scores import confusion, log_loss, macro_accuracy, prediction_table
-from adaptf.evaluation.tables import as_markdown, as_text, device_table, scene_table
-from adaptf.mlproject.config import upstream
+from adaptf.evaluation.figures import accuracy_figure, confusion_figure, device_figure
+from adaptf.evaluation.scores import Runs, confusion, log_loss, macro_accuracy
+from adaptf.evaluation.tables import accuracy_table, as_markdown, as_text, device_table, difference_table, scene_table
+from adaptf.mlproject.config import upstream, upstream_several
 from adaptf.mlproject.dataset import DATA_KIND, SCENES_KIND, PreparedData, load_prepared
 from adaptf.mlproject.distill import teacher_name
-from adaptf.mlproject.finetune import MODELS
-from adaptf.mlproject.fitting import checkpoint_of, tfsepnet_description
-from adaptf.mlproject.quantize import DESCRIPTION, INT8
+from adaptf.mlproject.predictions import predict_test_clips
 from adaptf.mlproject.stage import run_stage
-from adaptf.models.checkpoint import load_classifier
-from adaptf.models.classifier import ModelDescription, build_classifier
 from adaptf.tracking import runs
 from adaptf.tracking.runs import NONE, Result, StageRun
 
 TRAINED, DISTILLED, FINETUNED, QUANTIZED = "trained", "distilled", "per device", "per device INT8"
 TABLES = "tables.txt"
-Model = Callable[[Tensor], Tensor]
+TABLES_FOLDER = "tables"
 
 
 @dataclass(frozen=True)
 class EvaluateConfig:
-    """Scores models on the test clips. Each setting can be left out with `none`."""
+    """Scores models on the test clips. Each setting can be left out with `none`, and can be several runs with other seeds."""
 
     prepare_run: str = upstream("prepare", **{DATA_KIND: SCENES_KIND})
     """Run of `prepare` that holds the scenes."""
-    train_run: str = upstream("train")
-    """One model, from the labels alone."""
-    distill_run: str = upstream("distill")
+    train_run: str = upstream_several("train")
+    """One model, from the labels alone. Several runs, separated by commas, or a run over seeds, are shown by their mean."""
+    distill_run: str = upstream_several("distill")
     """One model, distilled: without device fine-tuning."""
-    finetune_run: str = upstream("finetune")
+    finetune_run: str = upstream_several("finetune")
     """A model per device: with device fine-tuning."""
-    quantize_run: str = upstream("quantize")
+    quantize_run: str = upstream_several("quantize")
     """The same as INT8."""
+    compare: tuple[str, ...] = ()
+    """Instead of the settings above: two runs and more of train, distill, finetune or quantize, or over seeds, as in ID,ID."""
+    draws: int = 10_000
+    """Of the bootstrap over locations."""
     accelerator: str = "auto"
     """Where float models run: cpu, gpu, ... or auto. INT8 models run on the CPU."""
 
@@ -55,92 +49,117 @@ class EvaluateConfig:
 def evaluate(config: EvaluateConfig, run: StageRun) -> Result:
     """Tables as text, CSV and Markdown, confusion matrices, and every setting's predictions."""
     data = load_prepared(run, config.prepare_run, kind=SCENES_KIND)
-    settings = predictions_of(config, run, data)
-    if not settings:
+    settings = {
+        setting: [predict_test_clips(run, run_id, data, config.accelerator, name=setting) for run_id in run_ids]
+        for setting, run_ids in run_ids_of(config).items()
+    }
+    return report(settings, data, run, remark=origin_of_teachers(config), draws=config.draws)
+
+
+def run_ids_of(config: EvaluateConfig) -> dict[str, list[str]]:
+    """The runs (or the checkpoint file) of each setting."""
+    if config.compare:
+        return {label_of(run_id): runs.with_all_seeds(runs.finished_run(run_id)) for run_id in config.compare}
+    values = {
+        TRAINED: config.train_run,
+        DISTILLED: config.distill_run,
+        FINETUNED: config.finetune_run,
+        QUANTIZED: config.quantize_run,
+    }
+    wanted = {setting: value.split(",") for setting, value in values.items() if value != NONE}
+    if not wanted:
         raise UserError("there is nothing to evaluate: all of train_run, distill_run, finetune_run and quantize_run are 'none'")
-    scenes = scene_table(settings, data.classes)
-    devices = device_table(settings, devices_of(data.table))
-    folder = run.folder / "tables"
+    return wanted
+
+
+def label_of(run_id: str) -> str:
+    """What a compared run is called in the tables."""
+    return f"{runs.name_of(run_id)} {run_id[:6]}"
+
+
+def report(settings: Mapping[str, Runs], data: PreparedData, run: StageRun, *, remark: str, draws: int) -> Result:
+    """Everything that is told of the settings' predictions of the test clips, one table per run of each."""
+    tables = {
+        "accuracies": accuracy_table(settings),
+        "differences": differences_of(settings, draws),
+        "scenes": scene_table(settings, data.classes),
+        "devices": device_table(settings, devices_of(data.table)),
+    }
+    tables = {name: table for name, table in tables.items() if len(table)}
+    folder = run.folder / TABLES_FOLDER
     folder.mkdir(exist_ok=True)
-    scenes.to_csv(folder / "scenes.csv")
-    devices.to_csv(folder / "devices.csv")
+    for name, table in tables.items():
+        table.to_csv(folder / f"{name}.csv")
     for setting, predictions in settings.items():
-        predictions.to_csv(folder / f"predictions {setting}.csv", index=False, float_format="%.9g")
-    matrices = {setting: confusion(predictions, data.classes) for setting, predictions in settings.items()}
-    shown = dict(list(matrices.items())[-2:])
-    sounds = "Synthesised sounds: these figures say nothing about real scenes. " if data.synthesised else ""
-    note = f"{sounds}{len(data.table[data.table['split'] == TEST])} test clips. {origin_of_teachers(config)}"
-    text = f"{note}\n\n{as_text(scenes)}\n\n{as_text(devices)}"
+        for place, one in enumerate(predictions):
+            one.to_csv(folder / predictions_name(setting, place), index=False, float_format="%.9g")
+    note = f"{remark_on(data)} {remark}".strip()
+    text = "\n\n".join([note, *(as_text(table) for table in tables.values())])
     (run.folder / TABLES).write_text(text)
+    shown = {setting: confusion(predictions, data.classes) for setting, predictions in list(settings.items())[-2:]}
     return Result(
         metrics=metrics_of(settings, data),
         files={
             TABLES: run.folder / TABLES,
-            "tables": folder,
+            TABLES_FOLDER: folder,
             "confusion.png": confusion_figure(shown, run.folder / "confusion.png"),
-            "devices.png": device_figure(devices, run.folder / "devices.png"),
+            "devices.png": device_figure(tables["devices"], run.folder / "devices.png"),
+            "accuracy.png": accuracy_figure(settings, differences_of(settings, draws), run.folder / "accuracy.png"),
         },
-        note=f"{note}\n\n{as_markdown(scenes)}\n\n{as_markdown(devices)}",
+        note="\n\n".join([note, *(as_markdown(table) for table in tables.values())]),
         summary=text,
     )
 
 
-def predictions_of(config: EvaluateConfig, run: StageRun, data: PreparedData) -> dict[str, pd.DataFrame]:
-    """Predictions of the test clips by setting."""
-    settings = {}
-    for setting, value in ((TRAINED, config.train_run), (DISTILLED, config.distill_run)):
-        if value != NONE:
-            models = {UNKNOWN: float_model(run, value, data, config.accelerator)}
-            settings[setting] = predict_by_device(models, data, inference_device(config.accelerator), setting)
-    if config.finetune_run != NONE:
-        run_ids: Mapping[str, str] = json.loads(run.download(config.finetune_run, MODELS).read_text())
-        models = {device: float_model(run, run_id, data, config.accelerator) for device, run_id in run_ids.items()}
-        settings[FINETUNED] = predict_by_device(models, data, inference_device(config.accelerator), FINETUNED)
-    if config.quantize_run != NONE:
-        models = int8_models(run.download(config.quantize_run, INT8))
-        settings[QUANTIZED] = predict_by_device(models, data, torch.device("cpu"), QUANTIZED)
-    return settings
+def predictions_name(setting: str, place: int) -> str:
+    """File of one run's predictions."""
+    return f"predictions {setting}{f' {place}' if place else ''}.csv"
 
 
-def float_model(run: StageRun, value: str, data: PreparedData, accelerator: str) -> Model:
-    """A checkpoint's classifier on the device."""
-    classifier = load_classifier(checkpoint_of(run, value), public_description=tfsepnet_description(data.classes))
-    return classifier.to(inference_device(accelerator))
+def read_predictions(run: StageRun, evaluated: str, setting: str) -> pd.DataFrame:
+    """Predictions of a setting with one run, from another run of `evaluate`."""
+    path = run.download(evaluated, f"{TABLES_FOLDER}/{predictions_name(setting, 0)}")
+    text = {name: str for name in ("filename", "scene", "device", "location", "predicted")}
+    return pd.read_csv(path, dtype=text, keep_default_na=False)
 
 
-def int8_models(folder: Path) -> dict[str, Model]:
-    """The INT8 classifiers by device."""
-    stored = json.loads((folder / DESCRIPTION).read_text())
-    stored.pop("clip_samples")
-    features = build_classifier(ModelDescription(**(stored | {"classes": tuple(stored["classes"])}))).features
-    return {path.stem: nn.Sequential(features, load_int8(path)) for path in sorted(folder.glob("*.pt2"))}
+def differences_of(settings: Mapping[str, Runs], draws: int) -> pd.DataFrame:
+    """Between settings of as many runs each; settings without a partner are left out."""
+    most = max(len(predictions) for predictions in settings.values())
+    alike = {setting: predictions for setting, predictions in settings.items() if len(predictions) == most}
+    return difference_table(alike, draws=draws)
 
 
-def predict_by_device(models: Mapping[str, Model], data: PreparedData, device: torch.device, setting: str) -> pd.DataFrame:
-    """Each test clip by the model of its device, or by `unknown` where the device has none."""
-    rows = data.table[data.table["split"] == TEST].reset_index(drop=True)
-    logits = np.zeros((len(rows), len(data.classes)), dtype=np.float32)
-    route = rows["device"].where(rows["device"].isin(list(models)), UNKNOWN)
-    for model_device, places in route.groupby(route).groups.items():
-        clips = data.clip_set(rows.loc[places], TEST)
-        logits[places] = predict_logits(models[str(model_device)], clips, device=device, name=f"{setting}: {model_device}")
-    return prediction_table(rows, logits, data.classes)
+def remark_on(data: PreparedData) -> str:
+    """What has to be known of the data to read its figures."""
+    test = data.table[data.table["split"] == TEST]
+    sounds = "Synthesised sounds: these figures say nothing about real scenes. " if data.synthesised else ""
+    shared = set(test["location"]) & set(data.table[data.table["split"] != TEST]["location"])
+    places = test["location"].isin(shared).mean()
+    known = (
+        f"**{places:.0%} of them are of places that training has heard: the figures show what can be learnt, not how well it "
+        "generalises.** "
+        if shared
+        else ""
+    )
+    return f"{sounds}{len(test)} test clips of {test['location'].nunique()} places. {known}".strip()
 
 
-def metrics_of(settings: Mapping[str, pd.DataFrame], data: PreparedData) -> dict[str, float]:
-    """Macro-average accuracy and log loss per setting."""
+def metrics_of(settings: Mapping[str, Runs], data: PreparedData) -> dict[str, float]:
+    """Macro-average accuracy and log loss per setting, the means over its runs."""
     metrics = {}
     for setting, predictions in settings.items():
-        metrics[f"test/accuracy/{setting}"] = macro_accuracy(predictions)
-        metrics[f"test/log_loss/{setting}"] = log_loss(predictions, data.classes)
+        metrics[f"test/accuracy/{setting}"] = sum(macro_accuracy(one) for one in predictions) / len(predictions)
+        metrics[f"test/log_loss/{setting}"] = sum(log_loss(one, data.classes) for one in predictions) / len(predictions)
     return metrics
 
 
 def origin_of_teachers(config: EvaluateConfig) -> str:
     """Which teachers stand behind the distilled models; a small one is named, because it is no BEATs."""
-    if config.distill_run == NONE or Path(config.distill_run).is_file():
+    if config.compare or config.distill_run == NONE or Path(config.distill_run).is_file():
         return ""
-    run_ids = runs.upstream_of(config.distill_run, "distill", "teacher_runs").split(",")
+    first = config.distill_run.split(",")[0]
+    run_ids = runs.upstream_of(first, "distill", "teacher_runs").split(",")
     return f"Teachers: {', '.join(teacher_name(run_id) for run_id in run_ids)}."
 
 

@@ -1,16 +1,17 @@
 """What the training stages share: augmentations from settings, Lightning from settings, the checkpoint to start from."""
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
-from torchmetrics import Metric
 
 from adaptf.audio.freq_mixstyle import FreqMixStyle
 from adaptf.audio.impulse_response import DeviceImpulseResponse, ResponseBank, simulated_bank
 from adaptf.audio.mixup import Mixup
+from adaptf.audio.spec_augment import SpecAugment
+from adaptf.audio.time_roll import TimeRoll
 from adaptf.data.clip_set import ClipSet
 from adaptf.data.responses import load_responses
 from adaptf.errors import UserError
@@ -24,12 +25,21 @@ from adaptf.mlproject.config import (
 )
 from adaptf.models.classifier import TFSEPNET, Classifier, ModelDescription
 from adaptf.tracking.runs import Result, StageRun
-from adaptf.training.augmentation import Augmentation, MixedTeachers, freq_mixstyle, impulse_responses, soft_mixup
+from adaptf.training.augmentation import (
+    Augmentation,
+    MixedTeachers,
+    freq_mixstyle,
+    impulse_responses,
+    soft_mixup,
+    spec_augment,
+    time_roll,
+)
+from adaptf.training.averaging import averaging_callback
 from adaptf.training.fit import Fitted, fit
 from adaptf.training.losses import cross_entropy, multi_label_loss
-from adaptf.training.metrics import MacroAccuracy, MeanAveragePrecision
+from adaptf.training.metrics import MacroAccuracy, MeanAveragePrecision, MeanDPrime
 from adaptf.training.optim import ConfigureOptimizer, adam_with_warm_restarts, adamw_with_linear_decay
-from adaptf.training.task import ClassifierTask, Loss
+from adaptf.training.task import ClassifierTask, Loss, Measure, with_targets
 
 CHECKPOINTS = "checkpoints"
 BEST = f"{CHECKPOINTS}/best.ckpt"
@@ -37,20 +47,28 @@ BEST = f"{CHECKPOINTS}/best.ckpt"
 
 @dataclass(frozen=True)
 class Objective:
-    """What is minimised, and the score that chooses the checkpoint."""
+    """What is minimised, and what is measured on validation clips."""
 
     loss: Loss
-    metric: Callable[[int], Metric]
-    """From the number of classes."""
-    metric_name: str
+    measures: Callable[[int], Mapping[str, Measure]]
+    """From the number of classes; the first one's score chooses the checkpoint."""
 
 
-SCENES = Objective(lambda logits, batch: {"loss": cross_entropy(logits, batch.targets)}, MacroAccuracy, "accuracy")
-LABELS = Objective(
-    lambda logits, batch: {"loss": multi_label_loss(logits, batch.targets)},
-    MeanAveragePrecision,
-    "mean_average_precision",
-)
+def scene_measures(classes: int) -> dict[str, Measure]:
+    """The challenge's macro-average accuracy."""
+    return {"accuracy": with_targets(MacroAccuracy(classes))}
+
+
+def label_measures(classes: int) -> dict[str, Measure]:
+    """AudioSet's mean average precision and d-prime."""
+    return {
+        "mean_average_precision": with_targets(MeanAveragePrecision(classes)),
+        "d_prime": with_targets(MeanDPrime(classes)),
+    }
+
+
+SCENES = Objective(lambda logits, batch: {"loss": cross_entropy(logits, batch.targets)}, scene_measures)
+LABELS = Objective(lambda logits, batch: {"loss": multi_label_loss(logits, batch.targets)}, label_measures)
 
 
 @dataclass(frozen=True)
@@ -66,9 +84,12 @@ def build_augmentations(
     config: AugmentConfig, *, devices: Sequence[str], sample_rate: int, seed: int, teachers: MixedTeachers = "logits"
 ) -> Augmentations:
     """Each augmentation has a generator of its own, so that switching one off changes no other's draws."""
-    names = ("impulse_response", "freq_mixstyle", "mixup")
+    names = ("impulse_response", "freq_mixstyle", "mixup", "spec_augment", "time_roll")
     generators = {name: np.random.default_rng([seed, *process_place(), place]) for place, name in enumerate(names)}
     waveform: list[Augmentation] = []
+    if config.time_roll_seconds > 0:
+        roll = TimeRoll(max_seconds=config.time_roll_seconds, sample_rate=sample_rate, generator=generators["time_roll"])
+        waveform.append(time_roll(roll))
     if config.dir_p > 0:
         transform = DeviceImpulseResponse(
             response_bank(config.dir_folder, sample_rate), p=config.dir_p, generator=generators["impulse_response"]
@@ -77,6 +98,7 @@ def build_augmentations(
         waveform.append(impulse_responses(transform, devices=rows if config.dir_devices else None))
     feature = [
         freq_mixstyle(FreqMixStyle(p=config.mixstyle_p, alpha=config.mixstyle_alpha, generator=generators["freq_mixstyle"])),
+        spec_augment(SpecAugment(mask_share=config.spec_mask_share, generator=generators["spec_augment"])),
         soft_mixup(Mixup(alpha=config.mixup_alpha, generator=generators["mixup"]), teachers=teachers),
     ]
     return Augmentations(waveform, feature, generators)
@@ -114,23 +136,23 @@ def train_classifier(
     optim: OptimConfig | BeatsOptimConfig,
     trainer: TrainerConfig,
     seed: int,
-    loss: Loss | None = None,
+    patience_epochs: int = 0,
     teachers: MixedTeachers = "logits",
+    further_waveform_augmentations: Sequence[Augmentation] = (),
 ) -> Fitted:
-    """Lightning's training of a classifier in the run's work folder; `loss` where it is another one than the objective's."""
+    """Lightning's training of a classifier in the run's work folder."""
     sample_rate = train.waveforms.format.sample_rate
     augmentations = build_augmentations(augment, devices=devices, sample_rate=sample_rate, seed=seed, teachers=teachers)
     task = ClassifierTask(
         classifier,
-        loss=loss or objective.loss,
-        validation_loss=objective.loss,
-        metric=objective.metric(len(classifier.description.classes)),
-        metric_name=objective.metric_name,
+        loss=objective.loss,
+        measures=objective.measures(len(classifier.description.classes)),
         optimizer=optimizer_of(optim),
-        waveform_augmentations=augmentations.waveform,
+        waveform_augmentations=[*augmentations.waveform, *further_waveform_augmentations],
         feature_augmentations=augmentations.feature,
         generators=augmentations.generators,
     )
+    average = optim.average
     return fit(
         task,
         train=train,
@@ -146,12 +168,17 @@ def train_classifier(
         keep_on_device=trainer.keep_on_device,
         progress_bar=trainer.progress_bar,
         validate_every_epochs=trainer.validate_every_epochs,
+        patience_epochs=patience_epochs,
+        averaging=averaging_callback(
+            average.kind, max_epochs=optim.max_epochs, share=average.share, ema_decay=average.ema_decay
+        ),
         trainer_options={
             "accelerator": trainer.accelerator,
             "devices": int(trainer.devices) if trainer.devices.isdigit() else trainer.devices,
             "strategy": trainer.strategy,
             "num_nodes": trainer.num_nodes,
             "precision": trainer.precision,
+            "accumulate_grad_batches": trainer.accumulate_batches,
         },
     )
 
@@ -166,19 +193,20 @@ def optimizer_of(optim: OptimConfig | BeatsOptimConfig) -> ConfigureOptimizer:
             warmup_epochs=optim.warmup_epochs,
             max_epochs=optim.max_epochs,
             final_share=optim.final_share,
+            layer_decay=optim.layer_decay,
         )
     return adam_with_warm_restarts(lr=optim.lr, restart_epochs=optim.restart_epochs, restart_factor=optim.restart_factor)
 
 
-def fitted_result(run: StageRun, fitted: Fitted, objective: Objective, *, note: str) -> Result:
+def fitted_result(run: StageRun, fitted: Fitted, *, note: str) -> Result:
     """Both checkpoints, the best score, and TensorBoard's events where there are any."""
     files = {BEST: fitted.best, f"{CHECKPOINTS}/last.ckpt": fitted.last}
     events = run.folder / "tensorboard"
     if events.is_dir():
         files["tensorboard"] = events
-    score = f"best validation {objective.metric_name} {fitted.best_score:.3f} in {fitted.epochs} epochs"
+    score = f"best validation {fitted.score_name} {fitted.best_score:.3f} in {fitted.epochs} epochs"
     return Result(
-        metrics={f"best/{objective.metric_name}": fitted.best_score},
+        metrics={f"best/{fitted.score_name}": fitted.best_score},
         files=files,
         note=f"{note}\n\n{score}",
         summary=f"{run.name}: {score}",

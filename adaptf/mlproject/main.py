@@ -1,5 +1,6 @@
 """Stage `main`: all stages in their order, each a nested run; what has finished with the same settings is not run again."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar
 
@@ -7,8 +8,20 @@ import mlflow
 
 from adaptf.errors import UserError
 from adaptf.mlproject.config import DataConfig, MelConfig, ModelConfig, TrainerConfig
+from adaptf.mlproject.dataset import SCENES_KIND, load_prepared
 from adaptf.mlproject.distill import DistillConfig, distill
-from adaptf.mlproject.evaluate import TABLES, EvaluateConfig, evaluate
+from adaptf.mlproject.evaluate import (
+    DISTILLED,
+    FINETUNED,
+    QUANTIZED,
+    TABLES,
+    TRAINED,
+    EvaluateConfig,
+    evaluate,
+    origin_of_teachers,
+    read_predictions,
+    report,
+)
 from adaptf.mlproject.finetune import FinetuneConfig, finetune
 from adaptf.mlproject.predict import PredictConfig, files_digest, predict
 from adaptf.mlproject.prepare import PrepareConfig, data_digest, prepare
@@ -16,10 +29,15 @@ from adaptf.mlproject.pretrain import PretrainConfig, pretrain
 from adaptf.mlproject.promote import PROMOTED, PromoteConfig, promote
 from adaptf.mlproject.quantize import QuantizeConfig, quantize
 from adaptf.mlproject.register import RegisterConfig, register
+from adaptf.mlproject.seeds import Study
 from adaptf.mlproject.stage import Inputs, Stage, execute, run_stage
 from adaptf.mlproject.teacher import TeacherConfig, TeacherKind, beats_digest, teacher
 from adaptf.mlproject.train import TrainConfig, train
+from adaptf.tracking import runs
 from adaptf.tracking.runs import NONE, Result, StageRun
+
+DONE = "adaptf.run."
+"""Begin of a tag per step, which holds its run."""
 
 
 @dataclass(frozen=True)
@@ -57,6 +75,11 @@ class MainConfig:
     evaluate: EvaluateConfig = EvaluateConfig()
     predict: PredictConfig = field(default_factory=PredictConfig)
     """Files that are predicted at the end; `none`: this step is left out."""
+    seeds: tuple[int, ...] = ()
+    """Several seeds, as in 0,1,2: train, distill and finetune run with each of them, and one table shows means, intervals and
+    which differences stand. Pre-training and teachers are shared; nothing is registered."""
+    deploy: bool = True
+    """Registers and promotes the models, and predicts; false ends with the tables."""
     repeat: bool = False
     """Runs every stage again, also those that have finished with the same settings, code and data."""
 
@@ -97,7 +120,6 @@ def main(config: MainConfig, run: StageRun) -> Result:
     distilled = step(distill, replace(config.distill, prepare_run=scenes, train_run=trained, teacher_runs=",".join(teachers)))
     tuned = step(finetune, replace(config.finetune, prepare_run=scenes, distill_run=distilled))
     quantized = step(quantize, replace(config.quantize, prepare_run=scenes, finetune_run=tuned))
-    registered = step(register, replace(config.register, quantize_run=quantized))
     step(
         evaluate,
         replace(
@@ -109,12 +131,16 @@ def main(config: MainConfig, run: StageRun) -> Result:
             quantize_run=quantized,
         ),
     )
-    promoted = step(promote, replace(config.promote, register_run=registered))
-    if config.predict.files != NONE:
-        step(predict, config.predict, inputs=files_digest)
+    promoted = NONE
+    if config.deploy:
+        registered = step(register, replace(config.register, quantize_run=quantized))
+        promoted = step(promote, replace(config.promote, register_run=registered))
+        if config.predict.files != NONE:
+            step(predict, config.predict, inputs=files_digest)
     rows = "\n".join(f"| {name} | {run_id} |" for name, run_id in done.items())
     return Result(
-        tags={f"adaptf.run.{name.replace(' ', '_')}": run_id for name, run_id in done.items()},
+        metrics=runs.scores(done["evaluate"]),
+        tags={f"{DONE}{name.replace(' ', '_')}": run_id for name, run_id in done.items()},
         note=f"| stage | run |\n|---|---|\n{rows}\n\n{note_of(done['evaluate'])}",
         summary=closing_words(run, done["evaluate"], promoted),
     )
@@ -128,11 +154,38 @@ def note_of(run_id: str) -> str:
 def closing_words(run: StageRun, evaluated: str, promoted: str) -> str:
     """The tables, the promoted versions, and how to look at all of it."""
     tables = run.download(evaluated, TABLES).read_text()
+    if promoted == NONE:
+        return tables
     tags = mlflow.get_run(promoted).data.tags
     versions = {name.removeprefix(PROMOTED): version for name, version in tags.items() if name.startswith(PROMOTED)}
     lines = "\n".join(f"  {name} version {version}" for name, version in versions.items())
     look = f"mlflow ui --backend-store-uri {mlflow.get_tracking_uri()}"
     return f"{tables}\n\nIn production:\n{lines}\n\nLook at it: {look}"
+
+
+def with_seed(config: MainConfig, seed: int) -> MainConfig:
+    """Everything that the student goes through gets the seed."""
+    return replace(
+        config,
+        seed=seed,
+        seeds=(),
+        deploy=False,
+        train=replace(config.train, seed=seed),
+        distill=replace(config.distill, seed=seed),
+        finetune=replace(config.finetune, seed=seed),
+    )
+
+
+def report_over_seeds(config: MainConfig, children: Mapping[int, str], run: StageRun) -> Result:
+    """The tables of `evaluate` over the predictions of all seeds."""
+    tags = [mlflow.get_run(run_id).data.tags for run_id in children.values()]
+    settings = {
+        setting: [read_predictions(run, one[f"{DONE}evaluate"], setting) for one in tags]
+        for setting in (TRAINED, DISTILLED, FINETUNED, QUANTIZED)
+    }
+    data = load_prepared(run, tags[0][f"{DONE}prepare_scenes"], kind=SCENES_KIND)
+    teachers = origin_of_teachers(EvaluateConfig(distill_run=tags[0][f"{DONE}distill"]))
+    return report(settings, data, run, remark=f"{len(children)} seeds. {teachers}", draws=config.evaluate.draws)
 
 
 def check(config: MainConfig) -> str:
@@ -151,4 +204,4 @@ def check(config: MainConfig) -> str:
 
 
 if __name__ == "__main__":
-    run_stage(main, MainConfig, inputs=check)
+    run_stage(main, MainConfig, inputs=check, study=Study(with_seed, report_over_seeds))

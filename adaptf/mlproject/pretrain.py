@@ -26,10 +26,12 @@ class PretrainConfig:
     trainer: TrainerConfig = TrainerConfig()
     seed: int = 0
     """Of weights, order and augmentations."""
+    seeds: tuple[int, ...] = ()
+    """Several seeds, as in 0,1,2: a child run with each of them, and here their mean and interval."""
 
 
 def pretrain(config: PretrainConfig, run: StageRun) -> Result:
-    """Mean average precision on clips that were cut out chooses the checkpoint."""
+    """Mean average precision on clips that were cut out chooses the checkpoint; d-prime is told beside it."""
     data = load_prepared(run, config.prepare_run, kind=AUDIOSET_KIND)
     fitted = train_classifier(
         build_classifier(tfsepnet_description(data.classes, config.mel, config.model)),
@@ -43,7 +45,7 @@ def pretrain(config: PretrainConfig, run: StageRun) -> Result:
         trainer=config.trainer,
         seed=config.seed,
     )
-    return fitted_result(run, fitted, LABELS, note=f"{len(data.classes)} AudioSet labels.")
+    return fitted_result(run, fitted, note=f"{len(data.classes)} AudioSet labels.")
 
 
 if __name__ == "__main__":

@@ -18,7 +18,8 @@ from adaptf.errors import UserError
 from adaptf.evaluation.tables import as_markdown
 from adaptf.mlproject.config import upstream
 from adaptf.mlproject.dataset import DATA_KIND, SCENES_KIND, PreparedData, load_prepared
-from adaptf.mlproject.finetune import MODELS, validation_clips, validation_score
+from adaptf.mlproject.finetune import MODELS
+from adaptf.mlproject.finetune_device import validation_clips, validation_score
 from adaptf.mlproject.fitting import checkpoint_of, tfsepnet_description
 from adaptf.mlproject.stage import run_stage
 from adaptf.models.checkpoint import load_classifier

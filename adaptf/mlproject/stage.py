@@ -9,6 +9,7 @@ import sys
 import traceback
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -20,6 +21,8 @@ import yaml
 from adaptf.data.hashes import sha256_of
 from adaptf.errors import UserError
 from adaptf.mlproject.command_line import command_arguments, flatten, parse
+from adaptf.mlproject.config import upstream_fields
+from adaptf.mlproject.seeds import SEEDS_SUFFIX, Study, over_seeds
 from adaptf.tracking import runs
 from adaptf.tracking.runs import LATEST, NONE, Result, StageRun
 
@@ -29,26 +32,37 @@ Inputs = Callable[[Any], str]
 """Digest of what a stage reads from outside MLflow (a data set, a checkpoint file), from its configuration."""
 
 
-def run_stage(stage: Stage, config_class: type, *, inputs: Inputs | None = None) -> None:
+def run_stage(stage: Stage, config_class: type, *, inputs: Inputs | None = None, study: Study = Study()) -> None:
     """The body of an entry point: parse, then execute; a user's mistake ends it with its message alone."""
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
     quiet_libraries()
     config: Any = parse(config_class, stage=stage.__name__, arguments=command_arguments())
     runs.use_default_store()
     try:
-        run_id = execute(stage, config, inputs=inputs)
+        run_id = execute(stage, config, inputs=inputs, study=study)
     except UserError as error:
         sys.exit(f"\n{stage.__name__}: {error}")
     if runs.is_process_zero():
         print(f"{stage.__name__} finished: run {run_id}", flush=True)
 
 
-def execute(stage: Stage, config: Any, *, inputs: Inputs | None = None, name: str = "", reuse: bool = False) -> str:
+def execute(
+    stage: Stage,
+    config: Any,
+    *,
+    inputs: Inputs | None = None,
+    name: str = "",
+    reuse: bool = False,
+    study: Study = Study(),
+) -> str:
     """Runs a stage and returns its run's id.
 
     Within an active run it becomes a nested one. With `reuse`, a finished run of the same configuration, code, inputs and
-    data is taken instead. An interrupted run of that kind is continued.
+    data is taken instead. An interrupted run of that kind is continued. With `config.seeds` there is a nested run for each
+    of them, and `study` says what their parent makes of them.
     """
+    if getattr(config, "seeds", ()):
+        stage = over_seeds(partial(execute, stage, inputs=inputs, reuse=True), study, name=stage.__name__)
     stage_name = stage.__name__
     config = resolve_upstream(config)
     fingerprint = fingerprint_of(stage_name, config, inputs(config) if inputs else "")
@@ -88,20 +102,18 @@ def resolve_upstream(config: Config) -> Config:
     """Replaces `latest` in the fields that name other stages' runs by run ids, and checks ids that were given."""
     changes: dict[str, Any] = {}
     for field in upstream_fields(config):
-        value, stage = getattr(config, field.name), field.metadata["stage"]
+        value, stage, several = getattr(config, field.name), field.metadata["stage"], "several" in field.metadata
         if value == LATEST and "each" in field.metadata:
             changes[field.name] = ",".join(runs.latest_of_each(stage, field.metadata["each"]))
         elif value == LATEST:
             changes[field.name] = runs.latest(stage, field.metadata["tags"])
         elif value != NONE and not Path(value).is_file():
-            for run_id in value.split(","):
-                runs.finished_run(run_id, stage)
+            also_seeds = several or bool(getattr(config, "seeds", None))
+            stages = [stage, stage + SEEDS_SUFFIX] if also_seeds else [stage]
+            found = [runs.finished_run(run_id, *stages) for run_id in value.split(",")]
+            if several:
+                changes[field.name] = ",".join(run_id for run in found for run_id in runs.with_all_seeds(run))
     return dataclasses.replace(config, **changes)  # type: ignore[type-var]
-
-
-def upstream_fields(config: Any) -> list[dataclasses.Field[Any]]:
-    """Fields that name runs of other stages."""
-    return [field for field in dataclasses.fields(config) if "stage" in field.metadata]
 
 
 def fingerprint_of(stage: str, config: Any, inputs: str) -> str:

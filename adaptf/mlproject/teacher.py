@@ -4,26 +4,36 @@ Without a BEATs file a small convolutional network, trained from scratch, takes 
 the run, its tags and every table.
 """
 
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
+import numpy as np
+from numpy.typing import NDArray
+from torch import nn
+
+from adaptf.data.clip_set import ClipSet
 from adaptf.data.clips import TRAIN, VALIDATION
+from adaptf.data.embeddings import cached_embeddings, embedding_clip_set
 from adaptf.data.hashes import sha256_of
 from adaptf.data.teacher_logits import TeacherLogits, write_teacher_logits
 from adaptf.evaluation.predict import inference_device, predict_logits
 from adaptf.mlproject.config import AugmentConfig, BeatsOptimConfig, MelConfig, OptimConfig, TrainerConfig, upstream
-from adaptf.mlproject.dataset import DATA_KIND, SCENES_KIND, load_prepared
+from adaptf.mlproject.dataset import DATA_KIND, SCENES_KIND, PreparedData, load_prepared
 from adaptf.mlproject.fitting import SCENES, fitted_result, train_classifier
 from adaptf.mlproject.stage import run_stage
-from adaptf.models.beats import BeatsClassifier, BeatsFeatures, load_beats
-from adaptf.models.checkpoint import load_classifier
+from adaptf.models.beats import BeatsClassifier, BeatsFeatures
+from adaptf.models.beats_file import load_beats
+from adaptf.models.checkpoint import load_classifier, load_network_weights, save_classifier
 from adaptf.models.classifier import BEATS, SMALL_CNN, Classifier, ModelDescription, build_classifier
 from adaptf.tracking.runs import NONE, Result, StageRun
+from adaptf.training.fit import Fitted
 
 TeacherKind = Literal["ssl", "ssl_sl", "ssl_frozen"]
-LOGITS = "logits.csv"
+LOGITS = "logits"
 TEACHER_KIND, TEACHER_MODEL = "adaptf.teacher", "adaptf.teacher_model"
+ON_EMBEDDINGS = AugmentConfig(dir_p=0.0, mixstyle_p=0.0, mixup_alpha=0.0)
+"""What can't be done to embeddings any more is off."""
 
 
 @dataclass(frozen=True)
@@ -38,6 +48,17 @@ class SmallTeacherConfig:
 
 
 @dataclass(frozen=True)
+class FrozenTeacherConfig:
+    """BEATs whose encoder stays as it is (ssl_frozen): only the linear layer behind it learns."""
+
+    cache_embeddings: bool = True
+    """Computes the encoder's output of each clip once and keeps it beside the waveforms: an epoch then takes seconds, and of
+    the augmentations mixup alone remains, on embeddings (Verma et al., 2019). false runs the encoder in every epoch."""
+    augment: AugmentConfig = AugmentConfig(dir_p=0.0, mixstyle_p=0.0, spec_mask_share=0.2)
+    optim: OptimConfig = OptimConfig(lr=0.001, max_epochs=60, restart_epochs=0)
+
+
+@dataclass(frozen=True)
 class TeacherConfig:
     """Fine-tunes a teacher and keeps its logits of the training clips."""
 
@@ -49,14 +70,19 @@ class TeacherConfig:
     """BEATs_iter3_plus_AS2M.pt, for ssl and ssl_frozen; `none`: the small teacher takes its place."""
     beats_ssl_sl_file: str = NONE
     """BEATs_iter3_plus_AS2M_finetuned_on_AS2M_cpt2.pt, for ssl_sl; `none`: the small teacher takes its place."""
-    augment: AugmentConfig = AugmentConfig(dir_p=0.6, mixstyle_alpha=0.4, mixstyle_p=0.4)
+    augment: AugmentConfig = AugmentConfig(dir_p=0.6, mixstyle_alpha=0.4, mixstyle_p=0.4, spec_mask_share=0.2)
     """Of BEATs."""
     optim: BeatsOptimConfig = BeatsOptimConfig()
     """Of BEATs."""
+    activation_checkpointing: bool = False
+    """Computes BEATs' activations again in the backward pass: a third more time for much less memory (Chen et al., 2016)."""
+    frozen: FrozenTeacherConfig = FrozenTeacherConfig()
     small: SmallTeacherConfig = field(default_factory=SmallTeacherConfig)
     trainer: TrainerConfig = TrainerConfig()
     seed: int = 0
     """Of weights, order and augmentations."""
+    seeds: tuple[int, ...] = ()
+    """Several seeds, as in 0,1,2: a child run with each of them, and here their mean and interval."""
 
 
 def beats_file(config: TeacherConfig) -> str:
@@ -69,27 +95,132 @@ def beats_digest(config: TeacherConfig) -> str:
     path = beats_file(config)
     if path == NONE:
         return NONE
-    load_beats(path)
+    load_beats(path, finetuned=config.kind == "ssl_sl")
     return sha256_of(Path(path))
 
 
 def teacher(config: TeacherConfig, run: StageRun) -> Result:
     """The best checkpoint on validation clips predicts all training and validation clips as they are."""
     data = load_prepared(run, config.prepare_run, kind=SCENES_KIND)
-    path = beats_file(config)
-    augment: AugmentConfig = config.augment
-    optim: OptimConfig | BeatsOptimConfig = config.optim
-    if path == NONE:
-        note = (
-            f"**No BEATs file was given for '{config.kind}': the small teacher ({SMALL_CNN}), trained from scratch, takes its "
-            "place.** What a student gains from it says nothing about BEATs."
-        )
-        classifier, augment, optim = small_teacher(config, data.classes), config.small.augment, config.small.optim
+    if beats_file(config) == NONE:
+        fitted, logits, note = small_teacher(config, run, data)
+    elif config.kind == "ssl_frozen" and config.frozen.cache_embeddings:
+        fitted, logits, note = frozen_teacher(config, run, data)
     else:
-        note = f"BEATs from {path}, {'classifier only' if config.kind == 'ssl_frozen' else 'all of it fine-tuned'}."
-        classifier = beats_teacher(config, data.classes)
+        fitted, logits, note = beats_teacher(config, run, data)
+    filenames = tuple(data.learning_rows()["filename"])
+    table = TeacherLogits(filenames, data.classes, logits, teacher_run=run.run_id, data_digest=data.digest)
+    write_teacher_logits(run.folder / LOGITS, table)
+    result = fitted_result(run, fitted, note=note)
+    model = SMALL_CNN if beats_file(config) == NONE else BEATS
+    return replace(
+        result,
+        files={**result.files, LOGITS: run.folder / LOGITS},
+        tags={TEACHER_KIND: config.kind, TEACHER_MODEL: model, "adaptf.digest": data.digest},
+    )
+
+
+def small_teacher(config: TeacherConfig, run: StageRun, data: PreparedData) -> tuple[Fitted, NDArray[np.float32], str]:
+    """The small residual network on log-mels: checkpoints, logits, and a note that says what it is."""
+    note = (
+        f"**No BEATs file was given for '{config.kind}': the small teacher ({SMALL_CNN}), trained from scratch, takes its "
+        "place.** What a student gains from it says nothing about BEATs."
+    )
     print(note, flush=True)
+    small = config.small
+    network = {"width": small.width}
+    description = ModelDescription(kind=SMALL_CNN, classes=data.classes, features=asdict(small.mel), network=network)
+    fitted = train_on_clips(config, run, data, build_classifier(description), small.augment, small.optim)
+    return fitted, logits_of(config, run, data, load_classifier(fitted.best)), note
+
+
+def beats_teacher(config: TeacherConfig, run: StageRun, data: PreparedData) -> tuple[Fitted, NDArray[np.float32], str]:
+    """BEATs on augmented clips; with a frozen encoder its settings are those of `frozen`."""
+    frozen = config.kind == "ssl_frozen"
+    note = f"BEATs from {beats_file(config)}, {'classifier only' if frozen else 'all of it fine-tuned'}."
+    print(note, flush=True)
+    augment = config.frozen.augment if frozen else config.augment
+    optim = config.frozen.optim if frozen else config.optim
+    classifier, _ = beats_classifier(config, data.classes)
+    fitted = train_on_clips(config, run, data, classifier, augment, optim)
+    return fitted, logits_of(config, run, data, load_classifier(fitted.best)), note
+
+
+def frozen_teacher(config: TeacherConfig, run: StageRun, data: PreparedData) -> tuple[Fitted, NDArray[np.float32], str]:
+    """The linear layer behind BEATs, on embeddings that are computed once."""
+    note = f"BEATs from {beats_file(config)}, classifier only, on embeddings of the clips as they are."
+    print(note, flush=True)
+    classifier, beats = beats_classifier(config, data.classes)
+    clips = embedded(config, run, data, classifier, beats)
+    split = data.learning_rows()["split"].to_numpy()
+    head = Classifier(classifier.description, nn.Identity(), beats.classifier)
     fitted = train_classifier(
+        head,
+        run,
+        train=clips.part(split == TRAIN),
+        validation=clips.part(split == VALIDATION),
+        devices=data.devices,
+        objective=SCENES,
+        augment=replace(ON_EMBEDDINGS, mixup_alpha=config.frozen.augment.mixup_alpha),
+        optim=config.frozen.optim,
+        trainer=config.trainer,
+        seed=config.seed,
+    )
+    last = with_encoder(run, classifier, head, fitted.last)
+    best = with_encoder(run, classifier, head, fitted.best)
+    logits = predict_logits(head.eval().to("cpu"), clips, name=f"{run.name}: logits")
+    return replace(fitted, best=best, last=last), logits, note
+
+
+def with_encoder(run: StageRun, classifier: Classifier, head: Classifier, weights: Path) -> Path:
+    """Loads these weights into the head, which is the last layer of the classifier, and writes all of the classifier."""
+    epoch = load_network_weights(head.network, weights)
+    return save_classifier(classifier, run.folder / "with_encoder" / weights.name, epoch=epoch)
+
+
+def embedded(
+    config: TeacherConfig, run: StageRun, data: PreparedData, classifier: Classifier, beats: BeatsClassifier
+) -> ClipSet:
+    """All learning clips as embeddings, kept beside the waveforms for other seeds and settings."""
+    device = inference_device(config.trainer.accelerator)
+    classifier.eval().to(device)
+    rows = data.learning_rows()
+    clips = data.clip_set(rows, VALIDATION)
+    embeddings = cached_embeddings(
+        lambda waveform: beats.embed(classifier.features(waveform)),
+        clips,
+        list(rows["key"]),
+        folder=data.waveforms.folder / "embeddings",
+        encoder_digest=beats_digest(config),
+        device=device,
+        name=f"{run.name}: embeddings",
+    )
+    classifier.to("cpu")
+    return embedding_clip_set(clips, embeddings)
+
+
+def beats_classifier(config: TeacherConfig, classes: tuple[str, ...]) -> tuple[Classifier, BeatsClassifier]:
+    """BEATs with a new classifier, whole and its network alone."""
+    network = BeatsClassifier(
+        load_beats(beats_file(config)),
+        classes=len(classes),
+        freeze_encoder=config.kind == "ssl_frozen",
+        activation_checkpointing=config.activation_checkpointing,
+    )
+    settings = {name: value for name, value in network.cfg.items() if name != "classes"}
+    return Classifier(ModelDescription(kind=BEATS, classes=classes, network=settings), BeatsFeatures(), network), network
+
+
+def train_on_clips(
+    config: TeacherConfig,
+    run: StageRun,
+    data: PreparedData,
+    classifier: Classifier,
+    augment: AugmentConfig,
+    optim: OptimConfig | BeatsOptimConfig,
+) -> Fitted:
+    """Macro-average accuracy on validation clips chooses the checkpoint."""
+    return train_classifier(
         classifier,
         run,
         train=data.clips(TRAIN),
@@ -101,35 +232,13 @@ def teacher(config: TeacherConfig, run: StageRun) -> Result:
         trainer=config.trainer,
         seed=config.seed,
     )
+
+
+def logits_of(config: TeacherConfig, run: StageRun, data: PreparedData, best: Classifier) -> NDArray[np.float32]:
+    """(learning clips, classes)"""
     device = inference_device(config.trainer.accelerator)
-    best = load_classifier(fitted.best).to(device)
-    rows = data.learning_rows()
-    logits = predict_logits(best, data.clip_set(rows, VALIDATION), device=device, name=f"{run.name}: logits")
-    table = TeacherLogits(tuple(rows["filename"]), data.classes, logits)
-    write_teacher_logits(run.folder / LOGITS, table)
-    result = fitted_result(run, fitted, SCENES, note=note)
-    return Result(
-        metrics=result.metrics,
-        files={**result.files, LOGITS: run.folder / LOGITS},
-        tags={TEACHER_KIND: config.kind, TEACHER_MODEL: classifier.description.kind, "adaptf.digest": data.digest},
-        note=result.note,
-        summary=result.summary,
-    )
-
-
-def small_teacher(config: TeacherConfig, classes: tuple[str, ...]) -> Classifier:
-    """The small residual network on log-mels."""
-    small = config.small
-    return build_classifier(
-        ModelDescription(kind=SMALL_CNN, classes=classes, features=asdict(small.mel), network={"width": small.width})
-    )
-
-
-def beats_teacher(config: TeacherConfig, classes: tuple[str, ...]) -> Classifier:
-    """BEATs with a new classifier."""
-    network = BeatsClassifier(load_beats(beats_file(config)), classes=len(classes), freeze_encoder=config.kind == "ssl_frozen")
-    settings = {name: value for name, value in network.cfg.items() if name != "classes"}
-    return Classifier(ModelDescription(kind=BEATS, classes=classes, network=settings), BeatsFeatures(), network)
+    clips = data.clip_set(data.learning_rows(), VALIDATION)
+    return predict_logits(best.to(device), clips, device=device, name=f"{run.name}: logits")
 
 
 if __name__ == "__main__":

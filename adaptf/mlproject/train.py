@@ -25,7 +25,9 @@ class TrainConfig:
     prepare_run: str = upstream("prepare", **{DATA_KIND: SCENES_KIND})
     """Run of `prepare` that holds the scenes."""
     pretrain_run: str = upstream("pretrain")
-    """Run of `pretrain`, a checkpoint file, or `none` to start from scratch; its classifier is left out."""
+    """Run of `pretrain`, a checkpoint file, or `none` to start from scratch."""
+    load_classifier: bool = False
+    """Takes the classifier from there too, which needs the same classes; else it starts afresh."""
     mel: MelConfig = MelConfig()
     model: ModelConfig = ModelConfig()
     augment: AugmentConfig = AugmentConfig()
@@ -33,6 +35,8 @@ class TrainConfig:
     trainer: TrainerConfig = TrainerConfig()
     seed: int = 0
     """Of weights, order and augmentations."""
+    seeds: tuple[int, ...] = ()
+    """Several seeds, as in 0,1,2: a child run with each of them, and here their mean and interval."""
 
 
 def train(config: TrainConfig, run: StageRun) -> Result:
@@ -41,8 +45,9 @@ def train(config: TrainConfig, run: StageRun) -> Result:
     classifier = build_classifier(tfsepnet_description(data.classes, config.mel, config.model))
     origin = "From scratch."
     if config.pretrain_run != NONE:
-        loaded = initialise_from(classifier, checkpoint_of(run, config.pretrain_run), skip="classifier.")
-        origin = f"From {config.pretrain_run}: {len(loaded.loaded)} tensors loaded, fresh: {', '.join(loaded.fresh)}."
+        skip = "" if config.load_classifier else "classifier."
+        loaded = initialise_from(classifier, checkpoint_of(run, config.pretrain_run), skip=skip)
+        origin = f"From {config.pretrain_run}:\n{loaded}"
     print(origin, flush=True)
     fitted = train_classifier(
         classifier,
@@ -56,7 +61,7 @@ def train(config: TrainConfig, run: StageRun) -> Result:
         trainer=config.trainer,
         seed=config.seed,
     )
-    return fitted_result(run, fitted, SCENES, note=origin)
+    return fitted_result(run, fitted, note=origin)
 
 
 if __name__ == "__main__":

@@ -6,38 +6,21 @@ spectrogram, `BeatsClassifier` makes logits of it.
 
 import importlib
 import os
-import pickle
 import re
-import zipfile
 from collections.abc import Mapping
-from pathlib import Path
+from functools import partial
 from types import ModuleType
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from adaptf.audio.fbank import BANDS, SAMPLE_RATE, Fbank
 from adaptf.audio.torchaudio_import import import_torchaudio
-from adaptf.errors import UserError
 
-WHERE_FROM = (
-    "BEATs checkpoints come from the beats folder of the repository microsoft/unilm on GitHub: "
-    "BEATs_iter3_plus_AS2M.pt (SSL and SSL*) and BEATs_iter3_plus_AS2M_finetuned_on_AS2M_cpt2.pt (SSL+SL). "
-    "The download links die often: get the file once, keep it, and give its local path."
-)
 OLD_PREDICTOR = ("finetuned_model", "predictor_dropout", "predictor_class")
-ZIP_MAGIC, PICKLE_MAGIC = b"PK\x03\x04", b"\x80"
-"""What a file of torch.save begins with, since PyTorch 1.6 and before."""
-BAD_CONTENT = (ArithmeticError, AssertionError, AttributeError, RuntimeError, TypeError, ValueError)
-"""What speechbrain and PyTorch raise over settings that describe no network, or weights of another one."""
-
-
-class BeatsFileError(UserError):
-    """A file that is no BEATs checkpoint: the message says which file, what is wrong with it, and where to get one."""
-
-    def __init__(self, path: Path, problem: str) -> None:
-        super().__init__(f"BEATs file {str(path)!r}: {problem}. {WHERE_FROM}")
+LAYER_PARAMETER = re.compile(r"encoder\.encoder\.layers\.(\d+)\.")
 
 
 class BeatsFeatures(nn.Module):
@@ -90,20 +73,37 @@ class BeatsEncoder(nn.Module):
         encoded: Tensor = self.encoder(self.dropout_input(tokens))[0]
         return encoded
 
+    def checkpoint_activations(self) -> None:
+        """From now on each Transformer layer computes its activations again in the backward pass."""
+        for layer in self.encoder.layers:
+            # No wrapping module, which would change the names of the weights; no closure, which a copy would share.
+            layer.forward = partial(_forward_to_recompute, layer)
+
 
 class BeatsClassifier(nn.Module):
     """Filterbank energies (batch, 1, 128, frames) -> logits (batch, classes): a linear layer per token, then the mean.
 
     With `freeze_encoder` only the linear layer learns: the encoder gets no gradient and stays in evaluation mode.
+    With `activation_checkpointing` training keeps only the input of each Transformer layer and computes the rest again in
+    the backward pass: less memory, the same gradients. It is a choice of the run, not of the network, and no part of `cfg`.
     """
 
-    def __init__(self, encoder: BeatsEncoder, *, classes: int, freeze_encoder: bool = False) -> None:
+    def __init__(
+        self,
+        encoder: BeatsEncoder,
+        *,
+        classes: int,
+        freeze_encoder: bool = False,
+        activation_checkpointing: bool = False,
+    ) -> None:
         super().__init__()
         if classes < 1:
             raise ValueError(f"classes should be at least 1, got {classes}")
         self.encoder, self.classes, self.freeze_encoder = encoder, classes, freeze_encoder
         self.classifier = nn.Linear(encoder.dim, classes)
         self.encoder.requires_grad_(not freeze_encoder)
+        if activation_checkpointing:
+            self.encoder.checkpoint_activations()
         self.train(self.training)
 
     @classmethod
@@ -128,9 +128,31 @@ class BeatsClassifier(nn.Module):
         return self
 
     def forward(self, features: Tensor) -> Tensor:
+        return self.classifier(self._tokens(features)).mean(dim=1)
+
+    def embed(self, features: Tensor) -> Tensor:
+        """Filterbank energies (batch, 1, 128, frames) -> mean over tokens (batch, dim); the linear layer makes logits of it."""
+        return self._tokens(features).mean(dim=1)
+
+    def depth_of(self, parameter_name: str) -> int:
+        """Where a parameter acts: 0 before the Transformer layers, k + 1 in layer k, one more than layers after them.
+
+        The bias of relative positions, which all layers share, belongs to the first. Raises ValueError for a name that is
+        none of `named_parameters`.
+        """
+        if parameter_name not in dict(self.named_parameters()):
+            raise ValueError(f"'{parameter_name}' is no parameter of this classifier, such as 'classifier.weight'")
+        if layer := LAYER_PARAMETER.match(parameter_name):
+            return int(layer[1]) + 1
+        # The encoder's own norm stands after the layers where each of them normalizes first, otherwise before them.
+        after = ("classifier.", "encoder.encoder.layer_norm.") if self.encoder.cfg["layer_norm_first"] else ("classifier.",)
+        return self.encoder.cfg["encoder_layers"] + 1 if parameter_name.startswith(after) else 0
+
+    def _tokens(self, features: Tensor) -> Tensor:
+        """(batch, tokens, dim)"""
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self.freeze_encoder):
-            tokens = self.encoder(features)
-        return self.classifier(tokens).mean(dim=1)
+            tokens: Tensor = self.encoder(features)
+        return tokens
 
 
 class BeatsTeacher(nn.Module):
@@ -145,72 +167,12 @@ class BeatsTeacher(nn.Module):
         return self.network(self.features(waveform))
 
 
-def load_beats(path: str | os.PathLike[str]) -> BeatsEncoder:
-    """The pre-trained encoder of a BEATs checkpoint file, on the CPU; the predictor of a fine-tuned one is dropped.
-
-    Raises BeatsFileError where the file is absent, damaged, of another kind, or holds weights of other shapes. No code
-    in the file is run.
-    """
-    path = Path(path)
-    cfg, weights = _cfg_and_weights(path, _read(path))
-    try:
-        encoder = BeatsEncoder(cfg)
-    except BAD_CONTENT as error:
-        raise BeatsFileError(path, f"its cfg describes no BEATs network ({_brief(error)})") from error
-    try:
-        encoder.load_state_dict(weights)
-    except BAD_CONTENT as error:
-        raise BeatsFileError(path, f"its weights do not fit the network of its cfg ({_brief(error)})") from error
-    return encoder
-
-
-def _read(path: Path) -> Any:
-    """What torch.save wrote, tensors and plain values only."""
-    if not path.is_file():
-        raise BeatsFileError(path, "it is a folder" if path.is_dir() else "there is no such file")
-    with path.open("rb") as file:
-        start = file.read(8)
-    if not start.startswith((ZIP_MAGIC, PICKLE_MAGIC)):
-        raise BeatsFileError(path, f"it was not written by torch.save (it begins with {start!r})")
-    try:
-        if start.startswith(ZIP_MAGIC):
-            _compare_checksums(path)
-        return torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        # PyTorch's own message, which would follow in a chain, advises to read the file without the check.
-        raise BeatsFileError(path, _refusal(str(error))) from None
-    except Exception as error:  # damaged bytes can break the reader anywhere
-        raise BeatsFileError(path, f"it is cut off or damaged ({_brief(error)})") from error
-
-
-def _compare_checksums(path: Path) -> None:
-    """PyTorch's reader takes changed bytes for weights; the file's own checksums tell."""
-    with zipfile.ZipFile(path) as archive:
-        damaged = archive.testzip()
-    if damaged is not None:
-        raise zipfile.BadZipFile(f"bad checksum of {damaged}")
-
-
-def _refusal(message: str) -> str:
-    named = re.search(r"GLOBAL (\S+)", message)
-    what = f"names code ({named[1]})" if named else "holds more than tensors and plain values, or is damaged"
-    return f"PyTorch refuses to read it, because it {what}, and reading it could run code; nothing in it was run"
-
-
-def _cfg_and_weights(path: Path, checkpoint: Any) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The settings and the encoder's weights of a BEATs checkpoint, without an old predictor."""
-    if not isinstance(checkpoint, dict):
-        raise BeatsFileError(path, f"it should hold two dicts named 'cfg' and 'model', but is a {type(checkpoint).__name__}")
-    cfg, weights = checkpoint.get("cfg"), checkpoint.get("model")
-    if not isinstance(cfg, dict) or not isinstance(weights, dict):
-        names = ", ".join(repr(key) for key in list(checkpoint)[:8])
-        raise BeatsFileError(path, f"it should hold two dicts named 'cfg' and 'model', but holds {names or 'nothing'}")
-    return cfg, {name: weight for name, weight in weights.items() if not str(name).startswith("predictor.")}
-
-
-def _brief(error: Exception, limit: int = 300) -> str:
-    text = " ".join(str(error).split())
-    return f"{type(error).__name__}: {text[:limit]}{'...' if len(text) > limit else ''}"
+def _forward_to_recompute(layer: nn.Module, *inputs: Any, **settings: Any) -> Any:
+    """The forward pass of the layer's class; where gradients are wanted, its activations are not kept."""
+    forward = partial(type(layer).forward, layer)
+    if layer.training and torch.is_grad_enabled():
+        return checkpoint(forward, *inputs, use_reentrant=False, preserve_rng_state=True, **settings)
+    return forward(*inputs, **settings)
 
 
 def _speechbrain_beats() -> ModuleType:

@@ -1,13 +1,15 @@
 """Checkpoints on disk: a model's description and weights, and whatever a trainer keeps beside them."""
 
+import io
 import pickle
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from adaptf.data.files import write_atomically
 from adaptf.errors import UserError
 from adaptf.models.classifier import TFSEPNET, Classifier, ModelDescription, build_classifier
 from adaptf.models.public_checkpoint import from_public, is_public
@@ -27,6 +29,12 @@ class Loaded:
 
     loaded: tuple[str, ...]
     fresh: tuple[str, ...]
+    left_out: tuple[str, ...]
+    """In the checkpoint, and not wanted."""
+
+    def __str__(self) -> str:
+        parts = {"loaded": self.loaded, "fresh": self.fresh, "left out": self.left_out}
+        return "\n".join(f"- {what} ({len(names)} tensors): {', '.join(_parts(names)) or '-'}" for what, names in parts.items())
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:
@@ -43,6 +51,30 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     return content
 
 
+def save_weights(trained: Path, path: Path) -> Path:
+    """Writes the classifier of a trainer's checkpoint, without optimizer, counters of batches or folders, and returns `path`.
+
+    Trainings alike leave the same bytes.
+    """
+    content = read_checkpoint(trained)
+    state = {name: tensor for name, tensor in content["state_dict"].items() if name.startswith(NETWORK_PREFIX)}
+    return _write(path, content[DESCRIPTION], state, epoch=content["epoch"])
+
+
+def save_classifier(classifier: Classifier, path: Path, *, epoch: int) -> Path:
+    """Writes a classifier as `save_weights` does."""
+    state = {f"{NETWORK_PREFIX}{name}": tensor for name, tensor in classifier.network.state_dict().items()}
+    return _write(path, classifier.description.as_dict(), state, epoch=epoch)
+
+
+def _write(path: Path, description: dict[str, Any], state: dict[str, Tensor], *, epoch: int) -> Path:
+    written = io.BytesIO()
+    torch.save({DESCRIPTION: description, "state_dict": state, "epoch": epoch}, written)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(path, written.getvalue())
+    return path
+
+
 def load_classifier(path: Path, *, public_description: ModelDescription | None = None) -> Classifier:
     """The classifier of a checkpoint, in evaluation mode.
 
@@ -57,26 +89,45 @@ def load_classifier(path: Path, *, public_description: ModelDescription | None =
     return classifier.eval()
 
 
-def initialise_from(classifier: Classifier, path: Path, *, skip: str) -> Loaded:
-    """Loads a checkpoint's weights except those whose name begins with `skip` (the classes differ).
+def load_network_weights(network: nn.Module, path: Path) -> int:
+    """Loads the weights that `save_weights` wrote into a network of the same shape, and returns their epoch."""
+    content = read_checkpoint(path)
+    network.load_state_dict({name.removeprefix(NETWORK_PREFIX): tensor for name, tensor in content["state_dict"].items()})
+    return int(content["epoch"])
 
-    Raises CheckpointError naming both values where bands, width, depth or another setting differ.
+
+def initialise_from(classifier: Classifier, path: Path, *, skip: str) -> Loaded:
+    """Loads a checkpoint's weights except those whose name begins with `skip`, such as a classifier of other classes.
+
+    An empty `skip` leaves out nothing; the classes have to be the same then. Raises CheckpointError naming both values where
+    bands, width, depth or another setting differ.
     """
     description, weights = _read_network(path, classifier.description)
     mine, theirs = classifier.description, description
     settings: list[tuple[str, Any, Any]] = [("kind", mine.kind, theirs.kind)]
     for ours, other in ((mine.features, theirs.features), (mine.network, theirs.network)):
         settings += [(name, ours.get(name), other.get(name)) for name in sorted({*ours, *other} - {"dropout"})]
+    if not skip:
+        settings.append(("classes", list(mine.classes), list(theirs.classes)))
     different = [f"{name} is {own} here and {other} there" for name, own, other in settings if own != other]
     if different:
         raise CheckpointError(f"{path} can't initialise this model: {'; '.join(different)}")
-    kept = {name: tensor for name, tensor in weights.items() if not name.startswith(skip)}
-    result = classifier.network.load_state_dict(kept, strict=False)
+    left_out = tuple(name for name in weights if skip and name.startswith(skip))
+    kept = {name: tensor for name, tensor in weights.items() if name not in left_out}
+    try:
+        result = classifier.network.load_state_dict(kept, strict=False)
+    except RuntimeError as error:  # a checkpoint of the public trainer does not say its settings, but its shapes do
+        raise CheckpointError(f"{path} can't initialise this model: {error}") from error
     fresh = tuple(name for name in result.missing_keys)
-    wrong = [name for name in fresh if not name.startswith(skip)] + list(result.unexpected_keys)
+    wrong = [name for name in fresh if not (skip and name.startswith(skip))] + list(result.unexpected_keys)
     if wrong:
         raise CheckpointError(f"{path} does not fit this network: {', '.join(wrong[:5])}")
-    return Loaded(loaded=tuple(kept), fresh=fresh)
+    return Loaded(loaded=tuple(kept), fresh=fresh, left_out=left_out)
+
+
+def _parts(names: tuple[str, ...]) -> list[str]:
+    """The parts of the network to which tensors belong: 'body.3.transition.conv.weight' -> 'body.3'."""
+    return list(dict.fromkeys(".".join(name.split(".")[:-1][:2]) for name in names))
 
 
 def _read_network(path: Path, public_description: ModelDescription | None) -> tuple[ModelDescription, dict[str, Tensor]]:

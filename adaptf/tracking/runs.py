@@ -23,8 +23,12 @@ from adaptf.errors import UserError
 STAGE, FINGERPRINT = "adaptf.stage", "adaptf.fingerprint"
 UPSTREAM = "adaptf.upstream."
 """Begin of a tag per run that a stage took from, whatever the command line said (`latest`)."""
+SEED = "adaptf.seed."
+"""Begin of a tag per seed, which holds the run with that seed, of the parent of such runs."""
 LATEST, NONE = "latest", "none"
 DEFAULT_STORE = "mlflow.db"
+PER_EPOCH = ("train/", "val/", "lr-", "epoch")
+"""Begin of the metrics that Lightning logs while it trains."""
 
 
 class UpstreamError(UserError):
@@ -156,18 +160,54 @@ def latest_of_each(stage: str, tag: str) -> list[str]:
     return [newest[value] for value in sorted(newest)] or [latest(stage, {})]
 
 
-def finished_run(run_id: str, stage: str) -> Run:
-    """A run by its id. Raises UpstreamError where there is none, it is another stage's, or it has not finished."""
+def finished_run(run_id: str, *stages: str) -> Run:
+    """A run by its id. Raises UpstreamError where there is none, it is of another stage than these, or it has not finished.
+
+    Without stages any will do.
+    """
     try:
         run = mlflow.get_run(run_id)
     except MlflowException as error:
         raise UpstreamError(f"there is no run '{run_id}' in {mlflow.get_tracking_uri()}") from error
     found = run.data.tags.get(STAGE)
-    if found != stage:
-        raise UpstreamError(f"run {run_id} is of stage '{found}', a run of '{stage}' is needed")
+    if stages and found not in stages:
+        one_each = "".join(f"; seed {seed}: {child}" for seed, child in seed_runs(run).items())
+        raise UpstreamError(f"run {run_id} is of stage '{found}', a run of '{stages[0]}' is needed{one_each}")
     if run.info.status != "FINISHED":
-        raise UpstreamError(f"run {run_id} of stage '{stage}' has not finished: its status is {run.info.status}")
+        raise UpstreamError(f"run {run_id} of stage '{found}' has not finished: its status is {run.info.status}")
     return run
+
+
+def stage_of(run_id: str) -> str:
+    """The stage of a finished run."""
+    return str(finished_run(run_id).data.tags.get(STAGE))
+
+
+def name_of(run_id: str) -> str:
+    """What the run's page calls it."""
+    return str(mlflow.get_run(run_id).info.run_name)
+
+
+def seed_runs(run: Run) -> dict[int, str]:
+    """The runs by seed of their parent; empty for any other run."""
+    tags = run.data.tags
+    return {int(name.removeprefix(SEED)): tags[name] for name in sorted(tags) if name.startswith(SEED)}
+
+
+def with_all_seeds(run: Run) -> list[str]:
+    """The ids of the runs for which a run stands: those of all seeds, or itself."""
+    return list(seed_runs(run).values()) or [str(run.info.run_id)]
+
+
+def scores(run_id: str) -> dict[str, float]:
+    """The metrics that a stage gave at its end: not those of single epochs."""
+    return {name: value for name, value in mlflow.get_run(run_id).data.metrics.items() if not name.startswith(PER_EPOCH)}
+
+
+def metric_per_epoch(run_id: str, name: str) -> list[float]:
+    """The values of a metric in the order of its epochs; of an epoch that was done again after an interruption the latter."""
+    history = sorted(mlflow.MlflowClient().get_metric_history(run_id, name), key=lambda entry: (entry.step, entry.timestamp))
+    return list({entry.step: entry.value for entry in history}.values())
 
 
 def fingerprint_of(run: Run) -> str:

@@ -9,6 +9,8 @@ from torch import Tensor
 from adaptf.audio.freq_mixstyle import FreqMixStyle
 from adaptf.audio.impulse_response import DeviceImpulseResponse
 from adaptf.audio.mixup import Mixup, mix
+from adaptf.audio.spec_augment import SpecAugment
+from adaptf.audio.time_roll import TimeRoll
 from adaptf.data.batch import ClipBatch
 
 Augmentation = Callable[[ClipBatch], ClipBatch]
@@ -27,8 +29,18 @@ def impulse_responses(transform: DeviceImpulseResponse, *, devices: Sequence[int
     return augment
 
 
+def time_roll(transform: TimeRoll) -> Augmentation:
+    """On waveforms."""
+    return lambda batch: batch._replace(x=transform(batch.x))
+
+
 def freq_mixstyle(transform: FreqMixStyle) -> Augmentation:
     """On log-mels."""
+    return lambda batch: batch._replace(x=transform(batch.x))
+
+
+def spec_augment(transform: SpecAugment) -> Augmentation:
+    """On features: log-mels or filterbank energies."""
     return lambda batch: batch._replace(x=transform(batch.x))
 
 

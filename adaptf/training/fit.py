@@ -9,13 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import lightning as L
-from lightning.pytorch.callbacks import Callback, LearningRateMonitor, ModelCheckpoint, TQDMProgressBar
+from lightning.pytorch.callbacks import Callback, EarlyStopping, LearningRateMonitor, ModelCheckpoint, TQDMProgressBar
 from lightning.pytorch.loggers import Logger
 
 from adaptf.data.clip_set import ClipSet
 from adaptf.data.data_module import ClipDataModule
 from adaptf.data.device_memory import OnDevice
-from adaptf.models.checkpoint import read_checkpoint
+from adaptf.models.checkpoint import read_checkpoint, save_weights
 from adaptf.training.memory import keep_freed_memory
 from adaptf.training.progress import EpochLines
 from adaptf.training.task import ClassifierTask
@@ -29,8 +29,10 @@ class Fitted:
     """What a training leaves."""
 
     best: Path
-    """Checkpoint of the highest validation score."""
+    """Weights of the highest validation score."""
     last: Path
+    """Weights after the last epoch."""
+    score_name: str
     best_score: float
     epochs: int
 
@@ -51,11 +53,14 @@ def fit(
     keep_on_device: OnDevice = "auto",
     progress_bar: bool = True,
     validate_every_epochs: int = 1,
+    patience_epochs: int = 0,
+    averaging: Callback | None = None,
     trainer_options: Mapping[str, Any] | None = None,
 ) -> Fitted:
     """Trains from `last.ckpt` in `folder` where an interrupted run left one, else from the task's weights.
 
-    `trainer_options` go to lightning.Trainer as they are: accelerator, devices, strategy, num_nodes, precision.
+    `patience_epochs`: training ends after so many epochs without a better score; 0 never ends it early. `averaging` averages
+    weights (averaging.py). `trainer_options` go to lightning.Trainer as they are: accelerator, devices, strategy, ...
     Raises ValueError where a set is empty.
     """
     for part, clips in (("training", train), ("validation", validation)):
@@ -63,10 +68,16 @@ def fit(
             raise ValueError(f"{name} has no {part} clips")
     keep_freed_memory()
     checkpoint = partial(ModelCheckpoint, dirpath=folder, auto_insert_metric_name=False, enable_version_counter=False)
-    best = checkpoint(filename=BEST, monitor=f"val/{task.metric_name}", mode="max")
+    score_name = f"val/{task.score_name}"
+    best = checkpoint(filename=BEST, monitor=score_name, mode="max")
     # Lightning's own save_last writes only when the best does: after a bad epoch it would not be the last.
     newest = checkpoint(filename=LAST, save_on_train_epoch_end=True)
-    callbacks: list[Callback] = [best, newest, EpochLines(name, task.metric_name)]
+    callbacks: list[Callback] = [best, newest, EpochLines(name, task.score_name)]
+    if averaging is not None:
+        callbacks.append(averaging)
+    if patience_epochs:
+        validations = max(1, patience_epochs // validate_every_epochs)
+        callbacks.append(EarlyStopping(score_name, mode="max", patience=validations, check_on_train_epoch_end=False))
     if loggers:
         callbacks.append(LearningRateMonitor(logging_interval="epoch"))
     if progress_bar:
@@ -93,6 +104,7 @@ def fit(
         warnings.filterwarnings("ignore", message=".*does not have many workers.*")
         warnings.filterwarnings("ignore", message=".*infer the `batch_size`.*")
         warnings.filterwarnings("ignore", message=".*exists and is not empty.*")  # what a resumed training finds
+        warnings.filterwarnings("ignore", message="No (positive|negative) samples in targets.*")  # rare labels
         warnings.filterwarnings("ignore", message=".*LeafSpec.*is deprecated")
         data = ClipDataModule(
             train,
@@ -106,9 +118,11 @@ def fit(
         )
         trainer.fit(task, datamodule=data, ckpt_path=str(last) if last.is_file() else None, weights_only=True)
     score = best.best_model_score
+    weights = folder / "weights"
     return Fitted(
-        best=Path(best.best_model_path or last),
-        last=last,
+        best=save_weights(Path(best.best_model_path or last), weights / f"{BEST}.ckpt"),
+        last=save_weights(last, weights / f"{LAST}.ckpt"),
+        score_name=task.score_name,
         best_score=float(score) if score is not None else float("nan"),
         epochs=trainer.current_epoch,
     )

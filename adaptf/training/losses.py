@@ -1,8 +1,10 @@
 """Losses over soft targets; each returns its parts by name, `loss` being the one to minimise."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -36,12 +38,43 @@ def kl_divergence(student: Tensor, teacher: Tensor, *, temperature: float, reduc
 
 
 @dataclass(frozen=True)
+class Ensemble:
+    """The mean of several teachers' logits, of each with its weight and softened by a temperature of its own.
+
+    A temperature per teacher puts overconfident and timid teachers on one scale (Guo et al., 2017).
+    """
+
+    weights: Sequence[float] = ()
+    """Of the teachers, in any unit; empty means alike."""
+    temperatures: Sequence[float] = ()
+    """Of the teachers, instead of the loss's; empty means the loss's."""
+
+    def mean(self, teacher_logits: Tensor, *, temperature: float) -> Tensor:
+        """(batch, teachers, classes) -> (batch, classes), to be softened by `temperature`.
+
+        Raises ValueError where there are not as many weights or temperatures as teachers.
+        """
+        teachers = teacher_logits.shape[1]
+        shares = torch.tensor(_one_each(self.weights or [1.0] * teachers, teachers, what="weights"))
+        own = torch.tensor(_one_each(self.temperatures or [temperature] * teachers, teachers, what="temperatures"))
+        scale = (shares / shares.sum() * temperature / own).to(teacher_logits)
+        return torch.einsum("btc,t->bc", teacher_logits, scale)
+
+
+def _one_each(values: Sequence[float], teachers: int, *, what: str) -> list[float]:
+    if len(values) != teachers or min(values) <= 0:
+        raise ValueError(f"there are {teachers} teachers: {what} should be as many positive numbers, got {list(values)}")
+    return list(values)
+
+
+@dataclass(frozen=True)
 class DistillationLoss:
     """weight * cross-entropy + (1 - weight) * T^2 KL with the mean of the teachers' logits (the report, equation 1)."""
 
     temperature: float
     weight: float
     reduction: KlReduction
+    ensemble: Ensemble = Ensemble()
 
     def parts(
         self, student: Tensor, targets: Tensor, teacher_logits: Tensor, unmixed_teachers: MixDraw | None = None
@@ -53,15 +86,18 @@ class DistillationLoss:
         still those of the single clips, and the two divergences are mixed instead: the public trainer's form.
         """
         label_loss = cross_entropy(student, targets)
+        teacher = self.teacher(teacher_logits)
         if unmixed_teachers is None:
-            distillation_loss = self._kl(student, teacher_logits)
+            distillation_loss = self._kl(student, teacher)
         else:
             share, partner = unmixed_teachers.own_share, unmixed_teachers.partner.to(student.device)
-            own, other = self._kl(student, teacher_logits), self._kl(student, teacher_logits[partner])
-            distillation_loss = share * own + (1 - share) * other
+            distillation_loss = share * self._kl(student, teacher) + (1 - share) * self._kl(student, teacher[partner])
         loss = self.weight * label_loss + (1 - self.weight) * distillation_loss
         return {"loss": loss, "label_loss": label_loss, "distillation_loss": distillation_loss}
 
-    def _kl(self, student: Tensor, teacher_logits: Tensor) -> Tensor:
-        ensemble = teacher_logits.mean(dim=1)
-        return kl_divergence(student, ensemble, temperature=self.temperature, reduction=self.reduction)
+    def teacher(self, teacher_logits: Tensor) -> Tensor:
+        """The ensemble's logits (batch, classes) from those of its teachers (batch, teachers, classes)."""
+        return self.ensemble.mean(teacher_logits, temperature=self.temperature)
+
+    def _kl(self, student: Tensor, teacher: Tensor) -> Tensor:
+        return kl_divergence(student, teacher, temperature=self.temperature, reduction=self.reduction)

@@ -1,13 +1,14 @@
 """The Lightning task: one step for training and validation of any classifier."""
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import lightning as L
 import numpy as np
 import torch
 from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
-from torch import Tensor
+from torch import Tensor, nn
 from torchmetrics import Metric
 
 from adaptf.data.batch import ClipBatch
@@ -20,25 +21,41 @@ Loss = Callable[[Tensor, ClipBatch], dict[str, Tensor]]
 """From logits and the batch to the parts of the loss by name, `loss` being the one to minimise."""
 
 
+@dataclass(frozen=True)
+class Measure:
+    """A metric, and what it compares."""
+
+    metric: Metric
+    compares: Callable[[Tensor, ClipBatch], tuple[Tensor, Tensor]]
+    """From logits and the batch to the two arguments of the metric's update."""
+
+
+def with_targets(metric: Metric) -> Measure:
+    """A metric of the logits against the targets."""
+    return Measure(metric, lambda logits, batch: (logits, batch.targets))
+
+
 class ClassifierTask(L.LightningModule):
-    """Waveform augmentations, features, log-mel augmentations, network, loss."""
+    """Waveform augmentations, features, log-mel augmentations, network, loss.
+
+    The first of the `measures` of an epoch's validation clips is the score that chooses the checkpoint.
+    """
 
     def __init__(
         self,
         classifier: Classifier,
         *,
         loss: Loss,
-        validation_loss: Loss,
-        metric: Metric,
-        metric_name: str,
+        measures: Mapping[str, Measure],
         optimizer: ConfigureOptimizer,
         waveform_augmentations: Sequence[Augmentation] = (),
         feature_augmentations: Sequence[Augmentation] = (),
         generators: Mapping[str, np.random.Generator] | None = None,
     ) -> None:
         super().__init__()
-        self.classifier, self.metric, self.metric_name = classifier, metric, metric_name
-        self.loss, self.validation_loss, self.optimizer = loss, validation_loss, optimizer
+        self.classifier, self.loss, self.optimizer = classifier, loss, optimizer
+        self.measures, self.score_name = dict(measures), next(iter(measures))
+        self.metrics = nn.ModuleDict({name: measure.metric for name, measure in measures.items()})  # moved with the network
         self.waveform_augmentations, self.feature_augmentations = waveform_augmentations, feature_augmentations
         self.generators = dict(generators or {})
 
@@ -46,19 +63,22 @@ class ClassifierTask(L.LightningModule):
         return self.classifier(waveform)
 
     def training_step(self, batch: ClipBatch, batch_index: int) -> Tensor:
-        return self._step(batch, "train", self.loss, self.waveform_augmentations, self.feature_augmentations)
+        return self._step(batch, "train", self.waveform_augmentations, self.feature_augmentations)[0]
 
-    def validation_step(self, batch: ClipBatch, batch_index: int) -> Tensor:
-        return self._step(batch, "val", self.validation_loss, (), ())
+    def validation_step(self, batch: ClipBatch, batch_index: int) -> None:
+        _, logits = self._step(batch, "val", (), ())
+        for name, measure in self.measures.items():
+            measure.metric.update(*measure.compares(logits, batch))
+            self.log(f"val/{name}", measure.metric, on_step=False, on_epoch=True, batch_size=len(batch.x))
 
     def _step(
         self,
         batch: ClipBatch,
         phase: str,
-        loss: Loss,
         waveform_augmentations: Sequence[Augmentation],
         feature_augmentations: Sequence[Augmentation],
-    ) -> Tensor:
+    ) -> tuple[Tensor, Tensor]:
+        """The loss and the logits."""
         for augment in waveform_augmentations:
             batch = augment(batch)
         with torch.no_grad():
@@ -66,17 +86,13 @@ class ClassifierTask(L.LightningModule):
         for augment in feature_augmentations:
             batch = augment(batch)
         logits = self.classifier.network(batch.x)
-        parts = loss(logits, batch)
-        size = len(batch.x)
+        parts = self.loss(logits, batch)
         for name, part in parts.items():
-            self.log(f"{phase}/{name}", part.detach(), on_step=False, on_epoch=True, batch_size=size, sync_dist=True)
-        if phase == "val":
-            self.metric.update(logits, batch.targets)
-            self.log(f"val/{self.metric_name}", self.metric, on_step=False, on_epoch=True, batch_size=size)
-        return parts["loss"]
+            self.log(f"{phase}/{name}", part.detach(), on_step=False, on_epoch=True, batch_size=len(batch.x), sync_dist=True)
+        return parts["loss"], logits
 
     def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
-        return self.optimizer([parameter for parameter in self.parameters() if parameter.requires_grad])
+        return self.optimizer(self.classifier.network)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Adds what rebuilds the classifier, and every generator's place, so that a resumed run draws what it would have."""

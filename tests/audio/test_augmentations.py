@@ -5,6 +5,8 @@ import torch
 from adaptf.audio.freq_mixstyle import FreqMixStyle, StyleDraw, mix_style
 from adaptf.audio.impulse_response import DeviceImpulseResponse, ResponseBank, simulated_bank
 from adaptf.audio.mixup import Mixup, mix
+from adaptf.audio.spec_augment import MaskDraw, SpecAugment, Stripes, mask
+from adaptf.audio.time_roll import TimeRoll, roll
 
 
 def generator(seed: int = 0) -> np.random.Generator:
@@ -76,12 +78,73 @@ def test_mixup_with_alpha_zero_is_off():
     assert Mixup(alpha=0.0, generator=generator()).draw(5) is None
 
 
+def test_masks_cover_their_bands_and_frames_and_nothing_else():
+    features = torch.ones(2, 1, 4, 6)
+    bands = Stripes(start=torch.tensor([1, 0]), end=torch.tensor([3, 0]))
+    frames = Stripes(start=torch.tensor([5, 2]), end=torch.tensor([6, 4]))
+    expected = torch.ones(2, 1, 4, 6)
+    expected[0, :, 1:3], expected[0, :, :, 5:], expected[1, :, :, 2:4] = 0, 0, 0
+    assert torch.equal(mask(features, MaskDraw(bands, frames)), expected)
+    assert torch.equal(features, torch.ones(2, 1, 4, 6))
+
+
+def test_mask_widths_and_places_are_drawn_evenly():
+    draw = SpecAugment(mask_share=0.5, generator=generator()).draw(20000, bands=20, frames=8)
+    for stripes, widest, size in ((draw.bands, 10, 20), (draw.frames, 4, 8)):
+        width = stripes.end - stripes.start
+        counts = torch.bincount(width, minlength=widest) / len(width)
+        assert counts.tolist() == pytest.approx([1 / widest] * widest, abs=0.02)
+        assert stripes.start.min() == 0
+        assert stripes.end.max() == size - 1  # both are rounded down
+
+
+def test_each_clip_has_masks_of_its_own():
+    masked = SpecAugment(mask_share=0.9, generator=generator())(torch.ones(16, 1, 32, 40))
+    assert len({tuple(clip.flatten().tolist()) for clip in masked}) > 12
+
+
+@pytest.mark.parametrize("mask_share", [-0.1, 1.0])
+def test_a_mask_share_outside_0_to_1_is_refused(mask_share):
+    with pytest.raises(ValueError, match=f"less than 1, got {mask_share}"):
+        SpecAugment(mask_share=mask_share, generator=generator())
+
+
+def test_spec_augment_with_mask_share_zero_is_off():
+    features = torch.ones(2, 1, 4, 6)
+    assert SpecAugment(mask_share=0.0, generator=generator())(features) is features
+
+
+def test_each_clip_rolls_by_its_own_shift():
+    waveform = torch.randn(5, 10, generator=torch.Generator().manual_seed(0))
+    shifts = torch.tensor([0, 3, -2, 10, -23])
+    rolled = roll(waveform, shifts)
+    for clip, shift in enumerate(shifts.tolist()):
+        assert torch.equal(rolled[clip], waveform[clip].roll(shift))
+
+
+def test_shifts_are_drawn_evenly_from_both_ways():
+    shifts = TimeRoll(max_seconds=0.002, sample_rate=1000, generator=generator()).draw(10000)
+    assert (torch.bincount(shifts + 2) / 10000).tolist() == pytest.approx([0.2] * 5, abs=0.02)
+
+
+def test_time_roll_of_zero_seconds_is_off():
+    waveform = torch.ones(2, 8)
+    assert TimeRoll(max_seconds=0.0, sample_rate=32000, generator=generator())(waveform) is waveform
+
+
+def test_a_negative_time_is_refused():
+    with pytest.raises(ValueError, match="0 or more, got -1"):
+        TimeRoll(max_seconds=-1, sample_rate=32000, generator=generator())
+
+
 @pytest.mark.parametrize(
     "make",
     [
         lambda g: Mixup(alpha=0.3, generator=g).draw(8),
         lambda g: FreqMixStyle(p=1.0, alpha=0.4, generator=g).draw(8),
         lambda g: DeviceImpulseResponse(ResponseBank(torch.ones(9, 2)), p=0.7, generator=g).draw(8),
+        lambda g: SpecAugment(mask_share=0.4, generator=g).draw(8, bands=64, frames=50),
+        lambda g: TimeRoll(max_seconds=0.1, sample_rate=32000, generator=g).draw(8),
     ],
 )
 def test_the_same_seed_draws_the_same(make):

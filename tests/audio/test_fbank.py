@@ -23,24 +23,40 @@ def noise(batch: int, samples: int, dtype: torch.dtype = torch.float32) -> Tenso
     return 0.1 * torch.randn(batch, samples, generator=torch.Generator().manual_seed(0)).to(dtype)
 
 
-def test_features_equal_the_golden_ones_where_float32_resolves_them() -> None:
-    golden = np.load(GOLDEN)
-    expected = torch.from_numpy(golden["fbank"])
-    difference = (Fbank()(torch.from_numpy(golden["wav16k"])) - expected).abs()
-    energy = (expected * 2 * STD + MEAN).exp()
-    # The clips have next to nothing in their top bands. There the golden values are the rounding errors of an FFT: they
-    # are up to 0.05 away from the same computation in float64.
+@pytest.fixture
+def recorded() -> dict[str, Tensor]:
+    return {name: torch.from_numpy(values) for name, values in np.load(GOLDEN).items()}
+
+
+# The top bands of the golden clips are next to empty: their values are what a float32 FFT makes of its rounding errors, up to
+# 0.046 away from the same computation in float64, and so they depend on the processor. torchaudio's own function gives the
+# golden values bit for bit with the Math Kernel Library's AVX-512 FFT for Intel processors, and comes only to within 0.017 of
+# them with the one that it runs on an AMD EPYC. `Fbank` lies within 5e-6 of torchaudio's on both.
+
+
+def test_features_equal_torchaudios_of_the_same_machine_even_in_empty_bands(recorded: dict[str, Tensor]) -> None:
+    torch.testing.assert_close(Fbank()(recorded["wav16k"]), kaldi_fbank(recorded["wav16k"]), atol=1e-5, rtol=0)
+
+
+def test_features_equal_the_golden_ones_wherever_torchaudios_do(recorded: dict[str, Tensor]) -> None:
+    error = (Fbank()(recorded["wav16k"]) - recorded["fbank"]).abs()
+    torchaudios_error = (kaldi_fbank(recorded["wav16k"]) - recorded["fbank"]).abs()
+    assert (error <= 1e-4 + torchaudios_error).all()
+
+
+def test_features_equal_the_golden_ones_where_float32_resolves_them(recorded: dict[str, Tensor]) -> None:
+    error = (Fbank()(recorded["wav16k"]) - recorded["fbank"]).abs()
+    energy = (recorded["fbank"] * 2 * STD + MEAN).exp()
     resolved = energy > 1e-7 * energy.amax(dim=2, keepdim=True)
     assert resolved.double().mean() > 0.5
-    assert difference[resolved].max() < 1e-4
-    assert difference.max() < 0.05
+    assert error[resolved].max() < 1e-4
+    assert error.max() < 0.05
 
 
-def test_features_equal_torchaudios() -> None:
-    precise = noise(3, 16123, torch.float64)
-    torch.testing.assert_close(Fbank().double()(precise), kaldi_fbank(precise), atol=1e-4, rtol=0)
-    single = precise.float()
-    torch.testing.assert_close(Fbank()(single), kaldi_fbank(single), atol=1e-3, rtol=0)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_features_equal_torchaudios(dtype: torch.dtype) -> None:
+    waveform = noise(3, 16123, dtype)
+    torch.testing.assert_close(Fbank().to(dtype)(waveform), kaldi_fbank(waveform), atol=1e-4, rtol=0)
 
 
 def test_a_second_has_98_frames_and_a_frame_too_many_samples_changes_nothing() -> None:

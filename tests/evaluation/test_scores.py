@@ -5,7 +5,6 @@ from sklearn.metrics import balanced_accuracy_score
 from sklearn.metrics import log_loss as sklearn_log_loss
 
 from adaptf.evaluation.scores import confusion, log_loss, macro_accuracy, macro_accuracy_per_device, prediction_table
-from adaptf.evaluation.tables import as_markdown, as_text, device_table, scene_table
 
 SCENES = ("bus", "park", "tram")
 
@@ -18,9 +17,14 @@ def predictions():
             "filename": [f"{row}.wav" for row in range(90)],
             "scene": generator.choice(SCENES, size=90, p=[0.6, 0.3, 0.1]),
             "device": generator.choice(["a", "b", "s4"], size=90),
+            "location": "paris-1",
         }
     )
     return prediction_table(clips, generator.standard_normal((90, 3)).astype(np.float32), SCENES)
+
+
+def test_predictions_keep_what_is_known_of_the_clip(predictions):
+    assert list(predictions.columns) == ["filename", "scene", "device", "location", "predicted", *SCENES]
 
 
 def test_macro_accuracy_is_the_mean_of_the_scenes_accuracies(predictions):
@@ -42,26 +46,13 @@ def test_device_accuracy_counts_the_clips_of_that_device_only(predictions):
 
 
 def test_confusion_counts_every_clip_once_and_keeps_absent_scenes(predictions):
-    matrix = confusion(predictions, (*SCENES, "metro"))
+    matrix = confusion([predictions], (*SCENES, "metro"))
     assert matrix.to_numpy().sum() == 90
     assert matrix.loc["metro"].sum() == 0
     assert list(matrix.columns) == [*SCENES, "metro"]
 
 
-def test_scene_table_has_a_row_per_scene_and_a_column_per_setting(predictions):
-    table = scene_table({"before": predictions, "after": predictions}, SCENES)
-    assert list(table.index) == [*SCENES, "macro average", "log loss"]
-    assert table.loc["macro average", "after"] == pytest.approx(100 * macro_accuracy(predictions))
-
-
-def test_device_table_tells_known_from_unknown_devices(predictions):
-    table = device_table({"one": predictions}, known_devices=["a", "b"])["one"]
-    assert table["known devices"] == pytest.approx((table["a"] + table["b"]) / 2)
-    assert table["unknown devices"] == pytest.approx(table["s4"])
-
-
-def test_tables_round_percentages_to_one_digit_and_the_log_loss_to_two(predictions):
-    table = pd.DataFrame({"x": {"bus": 12.345, "log loss": 1.2345}})
-    assert "12.3" in as_text(table)
-    assert "1.23" in as_text(table)
-    assert as_markdown(table).splitlines()[-1] == "| log loss | 1.23 |"
+def test_confusion_sums_the_runs(predictions):
+    other = predictions.assign(predicted="bus")
+    expected = confusion([predictions], SCENES) + confusion([other], SCENES)
+    pd.testing.assert_frame_equal(confusion([predictions, other], SCENES), expected)

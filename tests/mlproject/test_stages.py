@@ -114,7 +114,7 @@ def test_the_small_teacher_is_called_what_it_is_and_predicts_the_learning_clips(
     run = mlflow.get_run(taught)
     assert run.data.tags["adaptf.teacher"] == "ssl" and run.data.tags["adaptf.teacher_model"] == "small_cnn"
     assert "No BEATs file" in run.data.tags["mlflow.note.content"]
-    logits = pd.read_csv(mlflow.artifacts.download_artifacts(run_id=taught, artifact_path="logits.csv"))
+    logits = pd.read_csv(mlflow.artifacts.download_artifacts(run_id=taught, artifact_path="logits/logits.csv"))
     clips = pd.read_csv(mlflow.artifacts.download_artifacts(run_id=prepared, artifact_path="data/clips.csv"))
     assert set(logits["filename"]) == set(clips[clips["split"] != "test"]["filename"])
 

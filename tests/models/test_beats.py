@@ -1,7 +1,6 @@
+import copy
 import importlib
-import io
 import json
-import pickle
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,14 +10,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from adaptf.models.beats import (
-    BeatsClassifier,
-    BeatsEncoder,
-    BeatsFeatures,
-    BeatsFileError,
-    BeatsTeacher,
-    load_beats,
-)
+from adaptf.models.beats import BeatsClassifier, BeatsEncoder, BeatsFeatures, BeatsTeacher
+from adaptf.models.beats_file import load_beats
 
 GOLDEN = Path(__file__).parent.parent / "golden"
 CHECKPOINT = GOLDEN / "beats_tiny.pt"
@@ -30,9 +23,10 @@ def golden() -> dict[str, Tensor]:
 
 
 @pytest.fixture
-def checkpoint() -> dict[str, Any]:
-    content: dict[str, Any] = torch.load(CHECKPOINT, weights_only=True)
-    return content
+def cfg() -> dict[str, Any]:
+    """Of the golden checkpoint."""
+    settings: dict[str, Any] = torch.load(CHECKPOINT, weights_only=True)["cfg"]
+    return settings
 
 
 @pytest.fixture
@@ -56,29 +50,17 @@ def test_tokens_of_the_golden_waveform_differ_by_the_rounding_of_its_empty_bands
     encoder: BeatsEncoder, golden: dict[str, Tensor]
 ) -> None:
     features = BeatsFeatures(sample_rate=16000)(golden["wav16k"])
-    # The golden features hold rounding errors in bands without energy (see test_fbank.py); speechbrain's own forward
-    # comes no nearer to these tokens on another processor.
+    # The golden waveforms have bands without energy, where features are the rounding errors of a processor's FFT (see
+    # test_fbank.py): on another processor speechbrain's own forward comes no nearer to these tokens.
     torch.testing.assert_close(encoder(features), golden["features"], atol=1e-2, rtol=0)
 
 
-def test_tokens_of_a_waveform_equal_speechbrains_own_forward(encoder: BeatsEncoder) -> None:
+def test_tokens_of_a_waveform_equal_speechbrains_own_forward(encoder: BeatsEncoder, golden: dict[str, Tensor]) -> None:
     speechbrain_beats = importlib.import_module("speechbrain.lobes.models.beats")
-    waveform = noise(2, 16000)
-    reference, *_ = speechbrain_beats.BEATs(str(CHECKPOINT), freeze=True).extract_features(waveform, torch.ones(2))
+    waveform = torch.cat([noise(2, 16000), golden["wav16k"]])
+    reference, *_ = speechbrain_beats.BEATs(str(CHECKPOINT), freeze=True).extract_features(waveform, torch.ones(4))
     features = BeatsFeatures(sample_rate=16000)(waveform)
     torch.testing.assert_close(encoder(features), reference, atol=1e-4, rtol=0)
-
-
-def test_the_old_predictor_of_a_fine_tuned_file_is_dropped(
-    encoder: BeatsEncoder, checkpoint: dict[str, Any], tmp_path: Path
-) -> None:
-    checkpoint["cfg"] |= {"finetuned_model": True, "predictor_dropout": 0.0, "predictor_class": 527}
-    checkpoint["model"] |= {"predictor.weight": torch.zeros(527, 48), "predictor.bias": torch.zeros(527)}
-    torch.save(checkpoint | {"label_dict": {0: "/m/09x0r"}}, tmp_path / "finetuned.pt")
-    finetuned = load_beats(tmp_path / "finetuned.pt").eval()
-    assert finetuned.cfg == encoder.cfg
-    features = noise(1, 1, 128, 98)
-    torch.testing.assert_close(finetuned(features), encoder(features))
 
 
 def test_logits_are_the_mean_over_tokens_of_a_linear_layer(encoder: BeatsEncoder) -> None:
@@ -166,167 +148,165 @@ def test_a_classifier_is_rebuilt_from_its_own_checkpoint_without_the_beats_file(
     assert rebuilt.cfg == network.cfg == json.loads(json.dumps(network.cfg))
 
 
-# Files that are no BEATs checkpoint
+# Depth of the parameters
 
 
-def refusal(path: Path) -> str:
-    """The message of the error, after checking what every one of them says."""
-    with pytest.raises(BeatsFileError) as caught:
-        load_beats(path)
-    message = str(caught.value)
-    assert repr(str(path)) in message
-    for origin in ("microsoft/unilm", "BEATs_iter3_plus_AS2M.pt", "BEATs_iter3_plus_AS2M_finetuned_on_AS2M_cpt2.pt"):
-        assert origin in message
-    assert "local path" in message
-    return message
+def depths(encoder: BeatsEncoder) -> dict[str, int]:
+    network = BeatsClassifier(encoder, classes=3)
+    return {name: network.depth_of(name) for name, _ in network.named_parameters()}
 
 
-def test_an_absent_file_is_named(tmp_path: Path) -> None:
-    assert "there is no such file" in refusal(tmp_path / "BEATs.pt")
+def test_parameters_lie_as_deep_as_they_act(encoder: BeatsEncoder) -> None:
+    depth = depths(encoder)
+    before = [name for name in depth if not name.startswith(("encoder.encoder.layers.", "classifier."))]
+    assert {name.rpartition(".")[0] for name in before} == {
+        "encoder.patch_embedding",
+        "encoder.layer_norm",
+        "encoder.post_extract_proj",
+        "encoder.encoder.pos_conv.0",
+        "encoder.encoder.pos_conv.0.parametrizations.weight",
+        "encoder.encoder.layer_norm",
+    }
+    assert {depth[name] for name in before} == {0}
+    assert {depth[name] for name in depth if name.startswith("encoder.encoder.layers.0.")} == {1}
+    assert {depth[name] for name in depth if name.startswith("encoder.encoder.layers.1.")} == {2}
+    assert depth["classifier.weight"] == depth["classifier.bias"] == 3
 
 
-def test_a_folder_is_no_checkpoint(tmp_path: Path) -> None:
-    assert "it is a folder" in refusal(tmp_path)
+def test_the_bias_of_relative_positions_that_all_layers_share_lies_in_the_first(encoder: BeatsEncoder) -> None:
+    shared = {name: depth for name, depth in depths(encoder).items() if "relative_attention_bias" in name}
+    assert shared == {"encoder.encoder.layers.0.self_attn.relative_attention_bias.weight": 1}
 
 
-@pytest.mark.parametrize("content", [b"", b"PK", b"<!DOCTYPE html><title>Not found</title>", b"\x89PNG" + bytes(900)])
-def test_a_file_of_another_program_is_no_checkpoint(content: bytes, tmp_path: Path) -> None:
-    path = tmp_path / "BEATs.pt"
-    path.write_bytes(content)
-    assert f"not written by torch.save (it begins with {content[:8]!r})" in refusal(path)
+def test_a_norm_behind_the_layers_is_as_deep_as_the_classifier(cfg: dict[str, Any]) -> None:
+    depth = depths(BeatsEncoder(cfg | {"deep_norm": False, "layer_norm_first": True}))
+    assert depth["encoder.encoder.layer_norm.weight"] == depth["encoder.encoder.layer_norm.bias"] == 3
+    assert depth["encoder.layer_norm.weight"] == 0
 
 
-@pytest.mark.parametrize("kept_bytes", [4, 100, 5000, 142_000, -1])
-@pytest.mark.filterwarnings("ignore")
-def test_a_file_that_was_cut_off_is_refused(kept_bytes: int, tmp_path: Path) -> None:
-    path = tmp_path / "BEATs.pt"
-    path.write_bytes(CHECKPOINT.read_bytes()[:kept_bytes])
-    assert "cut off or damaged" in refusal(path)
+def test_a_layer_with_two_digits_has_its_own_depth(cfg: dict[str, Any]) -> None:
+    depth = depths(BeatsEncoder(cfg | {"encoder_layers": 12}))
+    assert depth["encoder.encoder.layers.11.fc1.weight"] == 12
+    assert set(depth.values()) == set(range(14))
 
 
-def test_a_file_with_damaged_bytes_is_refused(tmp_path: Path) -> None:
-    content = bytearray(CHECKPOINT.read_bytes())
-    content[150_000:150_100] = bytes(100)
-    path = tmp_path / "BEATs.pt"
-    path.write_bytes(content)
-    message = refusal(path)
-    assert "cut off or damaged" in message and "bad checksum of" in message
+@pytest.mark.parametrize("name", ["classifier", "network.classifier.weight", "encoder.encoder.layers.0"])
+def test_a_name_of_no_parameter_has_no_depth(encoder: BeatsEncoder, name: str) -> None:
+    with pytest.raises(ValueError, match=f"'{name}' is no parameter of this classifier, such as 'classifier.weight'"):
+        BeatsClassifier(encoder, classes=3).depth_of(name)
 
 
-class Trap:
-    """Unpickled without a check it writes a file, as a stranger's checkpoint could write any."""
-
-    def __init__(self, sprung: Path) -> None:
-        self.sprung = sprung
-
-    def __reduce__(self) -> tuple[Callable[..., Any], tuple[Any, ...]]:
-        return exec, (f"open({str(self.sprung)!r}, 'w').close()",)
+# Embeddings
 
 
-def as_plain_pickle(trap: Trap) -> bytes:
-    return pickle.dumps({"cfg": {}, "model": trap})
+def test_the_linear_layer_makes_the_logits_of_the_embedding(encoder: BeatsEncoder) -> None:
+    network = BeatsClassifier(encoder, classes=10).eval()
+    features = noise(3, 1, 128, 98)
+    assert network.embed(features).shape == (3, 48)
+    torch.testing.assert_close(network.classifier(network.embed(features)), network(features), atol=1e-5, rtol=0)
 
 
-def as_old_pickle(trap: Trap) -> bytes:
-    return pickle.dumps({"cfg": {}, "model": trap}, protocol=2)
+def test_the_embedding_of_a_frozen_encoder_carries_no_gradient(encoder: BeatsEncoder) -> None:
+    assert BeatsClassifier(encoder, classes=3).embed(noise(1, 1, 128, 98)).requires_grad
+    assert not BeatsClassifier(encoder, classes=3, freeze_encoder=True).embed(noise(1, 1, 128, 98)).requires_grad
 
 
-def as_torch_file(trap: Trap, *, zipped: bool = True) -> bytes:
-    buffer = io.BytesIO()
-    torch.save({"cfg": {}, "model": trap}, buffer, _use_new_zipfile_serialization=zipped)
-    return buffer.getvalue()
+# Activation checkpointing
+
+RANDOM = {"dropout": 0.2, "attention_dropout": 0.2, "activation_dropout": 0.2, "dropout_input": 0.2, "encoder_layerdrop": 0.3}
 
 
-def as_old_torch_file(trap: Trap) -> bytes:
-    return as_torch_file(trap, zipped=False)
+def training_pair(cfg: dict[str, Any], **changes: Any) -> tuple[BeatsClassifier, BeatsClassifier]:
+    """The same network, with everything kept and with checkpoints."""
+    network = BeatsClassifier(BeatsEncoder(cfg | {"encoder_layers": 4} | RANDOM | changes), classes=10)
+    checkpointed = BeatsClassifier(BeatsEncoder(network.encoder.cfg), classes=10, activation_checkpointing=True)
+    checkpointed.load_state_dict(network.state_dict())
+    return network.train(), checkpointed.train()
 
 
-@pytest.mark.parametrize("write", [as_plain_pickle, as_old_pickle, as_torch_file, as_old_torch_file])
-@pytest.mark.filterwarnings("ignore:Detected pickle protocol")
-def test_a_file_that_wants_to_run_code_is_refused_and_runs_none(write: Callable[[Trap], bytes], tmp_path: Path) -> None:
-    path, sprung = tmp_path / "BEATs.pt", tmp_path / "sprung"
-    path.write_bytes(write(Trap(sprung)))
-    message = refusal(path)
-    assert not sprung.exists()
-    assert "PyTorch refuses to read it" in message and "could run code; nothing in it was run" in message
+def train_step(network: BeatsClassifier, *, bfloat16: bool) -> tuple[Tensor, dict[str, Tensor], int]:
+    """Loss, gradients, and how many values were kept for the backward pass."""
+    kept: dict[int, int] = {}
+
+    def pack(tensor: Tensor) -> Tensor:
+        kept[tensor.data_ptr()] = tensor.numel()
+        return tensor
+
+    torch.manual_seed(0)
+    np.random.seed(0)  # drops layers
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=bfloat16):
+            logits = network(noise(8, 1, 128, 98))
+        loss = torch.nn.functional.cross_entropy(logits.float(), torch.arange(8))
+    kept_values = sum(kept.values())
+    loss.backward()
+    return (
+        loss.detach(),
+        {name: weight.grad for name, weight in network.named_parameters() if weight.grad is not None},
+        kept_values,
+    )
 
 
-def test_the_trap_of_these_tests_works_where_nothing_checks(tmp_path: Path) -> None:
-    sprung = tmp_path / "sprung"
-    pickle.loads(as_plain_pickle(Trap(sprung)))
-    assert sprung.exists()
-
-
-def test_the_refusal_names_the_code_and_hides_pytorchs_advice_to_skip_the_check(tmp_path: Path) -> None:
-    path = tmp_path / "BEATs.pt"
-    path.write_bytes(as_torch_file(Trap(tmp_path / "sprung")))
-    with pytest.raises(BeatsFileError, match=r"names code .*exec") as caught:
-        load_beats(path)
-    assert caught.value.__cause__ is None and caught.value.__suppress_context__
-
-
+@pytest.mark.parametrize("bfloat16", [False, True])
 @pytest.mark.parametrize(
-    ("content", "expected"),
-    [
-        (torch.zeros(3), "is a Tensor"),
-        ([1, 2], "is a list"),
-        ({}, "holds nothing"),
-        ({"state_dict": {}, "epoch": 3}, "holds 'state_dict', 'epoch'"),
-        ({"cfg": {}}, "holds 'cfg'"),
-        ({"cfg": None, "model": {}}, "two dicts named 'cfg' and 'model'"),
-        ({"cfg": {}, "model": [1]}, "two dicts named 'cfg' and 'model'"),
-    ],
+    "changes", [{}, {"layer_wise_gradient_decay_ratio": 0.6}, {"deep_norm": False, "layer_norm_first": True}]
 )
-def test_a_file_without_settings_and_weights_is_refused(content: Any, expected: str, tmp_path: Path) -> None:
-    torch.save(content, tmp_path / "BEATs.pt")
-    assert expected in refusal(tmp_path / "BEATs.pt")
-
-
-@pytest.mark.parametrize(
-    "wrong",
-    [
-        {"encoder_attention_heads": 5},
-        {"encoder_layers": "two"},
-        {"activation_fn": "sine"},
-        {"layer_norm_first": True, "encoder_layers": 0},
-        {"embed_dim": -1},
-    ],
-)
-def test_settings_of_no_beats_network_are_refused(checkpoint: dict[str, Any], wrong: dict[str, Any], tmp_path: Path) -> None:
-    checkpoint["cfg"] |= wrong
-    torch.save(checkpoint, tmp_path / "BEATs.pt")
-    assert "its cfg describes no BEATs network" in refusal(tmp_path / "BEATs.pt")
-
-
-def without_a_bias(weights: dict[str, Any]) -> dict[str, Any]:
-    return {name: weight for name, weight in weights.items() if name != "layer_norm.bias"}
-
-
-def with_a_quantizer(weights: dict[str, Any]) -> dict[str, Any]:
-    return weights | {"quantize.embedding.weight": torch.zeros(2)}
-
-
-def with_another_shape(weights: dict[str, Any]) -> dict[str, Any]:
-    return weights | {"layer_norm.bias": torch.zeros(33)}
-
-
-def with_a_number(weights: dict[str, Any]) -> dict[str, Any]:
-    return weights | {"layer_norm.bias": 1}
-
-
-@pytest.mark.parametrize(
-    ("change", "named"),
-    [
-        (without_a_bias, "layer_norm.bias"),
-        (with_a_quantizer, "quantize.embedding.weight"),
-        (with_another_shape, "[33]"),
-        (with_a_number, "layer_norm.bias"),
-    ],
-)
-def test_weights_of_another_network_are_refused_with_their_name(
-    checkpoint: dict[str, Any], change: Callable[[dict[str, Any]], dict[str, Any]], named: str, tmp_path: Path
+def test_checkpoints_change_neither_loss_nor_gradients_and_keep_less(
+    cfg: dict[str, Any], changes: dict[str, Any], bfloat16: bool
 ) -> None:
-    checkpoint["model"] = change(checkpoint["model"])
-    torch.save(checkpoint, tmp_path / "BEATs.pt")
-    message = refusal(tmp_path / "BEATs.pt")
-    assert "do not fit the network of its cfg" in message and named in message
+    network, checkpointed = training_pair(cfg, **changes)
+    loss, gradients, kept = train_step(network, bfloat16=bfloat16)
+    same_loss, same_gradients, fewer = train_step(checkpointed, bfloat16=bfloat16)
+    torch.testing.assert_close(same_loss, loss, atol=0, rtol=0)
+    torch.testing.assert_close(same_gradients, gradients, atol=0, rtol=0)
+    assert fewer < kept / 3
+
+
+def test_dropout_of_the_checkpoint_tests_has_an_effect(cfg: dict[str, Any]) -> None:
+    network, _ = training_pair(cfg)
+    assert not torch.equal(network(noise(2, 1, 128, 98)), network(noise(2, 1, 128, 98)))
+
+
+def test_checkpoints_change_no_name_and_no_setting(cfg: dict[str, Any]) -> None:
+    network, checkpointed = training_pair(cfg)
+    assert list(checkpointed.state_dict()) == list(network.state_dict())
+    assert [name for name, _ in checkpointed.named_modules()] == [name for name, _ in network.named_modules()]
+    assert checkpointed.cfg == network.cfg
+
+
+@pytest.mark.parametrize("mode", ["evaluating", "without gradients", "frozen"])
+def test_layers_run_once_and_as_they_are_where_nothing_is_trained(
+    cfg: dict[str, Any], mode: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("adaptf.models.beats.checkpoint", None)
+    network = BeatsClassifier(
+        BeatsEncoder(cfg), classes=2, freeze_encoder=mode == "frozen", activation_checkpointing=True
+    ).train(mode != "evaluating")
+    with torch.set_grad_enabled(mode != "without gradients"):
+        assert network(noise(2, 1, 128, 98)).shape == (2, 2)
+
+
+def test_a_copy_recomputes_with_its_own_weights(cfg: dict[str, Any]) -> None:
+    _, network = training_pair(cfg)
+    twin = copy.deepcopy(network)
+    with torch.no_grad():
+        for weight in network.parameters():
+            weight.zero_()
+    train_step(twin, bfloat16=False)
+    assert all(weight.grad is None for weight in network.parameters())
+    assert twin.encoder.encoder.layers[0].fc1.weight.grad.abs().max() > 0
+
+
+# The published size
+
+
+@pytest.mark.slow
+def test_a_file_of_the_published_size_is_read_and_classifies(
+    published_beats_cfg: Callable[[], dict[str, Any]], write_beats_file: Callable[..., Path], tmp_path: Path
+) -> None:
+    path = write_beats_file(tmp_path / "BEATs.pt", published_beats_cfg(), finetuned=True)
+    network = BeatsClassifier(load_beats(path, finetuned=True), classes=10).eval()
+    assert sum(weight.numel() for weight in network.encoder.parameters()) == 90_311_792
+    assert network.depth_of("classifier.weight") == 13
+    with torch.no_grad():
+        assert network.embed(noise(1, 1, 128, 98)).shape == (1, 768)

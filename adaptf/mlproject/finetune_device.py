@@ -1,0 +1,128 @@
+"""One device's fine-tuning, a nested run of `finetune`."""
+
+import shutil
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal
+
+from adaptf.data.clip_set import ClipSet
+from adaptf.data.clips import TRAIN, UNKNOWN, VALIDATION
+from adaptf.evaluation.predict import inference_device, predict_logits
+from adaptf.evaluation.scores import macro_accuracy, prediction_table
+from adaptf.mlproject.config import AugmentConfig, OptimConfig, TrainerConfig, upstream
+from adaptf.mlproject.dataset import DATA_KIND, SCENES_KIND, PreparedData, load_prepared
+from adaptf.mlproject.fitting import BEST, SCENES, checkpoint_of, fitted_result, tfsepnet_description, train_classifier
+from adaptf.models.checkpoint import load_classifier
+from adaptf.models.classifier import Classifier
+from adaptf.tracking.runs import NONE, Result, StageRun
+
+START, KEPT = "start/accuracy", "kept/accuracy"
+Keep = Literal["best", "last"]
+
+
+@dataclass(frozen=True)
+class FinetuneDeviceConfig:
+    """Fine-tunes one device's model."""
+
+    device: str = UNKNOWN
+    """A device of the training clips, or `unknown`, which is trained on all of them."""
+    left_out: str = NONE
+    """A device that training leaves out and that judges the model, as if it were unknown."""
+    prepare_run: str = upstream("prepare", **{DATA_KIND: SCENES_KIND})
+    """Run of `prepare` that holds the scenes."""
+    distill_run: str = upstream("distill")
+    """Run of `distill`, or a checkpoint file, from which the model starts."""
+    min_validation_clips: int = 20
+    """With fewer validation clips of its own, the model is judged on those of all devices."""
+    patience_epochs: int = 160
+    """Training ends after so many epochs without a better score; 0: never."""
+    keep: Keep = "best"
+    """best: the best of start and epochs on the validation clips. last: the last epoch, whose number was chosen before."""
+    augment: AugmentConfig = AugmentConfig(dir_p=0.0)
+    optim: OptimConfig = OptimConfig(lr=0.0008, max_epochs=400)
+    trainer: TrainerConfig = TrainerConfig()
+    seed: int = 0
+    """Of order and augmentations."""
+
+
+def finetune_device(config: FinetuneDeviceConfig, run: StageRun) -> Result:
+    """The best checkpoint on the device's validation clips, or the start where training does not improve on it."""
+    data = load_prepared(run, config.prepare_run, kind=SCENES_KIND)
+    start_path = checkpoint_of(run, config.distill_run)
+    start = load_classifier(start_path, public_description=tfsepnet_description(data.classes))
+    validation, judged_on = validation_clips(data, judge_of(config), config.min_validation_clips)
+    start_score = validation_score(start, validation, data, config.trainer.accelerator)
+    tags = {"adaptf.device": config.device}
+    if config.optim.max_epochs == 0:
+        note = f"Device **{config.device}** keeps the starting model: 0 epochs, {start_score:.3f} on {judged_on}."
+        scores = {START: start_score, KEPT: start_score}
+        return Result(scores, {BEST: copy_as_best(run, start_path)}, tags, note=note, summary=f"{run.name}: {note}")
+    fitted = train_classifier(
+        start,
+        run,
+        train=training_clips(config, data),
+        validation=validation,
+        devices=data.devices,
+        objective=SCENES,
+        augment=config.augment,
+        optim=config.optim,
+        trainer=config.trainer,
+        seed=config.seed,
+        patience_epochs=config.patience_epochs,
+    )
+    after = fitted.best_score
+    if config.keep == "last":
+        fitted = replace(fitted, best=fitted.last)
+        after = validation_score(load_classifier(fitted.last), validation, data, config.trainer.accelerator)
+    helped = config.keep == "last" or after > start_score
+    note = f"Device **{config.device}**, judged on {judged_on}: {start_score:.3f} before, {after:.3f} after. " + (
+        "The fine-tuned model is kept." if helped else "Fine-tuning did not help: the starting model is kept."
+    )
+    result = fitted_result(run, fitted, note=note)
+    return replace(
+        result,
+        metrics={**result.metrics, START: start_score, KEPT: after if helped else start_score},
+        files=result.files if helped else {**result.files, BEST: copy_as_best(run, start_path)},
+        tags=tags,
+        summary=f"{run.name}: {note}",
+    )
+
+
+def judge_of(config: FinetuneDeviceConfig) -> str | None:
+    """The device on whose validation clips the model is judged; None: on those of all."""
+    if config.left_out != NONE:
+        return config.left_out
+    return None if config.device == UNKNOWN else config.device
+
+
+def training_clips(config: FinetuneDeviceConfig, data: PreparedData) -> ClipSet:
+    """Those of the device, of all, or of all but one."""
+    if config.left_out == NONE:
+        return data.clips(TRAIN, device=None if config.device == UNKNOWN else config.device)
+    rows = data.table[(data.table["split"] == TRAIN) & (data.table["device"] != config.left_out)]
+    return data.clip_set(rows, TRAIN)
+
+
+def validation_clips(data: PreparedData, device: str | None, min_clips: int) -> tuple[ClipSet, str]:
+    """The clips that choose a device's checkpoint, and what they are."""
+    own = data.clips(VALIDATION, device=device)
+    if device is None or len(own) >= min_clips:
+        return own, f"{len(own)} validation clips of {device or 'all devices'}"
+    every = data.clips(VALIDATION)
+    return every, f"{len(every)} validation clips of all devices (only {len(own)} are of {device})"
+
+
+def validation_score(classifier: Classifier, clips: ClipSet, data: PreparedData, accelerator: str) -> float:
+    """Macro-average accuracy."""
+    device = inference_device(accelerator)
+    logits = predict_logits(classifier.to(device), clips, device=device)
+    classifier.to("cpu")
+    rows = data.table.set_index("filename").loc[list(clips.filenames)].reset_index()
+    return macro_accuracy(prediction_table(rows, logits, data.classes))
+
+
+def copy_as_best(run: StageRun, checkpoint: Path) -> Path:
+    """The starting model under the name that the next stage asks for."""
+    copy = run.folder / "start" / "best.ckpt"
+    copy.parent.mkdir(exist_ok=True)
+    return Path(shutil.copyfile(checkpoint, copy))

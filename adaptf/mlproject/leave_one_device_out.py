@@ -1,0 +1,36 @@
+"""How long `unknown` should be trained: devices that take no part in a training stand for those that nobody knows."""
+
+from dataclasses import replace
+
+import numpy as np
+
+from adaptf.errors import UserError
+from adaptf.mlproject.finetune_device import START, FinetuneDeviceConfig, finetune_device
+from adaptf.mlproject.stage import execute
+from adaptf.tracking import runs
+
+
+def epochs_for_unseen_devices(settings: FinetuneDeviceConfig, devices: list[str]) -> int:
+    """The number of epochs after which trainings without one of the devices are best on that device, on average; 0: the start.
+
+    A nested run per device. The start itself has seen all devices: what the runs tell is whether *further* training without a
+    device does it harm. Raises UserError for fewer than two devices.
+    """
+    if len(devices) < 2:
+        raise UserError(
+            f"unknown_epochs = leave_one_device_out needs two devices and more, got: {', '.join(devices) or 'none'}"
+        )
+    if settings.trainer.validate_every_epochs != 1:
+        raise UserError("unknown_epochs = leave_one_device_out needs trainer.validate_every_epochs = 1")
+    curves = [scores_without(settings, device) for device in devices]
+    mean = np.mean(curves, axis=0)
+    best = int(mean.argmax())
+    print(f"Unseen devices are heard best after {best} epochs: {mean[0]:.3f} at the start, {mean[best]:.3f} there", flush=True)
+    return best
+
+
+def scores_without(settings: FinetuneDeviceConfig, device: str) -> list[float]:
+    """Accuracy on a device's validation clips before and after each epoch of a training without it."""
+    without = replace(settings, left_out=device, patience_epochs=0, min_validation_clips=1)
+    run_id = execute(finetune_device, without, name=f"finetune without {device}", reuse=True)
+    return [runs.scores(run_id)[START], *runs.metric_per_epoch(run_id, "val/accuracy")]

@@ -1,0 +1,67 @@
+"""Predictions of the test clips by whatever a run holds: one model, a model per device, or INT8 models."""
+
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor, nn
+
+from adaptf.compression.int8 import load_int8
+from adaptf.data.clips import TEST, UNKNOWN
+from adaptf.evaluation.predict import inference_device, predict_logits
+from adaptf.evaluation.scores import prediction_table
+from adaptf.mlproject.dataset import PreparedData
+from adaptf.mlproject.finetune import MODELS
+from adaptf.mlproject.fitting import checkpoint_of, tfsepnet_description
+from adaptf.mlproject.quantize import DESCRIPTION, INT8
+from adaptf.models.checkpoint import load_classifier
+from adaptf.models.classifier import ModelDescription, build_classifier
+from adaptf.tracking import runs
+from adaptf.tracking.runs import StageRun, UpstreamError
+
+Model = Callable[[Tensor], Tensor]
+
+
+def predict_test_clips(run: StageRun, value: str, data: PreparedData, accelerator: str, *, name: str) -> pd.DataFrame:
+    """By a run of train, teacher, distill, finetune or quantize, or by a checkpoint file."""
+    stage = "train" if Path(value).is_file() else runs.stage_of(value)
+    if stage == "quantize":
+        return predict_by_device(int8_models(run.download(value, INT8)), data, torch.device("cpu"), name)
+    if stage == "finetune":
+        run_ids: Mapping[str, str] = json.loads(run.download(value, MODELS).read_text())
+    elif stage in ("train", "teacher", "distill", "finetune_device"):
+        run_ids = {UNKNOWN: value}
+    else:
+        raise UpstreamError(
+            f"run {value} is of stage '{stage}': one of train, teacher, distill, finetune or quantize is needed"
+        )
+    models = {device: float_model(run, run_id, data, accelerator) for device, run_id in run_ids.items()}
+    return predict_by_device(models, data, inference_device(accelerator), name)
+
+
+def float_model(run: StageRun, value: str, data: PreparedData, accelerator: str) -> Model:
+    """A checkpoint's classifier on the device."""
+    classifier = load_classifier(checkpoint_of(run, value), public_description=tfsepnet_description(data.classes))
+    return classifier.to(inference_device(accelerator))
+
+
+def int8_models(folder: Path) -> dict[str, Model]:
+    """The INT8 classifiers by device."""
+    stored = json.loads((folder / DESCRIPTION).read_text())
+    stored.pop("clip_samples")
+    features = build_classifier(ModelDescription(**(stored | {"classes": tuple(stored["classes"])}))).features
+    return {path.stem: nn.Sequential(features, load_int8(path)) for path in sorted(folder.glob("*.pt2"))}
+
+
+def predict_by_device(models: Mapping[str, Model], data: PreparedData, device: torch.device, name: str) -> pd.DataFrame:
+    """Each test clip by the model of its device, or by `unknown` where the device has none."""
+    rows = data.table[data.table["split"] == TEST].reset_index(drop=True)
+    logits = np.zeros((len(rows), len(data.classes)), dtype=np.float32)
+    route = rows["device"].where(rows["device"].isin(list(models)), UNKNOWN)
+    for model_device, places in route.groupby(route).groups.items():
+        clips = data.clip_set(rows.loc[places], TEST)
+        logits[places] = predict_logits(models[str(model_device)], clips, device=device, name=f"{name}: {model_device}")
+    return prediction_table(rows, logits, data.classes)

@@ -1,0 +1,124 @@
+"""The file of a BEATs checkpoint: read without running any code in it, and checked."""
+
+import os
+import pickle
+import re
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from adaptf.errors import UserError
+from adaptf.models.beats import BeatsEncoder
+
+PRETRAINED_FILE = "BEATs_iter3_plus_AS2M.pt"
+FINETUNED_FILE = "BEATs_iter3_plus_AS2M_finetuned_on_AS2M_cpt2.pt"
+WHERE_FROM = (
+    "BEATs checkpoints come from the beats folder of the repository microsoft/unilm on GitHub: "
+    f"{PRETRAINED_FILE} (SSL and SSL*) and {FINETUNED_FILE} (SSL+SL). "
+    "The download links die often: get the file once, keep it, and give its local path."
+)
+PREDICTOR, QUANTIZER = "predictor.", "quantize."
+"""What the names of weights begin with that only a fine-tuned model, or only a tokenizer, has."""
+ZIP_MAGIC, PICKLE_MAGIC = b"PK\x03\x04", b"\x80"
+"""What a file of torch.save begins with, since PyTorch 1.6 and before."""
+BAD_CONTENT = (ArithmeticError, AssertionError, AttributeError, RuntimeError, TypeError, ValueError)
+"""What speechbrain and PyTorch raise over settings that describe no network, or weights of another one."""
+
+
+class BeatsFileError(UserError):
+    """A file that is no BEATs checkpoint: the message says which file, what is wrong with it, and where to get one."""
+
+    def __init__(self, path: Path, problem: str) -> None:
+        super().__init__(f"BEATs file {str(path)!r}: {problem}. {WHERE_FROM}")
+
+
+def load_beats(path: str | os.PathLike[str], *, finetuned: bool | None = None) -> BeatsEncoder:
+    """The encoder of a BEATs checkpoint file, on the CPU; the predictor of a fine-tuned one is dropped.
+
+    `finetuned`: whether it should be one that was fine-tuned on AudioSet's labels, or one that was pre-trained only; None
+    takes either. Raises BeatsFileError where the file is absent, damaged, of another kind, or holds weights of other shapes.
+    No code in the file is run.
+    """
+    path = Path(path)
+    cfg, weights = _cfg_and_weights(path, _read(path))
+    _check_kind(path, cfg, weights, finetuned)
+    weights = {name: weight for name, weight in weights.items() if not str(name).startswith(PREDICTOR)}
+    try:
+        encoder = BeatsEncoder(cfg)
+    except BAD_CONTENT as error:
+        raise BeatsFileError(path, f"its cfg describes no BEATs network ({_brief(error)})") from error
+    try:
+        encoder.load_state_dict(weights)
+    except BAD_CONTENT as error:
+        raise BeatsFileError(path, f"its weights do not fit the network of its cfg ({_brief(error)})") from error
+    return encoder
+
+
+def _read(path: Path) -> Any:
+    """What torch.save wrote, tensors and plain values only."""
+    if not path.is_file():
+        raise BeatsFileError(path, "it is a folder" if path.is_dir() else "there is no such file")
+    with path.open("rb") as file:
+        start = file.read(8)
+    if not start.startswith((ZIP_MAGIC, PICKLE_MAGIC)):
+        raise BeatsFileError(path, f"it was not written by torch.save (it begins with {start!r})")
+    try:
+        if start.startswith(ZIP_MAGIC):
+            _compare_checksums(path)
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        # PyTorch's own message, which would follow in a chain, advises to read the file without the check.
+        raise BeatsFileError(path, _refusal(str(error))) from None
+    except Exception as error:  # damaged bytes can break the reader anywhere
+        raise BeatsFileError(path, f"it is cut off or damaged ({_brief(error)})") from error
+
+
+def _compare_checksums(path: Path) -> None:
+    """PyTorch's reader takes changed bytes for weights; the file's own checksums tell."""
+    with zipfile.ZipFile(path) as archive:
+        damaged = archive.testzip()
+    if damaged is not None:
+        raise zipfile.BadZipFile(f"bad checksum of {damaged}")
+
+
+def _refusal(message: str) -> str:
+    named = re.search(r"GLOBAL (\S+)", message)
+    what = f"names code ({named[1]})" if named else "holds more than tensors and plain values, or is damaged"
+    return f"PyTorch refuses to read it, because it {what}, and reading it could run code; nothing in it was run"
+
+
+def _cfg_and_weights(path: Path, checkpoint: Any) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The settings and the weights of a BEATs checkpoint."""
+    if not isinstance(checkpoint, dict):
+        raise BeatsFileError(path, f"it should hold two dicts named 'cfg' and 'model', but is a {type(checkpoint).__name__}")
+    cfg, weights = checkpoint.get("cfg"), checkpoint.get("model")
+    if not isinstance(cfg, dict) or not isinstance(weights, dict):
+        names = ", ".join(repr(key) for key in list(checkpoint)[:8])
+        raise BeatsFileError(path, f"it should hold two dicts named 'cfg' and 'model', but holds {names or 'nothing'}")
+    return cfg, weights
+
+
+def _check_kind(path: Path, cfg: Mapping[str, Any], weights: Mapping[str, Any], finetuned: bool | None) -> None:
+    """Raises BeatsFileError for a tokenizer, and for a model that learned from labels where it should not have, or not."""
+    if "quant_n" in cfg or _any_begins(weights, QUANTIZER):
+        raise BeatsFileError(path, "it is a BEATs tokenizer, which gives labels for pre-training; a BEATs model is wanted")
+    is_finetuned = bool(cfg.get("finetuned_model")) or _any_begins(weights, PREDICTOR)
+    if finetuned is None or finetuned == is_finetuned:
+        return
+    if finetuned:
+        found, wanted, other = "pre-trained only", f"ssl_sl takes {FINETUNED_FILE}", "ssl and ssl_frozen"
+    else:
+        found, wanted, other = "fine-tuned on labels", f"ssl and ssl_frozen take {PRETRAINED_FILE}", "ssl_sl"
+    raise BeatsFileError(path, f"the model in it is {found}, which is the kind of file for {other}, but {wanted}")
+
+
+def _any_begins(weights: Mapping[str, Any], start: str) -> bool:
+    return any(str(name).startswith(start) for name in weights)
+
+
+def _brief(error: Exception, limit: int = 300) -> str:
+    text = " ".join(str(error).split())
+    return f"{type(error).__name__}: {text[:limit]}{'...' if len(text) > limit else ''}"
