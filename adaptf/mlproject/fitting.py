@@ -87,20 +87,22 @@ def build_augmentations(
     names = ("impulse_response", "freq_mixstyle", "mixup", "spec_augment", "time_roll")
     generators = {name: np.random.default_rng([seed, *process_place(), place]) for place, name in enumerate(names)}
     waveform: list[Augmentation] = []
+    feature: list[Augmentation] = []
     if config.time_roll_seconds > 0:
         roll = TimeRoll(max_seconds=config.time_roll_seconds, sample_rate=sample_rate, generator=generators["time_roll"])
         waveform.append(time_roll(roll))
     if config.dir_p > 0:
-        transform = DeviceImpulseResponse(
-            response_bank(config.dir_folder, sample_rate), p=config.dir_p, generator=generators["impulse_response"]
-        )
+        bank = response_bank(config.dir_folder, sample_rate)
+        respond = DeviceImpulseResponse(bank, p=config.dir_p, generator=generators["impulse_response"])
         rows = [row for row, device in enumerate(devices) if device in config.dir_devices]
-        waveform.append(impulse_responses(transform, devices=rows if config.dir_devices else None))
-    feature = [
-        freq_mixstyle(FreqMixStyle(p=config.mixstyle_p, alpha=config.mixstyle_alpha, generator=generators["freq_mixstyle"])),
-        spec_augment(SpecAugment(mask_share=config.spec_mask_share, generator=generators["spec_augment"])),
-        soft_mixup(Mixup(alpha=config.mixup_alpha, generator=generators["mixup"]), teachers=teachers),
-    ]
+        waveform.append(impulse_responses(respond, devices=rows if config.dir_devices else None))
+    if config.mixstyle_p > 0:
+        style = FreqMixStyle(p=config.mixstyle_p, alpha=config.mixstyle_alpha, generator=generators["freq_mixstyle"])
+        feature.append(freq_mixstyle(style))
+    if config.spec_mask_share > 0:
+        feature.append(spec_augment(SpecAugment(mask_share=config.spec_mask_share, generator=generators["spec_augment"])))
+    if config.mixup_alpha > 0:
+        feature.append(soft_mixup(Mixup(alpha=config.mixup_alpha, generator=generators["mixup"]), teachers=teachers))
     return Augmentations(waveform, feature, generators)
 
 

@@ -42,7 +42,7 @@ def scores_over_seeds(config: Any, children: Mapping[int, str], run: StageRun) -
     table = pd.DataFrame({name: asdict(mean_interval(list(values))) for name, values in scores.iterrows()}).T
     table = table.rename_axis("score").astype({"runs": int})
     path = run.folder / TABLE
-    pd.concat([table, scores.add_prefix("seed ")], axis=1).to_csv(path)
+    pd.concat([table, scores.add_prefix("seed ")], axis=1).to_csv(path, index_label="score")
     rows = "\n".join(f"| {seed} | {run_id} |" for seed, run_id in children.items())
     shown = as_markdown(table.map(lambda value: f"{value:.4g}"))
     return Result(

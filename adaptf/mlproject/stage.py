@@ -105,6 +105,9 @@ def resolve_upstream(config: Config) -> Config:
         value, stage, several = getattr(config, field.name), field.metadata["stage"], "several" in field.metadata
         if value == LATEST and "each" in field.metadata:
             changes[field.name] = ",".join(runs.latest_of_each(stage, field.metadata["each"]))
+        elif value == LATEST and several and not runs.any_finished(stage):
+            print(f"{field.name}: no run of '{stage}' has finished, it is left out", flush=True)
+            changes[field.name] = NONE
         elif value == LATEST:
             changes[field.name] = runs.latest(stage, field.metadata["tags"])
         elif value != NONE and not Path(value).is_file():

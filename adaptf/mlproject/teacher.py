@@ -4,6 +4,7 @@ Without a BEATs file a small convolutional network, trained from scratch, takes 
 the run, its tags and every table.
 """
 
+import inspect
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Literal
@@ -12,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import nn
 
+from adaptf.audio import fbank, kaldi_mel
 from adaptf.data.clip_set import ClipSet
 from adaptf.data.clips import TRAIN, VALIDATION
 from adaptf.data.embeddings import cached_embeddings, embedding_clip_set
@@ -22,11 +24,12 @@ from adaptf.mlproject.config import AugmentConfig, BeatsOptimConfig, MelConfig, 
 from adaptf.mlproject.dataset import DATA_KIND, SCENES_KIND, PreparedData, load_prepared
 from adaptf.mlproject.fitting import SCENES, fitted_result, train_classifier
 from adaptf.mlproject.stage import run_stage
+from adaptf.models import beats
 from adaptf.models.beats import BeatsClassifier, BeatsFeatures
 from adaptf.models.beats_file import load_beats
 from adaptf.models.checkpoint import load_classifier, load_network_weights, save_classifier
 from adaptf.models.classifier import BEATS, SMALL_CNN, Classifier, ModelDescription, build_classifier
-from adaptf.tracking.runs import NONE, Result, StageRun
+from adaptf.tracking.runs import NONE, Result, StageRun, digest
 from adaptf.training.fit import Fitted
 
 TeacherKind = Literal["ssl", "ssl_sl", "ssl_frozen"]
@@ -150,10 +153,10 @@ def frozen_teacher(config: TeacherConfig, run: StageRun, data: PreparedData) -> 
     """The linear layer behind BEATs, on embeddings that are computed once."""
     note = f"BEATs from {beats_file(config)}, classifier only, on embeddings of the clips as they are."
     print(note, flush=True)
-    classifier, beats = beats_classifier(config, data.classes)
-    clips = embedded(config, run, data, classifier, beats)
+    classifier, network = beats_classifier(config, data.classes)
+    clips = embedded(config, run, data, classifier, network)
     split = data.learning_rows()["split"].to_numpy()
-    head = Classifier(classifier.description, nn.Identity(), beats.classifier)
+    head = Classifier(classifier.description, nn.Identity(), network.classifier)
     fitted = train_classifier(
         head,
         run,
@@ -179,7 +182,7 @@ def with_encoder(run: StageRun, classifier: Classifier, head: Classifier, weight
 
 
 def embedded(
-    config: TeacherConfig, run: StageRun, data: PreparedData, classifier: Classifier, beats: BeatsClassifier
+    config: TeacherConfig, run: StageRun, data: PreparedData, classifier: Classifier, network: BeatsClassifier
 ) -> ClipSet:
     """All learning clips as embeddings, kept beside the waveforms for other seeds and settings."""
     device = inference_device(config.trainer.accelerator)
@@ -187,16 +190,22 @@ def embedded(
     rows = data.learning_rows()
     clips = data.clip_set(rows, VALIDATION)
     embeddings = cached_embeddings(
-        lambda waveform: beats.embed(classifier.features(waveform)),
+        lambda waveform: network.embed(classifier.features(waveform)),
         clips,
         list(rows["key"]),
         folder=data.waveforms.folder / "embeddings",
-        encoder_digest=beats_digest(config),
+        encoder_digest=encoder_digest(config),
         device=device,
         name=f"{run.name}: embeddings",
     )
     classifier.to("cpu")
     return embedding_clip_set(clips, embeddings)
+
+
+def encoder_digest(config: TeacherConfig) -> str:
+    """Of all that makes an embedding from a clip: the BEATs file, and the code of features and encoder."""
+    code = (inspect.getsource(module) for module in (kaldi_mel, fbank, beats))
+    return digest(beats_digest(config), *code)
 
 
 def beats_classifier(config: TeacherConfig, classes: tuple[str, ...]) -> tuple[Classifier, BeatsClassifier]:

@@ -141,6 +141,11 @@ def find_interrupted(stage: str, fingerprint: str) -> Run | None:
     return next(iter(search(stage=stage, tags={FINGERPRINT: fingerprint}, statuses=statuses)), None)
 
 
+def any_finished(stage: str) -> bool:
+    """Whether there is a finished run of a stage in this experiment."""
+    return bool(search(stage=stage, tags={}, statuses=[RunStatus.FINISHED]))
+
+
 def latest(stage: str, tags: Mapping[str, str]) -> str:
     """Id of the newest finished run of a stage. Raises UpstreamError that says how to make one."""
     runs = search(stage=stage, tags=tags, statuses=[RunStatus.FINISHED])

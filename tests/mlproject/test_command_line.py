@@ -136,6 +136,17 @@ def test_a_list_is_given_in_brackets() -> None:
     assert parsed("train", "--augment.dir_devices", "[a, b]").augment.dir_devices == ("a", "b")
 
 
+@pytest.mark.parametrize("given", [["--seeds", "0,1,2"], ["--seeds=0,1,2"], ["--seeds", "[0,1,2]"], ["--seeds=[0, 1, 2]"]])
+def test_a_list_may_be_values_separated_by_commas(given: list[str]) -> None:
+    assert parsed("train", *given).seeds == (0, 1, 2)
+    assert parsed("train", *given, "--augment.dir_devices", "a,b").augment.dir_devices == ("a", "b")
+
+
+def test_a_list_of_one_value_is_that_value() -> None:
+    assert parsed("finetune", "--devices", "a").devices == ("a",)
+    assert parsed("teacher", "--optim.betas", "0.9,0.95").optim.betas == (0.9, 0.95)
+
+
 def test_a_preset_file_of_the_users_own_takes_effect(preset: Write) -> None:
     argument = preset("seed: 3\ntrain:\n  optim: {lr: 0.5}\n")
     assert parsed("train", argument).optim.lr == 0.5

@@ -1,0 +1,145 @@
+"""Distillation: what it takes from teachers, what it refuses, and that it can be repeated."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import mlflow
+import numpy as np
+import pytest
+
+from adaptf.data.errors import DataError
+from adaptf.data.teacher_logits import TeacherLogits, read_teacher_logits, write_teacher_logits
+from adaptf.errors import UserError
+from adaptf.mlproject.config import DataConfig
+from adaptf.mlproject.distill import DistillConfig, distill
+from adaptf.mlproject.prepare import PrepareConfig, data_digest, prepare
+from adaptf.mlproject.stage import execute
+from adaptf.mlproject.teacher import TeacherConfig, teacher
+from adaptf.mlproject.train import TrainConfig, train
+from adaptf.tracking import runs
+from adaptf.tracking.runs import STAGE
+from adaptf.training.task import ClassifierTask
+
+
+@pytest.fixture(scope="module")
+def config(distill_config: DistillConfig, train_config: TrainConfig, teacher_config: TeacherConfig) -> DistillConfig:
+    """From a trained network and one teacher."""
+    trained, taught = execute(train, train_config), execute(teacher, teacher_config)
+    return replace(distill_config, train_run=trained, teacher_runs=taught)
+
+
+@pytest.fixture
+def other_teacher(config: DistillConfig, tmp_path: Path) -> Callable[..., str]:
+    """A finished teacher's run that holds these logits."""
+
+    def make(**changes: Any) -> str:
+        tags = {STAGE: "teacher", "adaptf.teacher": "ssl", "adaptf.teacher_model": "small_cnn"}
+        with mlflow.start_run(experiment_id=runs.experiment_id(), tags=tags) as run:
+            mlflow.log_artifacts(str(logits_folder(config, tmp_path, **changes)), "logits")
+        return str(run.info.run_id)
+
+    return make
+
+
+def logits_folder(config: DistillConfig, folder: Path, **changes: Any) -> Path:
+    path = mlflow.artifacts.download_artifacts(run_id=config.teacher_runs, artifact_path="logits")
+    table: TeacherLogits = replace(read_teacher_logits(Path(path)), **changes)
+    write_teacher_logits(folder / "logits", table)
+    return folder / "logits"
+
+
+def checkpoint_bytes(run_id: str, name: str) -> bytes:
+    return Path(mlflow.artifacts.download_artifacts(run_id=run_id, artifact_path=f"checkpoints/{name}.ckpt")).read_bytes()
+
+
+def per_epoch(run_id: str) -> dict[str, list[float]]:
+    names = mlflow.get_run(run_id).data.metrics
+    return {name: runs.metric_per_epoch(run_id, name) for name in names if name.startswith(("train/", "val/"))}
+
+
+def test_student_and_teachers_are_measured_in_every_epoch(config: DistillConfig) -> None:
+    run_id = execute(distill, replace(config, optim=replace(config.optim, max_epochs=2)))
+    curves = per_epoch(run_id)
+    losses = {f"{phase}/{name}" for phase in ("train", "val") for name in ("loss", "label_loss", "distillation_loss")}
+    assert set(curves) == losses | {"val/accuracy", "val/teacher_accuracy", "val/agreement"}
+    assert all(len(values) == 2 for values in curves.values())
+    assert curves["val/teacher_accuracy"][0] == curves["val/teacher_accuracy"][1]
+    taught = mlflow.get_run(config.teacher_runs).data.metrics["best/accuracy"]
+    assert curves["val/teacher_accuracy"][0] == pytest.approx(taught, abs=1e-6)
+
+
+def test_logits_that_lack_a_clip_are_refused(config: DistillConfig, other_teacher: Callable[..., str]) -> None:
+    path = mlflow.artifacts.download_artifacts(run_id=config.teacher_runs, artifact_path="logits")
+    table = read_teacher_logits(Path(path))
+    lacking = other_teacher(filenames=table.filenames[1:], logits=table.logits[1:])
+    with pytest.raises(DataError, match=rf"(?s)teacher run {config.teacher_runs}.*{table.filenames[0]}: no logits"):
+        execute(distill, replace(config, teacher_runs=lacking))
+
+
+def test_logits_of_another_order_of_classes_are_refused(config: DistillConfig, other_teacher: Callable[..., str]) -> None:
+    with pytest.raises(DataError, match="hold the classes bus, airport, expected airport, bus, in this order"):
+        execute(distill, replace(config, teacher_runs=other_teacher(classes=("bus", "airport"))))
+
+
+def test_a_teacher_of_other_data_is_refused(config: DistillConfig, data: DataConfig) -> None:
+    other_split = execute(prepare, PrepareConfig(replace(data, validation_share=0.5)), inputs=data_digest)
+    with pytest.raises(DataError, match="belong to other data"):
+        execute(distill, replace(config, prepare_run=other_split))
+
+
+def test_other_teachers_weights_make_another_student(config: DistillConfig, other_teacher: Callable[..., str]) -> None:
+    path = mlflow.artifacts.download_artifacts(run_id=config.teacher_runs, artifact_path="logits")
+    opposite = other_teacher(logits=-read_teacher_logits(Path(path)).logits)
+    both = f"{config.teacher_runs},{opposite}"
+
+    def teacher_accuracy(*weights: float) -> float:
+        loss = replace(config.loss, teacher_weights=weights)
+        return runs.metric_per_epoch(execute(distill, replace(config, teacher_runs=both, loss=loss)), "val/teacher_accuracy")[0]
+
+    assert teacher_accuracy(3.0, 1.0) == pytest.approx(1 - teacher_accuracy(1.0, 3.0))
+
+
+def test_more_weights_than_teachers_are_refused_before_training(config: DistillConfig) -> None:
+    with pytest.raises(UserError, match=r"teacher_weights.*there are 1 teachers: weights should be as many positive numbers"):
+        execute(distill, replace(config, loss=replace(config.loss, teacher_weights=(1.0, 1.0))))
+
+
+@pytest.mark.parametrize("changes", [{"teachers_hear": "augmented"}, {"mixed_teachers": "terms"}, {"reduction": "clips"}])
+def test_other_forms_of_distillation_give_other_students(config: DistillConfig, changes: dict[str, Any]) -> None:
+    plain = execute(distill, config, reuse=True)
+    other = execute(distill, replace(config, loss=replace(config.loss, **changes)))
+    first, second = (runs.metric_per_epoch(run_id, "train/distillation_loss")[0] for run_id in (plain, other))
+    assert np.isfinite(second) and first != second
+
+
+def test_the_same_seed_gives_the_same_checkpoint_bytes(config: DistillConfig, train_config: TrainConfig) -> None:
+    for stage, settings in ((train, train_config), (distill, config)):
+        first, second = execute(stage, settings), execute(stage, settings)
+        assert first != second
+        for name in ("best", "last"):
+            assert checkpoint_bytes(first, name) == checkpoint_bytes(second, name), (stage.__name__, name)
+
+
+def test_an_interrupted_distillation_ends_with_the_metrics_of_an_uninterrupted_one(
+    config: DistillConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = replace(config, seed=5, optim=replace(config.optim, max_epochs=4, restart_epochs=4))
+    whole = execute(distill, config)
+    step = ClassifierTask.training_step
+
+    def breaks(task: ClassifierTask, batch: Any, batch_index: int) -> Any:
+        if task.current_epoch == 2:
+            raise RuntimeError("power cut")
+        return step(task, batch, batch_index)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(ClassifierTask, "training_step", breaks)
+        with pytest.raises(RuntimeError, match="power cut"):
+            execute(distill, config)
+    resumed = execute(distill, config)
+    assert resumed != whole
+    assert per_epoch(resumed) == per_epoch(whole)
+    assert runs.scores(resumed) == runs.scores(whole)
+    assert checkpoint_bytes(resumed, "last") == checkpoint_bytes(whole, "last")

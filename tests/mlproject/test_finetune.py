@@ -1,0 +1,152 @@
+"""Fine-tuning per device: who gets a model of its own, which one is kept, and when training ends."""
+
+import json
+import logging
+from dataclasses import replace
+from pathlib import Path
+
+import mlflow
+import pytest
+import torch
+
+from adaptf.errors import UserError
+from adaptf.mlproject import leave_one_device_out
+from adaptf.mlproject.config import AugmentConfig, OptimConfig
+from adaptf.mlproject.finetune import FinetuneConfig, finetune, of_unknown
+from adaptf.mlproject.finetune_device import FinetuneDeviceConfig, finetune_device
+from adaptf.mlproject.stage import execute
+from adaptf.mlproject.train import TrainConfig, train
+from adaptf.tracking import runs
+from adaptf.training.metrics import MacroAccuracy
+
+PLAIN = AugmentConfig(dir_p=0.0, mixstyle_p=0.0, mixup_alpha=0.0)
+OPTIM = OptimConfig(lr=0.001, batch_size=8, max_epochs=2, restart_epochs=2)
+
+
+@pytest.fixture(scope="module")
+def start(train_config: TrainConfig, folder: Path) -> str:
+    """A checkpoint file to start from."""
+    run_id = execute(train, train_config)
+    return mlflow.artifacts.download_artifacts(run_id=run_id, artifact_path="checkpoints/best.ckpt", dst_path=str(folder))
+
+
+@pytest.fixture(scope="module")
+def device_config(train_config: TrainConfig, start: str) -> FinetuneDeviceConfig:
+    prepared, trainer = train_config.prepare_run, train_config.trainer
+    return FinetuneDeviceConfig(
+        device="a",
+        prepare_run=prepared,
+        distill_run=start,
+        min_validation_clips=1,
+        augment=PLAIN,
+        optim=OPTIM,
+        trainer=trainer,
+    )
+
+
+@pytest.fixture(scope="module")
+def config(device_config: FinetuneDeviceConfig, start: str) -> FinetuneConfig:
+    return FinetuneConfig(
+        prepare_run=device_config.prepare_run,
+        distill_run=start,
+        min_clips=1,
+        min_validation_clips=1,
+        augment=PLAIN,
+        optim=OPTIM,
+        trainer=device_config.trainer,
+    )
+
+
+def weights_of(path: str) -> dict[str, torch.Tensor]:
+    state: dict[str, torch.Tensor] = torch.load(path, weights_only=True)["state_dict"]
+    return state
+
+
+def best_of(run_id: str) -> str:
+    return str(mlflow.artifacts.download_artifacts(run_id=run_id, artifact_path="checkpoints/best.ckpt"))
+
+
+def same_weights(one: str, other: str) -> bool:
+    first, second = weights_of(one), weights_of(other)
+    return all(torch.equal(first[name], second[name]) for name in first)
+
+
+def test_a_device_with_too_few_clips_is_left_to_the_model_for_unknown_devices(
+    config: FinetuneConfig, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.WARNING)
+    counts = {"a": 0, "b": 0, "c": 0}
+    table = Path(mlflow.artifacts.download_artifacts(run_id=config.prepare_run, artifact_path="data/clips.csv"))
+    for line in table.read_text().splitlines()[1:]:
+        fields = line.split(",")
+        if "train" in fields:
+            counts[fields[2]] += 1
+    most = max(counts.values())
+    run_id = execute(finetune, replace(config, devices=("a", "nobody"), min_clips=min(most, counts["a"])))
+    models = json.loads(Path(mlflow.artifacts.download_artifacts(run_id=run_id, artifact_path="models.json")).read_text())
+    assert list(models) == ["a", "unknown"]
+    assert "Device nobody has 0 training clips, fewer than min_clips" in caplog.text
+    assert set(runs.scores(run_id)) == {"kept/accuracy/a", "kept/accuracy/unknown"}
+
+
+def test_the_start_is_kept_where_fine_tuning_does_not_help(
+    device_config: FinetuneDeviceConfig, start: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(MacroAccuracy, "compute", lambda metric: torch.tensor(0.0))
+    run_id = execute(finetune_device, replace(device_config, seed=1))
+    assert same_weights(best_of(run_id), start)
+    scores = runs.scores(run_id)
+    assert scores["kept/accuracy"] == scores["start/accuracy"] > scores["best/accuracy"] == 0
+    assert "the starting model is kept" in mlflow.get_run(run_id).data.tags["mlflow.note.content"]
+
+
+def test_the_fine_tuned_model_is_kept_where_it_is_better(
+    device_config: FinetuneDeviceConfig, start: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(MacroAccuracy, "compute", lambda metric: torch.tensor(1.5))
+    run_id = execute(finetune_device, replace(device_config, seed=2))
+    assert not same_weights(best_of(run_id), start)
+    assert runs.scores(run_id)["kept/accuracy"] == 1.5
+
+
+def test_training_ends_once_patience_is_over(device_config: FinetuneDeviceConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(MacroAccuracy, "compute", lambda metric: torch.tensor(0.5))
+    long = replace(device_config, seed=3, optim=replace(OPTIM, max_epochs=9, restart_epochs=9))
+    impatient = execute(finetune_device, replace(long, patience_epochs=2))
+    assert len(runs.metric_per_epoch(impatient, "val/accuracy")) == 3
+    endless = execute(finetune_device, replace(long, patience_epochs=0))
+    assert len(runs.metric_per_epoch(endless, "val/accuracy")) == 9
+
+
+def test_unknown_is_trained_on_all_devices_with_more_impulse_responses(config: FinetuneConfig) -> None:
+    settings = of_unknown(config, ["a", "b"])
+    assert (settings.device, settings.augment.dir_p, settings.keep) == ("unknown", 0.8, "best")
+
+
+def test_unseen_devices_tell_how_long_unknown_is_trained(config: FinetuneConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    curves = {"a": [0.5, 0.7, 0.6], "b": [0.5, 0.4, 0.6], "c": [0.5, 0.4, 0.6]}
+    monkeypatch.setattr(leave_one_device_out, "scores_without", lambda settings, device: curves[device])
+    held_out = replace(config, unknown_epochs="leave_one_device_out")
+    settings = of_unknown(held_out, ["a", "b", "c"])
+    assert (settings.optim.max_epochs, settings.keep) == (2, "last")
+    curves.update(b=[0.9, 0.4, 0.4])
+    assert of_unknown(held_out, ["a", "b", "c"]).optim.max_epochs == 0
+    with pytest.raises(UserError, match="needs two devices and more, got: a"):
+        of_unknown(held_out, ["a"])
+
+
+def test_leaving_devices_out_trains_without_each_and_ends_with_all(config: FinetuneConfig, start: str) -> None:
+    run_id = execute(finetune, replace(config, devices=("a", "b"), unknown_epochs="leave_one_device_out", seed=4))
+    children = mlflow.search_runs(
+        search_all_experiments=True, filter_string=f"tags.`mlflow.parentRunId` = '{run_id}'", output_format="list"
+    )
+    names = {run.info.run_name: run for run in children}
+    assert set(names) == {"finetune a", "finetune b", "finetune without a", "finetune without b", "finetune unknown"}
+    assert names["finetune without a"].data.params["left_out"] == "a"
+    epochs = int(names["finetune unknown"].data.params["optim.max_epochs"])
+    assert same_weights(best_of(names["finetune unknown"].info.run_id), start) == (epochs == 0)
+
+
+def test_zero_epochs_keep_the_start(device_config: FinetuneDeviceConfig, start: str) -> None:
+    run_id = execute(finetune_device, replace(device_config, optim=replace(OPTIM, max_epochs=0)))
+    assert same_weights(best_of(run_id), start)

@@ -1,0 +1,151 @@
+"""BEATs teachers: fine-tuned or frozen, in a small size and in the published one."""
+
+import re
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import mlflow
+import numpy as np
+import pytest
+import torch
+
+from adaptf.data.clips import VALIDATION
+from adaptf.data.teacher_logits import read_teacher_logits
+from adaptf.evaluation.predict import predict_logits
+from adaptf.mlproject.config import BeatsOptimConfig, OptimConfig
+from adaptf.mlproject.dataset import SCENES_KIND, load_prepared
+from adaptf.mlproject.distill import DistillConfig, distill
+from adaptf.mlproject.stage import execute
+from adaptf.mlproject.teacher import FrozenTeacherConfig, TeacherConfig, beats_digest, teacher
+from adaptf.mlproject.train import TrainConfig, train
+from adaptf.models.beats import BeatsEncoder
+from adaptf.models.beats_file import BeatsFileError
+from adaptf.models.checkpoint import load_classifier
+from adaptf.tracking.runs import STAGE, StageRun
+
+ONE_EPOCH = BeatsOptimConfig(max_epochs=1, warmup_epochs=0, batch_size=8)
+FROZEN = FrozenTeacherConfig(optim=OptimConfig(lr=0.01, batch_size=8, max_epochs=3, restart_epochs=0))
+
+
+@pytest.fixture(scope="module")
+def files(folder: Path, golden_folder: Path, write_beats_file: Callable[..., Path]) -> dict[str, str]:
+    """A small BEATs of each kind."""
+    cfg = torch.load(golden_folder / "beats_tiny.pt", weights_only=True)["cfg"]
+    return {
+        "beats_ssl_file": str(write_beats_file(folder / "ssl.pt", cfg)),
+        "beats_ssl_sl_file": str(write_beats_file(folder / "ssl_sl.pt", cfg, finetuned=True, seed=1)),
+    }
+
+
+@pytest.fixture(scope="module")
+def config(teacher_config: TeacherConfig, files: dict[str, str]) -> TeacherConfig:
+    return replace(teacher_config, optim=ONE_EPOCH, frozen=FROZEN, **files)
+
+
+@pytest.fixture
+def forbidden_encoder(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Running BEATs' encoder fails."""
+
+    def fail(*arguments: Any) -> None:
+        raise AssertionError("the encoder was run")
+
+    monkeypatch.setattr(BeatsEncoder, "forward", fail)
+
+
+def downloaded(run_id: str, artifact: str) -> Path:
+    return Path(mlflow.artifacts.download_artifacts(run_id=run_id, artifact_path=artifact))
+
+
+def logits_of_checkpoint(run_id: str, prepare_run: str, folder: Path) -> tuple[tuple[str, ...], np.ndarray]:
+    """File names, and what the run's best checkpoint says of them."""
+    best = load_classifier(downloaded(run_id, "checkpoints/best.ckpt"))
+    data = load_prepared(StageRun("x", "x", folder), prepare_run, kind=SCENES_KIND)
+    rows = data.learning_rows()
+    return tuple(rows["filename"]), predict_logits(best, data.clip_set(rows, VALIDATION))
+
+
+@pytest.mark.parametrize("kind", ["ssl", "ssl_sl", "ssl_frozen"])
+def test_a_teacher_leaves_its_checkpoints_logits_with_run_digest_and_classes(
+    kind: Any, config: TeacherConfig, prepared: str, folder: Path
+) -> None:
+    run_id = execute(teacher, replace(config, kind=kind), inputs=beats_digest)
+    table = read_teacher_logits(downloaded(run_id, "logits"))
+    assert (table.teacher_run, table.classes) == (run_id, ("airport", "bus"))
+    assert table.data_digest == mlflow.get_run(prepared).data.tags["adaptf.digest"]
+    filenames, logits = logits_of_checkpoint(run_id, prepared, folder)
+    assert table.filenames == filenames
+    np.testing.assert_allclose(table.logits, logits, atol=1e-4)
+    tags = mlflow.get_run(run_id).data.tags
+    assert (tags["adaptf.teacher"], tags["adaptf.teacher_model"]) == (kind, "beats")
+
+
+def test_a_frozen_encoder_is_run_once_for_all_seeds(config: TeacherConfig, request: pytest.FixtureRequest) -> None:
+    frozen = replace(config, kind="ssl_frozen")
+    execute(teacher, frozen, inputs=beats_digest)
+    request.getfixturevalue("forbidden_encoder")
+    execute(teacher, replace(frozen, seed=7), inputs=beats_digest)
+
+
+def test_a_frozen_encoder_without_cached_embeddings_hears_augmented_clips(
+    config: TeacherConfig, forbidden_encoder: None
+) -> None:
+    every_epoch = replace(config, kind="ssl_frozen", frozen=replace(FROZEN, cache_embeddings=False))
+    with pytest.raises(AssertionError, match="the encoder was run"):
+        execute(teacher, every_epoch, inputs=beats_digest)
+
+
+def test_fine_tuning_changes_the_encoder_and_freezing_does_not(
+    config: TeacherConfig, checkpoint: Callable[..., dict[str, torch.Tensor]], files: dict[str, str]
+) -> None:
+    weight = "encoder.layers.0.fc1.weight"
+    published = torch.load(files["beats_ssl_file"], weights_only=True)["model"][weight]
+    tuned = execute(teacher, replace(config, kind="ssl"), inputs=beats_digest, reuse=True)
+    frozen = execute(teacher, replace(config, kind="ssl_frozen"), inputs=beats_digest, reuse=True)
+    assert not torch.equal(checkpoint(tuned)[f"classifier.network.encoder.{weight}"], published)
+    assert torch.equal(checkpoint(frozen)[f"classifier.network.encoder.{weight}"], published)
+
+
+def test_options_for_small_gpus_train_too(config: TeacherConfig) -> None:
+    trainer = replace(config.trainer, accumulate_batches=2, precision="bf16-mixed")
+    optim = replace(ONE_EPOCH, layer_decay=0.8)
+    run_id = execute(teacher, replace(config, activation_checkpointing=True, trainer=trainer, optim=optim), inputs=beats_digest)
+    assert np.isfinite(mlflow.get_run(run_id).data.metrics["train/loss"])
+
+
+@pytest.mark.parametrize(("kind", "wanted"), [("ssl", "BEATs_iter3_plus_AS2M.pt"), ("ssl_sl", "finetuned_on_AS2M_cpt2.pt")])
+def test_a_file_of_the_other_kind_is_refused_before_a_run_begins(
+    kind: Any, wanted: str, config: TeacherConfig, files: dict[str, str]
+) -> None:
+    swapped = dict(zip(files, reversed(files.values()), strict=True))
+    before = len(mlflow.search_runs(search_all_experiments=True, filter_string=f"tags.`{STAGE}` = 'teacher'"))
+    with pytest.raises(BeatsFileError, match=re.escape(wanted)):
+        execute(teacher, replace(config, kind=kind, **swapped), inputs=beats_digest)
+    assert len(mlflow.search_runs(search_all_experiments=True, filter_string=f"tags.`{STAGE}` = 'teacher'")) == before
+
+
+@pytest.mark.slow
+def test_beats_of_the_published_size_teach_a_student(
+    train_config: TrainConfig,
+    distill_config: DistillConfig,
+    config: TeacherConfig,
+    published_beats_cfg: Callable[[], dict[str, Any]],
+    write_beats_file: Callable[..., Path],
+    tmp_path: Path,
+) -> None:
+    started = time.monotonic()
+    cfg = published_beats_cfg()
+    large = {
+        "beats_ssl_file": str(write_beats_file(tmp_path / "ssl.pt", cfg)),
+        "beats_ssl_sl_file": str(write_beats_file(tmp_path / "ssl_sl.pt", cfg, finetuned=True)),
+    }
+    kinds: tuple[Any, ...] = ("ssl", "ssl_sl", "ssl_frozen")
+    teachers = [execute(teacher, replace(config, kind=kind, **large), inputs=beats_digest) for kind in kinds]
+    trained = execute(train, train_config, reuse=True)
+    distilled = execute(distill, replace(distill_config, train_run=trained, teacher_runs=",".join(teachers)))
+    run = mlflow.get_run(distilled)
+    assert "ssl (beats), ssl_sl (beats), ssl_frozen (beats)" in run.data.tags["mlflow.note.content"]
+    assert {"val/agreement", "val/teacher_accuracy", "train/label_loss", "train/distillation_loss"} <= set(run.data.metrics)
+    print(f"{time.monotonic() - started:.0f} s")
