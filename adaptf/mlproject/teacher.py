@@ -47,7 +47,7 @@ class SmallTeacherConfig:
     """Channels of its first stage."""
     mel: MelConfig = MelConfig(bands=256)
     augment: AugmentConfig = AugmentConfig()
-    optim: OptimConfig = OptimConfig(lr=0.002, batch_size=64, max_epochs=50, restart_epochs=50)
+    optim: OptimConfig = OptimConfig(lr=0.005, batch_size=64, max_epochs=50, restart_epochs=50)
 
 
 @dataclass(frozen=True)
