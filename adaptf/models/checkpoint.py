@@ -114,15 +114,24 @@ def initialise_from(classifier: Classifier, path: Path, *, skip: str) -> Loaded:
         raise CheckpointError(f"{path} can't initialise this model: {'; '.join(different)}")
     left_out = tuple(name for name in weights if skip and name.startswith(skip))
     kept = {name: tensor for name, tensor in weights.items() if name not in left_out}
-    try:
-        result = classifier.network.load_state_dict(kept, strict=False)
-    except RuntimeError as error:  # a checkpoint of the public trainer does not say its settings, but its shapes do
-        raise CheckpointError(f"{path} can't initialise this model: {error}") from error
+    _check_shapes(kept, classifier.network.state_dict(), path)
+    result = classifier.network.load_state_dict(kept, strict=False)
     fresh = tuple(name for name in result.missing_keys)
     wrong = [name for name in fresh if not (skip and name.startswith(skip))] + list(result.unexpected_keys)
     if wrong:
         raise CheckpointError(f"{path} does not fit this network: {', '.join(wrong[:5])}")
     return Loaded(loaded=tuple(kept), fresh=fresh, left_out=left_out)
+
+
+def _check_shapes(theirs: dict[str, Tensor], ours: dict[str, Tensor], path: Path) -> None:
+    """A checkpoint of the public trainer does not say its settings, but its shapes do."""
+    wrong = [name for name, tensor in theirs.items() if name in ours and tensor.shape != ours[name].shape]
+    if wrong:
+        here, there = tuple(ours[wrong[0]].shape), tuple(theirs[wrong[0]].shape)
+        raise CheckpointError(
+            f"{path} can't initialise this model: {wrong[0]} is {here} here and {there} there, and {len(wrong) - 1} more differ "
+            "(another width or other classes)"
+        )
 
 
 def _parts(names: tuple[str, ...]) -> list[str]:

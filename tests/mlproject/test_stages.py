@@ -13,7 +13,7 @@ import torch
 from mlflow.entities import Run
 
 from adaptf.errors import UserError
-from adaptf.mlproject.config import DataConfig
+from adaptf.mlproject.config import AverageConfig, DataConfig
 from adaptf.mlproject.distill import DistillConfig, distill
 from adaptf.mlproject.prepare import PrepareConfig, data_digest, prepare
 from adaptf.mlproject.stage import execute
@@ -217,6 +217,24 @@ def test_the_same_seed_gives_the_same_weights(train_config: TrainConfig, trained
 def test_another_seed_gives_other_weights(train_config: TrainConfig, trained: str, checkpoint: Checkpoint) -> None:
     other = execute(train, replace(train_config, seed=1))
     assert largest_difference(checkpoint(trained, "last"), checkpoint(other, "last")) > 0
+
+
+@pytest.mark.parametrize("kind", ["swa", "ema"])
+def test_averaged_weights_are_what_a_training_leaves(
+    kind: Any, train_config: TrainConfig, trained: str, checkpoint: Checkpoint
+) -> None:
+    averaged = replace(train_config, optim=replace(train_config.optim, average=AverageConfig(kind=kind, share=1.0)))
+    run_id = execute(train, averaged)
+    assert epochs_logged(run_id, "train/loss") == epochs_logged(trained, "train/loss")  # the steps are the same
+    assert largest_difference(checkpoint(trained, "last"), checkpoint(run_id, "last")) > 0
+
+
+@pytest.mark.parametrize("changes", [{"spec_mask_share": 0.2}, {"time_roll_seconds": 0.1}])
+def test_an_augmentation_beyond_the_report_makes_another_model_once_it_is_on(
+    changes: dict[str, float], train_config: TrainConfig, trained: str, checkpoint: Checkpoint
+) -> None:
+    run_id = execute(train, replace(train_config, augment=replace(train_config.augment, **changes)))
+    assert largest_difference(checkpoint(trained, "last"), checkpoint(run_id, "last")) > 0
 
 
 def test_last_is_the_last_epoch_also_where_the_score_no_longer_rises(train_config: TrainConfig, score_stays: None) -> None:
