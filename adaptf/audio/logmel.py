@@ -11,6 +11,7 @@ SHIFT, SCALE = 4.5, 5.0
 
 BANDS_PER_BLOCK = 32
 """A band touches few bins, so products with blocks of neighbouring bands skip most of a dense matrix's zeros."""
+HALF_PRECISION = (torch.float16, torch.bfloat16)
 
 
 class LogMel(nn.Module):
@@ -46,6 +47,11 @@ class LogMel(nn.Module):
     def forward(self, waveform: Tensor) -> Tensor:
         if waveform.ndim != 2:
             raise ValueError(f"waveform should be (batch, samples), got {tuple(waveform.shape)}")
+        # A loud tone's power overflows half precision, and bfloat16 has too few digits for a quiet band beside it.
+        with torch.autocast(waveform.device.type, enabled=False):
+            return self._logmel(waveform.float() if waveform.dtype in HALF_PRECISION else waveform)
+
+    def _logmel(self, waveform: Tensor) -> Tensor:
         waveform = waveform[:, 1:] - self.preemphasis * waveform[:, :-1]
         margin = self.window_samples // 2
         padded = nn.functional.pad(waveform[:, None], (margin, margin), mode="reflect")[:, 0]

@@ -1,6 +1,7 @@
 """Settings that several stages share. The dataclasses of this folder are the only place of defaults: the report's values."""
 
-from dataclasses import Field, dataclass, field, fields
+from dataclasses import Field, dataclass, field, fields, is_dataclass
+from pathlib import Path
 from typing import Any, Literal
 
 from adaptf.data.device_memory import OnDevice
@@ -16,13 +17,25 @@ def upstream(stage: str, **tags: str) -> str:
 
 def upstream_each(stage: str, tag: str) -> str:
     """A field that names several runs of another stage: ids separated by commas, or `latest` for the newest of each `tag`."""
-    return field(default="latest", metadata={"stage": stage, "each": tag, "several": True})
+    return field(default="latest", metadata={"stage": stage, "each": tag})
 
 
 def upstream_several(stage: str) -> str:
     """A field that names one run of another stage or several with other seeds: ids separated by commas, or that of a run over
     `seeds`, which stands for all of its runs."""
     return field(default="latest", metadata={"stage": stage, "tags": {}, "several": True})
+
+
+def content_folders(config: Any) -> list[Path]:
+    """Folders whose files decide a stage's result as its settings do."""
+    found = []
+    for one in fields(config):
+        value = getattr(config, one.name)
+        if is_dataclass(value):
+            found += content_folders(value)
+        elif "content" in one.metadata and Path(value).is_dir():
+            found.append(Path(value))
+    return found
 
 
 def upstream_fields(config: Any) -> list[Field[Any]]:
@@ -94,7 +107,7 @@ class AugmentConfig:
     """Probability per clip of a device impulse response (DIR)."""
     dir_devices: tuple[str, ...] = ("a",)
     """Devices whose clips get impulse responses; an empty list means all."""
-    dir_folder: str = "none"
+    dir_folder: str = field(default="none", metadata={"content": True})
     """Folder of impulse responses such as MicIRP; `none` takes simulated microphones."""
     mixstyle_p: float = 0.8
     """Probability per batch of Freq-MixStyle."""

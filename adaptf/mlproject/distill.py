@@ -82,7 +82,9 @@ class DistillConfig:
 def distill(config: DistillConfig, run: StageRun) -> Result:
     """Macro-average accuracy on validation clips chooses the checkpoint."""
     data = load_prepared(run, config.prepare_run, kind=SCENES_KIND)
-    student = load_classifier(checkpoint_of(run, config.train_run), public_description=tfsepnet_description(data.classes))
+    student = load_classifier(
+        checkpoint_of(run, config.train_run, data=data), public_description=tfsepnet_description(data.classes)
+    )
     if student.description.classes != data.classes:
         raise UserError(f"{config.train_run} was trained on {student.description.classes}, the data has {data.classes}")
     run_ids = config.teacher_runs.split(",")

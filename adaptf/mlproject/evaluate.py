@@ -1,7 +1,7 @@
 """Stage `evaluate`: the class-wise and device-wise tables on the test clips, and which differences between models stand."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pandas as pd
@@ -45,6 +45,10 @@ class EvaluateConfig:
     accelerator: str = "auto"
     """Where float models run: cpu, gpu, ... or auto. INT8 models run on the CPU."""
 
+    def __post_init__(self) -> None:
+        for setting in ("train_run", "distill_run", "finetune_run", "quantize_run") if self.compare else ():
+            object.__setattr__(self, setting, NONE)
+
 
 def evaluate(config: EvaluateConfig, run: StageRun) -> Result:
     """Tables as text, CSV and Markdown, confusion matrices, and every setting's predictions."""
@@ -53,12 +57,15 @@ def evaluate(config: EvaluateConfig, run: StageRun) -> Result:
         setting: [predict_test_clips(run, run_id, data, config.accelerator, name=setting) for run_id in run_ids]
         for setting, run_ids in run_ids_of(config).items()
     }
-    return report(settings, data, run, remark=origin_of_teachers(config), draws=config.draws)
+    result = report(settings, data, run, remark=origin_of_teachers(config), draws=config.draws)
+    return replace(result, tags={f"{runs.UPSTREAM}compare": ",".join(config.compare)} if config.compare else {})
 
 
 def run_ids_of(config: EvaluateConfig) -> dict[str, list[str]]:
     """The runs (or the checkpoint file) of each setting."""
     if config.compare:
+        if len(set(config.compare)) < max(2, len(config.compare)):
+            raise UserError(f"compare is {', '.join(config.compare)}: two different runs and more are needed")
         return {label_of(run_id): runs.with_all_seeds(runs.finished_run(run_id)) for run_id in config.compare}
     values = {
         TRAINED: config.train_run,
@@ -74,14 +81,15 @@ def run_ids_of(config: EvaluateConfig) -> dict[str, list[str]]:
 
 def label_of(run_id: str) -> str:
     """What a compared run is called in the tables."""
-    return f"{runs.name_of(run_id)} {run_id[:6]}"
+    return f"{runs.name_of(run_id)} {run_id[:6]}".replace("/", " ")  # it becomes a file name
 
 
 def report(settings: Mapping[str, Runs], data: PreparedData, run: StageRun, *, remark: str, draws: int) -> Result:
     """Everything that is told of the settings' predictions of the test clips, one table per run of each."""
+    differences = differences_of(settings, draws)
     tables = {
         "accuracies": accuracy_table(settings),
-        "differences": differences_of(settings, draws),
+        "differences": differences,
         "scenes": scene_table(settings, data.classes),
         "devices": device_table(settings, devices_of(data.table)),
     }
@@ -104,7 +112,7 @@ def report(settings: Mapping[str, Runs], data: PreparedData, run: StageRun, *, r
             TABLES_FOLDER: folder,
             "confusion.png": confusion_figure(shown, run.folder / "confusion.png"),
             "devices.png": device_figure(tables["devices"], run.folder / "devices.png"),
-            "accuracy.png": accuracy_figure(settings, differences_of(settings, draws), run.folder / "accuracy.png"),
+            "accuracy.png": accuracy_figure(settings, differences, run.folder / "accuracy.png"),
         },
         note="\n\n".join([note, *(as_markdown(table) for table in tables.values())]),
         summary=text,
@@ -124,10 +132,10 @@ def read_predictions(run: StageRun, evaluated: str, setting: str) -> pd.DataFram
 
 
 def differences_of(settings: Mapping[str, Runs], draws: int) -> pd.DataFrame:
-    """Between settings of as many runs each; settings without a partner are left out."""
-    most = max(len(predictions) for predictions in settings.values())
-    alike = {setting: predictions for setting, predictions in settings.items() if len(predictions) == most}
-    return difference_table(alike, draws=draws)
+    """Between settings of as many runs each: only these can be paired."""
+    numbers = sorted({len(predictions) for predictions in settings.values()})
+    groups = [{name: one for name, one in settings.items() if len(one) == number} for number in numbers]
+    return pd.concat([difference_table(group, draws=draws) for group in groups])
 
 
 def remark_on(data: PreparedData) -> str:

@@ -61,6 +61,8 @@ def finetune(config: FinetuneConfig, run: StageRun) -> Result:
         device: execute(finetune_device, of_device(config, device), name=f"finetune {device}", reuse=True) for device in devices
     }
     models[UNKNOWN] = execute(finetune_device, of_unknown(config, devices), name=f"finetune {UNKNOWN}", reuse=True)
+    if not runs.is_process_zero():
+        return Result()
     path = run.folder / MODELS
     path.write_text(json.dumps(models, indent=1))
     rows = "\n".join(f"| {device} | {run_id} |" for device, run_id in models.items())

@@ -48,7 +48,7 @@ class FinetuneDeviceConfig:
 def finetune_device(config: FinetuneDeviceConfig, run: StageRun) -> Result:
     """The best checkpoint on the device's validation clips, or the start where training does not improve on it."""
     data = load_prepared(run, config.prepare_run, kind=SCENES_KIND)
-    start_path = checkpoint_of(run, config.distill_run)
+    start_path = checkpoint_of(run, config.distill_run, data=data)
     start = load_classifier(start_path, public_description=tfsepnet_description(data.classes))
     validation, judged_on = validation_clips(data, judge_of(config), config.min_validation_clips)
     start_score = validation_score(start, validation, data, config.trainer.accelerator)
@@ -70,10 +70,10 @@ def finetune_device(config: FinetuneDeviceConfig, run: StageRun) -> Result:
         seed=config.seed,
         patience_epochs=config.patience_epochs,
     )
-    after = fitted.best_score
     if config.keep == "last":
         fitted = replace(fitted, best=fitted.last)
-        after = validation_score(load_classifier(fitted.last), validation, data, config.trainer.accelerator)
+    # Scored as the start was: Lightning's score is that of the training's precision.
+    after = validation_score(load_classifier(fitted.best), validation, data, config.trainer.accelerator)
     helped = config.keep == "last" or after > start_score
     note = f"Device **{config.device}**, judged on {judged_on}: {start_score:.3f} before, {after:.3f} after. " + (
         "The fine-tuned model is kept." if helped else "Fine-tuning did not help: the starting model is kept."

@@ -23,7 +23,9 @@ from adaptf.mlproject.config import (
     OptimConfig,
     TrainerConfig,
 )
+from adaptf.mlproject.dataset import PreparedData
 from adaptf.models.classifier import TFSEPNET, Classifier, ModelDescription
+from adaptf.tracking import runs
 from adaptf.tracking.runs import Result, StageRun
 from adaptf.training.augmentation import (
     Augmentation,
@@ -143,6 +145,11 @@ def train_classifier(
     further_waveform_augmentations: Sequence[Augmentation] = (),
 ) -> Fitted:
     """Lightning's training of a classifier in the run's work folder."""
+    if optim.average.kind == "swa" and patience_epochs:
+        raise UserError(
+            f"optim.average.kind = swa averages the last {optim.average.share:.0%} of the epochs, which patience_epochs = "
+            f"{patience_epochs} may leave out: set patience_epochs to 0, or take ema"
+        )
     sample_rate = train.waveforms.format.sample_rate
     augmentations = build_augmentations(augment, devices=devices, sample_rate=sample_rate, seed=seed, teachers=teachers)
     task = ClassifierTask(
@@ -215,9 +222,16 @@ def fitted_result(run: StageRun, fitted: Fitted, *, note: str) -> Result:
     )
 
 
-def checkpoint_of(run: StageRun, value: str) -> Path:
-    """The best checkpoint of a run, or a checkpoint file of the user's (also of the public reference trainer)."""
-    return Path(value) if Path(value).is_file() else run.download(value, BEST)
+def checkpoint_of(run: StageRun, value: str, *, data: PreparedData | None = None) -> Path:
+    """The best checkpoint of a run, or a checkpoint file of the user's (also of the public reference trainer).
+
+    Raises UpstreamError where `data` is given and the run learnt from other data.
+    """
+    if Path(value).is_file():
+        return Path(value)
+    if data is not None:
+        runs.check_data(value, data.digest)
+    return run.download(value, BEST)
 
 
 def tfsepnet_description(

@@ -20,8 +20,12 @@ def epochs_for_unseen_devices(settings: FinetuneDeviceConfig, devices: list[str]
         raise UserError(
             f"unknown_epochs = leave_one_device_out needs two devices and more, got: {', '.join(devices) or 'none'}"
         )
-    if settings.trainer.validate_every_epochs != 1:
-        raise UserError("unknown_epochs = leave_one_device_out needs trainer.validate_every_epochs = 1")
+    if settings.trainer.validate_every_epochs != 1 or settings.trainer.devices != "1" or settings.trainer.num_nodes != 1:
+        raise UserError(
+            "unknown_epochs = leave_one_device_out needs validate_every_epochs, devices and num_nodes of 1 (trainer)"
+        )
+    if settings.optim.average.kind != "none":
+        raise UserError("unknown_epochs = leave_one_device_out judges single epochs, optim.average.kind should be none")
     curves = [scores_without(settings, device) for device in devices]
     mean = np.mean(curves, axis=0)
     best = int(mean.argmax())

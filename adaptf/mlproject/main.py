@@ -189,18 +189,25 @@ def report_over_seeds(config: MainConfig, children: Mapping[int, str], run: Stag
 
 
 def check(config: MainConfig) -> str:
-    """What is wrong with the settings is said before the first stage begins."""
+    """Digest of all that is read; what is wrong with it or with the settings is said before the first stage begins."""
     if config.trainer.devices != "1" or config.trainer.num_nodes != 1:
         raise UserError(
             f"main trains on one device, trainer.devices is {config.trainer.devices} and trainer.num_nodes "
             f"{config.trainer.num_nodes}: run the training stages one by one (mlflow run . -e train ...) to use several"
         )
-    data_digest(PrepareConfig(config.data))
+    if config.repeat and config.seeds:
+        raise UserError(
+            "repeat and seeds don't go together: the seeds share pre-training and teachers, which repeat makes anew"
+        )
+    if config.evaluate.compare:
+        raise UserError(
+            "main evaluates the runs that it makes: evaluate.compare is for the stage alone (mlflow run . -e evaluate)"
+        )
+    digests = [data_digest(PrepareConfig(config.data))]
     if config.audioset.root != NONE:
-        data_digest(PrepareConfig(replace(config.data, root=config.audioset.root)))
-    for kind in config.teacher_kinds:
-        beats_digest(replace(config.teacher, kind=kind))
-    return ""
+        digests.append(data_digest(PrepareConfig(replace(config.data, root=config.audioset.root))))
+    digests += [beats_digest(replace(config.teacher, kind=kind)) for kind in config.teacher_kinds]
+    return runs.digest(*digests)
 
 
 if __name__ == "__main__":

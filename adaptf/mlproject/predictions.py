@@ -29,6 +29,7 @@ def predict_test_clips(run: StageRun, value: str, data: PreparedData, accelerato
     """By a run of train, teacher, distill, finetune or quantize, or by a checkpoint file."""
     stage = "train" if Path(value).is_file() else runs.stage_of(value)
     if stage == "quantize":
+        runs.check_data(value, data.digest)
         return predict_by_device(int8_models(run.download(value, INT8)), data, torch.device("cpu"), name)
     if stage == "finetune":
         run_ids: Mapping[str, str] = json.loads(run.download(value, MODELS).read_text())
@@ -44,7 +45,7 @@ def predict_test_clips(run: StageRun, value: str, data: PreparedData, accelerato
 
 def float_model(run: StageRun, value: str, data: PreparedData, accelerator: str) -> Model:
     """A checkpoint's classifier on the device."""
-    classifier = load_classifier(checkpoint_of(run, value), public_description=tfsepnet_description(data.classes))
+    classifier = load_classifier(checkpoint_of(run, value, data=data), public_description=tfsepnet_description(data.classes))
     return classifier.to(inference_device(accelerator))
 
 

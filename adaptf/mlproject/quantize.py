@@ -80,7 +80,7 @@ def quantize(config: QuantizeConfig, run: StageRun) -> Result:
     found = []
     for device, run_id in models.items():
         public = tfsepnet_description(data.classes)
-        classifier = load_classifier(checkpoint_of(run, run_id), public_description=public)
+        classifier = load_classifier(checkpoint_of(run, run_id, data=data), public_description=public)
         found.append(quantize_device(config, data, device, classifier, folder / f"{device}.pt2"))
         print(f"{run.name} {device}: {summary_of(found[-1])}", flush=True)
     description = classifier.description.as_dict() | {"clip_samples": data.waveforms.format.clip_samples}

@@ -27,9 +27,11 @@ def with_seed(config: Any, seed: int) -> Any:
 
 
 def of_seed(value: str, seed: int) -> str:
-    """The run with this seed, where the value is the id of a run over seeds; else the value."""
-    if value in (runs.LATEST, runs.NONE) or "," in value or Path(value).is_file():
+    """The run with this seed, where the value is the id of a run over seeds; else the value. Of several ids, each."""
+    if value in (runs.LATEST, runs.NONE) or Path(value).is_file():
         return value
+    if "," in value:
+        return ",".join(of_seed(run_id, seed) for run_id in value.split(","))
     children = runs.seed_runs(mlflow.get_run(value))
     if children and seed not in children:
         raise UpstreamError(f"run {value} holds the seeds {', '.join(map(str, children))}, seed {seed} is needed")
@@ -39,6 +41,8 @@ def of_seed(value: str, seed: int) -> str:
 def scores_over_seeds(config: Any, children: Mapping[int, str], run: StageRun) -> Result:
     """Mean, standard deviation and 95 % interval of every score of the children."""
     scores = pd.DataFrame({seed: runs.scores(run_id) for seed, run_id in children.items()}).dropna()
+    if scores.empty:
+        raise UserError(f"no score is known of all seeds: {', '.join(children.values())}")
     table = pd.DataFrame({name: asdict(mean_interval(list(values))) for name, values in scores.iterrows()}).T
     table = table.rename_axis("score").astype({"runs": int})
     path = run.folder / TABLE

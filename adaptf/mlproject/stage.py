@@ -21,7 +21,7 @@ import yaml
 from adaptf.data.hashes import sha256_of
 from adaptf.errors import UserError
 from adaptf.mlproject.command_line import command_arguments, flatten, parse
-from adaptf.mlproject.config import upstream_fields
+from adaptf.mlproject.config import content_folders, upstream_fields
 from adaptf.mlproject.seeds import SEEDS_SUFFIX, Study, over_seeds
 from adaptf.tracking import runs
 from adaptf.tracking.runs import LATEST, NONE, Result, StageRun
@@ -113,7 +113,8 @@ def resolve_upstream(config: Config) -> Config:
         elif value != NONE and not Path(value).is_file():
             also_seeds = several or bool(getattr(config, "seeds", None))
             stages = [stage, stage + SEEDS_SUFFIX] if also_seeds else [stage]
-            found = [runs.finished_run(run_id, *stages) for run_id in value.split(",")]
+            run_ids = value.split(",") if several or "each" in field.metadata else [value]
+            found = [runs.finished_run(run_id, *stages) for run_id in run_ids]
             if several:
                 changes[field.name] = ",".join(run_id for run in found for run_id in runs.with_all_seeds(run))
     return dataclasses.replace(config, **changes)  # type: ignore[type-var]
@@ -122,7 +123,9 @@ def resolve_upstream(config: Config) -> Config:
 def fingerprint_of(stage: str, config: Any, inputs: str) -> str:
     """Digest of stage, configuration, code, inputs and of what the upstream runs were made from."""
     upstream = {field.name: upstream_fingerprint(getattr(config, field.name)) for field in upstream_fields(config)}
-    values = dataclasses.asdict(config) | upstream
+    files = [path for folder in content_folders(config) for path in sorted(folder.iterdir()) if path.is_file()]
+    contents = {str(path): sha256_of(path) for path in files}
+    values = dataclasses.asdict(config) | upstream | contents
     return runs.digest(stage, json.dumps(values, sort_keys=True, default=str), runs.package_digest(), inputs)
 
 

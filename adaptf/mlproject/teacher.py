@@ -6,6 +6,7 @@ the run, its tags and every table.
 
 import inspect
 from dataclasses import asdict, dataclass, field, replace
+from importlib.metadata import version
 from pathlib import Path
 from typing import Literal
 
@@ -29,7 +30,7 @@ from adaptf.models.beats import BeatsClassifier, BeatsFeatures
 from adaptf.models.beats_file import load_beats
 from adaptf.models.checkpoint import load_classifier, load_network_weights, save_classifier
 from adaptf.models.classifier import BEATS, SMALL_CNN, Classifier, ModelDescription, build_classifier
-from adaptf.tracking.runs import NONE, Result, StageRun, digest
+from adaptf.tracking.runs import NONE, Result, StageRun, digest, is_process_zero
 from adaptf.training.fit import Fitted
 
 TeacherKind = Literal["ssl", "ssl_sl", "ssl_frozen"]
@@ -52,7 +53,10 @@ class SmallTeacherConfig:
 
 @dataclass(frozen=True)
 class FrozenTeacherConfig:
-    """BEATs whose encoder stays as it is (ssl_frozen): only the linear layer behind it learns."""
+    """BEATs whose encoder stays as it is (ssl_frozen): only the linear layer behind it learns.
+
+    The settings are those of the public trainer's configuration for it.
+    """
 
     cache_embeddings: bool = True
     """Computes the encoder's output of each clip once and keeps it beside the waveforms: an epoch then takes seconds, and of
@@ -113,13 +117,14 @@ def teacher(config: TeacherConfig, run: StageRun) -> Result:
         fitted, logits, note = beats_teacher(config, run, data)
     filenames = tuple(data.learning_rows()["filename"])
     table = TeacherLogits(filenames, data.classes, logits, teacher_run=run.run_id, data_digest=data.digest)
-    write_teacher_logits(run.folder / LOGITS, table)
+    if is_process_zero():
+        write_teacher_logits(run.folder / LOGITS, table)
     result = fitted_result(run, fitted, note=note)
     model = SMALL_CNN if beats_file(config) == NONE else BEATS
     return replace(
         result,
         files={**result.files, LOGITS: run.folder / LOGITS},
-        tags={TEACHER_KIND: config.kind, TEACHER_MODEL: model, "adaptf.digest": data.digest},
+        tags={TEACHER_KIND: config.kind, TEACHER_MODEL: model},
     )
 
 
@@ -203,9 +208,9 @@ def embedded(
 
 
 def encoder_digest(config: TeacherConfig) -> str:
-    """Of all that makes an embedding from a clip: the BEATs file, and the code of features and encoder."""
+    """Of all that makes an embedding from a clip: the BEATs file, the code of features and encoder, the libraries under it."""
     code = (inspect.getsource(module) for module in (kaldi_mel, fbank, beats))
-    return digest(beats_digest(config), *code)
+    return digest(beats_digest(config), *code, *(version(package) for package in ("torch", "torchaudio", "speechbrain")))
 
 
 def beats_classifier(config: TeacherConfig, classes: tuple[str, ...]) -> tuple[Classifier, BeatsClassifier]:
@@ -238,9 +243,15 @@ def train_on_clips(
         objective=SCENES,
         augment=augment,
         optim=optim,
-        trainer=config.trainer,
+        trainer=replace(config.trainer, strategy=strategy_of(config)),
         seed=config.seed,
     )
+
+
+def strategy_of(config: TeacherConfig) -> str:
+    """BEATs drops whole layers while it trains, whose weights then get no gradient: plain ddp waits for it in vain."""
+    waits = config.trainer.strategy == "ddp" and beats_file(config) != NONE
+    return "ddp_find_unused_parameters_true" if waits else config.trainer.strategy
 
 
 def logits_of(config: TeacherConfig, run: StageRun, data: PreparedData, best: Classifier) -> NDArray[np.float32]:

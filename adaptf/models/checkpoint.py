@@ -81,7 +81,8 @@ def load_classifier(path: Path, *, public_description: ModelDescription | None =
     A checkpoint of the public reference trainer does not say what it is: `public_description` does.
     """
     description, weights = _read_network(path, public_description)
-    classifier = build_classifier(description)
+    with torch.random.fork_rng(devices=[]):  # the fresh weights are overwritten: nobody's later draws should change by them
+        classifier = build_classifier(description)
     try:
         classifier.network.load_state_dict(weights)
     except RuntimeError as error:
@@ -129,7 +130,7 @@ def _check_shapes(theirs: dict[str, Tensor], ours: dict[str, Tensor], path: Path
     if wrong:
         here, there = tuple(ours[wrong[0]].shape), tuple(theirs[wrong[0]].shape)
         raise CheckpointError(
-            f"{path} can't initialise this model: {wrong[0]} is {here} here and {there} there, and {len(wrong) - 1} more differ "
+            f"{path} can't initialise this model: {wrong[0]} is {here} here and {there} there, {len(wrong) - 1} more differ "
             "(another width or other classes)"
         )
 

@@ -25,6 +25,8 @@ UPSTREAM = "adaptf.upstream."
 """Begin of a tag per run that a stage took from, whatever the command line said (`latest`)."""
 SEED = "adaptf.seed."
 """Begin of a tag per seed, which holds the run with that seed, of the parent of such runs."""
+DATA_DIGEST = "adaptf.digest"
+"""Tag: digest of the data set that a run made or worked on."""
 LATEST, NONE = "latest", "none"
 DEFAULT_STORE = "mlflow.db"
 PER_EPOCH = ("train/", "val/", "lr-", "epoch")
@@ -81,6 +83,7 @@ class StageRun:
         """Notes what data the run works on."""
         if is_process_zero():
             log_data_set(data_set)
+            mlflow.set_tag(DATA_DIGEST, data_set.digest)
 
     def download(self, run_id: str, artifact: str) -> Path:
         """Local path of another run's artifact (file or folder)."""
@@ -181,6 +184,18 @@ def finished_run(run_id: str, *stages: str) -> Run:
     if run.info.status != "FINISHED":
         raise UpstreamError(f"run {run_id} of stage '{found}' has not finished: its status is {run.info.status}")
     return run
+
+
+def check_data(run_id: str, data_digest: str) -> None:
+    """Raises UpstreamError where a run learnt from other data, such as another split of the same clips."""
+    tags = mlflow.get_run(run_id).data.tags
+    learnt = tags.get(DATA_DIGEST, data_digest)
+    if learnt != data_digest:
+        raise UpstreamError(
+            f"run {run_id} learnt from other data (digest {learnt}) than that of this stage (digest {data_digest}): clips that "
+            "it was trained on may be among those that judge it here. Give "
+            f"prepare_run={tags.get(UPSTREAM + 'prepare_run')}, or run the stages before on this data"
+        )
 
 
 def stage_of(run_id: str) -> str:

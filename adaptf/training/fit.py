@@ -24,6 +24,13 @@ BEST, LAST = "best", "last"
 logger = logging.getLogger(__name__)
 
 
+class Patience(EarlyStopping):
+    """Ends a training that was over when its checkpoint was written: Lightning alone would train on for an epoch."""
+
+    def on_train_start(self, trainer: L.Trainer, task: L.LightningModule) -> None:
+        trainer.should_stop = trainer.should_stop or self.wait_count >= self.patience
+
+
 @dataclass(frozen=True)
 class Fitted:
     """What a training leaves."""
@@ -77,7 +84,7 @@ def fit(
         callbacks.append(averaging)
     if patience_epochs:
         validations = max(1, patience_epochs // validate_every_epochs)
-        callbacks.append(EarlyStopping(score_name, mode="max", patience=validations, check_on_train_epoch_end=False))
+        callbacks.append(Patience(score_name, mode="max", patience=validations, check_on_train_epoch_end=False))
     if loggers:
         callbacks.append(LearningRateMonitor(logging_interval="epoch"))
     if progress_bar:

@@ -58,7 +58,7 @@ class Ensemble:
         shares = torch.tensor(_one_each(self.weights or [1.0] * teachers, teachers, what="weights"))
         own = torch.tensor(_one_each(self.temperatures or [temperature] * teachers, teachers, what="temperatures"))
         scale = (shares / shares.sum() * temperature / own).to(teacher_logits)
-        return torch.einsum("btc,t->bc", teacher_logits, scale)
+        return (teacher_logits * scale[:, None]).sum(dim=1)  # no matrix product: autocast would round it
 
 
 def _one_each(values: Sequence[float], teachers: int, *, what: str) -> list[float]:

@@ -71,8 +71,8 @@ class LabelMetric(Metric):
         self.add_state("positives", torch.zeros(classes, dtype=torch.int64), dist_reduce_fx="sum")
 
     def update(self, logits: Tensor, targets: Tensor) -> None:
-        # torchmetrics takes logits for probabilities in a batch that has none outside of [0, 1].
-        self.per_class.update(logits.sigmoid(), targets.long())
+        # torchmetrics takes logits for probabilities in a batch that has none outside of [0, 1]; half precision would tie them.
+        self.per_class.update(logits.float().sigmoid(), targets.long())
         self.clips += len(targets)
         self.positives += targets.long().sum(dim=0)
 

@@ -15,6 +15,7 @@ from adaptf.data.batch import ClipBatch
 from adaptf.models.checkpoint import DESCRIPTION
 from adaptf.models.classifier import Classifier
 from adaptf.training.augmentation import Augmentation
+from adaptf.training.generators import generator_states, restore_generators
 from adaptf.training.optim import ConfigureOptimizer
 
 Loss = Callable[[Tensor, ClipBatch], dict[str, Tensor]]
@@ -97,21 +98,7 @@ class ClassifierTask(L.LightningModule):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Adds what rebuilds the classifier, and every generator's place, so that a resumed run draws what it would have."""
         checkpoint[DESCRIPTION] = self.classifier.description.as_dict()
-        checkpoint["generators"] = {name: _place(generator) for name, generator in self.generators.items()}
-        checkpoint["torch_generator"] = torch.get_rng_state()
+        checkpoint["generators"] = generator_states(self.generators)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        for name, place in checkpoint["generators"].items():
-            if name in self.generators:
-                self.generators[name].bit_generator.state = _state(place)
-        torch.set_rng_state(checkpoint["torch_generator"])
-
-
-def _place(generator: np.random.Generator) -> dict[str, Any]:
-    """The generator's state in strings, because a 128-bit integer is nothing that every reader of checkpoints takes."""
-    state = generator.bit_generator.state
-    return {**state, "state": {name: str(value) for name, value in state["state"].items()}}
-
-
-def _state(place: dict[str, Any]) -> dict[str, Any]:
-    return {**place, "state": {name: int(value) for name, value in place["state"].items()}}
+        restore_generators(self.generators, checkpoint["generators"], process=self.global_rank)

@@ -38,3 +38,11 @@ def test_logmel_refuses_a_waveform_without_a_batch_axis():
 def test_filterbank_refuses_bands_above_half_the_sample_rate():
     with pytest.raises(ValueError, match=r"do not fit 0 \.\. 8000"):
         kaldi_mel_filterbank(10, n_fft=512, sample_rate=16000, low_hz=0.0, high_hz=9000.0)
+
+
+@pytest.mark.parametrize("precision", [torch.bfloat16, torch.float16])
+def test_a_loud_tone_keeps_its_log_mel_under_autocast(precision):
+    tone = torch.sin(2 * torch.pi * 4000 / 32000 * torch.arange(32000))[None]
+    expected = LogMel()(tone)
+    with torch.autocast("cpu", dtype=precision):
+        assert torch.equal(LogMel()(tone), expected)

@@ -10,8 +10,9 @@ import pytest
 import torch
 
 from adaptf.errors import UserError
+from adaptf.mlproject import finetune_device as finetune_device_module
 from adaptf.mlproject import leave_one_device_out
-from adaptf.mlproject.config import AugmentConfig, OptimConfig
+from adaptf.mlproject.config import AugmentConfig, AverageConfig, OptimConfig
 from adaptf.mlproject.finetune import FinetuneConfig, finetune, of_unknown
 from adaptf.mlproject.finetune_device import FinetuneDeviceConfig, finetune_device
 from adaptf.mlproject.stage import execute
@@ -89,24 +90,18 @@ def test_a_device_with_too_few_clips_is_left_to_the_model_for_unknown_devices(
     assert set(runs.scores(run_id)) == {"kept/accuracy/a", "kept/accuracy/unknown"}
 
 
-def test_the_start_is_kept_where_fine_tuning_does_not_help(
-    device_config: FinetuneDeviceConfig, start: str, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("helps", [False, True])
+def test_the_better_one_of_start_and_fine_tuned_model_is_kept(
+    helps: bool, device_config: FinetuneDeviceConfig, start: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(MacroAccuracy, "compute", lambda metric: torch.tensor(0.0))
-    run_id = execute(finetune_device, replace(device_config, seed=1))
-    assert same_weights(best_of(run_id), start)
-    scores = runs.scores(run_id)
-    assert scores["kept/accuracy"] == scores["start/accuracy"] > scores["best/accuracy"] == 0
-    assert "the starting model is kept" in mlflow.get_run(run_id).data.tags["mlflow.note.content"]
-
-
-def test_the_fine_tuned_model_is_kept_where_it_is_better(
-    device_config: FinetuneDeviceConfig, start: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(MacroAccuracy, "compute", lambda metric: torch.tensor(1.5))
-    run_id = execute(finetune_device, replace(device_config, seed=2))
-    assert not same_weights(best_of(run_id), start)
-    assert runs.scores(run_id)["kept/accuracy"] == 1.5
+    scores = iter([0.5, 0.6 if helps else 0.5])
+    monkeypatch.setattr(finetune_device_module, "validation_score", lambda *arguments: next(scores))
+    run_id = execute(finetune_device, replace(device_config, seed=1 + helps))
+    assert same_weights(best_of(run_id), start) != helps
+    assert runs.scores(run_id)["start/accuracy"] == 0.5
+    assert runs.scores(run_id)["kept/accuracy"] == (0.6 if helps else 0.5)
+    kept = "The fine-tuned model is kept" if helps else "the starting model is kept"
+    assert kept in mlflow.get_run(run_id).data.tags["mlflow.note.content"]
 
 
 def test_training_ends_once_patience_is_over(device_config: FinetuneDeviceConfig, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -114,8 +109,25 @@ def test_training_ends_once_patience_is_over(device_config: FinetuneDeviceConfig
     long = replace(device_config, seed=3, optim=replace(OPTIM, max_epochs=9, restart_epochs=9))
     impatient = execute(finetune_device, replace(long, patience_epochs=2))
     assert len(runs.metric_per_epoch(impatient, "val/accuracy")) == 3
+    assert len(runs.metric_per_epoch(execute_after_a_cut(long, monkeypatch), "val/accuracy")) == 3
     endless = execute(finetune_device, replace(long, patience_epochs=0))
     assert len(runs.metric_per_epoch(endless, "val/accuracy")) == 9
+
+
+def execute_after_a_cut(config: FinetuneDeviceConfig, monkeypatch: pytest.MonkeyPatch) -> str:
+    """The run of a training that was over when the store was lost, and that was started again."""
+    impatient = replace(config, patience_epochs=2, seed=6)
+    with monkeypatch.context() as patch:
+        patch.setattr(runs, "log_result", lambda result: (_ for _ in ()).throw(OSError("the store is lost")))
+        with pytest.raises(OSError, match="the store is lost"):
+            execute(finetune_device, impatient)
+    return execute(finetune_device, impatient)
+
+
+def test_an_average_of_the_last_epochs_needs_them(device_config: FinetuneDeviceConfig) -> None:
+    averaged = replace(device_config, optim=replace(OPTIM, average=AverageConfig(kind="swa")))
+    with pytest.raises(UserError, match="swa averages the last 25% of the epochs, which patience_epochs = 160 may leave out"):
+        execute(finetune_device, averaged)
 
 
 def test_unknown_is_trained_on_all_devices_with_more_impulse_responses(config: FinetuneConfig) -> None:

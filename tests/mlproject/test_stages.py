@@ -7,8 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import mlflow
+import numpy as np
 import pandas as pd
 import pytest
+import soundfile
 import torch
 from mlflow.entities import Run
 
@@ -175,6 +177,15 @@ def test_a_changed_setting_or_upstream_runs_again(
     other_upstream = execute(stage_that_counts, replace(config, prepare_run=other_data), reuse=True)
     assert len({first, other_setting, other_upstream}) == 3
     assert capsys.readouterr().out.count("counted") == 3
+
+
+def test_another_response_in_the_same_folder_trains_again(train_config: TrainConfig, tmp_path: Path) -> None:
+    soundfile.write(tmp_path / "microphone.wav", np.eye(1, 64, 3)[0], 32000)
+    config = replace(train_config, seed=51, augment=replace(train_config.augment, dir_folder=str(tmp_path)))
+    first = execute(stage_that_counts, config, reuse=True)
+    assert execute(stage_that_counts, config, reuse=True) == first
+    soundfile.write(tmp_path / "microphone.wav", np.eye(1, 64, 5)[0], 32000)
+    assert execute(stage_that_counts, config, reuse=True) != first
 
 
 def test_a_file_that_changed_prepares_again(data: DataConfig, prepared: str) -> None:

@@ -1,5 +1,6 @@
 """Training on two processes of one machine."""
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -53,6 +54,8 @@ def test_a_teacher_of_two_processes_predicts_every_clip(prepared: str, environme
     (run,) = runs_of("teacher")
     logits = pd.read_csv(mlflow.artifacts.download_artifacts(run_id=run.info.run_id, artifact_path="logits/logits.csv"))
     assert logits["filename"].nunique() == len(logits) == 24
+    about = mlflow.artifacts.load_text(f"{run.info.artifact_uri}/logits/logits.json")
+    assert json.loads(about)["teacher_run"] == run.info.run_id
 
 
 def test_each_process_draws_augmentations_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -67,3 +67,9 @@ def test_another_number_of_weights_or_temperatures_than_teachers_is_refused(refe
         ValueError, match=r"there are 2 teachers: (weights|temperatures) should be as many positive numbers, got"
     ):
         ensemble.mean(reference["teachers"][:, :2], temperature=2.0)
+
+
+def test_autocast_rounds_no_teacher(reference):
+    teachers = 10 * reference["teachers"][:, :2]
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert torch.allclose(Ensemble().mean(teachers, temperature=2.0), teachers.mean(dim=1), atol=1e-5)
