@@ -32,7 +32,7 @@ class FinetuneConfig:
     """Devices with a model of their own beside `unknown`; an empty list means every device of the training clips."""
     min_clips: int = 50
     """A device with fewer training clips gets no model of its own and is served by `unknown`."""
-    min_validation_clips: int = 20
+    min_validation_clips: int = 5
     """A device with fewer validation clips is judged on those of all devices."""
     augment: AugmentConfig = AugmentConfig(dir_p=0.0)
     """Of the devices' models."""

@@ -32,7 +32,7 @@ class FinetuneDeviceConfig:
     """Run of `prepare` that holds the scenes."""
     distill_run: str = upstream("distill")
     """Run of `distill`, or a checkpoint file, from which the model starts."""
-    min_validation_clips: int = 20
+    min_validation_clips: int = 5
     """With fewer validation clips of its own, the model is judged on those of all devices."""
     patience_epochs: int = 160
     """Training ends after so many epochs without a better score; 0: never."""

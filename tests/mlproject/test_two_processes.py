@@ -67,3 +67,26 @@ def test_each_process_draws_augmentations_of_its_own(monkeypatch: pytest.MonkeyP
     monkeypatch.setenv("LOCAL_RANK", "1")  # what Lightning gives the processes that it starts
     of_process_one = first_draws()
     assert not set(of_process_zero) & set(of_process_one)
+
+
+@pytest.mark.slow
+def test_two_processes_fine_tune_one_device_after_the_other(
+    command: list[str], prepared: str, environment: dict[str, str], folder: Path
+) -> None:
+    run_to_its_end([*command, "--optim.max_epochs=1", "--optim.restart_epochs=1", "--seed=1"], environment, folder)
+    start = mlflow.artifacts.download_artifacts(run_id=runs_of("train")[0].info.run_id, artifact_path="checkpoints/best.ckpt")
+    fields = [
+        f"--prepare_run={prepared}",
+        f"--distill_run={start}",
+        "--min_clips=1",
+        "--min_validation_clips=1",
+        "--devices=a,b",
+    ]
+    fields += ["--optim.max_epochs=1", "--optim.batch_size=4", "--trainer.accelerator=cpu", "--trainer.workers=0"]
+    fields += ["--trainer.progress_bar=false"]
+    run_to_its_end([sys.executable, "-m", "adaptf.mlproject.finetune", *fields], environment, folder)
+    (run,) = runs_of("finetune")
+    models = json.loads(mlflow.artifacts.load_text(f"{run.info.artifact_uri}/models.json"))
+    assert set(models) == {"a", "b", "unknown"}
+    assert set(models.values()) == {child.info.run_id for child in runs_of("finetune_device")}
+    assert {f"kept/accuracy/{device}" for device in models} <= set(run.data.metrics)
