@@ -1,7 +1,8 @@
 """What the training stages share: augmentations from settings, Lightning from settings, the checkpoint to start from."""
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -151,17 +152,23 @@ def train_classifier(
             f"{patience_epochs} may leave out: set patience_epochs to 0, or take ema"
         )
     sample_rate = train.waveforms.format.sample_rate
-    augmentations = build_augmentations(augment, devices=devices, sample_rate=sample_rate, seed=seed, teachers=teachers)
+    average = optim.average
+    with settings_of("augment"):
+        augmentations = build_augmentations(augment, devices=devices, sample_rate=sample_rate, seed=seed, teachers=teachers)
+    with settings_of("optim"):
+        optimizer = optimizer_of(optim)
+        averaging = averaging_callback(
+            average.kind, max_epochs=optim.max_epochs, share=average.share, ema_decay=average.ema_decay
+        )
     task = ClassifierTask(
         classifier,
         loss=objective.loss,
         measures=objective.measures(len(classifier.description.classes)),
-        optimizer=optimizer_of(optim),
+        optimizer=optimizer,
         waveform_augmentations=[*augmentations.waveform, *further_waveform_augmentations],
         feature_augmentations=augmentations.feature,
         generators=augmentations.generators,
     )
-    average = optim.average
     return fit(
         task,
         train=train,
@@ -178,9 +185,7 @@ def train_classifier(
         progress_bar=trainer.progress_bar,
         validate_every_epochs=trainer.validate_every_epochs,
         patience_epochs=patience_epochs,
-        averaging=averaging_callback(
-            average.kind, max_epochs=optim.max_epochs, share=average.share, ema_decay=average.ema_decay
-        ),
+        averaging=averaging,
         trainer_options={
             "accelerator": trainer.accelerator,
             "devices": int(trainer.devices) if trainer.devices.isdigit() else trainer.devices,
@@ -190,6 +195,15 @@ def train_classifier(
             "accumulate_grad_batches": trainer.accumulate_batches,
         },
     )
+
+
+@contextmanager
+def settings_of(section: str) -> Iterator[None]:
+    """A value out of range becomes an error that says which section of the settings it stands in."""
+    try:
+        yield
+    except ValueError as error:
+        raise UserError(f"{section}: {error}") from error
 
 
 def optimizer_of(optim: OptimConfig | BeatsOptimConfig) -> ConfigureOptimizer:

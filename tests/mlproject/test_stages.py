@@ -248,6 +248,20 @@ def test_an_augmentation_beyond_the_report_makes_another_model_once_it_is_on(
     assert largest_difference(checkpoint(trained, "last"), checkpoint(run_id, "last")) > 0
 
 
+@pytest.mark.parametrize(
+    ("section", "changes", "message"),
+    [
+        ("augment", {"spec_mask_share": 1.5}, "augment: mask_share should be .*1.5"),
+        ("optim", {"average": AverageConfig(kind="ema", ema_decay=2.0)}, "optim: ema_decay should be between 0 and 1, got 2.0"),
+    ],
+)
+def test_a_setting_out_of_range_is_named_with_its_section(
+    section: str, changes: dict[str, Any], message: str, train_config: TrainConfig, forbidden_steps: None
+) -> None:
+    with pytest.raises(UserError, match=message):
+        execute(train, replace(train_config, **{section: replace(getattr(train_config, section), **changes)}))
+
+
 def test_last_is_the_last_epoch_also_where_the_score_no_longer_rises(train_config: TrainConfig, score_stays: None) -> None:
     run_id = execute(train, replace(train_config, seed=31))
     epochs = {}
