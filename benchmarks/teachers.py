@@ -1,0 +1,64 @@
+"""What a teacher of 90 million parameters costs in every epoch against once: pairs in one run, medians, ratios.
+
+python benchmarks/teachers.py
+"""
+
+from collections.abc import Callable
+
+import torch
+from measure import machine, measure_pair
+from torch import nn
+
+from adaptf.data.batch import ClipBatch
+from adaptf.models.beats import BeatsClassifier, BeatsEncoder, BeatsFeatures
+from adaptf.models.classifier import TFSEPNET, Classifier, ModelDescription, build_classifier
+from adaptf.training.memory import keep_freed_memory
+from adaptf.training.online_teachers import online_teachers
+
+BATCH, REPEATS, CLASSES, TEACHERS = 16, 5, tuple("abcdefghij"), 3
+
+
+def main() -> None:
+    """Prints a table of medians in ms per clip."""
+    keep_freed_memory()
+    torch.manual_seed(0)
+    network = BeatsClassifier(BeatsEncoder({}), classes=len(CLASSES), freeze_encoder=True)
+    beats = Classifier(ModelDescription("beats", CLASSES), BeatsFeatures(), network).eval()
+    print(f"{machine()}, batch {BATCH}, median of {REPEATS}, ms per clip")
+    print(f"{'':58}{'plain':>9}{'adaptf':>9}{'ratio':>8}")
+    for name, plain, ours in (frozen_step(beats, network), distillation_step(beats)):
+        plain_ms, our_ms = measure_pair(plain, ours, clips=BATCH, repeats=REPEATS)
+        print(f"{name:58}{plain_ms:9.3f}{our_ms:9.3f}{plain_ms / our_ms:7.1f}x")
+
+
+def step(module: nn.Module, inputs: torch.Tensor) -> None:
+    """Forward and backward."""
+    nn.functional.cross_entropy(module(inputs), torch.zeros(len(inputs), dtype=torch.int64)).backward()
+
+
+def frozen_step(beats: Classifier, network: BeatsClassifier) -> tuple[str, Callable[[], object], Callable[[], object]]:
+    """Training the linear layer behind BEATs."""
+    waveforms, embeddings = torch.randn(BATCH, 32000), torch.randn(BATCH, network.encoder.dim)
+    return (
+        "SSL*, a step: encoder on waveforms, cached embeddings",
+        lambda: step(beats, waveforms),
+        lambda: step(network.classifier, embeddings),
+    )
+
+
+def distillation_step(beats: Classifier) -> tuple[str, Callable[[], object], Callable[[], object]]:
+    """Training TF-SepNet-64 with three teachers."""
+    student = build_classifier(ModelDescription(TFSEPNET, CLASSES)).train()
+    waveforms = torch.randn(BATCH, 32000)
+    number = torch.arange(BATCH)
+    cached = ClipBatch(waveforms, torch.zeros(BATCH, 10), torch.zeros(BATCH, TEACHERS, 10), number, number)
+    hear = online_teachers([beats] * TEACHERS)
+
+    def learn(batch: ClipBatch) -> None:
+        nn.functional.mse_loss(student(batch.x), batch.teacher_logits.mean(dim=1)).backward()
+
+    return "distill, a step: three teachers run, cached logits", lambda: learn(hear(cached)), lambda: learn(cached)
+
+
+if __name__ == "__main__":
+    main()
