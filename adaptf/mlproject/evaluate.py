@@ -1,6 +1,6 @@
 """Stage `evaluate`: the class-wise and device-wise tables on the test clips, and which differences between models stand."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -64,24 +64,36 @@ def evaluate(config: EvaluateConfig, run: StageRun) -> Result:
 def run_ids_of(config: EvaluateConfig) -> dict[str, list[str]]:
     """The runs (or the checkpoint file) of each setting."""
     if config.compare:
-        if len(set(config.compare)) < max(2, len(config.compare)):
-            raise UserError(f"compare is {', '.join(config.compare)}: two different runs and more are needed")
-        return {label_of(run_id): runs.with_all_seeds(runs.finished_run(run_id)) for run_id in config.compare}
+        return compared(config.compare)
     values = {
         TRAINED: config.train_run,
         DISTILLED: config.distill_run,
         FINETUNED: config.finetune_run,
         QUANTIZED: config.quantize_run,
     }
-    wanted = {setting: value.split(",") for setting, value in values.items() if value != NONE}
+    wanted = {setting: runs.split_ids(value) for setting, value in values.items() if value != NONE}
     if not wanted:
         raise UserError("there is nothing to evaluate: all of train_run, distill_run, finetune_run and quantize_run are 'none'")
     return wanted
 
 
-def label_of(run_id: str) -> str:
-    """What a compared run is called in the tables."""
-    return f"{runs.name_of(run_id)} {run_id[:6]}".replace("/", " ")  # it becomes a file name
+def compared(values: Sequence[str]) -> dict[str, list[str]]:
+    """The runs of each of the compared runs, one or those of all seeds, or a checkpoint file."""
+    if len(set(values)) < max(2, len(values)):
+        raise UserError(f"compare is {', '.join(values)}: two different runs and more are needed")
+    found = {
+        label_of(value): [value] if Path(value).is_file() else runs.with_all_seeds(runs.finished_run(value)) for value in values
+    }
+    if len({len(run_ids) for run_ids in found.values()}) > 1:
+        numbers = ", ".join(f"{label} has {len(run_ids)}" for label, run_ids in found.items())
+        raise UserError(f"compare: runs over seeds can be paired with as many others only: {numbers}")
+    return found
+
+
+def label_of(value: str) -> str:
+    """What a compared run is called in the tables; it becomes a file name."""
+    label = Path(value).stem if Path(value).is_file() else f"{runs.name_of(value)} {value[:6]}"
+    return label.replace("/", " ")
 
 
 def report(settings: Mapping[str, Runs], data: PreparedData, run: StageRun, *, remark: str, draws: int) -> Result:

@@ -208,6 +208,11 @@ def name_of(run_id: str) -> str:
     return str(mlflow.get_run(run_id).info.run_name)
 
 
+def split_ids(value: str) -> list[str]:
+    """Run ids separated by commas, or a file whose name may hold some."""
+    return [value] if Path(value).is_file() else value.split(",")
+
+
 def seed_runs(run: Run) -> dict[int, str]:
     """The runs by seed of their parent; empty for any other run."""
     tags = run.data.tags

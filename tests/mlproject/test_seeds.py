@@ -125,6 +125,12 @@ def test_a_run_is_not_compared_with_itself(train_config: TrainConfig, trained: s
         execute(evaluate, EvaluateConfig(prepare_run=train_config.prepare_run, compare=(first, first)))
 
 
+def test_a_run_over_seeds_is_not_compared_with_a_single_run(train_config: TrainConfig, trained: str) -> None:
+    compare = (trained, children_of(trained)[0])
+    with pytest.raises(UserError, match=r"as many others only: train_seeds .* has 3, train seed 0 .* has 1"):
+        execute(evaluate, EvaluateConfig(prepare_run=train_config.prepare_run, compare=compare))
+
+
 def test_evaluate_of_nothing_is_refused(train_config: TrainConfig) -> None:
     nothing = dict.fromkeys(("train_run", "distill_run", "finetune_run", "quantize_run"), "none")
     with pytest.raises(UserError, match="there is nothing to evaluate"):
