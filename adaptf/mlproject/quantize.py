@@ -44,6 +44,8 @@ class QuantizeConfig:
     """Training clips of the device, spread over the scenes, from which the ranges of activations are taken."""
     tolerable_loss: float = 0.01
     """Highest relative loss of macro-average accuracy on the validation clips."""
+    refuse: bool = True
+    """Ends with an error where a model loses more, is not INT8 throughout or breaks the budget; false only says so."""
     trials: int = 3
     """Calibrations that are tried until one is within the tolerance, each with half the clips of the one before."""
     min_validation_clips: int = 100
@@ -72,7 +74,7 @@ class Quantized:
 
 
 def quantize(config: QuantizeConfig, run: StageRun) -> Result:
-    """Raises UserError with the figures where a model loses too much, is not INT8 throughout or breaks the budget."""
+    """Raises UserError with the figures where a model may not go on, unless `refuse` is off."""
     data = load_prepared(run, config.prepare_run, kind=SCENES_KIND)
     models: dict[str, str] = json.loads(run.download(config.finetune_run, MODELS).read_text())
     folder = run.folder / INT8
@@ -87,13 +89,12 @@ def quantize(config: QuantizeConfig, run: StageRun) -> Result:
     (folder / DESCRIPTION).write_text(json.dumps(description, indent=1))
     table = report(found)
     table.to_csv(run.folder / REPORT)
-    problems = [problem for one in found for problem in problems_of(one, config.tolerable_loss)]
-    if problems:
-        raise UserError("not every INT8 model may go on:\n  " + "\n  ".join(problems))
+    verdict = judge(found, config)
+    print(f"{run.name}: {verdict}", flush=True)
     return Result(
         metrics={f"{column}/{device}": float(table.loc[device, column]) for device in table.index for column in METRICS},
         files={INT8: folder, REPORT: run.folder / REPORT},
-        note=f"Tolerable relative loss: {config.tolerable_loss:.1%}\n\n{as_markdown(table)}",
+        note=f"Tolerable relative loss: {config.tolerable_loss:.1%}; {verdict}\n\n{as_markdown(table)}",
     )
 
 
@@ -158,6 +159,17 @@ def complexity_of(classifier: Classifier, clip_samples: int) -> Complexity:
     with torch.no_grad():
         _, _, bands, frames = classifier.features(torch.zeros(1, clip_samples)).shape
     return measure_complexity(classifier.network, bands=bands, frames=frames)
+
+
+def judge(found: list[Quantized], config: QuantizeConfig) -> str:
+    """What is to be said of all models. Raises UserError where one may not go on and `refuse` is on."""
+    problems = [problem for one in found for problem in problems_of(one, config.tolerable_loss)]
+    if not problems:
+        return "every INT8 model may go on"
+    verdict = "not every INT8 model may go on:\n  " + "\n  ".join(problems)
+    if config.refuse:
+        raise UserError(verdict)
+    return verdict
 
 
 def problems_of(found: Quantized, tolerable_loss: float) -> list[str]:

@@ -5,8 +5,9 @@ from dataclasses import replace
 import pytest
 
 from adaptf.compression.complexity import Complexity
+from adaptf.errors import UserError
 from adaptf.mlproject import quantize
-from adaptf.mlproject.quantize import QuantizeConfig, Quantized, quantize_device
+from adaptf.mlproject.quantize import QuantizeConfig, Quantized, judge, quantize_device
 
 FOUND = Quantized("a", 0.5, 0.5, 43, 43, Complexity(1, 1, 1, 1, 1), "200 clips", 0)
 
@@ -47,3 +48,11 @@ def test_the_first_calibration_within_the_tolerance_is_kept(trials):
 
 def test_the_best_calibration_is_kept_where_none_is_within_the_tolerance(trials):
     assert trials([0.3, 0.45, 0.4]) == (0.45, "1", [40, 20, 10])
+
+
+def test_a_model_that_loses_too_much_stops_the_stage_or_is_told_where_nothing_is_deployed():
+    lossy = replace(FOUND, int8_accuracy=0.4)
+    with pytest.raises(UserError, match=r"a: accuracy falls from 0.500 to 0.400"):
+        judge([FOUND, lossy], QuantizeConfig())
+    assert "a: accuracy falls from 0.500 to 0.400" in judge([FOUND, lossy], QuantizeConfig(refuse=False))
+    assert judge([FOUND], QuantizeConfig()) == "every INT8 model may go on"
