@@ -24,6 +24,7 @@ from adaptf.mlproject.train import TrainConfig, train
 from adaptf.models.beats import BeatsEncoder
 from adaptf.models.beats_file import BeatsFileError
 from adaptf.models.checkpoint import load_classifier
+from adaptf.tracking import runs
 from adaptf.tracking.runs import STAGE, StageRun
 
 ONE_EPOCH = BeatsOptimConfig(max_epochs=1, warmup_epochs=0, batch_size=8)
@@ -62,7 +63,8 @@ def downloaded(run_id: str, artifact: str) -> Path:
 def logits_of_checkpoint(run_id: str, prepare_run: str, folder: Path) -> tuple[tuple[str, ...], np.ndarray]:
     """File names, and what the run's best checkpoint says of them."""
     best = load_classifier(downloaded(run_id, "checkpoints/best.ckpt"))
-    data = load_prepared(StageRun("x", "x", folder), prepare_run, kind=SCENES_KIND)
+    with mlflow.start_run(experiment_id=runs.experiment_id()) as reader:
+        data = load_prepared(StageRun(reader.info.run_id, "reader", folder), prepare_run, kind=SCENES_KIND)
     rows = data.learning_rows()
     return tuple(rows["filename"]), predict_logits(best, data.clip_set(rows, VALIDATION))
 
