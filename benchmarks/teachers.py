@@ -3,6 +3,7 @@
 python benchmarks/teachers.py
 """
 
+import copy
 from collections.abc import Callable
 
 import torch
@@ -52,7 +53,7 @@ def distillation_step(beats: Classifier) -> tuple[str, Callable[[], object], Cal
     waveforms = torch.randn(BATCH, 32000)
     number = torch.arange(BATCH)
     cached = ClipBatch(waveforms, torch.zeros(BATCH, 10), torch.zeros(BATCH, TEACHERS, 10), number, number)
-    hear = online_teachers([beats] * TEACHERS)
+    hear = online_teachers([copy.deepcopy(beats)] * TEACHERS)  # a copy: it is frozen for good
 
     def learn(batch: ClipBatch) -> None:
         nn.functional.mse_loss(student(batch.x), batch.teacher_logits.mean(dim=1)).backward()
