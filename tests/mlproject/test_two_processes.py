@@ -3,11 +3,13 @@
 import json
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import mlflow
 import pandas as pd
 import pytest
+import torch
 from mlflow.entities import Run
 
 from adaptf.mlproject.config import AugmentConfig
@@ -67,6 +69,19 @@ def test_each_process_draws_augmentations_of_its_own(monkeypatch: pytest.MonkeyP
     monkeypatch.setenv("LOCAL_RANK", "1")  # what Lightning gives the processes that it starts
     of_process_one = first_draws()
     assert not set(of_process_zero) & set(of_process_one)
+
+
+@pytest.mark.slow
+def test_beats_that_drops_layers_learns_on_two_processes(
+    prepared: str, environment: dict[str, str], folder: Path, golden_folder: Path, write_beats_file: Callable[..., Path]
+) -> None:
+    cfg = torch.load(golden_folder / "beats_tiny.pt", weights_only=True)["cfg"] | {"encoder_layerdrop": 0.5}
+    fields = [f"--prepare_run={prepared}", f"--beats_ssl_file={write_beats_file(folder / 'dropping.pt', cfg)}"]
+    fields += ["--optim.max_epochs=2", "--optim.warmup_epochs=0", "--optim.batch_size=2", "--trainer.accelerator=cpu"]
+    fields += ["--trainer.workers=0", "--trainer.progress_bar=false"]
+    run_to_its_end([sys.executable, "-m", "adaptf.mlproject.teacher", *fields], environment, folder)
+    (run,) = [run for run in runs_of("teacher") if run.data.tags["adaptf.teacher_model"] == "beats"]
+    assert len(mlflow.MlflowClient().get_metric_history(run.info.run_id, "train/loss")) == 2
 
 
 @pytest.mark.slow
