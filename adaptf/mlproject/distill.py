@@ -19,6 +19,7 @@ from adaptf.mlproject.fitting import (
     checkpoint_of,
     fitted_result,
     scene_measures,
+    settings_of,
     tfsepnet_description,
     train_classifier,
 )
@@ -117,10 +118,8 @@ def distillation_loss(config: LossConfig, *, teachers: int) -> DistillationLoss:
         reduction=config.reduction,
         ensemble=Ensemble(config.teacher_weights, config.teacher_temperatures),
     )
-    try:
+    with settings_of("loss.teacher_weights or loss.teacher_temperatures"):
         loss.teacher(torch.zeros(1, teachers, 1))
-    except ValueError as error:
-        raise UserError(f"loss.teacher_weights or loss.teacher_temperatures: {error}") from error
     return loss
 
 

@@ -20,6 +20,8 @@ from adaptf.tracking import runs
 from adaptf.tracking.runs import NONE, Result, StageRun
 
 TRAINED, DISTILLED, FINETUNED, QUANTIZED = "trained", "distilled", "per device", "per device INT8"
+SETTINGS = {"train_run": TRAINED, "distill_run": DISTILLED, "finetune_run": FINETUNED, "quantize_run": QUANTIZED}
+"""Field of the configuration -> what the tables call it."""
 TABLES = "tables.txt"
 TABLES_FOLDER = "tables"
 
@@ -46,8 +48,8 @@ class EvaluateConfig:
     """Where float models run: cpu, gpu, ... or auto. INT8 models run on the CPU."""
 
     def __post_init__(self) -> None:
-        for setting in ("train_run", "distill_run", "finetune_run", "quantize_run") if self.compare else ():
-            object.__setattr__(self, setting, NONE)
+        for field in SETTINGS if self.compare else ():
+            object.__setattr__(self, field, NONE)
 
 
 def evaluate(config: EvaluateConfig, run: StageRun) -> Result:
@@ -65,12 +67,7 @@ def run_ids_of(config: EvaluateConfig) -> dict[str, list[str]]:
     """The runs (or the checkpoint file) of each setting."""
     if config.compare:
         return compared(config.compare)
-    values = {
-        TRAINED: config.train_run,
-        DISTILLED: config.distill_run,
-        FINETUNED: config.finetune_run,
-        QUANTIZED: config.quantize_run,
-    }
+    values = {setting: getattr(config, field) for field, setting in SETTINGS.items()}
     wanted = {setting: runs.split_ids(value) for setting, value in values.items() if value != NONE}
     if not wanted:
         raise UserError("there is nothing to evaluate: all of train_run, distill_run, finetune_run and quantize_run are 'none'")
@@ -176,7 +173,7 @@ def metrics_of(settings: Mapping[str, Runs], data: PreparedData) -> dict[str, fl
 
 def origin_of_teachers(config: EvaluateConfig) -> str:
     """Which teachers stand behind the distilled models; a small one is named, because it is no BEATs."""
-    if config.compare or config.distill_run == NONE or Path(config.distill_run).is_file():
+    if config.distill_run == NONE or Path(config.distill_run).is_file():
         return ""
     first = config.distill_run.split(",")[0]
     run_ids = runs.upstream_of(first, "distill", "teacher_runs").split(",")

@@ -11,11 +11,8 @@ from adaptf.mlproject.config import DataConfig, MelConfig, ModelConfig, TrainerC
 from adaptf.mlproject.dataset import SCENES_KIND, load_prepared
 from adaptf.mlproject.distill import DistillConfig, distill
 from adaptf.mlproject.evaluate import (
-    DISTILLED,
-    FINETUNED,
-    QUANTIZED,
+    SETTINGS,
     TABLES,
-    TRAINED,
     EvaluateConfig,
     evaluate,
     origin_of_teachers,
@@ -181,8 +178,7 @@ def report_over_seeds(config: MainConfig, children: Mapping[int, str], run: Stag
     """The tables of `evaluate` over the predictions of all seeds."""
     tags = [mlflow.get_run(run_id).data.tags for run_id in children.values()]
     settings = {
-        setting: [read_predictions(run, one[f"{DONE}evaluate"], setting) for one in tags]
-        for setting in (TRAINED, DISTILLED, FINETUNED, QUANTIZED)
+        setting: [read_predictions(run, one[f"{DONE}evaluate"], setting) for one in tags] for setting in SETTINGS.values()
     }
     data = load_prepared(run, tags[0][f"{DONE}prepare_scenes"], kind=SCENES_KIND)
     teachers = origin_of_teachers(EvaluateConfig(distill_run=tags[0][f"{DONE}distill"]))

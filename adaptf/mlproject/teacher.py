@@ -210,7 +210,9 @@ def embedded(
 def encoder_digest(config: TeacherConfig) -> str:
     """Of all that makes an embedding from a clip: the BEATs file, the code of features and encoder, the libraries under it."""
     code = (inspect.getsource(module) for module in (kaldi_mel, fbank, beats))
-    return digest(beats_digest(config), *code, *(version(package) for package in ("torch", "torchaudio", "speechbrain")))
+    return digest(
+        sha256_of(Path(beats_file(config))), *code, *(version(package) for package in ("torch", "torchaudio", "speechbrain"))
+    )
 
 
 def beats_classifier(config: TeacherConfig, classes: tuple[str, ...]) -> tuple[Classifier, BeatsClassifier]:

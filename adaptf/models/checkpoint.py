@@ -93,7 +93,7 @@ def load_classifier(path: Path, *, public_description: ModelDescription | None =
 def load_network_weights(network: nn.Module, path: Path) -> int:
     """Loads the weights that `save_weights` wrote into a network of the same shape, and returns their epoch."""
     content = read_checkpoint(path)
-    network.load_state_dict({name.removeprefix(NETWORK_PREFIX): tensor for name, tensor in content["state_dict"].items()})
+    network.load_state_dict(_network_weights(content["state_dict"]))
     return int(content["epoch"])
 
 
@@ -151,5 +151,9 @@ def _read_network(path: Path, public_description: ModelDescription | None) -> tu
         raise CheckpointError(f"{path} is neither a checkpoint of adaptf nor of easy_dcase_task1")
     stored = content[DESCRIPTION]
     description = ModelDescription(**(stored | {"classes": tuple(stored["classes"])}))
-    weights = {name.removeprefix(NETWORK_PREFIX): tensor for name, tensor in state.items() if name.startswith(NETWORK_PREFIX)}
-    return description, weights
+    return description, _network_weights(state)
+
+
+def _network_weights(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The network's tensors, by their names in the network."""
+    return {name.removeprefix(NETWORK_PREFIX): tensor for name, tensor in state.items() if name.startswith(NETWORK_PREFIX)}
