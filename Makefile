@@ -5,6 +5,7 @@ DEMO ?= demo_data
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 export MLFLOW_TRACKING_URI := $(STORE)
 export MLFLOW_DISABLE_TELEMETRY := true
+export MLFLOW_ALLOW_PICKLE_DESERIALIZATION := false
 export PYTHONUNBUFFERED := 1
 
 .PHONY: install demo test lint ui serve clean
@@ -34,6 +35,11 @@ lint: install
 
 ui: install
 	mlflow ui --host 127.0.0.1 --port 5000 --backend-store-uri $(STORE)
+
+# The router in production, which takes up what is promoted: scenes at port 5001, /health, /version and /metrics at port 5002.
+serve: install
+	SERVING_MODEL_CONFIG='{"live": true, "metrics_port": 5002}' mlflow models serve --env-manager local \
+		--model-uri models:/adaptf-router@production --host 127.0.0.1 --port 5001
 
 # Builds and caches only. The store (mlflow.db and its artifacts) goes after a question that is answered with 'yes'.
 clean:

@@ -17,6 +17,10 @@ MAX_MACS = 30_000_000
 class Complexity:
     """A network's costs; `model_bytes` and `macs` are held to the challenge's limits."""
 
+    bands: int
+    """Of one clip's log-mel."""
+    frames: int
+    """Of one clip's log-mel. With 65 instead of 64 the operations of TF-SepNet-64 break the limit."""
     parameters: int
     """Of the float network, batch normalization included."""
     macs: int
@@ -39,6 +43,8 @@ def measure_complexity(network: nn.Module, *, bands: int, frames: int) -> Comple
     clip = torch.zeros(1, 1, bands, frames)  # torchinfo's own would be drawn at random
     counted = torchinfo.summary(deepcopy(network).cpu(), input_data=clip, mode="eval", verbose=0)
     return Complexity(
+        bands=bands,
+        frames=frames,
         parameters=sum(parameter.numel() for parameter in network.parameters()),
         macs=counted.total_mult_adds,
         model_bytes=weights + 2 * biases,

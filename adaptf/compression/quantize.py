@@ -1,49 +1,191 @@
 """Static INT8 quantization by Intel Neural Compressor. The router needs none of it: loading is apart, in `int8.py`."""
 
-import itertools
 import operator
 import warnings
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from copy import deepcopy
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
 from torch.export import Dim, ExportedProgram
 
-from adaptf.compression.int8 import CONVOLUTION, errors_only
+from adaptf.compression.bias_correction import BIAS, correct_biases
+from adaptf.compression.int8 import CONVOLUTION, errors_only, for_running, save_int8
+from adaptf.compression.openvino_form import save_openvino
+from adaptf.compression.runtime import openvino_file
 from adaptf.errors import UserError
 from adaptf.models.residual_normalization import ResidualNormalization
+from adaptf.models.tfsepnet import TfSepNet
+from adaptf.models.unshuffled import unshuffled
 
 DYNAMIC_BATCH = ({0: Dim("batch", min=1)},)
 """Of (batch, 1, bands, frames)."""
+CORRECTION_CLIPS = 256
+"""Calibration clips from which biases are corrected, at most: they are run at once."""
+TINY = 1e-9
+"""Neural Compressor divides by the float network's score."""
+
+Score = Callable[[Callable[[Tensor], Tensor]], float]
+"""How good a network (log-mel -> logits) is: higher is better."""
 
 
-def quantize_int8(network: nn.Module, calibration: Iterable[Tensor]) -> ExportedProgram:
-    """A static INT8 program of a network: log-mel (batch, 1, bands, frames) -> logits (batch, classes), any batch size.
+@dataclass(frozen=True)
+class Ranges:
+    """How the ranges of activations are taken from the calibration clips."""
 
-    Each convolution gets INT8 weights with a scale per output channel, an FP16 bias with the batch normalization folded
-    in, and UINT8 input; all else stays float. The ranges of the inputs come from the batches of log-mels in
-    `calibration`, whatever their order. The network itself is left as it was.
+    observer: str
+    """kl: by a histogram, where rare extremes are cut off if that costs less than coarse steps; minmax: a moving average of
+    each batch's extremes."""
+    symmetric: bool
+    """Whether zero lies in the middle; otherwise all 256 steps lie where the values do."""
 
-    Raises ValueError without a calibration batch, or where two batches hold clips of different shapes.
+    def __str__(self) -> str:
+        return f"{self.observer}, {'symmetric' if self.symmetric else 'asymmetric'}"
+
+
+CANDIDATES = (Ranges("kl", False), Ranges("minmax", False), Ranges("kl", True), Ranges("minmax", True))
+"""In the order in which they are tried (docs/int8.md)."""
+
+
+@dataclass(frozen=True)
+class Int8Graph:
+    """A quantized network whose weights are still kept as floats, and how it came about."""
+
+    graph: fx.GraphModule
+    clip_shape: tuple[int, ...]
+    """(1, bands, frames)"""
+    ranges: Ranges
+    trials: int
+    """Candidates that were tried."""
+
+    def program(self) -> ExportedProgram:
+        """The reference: log-mel (batch, 1, bands, frames) -> logits (batch, classes), INT8 weights and FP16 biases alone."""
+        return packed(self.graph, self.clip_shape)
+
+
+def tune_int8(
+    network: nn.Module,
+    calibration: Sequence[Tensor],
+    score: Score,
+    *,
+    tolerable_loss: float,
+    candidates: Sequence[Ranges] = CANDIDATES,
+) -> Int8Graph:
+    """The first candidate that loses at most a share of the float network's score, or the best where none does.
+
+    Each convolution gets INT8 weights with a scale per output channel, a bias of FP16 values with the batch normalization
+    folded in, and UINT8 input; all else stays float. The ranges of the inputs and the corrections of the biases come from the
+    batches of log-mels (batch, 1, bands, frames) in `calibration`. The network is left as it was. It is quantized without
+    channel shuffles (`unshuffled`).
+
+    Raises UserError without a calibration batch, where two hold clips of different shapes, or without candidates.
     """
-    batches = iter(calibration)
-    first = next(batches, None)
-    if first is None:
-        raise UserError("calibration should hold at least one batch of log-mels (batch, 1, bands, frames), got none")
-    example = (torch.zeros(2, *first.shape[1:]),)  # a batch of one would make the batch size static
-    with errors_only(), warnings.catch_warnings(), torch.no_grad():
-        warnings.filterwarnings("ignore", message="The input of maxpool2d is not quantized")
+    clip_shape = shape_of_clips(calibration)
+    if not candidates:
+        raise UserError("at least one way to take the ranges of activations should be tried, got none")
+    served, example = serving_form(network), example_of(clip_shape)
+    scores: list[float] = []
+    finished: list[fx.GraphModule] = []
+
+    def evaluate(graph: fx.GraphModule) -> float:
+        if scores:  # the float network comes first
+            finish(graph, calibration)
+            finished.append(graph)
+        scores.append(max(score(for_running(graph) if finished else graph), TINY))
+        return scores[-1]
+
+    with quietly(), torch.no_grad():
+        from neural_compressor.torch.quantization import TuningConfig, autotune
+
+        configurations = [configuration(served, one) for one in candidates]
+        graph = autotune(
+            traced(served, example),
+            TuningConfig(configurations, tolerable_loss=tolerable_loss, max_trials=len(candidates)),
+            eval_fn=evaluate,
+            run_fn=lambda observed: run(observed, calibration),
+            example_inputs=example,
+        )
+    if not any(graph is one for one in finished):  # the best was not the last one, and has been quantized anew
+        finish(graph, calibration)
+    baseline, *tried = scores
+    within = (place for place, one in enumerate(tried) if baseline - one <= tolerable_loss * baseline)
+    best = next(within, tried.index(max(tried)))
+    return Int8Graph(graph, clip_shape, candidates[best], len(tried))
+
+
+def quantize_int8(network: nn.Module, calibration: Sequence[Tensor], ranges: Ranges = CANDIDATES[0]) -> Int8Graph:
+    """What `tune_int8` makes of one candidate, whatever it loses."""
+    clip_shape = shape_of_clips(calibration)
+    served, example = serving_form(network), example_of(clip_shape)
+    with quietly(), torch.no_grad():
         from neural_compressor.torch.quantization import convert, prepare
 
-        observed = prepare(traced(network, example), configuration(network), example_inputs=example)
-        for clips in itertools.chain([first], batches):
-            if clips.shape[1:] != first.shape[1:]:
-                shapes = f"{tuple(clips.shape)} after {tuple(first.shape)}"
-                raise UserError(f"calibration batches should hold clips of one shape, got {shapes}")
-            observed(clips.cpu())
-        return packed(convert(observed), example)
+        observed = prepare(traced(served, example), configuration(served, ranges), example_inputs=example)
+        run(observed, calibration)
+        graph = convert(observed)
+    finish(graph, calibration)
+    return Int8Graph(graph, clip_shape, ranges, 1)
+
+
+def serving_form(network: nn.Module) -> nn.Module:
+    """What is quantized: an equal network that runs faster, where one is known."""
+    return unshuffled(network) if isinstance(network, TfSepNet) else network
+
+
+def example_of(clip_shape: tuple[int, ...]) -> tuple[Tensor]:
+    """Two clips of silence: one alone would make the size of the batch static."""
+    return (torch.zeros(2, *clip_shape),)
+
+
+def run(network: nn.Module, batches: Iterable[Tensor]) -> None:
+    """Shows a network log-mels."""
+    for clips in batches:
+        network(clips.cpu())
+
+
+def finish(graph: fx.GraphModule, calibration: Sequence[Tensor]) -> None:
+    """What is ours on top of Neural Compressor: corrected biases, which both forms keep as the same FP16 values."""
+    correct_biases(graph, torch.cat(list(calibration))[:CORRECTION_CLIPS])
+    for convolution in graph.graph.find_nodes(op="call_function", target=CONVOLUTION):
+        for bias in convolution.all_input_nodes[BIAS:]:
+            values = operator.attrgetter(str(bias.target))(graph)
+            values.data = values.data.half().float()
+
+
+@contextmanager
+def quietly() -> Iterator[None]:
+    """Keeps back what the quantizing libraries say and warn of below an error."""
+    with errors_only(), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="The input of maxpool2d is not quantized")
+        warnings.filterwarnings("ignore", category=FutureWarning, module="copyreg")
+        yield
+
+
+def save_forms(quantized: Int8Graph, path: Path) -> ExportedProgram:
+    """Writes the .pt2 file and, where OpenVINO is installed, its form beside it; returns the program of the former."""
+    try:
+        save_openvino(quantized.graph, quantized.clip_shape, openvino_file(path))
+    except ImportError:
+        print(f"OpenVINO is not installed: {path.name} will run as it is", flush=True)
+    program = quantized.program()
+    save_int8(program, path)
+    return program
+
+
+def shape_of_clips(calibration: Sequence[Tensor]) -> tuple[int, ...]:
+    """(1, bands, frames)"""
+    if not calibration:
+        raise UserError("calibration should hold at least one batch of log-mels (batch, 1, bands, frames), got none")
+    first = calibration[0]
+    for clips in calibration:
+        if clips.shape[1:] != first.shape[1:]:
+            shapes = f"{tuple(clips.shape)} after {tuple(first.shape)}"
+            raise UserError(f"calibration batches should hold clips of one shape, got {shapes}")
+    return tuple(first.shape[1:])
 
 
 def traced(network: nn.Module, example: tuple[Tensor, ...]) -> fx.GraphModule:
@@ -54,12 +196,11 @@ def traced(network: nn.Module, example: tuple[Tensor, ...]) -> fx.GraphModule:
     return graph
 
 
-def configuration(network: nn.Module) -> Any:
-    """Neural Compressor's configuration: INT8 weights per channel, inputs ranged by histogram."""
+def configuration(network: nn.Module, ranges: Ranges) -> Any:
+    """Neural Compressor's configuration: INT8 weights per channel, activations as the ranges say."""
     from neural_compressor.torch.quantization import INT8StaticQuantConfig
 
-    # "minmax" is a moving average that hardly moves after the first batch: the order of the clips would decide.
-    config = INT8StaticQuantConfig(w_granularity="per_channel", act_algo="kl")
+    config = INT8StaticQuantConfig(w_granularity="per_channel", act_algo=ranges.observer, act_sym=ranges.symmetric)
     # The quantizer takes products too, here of the statistics: 1 / std may reach 316, too far for 256 steps.
     in_float = INT8StaticQuantConfig(w_dtype="fp32", act_dtype="fp32")
     for name, module in network.named_modules():
@@ -68,15 +209,17 @@ def configuration(network: nn.Module) -> Any:
     return config
 
 
-def packed(graph: fx.GraphModule, example: tuple[Tensor, ...]) -> ExportedProgram:
+def packed(graph: fx.GraphModule, clip_shape: tuple[int, ...]) -> ExportedProgram:
     """A converted graph whose weights are kept as INT8 and biases as FP16, with nothing beside them."""
     from torchao.quantization.pt2e.constant_fold import constant_fold
 
+    with quietly():
+        graph = deepcopy(graph)
     constant_fold(graph)
     for convolution in graph.graph.find_nodes(op="call_function", target=CONVOLUTION):
         keep_bias_as_fp16(graph, convolution)
     graph = fx.GraphModule(graph, graph.graph)  # takes along what the graph reads: the float weights stay behind
-    program = torch.export.export(graph, example, dynamic_shapes=DYNAMIC_BATCH, strict=False)
+    program = torch.export.export(graph, example_of(clip_shape), dynamic_shapes=DYNAMIC_BATCH, strict=False)
     program.example_inputs = None
     for node in program.graph.nodes:  # stack traces are half of a file, and tell where the code lies on this machine
         node.meta = {key: node.meta[key] for key in node.meta.keys() & {"val"}}

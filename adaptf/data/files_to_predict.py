@@ -1,6 +1,7 @@
 """Files to predict: a TAU evaluation set or a CSV with filename and, if known, device."""
 
 from concurrent.futures import ThreadPoolExecutor
+from itertools import count
 from pathlib import Path
 
 import pandas as pd
@@ -12,6 +13,7 @@ from adaptf.data.tables import read_strings
 
 EVALUATION_LIST = "evaluation_setup/test.csv"
 """filename<TAB>device_id; some of the devices are called `unknown`."""
+ROWS_AT_ONCE = 4096
 
 
 def read_files_to_predict(path: Path) -> tuple[pd.DataFrame, Path]:
@@ -39,9 +41,12 @@ def read_files_to_predict(path: Path) -> tuple[pd.DataFrame, Path]:
 
 def check_files(table: pd.DataFrame, root: Path, *, source: str, threads: int = 4) -> None:
     """Raises DataError that names the files which are missing or are no audio by their headers."""
-
-    names = list(table["filename"])
+    problems = []
     with ThreadPoolExecutor(threads) as pool:
-        found = zip(names, pool.map(lambda name: seconds_or_problem(root / name), names), strict=True)
-        problems = [f"row {row}, {name}: {what}" for row, (name, what) in enumerate(found, FIRST_ROW) if isinstance(what, str)]
+        for start in range(0, len(table), ROWS_AT_ONCE):  # a row that waits takes 2 kB
+            names = list(table["filename"].iloc[start : start + ROWS_AT_ONCE])
+            found = pool.map(lambda name: seconds_or_problem(root / name), names)
+            for row, name, what in zip(count(start + FIRST_ROW), names, found, strict=False):
+                if isinstance(what, str):
+                    problems.append(f"row {row}, {name}: {what}")
     raise_problems(problems, of=source)

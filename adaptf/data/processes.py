@@ -9,9 +9,9 @@ import threading
 from concurrent.futures import ProcessPoolExecutor
 
 
-def process_pool(workers: int) -> ProcessPoolExecutor:
-    """A pool whose processes are copies of this one where the system makes copies safely, else fresh ones."""
-    context = multiprocessing.get_context("fork" if sys.platform == "linux" else "spawn")
+def process_pool(workers: int, *, fresh: bool = False) -> ProcessPoolExecutor:
+    """A pool whose processes are copies of this one where the system makes copies safely, else (or if asked for) fresh ones."""
+    context = multiprocessing.get_context("fork" if sys.platform == "linux" and not fresh else "spawn")
     return ProcessPoolExecutor(workers, mp_context=context, initializer=_end_with_parent)
 
 

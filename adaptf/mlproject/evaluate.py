@@ -133,9 +133,13 @@ def predictions_name(setting: str, place: int) -> str:
     return f"predictions {setting}{f' {place}' if place else ''}.csv"
 
 
-def read_predictions(run: StageRun, evaluated: str, setting: str) -> pd.DataFrame:
-    """Predictions of a setting with one run, from another run of `evaluate`."""
-    path = run.download(evaluated, f"{TABLES_FOLDER}/{predictions_name(setting, 0)}")
+def read_predictions(run: StageRun, evaluated: str, setting: str, place: int = 0) -> pd.DataFrame:
+    """Predictions of a setting's only run, or of that at a place among several, from another run of `evaluate`."""
+    return read_prediction_table(run.download(evaluated, f"{TABLES_FOLDER}/{predictions_name(setting, place)}"))
+
+
+def read_prediction_table(path: Path) -> pd.DataFrame:
+    """A file of predictions; names such as 'nan' stay text."""
     text = {name: str for name in ("filename", "scene", "device", "location", "predicted")}
     return pd.read_csv(path, dtype=text, keep_default_na=False)
 

@@ -23,7 +23,7 @@ from adaptf.mlproject.finetune import FinetuneConfig, finetune
 from adaptf.mlproject.predict import PredictConfig, files_digest, predict
 from adaptf.mlproject.prepare import PrepareConfig, data_digest, prepare
 from adaptf.mlproject.pretrain import PretrainConfig, pretrain
-from adaptf.mlproject.promote import PROMOTED, PromoteConfig, promote
+from adaptf.mlproject.promote import PROMOTED, PromoteConfig, check_reason, promote, unlike_any_other
 from adaptf.mlproject.quantize import QuantizeConfig, quantize
 from adaptf.mlproject.register import RegisterConfig, register
 from adaptf.mlproject.seeds import Study
@@ -130,8 +130,8 @@ def main(config: MainConfig, run: StageRun) -> Result:
     )
     promoted = NONE
     if config.deploy:
-        registered = step(register, replace(config.register, quantize_run=quantized))
-        promoted = step(promote, replace(config.promote, register_run=registered))
+        registered = step(register, replace(config.register, quantize_run=quantized, evaluate_run=done["evaluate"]))
+        promoted = step(promote, replace(config.promote, register_run=registered), inputs=unlike_any_other)
         if config.predict.files != NONE:
             step(predict, config.predict, inputs=files_digest)
     rows = "\n".join(f"| {name} | {run_id} |" for name, run_id in done.items())
@@ -200,6 +200,7 @@ def check(config: MainConfig) -> str:
         raise UserError(
             "main evaluates the runs that it makes: evaluate.compare is for the stage alone (mlflow run . -e evaluate)"
         )
+    check_reason(config.promote)
     digests = [data_digest(PrepareConfig(config.data))]
     if config.audioset.root != NONE:
         digests.append(data_digest(PrepareConfig(replace(config.data, root=config.audioset.root))))

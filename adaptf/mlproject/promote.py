@@ -1,21 +1,32 @@
 """Stage `promote`: puts versions into production once they have passed the gates."""
 
 import json
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from uuid import uuid4
 
 import mlflow
-from mlflow.exceptions import MlflowException
 
-from adaptf.compression.complexity import MAX_BYTES, MAX_MACS
 from adaptf.errors import UserError
+from adaptf.mlproject import gates
 from adaptf.mlproject.config import upstream
 from adaptf.mlproject.register import VERSIONS
 from adaptf.mlproject.stage import run_stage
-from adaptf.tracking import registry
-from adaptf.tracking.runs import Result, StageRun
+from adaptf.tracking import production, registry, runs
+from adaptf.tracking.runs import NONE, Result, StageRun
 
 PROMOTED = "adaptf.promoted."
 """Begin of a tag per promoted model, whose value is the version."""
+REPLACED = "adaptf.replaced."
+"""Begin of a tag per promoted model: the version that was in production before, or `none`."""
+REASON, OVERRIDDEN, MOVED_BY = "adaptf.reason", "adaptf.overridden", "adaptf.promote_run"
+"""Tags of the run and of the version; the last, of the version alone, is the run that put it into production."""
+LONGEST_TAG = 5000
+GATES = "gates.csv"
+"""Artifact: how each version compares with the one in production."""
+REGISTERED = "registered"
 
 
 @dataclass(frozen=True)
@@ -24,66 +35,117 @@ class PromoteConfig:
 
     device: str = "all"
     """A device, `router`, or `all`: every model of the `register` run and the router."""
-    version: str = "registered"
+    version: str = REGISTERED
     """Version number; `registered`: the one that the `register` run made."""
     register_run: str = upstream("register")
     """Run of `register`."""
     tolerable_loss: float = 0.01
     """Gate: highest relative loss of accuracy by quantization."""
+    force: bool = False
+    """Promotes in spite of the gates of INT8 loss and of the comparison with production. Needs a reason."""
+    reason: str = ""
+    """Why; kept with the run and the version."""
 
 
 def promote(config: PromoteConfig, run: StageRun) -> Result:
-    """Checks all versions before it promotes any."""
-    wanted = versions_to_promote(config, run)
-    problems = [problem for name, version in wanted.items() for problem in gate(name, version, config.tolerable_loss)]
-    if problems:
-        raise UserError("nothing was promoted:\n  " + "\n  ".join(problems))
-    for name, version in wanted.items():
-        registry.promote(name, version)
-        print(f"{run.name}: {name} version {version} is in production", flush=True)
-    lines = "\n".join(f"| {name} | {version} |" for name, version in wanted.items())
-    return Result(
-        tags={f"{PROMOTED}{name}": version for name, version in wanted.items()},
-        note=f"In production:\n\n| model | version |\n|---|---:|\n{lines}",
-    )
+    """Checks all versions before it promotes any. Raises UserError with what the gates say where one may not go on."""
+    check_reason(config)
+    with TemporaryDirectory() as folder:  # apart: no other run goes on with what this one downloads
+        scratch = replace(run, folder=Path(folder))
+        wanted = versions_to_promote(config, scratch)
+        verdict = gates.judge(wanted, scratch, tolerable_loss=config.tolerable_loss)
+        for found in verdict.comparisons:
+            print(f"{run.name}: {found}", flush=True)
+        table = Path(folder) / GATES
+        gates.table_of(verdict.comparisons).to_csv(table, index=False)
+        runs.log_result(Result(metrics=differences_of(verdict.comparisons), files={GATES: table}))
+    if verdict.refusals or (verdict.objections and not config.force):
+        refused = refusal(verdict)
+        runs.log_result(Result(note=refused))
+        raise UserError(refused)
+    compared = "\n".join(f"- {found}" for found in verdict.comparisons)
+    return move(wanted, run, reason=config.reason, overridden=verdict.objections, remark=compared)
+
+
+def check_reason(config: PromoteConfig) -> None:
+    """Raises UserError where something is forced without one."""
+    if config.force and not config.reason.strip():
+        raise UserError("promote.force needs a reason, which is kept with the version: give -P reason='why' too")
+
+
+def unlike_any_other(config: object) -> str:
+    """A digest for `execute` that no other run has: production changes outside of the settings, so no earlier promotion or
+    rollback stands for this one."""
+    return uuid4().hex
 
 
 def versions_to_promote(config: PromoteConfig, run: StageRun) -> dict[str, str]:
     """Registered model -> version."""
+    if config.version != REGISTERED and config.device == "all":
+        raise UserError(f"version {config.version} needs a device: give -P device=<device> or device=router too")
+    if config.version != REGISTERED:
+        return {model_name(config.device): config.version}
+    if config.register_run == NONE:
+        raise UserError("there is nothing to promote: give a register_run, or a device and a version")
     registered: dict[str, str] = json.loads(run.download(config.register_run, VERSIONS).read_text())
     if config.device == "all":
-        if config.version != "registered":
-            raise UserError(f"version {config.version} needs a device: give -P device=<device> or device=router too")
         return registered
-    name = registry.ROUTER_NAME if config.device == "router" else registry.device_model_name(config.device)
-    if config.version != "registered":
-        return {name: config.version}
+    name = model_name(config.device)
     if name not in registered:
         raise UserError(f"register run {config.register_run} has no model {name}; it has {', '.join(registered)}")
     return {name: registered[name]}
 
 
-def gate(name: str, version: str, tolerable_loss: float) -> list[str]:
-    """Why a version may not go into production; empty where it may. The router is as good as the models in it."""
-    try:
-        tags = mlflow.MlflowClient().get_model_version(name, version).tags
-    except MlflowException:
-        return [f"{name} has no version {version}"]
-    if name == registry.ROUTER_NAME:
-        return []
-    limits = {
-        "adaptf.relative_loss": (100 * tolerable_loss, "percent relative loss by quantization"),
-        "adaptf.macs": (MAX_MACS, "MACs"),
-        "adaptf.model_bytes": (MAX_BYTES, "bytes"),
+def model_name(device: str) -> str:
+    """Registered model of a device, or of `router`."""
+    return registry.ROUTER_NAME if device == "router" else registry.device_model_name(device)
+
+
+def differences_of(comparisons: list[gates.Comparison]) -> dict[str, float]:
+    """The differences to production, in points, and their intervals, as metrics."""
+    return {
+        f"difference {end}/{found.name}": 100 * float(getattr(found.difference, end))
+        for found in comparisons
+        if found.difference
+        for end in ("mean", "low", "high")
     }
-    problems = []
-    for tag, (limit, what) in limits.items():
-        if tag not in tags:
-            problems.append(f"{name} version {version} has no tag {tag}: it was not registered by `register`")
-        elif float(tags[tag]) > limit:
-            problems.append(f"{name} version {version}: {float(tags[tag]):,.10g} {what}, at most {limit:,.10g} are allowed")
-    return problems
+
+
+def refusal(verdict: gates.Verdict) -> str:
+    """Why nothing was promoted, and what can be done about it."""
+    text = "\n  ".join(["nothing was promoted:", *verdict.refusals, *verdict.objections])
+    if verdict.refusals:
+        return text
+    return f"{text}\nTo promote in spite of it: -P force=true -P reason='why' (in main: promote.force, promote.reason)"
+
+
+def move(
+    wanted: Mapping[str, str],
+    run: StageRun,
+    put: Callable[[str, str], object] = production.promote,
+    *,
+    reason: str,
+    overridden: Sequence[str] = (),
+    remark: str = "",
+) -> Result:
+    """Puts versions into production, and writes with them and with the run what moved, why, and in spite of what."""
+    kept = {REASON: reason.strip(), OVERRIDDEN: "\n".join(overridden)}
+    kept = {tag: text[:LONGEST_TAG] for tag, text in kept.items() if text}
+    former = {name: production.production_or_none(name) or NONE for name in wanted}
+    client = mlflow.MlflowClient()
+    for name, version in wanted.items():
+        for tag, text in (kept | {MOVED_BY: run.run_id}).items():
+            client.set_model_version_tag(name, version, tag, text)
+        put(name, version)
+        # One by one: where a later one breaks off, the run tells what has moved.
+        mlflow.set_tags({f"{PROMOTED}{name}": version, f"{REPLACED}{name}": former[name]})
+        print(f"{run.name}: {name} version {version} is in production (before: {former[name]})", flush=True)
+    lines = "\n".join(f"| {name} | {former[name]} | {version} |" for name, version in wanted.items())
+    note = [f"| model | before | in production |\n|---|---:|---:|\n{lines}", remark]
+    note += [f"**Reason:** {reason.strip()}"] if reason.strip() else []
+    note += ["**Forced, in spite of:**\n\n" + "\n".join(f"- {problem}" for problem in overridden)] if overridden else []
+    return Result(tags=kept, note="\n\n".join(part for part in note if part))
 
 
 if __name__ == "__main__":
-    run_stage(promote, PromoteConfig)
+    run_stage(promote, PromoteConfig, inputs=unlike_any_other)

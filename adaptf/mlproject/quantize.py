@@ -1,8 +1,11 @@
-"""Stage `quantize`: an INT8 model for each device, saved, loaded again and judged before it may go on."""
+"""Stage `quantize`: an INT8 model for each device, saved, loaded again by a fresh process and judged before it may go on."""
 
 import json
-from dataclasses import asdict, dataclass
+import math
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -10,16 +13,20 @@ import torch
 from torch import Tensor
 
 from adaptf.compression.complexity import Complexity, measure_complexity, over_budget
-from adaptf.compression.int8 import int8_convolutions, load_int8, save_int8
-from adaptf.compression.quantize import quantize_int8
+from adaptf.compression.fresh_process import FreshProcess, fresh_process, median_ms
+from adaptf.compression.int8 import int8_convolutions
+from adaptf.compression.quantize import save_forms, tune_int8
+from adaptf.compression.runtime import OPENVINO, PT2, remove_openvino, why_no_openvino
 from adaptf.data.clip_set import ClipSet
 from adaptf.data.clips import TRAIN, UNKNOWN
 from adaptf.errors import UserError
+from adaptf.evaluation.predict import predict_logits
+from adaptf.evaluation.scores import macro_accuracy, prediction_table
 from adaptf.evaluation.tables import as_markdown
 from adaptf.mlproject.config import upstream
 from adaptf.mlproject.dataset import DATA_KIND, SCENES_KIND, PreparedData, load_prepared
 from adaptf.mlproject.finetune import MODELS
-from adaptf.mlproject.finetune_device import validation_clips, validation_score
+from adaptf.mlproject.finetune_device import validation_clips
 from adaptf.mlproject.fitting import checkpoint_of, tfsepnet_description
 from adaptf.mlproject.stage import run_stage
 from adaptf.models.checkpoint import load_classifier
@@ -28,6 +35,8 @@ from adaptf.tracking.runs import Result, StageRun
 
 INT8 = "int8"
 REPORT = "quantization.csv"
+VALIDATION_PREDICTIONS = "validation"
+"""Artifact folder: by device what the INT8 model made of the clips that it was judged on."""
 DESCRIPTION = "description.json"
 CALIBRATION_BATCH = 32
 
@@ -41,17 +50,34 @@ class QuantizeConfig:
     finetune_run: str = upstream("finetune")
     """Run of `finetune` that holds the devices' models."""
     calibration_clips: int = 256
-    """Training clips of the device, spread over the scenes, from which the ranges of activations are taken."""
+    """Training clips of the device, spread over the scenes, from which the ranges of activations are taken; for `unknown`
+    spread over the devices too."""
     tolerable_loss: float = 0.01
     """Highest relative loss of macro-average accuracy on the validation clips."""
     refuse: bool = True
     """Ends with an error where a model loses more, is not INT8 throughout or breaks the budget; false only says so."""
-    trials: int = 3
-    """Calibrations that are tried until one is within the tolerance, each with half the clips of the one before."""
+    same_class_share: float = 0.995
+    """Share of the validation clips, or all but one of them, on which the OpenVINO form must say the same scene as the .pt2
+    file; else the .pt2 file serves."""
     min_validation_clips: int = 100
     """A device with fewer validation clips is judged on those of all devices."""
     seed: int = 0
     """Of the choice of calibration clips."""
+
+
+@dataclass(frozen=True)
+class OpenVinoForm:
+    """How the OpenVINO form compares to the .pt2 file on the validation clips."""
+
+    accuracy: float
+    same_class_share: float
+    largest_difference: float
+    """Of any logit."""
+    clip_ms: float
+
+    def agrees(self, share: float, clips: int) -> bool:
+        """Whether it says the same scene on that share of the clips, or on all but one."""
+        return self.same_class_share >= min(share, 1 - 1 / clips)
 
 
 @dataclass(frozen=True)
@@ -66,6 +92,17 @@ class Quantized:
     complexity: Complexity
     judged_on: str
     calibration_clips: int
+    ranges: str
+    """How the ranges of activations were taken."""
+    trials: int
+    """Ways of taking ranges that were tried."""
+    float_ms: float
+    """One clip's log-mel through the float network, on one processor core."""
+    pt2_ms: float
+    openvino: OpenVinoForm | None
+    """None where it is not there or does not agree."""
+    predictions: pd.DataFrame = field(repr=False)
+    """What the INT8 model made of the clips that it was judged on (`prediction_table`)."""
 
     @property
     def relative_loss(self) -> float:
@@ -77,14 +114,17 @@ def quantize(config: QuantizeConfig, run: StageRun) -> Result:
     """Raises UserError with the figures where a model may not go on, unless `refuse` is off."""
     data = load_prepared(run, config.prepare_run, kind=SCENES_KIND)
     models: dict[str, str] = json.loads(run.download(config.finetune_run, MODELS).read_text())
-    folder = run.folder / INT8
-    folder.mkdir(exist_ok=True)
+    folder, predictions = run.folder / INT8, run.folder / VALIDATION_PREDICTIONS
+    for one in (folder, predictions):
+        one.mkdir(exist_ok=True)
     found = []
-    for device, run_id in models.items():
-        public = tfsepnet_description(data.classes)
-        classifier = load_classifier(checkpoint_of(run, run_id, data=data), public_description=public)
-        found.append(quantize_device(config, data, device, classifier, folder / f"{device}.pt2"))
-        print(f"{run.name} {device}: {summary_of(found[-1])}", flush=True)
+    with fresh_process() as fresh:
+        for device, run_id in models.items():
+            public = tfsepnet_description(data.classes)
+            classifier = load_classifier(checkpoint_of(run, run_id, data=data), public_description=public)
+            found.append(quantize_device(config, data, device, classifier, folder / f"{device}.pt2", fresh))
+            found[-1].predictions.to_csv(predictions / f"{device}.csv", index=False, float_format="%.9g")
+            print(f"{run.name} {device}: {summary_of(found[-1])}", flush=True)
     description = classifier.description.as_dict() | {"clip_samples": data.waveforms.format.clip_samples}
     (folder / DESCRIPTION).write_text(json.dumps(description, indent=1))
     table = report(found)
@@ -93,7 +133,7 @@ def quantize(config: QuantizeConfig, run: StageRun) -> Result:
     print(f"{run.name}: {verdict}", flush=True)
     return Result(
         metrics={f"{column}/{device}": float(table.loc[device, column]) for device in table.index for column in METRICS},
-        files={INT8: folder, REPORT: run.folder / REPORT},
+        files={INT8: folder, REPORT: run.folder / REPORT, VALIDATION_PREDICTIONS: predictions},
         note=f"Tolerable relative loss: {config.tolerable_loss:.1%}; {verdict}\n\n{as_markdown(table)}",
     )
 
@@ -101,63 +141,99 @@ def quantize(config: QuantizeConfig, run: StageRun) -> Result:
 METRICS = ("float accuracy", "INT8 accuracy", "relative loss")
 
 
-def quantize_device(config: QuantizeConfig, data: PreparedData, device: str, classifier: Classifier, path: Path) -> Quantized:
-    """The first calibration within the tolerance, or the best where none is; its program is left at `path`."""
-    train = data.clips(TRAIN, device=None if device == UNKNOWN else device)
-    clips = min(config.calibration_clips, len(train))
-    attempt = path.parent.with_name("attempt.pt2")  # apart: whatever lies in the folder of `path` goes on
-    best: Quantized | None = None
-    for trial in range(config.trials):
-        calibration = calibration_rows(train, max(1, clips >> trial), seed=config.seed)
-        found = quantize_once(config, data, device, classifier, attempt, calibration)
-        if best is None or found.relative_loss < best.relative_loss:
-            best = found
-            attempt.replace(path)
-        if best.relative_loss <= config.tolerable_loss:
-            break
-    if best is None:
-        raise UserError(f"quantize.trials is {config.trials}, at least 1 is needed")
-    return best
-
-
-def quantize_once(
-    config: QuantizeConfig, data: PreparedData, device: str, classifier: Classifier, path: Path, calibration: Tensor
+def quantize_device(
+    config: QuantizeConfig, data: PreparedData, device: str, classifier: Classifier, path: Path, fresh: FreshProcess
 ) -> Quantized:
-    """Quantizes with these waveforms (clips, samples), saves, loads again, and judges what was loaded."""
+    """Leaves both forms at `path`, and judges what a fresh process makes of the files."""
+    train = data.clips(TRAIN, device=None if device == UNKNOWN else device)
+    calibration = calibration_rows(train, config.calibration_clips, seed=config.seed)
+    validation, judged_on = validation_clips(data, None if device == UNKNOWN else device, config.min_validation_clips)
+    predictions = predictor(classifier, validation, data)
     with torch.no_grad():
-        batches = [classifier.features(batch) for batch in calibration.split(CALIBRATION_BATCH)]
-    program = quantize_int8(classifier.network, batches)
-    save_int8(program, path)
-    only = None if device == UNKNOWN else device
-    validation, judged_on = validation_clips(data, only, config.min_validation_clips)
-    quantized = Classifier(classifier.description, classifier.features, load_int8(path))
-    int8, all_convolutions = int8_convolutions(program)
+        log_mels = [classifier.features(batch) for batch in calibration.split(CALIBRATION_BATCH)]
+    tuned = tune_int8(
+        classifier.network,
+        log_mels,
+        lambda network: macro_accuracy(predictions(network)),
+        tolerable_loss=config.tolerable_loss,
+    )
+    int8, all_convolutions = int8_convolutions(save_forms(tuned, path))
+    of_file = predictions(fresh.network(path, PT2))
     return Quantized(
         device=device,
-        float_accuracy=validation_score(classifier, validation, data, "cpu"),
-        int8_accuracy=validation_score(quantized, validation, data, "cpu"),
+        float_accuracy=macro_accuracy(predictions(classifier.network)),
+        int8_accuracy=macro_accuracy(of_file),
         int8_convolutions=int8,
         convolutions=all_convolutions,
         complexity=complexity_of(classifier, data.waveforms.format.clip_samples),
         judged_on=judged_on,
         calibration_clips=len(calibration),
+        ranges=str(tuned.ranges),
+        trials=tuned.trials,
+        float_ms=median_ms(classifier.network, log_mels[0][:1]),
+        pt2_ms=fresh.clip_ms(path, PT2, log_mels[0][:1]),
+        openvino=openvino_form(config, path, fresh, predictions, of_file, log_mels[0][:1]),
+        predictions=of_file,
     )
 
 
+Predict = Callable[[Callable[[Tensor], Tensor]], pd.DataFrame]
+
+
+def predictor(classifier: Classifier, clips: ClipSet, data: PreparedData) -> Predict:
+    """What a network (log-mel -> logits) makes of the clips, behind the classifier's features."""
+    rows = data.table.set_index("filename").loc[list(clips.filenames)].reset_index()
+
+    def predictions(network: Callable[[Tensor], Tensor]) -> pd.DataFrame:
+        logits = predict_logits(lambda waveform: network(classifier.features(waveform)), clips)
+        return prediction_table(rows, logits, data.classes)
+
+    return predictions
+
+
+def openvino_form(
+    config: QuantizeConfig, path: Path, fresh: FreshProcess, predictions: Predict, of_file: pd.DataFrame, clip: Tensor
+) -> OpenVinoForm | None:
+    """The form beside a .pt2 file; where it does not agree with that, it is removed."""
+    if why := why_no_openvino(path):
+        print(f"{path.name} has no OpenVINO form that runs here ({why}): the .pt2 file serves", flush=True)
+        return None
+    fast = predictions(fresh.network(path, OPENVINO))
+    scenes = [column for column in fast.columns if column not in ("filename", "scene", "device", "location", "predicted")]
+    form = OpenVinoForm(
+        accuracy=macro_accuracy(fast),
+        same_class_share=float((fast["predicted"] == of_file["predicted"]).mean()),
+        largest_difference=float((fast[scenes] - of_file[scenes]).abs().to_numpy().max()),
+        clip_ms=fresh.clip_ms(path, OPENVINO, clip),
+    )
+    if form.agrees(config.same_class_share, len(fast)):
+        return form
+    print(f"{path.name}: the OpenVINO form says the same on {form.same_class_share:.2%} of {len(fast)} clips only, removed")
+    remove_openvino(path)
+    return None
+
+
 def calibration_rows(clips: ClipSet, count: int, *, seed: int) -> Tensor:
-    """Waveforms (clips, samples) drawn so that the scenes take turns."""
-    generator = np.random.default_rng(seed)
-    scenes = clips.targets.argmax(axis=1)
-    order = generator.permutation(len(clips))
-    turn = pd.Series(scenes[order]).groupby(scenes[order]).cumcount().to_numpy()
-    chosen = order[np.argsort(turn, kind="stable")][:count]
-    return clips[np.sort(chosen).tolist()].x
+    """Waveforms (clips, samples) drawn so that the scenes take turns, and within a scene the devices."""
+    rows = pd.DataFrame({"scene": clips.targets.argmax(axis=1), "device": clips.devices})
+    rows = rows.sample(frac=1, random_state=np.random.default_rng(seed))
+    rows["turn"] = rows.groupby(["scene", "device"]).cumcount()
+    rows["turn"] = rows.sort_values("turn", kind="stable").groupby("scene").cumcount()
+    chosen = rows.sort_values("turn", kind="stable").index[:count]
+    return clips[sorted(chosen.tolist())].x
 
 
 def complexity_of(classifier: Classifier, clip_samples: int) -> Complexity:
-    """Of the network on one clip's log-mel."""
+    """Of the network on one clip's log-mel. Raises UserError where that has more frames than the clip has hops."""
+    features: Any = classifier.features
     with torch.no_grad():
-        _, _, bands, frames = classifier.features(torch.zeros(1, clip_samples)).shape
+        _, _, bands, frames = features(torch.zeros(1, clip_samples)).shape
+    hop_samples = features.hop_samples
+    if frames != math.ceil(clip_samples / hop_samples):
+        raise UserError(
+            f"the log-mel of a clip of {clip_samples:,} samples has {frames} frames of {hop_samples} samples, "
+            f"{math.ceil(clip_samples / hop_samples)} are right: each one more costs operations that the limit does not allow"
+        )
     return measure_complexity(classifier.network, bands=bands, frames=frames)
 
 
@@ -193,9 +269,17 @@ def report(found: list[Quantized]) -> pd.DataFrame:
             "float accuracy": one.float_accuracy * 100,
             "INT8 accuracy": one.int8_accuracy * 100,
             "relative loss": one.relative_loss * 100,
+            "OpenVINO accuracy": one.openvino.accuracy * 100 if one.openvino else math.nan,
+            "OpenVINO same class": one.openvino.same_class_share * 100 if one.openvino else math.nan,
+            "OpenVINO largest difference": one.openvino.largest_difference if one.openvino else math.nan,
+            "float ms": one.float_ms,
+            "pt2 ms": one.pt2_ms,
+            "OpenVINO ms": one.openvino.clip_ms if one.openvino else math.nan,
             "INT8 convolutions": f"{one.int8_convolutions}/{one.convolutions}",
             "judged on": one.judged_on,
             "calibration clips": one.calibration_clips,
+            "ranges": one.ranges,
+            "trials": one.trials,
         }
         | asdict(one.complexity)
         for one in found
@@ -205,9 +289,16 @@ def report(found: list[Quantized]) -> pd.DataFrame:
 
 def summary_of(found: Quantized) -> str:
     """One line for the terminal."""
+    form = found.openvino
+    openvino = (
+        f"OpenVINO {form.accuracy:.3f}, same scene on {form.same_class_share:.1%}, {form.clip_ms:.1f} ms"
+        if form
+        else "no OpenVINO form"
+    )
     return (
         f"accuracy {found.float_accuracy:.3f} -> INT8 {found.int8_accuracy:.3f} on {found.judged_on}, "
-        f"{found.int8_convolutions}/{found.convolutions} convolutions INT8, calibrated on {found.calibration_clips} clips"
+        f"{found.int8_convolutions}/{found.convolutions} convolutions INT8, {found.pt2_ms:.1f} ms a clip; {openvino} "
+        f"({found.ranges}, trial {found.trials}, {found.calibration_clips} clips)"
     )
 
 

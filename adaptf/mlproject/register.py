@@ -6,18 +6,25 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import mlflow
 import pandas as pd
+from mlflow.entities import RunStatus
 
 from adaptf.data.clips import UNKNOWN
-from adaptf.evaluation.tables import as_markdown
-from adaptf.mlproject.config import upstream
+from adaptf.mlproject.config import upstream, upstream_several
+from adaptf.mlproject.evaluate import QUANTIZED, read_predictions
 from adaptf.mlproject.quantize import DESCRIPTION, INT8, REPORT
 from adaptf.mlproject.stage import run_stage
-from adaptf.tracking import registry
-from adaptf.tracking.runs import Result, StageRun
+from adaptf.mlproject.version_page import commit, data_digest, device_page, router_page
+from adaptf.tracking import registry, runs
+from adaptf.tracking.bundle import write_bundle
+from adaptf.tracking.lineage import Node, flat, tree
+from adaptf.tracking.runs import NONE, Result, StageRun
 
 VERSIONS = "versions.json"
 """Artifact: registered model -> version."""
+DEVICE_TAG, QUANTIZE_TAG, EVALUATE_TAG = "adaptf.device", "adaptf.quantize_run", "adaptf.evaluate_run"
+COMMIT_TAG = "adaptf.git_commit"
 
 
 @dataclass(frozen=True)
@@ -26,6 +33,8 @@ class RegisterConfig:
 
     quantize_run: str = upstream("quantize")
     """Run of `quantize` that holds the INT8 models."""
+    evaluate_run: str = upstream_several("evaluate")
+    """Run of `evaluate` that scored them on the test clips, for their descriptions; `none`: they say that there is none."""
     max_seconds: float = 60.0
     """Longest audio of one row of a request, in seconds."""
 
@@ -35,40 +44,66 @@ def register(config: RegisterConfig, run: StageRun) -> Result:
     int8 = run.download(config.quantize_run, INT8)
     report = pd.read_csv(run.download(config.quantize_run, REPORT), index_col="device")
     description = json.loads((int8 / DESCRIPTION).read_text())
+    evaluated = scoring_run(config)
+    predictions = read_scores(run, evaluated, config.quantize_run)
     versions: dict[str, str] = {}
     models: dict[str, tuple[Path, str]] = {}
-    for path in sorted(int8.glob("*.pt2")):
-        device = path.stem
-        name = registry.device_model_name(device)
-        uri = registry.log_router(bundle(run.folder / name, description, {UNKNOWN: (path, name)}, config.max_seconds), name)
-        versions[name] = registry.register(
-            uri,
-            name,
-            tags={"adaptf.device": device, "adaptf.quantize_run": config.quantize_run} | scores_of(report, device),
-            description=f"INT8 model of device {device}.\n\n{as_markdown(report.loc[[device]].T)}",
-        )
-        models[device] = (path, f"{name}/{versions[name]}")
+
+    def add(name: str, held: dict[str, tuple[Path, str]], tags: dict[str, str], text: str, came: list[Node]) -> None:
+        uri = registry.log_router(bundle(run.folder / name, description, held, config.max_seconds), name)
+        tags |= {QUANTIZE_TAG: config.quantize_run, EVALUATE_TAG: evaluated}
+        tags |= {runs.DATA_DIGEST: data_digest(came), COMMIT_TAG: commit(came)}
+        tags = {tag: value for tag, value in tags.items() if value}
+        versions[name] = registry.register(uri, name, tags=tags, description=text)
         print(f"{run.name}: {name} version {versions[name]}", flush=True)
-    router = registry.ROUTER_NAME
-    uri = registry.log_router(bundle(run.folder / router, description, models, config.max_seconds), router)
-    held = "\n".join(f"- {device}: {version}" for device, (_, version) in models.items())
-    versions[router] = registry.register(
-        uri,
-        router,
-        tags={"adaptf.quantize_run": config.quantize_run},
-        description=f"Sends each clip to the model of its recording device.\n\n{held}",
-    )
-    print(f"{run.name}: {router} version {versions[router]}", flush=True)
+
+    for path in sorted(int8.glob("*.pt2")):
+        device, name = path.stem, registry.device_model_name(path.stem)
+        came = runs_behind(config.quantize_run, evaluated, device)
+        text = device_page(device, report, predictions, evaluated, came)
+        add(name, {UNKNOWN: (path, name)}, {DEVICE_TAG: device} | scores_of(report, device), text, came)
+        models[device] = (path, f"{name}/{versions[name]}")
+    came = runs_behind(config.quantize_run, evaluated, None)
+    held = {device: version for device, (_, version) in models.items()}
+    add(registry.ROUTER_NAME, models, {}, router_page(held, predictions, evaluated, came), came)
     path = run.folder / VERSIONS
     path.write_text(json.dumps(versions, indent=1))
     lines = "\n".join(f"| {name} | {version} |" for name, version in versions.items())
     return Result(files={VERSIONS: path}, note=f"| model | version |\n|---|---:|\n{lines}")
 
 
+def scoring_run(config: RegisterConfig) -> str:
+    """The run of `evaluate` that was given, where it scored these models, else the newest that did, or `none`."""
+    if config.evaluate_run == NONE or config.quantize_run in scored_by(config.evaluate_run):
+        return config.evaluate_run
+    tags = {f"{runs.UPSTREAM}quantize_run": config.quantize_run}
+    found = runs.search(stage="evaluate", tags=tags, statuses=[RunStatus.FINISHED])
+    print(f"run {config.evaluate_run} of evaluate scored other models than those of run {config.quantize_run}", flush=True)
+    return str(found[0].info.run_id) if found else NONE
+
+
+def scored_by(evaluated: str) -> list[str]:
+    """The runs of `quantize` that a run of `evaluate` scored."""
+    return str(mlflow.get_run(evaluated).data.tags.get(f"{runs.UPSTREAM}quantize_run", NONE)).split(",")
+
+
+def read_scores(run: StageRun, evaluated: str, quantized: str) -> pd.DataFrame | None:
+    """The predictions of the test clips by the INT8 models, each clip by that of its device; None where there are none."""
+    if evaluated == NONE:
+        return None
+    return read_predictions(run, evaluated, QUANTIZED, scored_by(evaluated).index(quantized))
+
+
+def runs_behind(quantized: str, evaluated: str, device: str | None) -> list[Node]:
+    """What the INT8 model of a device came from, or those of all, and the run that scored it."""
+    scored = flat(tree(evaluated)) if evaluated != NONE else []
+    return [*flat(tree(quantized, device)), *scored]
+
+
 def bundle(folder: Path, description: dict[str, Any], models: dict[str, tuple[Path, str]], max_seconds: float) -> Path:
     """The router's folder for these devices: INT8 file and version of each."""
     shutil.rmtree(folder, ignore_errors=True)  # left by an interrupted run
-    registry.write_bundle(
+    write_bundle(
         folder,
         models,
         scenes=description["classes"],
@@ -82,7 +117,9 @@ def bundle(folder: Path, description: dict[str, Any], models: dict[str, tuple[Pa
 
 def scores_of(report: pd.DataFrame, device: str) -> dict[str, str]:
     """The quantization's figures of a device as tags, which promotion checks."""
-    return {f"adaptf.{str(name).replace(' ', '_')}": str(report.loc[device, name]) for name in report.columns}
+    return {
+        f"adaptf.{str(name).replace(' ', '_')}": str(value) for name, value in report.loc[device].items() if pd.notna(value)
+    }
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Reading of a request's rows: base64 audio -> clips of one length, or an error that a server answers with HTTP 400."""
+"""Reading of a request's rows: base64 audio, checked by its headers, -> clips of one length; errors become HTTP 400."""
 
 import base64
 import binascii
@@ -37,15 +37,26 @@ Result = TypeVar("Result")
 
 @dataclass(frozen=True)
 class Row:
-    """One row of a request."""
+    """One row of a request, its audio not decoded yet."""
 
+    number: int
+    """From 0."""
     device: str | None
     """As it was asked for: None where the request names none."""
-    clips: Waveform
-    """(clips, clip_samples)"""
+    file: BytesIO
+    seconds: float
+    """By the file's header."""
 
 
-def read_rows(table: Any, *, sample_rate: int, clip_samples: int, max_seconds: float) -> list[Row]:
+class RowError(ValueError):
+    """A row whose audio turns out to be unfit when it is decoded."""
+
+    def __init__(self, row: int, message: str) -> None:
+        super().__init__(f"row {row}: {message}")
+        self.row = row
+
+
+def read_rows(table: Any, *, max_seconds: float) -> list[Row]:
     """Rows of a request, in order; `max_seconds` limits each row's audio.
 
     Raises MlflowException (INVALID_PARAMETER_VALUE, HTTP 400) that names the row, counted from 0, and what would be
@@ -54,9 +65,17 @@ def read_rows(table: Any, *, sample_rate: int, clip_samples: int, max_seconds: f
     table = check_table(table)
     devices = each_row(table[DEVICE] if DEVICE in table else [None] * len(table), read_device)
     files = each_row(table[AUDIO], read_base64)
-    check_request_seconds(sum(each_row(files, lambda file: checked_seconds(file, max_seconds))))
-    waveforms = each_row(files, lambda file: checked_waveform(file, sample_rate))
-    return [Row(device, cut_clips(wave, clip_samples)) for device, wave in zip(devices, waveforms, strict=True)]
+    seconds = each_row(files, lambda file: checked_seconds(file, max_seconds))
+    check_request_seconds(sum(seconds))
+    return [Row(*row) for row in zip(range(len(table)), devices, files, seconds, strict=True)]
+
+
+def clips_of(row: Row, *, sample_rate: int, clip_samples: int) -> Waveform:
+    """The decoded audio, (clips, clip_samples). Raises RowError."""
+    try:
+        return cut_clips(checked_waveform(row.file, sample_rate), clip_samples)
+    except ValueError as error:
+        raise RowError(row.number, str(error)) from error
 
 
 def check_table(table: Any) -> pd.DataFrame:

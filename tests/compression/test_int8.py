@@ -41,7 +41,7 @@ def quantized(
     network.load_state_dict(from_public(checkpoint["state_dict"]))
     network.train()
     state = {name: tensor.clone() for name, tensor in network.state_dict().items()}
-    program = quantize_int8(network, iter([reference["logmel"]]))
+    program = quantize_int8(network, [reference["logmel"]]).program()
     path = tmp_path_factory.mktemp("int8") / "model.pt2"
     save_int8(program, path)
     return Quantized(network, state, reference["logmel"], reference["logits"], program, path)

@@ -90,7 +90,7 @@ def imported_names(file: Path) -> set[str]:
 
 
 def third_party_imports(start: list[Path]) -> set[str]:
-    """Top-level packages that the files import, directly or through other files of this project."""
+    """Packages, by their names in an index, that the files import, directly or through other files of this project."""
     to_read, seen, packages = list(start), set(start), set[str]()
     while to_read:
         for name in imported_names(to_read.pop()):
@@ -100,7 +100,7 @@ def third_party_imports(start: list[Path]) -> set[str]:
                 seen |= new
             else:
                 packages.add(name.partition(".")[0])
-    return packages - set(sys.stdlib_module_names)
+    return {package.replace("_", "-") for package in packages - set(sys.stdlib_module_names)}
 
 
 def test_compose_file_has_the_shape_of_the_compose_specification() -> None:

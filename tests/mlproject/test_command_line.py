@@ -20,7 +20,8 @@ from adaptf.mlproject.train import TrainConfig
 
 PROJECT = Path(__file__).parents[2] / "MLproject"
 ENTRY_POINTS: dict[str, dict[str, Any]] = yaml.safe_load(PROJECT.read_text())["entry_points"]
-REQUIRED = {"files": "some folder/files.csv"}
+REQUIRED = {"files": "some folder/files.csv", "device": "s1", "model": "models:/adaptf-s1@production"}
+WITH_PRESET = [name for name, entry_point in ENTRY_POINTS.items() if "preset" in entry_point["parameters"]]
 SHARED = ("mel.bands", "model.width", "trainer.accelerator", "seed")
 Write = Callable[[str], str]
 
@@ -101,7 +102,7 @@ def test_paper_is_the_defaults(stage: str) -> None:
 
 
 @pytest.mark.parametrize("preset_name", preset_names())
-@pytest.mark.parametrize("stage", ENTRY_POINTS)
+@pytest.mark.parametrize("stage", WITH_PRESET)
 def test_a_preset_changes_only_what_it_says(stage: str, preset_name: str) -> None:
     text = (Path(module_of("command_line").__file__ or "").parent / "presets" / f"{preset_name}.yaml").read_text()
     said = flatten(yaml.safe_load(text) or {})
@@ -116,7 +117,7 @@ def test_a_preset_changes_only_what_it_says(stage: str, preset_name: str) -> Non
 
 def test_a_preset_has_the_same_effect_in_main_and_in_the_stage_alone() -> None:
     whole = parsed("main", "--preset", "demo")
-    for stage in (name for name in ENTRY_POINTS if name not in ("main", "prepare")):
+    for stage in (name for name in WITH_PRESET if name not in ("main", "prepare")):
         assert getattr(whole, stage) == parsed(stage, "--preset", "demo")
 
 

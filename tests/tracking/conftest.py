@@ -19,12 +19,12 @@ import numpy as np
 import pytest
 import soundfile
 import torch
-from torch import nn
 
-from adaptf.compression.int8 import load_int8, save_int8
-from adaptf.compression.quantize import quantize_int8
+from adaptf.compression.int8 import save_int8
+from adaptf.compression.quantize import quantize_int8, save_forms
+from adaptf.compression.runtime import Network, load_network
 from adaptf.models.tfsepnet import TfSepNet
-from adaptf.tracking.registry import write_bundle
+from adaptf.tracking.bundle import write_bundle
 
 SCENES = [
     "airport", "bus", "metro", "metro_station", "park",
@@ -49,28 +49,38 @@ def versions() -> dict[str, str]:
 
 @pytest.fixture(scope="session")
 def network_files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """By device; random, so no two answer alike, and shallow, so that they are soon quantized and loaded."""
+    """By device; random, so no two answer alike, and shallow, so that they are soon quantized and loaded.
+
+    Only that of device a has the OpenVINO form too: loading it takes longer.
+    """
     folder = tmp_path_factory.mktemp("networks")
     files = {device: folder / f"{device}.pt2" for device in VERSIONS}
-    for seed, file in enumerate(files.values()):
+    for seed, (device, file) in enumerate(files.items()):
         torch.manual_seed(seed)
         network = TfSepNet(classes=len(SCENES), width=8, depth=4)
-        save_int8(quantize_int8(network, [torch.randn(8, 1, BANDS, 64)]), file)
+        quantized = quantize_int8(network, [torch.randn(8, 1, BANDS, 64)])
+        if device == "a":
+            save_forms(quantized, file)
+        else:
+            save_int8(quantized.program(), file)
     return files
 
 
 @pytest.fixture(scope="session")
-def networks(network_files: dict[str, Path]) -> dict[str, nn.Module]:
-    return {device: load_int8(file) for device, file in network_files.items()}
+def networks(network_files: dict[str, Path]) -> dict[str, Network]:
+    return {device: load_network(file) for device, file in network_files.items()}
 
 
 @pytest.fixture(scope="session")
 def make_bundle(network_files: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
-    """A new bundle of the devices named; keyword arguments replace what `write_bundle` is given."""
+    """A new bundle of the devices named; keyword arguments replace what `write_bundle` is given.
 
-    def make(*devices: str, **changed: object) -> Path:
+    `network_of`: the device whose network stands for `unknown` in a bundle with nothing else, as in a device's own model.
+    """
+
+    def make(*devices: str, network_of: str = "", **changed: object) -> Path:
         folder = tmp_path_factory.mktemp("bundle") / "bundle"
-        models = {device: (network_files[device], VERSIONS[device]) for device in devices}
+        models = {device: (network_files[network_of or device], VERSIONS[device]) for device in devices}
         write_bundle(folder, models, **(BUNDLE_VALUES | changed))
         return folder
 
@@ -123,7 +133,8 @@ def tracked() -> Callable[[str], object]:
             patch.setenv("MLFLOW_TRACKING_URI", uri)
             patch.setenv("MLFLOW_ALLOW_PICKLE_DESERIALIZATION", "false")
             patch.setenv("OMP_NUM_THREADS", "1")
-            patch.delenv("MLFLOW_RUN_ID", raising=False)
+            for left_by_a_stage in ("MLFLOW_RUN_ID", "MLFLOW_EXPERIMENT_ID"):
+                patch.delenv(left_by_a_stage, raising=False)
             former = mlflow.get_tracking_uri()
             mlflow.set_tracking_uri(uri)
             yield
@@ -133,18 +144,25 @@ def tracked() -> Callable[[str], object]:
 
 
 @pytest.fixture(scope="module")
-def serve(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., str]]:
-    """Starts `mlflow ...` on a free port, waits until it answers, and returns its address; all end with the module."""
-    folder, processes = tmp_path_factory.mktemp("servers"), []
+def server_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where the servers run, and keep their output as PORT.log."""
+    return tmp_path_factory.mktemp("servers")
 
-    def start(*arguments: str) -> str:
+
+@pytest.fixture(scope="module")
+def serve(server_folder: Path) -> Iterator[Callable[..., str]]:
+    """Starts `mlflow ...` on a free port, waits until it answers, and returns its address; all end with the module."""
+    folder, processes = server_folder, []
+
+    def start(*arguments: str, environment: dict[str, str] | None = None) -> str:
         port = free_port()
         log = folder / f"{port}.log"
         command = [sys.executable, "-m", "mlflow", *arguments, "--host", "127.0.0.1", "--port", str(port)]
         with log.open("wb") as output:
             # A session of its own, because workers outlive a killed parent; a folder without adaptf's source.
+            environment = outside_environment() | (environment or {})
             process = subprocess.Popen(
-                command, stdout=output, stderr=output, cwd=folder, env=outside_environment(), start_new_session=True
+                command, stdout=output, stderr=output, cwd=folder, env=environment, start_new_session=True
             )
         processes.append(process)
         wait_until_healthy(f"http://127.0.0.1:{port}", process, log)
@@ -155,6 +173,11 @@ def serve(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., st
     finally:
         for process in processes:
             end_group(process)
+
+
+@pytest.fixture(scope="session")
+def unused_port() -> int:
+    return free_port()
 
 
 @pytest.fixture(scope="session")
@@ -186,7 +209,7 @@ def wait_until_healthy(address: str, process: subprocess.Popen[bytes], log: Path
 
 
 def end_group(process: subprocess.Popen[bytes]) -> None:
-    for sign, wait_seconds in ((signal.SIGTERM, 10.0), (signal.SIGKILL, 10.0)):
+    for sign, wait_seconds in ((signal.SIGTERM, 2.0), (signal.SIGKILL, 10.0)):
         try:
             os.killpg(process.pid, sign)
             process.wait(wait_seconds)

@@ -1,10 +1,9 @@
-"""Logging, registering, promoting and resolving on a real MLflow store."""
+"""Logging and registering on a real MLflow store."""
 
 import json
 import shutil
 import subprocess
 import sys
-import warnings
 import zipfile
 from collections.abc import Iterator
 from importlib.metadata import version
@@ -12,11 +11,9 @@ from pathlib import Path
 
 import mlflow
 import pytest
-from mlflow.exceptions import MlflowException
-from mlflow.protos.databricks_pb2 import ENDPOINT_NOT_FOUND
 
+from adaptf.errors import UserError
 from adaptf.tracking import registry
-from adaptf.tracking.registry import NoProductionVersion
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -35,12 +32,6 @@ def logged(experiment, bundle) -> str:
 def files(logged, tmp_path_factory) -> Path:
     """The logged model, on its own in a folder."""
     return Path(mlflow.artifacts.download_artifacts(logged, dst_path=str(tmp_path_factory.mktemp("model"))))
-
-
-def stage_by_hand(name: str, number: str, stage: str) -> None:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", FutureWarning)
-        mlflow.MlflowClient().transition_model_version_stage(name, number, stage)
 
 
 def registered(logged: str, name: str, *, versions: int = 1) -> str:
@@ -89,7 +80,7 @@ def test_requirements_are_exact_and_installable(files):
 
 def test_the_registry_page_shows_the_response_and_an_example_request(logged):
     info = mlflow.models.get_model_info(logged)
-    assert info.signature.outputs.input_names()[:2] == ["scene", "probability"]
+    assert {"scene", "probability", "version_used"} <= set(info.signature.outputs.input_names())
     assert "audio" in info.metadata["request"]
     assert info.metadata["example"]["dataframe_records"][0]["device"] == "a"
 
@@ -119,80 +110,19 @@ def test_a_registered_version_has_its_tags_and_description(logged):
     assert (number, found.tags, found.description) == ("1", {"accuracy": "0.59"}, "device a, INT8")
 
 
-def test_promotion_sets_alias_tag_and_stage_without_a_warning(logged):
-    number = registered(logged, "adaptf-promoted")
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        registry.promote("adaptf-promoted", number)
-    found = mlflow.MlflowClient().get_model_version("adaptf-promoted", number)
-    assert (found.aliases, found.tags["stage"], found.current_stage) == (["production"], "Production", "Production")
-    assert registry.resolve_production("adaptf-promoted") == number
+def test_the_bundle_of_a_version_is_downloaded(logged, bundle, tmp_path):
+    found = registry.download_bundle("adaptf-bundled", registered(logged, "adaptf-bundled"), tmp_path)
+    names = sorted(path.name for path in bundle.iterdir())
+    assert sorted(path.name for path in found.iterdir()) == names
+    assert (found / "router.json").read_text() == (bundle / "router.json").read_text()
 
 
-def test_promotion_archives_the_former_version_and_can_be_repeated(logged):
-    registered(logged, "adaptf-next", versions=3)
-    for number in ("1", "2", "2"):
-        registry.promote("adaptf-next", number)
-    former, latter, other = sorted(registry.versions_of("adaptf-next"), key=lambda found: int(found.version))
-    assert (former.tags["stage"], former.current_stage) == ("Archived", "Archived")
-    assert (latter.tags["stage"], latter.current_stage) == ("Production", "Production")
-    assert "stage" not in other.tags
-    assert registry.resolve_production("adaptf-next") == "2"
-
-
-def test_going_back_to_an_earlier_version_is_a_promotion_too(logged):
-    registered(logged, "adaptf-back", versions=2)
-    for number in ("1", "2", "1"):
-        registry.promote("adaptf-back", number)
-    assert registry.resolve_production("adaptf-back") == "1"
-    assert {found.version: found.tags["stage"] for found in registry.versions_of("adaptf-back")} == {
-        1: "Production",
-        2: "Archived",
-    }
-
-
-def test_a_stage_set_by_hand_is_resolved(logged):
-    registered(logged, "adaptf-by-hand", versions=2)
-    stage_by_hand("adaptf-by-hand", "1", "Production")
-    assert registry.resolve_production("adaptf-by-hand") == "1"
-
-
-def test_the_alias_goes_before_the_stage(logged):
-    registered(logged, "adaptf-both", versions=2)
-    registry.promote("adaptf-both", "1")
-    stage_by_hand("adaptf-both", "2", "Production")
-    assert registry.resolve_production("adaptf-both") == "1"
-
-
-def test_no_version_in_production_is_a_clear_error(logged):
-    registered(logged, "adaptf-idle", versions=2)
-    with pytest.raises(NoProductionVersion, match=r"'adaptf-idle' is in production \(versions: 2, 1\)"):
-        registry.resolve_production("adaptf-idle")
-    with pytest.raises(NoProductionVersion, match=r"'adaptf-never' is in production \(versions: none\)"):
-        registry.resolve_production("adaptf-never")
-
-
-def test_a_version_that_does_not_exist_is_not_promoted(logged):
-    registered(logged, "adaptf-few", versions=2)
-    with pytest.raises(ValueError, match=r"no version '7'; there are \['1', '2'\]"):
-        registry.promote("adaptf-few", "7")
-
-
-def gone_from_the_server(*_: object, **__: object) -> None:
-    raise MlflowException("API request failed with error code 404", error_code=ENDPOINT_NOT_FOUND)
-
-
-@pytest.mark.parametrize("name", ["adaptf-client-without", "adaptf-server-without"])
-def test_promotion_works_where_stages_are_gone(name, logged, monkeypatch):
-    registered(logged, name, versions=2)
-    if name == "adaptf-client-without":
-        monkeypatch.delattr(mlflow.MlflowClient, "transition_model_version_stage")
-    else:
-        monkeypatch.setattr(mlflow.MlflowClient, "transition_model_version_stage", gone_from_the_server)
-    registry.promote(name, "1")
-    registry.promote(name, "2")
-    assert registry.resolve_production(name) == "2"
-    assert {found.tags["stage"] for found in registry.versions_of(name)} == {"Production", "Archived"}
+def test_a_version_without_a_bundle_is_named(tmp_path):
+    client = mlflow.MlflowClient()
+    client.create_registered_model("adaptf-foreign")
+    client.create_model_version("adaptf-foreign", source=str(tmp_path))
+    with pytest.raises(UserError, match="adaptf-foreign version 1 has no bundle that can be read"):
+        registry.download_bundle("adaptf-foreign", "1", tmp_path)
 
 
 def test_a_device_called_router_has_no_model_name():

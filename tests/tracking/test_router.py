@@ -1,8 +1,10 @@
-"""Which network answers, what it is given, and which bundles are refused."""
+"""Which network answers, what it is given, what is answered, and which bundles are refused."""
 
 import json
+import threading
 from collections.abc import Callable
 from io import BytesIO
+from itertools import compress, product
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -11,16 +13,19 @@ import pandas as pd
 import pytest
 import torch
 from mlflow.exceptions import MlflowException
-from torch import nn
 
 from adaptf.audio.logmel import LogMel
-from adaptf.tracking import requests, router
-from adaptf.tracking.router import BundleError, DeviceRouter
+from adaptf.compression.runtime import Network
+from adaptf.tracking import classify, requests
+from adaptf.tracking.bundle import BundleError
+from adaptf.tracking.router import DeviceRouter
+
+RATE = 32000
 
 
 def loaded(bundle: Path) -> DeviceRouter:
     model = DeviceRouter()
-    model.load_context(SimpleNamespace(artifacts={"bundle": str(bundle)}))
+    model.load_context(SimpleNamespace(artifacts={"bundle": str(bundle)}, model_config=None))
     return model
 
 
@@ -33,7 +38,7 @@ def probabilities(response: pd.DataFrame) -> np.ndarray:
     return pd.json_normalize(list(response.probabilities)).to_numpy()
 
 
-def directly(network: nn.Module, waveform: np.ndarray) -> np.ndarray:
+def directly(network: Network, waveform: np.ndarray) -> np.ndarray:
     """Probabilities of one clip, (scenes,)."""
     with torch.no_grad():
         return network(LogMel(bands=64)(torch.from_numpy(waveform)[None])).double().softmax(dim=1)[0].numpy()
@@ -67,6 +72,38 @@ def test_a_known_device_gets_its_network_and_every_other_the_general_one(
     np.testing.assert_allclose(probabilities(response)[0], directly(networks[used], clip), atol=1e-5)
 
 
+NAMES = {
+    "a": "a",
+    "b": "b",
+    "unknown": "unknown",
+    "": "unknown",
+    None: "unknown",
+    "A": "unknown",
+    " a": "unknown",
+    "s4": "unknown",
+}
+"""Device asked for -> device used."""
+
+
+def test_every_combination_of_names_in_a_request_is_answered_by_the_right_versions(model, networks, versions, noise, encoded):
+    clip = noise(RATE)
+    audio = encoded(clip, subtype="FLOAT")
+    expected = {device: directly(network, clip) for device, network in networks.items()}
+    for chosen in product([False, True], repeat=len(NAMES)):
+        asked = list(compress(NAMES, chosen))
+        table = pd.DataFrame({"audio": [audio] * len(asked), "device": pd.Series(asked, dtype=object)})
+        if not asked:
+            with pytest.raises(MlflowException, match="1 to 512 rows, got 0"):
+                model.predict(None, table)
+            continue
+        response = model.predict(None, table)
+        used = [NAMES[name] for name in asked]
+        assert list(response.device_asked) == asked
+        assert list(response.device_used) == used
+        assert list(response.version_used) == [versions[device] for device in used]
+        np.testing.assert_allclose(probabilities(response), [expected[device] for device in used], atol=1e-5)
+
+
 def test_without_a_device_column_the_general_network_answers(model, noise, encoded):
     response = model.predict(None, pd.DataFrame({"audio": [encoded(noise(32000))]}))
     assert list(response.device_used) == ["unknown"]
@@ -79,7 +116,7 @@ def test_a_bundle_with_the_general_network_alone_answers_for_every_device(make_b
 
 
 def test_a_mixed_request_answers_as_its_rows_one_by_one(model, noise, encoded, monkeypatch):
-    monkeypatch.setattr(router, "CLIPS_PER_BATCH", 4)  # So that a batch ends within a row's clips.
+    monkeypatch.setattr(classify, "CLIPS_AT_ONCE", 4)  # So that a batch ends within a row's clips.
     devices = ["b", "a", None, "a", "s5", "b", ""]
     audio = [encoded(noise(8000 + 21000 * row, seed=row)) for row in range(len(devices))]
     table = pd.DataFrame({"audio": audio, "device": devices}, index=[7, 3, 1, 9, 2, 8, 0])
@@ -110,6 +147,95 @@ def test_probabilities_are_averaged_over_the_clips_of_a_row(model, networks, noi
     response = model.predict(None, pd.DataFrame({"audio": [encoded(clips.ravel(), subtype="FLOAT")]}))
     expected = np.mean([directly(networks["unknown"], clip) for clip in clips], axis=0)
     np.testing.assert_allclose(probabilities(response)[0], expected, atol=1e-5)
+
+
+def test_top_k_keeps_the_most_probable_scenes_the_best_first(model, noise, encoded):
+    table = pd.DataFrame({"audio": [encoded(noise(RATE))]})
+    (everything,), (some,) = (model.predict(None, table, {"top_k": top_k}).probabilities for top_k in (0, 3))
+    assert list(some.items()) == sorted(everything.items(), key=lambda entry: -entry[1])[:3]
+
+
+def test_every_second_of_a_row_can_be_answered(model, networks, noise, encoded):
+    long, short = noise(3 * RATE), noise(RATE, 1)
+    table = pd.DataFrame(
+        {"audio": [encoded(long, subtype="FLOAT"), encoded(short, subtype="FLOAT")], "device": [None, "a"]}, index=[5, 4]
+    )
+    response = model.predict(None, table, {"aggregate": "second"})
+    assert list(response.index) == [5, 5, 5, 4]
+    assert list(response.row) == [0, 0, 0, 1]
+    assert list(response.second) == [0, 1, 2, 0]
+    assert list(response.device_used) == ["unknown"] * 3 + ["a"]
+    expected = [directly(networks["unknown"], clip) for clip in long.reshape(3, RATE)] + [directly(networks["a"], short)]
+    np.testing.assert_allclose(probabilities(response), expected, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("params", "said"),
+    [
+        ({"top_k": -1}, r"top_k should be a whole number from 0 \(all scenes\) to 10, got -1"),
+        ({"top_k": 11}, "to 10, got 11"),
+        ({"top_k": 2.5}, "got 2.5"),
+        ({"top_k": True}, "got True"),
+        ({"top_k": "3"}, "got '3'"),
+        ({"aggregate": "minute"}, "aggregate should be 'file' or 'second', got 'minute'"),
+        ({"aggregate": ["file"]}, r"got \['file'\]"),
+        ({"topk": 3}, "unknown parameter 'topk'; there are 'top_k', 'aggregate'"),
+    ],
+)
+def test_a_wrong_parameter_is_refused(params, said, model, noise, encoded):
+    with pytest.raises(MlflowException, match=said) as error:
+        model.predict(None, pd.DataFrame({"audio": [encoded(noise(RATE))]}), params)
+    assert error.value.get_http_status_code() == 400
+
+
+def test_the_first_row_that_cannot_be_decoded_is_named(model, noise, encoded):
+    good, bad = encoded(noise(8000)), encoded(np.full(8000, 100.0, dtype=np.float32), subtype="FLOAT")
+    table = pd.DataFrame({"audio": [good, good, bad, good, bad], "device": ["b", "a", "unknown", "b", "a"]})
+    with pytest.raises(MlflowException, match="row 2: audio has samples up to 100; full scale is 1"):
+        model.predict(None, table)
+
+
+def test_rows_go_to_the_workers_by_device_a_few_clips_at_a_time(model):
+    asked = [("a", 1.0), ("b", 3.0), ("a", 60.0), (None, 0.3), ("a", 1.0), ("s4", 2.0)]
+    rows = [requests.Row(number, device, BytesIO(), seconds) for number, (device, seconds) in enumerate(asked)]
+    chunks = list(classify.chunks_of(model.bundle, rows, workers=2))
+    assert [[row.number for row in chunk] for chunk in chunks] == [[0], [2], [4], [1], [3, 5]]
+
+
+def test_a_small_request_is_spread_over_the_workers(model):
+    rows = [requests.Row(number, "a", BytesIO(), 1.0) for number in range(4)]
+    assert [len(chunk) for chunk in classify.chunks_of(model.bundle, rows, workers=2)] == [2, 2]
+
+
+def test_workers_compute_on_one_thread_each_and_leave_the_program_its_own():
+    def threads_of_a_new_thread() -> int:
+        found: list[int] = []
+        thread = threading.Thread(target=lambda: found.append(torch.get_num_threads()))
+        thread.start()
+        thread.join()
+        return found[0]
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(3)
+    try:
+        with classify._workers_of(-1) as pool:
+            assert {task.result() for task in [pool.submit(torch.get_num_threads) for _ in range(20)]} == {1}
+            assert (torch.get_num_threads(), threads_of_a_new_thread()) == (3, 3)
+    finally:
+        torch.set_num_threads(before)
+
+
+def test_requests_at_the_same_time_are_answered_as_one_by_one(model, noise, encoded):
+    tables = [pd.DataFrame({"audio": [encoded(noise(20000, seed))] * 3, "device": ["a", "b", None]}) for seed in range(6)]
+    alone = [model.predict(None, table) for table in tables]
+    together: dict[int, pd.DataFrame] = {}
+    threads = [threading.Thread(target=lambda n=n: together.update({n: model.predict(None, tables[n])})) for n in range(6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    for number, expected in enumerate(alone):
+        pd.testing.assert_frame_equal(together[number], expected)
 
 
 @pytest.mark.parametrize(

@@ -1,31 +1,54 @@
-"""The promoted router behind `mlflow models serve`, fetched from a real MLflow server: answers and refusals."""
+"""The promoted router behind `mlflow models serve`, fetched from a real MLflow server: answers, refusals, and promotions."""
 
 import base64
-from collections.abc import Iterator
+import json
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import mlflow
 import numpy as np
 import pytest
 import requests
 
-from adaptf.tracking import registry
+from adaptf.tracking import production, registry
 from adaptf.tracking.requests import MAX_ROWS
 
 
 @pytest.fixture(scope="module")
-def address(serve, database, tracked, bundle) -> Iterator[str]:
-    """Of a scoring server for the version in production."""
-    folder = database.parent
+def store(serve, database, tracked) -> Iterator[str]:
+    """Address of an MLflow server, which is in force."""
     server = serve(
         "server", "--workers", "1", "--backend-store-uri", f"sqlite:///{database}",
-        "--artifacts-destination", (folder / "artifacts").as_uri(),
+        "--artifacts-destination", (database.parent / "artifacts").as_uri(),
     )  # fmt: skip
     with tracked(server):
-        with mlflow.start_run():
-            uri = registry.log_router(bundle, "adaptf-router")
-        registry.promote("adaptf-router", registry.register(uri, "adaptf-router", tags={}, description="three devices"))
-        version = registry.resolve_production("adaptf-router")
-        yield serve("models", "serve", "--env-manager", "local", "--model-uri", f"models:/adaptf-router/{version}")
+        yield server
+
+
+def in_production(bundle: Path, name: str) -> str:
+    """Logs, registers and promotes a bundle; returns the version."""
+    with mlflow.start_run():
+        version = registry.register(registry.log_router(bundle, name), name, tags={}, description="")
+    production.promote(name, version)
+    return version
+
+
+@pytest.fixture(scope="module")
+def address(serve, store, bundle, unused_port) -> str:
+    """Of a scoring server for the version in production, which follows the registry."""
+    version = in_production(bundle, "adaptf-router")
+    settings = {"live": True, "check_seconds": 0.5, "metrics_port": unused_port}
+    return serve(
+        "models", "serve", "--env-manager", "local", "--model-uri", f"models:/adaptf-router/{version}",
+        environment={"SERVING_MODEL_CONFIG": json.dumps(settings)},
+    )  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def status(address, unused_port) -> Callable[[str], requests.Response]:
+    """Answer of a route of the status port."""
+    return lambda route: requests.get(f"http://127.0.0.1:{unused_port}{route}", timeout=10)
 
 
 def posted(address: str, body: dict) -> requests.Response:
@@ -63,6 +86,28 @@ def test_a_csv_table_is_answered(address, clip):
     table = f"audio,device\n{clip},a\n{clip},\n"
     response = requests.post(f"{address}/invocations", data=table, headers={"Content-Type": "text/csv"}, timeout=60)
     assert [row["device_used"] for row in response.json()["predictions"]] == ["a", "unknown"]
+
+
+def test_parameters_are_taken_from_the_body(address, clip, noise, encoded):
+    body = {"dataframe_records": [{"audio": encoded(noise(64000)), "device": "a"}]}
+    answers = posted(address, body | {"params": {"top_k": 2, "aggregate": "second"}}).json()["predictions"]
+    assert [(row["row"], row["second"], len(row["probabilities"])) for row in answers] == [(0, 0.0, 2), (0, 1.0, 2)]
+    assert next(iter(answers[0]["probabilities"])) == answers[0]["scene"]
+
+
+BAD_PARAMETERS = {
+    "beyond the scenes": ({"top_k": 11}, "top_k should be a whole number from 0 (all scenes) to 10, got 11"),
+    "negative": ({"top_k": -1}, "top_k should be a whole number from 0 (all scenes) to 10, got -1"),
+    "text": ({"top_k": "two"}, "top_k"),
+    "fraction": ({"top_k": 1.5}, "top_k"),
+    "unknown way": ({"aggregate": "minute"}, "aggregate should be 'file' or 'second', got 'minute'"),
+    "no dictionary": ([1], "must be a dictionary"),
+}
+
+
+@pytest.mark.parametrize(("params", "said"), BAD_PARAMETERS.values(), ids=BAD_PARAMETERS.keys())
+def test_a_bad_parameter_is_a_400_that_names_it(params, said, address, clip):
+    refused(posted(address, {"dataframe_records": [{"audio": clip}], "params": params}), said)
 
 
 def text(words: str) -> str:
@@ -120,3 +165,40 @@ def refused(response: requests.Response, said: str) -> None:
     assert (response.status_code, error["error_code"]) == (400, "INVALID_PARAMETER_VALUE"), response.text
     assert said in error["message"]
     assert "Traceback" not in response.text
+
+
+def test_a_request_leaves_a_line_in_the_log_and_counts_in_the_metrics(address, status, clip, server_folder):
+    posted(address, {"dataframe_records": [{"audio": clip, "device": "b"}, {"audio": clip, "device": "none-such"}]})
+    output = (server_folder / f"{address.rpartition(':')[2]}.log").read_text()
+    logged = [json.loads(line) for line in output.splitlines() if line.startswith('{"time"')]
+    last = [line for line in logged if line["event"] == "request"][-1]
+    assert (last["status"], last["rows"], last["versions"]) == ("ok", 2, {"adaptf-b/2": 1, "adaptf-unknown/3": 1})
+    metrics = status("/metrics").text
+    assert 'adaptf_rows_asked_total{device="other"}' in metrics and "none-such" not in metrics
+    assert status("/health").json()["ok"]
+
+
+def test_what_is_promoted_is_taken_up_without_a_restart_and_a_broken_version_is_not(address, status, clip, bundle, make_bundle):
+    def version_for_c() -> str:
+        return posted(address, {"dataframe_records": [{"audio": clip, "device": "c"}]}).json()["predictions"][0]["version_used"]
+
+    assert version_for_c() == "adaptf-unknown/3"
+    for device in ("a", "b"):
+        version = in_production(make_bundle("unknown", network_of=device), "adaptf-c")
+        wait_until(lambda version=version: version_for_c() == f"adaptf-c/{version}")
+    in_production(make_bundle("unknown", mel={"bands": 64, "preemphasis": 0.9}), "adaptf-c")
+    wait_until(lambda: "c" in status("/version").json()["notes"])
+    versions = status("/version").json()
+    assert versions["devices"]["c"]["version"] == version_for_c() == "adaptf-c/2"
+    assert "adaptf-c/3 cannot be taken up, adaptf-c/2 keeps answering" in versions["notes"]["c"]
+    assert 'adaptf_live_not_taken_up{device="c",version="adaptf-c/3"} 1.0' in status("/metrics").text
+    production.promote("adaptf-c", "1")
+    wait_until(lambda: version_for_c() == "adaptf-c/1")
+    assert "c" not in status("/version").json()["notes"]
+
+
+def wait_until(done: Callable[[], bool], limit_seconds: float = 60.0) -> None:
+    end = time.monotonic() + limit_seconds
+    while not done():
+        assert time.monotonic() < end, "not taken up in time"
+        time.sleep(0.2)

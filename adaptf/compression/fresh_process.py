@@ -1,0 +1,73 @@
+"""Saved INT8 networks run by a process that has nothing but the files: what it finds is what everybody will find."""
+
+import statistics
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from adaptf.compression.runtime import Network, load_form
+from adaptf.data.processes import process_pool
+
+REPEATS = 15
+"""Of the timing of one clip; two more before it warm up."""
+
+
+class FreshProcess:
+    """Loads files of INT8 networks and runs them elsewhere."""
+
+    def __init__(self, pool: ProcessPoolExecutor) -> None:
+        self.pool = pool
+
+    def network(self, path: Path, form: str) -> Callable[[Tensor], Tensor]:
+        """Log-mel (batch, 1, bands, frames) -> logits (batch, classes). Calling it raises what loading the file raises."""
+
+        def run(logmel: Tensor) -> Tensor:
+            return torch.from_numpy(self.pool.submit(_logits, path, form, logmel.numpy()).result())
+
+        return run
+
+    def clip_ms(self, path: Path, form: str, logmel: Tensor) -> float:
+        """Median time of one clip (1, 1, bands, frames) on one processor core, in ms."""
+        return self.pool.submit(_clip_ms, path, form, logmel.numpy()).result()
+
+
+@contextmanager
+def fresh_process() -> Iterator[FreshProcess]:
+    """A new process with one thread; it ends with the context, or with this process."""
+    with process_pool(1, fresh=True) as pool:
+        yield FreshProcess(pool)
+
+
+@lru_cache(maxsize=2)
+def _network(path: Path, form: str) -> Network:
+    torch.set_num_threads(1)
+    return load_form(path, form)
+
+
+def _logits(path: Path, form: str, logmel: NDArray[np.float32]) -> NDArray[np.float32]:
+    return _network(path, form)(torch.from_numpy(logmel)).numpy()
+
+
+def _clip_ms(path: Path, form: str, logmel: NDArray[np.float32]) -> float:
+    return median_ms(_network(path, form), torch.from_numpy(logmel))
+
+
+def median_ms(network: Callable[[Tensor], object], clip: Tensor) -> float:
+    """Time of a network on one processor core."""
+    seconds, threads = [], torch.get_num_threads()
+    torch.set_num_threads(1)
+    with torch.no_grad():
+        for _ in range(REPEATS + 2):
+            start = time.perf_counter()
+            network(clip)
+            seconds.append(time.perf_counter() - start)
+    torch.set_num_threads(threads)
+    return 1000 * statistics.median(seconds[2:])

@@ -1,0 +1,125 @@
+"""INT8 networks as they are served: the OpenVINO form where it can run, else the exported program (.pt2)."""
+
+import importlib.util
+import platform
+import threading
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from adaptf.compression.int8 import load_int8
+from adaptf.errors import UserError
+
+OPENVINO, PT2 = "OpenVINO", "pt2"
+X86 = ("x86_64", "amd64")
+OPENVINO_SETTINGS = {"INFERENCE_PRECISION_HINT": "f32", "PERFORMANCE_HINT": "LATENCY"}
+"""By default float parts run in bfloat16 where the processor has it, which moves logits by up to 0.07."""
+
+
+class Network:
+    """Log-mel (batch, 1, bands, frames) -> logits (batch, classes). Any number of threads may call it at a time.
+
+    Raises ValueError for log-mels of another shape than the network was quantized with, and for an empty batch.
+    """
+
+    form: str
+    """OpenVINO or pt2."""
+    why: str = ""
+    """Why it is not the OpenVINO form; empty where it is."""
+
+    def __call__(self, logmel: Tensor) -> Tensor:
+        raise NotImplementedError
+
+
+class ExportedNetwork(Network):
+    """A .pt2 file as torch runs it."""
+
+    form = PT2
+
+    def __init__(self, path: Path, *, why: str = "") -> None:
+        self.network, self.why = load_int8(path), why
+
+    def __call__(self, logmel: Tensor) -> Tensor:
+        with torch.no_grad():
+            logits: Tensor = self.network(logmel)
+        return logits
+
+
+class OpenVinoNetwork(Network):
+    """An .xml file with its .bin as OpenVINO runs it: clip by clip, which takes as long per clip as any larger batch.
+
+    So nothing is compiled anew for another size of batch. Each calling thread has its own request, and as many of them run
+    at a time as there are streams, each on one processor core.
+    """
+
+    form = OPENVINO
+
+    def __init__(self, path: Path, *, streams: int | None = None) -> None:
+        import openvino
+
+        streams = streams or torch.get_num_threads()
+        settings = OPENVINO_SETTINGS | {"NUM_STREAMS": streams, "INFERENCE_NUM_THREADS": streams}
+        self.compiled: Any = openvino.Core().compile_model(path, "CPU", settings)
+        self.clip_shape = tuple(self.compiled.input(0).shape)[1:]
+        self.classes = self.compiled.output(0).shape[1]
+        self._of_thread = threading.local()
+
+    def __call__(self, logmel: Tensor) -> Tensor:
+        if tuple(logmel.shape[1:]) != self.clip_shape or not len(logmel):
+            expected = ", ".join(map(str, self.clip_shape))
+            raise ValueError(f"log-mel should be (batch >= 1, {expected}), got {tuple(logmel.shape)}")
+        request = self._request()
+        clips = logmel.detach().contiguous().numpy()
+        logits = torch.empty(len(clips), self.classes)
+        for place in range(len(clips)):
+            answer = request.infer([clips[place : place + 1]], share_inputs=True, share_outputs=True)
+            logits[place] = torch.from_numpy(answer[0][0])
+        return logits
+
+    def _request(self) -> Any:
+        if not hasattr(self._of_thread, "request"):
+            self._of_thread.request = self.compiled.create_infer_request()
+        return self._of_thread.request
+
+
+def openvino_file(path: Path) -> Path:
+    """Where the OpenVINO form of a .pt2 file lies; its weights are in the .bin file beside it."""
+    return path.with_suffix(".xml")
+
+
+def remove_openvino(path: Path) -> None:
+    """Takes the OpenVINO form of a .pt2 file away."""
+    for suffix in (".xml", ".bin"):
+        path.with_suffix(suffix).unlink(missing_ok=True)
+
+
+def why_no_openvino(path: Path) -> str:
+    """Why a network has to run as .pt2 here; empty where it need not."""
+    if platform.machine().lower() not in X86:
+        return f"the processor is not x86 but {platform.machine()}"
+    if importlib.util.find_spec("openvino") is None:
+        return "OpenVINO is not installed"
+    missing = [file.name for file in (openvino_file(path), path.with_suffix(".bin")) if not file.is_file()]
+    return f"there is no {' and no '.join(missing)} beside {path.name}" if missing else ""
+
+
+def load_network(path: Path) -> Network:
+    """The fastest form of a .pt2 file that runs here. Raises UserError where not even the file itself can be read."""
+    why = why_no_openvino(path)
+    if not why:
+        try:
+            return OpenVinoNetwork(openvino_file(path))
+        except (RuntimeError, ValueError) as error:
+            why = f"OpenVINO does not take {openvino_file(path).name}: {str(error).strip().splitlines()[-1]}"
+    return ExportedNetwork(path, why=why)
+
+
+def load_form(path: Path, form: str) -> Network:
+    """One form of a .pt2 file. Raises UserError where it does not run here."""
+    if form == PT2:
+        return ExportedNetwork(path)
+    if why := why_no_openvino(path):
+        raise UserError(f"{path} has no OpenVINO form to run: {why}")
+    return OpenVinoNetwork(openvino_file(path))

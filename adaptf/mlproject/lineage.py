@@ -1,0 +1,46 @@
+"""Prints the runs that a model came from, as a tree. It makes no run of its own."""
+
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from adaptf.errors import UserError
+from adaptf.mlproject.command_line import command_arguments, parse
+from adaptf.mlproject.stage import quiet_libraries
+from adaptf.tracking import runs
+from adaptf.tracking.lineage import as_text, origin_of, tree
+from adaptf.tracking.runs import NONE
+
+
+@dataclass(frozen=True)
+class LineageConfig:
+    """Prints the runs that a model came from."""
+
+    model: str = NONE
+    """models:/adaptf-s1@production, models:/adaptf-s1/3, or a run's id. `--model` may be left out before it."""
+
+
+def lineage(config: LineageConfig) -> str:
+    """The tree as text. Raises UserError where there is no such model."""
+    origin = origin_of(config.model)
+    return as_text(origin.title, tree(origin.run_id, origin.device))
+
+
+def arguments_of(given: Sequence[str]) -> list[str]:
+    """The model may stand first, without its name."""
+    return [f"--model={given[0]}", *given[1:]] if given and not given[0].startswith("-") else list(given)
+
+
+def main() -> None:
+    """The body of the entry point."""
+    quiet_libraries()
+    config = parse(LineageConfig, stage="lineage", arguments=arguments_of(command_arguments()))
+    runs.use_default_store()
+    try:
+        print(lineage(config))
+    except UserError as error:
+        sys.exit(f"\nlineage: {error}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,135 @@
+"""What a router answers with: a folder with one network per device and a manifest, written, read and tried out."""
+
+import inspect
+import json
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from adaptf.audio.logmel import LogMel
+from adaptf.compression.runtime import Network, load_network
+from adaptf.data.clips import UNKNOWN
+
+BUNDLE = "bundle"
+"""Name of the artifact folder that holds the manifest and the networks' files."""
+MANIFEST = "router.json"
+
+FORMS = (".pt2", ".xml", ".bin")
+"""Files of a network: the exported program, and its OpenVINO form, which may be missing."""
+
+
+class BundleError(ValueError):
+    """A bundle that cannot answer every request."""
+
+
+@dataclass(frozen=True)
+class RoutedModel:
+    """A network and the registered version that it is."""
+
+    network: Network
+    """(batch, 1, bands, frames) -> logits (batch, scenes)"""
+    version: str
+    """Such as `adaptf-a/3`."""
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """What a router answers with, read from its artifact folder."""
+
+    scenes: list[str]
+    sample_rate: int
+    clip_samples: int
+    max_seconds: float
+    """The longest audio of one row."""
+    log_mel: LogMel
+    models: Mapping[str, RoutedModel]
+    """By device; `unknown` is always there."""
+
+    def device_used(self, device: str | None) -> str:
+        """The name must match exactly: ' a' and 'A' are devices nobody trained for, like null and ''."""
+        return device if device in self.models and device is not None else UNKNOWN
+
+    def input_and_output(self) -> dict[str, Any]:
+        """What a network must share with the others of a bundle to stand among them."""
+        mel = {name: getattr(self.log_mel, name) for name in inspect.signature(LogMel).parameters}
+        return {"scenes": self.scenes, "clip_samples": self.clip_samples} | mel
+
+
+def write_bundle(
+    folder: Path,
+    models: Mapping[str, tuple[Path, str]],
+    *,
+    scenes: Sequence[str],
+    mel: Mapping[str, Any],
+    sample_rate: int,
+    clip_samples: int,
+    max_seconds: float,
+) -> None:
+    """Writes a new folder that `log_router` logs: by device, a copy of its INT8 file and the version that it is.
+
+    The OpenVINO form that lies beside an INT8 file is copied along. `mel` holds the keyword arguments of LogMel. The only
+    device of a model for one device is `unknown`.
+    """
+    folder.mkdir(parents=True)
+    manifest = {
+        "scenes": list(scenes),
+        "sample_rate": sample_rate,
+        "clip_samples": clip_samples,
+        "max_seconds": max_seconds,
+        "mel": dict(mel),
+        "models": {device: {"file": f"{device}.pt2", "version": version} for device, (_, version) in models.items()},
+    }
+    (folder / MANIFEST).write_text(json.dumps(manifest, indent=2), encoding="utf-8")
+    for device, (file, _) in models.items():
+        for form in FORMS:
+            if form == ".pt2" or file.with_suffix(form).exists():
+                shutil.copyfile(file.with_suffix(form), folder / f"{device}{form}")
+
+
+def read_bundle(folder: Path) -> Bundle:
+    """The bundle in a folder, every network tried on silence. Raises BundleError where it is incomplete or unfit."""
+    try:
+        manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+        files, mel, values = manifest.pop("models"), manifest.pop("mel"), manifest
+        if UNKNOWN not in files:
+            raise BundleError(
+                f"the bundle has networks for {sorted(files)} but none for {UNKNOWN!r}, "
+                "which answers for every other device: add it"
+            )
+        models = {device: read_model(folder, **entry) for device, entry in files.items()}
+        bundle = Bundle(log_mel=LogMel(**mel), models=models, **values)
+    except BundleError:
+        raise
+    except (OSError, ValueError, AttributeError, KeyError, TypeError) as error:
+        raise BundleError(f"{folder} is no bundle of a router with a complete {MANIFEST}: {error!r}") from error
+    for device, model in models.items():
+        check_network(device, model.network, bundle)
+    return bundle
+
+
+def read_model(folder: Path, *, file: str, version: str) -> RoutedModel:
+    """A network of the bundle; `file` is a bare name, never a way out of the folder."""
+    if Path(file).name != file or not (folder / file).is_file():
+        raise BundleError(f"{file!r} of {version} should be the name of a file in the bundle")
+    try:
+        return RoutedModel(load_network(folder / file), version)
+    except ValueError as error:
+        raise BundleError(f"the network of {version} does not load: {error}") from error
+
+
+def check_network(device: str, network: Network, bundle: Bundle) -> None:
+    """Tries two clips of silence: a fixed batch, other features or other scenes should fail before any request does."""
+    wanted = (2, len(bundle.scenes))
+    if bundle.log_mel.sample_rate != bundle.sample_rate:
+        raise BundleError(f"the log-mel is made for {bundle.log_mel.sample_rate} Hz, the bundle for {bundle.sample_rate}")
+    try:
+        with torch.no_grad():
+            logits = network(bundle.log_mel(torch.zeros(2, bundle.clip_samples)))
+    except (RuntimeError, ValueError) as error:
+        raise BundleError(f"the network of device {device!r} does not take the bundle's log-mel: {error}") from error
+    if tuple(logits.shape) != wanted or not bool(logits.isfinite().all()):
+        raise BundleError(f"the network of device {device!r} should give finite logits {wanted}, got {tuple(logits.shape)}")

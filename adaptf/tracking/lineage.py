@@ -1,0 +1,199 @@
+"""The runs that a model came from, as a tree."""
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+import mlflow
+from mlflow.entities import Run
+from mlflow.exceptions import MlflowException
+from mlflow.utils.mlflow_tags import MLFLOW_GIT_COMMIT
+
+from adaptf.errors import UserError
+from adaptf.tracking import production, runs
+from adaptf.tracking.runs import NONE, UPSTREAM
+
+CHILDREN = {"finetune": "models.json"}
+"""Stages whose work was done in runs of their own, with the artifact that names these by device."""
+LEAVES = ("evaluate",)
+"""Stages that nothing came from: what they judged is not shown below them."""
+SCORES = {
+    "prepare": "clips/train",
+    "pretrain": "best/mean_average_precision",
+    "train": "best/accuracy",
+    "teacher": "best/accuracy",
+    "distill": "best/accuracy",
+    "finetune_device": "kept/accuracy",
+    "quantize": "INT8 accuracy",
+    "evaluate": "test/accuracy/per device INT8",
+}
+"""By stage: begin of the metrics that tell how good its model is."""
+MOST_SCORES = 8
+VERSION_URI = re.compile(r"models:/(?P<name>[^/@]+)(@(?P<alias>[^/@]+)|/(?P<version>[^/@]+))")
+
+
+@dataclass(frozen=True)
+class Node:
+    """A run, with those that it took from."""
+
+    run_id: str
+    name: str = ""
+    stage: str = ""
+    experiment_id: str = ""
+    scores: tuple[tuple[str, float], ...] = ()
+    commit: str = ""
+    data_digest: str = ""
+    remark: str = ""
+    """Such as that it was deleted."""
+    upstream: tuple["Node", ...] = ()
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Where a tree begins."""
+
+    title: str
+    run_id: str
+    device: str | None = None
+    """The only one whose fine-tuning is shown; None: that of all."""
+
+
+def origin_of(model: str) -> Origin:
+    """Of `models:/name@alias`, `models:/name/version` or a run's id. Raises UserError where there is no such thing."""
+    wanted = VERSION_URI.fullmatch(model)
+    if wanted is None:
+        if not re.fullmatch(r"\w+", model):
+            raise UserError(f"{model!r} is no model: give models:/adaptf-s1@production, models:/adaptf-s1/3 or a run's id")
+        return origin_of_run(model)
+    name = wanted["name"]
+    try:
+        version = wanted["version"] or version_by_alias(name, wanted["alias"])
+        found = mlflow.MlflowClient().get_model_version(name, version)
+    except MlflowException as error:
+        raise UserError(f"there is no {model} in {mlflow.get_registry_uri()}: {error.message}") from error
+    if not found.run_id:
+        raise UserError(f"{name} version {version} names no run that it came from: it was not registered by `register`")
+    place = ", in production" if production.production_or_none(name) == version else ""
+    return Origin(f"{name} version {version}{place}", str(found.run_id), found.tags.get("adaptf.device"))
+
+
+def origin_of_run(run_id: str) -> Origin:
+    """Of any run, finished or not."""
+    try:
+        run = mlflow.get_run(run_id)
+    except MlflowException as error:
+        raise UserError(f"there is no run '{run_id}' in {mlflow.get_tracking_uri()}") from error
+    return Origin(f"run {run_id}", run_id, run.data.tags.get("adaptf.device"))
+
+
+def version_by_alias(name: str, alias: str) -> str:
+    """What is in production may have no alias, where it was put there by its stage."""
+    if alias == production.ALIAS:
+        return production.resolve_production(name)
+    return str(mlflow.MlflowClient().get_model_version_by_alias(name, alias).version)
+
+
+def tree(run_id: str, device: str | None = None) -> Node:
+    """A run and all that it came from. Runs that are gone are named, with a remark."""
+    return node_of(run_id, device, {})
+
+
+def node_of(run_id: str, device: str | None, known: dict[str, Node]) -> Node:
+    """Each run is read once, also where several took from it."""
+    if run_id not in known:
+        try:
+            run = mlflow.get_run(run_id)
+        except MlflowException:
+            known[run_id] = Node(run_id, remark="missing: it was deleted, or is a file")
+        else:
+            taken = tuple(node_of(taken, device, known) for taken in upstream_ids(run, device))
+            known[run_id] = replace(described(run, device), upstream=taken)
+    return known[run_id]
+
+
+def described(run: Run, device: str | None) -> Node:
+    """What a run's line tells."""
+    tags = run.data.tags
+    stage = tags.get(runs.STAGE, "")
+    begin = SCORES.get(stage, "\0")
+    scores = sorted((name, value) for name, value in run.data.metrics.items() if name.startswith(begin))
+    of_device = [(name, value) for name, value in scores if name.rpartition("/")[2] == device]
+    return Node(
+        run_id=run.info.run_id,
+        name=run.info.run_name or "",
+        stage=stage,
+        experiment_id=run.info.experiment_id,
+        scores=tuple(of_device or scores),
+        commit=tags.get(MLFLOW_GIT_COMMIT, ""),
+        data_digest=tags.get(runs.DATA_DIGEST, ""),
+        remark="deleted" if run.info.lifecycle_stage == "deleted" else "",
+    )
+
+
+def upstream_ids(run: Run, device: str | None) -> list[str]:
+    """The runs that a run took from; data come last, because every run took from those."""
+    stage = run.data.tags.get(runs.STAGE, "")
+    if stage in LEAVES:
+        return []
+    if children := child_ids(run, CHILDREN.get(stage), device):
+        return children  # they took from what their parent took from
+    fields = {tag: value for tag, value in run.data.tags.items() if tag.startswith(UPSTREAM)}
+    ordered = sorted(fields, key=lambda tag: (tag == f"{UPSTREAM}prepare_run", tag))
+    return list(dict.fromkeys(one for tag in ordered for one in fields[tag].split(",") if one not in ("", NONE)))
+
+
+def child_ids(run: Run, artifact: str | None, device: str | None) -> list[str]:
+    """The runs in which a stage's work was done: of one device, or of all."""
+    if artifact is None:
+        return []
+    try:
+        models = mlflow.artifacts.load_dict(f"runs:/{run.info.run_id}/{artifact}")
+    except (MlflowException, OSError, ValueError):
+        return []
+    return [str(child) for of, child in models.items() if device in (None, of)]
+
+
+def flat(node: Node) -> list[Node]:
+    """Every run of a tree once, as the tree shows them."""
+    found = {node.run_id: node}
+    for one in node.upstream:
+        found |= {each.run_id: each for each in flat(one) if each.run_id not in found}
+    return list(found.values())
+
+
+def as_text(title: str, root: Node) -> str:
+    """The tree, a line per run; what stands there a second time is not drawn below it again."""
+    return "\n".join([title, *drawn((root,), "", set())])
+
+
+def drawn(nodes: tuple[Node, ...], indent: str, shown: set[str]) -> Iterator[str]:
+    """Lines of some runs and what is below them; `shown` grows by them."""
+    for place, node in enumerate(nodes):
+        last = place == len(nodes) - 1
+        again = node.run_id in shown
+        shown.add(node.run_id)
+        yield f"{indent}{'└─' if last else '├─'} {repeated(node) if again else line(node)}"
+        if not again:
+            yield from drawn(node.upstream, f"{indent}{'   ' if last else '│  '}", shown)
+
+
+def line(node: Node) -> str:
+    """Name, stage, id, scores, code and data of a run."""
+    if not node.name:
+        return f"{node.run_id} ({node.remark})"
+    parts = [name_and_stage(node), node.run_id]
+    shown = [f"{name} {value:.4g}" for name, value in node.scores[:MOST_SCORES]]
+    parts += [", ".join(shown)] if shown else []
+    parts += [f"git {node.commit[:7]}"] if node.commit else []
+    parts += [f"data {node.data_digest[:8]}"] if node.data_digest else []
+    return "  ".join(parts) + (f"  ({node.remark})" if node.remark else "")
+
+
+def repeated(node: Node) -> str:
+    """A run that stands above."""
+    return f"{name_and_stage(node) or node.run_id}  (see above)"
+
+
+def name_and_stage(node: Node) -> str:
+    """The stage is told where the name does not begin with it."""
+    return node.name if node.name.startswith(node.stage) else f"{node.name} [{node.stage}]"

@@ -1,0 +1,198 @@
+"""Which version of a registered model is in production: promoting, rolling back, and what the readers believe."""
+
+import json
+import warnings
+from collections.abc import Sequence
+
+import mlflow
+from mlflow.entities.model_registry import ModelVersion, RegisteredModel
+from mlflow.exceptions import MlflowException
+
+from adaptf.errors import UserError
+
+PREFIX = "adaptf-"
+"""Begin of the names of this package's registered models."""
+ALIAS = "production"
+PRODUCTION, ARCHIVED = "Production", "Archived"
+STAGE_TAG = "stage"
+HISTORY = "adaptf.history"
+"""Tag of a registered model: JSON list of the versions that were in production, the newest last."""
+LONGEST_HISTORY = 100
+
+
+class NoProductionVersion(UserError):
+    """No version of the model was promoted."""
+
+
+def promote(name: str, version: str) -> None:
+    """Puts a version in production: alias, tag and, where the server still has them, stage; archives the former one.
+
+    A promotion that breaks off changes nothing for readers, and can be repeated. What somebody put in production by hand in
+    the meantime goes into the history too. Raises UserError where there is no such version.
+    """
+    versions = versions_by_number(name)
+    if version not in versions:
+        raise UserError(f"{name} has no version {version!r}; there are {sorted(versions, key=int)}")
+    history = history_of(name)
+    # Twice: before, or what was put there by hand would be lost; after, or a promotion that broke off would be in it.
+    write_history(name, history)
+    put_in_production(name, version, versions)
+    write_history(name, with_newest(history, version))
+
+
+def roll_back(name: str) -> str:
+    """Returns to the version that was in production before this one, and gives its number. Versions that were deleted since
+    are passed over. Raises UserError where there is none."""
+    version = previous_version(name)
+    history = history_of(name)
+    while history[-1] != version:
+        history.pop()
+    # The history first: where it ends there, a rollback that broke off can be repeated, and still goes to this version.
+    write_history(name, history)
+    put_in_production(name, version, versions_by_number(name))
+    return version
+
+
+def previous_version(name: str) -> str:
+    """The version that a rollback goes to. Raises UserError where there is none."""
+    version = previous_or_none(name)
+    if version is None:
+        now = production_or_none(name)
+        raise UserError(
+            f"{name} has no version to go back to: "
+            + (
+                f"version {now} is in production, and none that is still there was before it"
+                if now
+                else "none was in production"
+            )
+        )
+    return version
+
+
+def previous_or_none(name: str) -> str | None:
+    """The newest version of the history that is there and not in production now."""
+    versions, now = versions_by_number(name), production_or_none(name)
+    there = [version for version in history_of(name) if version in versions]
+    while there and there[-1] == now:
+        there.pop()
+    return there[-1] if there else None
+
+
+def put_in_production(name: str, version: str, versions: dict[str, ModelVersion]) -> None:
+    """The alias comes last: it is what `resolve_production` believes first, so until then nothing changes for readers."""
+    client = mlflow.MlflowClient()
+    move_to_production_stage(client, name, version)
+    for number, found in versions.items():
+        if number != version and PRODUCTION in (found.current_stage, found.tags.get(STAGE_TAG)):
+            client.set_model_version_tag(name, number, STAGE_TAG, ARCHIVED)
+    client.set_model_version_tag(name, version, STAGE_TAG, PRODUCTION)
+    client.set_registered_model_alias(name, ALIAS, version)
+
+
+def move_to_production_stage(client: mlflow.MlflowClient, name: str, version: str) -> None:
+    """Stages are deprecated since MLflow 2.9 and may be gone, from the client or from the server."""
+    transition = getattr(client, "transition_model_version_stage", None)
+    if transition is None:
+        return
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=r".*transition_model_version_stage.* is deprecated", category=FutureWarning)
+        try:
+            transition(name, version, PRODUCTION, archive_existing_versions=True)
+        except MlflowException as error:
+            if error.error_code not in ("ENDPOINT_NOT_FOUND", "NOT_IMPLEMENTED"):
+                raise
+
+
+def history_of(name: str) -> list[str]:
+    """Versions that were in production, the newest last: what is there now, also where it was put there by hand.
+
+    Raises UserError where the tag was edited into something else.
+    """
+    model = registered_model(name)
+    text = model.tags.get(HISTORY, "[]") if model else "[]"
+    try:
+        history = [str(int(version)) for version in json.loads(text)]
+    except (ValueError, TypeError) as error:
+        raise UserError(
+            f'the tag {HISTORY} of {name} is {text!r}: it should be a list of versions such as ["1", "2"]; '
+            "correct it or delete it"
+        ) from error
+    now = version_in_production(model) if model else None
+    return with_newest(history, now) if now else history
+
+
+def with_newest(history: Sequence[str], version: str) -> list[str]:
+    """The history once a version is in production; nothing changes where it was already."""
+    return list(history) if list(history[-1:]) == [version] else [*history, version]
+
+
+def write_history(name: str, history: Sequence[str]) -> None:
+    """Keeps the newest part of it."""
+    mlflow.MlflowClient().set_registered_model_tag(name, HISTORY, json.dumps(list(history[-LONGEST_HISTORY:])))
+
+
+def resolve_production(name: str) -> str:
+    """The version in production: the one with the alias, else the newest in the stage. Raises NoProductionVersion."""
+    version = production_or_none(name)
+    if version is None:
+        there = ", ".join(str(found.version) for found in versions_of(name)) or "none"
+        raise NoProductionVersion(f"no version of {name!r} is in production (versions: {there}): register one and promote it")
+    return version
+
+
+def production_or_none(name: str) -> str | None:
+    """The version in production; None where there is none, or no such model."""
+    model = registered_model(name)
+    return version_in_production(model) if model else None
+
+
+def in_production() -> dict[str, str]:
+    """Registered model -> version, of all models of this package that have one in production. One request serves a hundred."""
+    found = {model.name: version_in_production(model) for model in models()}
+    return {name: version for name, version in found.items() if version}
+
+
+def models() -> list[RegisteredModel]:
+    """All registered models of this package."""
+    client = mlflow.MlflowClient()
+    page = client.search_registered_models(f"name LIKE '{PREFIX}%'")
+    found = list(page)
+    while page.token:
+        page = client.search_registered_models(f"name LIKE '{PREFIX}%'", page_token=page.token)
+        found += page
+    return found
+
+
+def version_in_production(model: RegisteredModel) -> str | None:
+    """By its alias, else the newest in the stage; None where there is none."""
+    if ALIAS in model.aliases:
+        return str(model.aliases[ALIAS])
+    staged = [int(version.version) for version in model.latest_versions if version.current_stage == PRODUCTION]
+    return str(max(staged)) if staged else None
+
+
+def registered_model(name: str) -> RegisteredModel | None:
+    """A registered model with its aliases, tags and the newest version of each stage; None where there is none."""
+    try:
+        return mlflow.MlflowClient().get_registered_model(name)
+    except MlflowException as error:
+        if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+            raise
+        return None
+
+
+def versions_by_number(name: str) -> dict[str, ModelVersion]:
+    """All versions of a registered model; none where the model does not exist."""
+    return {str(found.version): found for found in versions_of(name)}
+
+
+def versions_of(name: str) -> list[ModelVersion]:
+    """All versions of a registered model, newest first; none where the model does not exist."""
+    client = mlflow.MlflowClient()
+    quoted = name.replace("'", "''")
+    page = client.search_model_versions(f"name='{quoted}'")
+    versions = list(page)
+    while page.token:
+        page = client.search_model_versions(f"name='{quoted}'", page_token=page.token)
+        versions += page
+    return versions

@@ -1,0 +1,42 @@
+"""How a router is served: MLflow's `model_config`, whose values are overridden when the model is loaded."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from typing import Any
+
+from adaptf.errors import UserError
+
+
+@dataclass(frozen=True)
+class Settings:
+    """The defaults are written into every model; MLflow lets no other names be overridden."""
+
+    live: bool = False
+    """Whether what is promoted in the registry is taken up while the router serves."""
+    check_seconds: float = 10.0
+    """Time between two looks at the registry."""
+    metrics_port: int = 0
+    """Port of /metrics, /health and /version; 0: none."""
+    metrics_host: str = "127.0.0.1"
+    """Where that port is open."""
+
+
+def read_settings(config: Mapping[str, Any] | None) -> Settings:
+    """Raises UserError that names the value at fault. Names that there are not, MLflow leaves out with a warning."""
+    given = dict(config or {})
+    if unknown := sorted(given.keys() - {field.name for field in fields(Settings)}):
+        raise wrong(unknown[0], given[unknown[0]], "not be there: no setting has this name")
+    settings = Settings(**given)
+    if not isinstance(settings.live, bool):
+        raise wrong("live", settings.live, "be true or false")
+    if type(settings.check_seconds) not in (int, float) or not 0.1 <= settings.check_seconds <= 86_400:
+        raise wrong("check_seconds", settings.check_seconds, "be a number of seconds from 0.1 to 86400")
+    if type(settings.metrics_port) is not int or settings.metrics_port not in range(65_536):
+        raise wrong("metrics_port", settings.metrics_port, "be a port from 1 to 65535, or 0 for none")
+    if not isinstance(settings.metrics_host, str) or not settings.metrics_host:
+        raise wrong("metrics_host", settings.metrics_host, "be an address such as 127.0.0.1")
+    return settings
+
+
+def wrong(name: str, value: Any, right: str) -> UserError:
+    return UserError(f"model_config: {name} should {right}, got {value!r}")

@@ -1,0 +1,160 @@
+"""Speed of INT8 inference against float inference written plainly: pairs in one run, medians, ratios.
+
+One clip on one thread, then `predict` on files of several devices against a loop that takes one file after the other
+through the float network of its device. "Plain" is a dense log-mel (torch.stft, one product with the whole filterbank) and
+residual normalization as its formula stands; "ours, float" is this package's own log-mel and network as they are trained.
+
+python benchmarks/inference.py --clips 5000
+"""
+
+import argparse
+import tempfile
+from collections.abc import Callable, Iterator
+from itertools import count
+from pathlib import Path
+
+import mlflow
+import numpy as np
+import pandas as pd
+import torch
+from measure import machine, measure_pair
+from routers import DEVICES, RATE, DenseLogMel, float_network, logged_router, plainly_written, quantized_files, write_wavs
+from torch import Tensor
+
+from adaptf.audio.logmel import LogMel
+from adaptf.compression.runtime import OPENVINO, PT2, load_form
+from adaptf.data.decode import decode
+from adaptf.mlproject.predict import FILES_PER_PART, answer_missing, join
+from adaptf.training.memory import keep_freed_memory
+
+CALLS = 20
+"""Clips in a row that one measurement of single clips takes."""
+Step = Callable[[Tensor], Tensor]
+Row = tuple[str, float, float]
+"""What is measured, then the float and the INT8 time in ms per clip."""
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--clips", type=int, default=5000, help="one-second files that `predict` reads")
+    parser.add_argument("--loop-clips", type=int, default=500, help="of these, as many go through the loop")
+    parser.add_argument("--threads", type=int, default=2, help="of `predict` and the loop")
+    parser.add_argument("--repeats", type=int, default=9)
+    parser.add_argument("--folder", type=Path, default=None, help="where files are written; default: the system's")
+    args = parser.parse_args()
+    keep_freed_memory()
+    with tempfile.TemporaryDirectory(dir=args.folder) as name:
+        torch.set_num_threads(1)
+        print(f"{machine()}; medians of {args.repeats}\n")
+        print("| one clip of 32,000 samples, ms | float | INT8 | ratio |\n|---|---|---|---|")
+        show(one_clip(Path(name) / "one", args.repeats))
+        torch.set_num_threads(args.threads)
+        print(f"\n{machine()}; {args.clips} files of 1 s at 44.1 kHz, of {len(DEVICES)} devices; medians of 3\n")
+        print("| a file to its table row, ms | one by one, float | predict | ratio |\n|---|---|---|---|")
+        show(of_files(Path(name) / "files", args.clips, min(args.loop_clips, args.clips)))
+
+
+def show(rows: Iterator[Row]) -> None:
+    for what, plain, ours in rows:
+        print(f"| {what} | {plain:.3f} | {ours:.3f} | {plain / ours:.1f}x |", flush=True)
+
+
+def one_clip(folder: Path, repeats: int) -> Iterator[Row]:
+    """Log-mel and network apart, then waveform to probabilities."""
+    (file,) = quantized_files(folder, DEVICES[:1]).values()
+    network = float_network(DEVICES[0])
+    log_mel, dense = LogMel(), DenseLogMel()
+    waveforms = 0.1 * torch.randn(CALLS, 1, RATE)
+    features = torch.stack([log_mel(waveform) for waveform in waveforms])
+    floats: dict[str, tuple[Step, Step]] = {
+        "plain": (dense, plainly_written(network)),
+        "ours, float": (log_mel, network),
+    }
+    check_alike(floats["plain"], floats["ours, float"], waveforms[:, 0])
+
+    def pair(what: str, inputs: Tensor, plain: Step, ours: Step) -> Row:
+        return what, *measure_pair(each(plain, inputs), each(ours, inputs), clips=CALLS, repeats=repeats)
+
+    yield pair("log-mel: dense, LogMel", waveforms, dense, log_mel)
+    for form in (OPENVINO, PT2):
+        int8 = load_form(file, form)
+        for name, (_, float_one) in floats.items():
+            yield pair(f"network: {name}, {form}", features, float_one, int8)
+        for name, (float_mel, float_one) in floats.items():
+            what = f"waveform to probabilities: {name}, {form}"
+            yield pair(what, waveforms, probabilities(float_mel, float_one), probabilities(log_mel, int8))
+
+
+def each(step: Step, inputs: Tensor) -> Callable[[], None]:
+    """The step on one clip after the other."""
+
+    @torch.inference_mode()
+    def run() -> None:
+        for clip in inputs:
+            step(clip)
+
+    return run
+
+
+def probabilities(log_mel: Step, network: Step) -> Step:
+    """Waveform (batch, samples) -> (batch, scenes)"""
+    return lambda waveform: network(log_mel(waveform)).softmax(dim=1)
+
+
+def check_alike(one: tuple[Step, Step], other: tuple[Step, Step], waveforms: Tensor) -> None:
+    """Raises RuntimeError where the two ways of writing the float model are not one model."""
+    difference = (probabilities(*one)(waveforms) - probabilities(*other)(waveforms)).abs().max()
+    if difference > 1e-4:
+        raise RuntimeError(f"the float models' probabilities differ by {difference:.2g}")
+
+
+def of_files(folder: Path, clips: int, loop_clips: int) -> Iterator[Row]:
+    """Files to rows of the predictions' table, models loaded."""
+    names = write_wavs(folder / "clips", clips)
+    table = pd.DataFrame({"filename": names, "device": np.random.default_rng(0).choice(DEVICES, clips)})
+    with logged_router(folder) as uri:
+        router = mlflow.pyfunc.load_model(uri, model_config={"live": False})
+        runs = count()
+
+        def predict_all() -> None:
+            place = folder / f"parts{next(runs)}"
+            place.mkdir()
+            parts = {
+                place / f"{first}.csv": table.iloc[first : first + FILES_PER_PART] for first in range(0, clips, FILES_PER_PART)
+            }
+            answer_missing(router, parts, folder / "clips", name="predict")
+            join(list(parts), place)
+
+        for what, models in models_by_device().items():
+            loop = one_by_one(models, table.iloc[:loop_clips], folder / "clips")
+            loop_ms, predict_ms = measure_pair(loop, predict_all, clips=1, repeats=3)
+            yield per_file(what, loop_ms / loop_clips, predict_ms / clips)
+
+
+def per_file(what: str, loop_ms: float, predict_ms: float) -> Row:
+    return f"{what}: {1000 / loop_ms:.0f} files/s, {1000 / predict_ms:.0f} files/s", loop_ms, predict_ms
+
+
+def one_by_one(models: dict[str, Step], table: pd.DataFrame, folder: Path) -> Callable[[], object]:
+    """Reads, resamples and classifies a file after the other."""
+
+    @torch.inference_mode()
+    def run() -> list[list[float]]:
+        rows = zip(table["filename"], table["device"], strict=True)
+        clips = ((torch.from_numpy(decode(folder / name, sample_rate=RATE))[None], device) for name, device in rows)
+        return [models[device](waveform)[0].tolist() for waveform, device in clips]
+
+    return run
+
+
+def models_by_device() -> dict[str, dict[str, Step]]:
+    """Float models, by the way they are written."""
+    dense, log_mel = DenseLogMel(), LogMel()
+    return {
+        "plain": {device: probabilities(dense, plainly_written(float_network(device))) for device in DEVICES},
+        "ours, float": {device: probabilities(log_mel, float_network(device)) for device in DEVICES},
+    }
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,58 @@
+"""Memory and speed of `predict` over the number of files: a process of its own each, and its highest resident memory.
+
+python benchmarks/predict_memory.py --files 1500 6000
+"""
+
+import argparse
+import resource
+import tempfile
+import time
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
+from pathlib import Path
+
+import mlflow
+import pandas as pd
+from measure import machine
+from routers import DEVICES, logged_router, write_wavs
+
+from adaptf.mlproject.predict import PredictConfig, files_digest, predict
+from adaptf.tracking.runs import StageRun
+
+WAVS = 200
+"""Different ones; the table names them again and again."""
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--files", type=int, nargs="+", default=[1500, 6000], help="rows of the table, one process each")
+    args = parser.parse_args()
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        names = write_wavs(folder / "clips", WAVS)
+        with logged_router(folder) as uri:
+            print(f"{machine()}\n\n| files | highest memory, MB | files/s |\n|---|---|---|")
+            for files in args.files:
+                table = pd.DataFrame({"filename": names * (-(-files // WAVS))}).head(files)
+                table["device"] = [DEVICES[row % len(DEVICES)] for row in range(files)]
+                path = folder / "clips" / f"{files}.csv"
+                table.to_csv(path, index=False)
+                with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
+                    megabytes, seconds = pool.submit(run_stage, path, uri, mlflow.get_tracking_uri(), folder).result()
+                print(f"| {files} | {megabytes:.0f} | {files / seconds:.0f} |", flush=True)
+
+
+def run_stage(path: Path, uri: str, tracking_uri: str, folder: Path) -> tuple[float, float]:
+    """Checks and predicts as the stage does; highest memory of this process in MB, and the seconds taken."""
+    mlflow.set_tracking_uri(tracking_uri)
+    config, work = PredictConfig(files=str(path), model_uri=uri), folder / f"work-{path.stem}"
+    work.mkdir()
+    start = time.perf_counter()
+    files_digest(config)
+    predict(config, StageRun(run_id="", name="predict", folder=work))
+    seconds = time.perf_counter() - start
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1000, seconds
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,162 @@
+"""Both forms of an INT8 network: the .pt2 file is the reference, the OpenVINO form says the same."""
+
+import platform
+import threading
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from adaptf.audio.logmel import LogMel
+from adaptf.compression import runtime
+from adaptf.compression.openvino_form import dense_weight
+from adaptf.compression.quantize import Int8Graph, quantize_int8, save_forms
+from adaptf.compression.runtime import OPENVINO, PT2, ExportedNetwork, OpenVinoNetwork, load_form, load_network
+from adaptf.errors import UserError
+from adaptf.models.tfsepnet import TfSepNet
+
+openvino = pytest.importorskip("openvino", reason="OpenVINO is not installed")
+pytestmark = pytest.mark.skipif(platform.machine().lower() not in runtime.X86, reason="the OpenVINO form is for x86")
+
+SCENES, SAME_CLASS, LARGEST_DIFFERENCE = 10, 0.995, 0.1
+"""The bound is a share of the spread of the logits; a sum that lies between two steps may be rounded to either side."""
+
+
+def scenes_of_noise(count: int, seed: int) -> tuple[Tensor, Tensor]:
+    """Waveforms (count, 32000), a band of noise per scene among other noise, and their scenes."""
+    generator = torch.Generator().manual_seed(seed)
+    scene = torch.arange(count) % SCENES
+    spectrum = torch.fft.rfft(torch.randn(count, 32000, generator=generator))
+    position = torch.linspace(0, 1, spectrum.shape[1])
+    centre = (0.05 + scene / SCENES * 0.5)[:, None]
+    other = torch.rand(count, 1, generator=generator) * 0.6
+    shape = torch.exp(-(((position - centre) / 0.04) ** 2)) + 0.5 * torch.exp(-(((position - other) / 0.05) ** 2)) + 0.05
+    waveform = torch.fft.irfft(spectrum * shape)
+    return 0.5 * waveform / waveform.abs().amax(dim=1, keepdim=True), scene
+
+
+def log_mels(waveforms: Tensor) -> Tensor:
+    features = LogMel(bands=64)
+    return torch.cat([features(clips) for clips in waveforms.split(16)])
+
+
+@pytest.fixture(scope="module")
+def heard() -> tuple[Tensor, Tensor]:
+    """Log-mels that no network has learnt from, and their scenes."""
+    waveforms, scenes = scenes_of_noise(600, seed=1)
+    return log_mels(waveforms), scenes
+
+
+@pytest.fixture(scope="module")
+def network_and_clips() -> tuple[TfSepNet, Tensor]:
+    """A small network that has learnt the scenes, and what it learnt from."""
+    torch.manual_seed(0)
+    waveforms, scenes = scenes_of_noise(320, seed=0)
+    clips, network = log_mels(waveforms), TfSepNet(classes=SCENES, width=16)
+    optimizer = torch.optim.Adam(network.parameters(), lr=0.01)
+    for _ in range(8):
+        for rows in torch.randperm(len(clips)).split(32):
+            optimizer.zero_grad()
+            nn.functional.cross_entropy(network(clips[rows]), scenes[rows]).backward()
+            optimizer.step()
+    return network.eval(), clips
+
+
+@pytest.fixture(scope="module")
+def quantized(network_and_clips: tuple[TfSepNet, Tensor]) -> Int8Graph:
+    network, clips = network_and_clips
+    return quantize_int8(network, clips[:128].split(32))
+
+
+@pytest.fixture(scope="module")
+def path(quantized: Int8Graph, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("forms") / "s1.pt2"
+    save_forms(quantized, path)
+    return path
+
+
+def test_both_forms_say_the_same_scene_with_nearly_the_same_logits(
+    path: Path, heard: tuple[Tensor, Tensor], network_and_clips: tuple[TfSepNet, Tensor]
+) -> None:
+    clips, scenes = heard
+    reference, fast = load_form(path, PT2)(clips), load_form(path, OPENVINO)(clips)
+    assert (reference.argmax(dim=1) == scenes).float().mean() > 0.5, "the network should know something"
+    assert (reference.argmax(dim=1) == fast.argmax(dim=1)).float().mean() >= SAME_CLASS
+    differences = (reference - fast).abs().amax(dim=1)
+    assert differences.max() <= LARGEST_DIFFERENCE * reference.std()
+    assert differences.median() <= 1e-5  # most clips have no sum that lies between two steps
+
+
+def test_every_convolution_of_the_openvino_form_runs_as_int8(path: Path) -> None:
+    compiled = openvino.Core().compile_model(path.with_suffix(".xml"), "CPU", runtime.OPENVINO_SETTINGS)
+    notes = [node.get_rt_info() for node in compiled.get_runtime_model().get_ops()]
+    precisions = [note["runtimePrecision"].astype(str) for note in notes if note["layerType"].astype(str) == "Convolution"]
+    assert len(precisions) == 43
+    assert set(precisions) <= {"u8", "i8"}
+
+
+@pytest.mark.parametrize("batch", [1, 3, 17])
+def test_a_batch_of_any_size_is_its_clips_one_by_one(batch: int, path: Path, heard: tuple[Tensor, Tensor]) -> None:
+    clips, network = heard[0][:batch], load_network(path)
+    assert network.form == OPENVINO and network.why == ""
+    assert torch.equal(network(clips), torch.cat([network(clip[None]) for clip in clips]))
+
+
+def test_many_threads_get_the_logits_of_one(path: Path, heard: tuple[Tensor, Tensor]) -> None:
+    network, clips = load_network(path), heard[0][:40]
+    expected, found = network(clips), dict[int, Tensor]()
+    threads = [threading.Thread(target=lambda place=place: found.update({place: network(clips)})) for place in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert all(torch.equal(found[place], expected) for place in range(8))
+
+
+@pytest.mark.parametrize("shape", [(2, 1, 32, 64), (2, 1, 64, 65), (64, 64), (0, 1, 64, 64)])
+def test_log_mels_of_another_shape_are_refused(shape: tuple[int, ...], path: Path) -> None:
+    with pytest.raises(ValueError, match=r"should be \(batch >= 1, 1, 64, 64\), got"):
+        load_network(path)(torch.zeros(shape))
+
+
+def test_where_the_form_cannot_run_the_file_serves_and_says_why(
+    path: Path, tmp_path: Path, quantized: Int8Graph, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    alone = tmp_path / "s1.pt2"
+    alone.write_bytes(path.read_bytes())
+    assert_pt2(alone, "there is no s1.xml and no s1.bin beside s1.pt2")
+    alone.with_suffix(".xml").write_text("<net>")
+    alone.with_suffix(".bin").touch()
+    assert_pt2(alone, "OpenVINO does not take s1.xml")
+    with monkeypatch.context() as patch:
+        patch.setattr(platform, "machine", lambda: "aarch64")
+        assert_pt2(path, "the processor is not x86 but aarch64")
+    with monkeypatch.context() as patch:
+        patch.setattr(runtime.importlib.util, "find_spec", lambda name: None)
+        assert_pt2(path, "OpenVINO is not installed")
+        with pytest.raises(UserError, match=r"s1\.pt2 has no OpenVINO form to run: OpenVINO is not installed"):
+            load_form(path, OPENVINO)
+
+
+def assert_pt2(path: Path, why: str) -> None:
+    network = load_network(path)
+    assert isinstance(network, ExportedNetwork)
+    assert network.why.startswith(why)
+    assert network(torch.zeros(2, 1, 64, 64)).shape == (2, SCENES)
+
+
+def test_a_form_that_was_removed_is_gone(path: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "a.pt2"
+    for suffix in (".pt2", ".xml", ".bin"):
+        copy.with_suffix(suffix).write_bytes(path.with_suffix(suffix).read_bytes())
+    assert isinstance(load_network(copy), OpenVinoNetwork)
+    runtime.remove_openvino(copy)
+    assert [file.name for file in tmp_path.iterdir()] == ["a.pt2"]
+
+
+def test_a_dense_weight_gives_what_the_groups_give() -> None:
+    torch.manual_seed(0)
+    x, weight = torch.randn(2, 6, 5, 5), torch.randn(9, 2, 3, 3)
+    grouped = nn.functional.conv2d(x, weight, groups=3)
+    torch.testing.assert_close(nn.functional.conv2d(x, dense_weight(weight, 3)), grouped)

@@ -1,0 +1,105 @@
+"""The search for a quantization that loses little, by Neural Compressor's autotune."""
+
+from collections.abc import Callable
+from operator import attrgetter
+
+import pytest
+import torch
+from torch import Tensor
+
+from adaptf.compression.bias_correction import correct_biases
+from adaptf.compression.int8 import CONVOLUTION, for_running
+from adaptf.compression.quantize import CANDIDATES, Ranges, quantize_int8, tune_int8
+from adaptf.errors import UserError
+from adaptf.models.tfsepnet import TfSepNet
+
+NETWORK = TfSepNet(classes=3, width=8, depth=3)
+HISTOGRAM, EXTREMES, SYMMETRIC = CANDIDATES[0], Ranges("minmax", False), Ranges("kl", True)
+
+
+@pytest.fixture(scope="module")
+def clips() -> Tensor:
+    return torch.randn(24, 1, 16, 16, generator=torch.Generator().manual_seed(0))
+
+
+@pytest.fixture
+def tried() -> Callable[..., tuple[Callable[[object], float], list[object]]]:
+    """A score that gives these values in turn, the float network's first, and the networks that it was asked about."""
+
+    def scores(*values: float) -> tuple[Callable[[object], float], list[object]]:
+        seen: list[object] = []
+
+        def score(network: object) -> float:
+            seen.append(network)
+            return values[len(seen) - 1]
+
+        return score, seen
+
+    return scores
+
+
+def test_the_first_within_the_tolerance_is_taken(clips: Tensor, tried) -> None:
+    score, seen = tried(0.5, 0.4, 0.496, 0.7)
+    found = tune_int8(NETWORK, clips.split(8), score, tolerable_loss=0.01, candidates=[HISTOGRAM, EXTREMES, SYMMETRIC])
+    assert (found.ranges, found.trials, len(seen)) == (EXTREMES, 2, 3)
+
+
+def test_the_best_is_taken_where_none_is_within_and_is_the_one_that_it_says(clips: Tensor, tried) -> None:
+    score, _ = tried(0.5, 0.3, 0.45, 0.4)
+    found = tune_int8(NETWORK, clips.split(8), score, tolerable_loss=0.01, candidates=[HISTOGRAM, EXTREMES, SYMMETRIC])
+    assert (found.ranges, found.trials) == (EXTREMES, 3)
+    expected = quantize_int8(NETWORK, clips.split(8), EXTREMES)
+    other = quantize_int8(NETWORK, clips.split(8), HISTOGRAM)
+    with torch.no_grad():
+        torch.testing.assert_close(found.graph(clips), expected.graph(clips), rtol=0, atol=1e-4)
+        assert (found.graph(clips) - other.graph(clips)).abs().max() > 1e-3
+
+
+def test_a_network_that_recognises_nothing_is_quantized_all_the_same(clips: Tensor, tried) -> None:
+    score, _ = tried(0.0, 0.0)
+    assert tune_int8(NETWORK, [clips], score, tolerable_loss=0.01).trials == 1
+
+
+def test_what_is_scored_is_the_float_network_and_then_int8_ones(clips: Tensor) -> None:
+    logits: list[Tensor] = []
+
+    def score(network: Callable[[Tensor], Tensor]) -> float:
+        logits.append(network(clips))
+        return 1.0
+
+    found = tune_int8(NETWORK, [clips], score, tolerable_loss=0.01)
+    with torch.no_grad():
+        torch.testing.assert_close(logits[0], NETWORK.eval()(clips), rtol=0, atol=1e-5)
+        torch.testing.assert_close(logits[1], for_running(found.graph)(clips), rtol=0, atol=1e-5)
+    assert not torch.equal(logits[0], logits[1])
+
+
+def test_without_clips_of_one_shape_or_candidates_there_is_nothing_to_try(clips: Tensor, tried) -> None:
+    score, _ = tried(1.0)
+    with pytest.raises(UserError, match="at least one batch"):
+        tune_int8(NETWORK, [], score, tolerable_loss=0.01)
+    with pytest.raises(UserError, match=r"\(1, 16, 9\) after \(1, 16, 8\)|\(2, 1, 16, 9\) after \(2, 1, 16, 8\)"):
+        tune_int8(NETWORK, [torch.zeros(2, 1, 16, 8), torch.zeros(2, 1, 16, 9)], score, tolerable_loss=0.01)
+    with pytest.raises(UserError, match="at least one way"):
+        tune_int8(NETWORK, [clips], score, tolerable_loss=0.01, candidates=[])
+
+
+def test_bias_correction_brings_each_channels_mean_back(clips: Tensor) -> None:
+    """Coarse ranges, from a single quiet clip, shift the means of loud ones; the correction is made for these."""
+    graph = quantize_int8(NETWORK, [clips[:1] * 0.2]).graph
+    exact = NETWORK.eval()(clips).detach().mean(dim=0)
+
+    def shift() -> float:
+        with torch.no_grad():
+            return (graph(clips).mean(dim=0) - exact).abs().max().item()
+
+    before = shift()
+    correct_biases(graph, clips)
+    assert shift() < 0.1 * before
+
+
+def test_every_bias_is_a_value_of_fp16(clips: Tensor) -> None:
+    graph = quantize_int8(NETWORK, [clips]).graph
+    convolutions = graph.graph.find_nodes(op="call_function", target=CONVOLUTION)
+    biases = [attrgetter(str(node.all_input_nodes[2].target))(graph) for node in convolutions]
+    assert len(biases) > 2 and all(torch.equal(bias, bias.half().float()) for bias in biases)

@@ -1,0 +1,130 @@
+"""From a checkpoint to a promoted version: quantize, evaluate, register, promote, rollback, lineage."""
+
+import json
+import sys
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import mlflow
+import pandas as pd
+import pytest
+
+from adaptf.compression.runtime import why_no_openvino
+from adaptf.errors import UserError
+from adaptf.mlproject import lineage
+from adaptf.mlproject.config import AugmentConfig, OptimConfig
+from adaptf.mlproject.evaluate import EvaluateConfig, evaluate
+from adaptf.mlproject.finetune import FinetuneConfig, finetune
+from adaptf.mlproject.promote import PromoteConfig, promote, unlike_any_other
+from adaptf.mlproject.quantize import QuantizeConfig, quantize
+from adaptf.mlproject.register import RegisterConfig, register
+from adaptf.mlproject.rollback import RollbackConfig, rollback
+from adaptf.mlproject.stage import execute
+from adaptf.mlproject.train import TrainConfig, train
+from adaptf.tracking import production
+
+LOSSY = 1.0
+"""Tolerable loss: two epochs on noise teach nothing that could be lost."""
+
+
+@dataclass(frozen=True)
+class Deployed:
+    """Runs."""
+
+    quantized: str
+    registered: str
+
+
+@pytest.fixture(scope="module")
+def deployed(train_config: TrainConfig, folder: Path) -> Deployed:
+    """Only the model for unknown devices: the others have too few clips."""
+    prepared, trained = train_config.prepare_run, execute(train, train_config)
+    start = mlflow.artifacts.download_artifacts(run_id=trained, artifact_path="checkpoints/best.ckpt", dst_path=str(folder))
+    tuned = execute(
+        finetune,
+        FinetuneConfig(
+            prepare_run=prepared,
+            distill_run=start,
+            min_clips=1000,
+            augment=AugmentConfig(dir_p=0.0, mixstyle_p=0.0, mixup_alpha=0.0),
+            optim=OptimConfig(lr=0.001, batch_size=8, max_epochs=1, restart_epochs=1),
+            trainer=train_config.trainer,
+        ),
+    )
+    quantized = execute(quantize, QuantizeConfig(prepare_run=prepared, finetune_run=tuned, tolerable_loss=LOSSY))
+    only = EvaluateConfig(
+        prepare_run=prepared, train_run="none", distill_run="none", finetune_run="none", quantize_run=quantized, draws=100
+    )
+    evaluated = execute(evaluate, only)
+    return Deployed(quantized, execute(register, RegisterConfig(quantized, evaluated)))
+
+
+@pytest.fixture(scope="module")
+def first_promotion(deployed: Deployed) -> PromoteConfig:
+    config = PromoteConfig(register_run=deployed.registered, tolerable_loss=LOSSY)
+    execute(promote, config, inputs=unlike_any_other)
+    return config
+
+
+def artifact(run_id: str, path: str) -> Path:
+    return Path(mlflow.artifacts.download_artifacts(run_id=run_id, artifact_path=path))
+
+
+def test_quantizing_leaves_both_forms_their_figures_and_what_they_predict(deployed: Deployed):
+    table = pd.read_csv(artifact(deployed.quantized, "quantization.csv"), index_col="device")
+    row = table.loc["unknown"]
+    assert row["INT8 convolutions"] == "43/43"
+    assert (row["bands"], row["frames"]) == (64, 64)
+    predictions = pd.read_csv(artifact(deployed.quantized, "validation/unknown.csv"))
+    right = predictions["predicted"] == predictions["scene"]
+    assert row["INT8 accuracy"] == pytest.approx(100 * right.groupby(predictions["scene"]).mean().mean())
+    folder = artifact(deployed.quantized, "int8")
+    assert (folder / "unknown.pt2").is_file()
+    if why_no_openvino(folder / "unknown.pt2"):
+        assert row.isna()["OpenVINO ms"]
+    else:
+        assert row["OpenVINO same class"] == 100
+        assert row["OpenVINO ms"] > 0
+
+
+def test_a_version_tells_its_scores_budget_runs_data_and_code(deployed: Deployed):
+    versions = json.loads(artifact(deployed.registered, "versions.json").read_text())
+    assert versions == {"adaptf-unknown": "1", "adaptf-router": "1"}
+    version = mlflow.MlflowClient().get_model_version("adaptf-unknown", "1")
+    assert f"runs/{deployed.quantized}" in version.description
+    for text in ("airport", "multiply-accumulates for one clip", "held to the limit", "frames of one clip", "Data digest:"):
+        assert text in version.description
+    assert version.tags["adaptf.quantize_run"] == deployed.quantized
+    assert int(version.tags["adaptf.model_bytes"]) < 128_000
+    router = mlflow.MlflowClient().get_model_version("adaptf-router", "1")
+    assert "| unknown | adaptf-unknown/1 |" in router.description
+
+
+def test_what_was_promoted_is_in_production_and_the_runs_tell_it(first_promotion: PromoteConfig):
+    assert production.in_production() == {"adaptf-unknown": "1", "adaptf-router": "1"}
+
+
+def test_versions_without_enough_clips_in_common_need_a_reason_and_can_be_rolled_back(
+    first_promotion: PromoteConfig, deployed: Deployed
+):
+    execute(register, RegisterConfig(deployed.quantized))
+    second = replace(first_promotion, device="unknown", version="2")
+    with pytest.raises(UserError, match=r"adaptf-unknown version 2 can't be compared with version 1.* at least 20 are needed"):
+        execute(promote, second, inputs=unlike_any_other)
+    assert production.resolve_production("adaptf-unknown") == "1"
+    run_id = execute(promote, replace(second, force=True, reason="a trial"), inputs=unlike_any_other)
+    tags = mlflow.get_run(run_id).data.tags
+    assert (tags["adaptf.promoted.adaptf-unknown"], tags["adaptf.replaced.adaptf-unknown"]) == ("2", "1")
+    assert tags["adaptf.reason"] == "a trial"
+    execute(rollback, RollbackConfig("unknown"), inputs=unlike_any_other)
+    assert production.resolve_production("adaptf-unknown") == "1"
+
+
+def test_the_lineage_of_what_is_in_production_goes_back_to_the_data(
+    first_promotion: PromoteConfig, deployed: Deployed, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    monkeypatch.setattr(sys, "argv", ["lineage", "models:/adaptf-unknown@production"])
+    lineage.main()
+    tree = capsys.readouterr().out
+    for text in ("adaptf-unknown version 1, in production", deployed.registered, deployed.quantized, "finetune", "prepare"):
+        assert text in tree
