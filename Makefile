@@ -1,6 +1,7 @@
 PYTHON ?= python3.11
 STORE ?= sqlite:///$(CURDIR)/mlflow.db
 DEMO ?= demo_data
+ROUTER ?= models:/adaptf-router@production
 
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 export MLFLOW_TRACKING_URI := $(STORE)
@@ -38,8 +39,8 @@ ui: install
 
 # The router in production, which takes up what is promoted: scenes at port 5001, /health, /version and /metrics at port 5002.
 serve: install
-	SERVING_MODEL_CONFIG='{"live": true, "metrics_port": 5002}' mlflow models serve --env-manager local \
-		--model-uri models:/adaptf-router@production --host 127.0.0.1 --port 5001
+	MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR=false SERVING_MODEL_CONFIG='{"live": true, "metrics_port": 5002}' \
+		mlflow models serve --env-manager local --model-uri $(ROUTER) --host 127.0.0.1 --port 5001
 
 # Builds and caches only. The store (mlflow.db and its artifacts) goes after a question that is answered with 'yes'.
 clean:

@@ -4,6 +4,7 @@ import io
 import logging
 import operator
 import os
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,16 +12,23 @@ from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
-from torch.export import ExportedProgram
+from torch.export import Dim, ExportedProgram
 
 from adaptf.errors import UserError
 
 CLIPS_AT_ONCE = 8
 """More would not stay in the processor's caches: 256 at once take twice the time per clip."""
 
+DYNAMIC_BATCH = ({0: Dim("batch", min=1)},)
+"""Of (batch, 1, bands, frames)."""
 CONVOLUTION = torch.ops.aten.conv2d.default
-NOISY_LOGGERS = ("neural_compressor", "torchao", "torch.utils._pytree", "torch.export")
-"""They log progress, extensions for other machines, and deprecations within torch, as warnings."""
+NOISY_LOGGERS = ("", "neural_compressor", "torchao", "torch.utils._pytree", "torch.export")
+"""They (torchao also by the root) log progress, extensions for other machines, and deprecations within torch, as warnings."""
+
+
+def example_of(clip_shape: tuple[int, ...]) -> tuple[Tensor]:
+    """Two clips of silence, for exporting: one alone would make the size of the batch static."""
+    return (torch.zeros(2, *clip_shape),)
 
 
 def int8_convolutions(program: ExportedProgram) -> tuple[int, int]:
@@ -144,7 +152,7 @@ def quantized_operators() -> Any:
 
 @contextmanager
 def errors_only() -> Iterator[None]:
-    """Keeps back what the quantizing libraries log below an error."""
+    """Keeps back what the quantizing libraries log below an error, and their warnings."""
 
     def is_error(record: logging.LogRecord) -> bool:
         return record.levelno >= logging.ERROR
@@ -153,7 +161,9 @@ def errors_only() -> Iterator[None]:
     for logger in loggers:
         logger.addFilter(is_error)
     try:
-        yield
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
     finally:
         for logger in loggers:
             logger.removeFilter(is_error)

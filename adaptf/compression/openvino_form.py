@@ -2,16 +2,14 @@
 
 import operator
 import tempfile
-import warnings
 from collections.abc import Callable
 from copy import deepcopy
 from pathlib import Path
 
 import torch
 from torch import Tensor, fx
-from torch.export import Dim
 
-from adaptf.compression.int8 import CONVOLUTION, errors_only
+from adaptf.compression.int8 import CONVOLUTION, DYNAMIC_BATCH, errors_only, example_of
 
 GROUPS = 6
 """Place of the groups among the arguments of a convolution."""
@@ -25,11 +23,11 @@ def save_openvino(graph: fx.GraphModule, clip_shape: tuple[int, ...], path: Path
     """
     import openvino
 
-    graph = dense_group_convolutions(with_exact_weights(deepcopy(graph)))
-    example = (torch.zeros(2, *clip_shape),)
-    with errors_only(), warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        program = torch.export.export(graph, example, dynamic_shapes=({0: Dim("batch", min=1)},), strict=False)
+    with errors_only():
+        graph = dense_group_convolutions(with_exact_weights(deepcopy(graph)))
+        graph.graph.eliminate_dead_code()
+        graph.recompile()
+        program = torch.export.export(graph, example_of(clip_shape), dynamic_shapes=DYNAMIC_BATCH, strict=False)
         model = openvino.convert_model(program)
     model.reshape([1, *clip_shape])
     with tempfile.TemporaryDirectory(dir=path.parent, prefix=".openvino") as folder:

@@ -1,9 +1,7 @@
 """Static INT8 quantization by Intel Neural Compressor. The router needs none of it: loading is apart, in `int8.py`."""
 
 import operator
-import warnings
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,19 +9,17 @@ from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
-from torch.export import Dim, ExportedProgram
+from torch.export import ExportedProgram
 
 from adaptf.compression.bias_correction import BIAS, correct_biases
-from adaptf.compression.int8 import CONVOLUTION, errors_only, for_running, save_int8
+from adaptf.compression.int8 import CONVOLUTION, DYNAMIC_BATCH, errors_only, example_of, for_running, save_int8
 from adaptf.compression.openvino_form import save_openvino
-from adaptf.compression.runtime import openvino_file
+from adaptf.compression.runtime import openvino_file, remove_openvino
 from adaptf.errors import UserError
 from adaptf.models.residual_normalization import ResidualNormalization
 from adaptf.models.tfsepnet import TfSepNet
 from adaptf.models.unshuffled import unshuffled
 
-DYNAMIC_BATCH = ({0: Dim("batch", min=1)},)
-"""Of (batch, 1, bands, frames)."""
 CORRECTION_CLIPS = 256
 """Calibration clips from which biases are corrected, at most: they are run at once."""
 TINY = 1e-9
@@ -98,7 +94,7 @@ def tune_int8(
         scores.append(max(score(for_running(graph) if finished else graph), TINY))
         return scores[-1]
 
-    with quietly(), torch.no_grad():
+    with errors_only(), torch.no_grad():
         from neural_compressor.torch.quantization import TuningConfig, autotune
 
         configurations = [configuration(served, one) for one in candidates]
@@ -121,7 +117,7 @@ def quantize_int8(network: nn.Module, calibration: Sequence[Tensor], ranges: Ran
     """What `tune_int8` makes of one candidate, whatever it loses."""
     clip_shape = shape_of_clips(calibration)
     served, example = serving_form(network), example_of(clip_shape)
-    with quietly(), torch.no_grad():
+    with errors_only(), torch.no_grad():
         from neural_compressor.torch.quantization import convert, prepare
 
         observed = prepare(traced(served, example), configuration(served, ranges), example_inputs=example)
@@ -134,11 +130,6 @@ def quantize_int8(network: nn.Module, calibration: Sequence[Tensor], ranges: Ran
 def serving_form(network: nn.Module) -> nn.Module:
     """What is quantized: an equal network that runs faster, where one is known."""
     return unshuffled(network) if isinstance(network, TfSepNet) else network
-
-
-def example_of(clip_shape: tuple[int, ...]) -> tuple[Tensor]:
-    """Two clips of silence: one alone would make the size of the batch static."""
-    return (torch.zeros(2, *clip_shape),)
 
 
 def run(network: nn.Module, batches: Iterable[Tensor]) -> None:
@@ -156,21 +147,13 @@ def finish(graph: fx.GraphModule, calibration: Sequence[Tensor]) -> None:
             values.data = values.data.half().float()
 
 
-@contextmanager
-def quietly() -> Iterator[None]:
-    """Keeps back what the quantizing libraries say and warn of below an error."""
-    with errors_only(), warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="The input of maxpool2d is not quantized")
-        warnings.filterwarnings("ignore", category=FutureWarning, module="copyreg")
-        yield
-
-
 def save_forms(quantized: Int8Graph, path: Path) -> ExportedProgram:
     """Writes the .pt2 file and, where OpenVINO is installed, its form beside it; returns the program of the former."""
+    remove_openvino(path)  # of an interrupted run
     try:
         save_openvino(quantized.graph, quantized.clip_shape, openvino_file(path))
-    except ImportError:
-        print(f"OpenVINO is not installed: {path.name} will run as it is", flush=True)
+    except (ImportError, RuntimeError) as error:
+        print(f"{path.name} gets no OpenVINO form: {type(error).__name__}: {error}", flush=True)
     program = quantized.program()
     save_int8(program, path)
     return program
@@ -209,12 +192,12 @@ def configuration(network: nn.Module, ranges: Ranges) -> Any:
     return config
 
 
+@errors_only()
 def packed(graph: fx.GraphModule, clip_shape: tuple[int, ...]) -> ExportedProgram:
     """A converted graph whose weights are kept as INT8 and biases as FP16, with nothing beside them."""
     from torchao.quantization.pt2e.constant_fold import constant_fold
 
-    with quietly():
-        graph = deepcopy(graph)
+    graph = deepcopy(graph)
     constant_fold(graph)
     for convolution in graph.graph.find_nodes(op="call_function", target=CONVOLUTION):
         keep_bias_as_fp16(graph, convolution)

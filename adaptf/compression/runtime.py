@@ -13,9 +13,16 @@ from adaptf.compression.int8 import load_int8
 from adaptf.errors import UserError
 
 OPENVINO, PT2 = "OpenVINO", "pt2"
+OPENVINO_SUFFIXES = (".xml", ".bin")
+FORMS = (".pt2", *OPENVINO_SUFFIXES)
+"""Ends of the files of a network: the exported program, and its OpenVINO form, which may be missing."""
 X86 = ("x86_64", "amd64")
-OPENVINO_SETTINGS = {"INFERENCE_PRECISION_HINT": "f32", "PERFORMANCE_HINT": "LATENCY"}
-"""By default float parts run in bfloat16 where the processor has it, which moves logits by up to 0.07."""
+OPENVINO_SETTINGS = {
+    "INFERENCE_PRECISION_HINT": "f32",  # by default float parts run in bfloat16 where the processor has it
+    "NUM_STREAMS": 0,  # on the thread that asks: the log-mel is in its cache, and nobody waits for another to wake up
+    "INFERENCE_NUM_THREADS": 1,
+    "ENABLE_CPU_PINNING": False,
+}
 
 
 class Network:
@@ -50,18 +57,15 @@ class ExportedNetwork(Network):
 class OpenVinoNetwork(Network):
     """An .xml file with its .bin as OpenVINO runs it: clip by clip, which takes as long per clip as any larger batch.
 
-    So nothing is compiled anew for another size of batch. Each calling thread has its own request, and as many of them run
-    at a time as there are streams, each on one processor core.
+    So nothing is compiled anew for another size of batch. Each calling thread computes for itself, on one processor core.
     """
 
     form = OPENVINO
 
-    def __init__(self, path: Path, *, streams: int | None = None) -> None:
+    def __init__(self, path: Path) -> None:
         import openvino
 
-        streams = streams or torch.get_num_threads()
-        settings = OPENVINO_SETTINGS | {"NUM_STREAMS": streams, "INFERENCE_NUM_THREADS": streams}
-        self.compiled: Any = openvino.Core().compile_model(path, "CPU", settings)
+        self.compiled: Any = openvino.Core().compile_model(path, "CPU", OPENVINO_SETTINGS)
         self.clip_shape = tuple(self.compiled.input(0).shape)[1:]
         self.classes = self.compiled.output(0).shape[1]
         self._of_thread = threading.local()
@@ -91,7 +95,7 @@ def openvino_file(path: Path) -> Path:
 
 def remove_openvino(path: Path) -> None:
     """Takes the OpenVINO form of a .pt2 file away."""
-    for suffix in (".xml", ".bin"):
+    for suffix in OPENVINO_SUFFIXES:
         path.with_suffix(suffix).unlink(missing_ok=True)
 
 
@@ -101,7 +105,7 @@ def why_no_openvino(path: Path) -> str:
         return f"the processor is not x86 but {platform.machine()}"
     if importlib.util.find_spec("openvino") is None:
         return "OpenVINO is not installed"
-    missing = [file.name for file in (openvino_file(path), path.with_suffix(".bin")) if not file.is_file()]
+    missing = [file.name for file in map(path.with_suffix, OPENVINO_SUFFIXES) if not file.is_file()]
     return f"there is no {' and no '.join(missing)} beside {path.name}" if missing else ""
 
 
@@ -111,7 +115,7 @@ def load_network(path: Path) -> Network:
     if not why:
         try:
             return OpenVinoNetwork(openvino_file(path))
-        except (RuntimeError, ValueError) as error:
+        except (RuntimeError, ValueError, ImportError, OSError) as error:
             why = f"OpenVINO does not take {openvino_file(path).name}: {str(error).strip().splitlines()[-1]}"
     return ExportedNetwork(path, why=why)
 

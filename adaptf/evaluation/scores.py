@@ -10,10 +10,13 @@ from scipy.special import log_softmax
 Runs = Sequence[pd.DataFrame]
 """A setting's predictions of the same clips: one table per run, that is per seed; usually one."""
 
+TEXT_COLUMNS = ("filename", "scene", "device", "location", "predicted")
+"""Of a table of predictions; the others hold a logit per scene."""
+
 
 def prediction_table(clips: pd.DataFrame, logits: NDArray[np.float32], scenes: Sequence[str]) -> pd.DataFrame:
     """The clip table's filename, scene, device and location, the scene that was predicted, and one logit per scene."""
-    table = clips[["filename", "scene", "device", "location"]].reset_index(drop=True)
+    table = clips[list(TEXT_COLUMNS[:-1])].reset_index(drop=True)
     table["predicted"] = [scenes[place] for place in logits.argmax(axis=1)]
     return pd.concat([table, pd.DataFrame(logits, columns=list(scenes))], axis=1)
 

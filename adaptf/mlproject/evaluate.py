@@ -9,7 +9,7 @@ import pandas as pd
 from adaptf.data.clips import TEST, devices_of
 from adaptf.errors import UserError
 from adaptf.evaluation.figures import accuracy_figure, confusion_figure, device_figure
-from adaptf.evaluation.scores import Runs, confusion, log_loss, macro_accuracy
+from adaptf.evaluation.scores import TEXT_COLUMNS, Runs, confusion, log_loss, macro_accuracy
 from adaptf.evaluation.tables import accuracy_table, as_markdown, as_text, device_table, difference_table, scene_table
 from adaptf.mlproject.config import upstream, upstream_several
 from adaptf.mlproject.dataset import DATA_KIND, SCENES_KIND, PreparedData, load_prepared
@@ -140,8 +140,7 @@ def read_predictions(run: StageRun, evaluated: str, setting: str, place: int = 0
 
 def read_prediction_table(path: Path) -> pd.DataFrame:
     """A file of predictions; names such as 'nan' stay text."""
-    text = {name: str for name in ("filename", "scene", "device", "location", "predicted")}
-    return pd.read_csv(path, dtype=text, keep_default_na=False)
+    return pd.read_csv(path, dtype=dict.fromkeys(TEXT_COLUMNS, str), keep_default_na=False)
 
 
 def differences_of(settings: Mapping[str, Runs], draws: int) -> pd.DataFrame:

@@ -5,61 +5,27 @@ import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-import mlflow
-import pandas as pd
-from mlflow.exceptions import MlflowException
-
+from adaptf.audio.logmel import LogMel
 from adaptf.compression.complexity import MAX_BYTES, MAX_MACS
+from adaptf.compression.runtime import FORMS
+from adaptf.data.clips import UNKNOWN
+from adaptf.data.hashes import sha256_of
 from adaptf.errors import UserError
-from adaptf.evaluation.bootstrap import Difference, paired_bootstrap
-from adaptf.mlproject.evaluate import read_prediction_table
-from adaptf.mlproject.quantize import VALIDATION_PREDICTIONS
-from adaptf.mlproject.register import DEVICE_TAG, QUANTIZE_TAG
+from adaptf.mlproject.comparison import Comparison, compare_versions
 from adaptf.tracking import production, registry
-from adaptf.tracking.bundle import MANIFEST
+from adaptf.tracking.bundle import MANIFEST, Bundle
 from adaptf.tracking.log_lines import LOGGER
-from adaptf.tracking.runs import StageRun, UpstreamError
+from adaptf.tracking.registry import tags_of
+from adaptf.tracking.runs import StageRun
 from adaptf.tracking.self_test import routing_problems
 
 LOSS_TAG = "adaptf.relative_loss"
 """In percent."""
 BUDGET = {"adaptf.macs": (MAX_MACS, "MACs"), "adaptf.model_bytes": (MAX_BYTES, "bytes")}
-MIN_COMMON_CLIPS = 20
-TEXT_COLUMNS = ("filename", "scene", "device", "location", "predicted")
-
-
-@dataclass(frozen=True)
-class Comparison:
-    """A version of a device's model against the one in production, on the validation clips that both were judged on."""
-
-    name: str
-    version: str
-    former: str | None
-    """None: there is nothing to compare with."""
-    clips: int = 0
-    difference: Difference | None = None
-    """What the version has over the former one; None where it is not known."""
-    problem: str = ""
-    """Why they can't be compared."""
-
-    @property
-    def is_worse(self) -> bool:
-        """Whether the whole interval over locations lies below zero."""
-        return self.difference is not None and self.difference.high < 0
-
-    def __str__(self) -> str:
-        this, former = f"{self.name} version {self.version}", f"version {self.former}, which is in production"
-        if self.former is None:
-            return f"{this}: nothing is in production that it could be compared with"
-        if self.former == self.version:
-            return f"{this} is in production already"
-        if self.difference is None:
-            return f"{this} can't be compared with {former}: {self.problem}"
-        return (
-            f"{this} {'is worse than' if self.is_worse else 'against'} {former}: {in_points(self.difference)} "
-            f"on the {self.clips} validation clips of both, of {self.difference.locations} places"
-        )
+INT8_TAG = "adaptf.INT8_convolutions"
+"""Such as 43/43."""
 
 
 @dataclass(frozen=True)
@@ -71,31 +37,61 @@ class Verdict:
     objections: list[str]
     """These can be overridden, with a reason."""
     comparisons: list[Comparison]
+    seen: Mapping[str, str | None]
+    """What was in production: registered model -> version, of all models that the gates looked at."""
 
 
 def judge(wanted: Mapping[str, str], run: StageRun, *, tolerable_loss: float) -> Verdict:
     """All gates of all versions, given by registered model. `tolerable_loss` is a fraction of the accuracy."""
+    seen = seen_in_production(wanted)
     if absent := [no_version(name, version) for name, version in wanted.items() if tags_of(name, version) is None]:
-        return Verdict(absent, [], [])
+        return Verdict(absent, [], [], seen)
     refusals = [problem for name, version in wanted.items() for problem in routing_refusals(name, version, run)]
+    refusals += misfits(wanted, seen, run)
+    if registry.ROUTER_NAME in wanted:
+        refusals += strange_files(wanted[registry.ROUTER_NAME], run)
     # A device's version may be there twice: alone, and in the router.
-    models = list(dict.fromkeys(model for name, version in wanted.items() for model in models_of(name, version, run)))
+    models = list(
+        dict.fromkeys(model for name, version in wanted.items() for model in models_of(name, version, seen[name], run))
+    )
     objections = []
     for name, version, _ in models:
         tags = tags_of(name, version)
         if tags is None:
             refusals.append(f"the router holds {name} version {version}, which is not registered any more")
             continue
-        refusals += [f"{name} version {version}: {problem}" for problem in budget_problems(tags)]
+        refusals += [f"{name} version {version}: {problem}" for problem in (*budget_problems(tags), *int8_problems(tags))]
         objections += [f"{name} version {version}: {problem}" for problem in loss_problems(tags, tolerable_loss)]
     comparisons = [compare_versions(name, version, former, run) for name, version, former in models]
     objections += [str(found) for found in comparisons if found.is_worse or found.problem]
-    return Verdict(refusals, objections, comparisons)
+    return Verdict(refusals, objections, comparisons, seen)
+
+
+def seen_in_production(wanted: Mapping[str, str]) -> dict[str, str | None]:
+    """The versions in production of the models that are to be moved, and of the router, which they have to fit."""
+    return {name: production.production_or_none(name) for name in (*wanted, registry.ROUTER_NAME)}
 
 
 def budget_problems(tags: Mapping[str, str]) -> list[str]:
     """What of the challenge's limits a version's figures break."""
     return [problem for tag, (limit, unit) in BUDGET.items() for problem in over_limit(tags, tag, limit, unit)]
+
+
+def int8_problems(tags: Mapping[str, str]) -> list[str]:
+    """Whether a convolution was left as it was."""
+    if INT8_TAG not in tags:
+        return [no_tag(INT8_TAG)]
+    int8, _, convolutions = tags[INT8_TAG].partition("/")
+    if not (int8.isdecimal() and convolutions.isdecimal() and int(convolutions)):
+        return [f"the tag {INT8_TAG} is {tags[INT8_TAG]!r}, it should be such as '43/43'"]
+    if int(int8) != int(convolutions):
+        return [f"{int8} of {convolutions} convolutions are INT8, all of them should be"]
+    return []
+
+
+def no_tag(tag: str) -> str:
+    """What is to be said of a figure that is missing."""
+    return f"there is no tag {tag}: the version was not registered by `register`"
 
 
 def loss_problems(tags: Mapping[str, str], tolerable_loss: float) -> list[str]:
@@ -106,7 +102,7 @@ def loss_problems(tags: Mapping[str, str], tolerable_loss: float) -> list[str]:
 def over_limit(tags: Mapping[str, str], tag: str, limit: float, unit: str) -> Iterator[str]:
     """A figure that is not known is no better than one over its limit."""
     if tag not in tags:
-        yield f"there is no tag {tag}: the version was not registered by `register`"
+        yield no_tag(tag)
         return
     try:
         figure = float(tags[tag])
@@ -136,101 +132,104 @@ def routing_refusals(name: str, version: str, run: StageRun) -> list[str]:
     return [f"{name} version {version} fails the routing self-test: {problem}" for problem in problems]
 
 
+def misfits(wanted: Mapping[str, str], seen: Mapping[str, str | None], run: StageRun) -> list[str]:
+    """Versions of devices that a live router would never take up: those unlike the router that is moved with them, or that in
+    production. Without a router any will do."""
+    router = wanted.get(registry.ROUTER_NAME) or seen[registry.ROUTER_NAME]
+    devices = {name: version for name, version in wanted.items() if name != registry.ROUTER_NAME}
+    if router is None or not devices:
+        return []
+    try:
+        there = input_and_output(registry.ROUTER_NAME, router, run)
+        here = {name: input_and_output(name, version, run) for name, version in devices.items()}
+    except UserError as error:
+        return [f"whether {', '.join(devices)} can stand in {registry.ROUTER_NAME} version {router} is not known: {error}"]
+    return [
+        f"{name} version {devices[name]} can't stand in {registry.ROUTER_NAME} version {router}: its {key} is {value!r}, "
+        f"there it is {there[key]!r}; move the two together, with -P device=all"
+        for name, values in here.items()
+        for key, value in values.items()
+        if value != there[key]
+    ]
+
+
+def input_and_output(name: str, version: str, run: StageRun) -> dict[str, Any]:
+    """What the networks of a version share with those that they stand among, by its manifest. Raises UserError."""
+    try:
+        values = manifest_of(name, version, run) | {"models": {}}
+        return Bundle(log_mel=LogMel(**values.pop("mel")), **values).input_and_output()
+    except (KeyError, TypeError, ValueError) as error:
+        raise UserError(f"{name} version {version} has no complete {MANIFEST}: {error}") from error
+
+
+def strange_files(router: str, run: StageRun) -> list[str]:
+    """Networks of a router that are not those of the registered versions that they are said to be."""
+    return [
+        f"{registry.ROUTER_NAME} version {router}: {problem}"
+        for entry in entries_of(router, run).values()
+        for problem in strange_forms(router, entry["file"], *name_and_number(entry), run)
+    ]
+
+
+def strange_forms(router: str, file: str, name: str, version: str, run: StageRun) -> list[str]:
+    """What of a network's file, and of its OpenVINO form where both have one, is not as in the registered version."""
+    if tags_of(name, version) is None:
+        return []  # `judge` says it
+    try:
+        here, there = bundle_of(registry.ROUTER_NAME, router, run) / file, bundle_of(name, version, run) / f"{UNKNOWN}.pt2"
+        pairs = [(here.with_suffix(form), there.with_suffix(form)) for form in FORMS]
+        both = [pairs[0], *((one, other) for one, other in pairs[1:] if one.exists() and other.exists())]
+        strange = [one.name for one, other in both if sha256_of(one) != sha256_of(other)]
+    except (OSError, ValueError) as error:
+        return [f"whether {file} is the file of {name} version {version} is not known: {error}"]
+    return [f"{form} is not the file of {name} version {version}, which it is said to be" for form in strange]
+
+
 def bundle_of(name: str, version: str, run: StageRun) -> Path:
-    """The folder of a version's bundle. Raises UserError where there is none."""
-    return registry.download_bundle(name, version, run.folder / f"{name}-{version}")
+    """The folder of a version's bundle, downloaded once. Raises UserError where there is none."""
+    folder = run.folder / f"{name}-{version}"
+    there = next(folder.rglob(MANIFEST), None)
+    return there.parent if there else registry.download_bundle(name, version, folder)
 
 
-def models_of(name: str, version: str, run: StageRun) -> list[tuple[str, str, str | None]]:
+def manifest_of(name: str, version: str, run: StageRun) -> dict[str, Any]:
+    """What a version's bundle says of itself. Raises UserError where it can't be read."""
+    try:
+        return dict(json.loads((bundle_of(name, version, run) / MANIFEST).read_text(encoding="utf-8")))
+    except (OSError, TypeError, ValueError) as error:
+        raise UserError(f"{name} version {version} has no {MANIFEST} that can be read: {error}") from error
+
+
+def models_of(name: str, version: str, former: str | None, run: StageRun) -> list[tuple[str, str, str | None]]:
     """Device models that a version stands for: name, version, and the version in production. A router stands for those in it,
     beside those in the router that is in production."""
-    former = production.production_or_none(name)
     if name != registry.ROUTER_NAME:
         return [(name, version, former)]
-    held_now = versions_held(name, former, run) if former else {}
-    return [(model, number, held_now.get(model)) for model, number in versions_held(name, version, run).items()]
+    held_now = versions_held(former, run) if former else {}
+    return [(model, number, held_now.get(model)) for model, number in versions_held(version, run).items()]
 
 
-def versions_held(name: str, version: str, run: StageRun) -> dict[str, str]:
+def versions_held(router: str, run: StageRun) -> dict[str, str]:
     """Registered model -> version of a router's bundle; empty where it can't be read, which the self-test says."""
+    return dict(name_and_number(entry) for entry in entries_of(router, run).values())
+
+
+def entries_of(router: str, run: StageRun) -> dict[str, dict[str, str]]:
+    """By device `file` and `version` of a router's networks; empty where they can't be read, which the self-test says."""
     try:
-        manifest = json.loads((bundle_of(name, version, run) / MANIFEST).read_text(encoding="utf-8"))
-        held = [str(entry["version"]).rpartition("/") for entry in manifest["models"].values()]
-    except (UserError, OSError, ValueError, KeyError, TypeError, AttributeError):
+        manifest = manifest_of(registry.ROUTER_NAME, router, run)
+        return {device: {key: str(entry[key]) for key in ("file", "version")} for device, entry in manifest["models"].items()}
+    except (UserError, KeyError, TypeError, AttributeError):
         return {}
-    return {model: number for model, _, number in held}
 
 
-def compare_versions(name: str, version: str, former: str | None, run: StageRun) -> Comparison:
-    """On the validation clips that both versions' runs of `quantize` were judged on: neither has learnt from those."""
-    if former in (None, version):
-        return Comparison(name, version, former)
-    try:
-        before, after = (validation_predictions(name, str(number), run) for number in (former, version))
-        clips, difference = compare(before, after)
-    except UserError as error:
-        return Comparison(name, version, former, problem=str(error))
-    return Comparison(name, version, former, clips, difference)
-
-
-def compare(before: pd.DataFrame, after: pd.DataFrame) -> tuple[int, Difference]:
-    """Number of clips that are in both tables of predictions, and the difference on these. Raises UserError where they are too
-    few for an interval."""
-    keys = ["filename", "scene"]
-    common = before[keys].merge(after[keys])
-    scenes = [column for column in after.columns if column not in TEXT_COLUMNS]
-    if absent := [scene for scene in scenes if scene not in set(common["scene"])]:
-        raise UserError(
-            f"both were judged on {len(common)} clips, and of {', '.join(absent)} there is none among them: "
-            "quantize on the same validation clips"
-        )
-    if len(common) < MIN_COMMON_CLIPS:
-        raise UserError(
-            f"both were judged on {len(common)} clips, at least {MIN_COMMON_CLIPS} are needed: "
-            "quantize on the same validation clips"
-        )
-    difference = paired_bootstrap([before.merge(common)], [after.merge(common)])
-    if math.isnan(difference.high):
-        raise UserError(f"the {len(common)} clips of both are of one place per scene, which gives no interval")
-    return len(common), difference
-
-
-def validation_predictions(name: str, version: str, run: StageRun) -> pd.DataFrame:
-    """A version's predictions of the clips that it was judged on. Raises UpstreamError where they are not known."""
-    tags = tags_of(name, version) or {}
-    if not {DEVICE_TAG, QUANTIZE_TAG} <= tags.keys():
-        raise UpstreamError(f"version {version} has no tags {DEVICE_TAG} and {QUANTIZE_TAG} that say how it was judged")
-    return read_prediction_table(run.download(tags[QUANTIZE_TAG], f"{VALIDATION_PREDICTIONS}/{tags[DEVICE_TAG]}.csv"))
-
-
-def tags_of(name: str, version: str) -> Mapping[str, str] | None:
-    """A version's tags; None where there is no such version."""
-    try:
-        return dict(mlflow.MlflowClient().get_model_version(name, version).tags)
-    except MlflowException as error:
-        if error.error_code not in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
-            raise
-        return None
+def name_and_number(entry: Mapping[str, str]) -> tuple[str, str]:
+    """Registered model and version of a network in a router."""
+    name, _, number = entry["version"].rpartition("/")
+    return name, number
 
 
 def no_version(name: str, version: str) -> str:
     """What is to be said of a version that does not exist."""
     there = ", ".join(sorted(production.versions_by_number(name), key=int)) or "none"
     return f"{name} has no version {version} (versions: {there})"
-
-
-def in_points(difference: Difference) -> str:
-    """A difference with its interval over locations, as text."""
-    mean, low, high = (f"{100 * value:+z.2f}" for value in (difference.mean, difference.low, difference.high))
-    return f"{mean} points of macro-average accuracy (95 % interval {low} to {high})"
-
-
-def table_of(comparisons: list[Comparison]) -> pd.DataFrame:
-    """A row per comparison, in points; empty cells where there is no difference to tell."""
-    rows = [
-        {"model": found.name, "version": found.version, "in production": found.former, "clips": found.clips}
-        | {name: 100 * getattr(found.difference, name) if found.difference else None for name in ("mean", "low", "high")}
-        | {"words": str(found)}
-        for found in comparisons
-    ]
-    return pd.DataFrame(rows).rename(columns={"mean": "difference"})

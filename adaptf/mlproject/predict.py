@@ -1,6 +1,7 @@
 """Stage `predict`: a scene for each file of a table, by the router."""
 
 import base64
+import hashlib
 import os
 import re
 from collections import Counter
@@ -38,6 +39,10 @@ PARTS = "parts"
 """Answers so far, a CSV file for so many files: an interrupted stage goes on with those that are missing."""
 REQUESTS_AT_ONCE = 2
 """While the router computes one on all its threads, the files of the next are read and encoded."""
+IN_PRODUCTION = f"models:/{registry.ROUTER_NAME}@{production.ALIAS}"
+FOLLOWING = {"live": True, "check_seconds": 86_400.0}
+"""Settings of a router that takes up what is in production before its first answer, and then practically never."""
+AS_REGISTERED = {"live": False}
 
 
 @dataclass(frozen=True)
@@ -46,28 +51,77 @@ class PredictConfig:
 
     files: str = "none"
     """CSV file with filename and device, or the folder of an evaluation set (evaluation_setup/test.csv)."""
-    model_uri: str = f"models:/{registry.ROUTER_NAME}@{production.ALIAS}"
-    """The router, or any registered model of adaptf. The version that is there when the stage begins answers for all files."""
+    model_uri: str = IN_PRODUCTION
+    """The router, or any registered model of adaptf. By default the router and the devices' models that are in production when
+    the stage begins answer for all files; a version, as in models:/adaptf-router/3, answers as it was registered."""
     download: bool = False
     """Fetches the evaluation set of DCASE 2025 Task 1 into the folder `files` first."""
     download_server: str = ZENODO
     """Where the public record is."""
 
 
+@dataclass(frozen=True)
+class Models:
+    """What answers for all files: others may be promoted at any moment."""
+
+    uri: str
+    """Of one version."""
+    versions: Mapping[str, str]
+    """By device what is in production, such as `adaptf-a/3`; empty where the version answers as it was registered."""
+    digest: str
+    """Tells them from all others, also from those of the same names and numbers in another store."""
+
+
 def files_digest(config: PredictConfig) -> str:
-    """Of the table, the files and the model's present version. Raises UserError for what can't be used."""
+    """Of the table, the files and the present models. Raises UserError for what can't be used."""
     if config.download:
         download_record(EVALUATION_RECORD, Path(config.files).absolute(), server=config.download_server)
     table, root = read_files_to_predict(Path(config.files).absolute())
     check_files(table, root, source=config.files)
-    stats = [(root / name).stat() for name in table["filename"]]
-    model = present_version(config.model_uri)
-    contents = [sha256_of(path) for path in sorted(Path(model).rglob("*")) if path.is_file()]
-    return digest(table.to_csv(), *(f"{stat.st_size} {stat.st_mtime_ns}" for stat in stats), model, *contents)
+    models = present_models(config.model_uri)
+    contents = [sha256_of(path) for path in sorted(Path(models.uri).rglob("*")) if path.is_file()]
+    return digest(digest_of_files(table, root), models.digest, *contents)
+
+
+def digest_of_files(table: pd.DataFrame, root: Path) -> str:
+    """Of names, devices, sizes and times of change; one file in memory after the other."""
+    content = hashlib.sha256()
+    for name, device in zip(table["filename"], table["device"], strict=True):
+        stat = (root / name).stat()
+        content.update(f"{name}\0{device}\0{stat.st_size}\0{stat.st_mtime_ns}\0".encode())
+    return content.hexdigest()
+
+
+def present_models(uri: str) -> Models:
+    """What a URI stands for now. Raises UserError where there is no such model."""
+    present = present_version(uri)
+    promoted = production.in_production() if uri == IN_PRODUCTION else {}
+    versions = {
+        name.removeprefix(production.PREFIX): f"{name}/{version}"
+        for name, version in sorted(promoted.items())
+        if name != registry.ROUTER_NAME
+    }
+    uris = [present, *(f"models:/{version}" for version in versions.values())]
+    sources = [f"{each}\0{source_of(each)}" for each in uris]
+    return Models(present, versions, digest(mlflow.get_tracking_uri(), mlflow.get_registry_uri(), *sources))
+
+
+def source_of(uri: str) -> str:
+    """Where a registered version came from, which no other store has; any other URI says so itself.
+
+    Raises UserError where there is no such version.
+    """
+    version = re.fullmatch(r"models:/([^/]+)/(\d+)", uri)
+    if version is None:
+        return uri
+    try:
+        return str(mlflow.MlflowClient().get_model_version(*version.groups()).source)
+    except MlflowException as error:
+        raise no_model(uri, error) from error
 
 
 def present_version(model: str) -> str:
-    """The URI of the version that a URI stands for now: another one may be promoted at any moment.
+    """The URI of the version that a URI stands for now.
 
     `models:/NAME@production` is read as everywhere: by the alias, else by the stage. Raises UserError where there is none.
     """
@@ -81,16 +135,20 @@ def present_version(model: str) -> str:
     try:
         return f"models:/{name}/{mlflow.MlflowClient().get_model_version_by_alias(name, alias).version}"
     except MlflowException as error:
-        raise UserError(f"there is no model {model} in {mlflow.get_tracking_uri()} ({error.message})") from error
+        raise no_model(model, error) from error
+
+
+def no_model(uri: str, error: MlflowException) -> UserError:
+    return UserError(f"there is no model {uri} in {mlflow.get_registry_uri()} ({error.message})")
 
 
 def predict(config: PredictConfig, run: StageRun) -> Result:
     """Scene, probabilities, the device asked for, the device used and the version used, per file."""
     table, root = read_files_to_predict(Path(config.files).absolute())
-    model = present_version(config.model_uri)
-    parts = answer_parts(table, root, run, model)
+    models = present_models(config.model_uri)
+    parts = answer_parts(table, root, run, models)
     counts = join(parts, run.folder)
-    version = model.removeprefix("models:/")
+    version = models.uri.removeprefix("models:/")
     used = "\n".join(f"| {device} | {name} | {files} |" for (device, name), files in sorted(counts.items()))
     told = f"{len(table)} files by {version}\n\n| device | model | files |\n|---|---|---:|\n{used}"
     return Result(
@@ -102,9 +160,9 @@ def predict(config: PredictConfig, run: StageRun) -> Result:
     )
 
 
-def answer_parts(table: pd.DataFrame, root: Path, run: StageRun, model: str) -> list[Path]:
-    """The answers of one version to all files, in parts in the table's order; those that are there are not asked for again."""
-    folder = run.folder / PARTS / digest(model)  # never with those of a version that was there before
+def answer_parts(table: pd.DataFrame, root: Path, run: StageRun, models: Models) -> list[Path]:
+    """The answers of the same models to all files, in parts in the table's order; what is there is not asked for again."""
+    folder = run.folder / PARTS / models.digest  # never with those of models that were there before
     folder.mkdir(parents=True, exist_ok=True)
     starts = range(0, len(table), FILES_PER_PART)
     parts = {folder / f"{start:07d}.csv": table.iloc[start : start + FILES_PER_PART] for start in starts}
@@ -113,17 +171,28 @@ def answer_parts(table: pd.DataFrame, root: Path, run: StageRun, model: str) -> 
         place = f"goes on with {next(iter(missing.values()))['filename'].iloc[0]}" if missing else "joins them"
         print(f"{run.name}: {len(parts) - len(missing)} of {len(parts)} parts are answered, {place}", flush=True)
     if missing:
-        # A live router would take up versions that are promoted while it works.
-        answer_missing(mlflow.pyfunc.load_model(model, model_config={"live": False}), missing, root, name=run.name)
+        router = mlflow.pyfunc.load_model(models.uri, model_config=FOLLOWING if models.versions else AS_REGISTERED)
+        answer_missing(router, missing, root, name=run.name, versions=models.versions)
     return list(parts)
 
 
-def answer_missing(router: PyFuncModel, missing: Mapping[Path, pd.DataFrame], root: Path, *, name: str) -> None:
-    """Asks for the parts and writes them. Raises DataError that names a file at fault."""
+def answer_missing(
+    router: PyFuncModel,
+    missing: Mapping[Path, pd.DataFrame],
+    root: Path,
+    *,
+    name: str,
+    versions: Mapping[str, str] | None = None,
+) -> None:
+    """Asks for the parts and writes them; `versions` are those that have to answer, by device.
+
+    Raises DataError that names a file at fault, and UserError where another version answers.
+    """
 
     def answer(part: Path) -> int:
         requests = requests_of(missing[part], root)
         answers: pd.DataFrame = pd.concat([ask(router, rows, root) for rows in requests], ignore_index=True)
+        check_versions(answers, versions or {})
         write_atomically(part, answers.to_csv(index=False, float_format="%.9g").encode())
         return len(answers)
 
@@ -134,6 +203,20 @@ def answer_missing(router: PyFuncModel, missing: Mapping[Path, pd.DataFrame], ro
     ):
         for answered in pool.map(answer, missing):
             bar.update(answered)
+
+
+def check_versions(answers: pd.DataFrame, versions: Mapping[str, str]) -> None:
+    """Raises UserError where a device was not answered by its version; one without a version may be answered by any."""
+    answered = answers[["device_asked", "device_used", "version_used"]].drop_duplicates()
+    for asked, used, version in answered.itertuples(index=False):
+        wanted = versions.get(asked if asked in versions else used, version)
+        if version != wanted:
+            raise UserError(
+                f"device {asked!r} was answered by {version}; {wanted} was in production when the stage began. Run it again: "
+                f"another version may have been promoted just then. If that does not help, {wanted} cannot be taken up, which "
+                "the log and /version of a live router explain: promote another one, or give the router as it was registered, "
+                f"as in --model_uri models:/{registry.ROUTER_NAME}/3"
+            )
 
 
 def requests_of(rows: pd.DataFrame, root: Path) -> Iterator[pd.DataFrame]:

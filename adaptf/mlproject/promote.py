@@ -10,7 +10,7 @@ from uuid import uuid4
 import mlflow
 
 from adaptf.errors import UserError
-from adaptf.mlproject import gates
+from adaptf.mlproject import comparison, gates
 from adaptf.mlproject.config import upstream
 from adaptf.mlproject.register import VERSIONS
 from adaptf.mlproject.stage import run_stage
@@ -57,14 +57,14 @@ def promote(config: PromoteConfig, run: StageRun) -> Result:
         for found in verdict.comparisons:
             print(f"{run.name}: {found}", flush=True)
         table = Path(folder) / GATES
-        gates.table_of(verdict.comparisons).to_csv(table, index=False)
+        comparison.table_of(verdict.comparisons).to_csv(table, index=False)
         runs.log_result(Result(metrics=differences_of(verdict.comparisons), files={GATES: table}))
     if verdict.refusals or (verdict.objections and not config.force):
         refused = refusal(verdict)
         runs.log_result(Result(note=refused))
         raise UserError(refused)
     compared = "\n".join(f"- {found}" for found in verdict.comparisons)
-    return move(wanted, run, reason=config.reason, overridden=verdict.objections, remark=compared)
+    return move(wanted, run, seen=verdict.seen, reason=config.reason, overridden=verdict.objections, remark=compared)
 
 
 def check_reason(config: PromoteConfig) -> None:
@@ -101,12 +101,20 @@ def model_name(device: str) -> str:
     return registry.ROUTER_NAME if device == "router" else registry.device_model_name(device)
 
 
-def differences_of(comparisons: list[gates.Comparison]) -> dict[str, float]:
-    """The differences to production, in points, and their intervals, as metrics."""
+def differences_of(comparisons: list[comparison.Comparison]) -> dict[str, float]:
+    """The differences to production, in points, and their intervals, as metrics.
+
+    A model that is compared twice, as the one in production and as the one in the router there, has its versions in the
+    second one's names.
+    """
+    known = {}
+    for found in comparisons:
+        if found.difference:
+            twice = f"{found.name} {found.version} against {found.former}"
+            known[twice if found.name in known else found.name] = found.difference
     return {
-        f"difference {end}/{found.name}": 100 * float(getattr(found.difference, end))
-        for found in comparisons
-        if found.difference
+        f"difference {end}/{name}": 100 * float(getattr(difference, end))
+        for name, difference in known.items()
         for end in ("mean", "low", "high")
     }
 
@@ -124,14 +132,19 @@ def move(
     run: StageRun,
     put: Callable[[str, str], object] = production.promote,
     *,
+    seen: Mapping[str, str | None],
     reason: str,
     overridden: Sequence[str] = (),
     remark: str = "",
 ) -> Result:
-    """Puts versions into production, and writes with them and with the run what moved, why, and in spite of what."""
+    """Puts versions into production, and writes with them and with the run what moved, why, and in spite of what.
+
+    `seen` are the versions in production that were known when this was decided. Raises UserError where one has changed since.
+    """
+    check_unchanged(seen)
     kept = {REASON: reason.strip(), OVERRIDDEN: "\n".join(overridden)}
     kept = {tag: text[:LONGEST_TAG] for tag, text in kept.items() if text}
-    former = {name: production.production_or_none(name) or NONE for name in wanted}
+    former = {name: seen[name] or NONE for name in wanted}
     client = mlflow.MlflowClient()
     for name, version in wanted.items():
         for tag, text in (kept | {MOVED_BY: run.run_id}).items():
@@ -145,6 +158,19 @@ def move(
     note += [f"**Reason:** {reason.strip()}"] if reason.strip() else []
     note += ["**Forced, in spite of:**\n\n" + "\n".join(f"- {problem}" for problem in overridden)] if overridden else []
     return Result(tags=kept, note="\n\n".join(part for part in note if part))
+
+
+def check_unchanged(seen: Mapping[str, str | None]) -> None:
+    """Raises UserError where what is in production is not what the gates saw there."""
+    changed = [
+        f"{name} version {now or NONE} (before: {former or NONE})"
+        for name, former in seen.items()
+        if (now := production.production_or_none(name)) != former
+    ]
+    if changed:
+        raise UserError(
+            f"nothing was moved: while the gates were at work, somebody put in production {', '.join(changed)}; start again"
+        )
 
 
 if __name__ == "__main__":

@@ -34,7 +34,8 @@ class RegisterConfig:
     quantize_run: str = upstream("quantize")
     """Run of `quantize` that holds the INT8 models."""
     evaluate_run: str = upstream_several("evaluate")
-    """Run of `evaluate` that scored them on the test clips, for their descriptions; `none`: they say that there is none."""
+    """Run of `evaluate` that scored them on the test clips, for their descriptions: the first that did so of several;
+    `none`: they say that there is none."""
     max_seconds: float = 60.0
     """Longest audio of one row of a request, in seconds."""
 
@@ -73,9 +74,12 @@ def register(config: RegisterConfig, run: StageRun) -> Result:
 
 
 def scoring_run(config: RegisterConfig) -> str:
-    """The run of `evaluate` that was given, where it scored these models, else the newest that did, or `none`."""
-    if config.evaluate_run == NONE or config.quantize_run in scored_by(config.evaluate_run):
-        return config.evaluate_run
+    """The first run of `evaluate` that was given and scored these models, else the newest that did, or `none`."""
+    if config.evaluate_run == NONE:
+        return NONE
+    for given in config.evaluate_run.split(","):
+        if config.quantize_run in scored_by(given):
+            return given
     tags = {f"{runs.UPSTREAM}quantize_run": config.quantize_run}
     found = runs.search(stage="evaluate", tags=tags, statuses=[RunStatus.FINISHED])
     print(f"run {config.evaluate_run} of evaluate scored other models than those of run {config.quantize_run}", flush=True)

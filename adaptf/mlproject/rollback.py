@@ -25,12 +25,14 @@ class RollbackConfig:
 def rollback(config: RollbackConfig, run: StageRun) -> Result:
     """Checks that the earlier versions still route clips as they should before it returns to any."""
     wanted = versions_to_return_to(config.device)
+    seen = gates.seen_in_production(wanted)
     with TemporaryDirectory() as folder:
         scratch = replace(run, folder=Path(folder))
         problems = [text for name, version in wanted.items() for text in gates.routing_refusals(name, version, scratch)]
+        problems += gates.misfits(wanted, seen, scratch)
     if problems:
         raise UserError("nothing was rolled back:\n  " + "\n  ".join(problems))
-    return move(wanted, run, lambda name, version: production.roll_back(name), reason=config.reason)
+    return move(wanted, run, production.roll_back, seen=seen, reason=config.reason)
 
 
 def versions_to_return_to(device: str) -> dict[str, str]:

@@ -34,11 +34,12 @@ def device_page(device: str, report: pd.DataFrame, predictions: pd.DataFrame | N
     row = pd.Series(report.loc[device])
     others = " and of every device without a model of its own" if device == UNKNOWN else ""
     clips = None if predictions is None else clips_of(predictions, device, list(report.index))
+    columns = ("scene", "device") if others else ("scene",)
     return "\n\n".join(
         [
             f"INT8 model of device **{device}**{others}. It answers for every clip that it is given; the router sends it those "
             f"of its device{'s' if others else ''}.",
-            *test_scores({"scene": clips}, evaluated),
+            *test_scores(dict.fromkeys(columns, clips), evaluated),
             f"Validation: {row['INT8 accuracy']:.1f} % macro-average accuracy as INT8, {row['float accuracy']:.1f} % before, "
             f"on {row['judged on']}.",
             budget(row),

@@ -11,15 +11,12 @@ from typing import Any
 import torch
 
 from adaptf.audio.logmel import LogMel
-from adaptf.compression.runtime import Network, load_network
+from adaptf.compression.runtime import FORMS, Network, load_network
 from adaptf.data.clips import UNKNOWN
 
 BUNDLE = "bundle"
 """Name of the artifact folder that holds the manifest and the networks' files."""
 MANIFEST = "router.json"
-
-FORMS = (".pt2", ".xml", ".bin")
-"""Files of a network: the exported program, and its OpenVINO form, which may be missing."""
 
 
 class BundleError(ValueError):

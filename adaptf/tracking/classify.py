@@ -86,9 +86,7 @@ def probabilities_of(bundle: Bundle, device: str, clips: torch.Tensor) -> NDArra
     """(clips, clip_samples) -> (clips, scenes)."""
     logits = []
     for some in clips.split(CLIPS_AT_ONCE):
-        # The log-mel clip by clip: what it works on, 4 MB a clip, stays in the processor's cache then.
-        log_mels = torch.cat([bundle.log_mel(clip) for clip in some.split(1)])
-        logits.append(bundle.models[device].network(log_mels))
+        logits.append(bundle.models[device].network(bundle.log_mel(some)))
     probabilities: NDArray[np.float64] = torch.cat(logits).double().softmax(dim=1).numpy()
     return probabilities
 

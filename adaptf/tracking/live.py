@@ -1,7 +1,6 @@
 """Following the registry: what is promoted there is taken up by a serving router, which never stops for it."""
 
 import logging
-import math
 import tempfile
 import threading
 import time
@@ -19,7 +18,6 @@ from adaptf.tracking.log_lines import log
 FIRST_CHECK_SECONDS = 30.0
 """So long a router waits for its first look at the registry before it answers with what is inside it."""
 LONGEST_WAIT_SECONDS = 600.0
-NEVER = math.inf
 
 Download = Callable[[str, str, Path], Path]
 """(registered model, version, folder) -> folder of the version's bundle"""
@@ -115,16 +113,14 @@ class Follower:
         self._note_withdrawn(set(names))
 
     def _follow(self, device: str, name: str, version: str) -> None:
-        """Takes up a promoted version, where that is not done and not hopeless."""
+        """Takes up a promoted version, where that is not done and did not fail just now."""
         wanted, failure = f"{name}/{version}", self.failures.get(device)
         if device in self.bundle.models and self.bundle.models[device].version == wanted:
             self._settle(device)
         elif failure is None or failure.version != wanted or time.monotonic() >= failure.again_at:
             try:
                 model = self._load(name, version)
-            except BundleError as error:
-                self._fail(device, wanted, NEVER, error)
-            except Exception as error:
+            except Exception as error:  # a full disk passes, and nobody knows from here what else does
                 again = failure is not None and failure.version == wanted
                 wait_seconds = min(2 * failure.wait_seconds, LONGEST_WAIT_SECONDS) if again and failure else self.check_seconds
                 self._fail(device, wanted, wait_seconds, error)
@@ -135,7 +131,7 @@ class Follower:
                 log("live", device=device, version=wanted, form=form, why=why, message="taken up")
 
     def _load(self, name: str, version: str) -> RoutedModel:
-        """Raises BundleError where the version is not one that could answer here; other errors may pass with time."""
+        """Raises BundleError where the version is not one that could answer here."""
         with tempfile.TemporaryDirectory(prefix="adaptf-", ignore_cleanup_errors=True) as folder:
             bundle = read_bundle(self.download(name, version, Path(folder)))
         if list(bundle.models) != [UNKNOWN]:
@@ -148,8 +144,7 @@ class Follower:
     def _fail(self, device: str, version: str, wait_seconds: float, error: Exception) -> None:
         self.failed["version"] += 1
         self.failures[device] = Failure(version, wait_seconds, time.monotonic() + wait_seconds)
-        again = "until another is promoted" if wait_seconds == NEVER else "for now"
-        self._note(device, f"{version} cannot be taken up, {self._serving(device)} {again}: {error_in_short(error)}")
+        self._note(device, f"{version} cannot be taken up, {self._serving(device)}: {error_in_short(error)}")
 
     def _note_withdrawn(self, promoted: set[str]) -> None:
         """Devices that no version is in production for keep their model; notes on others that are gone are dropped."""

@@ -40,10 +40,15 @@ def promote(name: str, version: str) -> None:
     write_history(name, with_newest(history, version))
 
 
-def roll_back(name: str) -> str:
+def roll_back(name: str, to: str | None = None) -> str:
     """Returns to the version that was in production before this one, and gives its number. Versions that were deleted since
-    are passed over. Raises UserError where there is none."""
+    are passed over. Raises UserError where there is none, or where it is not the one that is expected (`to`)."""
     version = previous_version(name)
+    if to is not None and version != to:
+        raise UserError(
+            f"{name} goes back to version {version} by now, no longer to version {to}: "
+            "somebody changed what is in production in the meantime; start again"
+        )
     history = history_of(name)
     while history[-1] != version:
         history.pop()

@@ -90,3 +90,13 @@ def download_bundle(name: str, version: str, folder: Path) -> Path:
             f"{name} version {version} has no bundle that can be read: it was not registered by `register`, or "
             f"its files are gone ({error!r})"
         ) from error
+
+
+def tags_of(name: str, version: str) -> Mapping[str, str] | None:
+    """A version's tags; None where there is no such version."""
+    try:
+        return dict(mlflow.MlflowClient().get_model_version(name, version).tags)
+    except MlflowException as error:
+        if error.error_code not in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
+            raise
+        return None

@@ -4,7 +4,7 @@ import hashlib
 import os
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -242,7 +242,10 @@ def fingerprint_of(run: Run) -> str:
 
 @contextmanager
 def work_folder(stage: str, fingerprint: str) -> Iterator[Path]:
-    """The folder in which a stage keeps what it needs to resume, for one process (and its helpers) at a time."""
+    """The folder in which a stage keeps what it needs to resume, for one process (and its helpers) at a time.
+
+    A stage that leaves nothing in it leaves no folder.
+    """
     folder = Path(os.environ.get("ADAPTF_WORK", "work")).absolute() / f"{stage}-{fingerprint[:16]}"
     folder.mkdir(parents=True, exist_ok=True)
     if not is_process_zero():
@@ -251,7 +254,12 @@ def work_folder(stage: str, fingerprint: str) -> Iterator[Path]:
     lock = filelock.FileLock(folder.with_suffix(".lock"))
     try:
         with lock.acquire(blocking=False):
-            yield folder
+            folder.mkdir(exist_ok=True)  # whoever held the lock until now may have removed it
+            try:
+                yield folder
+            finally:
+                with suppress(OSError):  # it holds something, or the stage has removed it
+                    folder.rmdir()
     except filelock.Timeout:
         raise UserError(
             f"another process is running this {stage} with the same settings and data (it holds {folder})"

@@ -12,7 +12,9 @@ import pandas as pd
 import soundfile
 from mlflow.exceptions import MlflowException
 
+from adaptf.compression.runtime import PT2, load_form
 from adaptf.data.clips import UNKNOWN
+from adaptf.errors import UserError
 from adaptf.tracking.bundle import BUNDLE, MANIFEST, BundleError
 from adaptf.tracking.requests import AUDIO, DEVICE
 
@@ -31,9 +33,11 @@ def routing_problems(folder: Path) -> list[str]:
         model.load_context(SimpleNamespace(artifacts={BUNDLE: str(folder)}, model_config=None))
         # From the manifest itself, lest a mistake in reading it goes unseen.
         manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))["models"]
+        for entry in manifest.values():
+            load_form(folder / entry["file"], PT2)  # where OpenVINO served just now, the file itself has not been read
         names = names_to_ask(manifest)
         answers = model.predict(None, pd.DataFrame({AUDIO: [short_clip()] * len(names), DEVICE: names}))
-    except (BundleError, MlflowException) as error:
+    except (BundleError, UserError, MlflowException) as error:
         return [str(error)]
     used = zip(answers["device_used"], answers["version_used"], strict=True)
     return [problem for name, there in zip(names, used, strict=True) for problem in problems_with(name, there, manifest)]

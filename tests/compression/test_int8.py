@@ -12,8 +12,8 @@ from torch import Tensor
 from torch.export import ExportedProgram
 
 from adaptf.compression.complexity import measure_complexity
-from adaptf.compression.int8 import CLIPS_AT_ONCE, Int8Network, int8_convolutions, load_int8, save_int8
-from adaptf.compression.quantize import DYNAMIC_BATCH, quantize_int8
+from adaptf.compression.int8 import CLIPS_AT_ONCE, DYNAMIC_BATCH, Int8Network, int8_convolutions, load_int8, save_int8
+from adaptf.compression.quantize import quantize_int8
 from adaptf.models.public_checkpoint import from_public
 from adaptf.models.tfsepnet import TfSepNet
 

@@ -61,12 +61,14 @@ def test_the_page_of_a_device_shows_the_scores_of_its_own_clips(evaluated: str) 
     assert "INT8 model of device **s1**." in page
     assert "Test clips: Synthesised sounds. 6 test clips.\n\n| scene" in page
     assert "| bus | 100.0 | 1 |\n| tram | 100.0 | 1 |\n| macro average | 100.0 | 2 |" in page
+    assert "| device" not in page
     assert "59.5 % macro-average accuracy as INT8, 60.0 % before, on 200 validation clips of s1" in page
 
 
 def test_the_page_of_unknown_shows_the_scores_of_all_devices_without_a_model(evaluated: str) -> None:
     page = device_page("unknown", REPORT, predictions(), evaluated, CAME)
     assert "| bus | 50.0 | 2 |\n| tram | 0.0 | 2 |\n| macro average | 25.0 | 4 |" in page
+    assert "| s5 | 50.0 | 2 |\n| s6 | 0.0 | 2 |\n| macro average | 25.0 | 4 |" in page
 
 
 def test_the_page_of_the_router_shows_the_scores_per_scene_and_per_device(evaluated: str) -> None:
@@ -107,6 +109,10 @@ def test_the_scores_are_those_of_the_models_that_are_registered(evaluated: str) 
         pass
     assert scoring_run(RegisterConfig(quantize_run="q1", evaluate_run=other.info.run_id)) == evaluated
     assert scoring_run(RegisterConfig(quantize_run="q3", evaluate_run=other.info.run_id)) == other.info.run_id
+    both = f"{other.info.run_id},{evaluated}"
+    assert scoring_run(RegisterConfig(quantize_run="q1", evaluate_run=both)) == evaluated
+    assert scoring_run(RegisterConfig(quantize_run="q3", evaluate_run=both)) == other.info.run_id
+    assert scoring_run(RegisterConfig(quantize_run="q4", evaluate_run=both)) == "none"
     assert scoring_run(RegisterConfig(quantize_run="q4", evaluate_run=evaluated)) == "none"
     assert scoring_run(RegisterConfig(quantize_run="q1", evaluate_run="none")) == "none"
     mlflow.MlflowClient().set_terminated(evaluated, RunStatus.to_string(RunStatus.FAILED))

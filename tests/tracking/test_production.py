@@ -140,6 +140,14 @@ def test_the_first_promotion_keeps_what_was_there_by_hand(make):
     assert production.roll_back(name) == "1"
 
 
+def test_a_rollback_goes_nowhere_but_to_the_version_that_is_expected(make):
+    name = make(3, promoted=3)
+    with pytest.raises(UserError, match=f"{name} goes back to version 2 by now, no longer to version 1: somebody changed"):
+        production.roll_back(name, "1")
+    assert (production.resolve_production(name), history(name)) == ("3", ["1", "2", "3"])
+    assert production.roll_back(name, "2") == "2"
+
+
 def test_a_deleted_version_is_passed_over(make):
     name = make(3, promoted=3)
     delete(name, "2")

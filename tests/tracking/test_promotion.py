@@ -1,7 +1,10 @@
 """The stages promote and rollback: every gate with a version that fails at it alone, force, and what is kept."""
 
+import json
+import os
 import shutil
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from itertools import count
 from pathlib import Path
 
@@ -11,13 +14,18 @@ import pandas as pd
 import pytest
 
 from adaptf.errors import UserError
-from adaptf.mlproject import gates
+from adaptf.evaluation.bootstrap import paired_bootstrap
+from adaptf.mlproject import comparison, gates
+from adaptf.mlproject import promote as stage
 from adaptf.mlproject.promote import PromoteConfig, promote, unlike_any_other
 from adaptf.mlproject.rollback import RollbackConfig, rollback
 from adaptf.mlproject.stage import execute
 from adaptf.tracking import production, registry, runs
 
-GOOD = {"adaptf.relative_loss": "0.8", "adaptf.macs": "29419648", "adaptf.model_bytes": "126868"}
+GOOD = {
+    "adaptf.relative_loss": "0.8", "adaptf.macs": "29419648", "adaptf.model_bytes": "126868",
+    "adaptf.INT8_convolutions": "43/43",
+}  # fmt: skip
 SCENES = ("airport", "bus")
 Register = Callable[..., str]
 numbers = count()
@@ -209,9 +217,15 @@ def test_a_loss_by_quantization_is_refused_unless_forced(device, register):
         ({"adaptf.macs": "30740608"}, "30,740,608 MACs, at most 30,000,000 are allowed"),
         ({"adaptf.macs": "nan"}, "the tag adaptf.macs is 'nan', it should be the number of MACs"),
         ({"without": "adaptf.model_bytes"}, "there is no tag adaptf.model_bytes: the version was not registered by `register`"),
+        ({"adaptf.INT8_convolutions": "42/43"}, "42 of 43 convolutions are INT8, all of them should be"),
+        ({"adaptf.INT8_convolutions": "0/0"}, "the tag adaptf.INT8_convolutions is '0/0', it should be such as '43/43'"),
+        (
+            {"without": "adaptf.INT8_convolutions"},
+            "there is no tag adaptf.INT8_convolutions: the version was not registered by `register`",
+        ),
     ],
 )
-def test_a_version_over_the_budget_is_never_promoted(changed, message, force, device, register):
+def test_a_version_over_the_budget_or_not_int8_throughout_is_never_promoted(changed, message, force, device, register):
     with pytest.raises(UserError) as refused:
         promoted(device, register(**changed), force=force, reason="why not" if force else "")
     assert str(refused.value) == f"nothing was promoted:\n  adaptf-{device} version 1: {message}"
@@ -264,19 +278,26 @@ def test_a_version_that_cannot_be_compared_is_refused_unless_forced(made, proble
 
 def test_only_clips_of_both_are_compared():
     before, after = predictions(0.5, clips=40), predictions(0.5, clips=80)
-    clips, difference = gates.compare(before, after)
+    clips, difference = comparison.compare(before, after)
     assert (clips, difference.mean) == (80, pytest.approx(0.5))
+
+
+def test_models_that_tell_other_scenes_apart_are_not_compared():
+    before, after = predictions(), predictions().drop(columns="bus")
+    for one, other in ((before, after), (after, before)):
+        with pytest.raises(UserError, match=r"it tells .* apart, the other one .*: these are different tasks"):
+            comparison.compare(one, other)
 
 
 def test_one_place_per_scene_gives_no_interval():
     with pytest.raises(UserError, match="the 160 clips of both are of one place per scene, which gives no interval"):
-        gates.compare(predictions(places=1), predictions(places=1))
+        comparison.compare(predictions(places=1), predictions(places=1))
 
 
 def test_a_clip_whose_scene_was_changed_is_not_common():
     after = predictions()
     after.loc[0, "scene"] = "bus"
-    assert gates.compare(predictions(), after)[0] == 159
+    assert comparison.compare(predictions(), after)[0] == 159
 
 
 def test_two_promotions_and_two_rollbacks_are_four_runs_that_tell_of_themselves(device, register, capsys):
@@ -304,6 +325,62 @@ def test_a_version_that_no_longer_routes_is_not_gone_back_to(device, register, e
     assert now(device) == "2"
 
 
+def test_nothing_moves_where_production_changed_while_the_gates_were_at_work(device, register, monkeypatch):
+    for _ in range(2):
+        promoted(device, register())
+    register(), register()
+    monkeypatch.setattr(gates, "routing_problems", lambda folder: production.promote(f"adaptf-{device}", "3") or [])
+    for attempt in (lambda: promoted(device, "4"), lambda: rolled_back(device)):
+        with pytest.raises(UserError, match=rf"nothing was moved: .* adaptf-{device} version 3 \(before: 2\); start again"):
+            attempt()
+        assert now(device) == "3"
+        production.roll_back(f"adaptf-{device}")
+    assert "adaptf.promote_run" not in mlflow.MlflowClient().get_model_version(f"adaptf-{device}", "4").tags
+
+
+def test_a_rollback_goes_to_the_version_that_was_tested_or_nowhere(device, register, monkeypatch):
+    for _ in range(2):
+        promoted(device, register())
+    register()
+    monkeypatch.setattr(stage, "check_unchanged", lambda seen: production.promote(f"adaptf-{device}", "3"))
+    with pytest.raises(UserError, match=f"adaptf-{device} goes back to version 2 by now, no longer to version 1"):
+        rolled_back(device)
+    assert now(device) == "3"
+
+
+def test_what_was_refused_leaves_no_folder(device, register):
+    number = register(**{"adaptf.relative_loss": "1.2"})
+    before = work_folders()
+    with pytest.raises(UserError):
+        promoted(device, number)
+    with pytest.raises(UserError):
+        rolled_back(device)
+    assert work_folders() == before
+
+
+def work_folders() -> set[Path]:
+    return {path for path in Path(os.environ["ADAPTF_WORK"]).iterdir() if path.is_dir()}
+
+
+def test_a_work_folder_that_holds_something_is_kept():
+    with pytest.raises(UserError, match="interrupted"), runs.work_folder("train", "kept") as folder:
+        (folder / "last.ckpt").touch()
+        raise UserError("interrupted")
+    assert (folder / "last.ckpt").exists()
+
+
+def test_a_work_folder_is_there_although_its_former_holder_removed_it(monkeypatch):
+    acquire = runs.filelock.FileLock.acquire
+
+    def acquire_late(lock: runs.filelock.FileLock, **given: object) -> object:
+        Path(lock.lock_file).with_suffix("").rmdir()
+        return acquire(lock, **given)
+
+    monkeypatch.setattr(runs.filelock.FileLock, "acquire", acquire_late)
+    with runs.work_folder("train", "late") as folder:
+        assert folder.is_dir()
+
+
 def test_a_rollback_names_its_device():
     with pytest.raises(UserError, match="give the device whose model goes back"):
         rolled_back("none")
@@ -328,13 +405,28 @@ def router(experiment: str, bundle: Path) -> str:
         return registry.log_router(bundle, "adaptf-router")
 
 
-def test_a_router_is_as_good_as_the_models_in_it(router, logged, real_self_test):
+@pytest.fixture
+def no_router_left() -> Iterator[None]:
+    """The tests after this one have none in production."""
+    yield
+    mlflow.MlflowClient().delete_registered_model("adaptf-router")
+
+
+def logged_bundle(folder: Path, experiment: str) -> str:
+    with mlflow.start_run(experiment_id=experiment):
+        return registry.log_router(folder, "adaptf-alone")
+
+
+def test_a_router_is_as_good_as_the_models_in_it(
+    router, experiment, make_bundle, scenes, device, register, real_self_test, no_router_left
+):
     version = registry.register(router, "adaptf-router", tags={}, description="")
     with pytest.raises(UserError, match="the router holds adaptf-a version 1, which is not registered any more"):
         promoted("router", version)
-    for device, versions in (("a", 1), ("b", 2), ("unknown", 3)):
+    for held, versions in (("a", 1), ("b", 2), ("unknown", 3)):
+        uri = logged_bundle(make_bundle("unknown", network_of=held), experiment)
         for _ in range(versions):
-            registry.register(logged, f"adaptf-{device}", tags=GOOD, description="")
+            registry.register(uri, f"adaptf-{held}", tags=GOOD, description="")
     client = mlflow.MlflowClient()
     client.set_model_version_tag("adaptf-b", "2", "adaptf.macs", "30740608")
     with pytest.raises(UserError, match="nothing was promoted:\n  adaptf-b version 2: 30,740,608 MACs, at most"):
@@ -346,15 +438,125 @@ def test_a_router_is_as_good_as_the_models_in_it(router, logged, real_self_test)
     client.set_model_version_tag("adaptf-b", "2", "adaptf.relative_loss", "0.5")
     promoted("router", version)
     assert now("router") == version
+    other_order = register(uri=logged_bundle(make_bundle("unknown", scenes=scenes[::-1]), experiment))
+    with pytest.raises(
+        UserError, match=rf"adaptf-{device} version 1 can't stand in adaptf-router version {version}: its scenes"
+    ):
+        promoted(device, other_order, force=True, reason="why not")
+    promoted(device, register())
+    assert now(device) == "2"
 
 
 def test_a_models_version_in_a_router_is_compared_with_that_in_the_router_in_production(monkeypatch):
     held = {"1": {"adaptf-a": "1", "adaptf-b": "1"}, "2": {"adaptf-a": "3", "adaptf-c": "1"}}
-    monkeypatch.setattr(gates, "versions_held", lambda name, version, run: held[version])
-    monkeypatch.setattr(production, "production_or_none", lambda name: "1")
+    monkeypatch.setattr(gates, "versions_held", lambda router, run: held[router])
     run = runs.StageRun(run_id="", name="promote", folder=Path("none"))
-    assert gates.models_of("adaptf-router", "2", run) == [("adaptf-a", "3", "1"), ("adaptf-c", "1", None)]
-    assert gates.models_of("adaptf-a", "3", run) == [("adaptf-a", "3", "1")]
+    assert gates.models_of("adaptf-router", "2", "1", run) == [("adaptf-a", "3", "1"), ("adaptf-c", "1", None)]
+    assert gates.models_of("adaptf-a", "3", "1", run) == [("adaptf-a", "3", "1")]
+
+
+def test_a_model_that_is_compared_twice_keeps_both_differences():
+    ten, twenty = (paired_bootstrap([predictions(right)], [predictions(0.9)], draws=100) for right in (0.8, 0.7))
+    alone = comparison.Comparison("adaptf-a", "3", "2", 160, ten)
+    metrics = stage.differences_of(
+        [alone, replace(alone, former="1", difference=twenty), comparison.Comparison("adaptf-b", "1", None)]
+    )
+    assert metrics["difference mean/adaptf-a"] == pytest.approx(10)
+    assert metrics["difference mean/adaptf-a 3 against 1"] == pytest.approx(20)
+    assert len(metrics) == 6
+    with mlflow.start_run():
+        mlflow.log_metrics(metrics)
+
+
+@pytest.fixture
+def stored(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[tuple[str, str], Path]:
+    """Bundles by registered model and version; each can be downloaded once."""
+    there: dict[tuple[str, str], Path] = {}
+
+    def download(name: str, version: str, folder: Path) -> Path:
+        if (name, version) not in there:
+            raise UserError(f"{name} version {version} has no bundle, or not any more")
+        return Path(shutil.copytree(there.pop((name, version)), folder / "bundle"))
+
+    monkeypatch.setattr(registry, "download_bundle", download)
+    monkeypatch.setattr(gates, "tags_of", lambda name, version: GOOD)
+    return there
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> runs.StageRun:
+    return runs.StageRun(run_id="", name="promote", folder=tmp_path / "scratch")
+
+
+ROUTER = "adaptf-router"
+TOGETHER = {"adaptf-a": "1", ROUTER: "7"}
+
+
+@pytest.mark.parametrize(("wanted", "seen"), [(TOGETHER, None), ({"adaptf-a": "1"}, "7"), (TOGETHER, "6")])
+@pytest.mark.parametrize(
+    ("changed", "problem"),
+    [
+        ({}, None),
+        ({"mel": {"bands": 64, "hop_samples": 500}}, None),  # 500 is what it is by default
+        ({"mel": {"bands": 64, "hop_samples": 400}}, "its hop_samples is 400, there it is 500"),
+        ({"clip_samples": 16000}, "its clip_samples is 16000, there it is 32000"),
+        ({"scenes": ["bus"]}, r"its scenes is \['bus'\], there it is \['airport'"),
+        ({"max_seconds": 10}, None),
+    ],
+)
+def test_a_version_has_to_fit_the_router_that_it_will_stand_in(
+    changed, problem, wanted, seen, stored, run, make_bundle, bundle
+):
+    stored |= {("adaptf-a", "1"): make_bundle("unknown", **changed), (ROUTER, "7"): bundle}
+    found = gates.misfits(wanted, {ROUTER: seen}, run)
+    assert len(found) == (1 if problem else 0)
+    for text in found:
+        with pytest.raises(UserError, match=rf"adaptf-a version 1 can't stand in adaptf-router version 7: {problem}"):
+            raise UserError(text)
+
+
+def test_without_a_router_any_version_fits_and_with_one_that_is_gone_none(stored, run, make_bundle):
+    stored[("adaptf-a", "1")] = make_bundle("unknown", clip_samples=16000)
+    assert gates.misfits({"adaptf-a": "1"}, {ROUTER: None}, run) == []
+    (problem,) = gates.misfits({"adaptf-a": "1"}, {ROUTER: "6"}, run)
+    assert problem.startswith("whether adaptf-a can stand in adaptf-router version 6 is not known: adaptf-router version 6 has")
+
+
+def test_the_files_of_a_router_are_those_of_the_versions_that_it_names(stored, run, make_bundle):
+    stored |= {(f"adaptf-{name}", number): make_bundle("unknown", network_of=name) for name, number in (("a", "1"), ("b", "2"))}
+    stored |= {("adaptf-unknown", "3"): make_bundle("unknown"), (ROUTER, "7"): make_bundle("a", "b", "unknown")}
+    assert gates.misfits(TOGETHER, {ROUTER: None}, run) == gates.strange_files("7", run) == []
+    assert list(gates.versions_held("7", run)) == ["adaptf-a", "adaptf-b", "adaptf-unknown"]
+    assert stored == {}
+
+
+def test_a_router_with_a_file_that_is_not_the_versions_own_is_told(stored, run, make_bundle):
+    other_form = make_bundle("unknown", network_of="a")
+    (other_form / "unknown.bin").write_bytes(b"other weights")
+    stored |= {("adaptf-a", "1"): other_form, ("adaptf-b", "2"): make_bundle("unknown", network_of="a")}
+    stored[(ROUTER, "7")] = make_bundle("a", "b", "unknown")
+    assert gates.strange_files("7", run) == [
+        "adaptf-router version 7: a.bin is not the file of adaptf-a version 1, which it is said to be",
+        "adaptf-router version 7: b.pt2 is not the file of adaptf-b version 2, which it is said to be",
+        "adaptf-router version 7: whether unknown.pt2 is the file of adaptf-unknown version 3 is not known: "
+        "adaptf-unknown version 3 has no bundle, or not any more",
+    ]
+
+
+def test_a_router_with_a_strange_file_is_refused(stored, run, make_bundle, monkeypatch):
+    stored[("adaptf-unknown", "3")] = make_bundle("unknown", network_of="a")
+    stored[(ROUTER, "7")] = make_bundle("unknown")
+    verdict = gates.judge({ROUTER: "7"}, run, tolerable_loss=0.01)
+    assert [text for text in verdict.refusals if "unknown.pt2 is not the file of adaptf-unknown version 3" in text]
+
+
+def test_a_manifest_that_lacks_something_is_told(stored, run, make_bundle, bundle):
+    folder = make_bundle("unknown")
+    manifest = json.loads((folder / "router.json").read_text())
+    (folder / "router.json").write_text(json.dumps(manifest | {"mel": [64]}))
+    stored |= {("adaptf-a", "1"): folder, (ROUTER, "7"): bundle}
+    (problem,) = gates.misfits(TOGETHER, {ROUTER: None}, run)
+    assert "adaptf-a version 1 has no complete router.json" in problem
 
 
 def test_a_version_needs_a_device():

@@ -36,3 +36,10 @@ def test_a_bundle_that_cannot_be_read_is_one_problem(make_bundle, tmp_path):
     empty = make_bundle("unknown")
     (empty / "router.json").write_text(json.dumps([]))
     assert ["no bundle" in problem for problem in routing_problems(empty)] == [True]
+
+
+def test_a_damaged_file_is_found_behind_an_openvino_form_that_serves(make_bundle):
+    """The fixture's network of device a has both forms."""
+    damaged = make_bundle("a", "unknown")
+    (damaged / "a.pt2").write_bytes(b"")
+    assert ["a.pt2 is no complete .pt2 file" in problem for problem in routing_problems(damaged)] == [True]
