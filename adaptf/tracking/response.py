@@ -51,8 +51,12 @@ def table_of(
         index = index.take([row for row, _ in numbered])
     else:
         rows = [row_of(answer, answer.probabilities.mean(axis=0), parameters.top_k, scenes) for answer in answers]
-    # Columns of objects: pandas would turn a null device into NaN, which is not JSON.
-    return pd.DataFrame(rows, index=index, dtype=object).astype({"probability": float})
+    # Columns of objects: pandas would turn a null device into NaN, which is not JSON. One by one: from rows it takes 3 ms.
+    columns = {
+        name: pd.Series([row[name] for row in rows], index, dtype=float if name == "probability" else object)
+        for name in rows[0]
+    }
+    return pd.DataFrame(columns, copy=False)
 
 
 def row_of(answer: Answer, probabilities: NDArray[np.float64], top_k: int, scenes: Sequence[str]) -> dict[str, Any]:
