@@ -108,7 +108,7 @@ def tune_int8(
     if not any(graph is one for one in finished):  # the best was not the last one, and has been quantized anew
         finish(graph, calibration)
     baseline, *tried = scores
-    within = (place for place, one in enumerate(tried) if baseline - one <= tolerable_loss * baseline)
+    within = (place for place, one in enumerate(tried) if one >= baseline * (1 - tolerable_loss))
     best = next(within, tried.index(max(tried)))
     return Int8Graph(graph, clip_shape, candidates[best], len(tried))
 

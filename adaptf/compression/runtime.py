@@ -116,8 +116,13 @@ def load_network(path: Path) -> Network:
         try:
             return OpenVinoNetwork(openvino_file(path))
         except (RuntimeError, ValueError, ImportError, OSError) as error:
-            why = f"OpenVINO does not take {openvino_file(path).name}: {str(error).strip().splitlines()[-1]}"
+            why = f"OpenVINO does not take {openvino_file(path).name}: {last_line(error)}"
     return ExportedNetwork(path, why=why)
+
+
+def last_line(error: Exception) -> str:
+    """What an error of OpenVINO says behind the places of its own source, or its kind."""
+    return "\n".join([type(error).__name__, str(error)]).strip().splitlines()[-1].strip()
 
 
 def load_form(path: Path, form: str) -> Network:
