@@ -3,6 +3,7 @@
 import importlib.util
 import platform
 import threading
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -63,9 +64,7 @@ class OpenVinoNetwork(Network):
     form = OPENVINO
 
     def __init__(self, path: Path) -> None:
-        import openvino
-
-        self.compiled: Any = openvino.Core().compile_model(path, "CPU", OPENVINO_SETTINGS)
+        self.compiled: Any = core().compile_model(path, "CPU", OPENVINO_SETTINGS)
         self.clip_shape = tuple(self.compiled.input(0).shape)[1:]
         self.classes = self.compiled.output(0).shape[1]
         self._of_thread = threading.local()
@@ -86,6 +85,14 @@ class OpenVinoNetwork(Network):
         if not hasattr(self._of_thread, "request"):
             self._of_thread.request = self.compiled.create_infer_request()
         return self._of_thread.request
+
+
+@cache
+def core() -> Any:
+    """One for the process: without any, OpenVINO's libraries would be unloaded below threads that ran them."""
+    import openvino
+
+    return openvino.Core()
 
 
 def openvino_file(path: Path) -> Path:
