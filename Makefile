@@ -26,8 +26,11 @@ demo: install
 		-P audioset.root=$(DEMO)/audioset -P predict.files=$(DEMO)/tau/evaluation_set
 	@echo "Open the MLflow UI with: make ui"
 
+# The servers' tests have a process of their own: behind all others in one process they ended it with a segmentation fault,
+# whose cause is not known yet; apart they pass.
 test: install lint
-	pytest
+	pytest --ignore=tests/tracking
+	pytest tests/tracking
 
 lint: install
 	ruff check .
