@@ -1,6 +1,7 @@
 """TF-SepNet: a network of separate convolutions over frequency and over time (Cai et al., ICASSP 2024)."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -81,16 +82,20 @@ class TfSepBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.shuffle(self.transition(x))
-        over_frequency, over_time = x.chunk(2, dim=1)
-        frequency_context = self.frequency_depthwise(over_frequency).mean(dim=2, keepdim=True)
-        time_context = self.time_depthwise(over_time).mean(dim=3, keepdim=True)
-        return torch.cat(
-            [
-                over_frequency + self.dropout(self.frequency_pointwise(frequency_context)),
-                over_time + self.dropout(self.time_pointwise(time_context)),
-            ],
-            dim=1,
-        )
+        return separate_convolutions(self, *x.chunk(2, dim=1))
+
+
+def separate_convolutions(block: Any, over_frequency: Tensor, over_time: Tensor) -> Tensor:
+    """A block's layers on both halves (batch, out_channels / 2, frequency, time) -> (batch, out_channels, frequency, time)."""
+    frequency_context = block.frequency_depthwise(over_frequency).mean(dim=2, keepdim=True)
+    time_context = block.time_depthwise(over_time).mean(dim=3, keepdim=True)
+    return torch.cat(
+        [
+            over_frequency + block.dropout(block.frequency_pointwise(frequency_context)),
+            over_time + block.dropout(block.time_pointwise(time_context)),
+        ],
+        dim=1,
+    )
 
 
 class ChannelShuffle(nn.Module):

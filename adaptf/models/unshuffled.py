@@ -11,7 +11,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 
-from adaptf.models.tfsepnet import ConvNormRelu, TfSepBlock, TfSepNet
+from adaptf.models.tfsepnet import ConvNormRelu, TfSepBlock, TfSepNet, separate_convolutions
 
 Order = list[int]
 """Place i holds the channel that the shuffling network has at place order[i]."""
@@ -75,15 +75,7 @@ class UnshuffledBlock(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         x = self.transition(x)
         over_frequency, over_time = (torch.cat([x[:, piece] for piece in slices], dim=1) for slices in self.slices)
-        frequency_context = self.frequency_depthwise(over_frequency).mean(dim=2, keepdim=True)
-        time_context = self.time_depthwise(over_time).mean(dim=3, keepdim=True)
-        return torch.cat(
-            [
-                over_frequency + self.dropout(self.frequency_pointwise(frequency_context)),
-                over_time + self.dropout(self.time_pointwise(time_context)),
-            ],
-            dim=1,
-        )
+        return separate_convolutions(self, over_frequency, over_time)
 
 
 def unshuffled_channel(channel: int, half: int) -> int:

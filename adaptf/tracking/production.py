@@ -2,13 +2,17 @@
 
 import json
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import TypeVar
 
 import mlflow
 from mlflow.entities.model_registry import ModelVersion, RegisteredModel
 from mlflow.exceptions import MlflowException
+from mlflow.store.entities import PagedList
 
 from adaptf.errors import UserError
+
+Found = TypeVar("Found")
 
 PREFIX = "adaptf-"
 """Begin of the names of this package's registered models."""
@@ -159,13 +163,7 @@ def in_production() -> dict[str, str]:
 
 def models() -> list[RegisteredModel]:
     """All registered models of this package."""
-    client = mlflow.MlflowClient()
-    page = client.search_registered_models(f"name LIKE '{PREFIX}%'")
-    found = list(page)
-    while page.token:
-        page = client.search_registered_models(f"name LIKE '{PREFIX}%'", page_token=page.token)
-        found += page
-    return found
+    return all_pages(mlflow.MlflowClient().search_registered_models, f"name LIKE '{PREFIX}%'")
 
 
 def version_in_production(model: RegisteredModel) -> str | None:
@@ -193,11 +191,15 @@ def versions_by_number(name: str) -> dict[str, ModelVersion]:
 
 def versions_of(name: str) -> list[ModelVersion]:
     """All versions of a registered model, newest first; none where the model does not exist."""
-    client = mlflow.MlflowClient()
     quoted = name.replace("'", "''")
-    page = client.search_model_versions(f"name='{quoted}'")
-    versions = list(page)
+    return all_pages(mlflow.MlflowClient().search_model_versions, f"name='{quoted}'")
+
+
+def all_pages(search: Callable[..., PagedList[Found]], condition: str) -> list[Found]:
+    """All that a search of MLflow's client finds."""
+    page = search(condition)
+    found = list(page)
     while page.token:
-        page = client.search_model_versions(f"name='{quoted}'", page_token=page.token)
-        versions += page
-    return versions
+        page = search(condition, page_token=page.token)
+        found += page
+    return found
