@@ -91,7 +91,7 @@ class OpenVinoNetwork(Network):
 def core() -> Any:
     """One for the process, never given up.
 
-    OpenVINO's plugin for processors makes a memory of its own the signal stack of the thread that asks for it first. Given up by
+    OpenVINO's plugin for processors gives the thread that first asks for it a signal stack in memory of its own. Given up by
     another thread it frees that memory and leaves the first thread on it, whose next signal then ends the process.
     """
     import openvino
