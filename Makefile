@@ -26,11 +26,9 @@ demo: install
 		-P audioset.root=$(DEMO)/audioset -P predict.files=$(DEMO)/tau/evaluation_set
 	@echo "Open the MLflow UI with: make ui"
 
-# The servers' tests have a process of their own: behind all others in one process they ended it with a segmentation fault,
-# whose cause is not known yet; apart they pass.
+# Each process of pytest takes the tests of one file after the other, on one core.
 test: install lint
-	pytest --ignore=tests/tracking
-	pytest tests/tracking
+	OMP_NUM_THREADS=1 pytest --numprocesses auto --dist loadfile
 
 lint: install
 	ruff check .

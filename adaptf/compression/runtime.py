@@ -89,7 +89,11 @@ class OpenVinoNetwork(Network):
 
 @cache
 def core() -> Any:
-    """One for the process: without any, OpenVINO's libraries would be unloaded below threads that ran them."""
+    """One for the process, never given up.
+
+    OpenVINO's plugin for processors gives the thread that first asks for it a signal stack in memory of its own. Given up by
+    another thread it frees that memory and leaves the first thread on it, whose next signal then ends the process.
+    """
     import openvino
 
     return openvino.Core()

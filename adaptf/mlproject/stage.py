@@ -188,7 +188,7 @@ def plain(values: Mapping[str, Any]) -> Any:
 
 
 def quiet_libraries() -> None:
-    """Lightning and MLflow talk of themselves at the level of what a stage has to say."""
+    """Lightning and MLflow talk of themselves at the level of what a stage has to say; a router has a line per request."""
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
-    for name in ("lightning.pytorch", "lightning.fabric", "mlflow", "alembic", "httpx"):
+    for name in ("lightning.pytorch", "lightning.fabric", "mlflow", "alembic", "httpx", "adaptf.router"):
         logging.getLogger(name).setLevel(logging.WARNING)

@@ -1,6 +1,8 @@
 """Both forms of an INT8 network: the .pt2 file is the reference, the OpenVINO form says the same."""
 
 import platform
+import subprocess
+import sys
 import threading
 from pathlib import Path
 
@@ -89,7 +91,7 @@ def test_both_forms_say_the_same_scene_with_nearly_the_same_logits(
 
 
 def test_every_convolution_of_the_openvino_form_runs_as_int8(path: Path) -> None:
-    compiled = openvino.Core().compile_model(path.with_suffix(".xml"), "CPU", runtime.OPENVINO_SETTINGS)
+    compiled = runtime.core().compile_model(path.with_suffix(".xml"), "CPU", runtime.OPENVINO_SETTINGS)
     notes = [node.get_rt_info() for node in compiled.get_runtime_model().get_ops()]
     precisions = [note["runtimePrecision"].astype(str) for note in notes if note["layerType"].astype(str) == "Convolution"]
     assert len(precisions) == 43
@@ -112,6 +114,27 @@ def test_many_threads_get_the_logits_of_one(path: Path, heard: tuple[Tensor, Ten
     for thread in threads:
         thread.join()
     assert all(torch.equal(found[place], expected) for place in range(8))
+
+
+SIGNAL_AFTER_A_NETWORK = """
+import os, signal, sys, threading
+from pathlib import Path
+from adaptf.compression.runtime import load_network
+
+networks = [load_network(Path(sys.argv[1]))]
+assert networks[0].form == "OpenVINO"
+thread = threading.Thread(target=networks.clear)
+thread.start()
+thread.join()
+signal.signal(signal.SIGUSR1, lambda *_: print("heard"))
+os.kill(os.getpid(), signal.SIGUSR1)
+"""
+
+
+def test_a_signal_is_heard_after_another_thread_gave_the_last_network_up(path: Path) -> None:
+    program = [sys.executable, "-c", SIGNAL_AFTER_A_NETWORK, str(path)]
+    done = subprocess.run(program, capture_output=True, text=True, timeout=120)
+    assert (done.returncode, done.stdout) == (0, "heard\n"), done.stderr
 
 
 @pytest.mark.parametrize("shape", [(2, 1, 32, 64), (2, 1, 64, 65), (64, 64), (0, 1, 64, 64)])
