@@ -49,30 +49,31 @@ class ResponseBank:
 
 @dataclass(frozen=True)
 class ResponseDraw:
-    """The clips that are convolved, and with which response each."""
+    """The clips that may be convolved, and with which response each."""
 
     clips: Tensor  # [k] rows of the batch
     choice: Tensor  # [k] rows of the bank
+    number: Tensor  # [k] from 0 on: the clip is convolved where its probability is greater
 
 
 class DeviceImpulseResponse:
-    """With probability `p` per eligible clip, one response of the bank drawn evenly."""
+    """With a probability of at most `p` per clip, one response of the bank drawn evenly."""
 
     def __init__(self, bank: ResponseBank, *, p: float, generator: np.random.Generator) -> None:
         self.bank, self.p, self.generator = bank, p, generator
 
     def draw(self, batch: int) -> ResponseDraw:
-        """The draw knows nothing of eligibility, so that it is the same whatever devices a batch holds."""
-        clips = np.flatnonzero(self.generator.random(batch) < self.p)
+        """The draw knows nothing of a clip's own probability, so that it is the same whatever devices a batch holds."""
+        numbers = self.generator.random(batch)
+        clips = np.flatnonzero(numbers < self.p)
         choice = self.generator.integers(len(self.bank), size=len(clips))
-        return ResponseDraw(clips=torch.from_numpy(clips), choice=torch.from_numpy(choice))
+        return ResponseDraw(torch.from_numpy(clips), torch.from_numpy(choice), torch.from_numpy(numbers[clips]))
 
-    def __call__(self, waveform: Tensor, eligible: Tensor) -> Tensor:
-        """(batch, samples) and a mask (batch,) -> the same shape; clips outside the mask stay as they are."""
+    def __call__(self, waveform: Tensor, p: Tensor) -> Tensor:
+        """(batch, samples) and each clip's probability (batch,), on the CPU -> the same shape."""
         draw = self.draw(len(waveform))
-        clips = draw.clips.to(waveform.device)
-        kept = eligible[clips]
-        clips, choice = clips[kept], draw.choice.to(waveform.device)[kept]
+        kept = draw.number < p[draw.clips]
+        clips, choice = draw.clips[kept].to(waveform.device), draw.choice[kept]
         if not len(clips):
             return waveform
         return waveform.index_copy(0, clips, self.bank.convolve(waveform[clips], choice))

@@ -41,6 +41,7 @@ class LogMel(nn.Module):
             raise ValueError(f"a window of {window_samples} samples does not fit an FFT of {n_fft}")
         self.bands, self.n_fft, self.window_samples, self.hop_samples = bands, n_fft, window_samples, hop_samples
         self.sample_rate, self.preemphasis = sample_rate, preemphasis
+        self.settings = (bands, sample_rate, n_fft, window_samples, hop_samples, preemphasis)
         self.register_buffer("window", torch.hann_window(window_samples, periodic=False), persistent=False)
         filters = kaldi_mel_filterbank(bands, n_fft=n_fft, sample_rate=sample_rate, low_hz=0.0, high_hz=sample_rate / 2)
         self.blocks = banded_blocks(filters, BANDS_PER_BLOCK)

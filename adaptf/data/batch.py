@@ -22,3 +22,5 @@ class ClipBatch(NamedTuple):
     """(batch,) place of each clip in the clip set."""
     unmixed_teachers: MixDraw | None = None
     """Set by mixup where `x` and `targets` are mixed but the teachers' logits are not."""
+    has_features: bool = False
+    """Whether `x` holds log-mels already."""

@@ -44,6 +44,8 @@ class ClipSet(Dataset[ClipBatch]):
     """Length of a batch's clips; where cached clips are longer, a part of each."""
     random_part: bool = False
     """Whether that part is drawn anew for each batch, or is the middle."""
+    log_mels: Tensor | None = None
+    """(clips, 1, bands, frames), which batches then hold instead of waveforms."""
 
     def __len__(self) -> int:
         return len(self.filenames)
@@ -51,11 +53,12 @@ class ClipSet(Dataset[ClipBatch]):
     def __getitem__(self, index: Sequence[int]) -> ClipBatch:
         rows = np.asarray(index, dtype=np.int64)
         return ClipBatch(
-            x=self.waveforms.read(self.cache_rows[rows], first_sample=self._first_samples(rows), samples=self.samples),
+            x=self._inputs(rows),
             targets=torch.from_numpy(self.targets[rows]),
             teacher_logits=torch.from_numpy(self.teacher_logits[rows]),
             device=torch.from_numpy(self.devices[rows]),
             row=torch.from_numpy(rows),
+            has_features=self.log_mels is not None,
         )
 
     def part(self, chosen: NDArray[np.bool_]) -> "ClipSet":
@@ -68,7 +71,14 @@ class ClipSet(Dataset[ClipBatch]):
             targets=self.targets[rows],
             devices=self.devices[rows],
             teacher_logits=self.teacher_logits[rows],
+            log_mels=None if self.log_mels is None else self._inputs(rows),
         )
+
+    def _inputs(self, rows: NDArray[np.int64]) -> Tensor:
+        """Log-mels where they are there, else waveforms."""
+        if self.log_mels is not None:
+            return self.log_mels[torch.from_numpy(rows).to(self.log_mels.device)]
+        return self.waveforms.read(self.cache_rows[rows], first_sample=self._first_samples(rows), samples=self.samples)
 
     def _first_samples(self, rows: NDArray[np.int64]) -> NDArray[np.int64] | None:
         spare = self.waveforms.format.clip_samples - self.samples

@@ -1,8 +1,10 @@
 """Training and validation clips as Lightning takes them."""
 
 import logging
+from collections.abc import Callable, Sequence
 
 import lightning as L
+import torch
 from torch.utils.data import DataLoader
 
 from adaptf.data.batch import ClipBatch
@@ -10,6 +12,8 @@ from adaptf.data.clip_set import ClipSet
 from adaptf.data.device_memory import OnDevice, fits, on_device
 from adaptf.data.loader import clip_loader
 
+LogMelsOf = Callable[[Sequence[ClipSet], torch.device], Sequence[ClipSet]]
+"""From clip sets to the same sets, with log-mels in the memory of the device as far as there is room."""
 logger = logging.getLogger(__name__)
 
 
@@ -27,19 +31,30 @@ class ClipDataModule(L.LightningDataModule):
         pin_memory: bool = False,
         keep_on_device: OnDevice = "auto",
         first_epoch: int = 0,
+        log_mels_of: LogMelsOf | None = None,
+        waveforms_change: bool = True,
     ) -> None:
-        """`first_epoch`: that of a resumed training; workers read ahead before Lightning says which epoch it is."""
+        """`first_epoch`: that of a resumed training; workers read ahead before Lightning says which epoch it is.
+
+        `log_mels_of` is asked for the validation clips, and for the training clips unless `waveforms_change` by augmentations.
+        """
         super().__init__()
         self.train_clips, self.validation_clips = train, validation
         self.batch_size, self.seed, self.first_epoch = batch_size, seed, first_epoch
         self.workers, self.pin_memory, self.keep_on_device = workers, pin_memory, keep_on_device
+        self.log_mels_of, self.waveforms_change = log_mels_of, waveforms_change
         self.train_is_on_device = False
 
     def setup(self, stage: str) -> None:
-        """Moves the training clips to the memory of this process's device where that is wanted."""
+        """Moves to the memory of this process's device what is wanted there: log-mels, or else the training clips."""
         if self.trainer is None:
             raise RuntimeError("a trainer has to call setup: it knows the device")
         device = self.trainer.strategy.root_device
+        if self.log_mels_of is not None:
+            wanted = [self.validation_clips] if self.waveforms_change else [self.validation_clips, self.train_clips]
+            self.validation_clips, *train = self.log_mels_of(wanted, device)
+            self.train_clips = train[0] if train else self.train_clips
+            self.train_is_on_device |= self.train_clips.log_mels is not None
         if not self.train_is_on_device and fits(self.train_clips, device, self.keep_on_device):
             logger.info("%d training clips are kept in the memory of %s", len(self.train_clips), device)
             self.train_clips, self.train_is_on_device = on_device(self.train_clips, device), True
@@ -62,6 +77,6 @@ class ClipDataModule(L.LightningDataModule):
             self.validation_clips,
             batch_size=self.batch_size,
             shuffle=False,
-            workers=self.workers,
-            pin_memory=self.pin_memory,
+            workers=0 if self.validation_clips.log_mels is not None else self.workers,
+            pin_memory=self.pin_memory and self.validation_clips.log_mels is None,
         )

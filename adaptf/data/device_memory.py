@@ -49,7 +49,12 @@ def fits(clips: ClipSet, device: torch.device, choice: OnDevice) -> bool:
 
     On a CPU `auto` means no: a mapped file that is read again and again is in memory anyway, and gives way to others.
     """
+    return has_room(len(clips) * clips.waveforms.format.clip_samples * 4, device, choice)
+
+
+def has_room(size: int, device: torch.device, choice: OnDevice) -> bool:
+    """Whether so many bytes should live on the device."""
     if choice != "auto" or device.type != "cuda":
         return choice == "yes"
     free, _ = torch.cuda.mem_get_info(device)
-    return len(clips) * clips.waveforms.format.clip_samples * 4 <= free * SHARE_OF_FREE_MEMORY
+    return size <= free * SHARE_OF_FREE_MEMORY

@@ -6,11 +6,11 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
+from scipy import stats
 
 from adaptf.data.errors import DataError
-from adaptf.data.parts import split_name
-from adaptf.evaluation.intervals import mean_interval
-from adaptf.evaluation.scores import Runs, macro_accuracy
+from adaptf.evaluation.intervals import MeanInterval, mean_interval
+from adaptf.evaluation.scores import Runs, macro_accuracy, places_of
 
 TAIL = 0.025
 """On each side of a 95 % interval."""
@@ -36,6 +36,9 @@ class Difference:
     runs_high: float
     single_location_scenes: tuple[str, ...]
     """Scenes whose places cannot be resampled, because there is one: the interval over locations is too narrow by them."""
+    p: float
+    """Two-sided, of no difference: the larger one of that over locations and, with several pairs, that over runs, because both
+    have to be small; nan where there is no interval."""
 
     @property
     def stands(self) -> bool:
@@ -57,9 +60,11 @@ def paired_bootstrap(first: Runs, second: Runs, *, draws: int = 10_000, seed: in
     over_runs = mean_interval([macro_accuracy(new) - macro_accuracy(old) for old, new in zip(first, second, strict=True)])
     units = _per_location(first[0], _correct(second) - _correct(first))
     single = _single_location_scenes(units)
-    low, high = math.nan, math.nan
+    low, high, p = math.nan, math.nan, math.nan
     if len(units) > len(single):
-        low, high = np.quantile(_draw(units, draws, seed) / len(first), [TAIL, 1 - TAIL]).tolist()
+        drawn = _draw(units, draws, seed) / len(first)
+        low, high = np.quantile(drawn, [TAIL, 1 - TAIL]).tolist()
+        p = max(_p_over_locations(drawn, units.drop(list(single), level="scene")), _p_over_runs(over_runs))
     return Difference(
         mean=over_runs.mean,
         low=low,
@@ -69,6 +74,7 @@ def paired_bootstrap(first: Runs, second: Runs, *, draws: int = 10_000, seed: in
         runs_low=over_runs.low,
         runs_high=over_runs.high,
         single_location_scenes=single,
+        p=p,
     )
 
 
@@ -102,16 +108,34 @@ def _correct(runs: Runs) -> pd.Series:
 
 def _per_location(run: pd.DataFrame, gains: pd.Series) -> pd.DataFrame:
     """Sums of the clips' gains and counts of `clips`: a row per scene and location, sorted, whatever the clips' order."""
-    files = run["filename"].map(lambda name: split_name(name)[0])
-    known = run["location"].fillna("") != ""
-    location = run["location"].where(known, files).rename("location")
-    gain = run["filename"].map(gains).groupby([run["scene"], location])
+    gain = run["filename"].map(gains).groupby([run["scene"], places_of(run)])
     return pd.DataFrame({"gain": gain.sum(), "clips": gain.count()})
 
 
 def _single_location_scenes(units: pd.DataFrame) -> tuple[str, ...]:
     locations = units.groupby(level="scene").size()
     return tuple(locations.index[locations == 1])
+
+
+def _p_over_locations(drawn: NDArray[np.float64], units: pd.DataFrame) -> float:
+    """Twice the share of draws on the far side of zero (Davison and Hinkley, 1997, Bootstrap Methods, section 4.4).
+
+    A few places that happen to agree are no proof, whatever is drawn from them: p is never below that of a sign test in which
+    all places that differ agree (Dixon and Mood, 1946, The statistical sign test).
+    """
+    beyond = min(np.count_nonzero(drawn <= 0), np.count_nonzero(drawn >= 0))
+    differing = np.count_nonzero(units["gain"])
+    return min(1.0, max(2 * (1 + beyond) / (1 + len(drawn)), 2.0 ** (1 - differing)))
+
+
+def _p_over_runs(over_runs: MeanInterval) -> float:
+    """Of Student's t test, as the interval; 0, which decides nothing, with one pair of runs."""
+    if over_runs.runs == 1:
+        return 0.0
+    if over_runs.std == 0:
+        return float(over_runs.mean == 0)
+    t = abs(over_runs.mean) / over_runs.std * math.sqrt(over_runs.runs)
+    return float(2 * stats.t.sf(t, over_runs.runs - 1))
 
 
 def _draw(units: pd.DataFrame, draws: int, seed: int) -> NDArray[np.float64]:

@@ -17,7 +17,7 @@ from adaptf.audio.kaldi_mel import hz_to_mel
 from adaptf.audio.logmel import LogMel
 from adaptf.data.clips import TEST, TRAIN, VALIDATION
 from adaptf.evaluation.data_report import ALL, count_labels
-from adaptf.evaluation.figures import BLUE, GREY, save
+from adaptf.evaluation.figures import BLUE, GREY, as_written, save
 
 ReadClips = Callable[[NDArray[np.int64]], Tensor]
 """Rows of the clip table, counted from 0 -> waveforms (rows, samples)."""
@@ -155,9 +155,9 @@ def _left_out(table: pd.DataFrame, scenes: list[str], devices: list[str]) -> str
 
 
 def _names(names: Iterable[str]) -> list[str]:
-    """As they are written in a picture, where a dollar would begin a formula."""
+    """As they are written in a picture."""
     short = [name if len(name) <= NAME_CHARACTERS else name[: NAME_CHARACTERS - 1] + "…" for name in names]
-    return [name.replace("_", " ").replace("$", r"\$") for name in short]
+    return [as_written(name) for name in short]
 
 
 def _longest(names: Iterable[str]) -> int:
@@ -199,10 +199,10 @@ def _draw_clips(cells: Sequence[Axes], waveforms: Tensor, sample_rate: int, *, s
     darkest, brightest = np.percentile(images, COLOUR_PERCENTILES)
     for cell, image in zip(cells, images, strict=True):
         cell.imshow(image, cmap="magma", vmin=darkest, vmax=brightest, origin="lower", aspect="auto", extent=(0, 1, 0, 1))
-    _draw_scale(scale, seconds=waveforms.shape[1] / sample_rate, highest_hz=sample_rate / 2)
+    draw_scale(scale, seconds=waveforms.shape[1] / sample_rate, highest_hz=sample_rate / 2)
 
 
-def _draw_scale(cell: Axes, *, seconds: float, highest_hz: float) -> None:
+def draw_scale(cell: Axes, *, seconds: float, highest_hz: float) -> None:
     """Frequency on the right, time below."""
     khz = [frequency for frequency in FREQUENCIES_KHZ if frequency * 1000 < highest_hz]
     heights = hz_to_mel(torch.tensor(khz) * 1000) / hz_to_mel(torch.tensor(highest_hz))

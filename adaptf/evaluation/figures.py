@@ -3,16 +3,27 @@
 from collections.abc import Mapping
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+from numpy.typing import NDArray
 
 from adaptf.evaluation.intervals import mean_interval
 from adaptf.evaluation.scores import Runs, macro_accuracy
 from adaptf.evaluation.tables import DIFFERENCE, HIGH, LOW, RUNS_HIGH, RUNS_LOW, STANDS
 
-BLUE, GREY = "#0072B2", "#B0B0B0"
+BLUE, ORANGE, GREY = "#0072B2", "#E69F00", "#B0B0B0"
 DEVICE_COLOURS = ("#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9")
+
+DEVICES_SHOWN, DEVICES_PER_ROW = 15, 5
+LONG_NAME = 30
+
+
+def as_written(name: str) -> str:
+    """A name as a picture shows it: a dollar would begin a formula."""
+    return name.replace("_", " ").replace("$", r"\$")
 
 
 def save(figure: Figure, path: Path) -> Path:
@@ -24,7 +35,7 @@ def save(figure: Figure, path: Path) -> Path:
 
 def confusion_figure(matrices: Mapping[str, pd.DataFrame], path: Path) -> Path:
     """Row-normalised confusion matrices of several settings side by side."""
-    figure = Figure(figsize=(6.4 * len(matrices), 6.2), layout="constrained")
+    figure = Figure(figsize=(6.4 * len(matrices), 6.4), layout="constrained")
     axes = figure.subplots(1, len(matrices), squeeze=False)[0]
     for axis, (title, matrix) in zip(axes, matrices.items(), strict=True):
         _draw_confusion(axis, matrix, title)
@@ -32,10 +43,10 @@ def confusion_figure(matrices: Mapping[str, pd.DataFrame], path: Path) -> Path:
 
 
 def _draw_confusion(axis: Axes, matrix: pd.DataFrame, title: str) -> None:
-    shares = matrix.div(matrix.sum(axis=1).clip(lower=1), axis=0).to_numpy() * 100
+    shares = _shares(matrix)
     axis.imshow(shares, cmap="Blues", vmin=0, vmax=100)
-    axis.set_title(title)
-    labels = [name.replace("_", " ") for name in matrix.columns]
+    axis.set_title(as_written(title))
+    labels = [as_written(name) for name in matrix.columns]
     axis.set_xticks(range(len(labels)), labels, rotation=45, ha="right", rotation_mode="anchor")
     axis.set_yticks(range(len(labels)), labels)
     axis.set_xlabel("predicted")
@@ -48,13 +59,47 @@ def _draw_confusion(axis: Axes, matrix: pd.DataFrame, title: str) -> None:
                 axis.text(column, row, f"{share:.0f}", ha="center", va="center", color=colour, fontsize=8)
 
 
+def _shares(matrix: pd.DataFrame) -> NDArray[np.float64]:
+    """Percent of each true scene's clips."""
+    shares: NDArray[np.float64] = matrix.div(matrix.sum(axis=1).clip(lower=1), axis=0).to_numpy() * 100
+    return shares
+
+
+def _macro_average(matrix: pd.DataFrame) -> float:
+    """Mean of the diagonal's shares, in percent, over the scenes that have clips."""
+    return float(np.diag(_shares(matrix))[matrix.sum(axis=1).to_numpy() > 0].mean())
+
+
+def device_confusions_figure(matrices: Mapping[str, pd.DataFrame], path: Path) -> Path:
+    """Small row-normalised confusion matrices, one per device, with its macro average; of many those with the most clips."""
+    most = sorted(matrices, key=lambda device: -int(matrices[device].to_numpy().sum()))[:DEVICES_SHOWN]
+    shown = {device: matrix for device, matrix in matrices.items() if device in most}
+    columns = min(len(shown), DEVICES_PER_ROW)
+    rows = -(-len(shown) // columns)
+    figure = Figure(figsize=(2.1 * columns + 1.3, 2.4 * rows + 1.1), layout="constrained")
+    cells = figure.subplots(rows, columns, squeeze=False, sharex=True, sharey=True)
+    for axis, (device, matrix) in zip(cells.flat, shown.items(), strict=False):
+        axis.imshow(_shares(matrix), cmap="Blues", vmin=0, vmax=100)
+        axis.set_title(as_written(f"{device}: {_macro_average(matrix):.1f} %"), fontsize=10)
+        labels = [as_written(name) for name in matrix.columns]
+        axis.set_xticks(range(len(labels)), labels, rotation=90, fontsize=7)
+        axis.set_yticks(range(len(labels)), labels, fontsize=7)
+    for axis in cells.flat[len(shown) :]:
+        axis.set_visible(False)
+    for axis in cells.flat[max(0, len(shown) - columns) : len(shown)]:
+        axis.tick_params(labelbottom=True)  # also where the row below is not full
+    figure.supxlabel("predicted", fontsize=9)
+    figure.supylabel("true scene", fontsize=9)
+    return save(figure, path)
+
+
 def draw_bars(axis: Axes, table: pd.DataFrame) -> None:
     """Groups of bars: a group per row, a colour per column."""
     width = 0.8 / len(table.columns)
     for place, (name, values) in enumerate(table.items()):
         positions = [row + (place - (len(table.columns) - 1) / 2) * width for row in range(len(table))]
-        axis.bar(positions, values, width, label=str(name), color=DEVICE_COLOURS[place % len(DEVICE_COLOURS)])
-    axis.set_xticks(range(len(table)), [str(name).replace(" ", "\n") for name in table.index])
+        axis.bar(positions, values, width, label=as_written(str(name)), color=DEVICE_COLOURS[place % len(DEVICE_COLOURS)])
+    axis.set_xticks(range(len(table)), [as_written(str(name)).replace(" ", "\n") for name in table.index])
 
 
 def device_figure(table: pd.DataFrame, path: Path) -> Path:
@@ -97,6 +142,7 @@ def _draw_accuracies(axis: Axes, settings: Mapping[str, Runs]) -> None:
     several = any(len(runs) > 1 for runs in settings.values())
     legend = "\ngrey: runs; line: 95 % interval of their mean" if several else ""
     axis.set_xlabel(f"macro-average accuracy in percent{legend}")
+    axis.xaxis.set_major_locator(MaxNLocator(nbins=6))
     _name_rows(axis, list(settings))
 
 
@@ -110,7 +156,12 @@ def _draw_differences(axis: Axes, differences: pd.DataFrame) -> None:
         _write_above(axis, found[DIFFERENCE], row, f"{found[DIFFERENCE]:+z.1f}")
     line = ", line: over runs" if differences[RUNS_LOW].notna().any() else ""
     axis.set_xlabel(f"difference in points (blue: stands; grey: may be chance)\nbar: 95 % interval over locations{line}")
-    _name_rows(axis, list(differences.index))
+    _name_rows(axis, [_in_two_lines(str(name)) for name in differences.index])
+
+
+def _in_two_lines(name: str) -> str:
+    """A long 'second - first' leaves no room for the figures beside it."""
+    return name.replace(" - ", "\n- ") if len(name) > LONG_NAME else name
 
 
 def _write_above(axis: Axes, x: float, y: float, text: str) -> None:
@@ -121,7 +172,7 @@ def _write_above(axis: Axes, x: float, y: float, text: str) -> None:
 
 def _name_rows(axis: Axes, names: list[str]) -> None:
     """The first row on top, with room for the figure above it."""
-    axis.set_yticks(range(len(names)), names)
+    axis.set_yticks(range(len(names)), [as_written(name) for name in names])
     axis.set_ylim(len(names) - 0.4, -0.8)
     axis.spines[["top", "right", "left"]].set_visible(False)
     axis.tick_params(axis="y", length=0)

@@ -1,11 +1,14 @@
 """Scores from a table of predictions: one row per clip with filename, scene, device, location and a logit per scene."""
 
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
-from scipy.special import log_softmax
+from scipy.special import log_softmax, softmax
+
+from adaptf.data.parts import split_name
 
 Runs = Sequence[pd.DataFrame]
 """A setting's predictions of the same clips: one table per run, that is per seed; usually one."""
@@ -19,6 +22,24 @@ def prediction_table(clips: pd.DataFrame, logits: NDArray[np.float32], scenes: S
     table = clips[list(TEXT_COLUMNS[:-1])].reset_index(drop=True)
     table["predicted"] = [scenes[place] for place in logits.argmax(axis=1)]
     return pd.concat([table, pd.DataFrame(logits, columns=list(scenes))], axis=1)
+
+
+def read_prediction_table(path: Path) -> pd.DataFrame:
+    """A CSV file of such a table; names such as 'nan' stay text."""
+    return pd.read_csv(path, dtype=dict.fromkeys(TEXT_COLUMNS, str), keep_default_na=False)
+
+
+def probabilities(predictions: pd.DataFrame, scenes: Sequence[str]) -> NDArray[np.float64]:
+    """(clips, scenes) by softmax of the logits."""
+    found: NDArray[np.float64] = softmax(predictions[list(scenes)].to_numpy(np.float64), axis=1)
+    return found
+
+
+def places_of(predictions: pd.DataFrame) -> pd.Series:
+    """Where each clip was recorded; a clip without a location counts by its file."""
+    files = predictions["filename"].map(lambda name: split_name(name)[0])
+    known = predictions["location"].fillna("") != ""
+    return predictions["location"].where(known, files).rename("location")
 
 
 def accuracy_per_scene(predictions: pd.DataFrame) -> pd.Series:

@@ -14,7 +14,8 @@ MEAN, LOG_LOSS = "macro average", "log loss"
 SEEN, UNSEEN = "known devices", "unknown devices"
 STD, MEAN_LOW, MEAN_HIGH, RUNS = "std", "95 % low", "95 % high", "runs"
 DIFFERENCE, LOW, HIGH, RUNS_LOW, RUNS_HIGH, STANDS = "difference", "low", "high", "runs low", "runs high", "stands"
-TWO_DIGITS = {LOG_LOSS, STD, DIFFERENCE, LOW, HIGH, RUNS_LOW, RUNS_HIGH}
+P = "p (Holm)"
+TWO_DIGITS = {LOG_LOSS, STD, DIFFERENCE, LOW, HIGH, RUNS_LOW, RUNS_HIGH, P}
 """Rows and columns whose figures are small: one digit would hide on which side of zero they lie."""
 
 
@@ -68,8 +69,16 @@ def as_markdown(table: pd.DataFrame) -> str:
     """For the page of a run."""
     header = [str(table.index.name or ""), *map(str, table.columns)]
     lines = ["| " + " | ".join(header) + " |", "|---" + "|---:" * len(table.columns) + "|"]
-    lines += ["| " + " | ".join([str(name), *row]) + " |" for name, row in zip(table.index, _texts(table), strict=True)]
+    lines += ["| " + " | ".join([str(name), *row]) + " |" for name, row in zip(table.index, as_rows(table), strict=True)]
     return "\n".join(lines)
+
+
+def as_rows(table: pd.DataFrame) -> list[list[str]]:
+    """The cells of `as_text`, row by row."""
+    return [
+        [_text(value, digits=1 + bool(TWO_DIGITS & {row, column})) for column, value in zip(table.columns, values, strict=True)]
+        for row, values in zip(table.index, table.astype(object).to_numpy(), strict=True)
+    ]
 
 
 def _scene_scores(run: pd.DataFrame, scenes: Sequence[str]) -> pd.Series:
@@ -106,14 +115,7 @@ def _table(rows: Mapping[str, Sequence[float | str]], columns: list[str]) -> pd.
 
 
 def _formatted(table: pd.DataFrame) -> pd.DataFrame:
-    return pd.DataFrame(_texts(table), index=table.index, columns=table.columns)
-
-
-def _texts(table: pd.DataFrame) -> list[list[str]]:
-    return [
-        [_text(value, digits=1 + bool(TWO_DIGITS & {row, column})) for column, value in zip(table.columns, values, strict=True)]
-        for row, values in zip(table.index, table.astype(object).to_numpy(), strict=True)
-    ]
+    return pd.DataFrame(as_rows(table), index=table.index, columns=table.columns)
 
 
 def _text(value: object, *, digits: int) -> str:

@@ -5,7 +5,7 @@ import dataclasses
 import json
 import sys
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -15,6 +15,8 @@ from jsonargparse import ArgumentParser, set_parsing_settings
 from adaptf.errors import UserError
 
 PRESETS = Path(__file__).parent / "presets"
+ARTIFACTS = ("runs:/", "mlflow-artifacts:/")
+"""Begin of the URIs of artifacts that hold a preset."""
 Config = TypeVar("Config")
 
 
@@ -28,7 +30,7 @@ def parse(config_class: type[Config], *, stage: str, arguments: Sequence[str]) -
         description=(config_class.__doc__ or "").strip(),
         allow_abbrev=False,
     )
-    presets = f"differences to the defaults: {', '.join(preset_names())}, or a YAML file"
+    presets = f"differences to the defaults: {', '.join(preset_names())}, a YAML file, or runs:/<id>/best.yaml of a sweep"
     parser.add_argument("--preset", default="paper", help=presets)
     parser.add_class_arguments(config_class, as_group=False)
     for source, targets in shared_leaves(config_class).items():
@@ -45,14 +47,14 @@ def parse(config_class: type[Config], *, stage: str, arguments: Sequence[str]) -
 
 def with_switches(arguments: Sequence[str], config_class: type) -> list[str]:
     """`--download` alone stands for `--download=true`, and so does every field that is true or false."""
-    switches = {f"--{name}" for name, value in flatten(dataclasses.asdict(config_class())).items() if isinstance(value, bool)}
+    switches = {f"--{name}" for name, value in settings(config_class()).items() if isinstance(value, bool)}
     pairs = zip(arguments, [*arguments[1:], "--"], strict=False)
     return [f"{name}=true" if name in switches and following.startswith("--") else name for name, following in pairs]
 
 
 def with_lists(arguments: Sequence[str], config_class: type) -> list[str]:
     """`--seeds 0,1,2` stands for `--seeds=[0,1,2]`, and so does every field that is a list."""
-    lists = {f"--{name}" for name, value in flatten(dataclasses.asdict(config_class())).items() if isinstance(value, tuple)}
+    lists = {f"--{name}" for name, value in settings(config_class()).items() if isinstance(value, tuple)}
     found: list[str] = []
     for argument in arguments:
         before = found[-1] if found else ""
@@ -81,7 +83,7 @@ def preset_arguments(preset: str, stage: str, config_class: type) -> list[str]:
         fields = {field.name for field in dataclasses.fields(config_class)}
         shared = {name: value for name, value in content.items() if name in fields}
         content = shared | content.get(stage, {})
-    return [f"--{name}={as_argument(value)}" for name, value in flatten(content).items()]
+    return [f"--{name}={as_argument(value)}" for name, value in flatten(content, whole=settings(config_class())).items()]
 
 
 def as_argument(value: Any) -> str:
@@ -90,34 +92,55 @@ def as_argument(value: Any) -> str:
 
 
 def read_preset(preset: str) -> dict[str, Any]:
-    """Content of a shipped preset or of a YAML file. Raises UserError where there is none."""
+    """Content of a shipped preset, of a YAML file or of a run's artifact. Raises UserError where there is none."""
     shipped = PRESETS / f"{preset}.yaml"
     path = shipped if shipped.is_file() else Path(preset)
-    if not path.is_file():
-        raise UserError(f"preset '{preset}' is neither one of {', '.join(preset_names())} nor a file")
+    if preset.startswith(ARTIFACTS):
+        text = artifact_text(preset)
+    elif path.is_file():
+        text = path.read_text()
+    else:
+        raise UserError(
+            f"preset '{preset}' is neither one of {', '.join(preset_names())} nor a file nor a run's artifact "
+            "such as runs:/<id>/best.yaml"
+        )
     try:
-        content = yaml.safe_load(path.read_text())
+        content = yaml.safe_load(text)
     except yaml.YAMLError as error:
-        raise UserError(f"preset {path} is not readable as YAML: {error}") from error
+        raise UserError(f"preset {preset} is not readable as YAML: {error}") from error
     if not isinstance(content or {}, dict):
         raise UserError(
-            f"preset {path} should hold sections such as 'distill:', it holds the {type(content).__name__} {content!r}"
+            f"preset {preset} should hold sections such as 'distill:', it holds the {type(content).__name__} {content!r}"
         )
-    check_sections(content or {}, path)
+    check_sections(content or {}, preset)
     return content or {}
 
 
-def check_sections(content: Mapping[str, Any], path: Path) -> None:
+def artifact_text(uri: str) -> str:
+    """Of a text artifact in the MLflow store. Raises UserError where there is none."""
+    from mlflow.artifacts import load_text  # here, because most command lines need no store
+    from mlflow.exceptions import MlflowException
+
+    from adaptf.tracking.runs import use_default_store
+
+    use_default_store()
+    try:
+        return str(load_text(uri))
+    except (MlflowException, OSError) as error:
+        raise UserError(f"preset {uri} can't be read from the MLflow store: {error}") from error
+
+
+def check_sections(content: Mapping[str, Any], preset: str) -> None:
     """Raises UserError for a section that no stage has: such a slip would otherwise change nothing, in silence."""
     from adaptf.mlproject.main import MainConfig  # here, because main knows all stages and this file none
 
     defaults = dataclasses.asdict(MainConfig())
     for name, value in content.items():
         if name not in defaults:
-            raise UserError(f"preset {path} has a section '{name}', there are {', '.join(defaults)}")
+            raise UserError(f"preset {preset} has a section '{name}', there are {', '.join(defaults)}")
         if isinstance(defaults[name], dict) and not isinstance(value, dict):
             raise UserError(
-                f"preset {path}: section '{name}' should hold settings such as {example(defaults[name])}, not {value!r}"
+                f"preset {preset}: section '{name}' should hold settings such as {example(defaults[name])}, not {value!r}"
             )
 
 
@@ -127,20 +150,32 @@ def example(section: Mapping[str, Any]) -> str:
     return f"'{name}: {value}'"
 
 
-def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested mappings -> dotted names."""
+def flatten(values: Mapping[str, Any], prefix: str = "", *, whole: Container[str] = ()) -> dict[str, Any]:
+    """Nested mappings -> dotted names; the mappings whose dotted names are in `whole` stay as they are."""
     flat: dict[str, Any] = {}
     for name, value in values.items():
-        if isinstance(value, Mapping):
-            flat |= flatten(value, f"{prefix}{name}.")
+        if isinstance(value, Mapping) and f"{prefix}{name}" not in whole:
+            flat |= flatten(value, f"{prefix}{name}.", whole=whole)
         else:
             flat[f"{prefix}{name}"] = value
     return flat
 
 
+def settings(config: Any, prefix: str = "") -> dict[str, Any]:
+    """The fields of a configuration and of its sections by their dotted names; a field may be a mapping."""
+    flat: dict[str, Any] = {}
+    for field in dataclasses.fields(config):
+        value = getattr(config, field.name)
+        if dataclasses.is_dataclass(value):
+            flat |= settings(value, f"{prefix}{field.name}.")
+        else:
+            flat[f"{prefix}{field.name}"] = value
+    return flat
+
+
 def shared_leaves(config_class: type) -> dict[str, list[str]]:
     """Fields of the sections that `main` shares with its stages: `mel.bands` -> [`pretrain.mel.bands`, ...]."""
-    defaults = flatten(dataclasses.asdict(config_class()))
+    defaults = settings(config_class())
     links: dict[str, list[str]] = {}
     for target in defaults:
         _, _, source = target.partition(".")

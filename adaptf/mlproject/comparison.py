@@ -7,8 +7,7 @@ import pandas as pd
 
 from adaptf.errors import UserError
 from adaptf.evaluation.bootstrap import Difference, paired_bootstrap
-from adaptf.evaluation.scores import TEXT_COLUMNS
-from adaptf.mlproject.evaluate import read_prediction_table
+from adaptf.evaluation.scores import TEXT_COLUMNS, read_prediction_table
 from adaptf.mlproject.quantize import VALIDATION_PREDICTIONS
 from adaptf.mlproject.register import DEVICE_TAG, QUANTIZE_TAG
 from adaptf.tracking.registry import tags_of

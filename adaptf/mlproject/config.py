@@ -9,6 +9,9 @@ from adaptf.data.shards import SampleType
 from adaptf.data.tau import TrainSplit
 from adaptf.training.averaging import Averaging
 
+SHARED_SECTIONS = ("mel", "model", "trainer", "seed")
+"""Sections that a preset, `main` and `sweep` give once for all stages."""
+
 
 def upstream(stage: str, **tags: str) -> str:
     """A field that names the run of another stage: a run id, or `latest` for the newest one that finished."""
@@ -107,6 +110,9 @@ class AugmentConfig:
     """Probability per clip of a device impulse response (DIR)."""
     dir_devices: tuple[str, ...] = ("a",)
     """Devices whose clips get impulse responses; an empty list means all."""
+    dir_p_of: dict[str, float] = field(default_factory=dict)
+    """Probabilities that take the place of dir_p for clips of single devices, as in {b: 0.1, "s1,s2,s3": 0.2}, whether they
+    are in dir_devices or not."""
     dir_folder: str = field(default="none", metadata={"content": True})
     """Folder of impulse responses such as MicIRP; `none` takes simulated microphones."""
     mixstyle_p: float = 0.8
@@ -199,6 +205,10 @@ class TrainerConfig:
     """Page-locked batches, for copies to a GPU that overlap with work."""
     keep_on_device: OnDevice = "auto"
     """Training clips in the memory of the training device; auto: on a GPU where they take at most half of what is free."""
+    log_mel_gb: float = 1.0
+    """Gigabytes of memory, in each process, for log-mels that are computed once instead of in every epoch: of validation clips,
+    and of training clips where no augmentation changes their waveforms. 0: none. A clip takes 131 kB: TAU's validation clips
+    0.7 GB, its training clips 3.9 GB."""
     progress_bar: bool = True
     """A bar within the epoch beside the line per epoch."""
     tensorboard: bool = False

@@ -79,13 +79,18 @@ def label_targets(labels: pd.Series, classes: int) -> np.ndarray:
 
 def load_prepared(run: StageRun, prepare_run: str, *, kind: str) -> PreparedData:
     """The data set of a `prepare` run, noted as the run's input; its cache is made where this machine does not have it."""
+    data, described = run.shared.once(("prepared", prepare_run, kind), lambda: _read_prepared(run, prepare_run, kind))
+    run.log_input(described)
+    return data
+
+
+def _read_prepared(run: StageRun, prepare_run: str, kind: str) -> tuple[PreparedData, DataSet]:
     folder = run.download(prepare_run, "data")
     stored: dict[str, Any] = json.loads((folder / DATASET).read_text())
     if stored["kind"] != kind:
         raise UpstreamError(f"prepare run {prepare_run} holds data of kind '{stored['kind']}', '{kind}' is needed")
     table = pd.read_csv(folder / CLIPS, dtype=str, keep_default_na=False)
-    run.log_input(DataSet(name=stored["name"], digest=stored["digest"], table=table, source=stored["audio_root"]))
-    return PreparedData(
+    data = PreparedData(
         kind=kind,
         table=table,
         classes=tuple(stored["classes"]),
@@ -94,6 +99,7 @@ def load_prepared(run: StageRun, prepare_run: str, *, kind: str) -> PreparedData
         digest=stored["digest"],
         synthesised=stored["synthesised"],
     )
+    return data, DataSet(name=stored["name"], digest=stored["digest"], table=table, source=stored["audio_root"])
 
 
 def _waveforms(stored: dict[str, Any], table: pd.DataFrame) -> WaveformCache:

@@ -1,6 +1,7 @@
 """Stage `distill`: TF-SepNet learns from the labels and from an ensemble of teachers."""
 
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal
 
 import numpy as np
@@ -18,13 +19,14 @@ from adaptf.mlproject.fitting import (
     Objective,
     checkpoint_of,
     fitted_result,
+    in_section,
     scene_measures,
-    settings_of,
     tfsepnet_description,
     train_classifier,
 )
 from adaptf.mlproject.stage import run_stage
 from adaptf.mlproject.teacher import LOGITS, TEACHER_KIND, TEACHER_MODEL
+from adaptf.mlproject.validation_page import DISTILLED, predict_validation, predictions_from, with_validation_tables
 from adaptf.models.checkpoint import load_classifier
 from adaptf.tracking import runs
 from adaptf.tracking.runs import Result, StageRun
@@ -89,15 +91,20 @@ def distill(config: DistillConfig, run: StageRun) -> Result:
     if student.description.classes != data.classes:
         raise UserError(f"{config.train_run} was trained on {student.description.classes}, the data has {data.classes}")
     run_ids = config.teacher_runs.split(",")
-    tables = [read_teacher_logits(run.download(run_id, LOGITS)) for run_id in run_ids]
+    clips = run.shared.once(
+        ("taught", config.prepare_run, *run_ids),
+        lambda: taught(data, [read_teacher_logits(run.download(run_id, LOGITS)) for run_id in run_ids]),
+    )
+    train, validation = clips[TRAIN], clips[VALIDATION]
     loss = distillation_loss(config.loss, teachers=len(run_ids))
-    note = note_of(config.loss, run_ids)
+    names = [run.shared.once(("teacher name", run_id), partial(teacher_name, run_id)) for run_id in run_ids]
+    note = note_of(config.loss, names)
     print(note, flush=True)
     fitted = train_classifier(
         student,
         run,
-        train=taught(data.clips(TRAIN), tables, data),
-        validation=taught(data.clips(VALIDATION), tables, data),
+        train=train,
+        validation=validation,
         devices=data.devices,
         objective=distillation_objective(loss),
         teachers=config.loss.mixed_teachers,
@@ -107,7 +114,12 @@ def distill(config: DistillConfig, run: StageRun) -> Result:
         trainer=config.trainer,
         seed=config.seed,
     )
-    return fitted_result(run, fitted, note=note)
+    if not runs.is_process_zero():
+        return Result()
+    predictions = predict_validation(fitted.best, data, config.trainer.accelerator)
+    logits = loss.teacher(torch.from_numpy(validation.teacher_logits)).numpy()
+    settings = {"teachers": predictions_from(logits, validation, data), DISTILLED: predictions}
+    return with_validation_tables(fitted_result(run, fitted, note=note), data, settings)
 
 
 def distillation_loss(config: LossConfig, *, teachers: int) -> DistillationLoss:
@@ -118,7 +130,7 @@ def distillation_loss(config: LossConfig, *, teachers: int) -> DistillationLoss:
         reduction=config.reduction,
         ensemble=Ensemble(config.teacher_weights, config.teacher_temperatures),
     )
-    with settings_of("loss.teacher_weights or loss.teacher_temperatures"):
+    with in_section("loss.teacher_weights or loss.teacher_temperatures"):
         loss.teacher(torch.zeros(1, teachers, 1))
     return loss
 
@@ -141,10 +153,14 @@ def distillation_objective(loss: DistillationLoss) -> Objective:
     return Objective(parts, measures)
 
 
-def taught(clips: ClipSet, tables: list[TeacherLogits], data: PreparedData) -> ClipSet:
-    """The clips with every teacher's logits, looked up by file name."""
-    logits = [table.of(clips.filenames, classes=data.classes, data_digest=data.digest) for table in tables]
-    return with_teacher_logits(clips, np.stack(logits, axis=1))
+def taught(data: PreparedData, tables: list[TeacherLogits]) -> dict[str, ClipSet]:
+    """Training and validation clips with every teacher's logits, looked up by file name."""
+    found = {}
+    for split in (TRAIN, VALIDATION):
+        clips = data.clips(split)
+        logits = [table.of(clips.filenames, classes=data.classes, data_digest=data.digest) for table in tables]
+        found[split] = with_teacher_logits(clips, np.stack(logits, axis=1))
+    return found
 
 
 def running_teachers(run: StageRun, run_ids: list[str]) -> list[Augmentation]:
@@ -152,11 +168,10 @@ def running_teachers(run: StageRun, run_ids: list[str]) -> list[Augmentation]:
     return [online_teachers([load_classifier(checkpoint_of(run, run_id)) for run_id in run_ids])]
 
 
-def note_of(config: LossConfig, run_ids: list[str]) -> str:
+def note_of(config: LossConfig, teachers: list[str]) -> str:
     """What the student learns from."""
-    names = ", ".join(teacher_name(run_id) for run_id in run_ids)
     heard = "" if config.teachers_hear == "clean" else " They hear the augmented clips."
-    return f"Teachers: {names}.{heard} T = {config.temperature:g}, weight = {config.weight:g}."
+    return f"Teachers: {', '.join(teachers)}.{heard} T = {config.temperature:g}, weight = {config.weight:g}."
 
 
 def teacher_name(run_id: str) -> str:

@@ -6,13 +6,18 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from adaptf.data.clips import TRAIN, UNKNOWN, devices_of
+from adaptf.data.shared_objects import SharedObjects
+from adaptf.evaluation.scores import macro_accuracy
 from adaptf.mlproject.config import AugmentConfig, OptimConfig, TrainerConfig, upstream
 from adaptf.mlproject.dataset import DATA_KIND, SCENES_KIND, PreparedData, load_prepared
 from adaptf.mlproject.finetune_device import KEPT, FinetuneDeviceConfig, finetune_device
+from adaptf.mlproject.fitting import in_section
 from adaptf.mlproject.leave_one_device_out import epochs_for_unseen_devices
 from adaptf.mlproject.stage import execute, run_stage
+from adaptf.mlproject.validation_page import FINETUNED, by_own_models, read_validation_predictions, with_validation_tables
 from adaptf.tracking import runs
 from adaptf.tracking.runs import Result, StageRun
+from adaptf.training.device_probability import probability_per_device
 
 logger = logging.getLogger(__name__)
 MODELS = "models.json"
@@ -37,7 +42,8 @@ class FinetuneConfig:
     augment: AugmentConfig = AugmentConfig(dir_p=0.0)
     """Of the devices' models."""
     unknown_dir_p: float = 0.8
-    """Probability of an impulse response in training `unknown`, on clips of the devices in `augment.dir_devices`."""
+    """Probability of an impulse response in training `unknown`, on clips of the devices in `augment.dir_devices`, whatever
+    `augment.dir_p_of` says for the devices' own models."""
     unknown_epochs: UnknownEpochs = "validation"
     """Which epoch `unknown` is taken from. validation: the best on clips of all known devices. leave_one_device_out: the one at
     which trainings without one of the devices are best on that device, on average, because an unknown device is one that was
@@ -57,43 +63,63 @@ def finetune(config: FinetuneConfig, run: StageRun) -> Result:
     """A nested run per device; a device whose run has finished is not trained again."""
     data = load_prepared(run, config.prepare_run, kind=SCENES_KIND)
     devices = devices_to_tune(config, data)
+    dir_p = probabilities_of(config, data)
     models = {
-        device: execute(finetune_device, of_device(config, device), name=f"finetune {device}", reuse=True) for device in devices
+        device: execute(finetune_device, of_device(config, device, dir_p.get(device, 0.0)), reuse=True, shared=run.shared)
+        for device in devices
     }
-    models[UNKNOWN] = execute(finetune_device, of_unknown(config, devices), name=f"finetune {UNKNOWN}", reuse=True)
+    unknown = of_unknown(config, devices, shared=run.shared)
+    models[UNKNOWN] = execute(finetune_device, unknown, reuse=True, shared=run.shared)
     if not runs.is_process_zero():
         return Result()
     path = run.folder / MODELS
     path.write_text(json.dumps(models, indent=1))
     rows = "\n".join(f"| {device} | {run_id} |" for device, run_id in models.items())
-    return Result(
-        metrics={f"{KEPT}/{device}": runs.scores(run_id)[KEPT] for device, run_id in models.items()},
+    settings = {
+        setting: by_own_models({device: read_validation_predictions(run, run_id, which) for device, run_id in models.items()})
+        for setting, which in (("start", "start"), (FINETUNED, "kept"))
+    }
+    result = Result(
+        metrics={
+            "best/accuracy": macro_accuracy(settings[FINETUNED]),
+            **{f"{KEPT}/{device}": runs.scores(run_id)[KEPT] for device, run_id in models.items()},
+        },
         files={MODELS: path},
         note=f"| device | run |\n|---|---|\n{rows}",
     )
+    return with_validation_tables(result, data, settings)
 
 
-def of_device(config: FinetuneConfig, device: str) -> FinetuneDeviceConfig:
-    """The settings of one device's model."""
+def probabilities_of(config: FinetuneConfig, data: PreparedData) -> dict[str, float]:
+    """Of an impulse response, by device. Raises UserError where `augment.dir_p_of` names a device that there is not."""
+    augment = config.augment
+    with in_section("augment"):
+        found = probability_per_device(data.devices, p=augment.dir_p, only=augment.dir_devices, p_of=augment.dir_p_of)
+    return dict(zip(data.devices, found, strict=True))
+
+
+def of_device(config: FinetuneConfig, device: str, dir_p: float) -> FinetuneDeviceConfig:
+    """The settings of one device's model; what is said of others' clips is not among them, so that it makes no other run."""
     return FinetuneDeviceConfig(
         device=device,
         prepare_run=config.prepare_run,
         distill_run=config.distill_run,
         min_validation_clips=config.min_validation_clips,
         patience_epochs=config.patience_epochs,
-        augment=config.augment,
+        augment=replace(config.augment, dir_p=dir_p, dir_devices=(), dir_p_of={}),
         optim=config.optim,
         trainer=config.trainer,
         seed=config.seed,
     )
 
 
-def of_unknown(config: FinetuneConfig, devices: list[str]) -> FinetuneDeviceConfig:
+def of_unknown(config: FinetuneConfig, devices: list[str], *, shared: SharedObjects | None = None) -> FinetuneDeviceConfig:
     """The settings of the model for all other devices."""
-    settings = replace(of_device(config, UNKNOWN), augment=replace(config.augment, dir_p=config.unknown_dir_p))
+    augment = replace(config.augment, dir_p=config.unknown_dir_p, dir_p_of={})
+    settings = replace(of_device(config, UNKNOWN, config.unknown_dir_p), augment=augment)
     if config.unknown_epochs == "validation":
         return settings
-    epochs = epochs_for_unseen_devices(settings, devices)
+    epochs = epochs_for_unseen_devices(settings, devices, shared=shared)
     return replace(settings, keep="last", patience_epochs=0, optim=replace(config.optim, max_epochs=epochs))
 
 

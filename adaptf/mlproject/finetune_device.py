@@ -5,15 +5,16 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
+import pandas as pd
+
 from adaptf.data.clip_set import ClipSet
 from adaptf.data.clips import TRAIN, UNKNOWN, VALIDATION
-from adaptf.evaluation.predict import inference_device, predict_logits
-from adaptf.evaluation.scores import macro_accuracy, prediction_table
+from adaptf.evaluation.scores import macro_accuracy
 from adaptf.mlproject.config import AugmentConfig, OptimConfig, TrainerConfig, upstream
 from adaptf.mlproject.dataset import DATA_KIND, SCENES_KIND, PreparedData, load_prepared
 from adaptf.mlproject.fitting import BEST, SCENES, checkpoint_of, fitted_result, tfsepnet_description, train_classifier
+from adaptf.mlproject.validation_page import predict_validation, with_predictions, with_validation_tables
 from adaptf.models.checkpoint import load_classifier
-from adaptf.models.classifier import Classifier
 from adaptf.tracking.runs import NONE, Result, StageRun
 
 START, KEPT = "start/accuracy", "kept/accuracy"
@@ -51,12 +52,14 @@ def finetune_device(config: FinetuneDeviceConfig, run: StageRun) -> Result:
     start_path = checkpoint_of(run, config.distill_run, data=data)
     start = load_classifier(start_path, public_description=tfsepnet_description(data.classes))
     validation, judged_on = validation_clips(data, judge_of(config), config.min_validation_clips)
-    start_score = validation_score(start, validation, data, config.trainer.accelerator)
+    before = predict_validation(start, data, config.trainer.accelerator, clips=validation)
+    start_score = macro_accuracy(before)
     tags = {"adaptf.device": config.device}
     if config.optim.max_epochs == 0:
         note = f"Device **{config.device}** keeps the starting model: 0 epochs, {start_score:.3f} on {judged_on}."
         scores = {START: start_score, KEPT: start_score}
-        return Result(scores, {BEST: copy_as_best(run, start_path)}, tags, note=note, summary=f"{run.name}: {note}")
+        kept = Result(scores, {BEST: copy_as_best(run, start_path)}, tags, note=note, summary=f"{run.name}: {note}")
+        return with_page(kept, run, data, before=before, after=before, helped=False)
     fitted = train_classifier(
         start,
         run,
@@ -73,19 +76,29 @@ def finetune_device(config: FinetuneDeviceConfig, run: StageRun) -> Result:
     if config.keep == "last":
         fitted = replace(fitted, best=fitted.last)
     # Scored as the start was: Lightning's score is that of the training's precision.
-    after = validation_score(load_classifier(fitted.best), validation, data, config.trainer.accelerator)
-    helped = config.keep == "last" or after > start_score
-    note = f"Device **{config.device}**, judged on {judged_on}: {start_score:.3f} before, {after:.3f} after. " + (
+    after = predict_validation(fitted.best, data, config.trainer.accelerator, clips=validation)
+    score = macro_accuracy(after)
+    helped = config.keep == "last" or score > start_score
+    note = f"Device **{config.device}**, judged on {judged_on}: {start_score:.3f} before, {score:.3f} after. " + (
         "The fine-tuned model is kept." if helped else "Fine-tuning did not help: the starting model is kept."
     )
     result = fitted_result(run, fitted, note=note)
-    return replace(
+    result = replace(
         result,
-        metrics={**result.metrics, START: start_score, KEPT: after if helped else start_score},
+        metrics={**result.metrics, START: start_score, KEPT: score if helped else start_score},
         files=result.files if helped else {**result.files, BEST: copy_as_best(run, start_path)},
         tags=tags,
         summary=f"{run.name}: {note}",
     )
+    return with_page(result, run, data, before=before, after=after, helped=helped)
+
+
+def with_page(
+    result: Result, run: StageRun, data: PreparedData, *, before: pd.DataFrame, after: pd.DataFrame, helped: bool
+) -> Result:
+    """The result with the tables of start and fine-tuned model, and the predictions of the one and of the one that is kept."""
+    shown = with_validation_tables(result, data, {"start": before, "fine-tuned": after})
+    return with_predictions(shown, run, {"start": before, "kept": after if helped else before})
 
 
 def judge_of(config: FinetuneDeviceConfig) -> str | None:
@@ -110,15 +123,6 @@ def validation_clips(data: PreparedData, device: str | None, min_clips: int) -> 
         return own, f"{len(own)} validation clips of {device or 'all devices'}"
     every = data.clips(VALIDATION)
     return every, f"{len(every)} validation clips of all devices (only {len(own)} are of {device})"
-
-
-def validation_score(classifier: Classifier, clips: ClipSet, data: PreparedData, accelerator: str) -> float:
-    """Macro-average accuracy."""
-    device = inference_device(accelerator)
-    logits = predict_logits(classifier.to(device), clips, device=device)
-    classifier.to("cpu")
-    rows = data.table.set_index("filename").loc[list(clips.filenames)].reset_index()
-    return macro_accuracy(prediction_table(rows, logits, data.classes))
 
 
 def copy_as_best(run: StageRun, checkpoint: Path) -> Path:

@@ -1,7 +1,7 @@
 """What the training stages share: augmentations from settings, Lightning from settings, the checkpoint to start from."""
 
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -14,7 +14,11 @@ from adaptf.audio.mixup import Mixup
 from adaptf.audio.spec_augment import SpecAugment
 from adaptf.audio.time_roll import TimeRoll
 from adaptf.data.clip_set import ClipSet
+from adaptf.data.clips import UNKNOWN
+from adaptf.data.hashes import FileState, state_of
+from adaptf.data.log_mels import LogMelTables
 from adaptf.data.responses import load_responses
+from adaptf.data.shared_objects import SharedObjects
 from adaptf.errors import UserError
 from adaptf.mlproject.config import (
     AugmentConfig,
@@ -38,6 +42,7 @@ from adaptf.training.augmentation import (
     time_roll,
 )
 from adaptf.training.averaging import averaging_callback
+from adaptf.training.device_probability import probability_per_device
 from adaptf.training.fit import Fitted, fit
 from adaptf.training.losses import cross_entropy, multi_label_loss
 from adaptf.training.metrics import MacroAccuracy, MeanAveragePrecision, MeanDPrime
@@ -84,9 +89,20 @@ class Augmentations:
 
 
 def build_augmentations(
-    config: AugmentConfig, *, devices: Sequence[str], sample_rate: int, seed: int, teachers: MixedTeachers = "logits"
+    config: AugmentConfig,
+    *,
+    devices: Sequence[str],
+    sample_rate: int,
+    seed: int,
+    teachers: MixedTeachers = "logits",
+    occurring: Container[int] | None = None,
+    shared: SharedObjects | None = None,
 ) -> Augmentations:
-    """Each augmentation has a generator of its own, so that switching one off changes no other's draws."""
+    """Each augmentation has a generator of its own, so that switching one off changes no other's draws.
+
+    `occurring`: the devices, by their places, of which there are training clips; None: all of them. `shared` keeps the bank of
+    impulse responses.
+    """
     names = ("impulse_response", "freq_mixstyle", "mixup", "spec_augment", "time_roll")
     generators = {name: np.random.default_rng([seed, *process_place(), place]) for place, name in enumerate(names)}
     waveform: list[Augmentation] = []
@@ -94,11 +110,17 @@ def build_augmentations(
     if config.time_roll_seconds > 0:
         roll = TimeRoll(max_seconds=config.time_roll_seconds, sample_rate=sample_rate, generator=generators["time_roll"])
         waveform.append(time_roll(roll))
-    if config.dir_p > 0:
-        bank = response_bank(config.dir_folder, sample_rate)
-        respond = DeviceImpulseResponse(bank, p=config.dir_p, generator=generators["impulse_response"])
-        rows = [row for row, device in enumerate(devices) if device in config.dir_devices]
-        waveform.append(impulse_responses(respond, devices=rows if config.dir_devices else None))
+    known = devices or [UNKNOWN]  # what AudioSet's clips are of
+    p_of_device = probability_per_device(known, p=config.dir_p, only=config.dir_devices, p_of=config.dir_p_of)
+    if occurring is not None:
+        p_of_device = [p if place in occurring else 0.0 for place, p in enumerate(p_of_device)]
+    if max(p_of_device) > 0:
+        bank = (shared or SharedObjects()).once(
+            ("responses", *folder_state(config.dir_folder), sample_rate),
+            lambda: response_bank(config.dir_folder, sample_rate),
+        )
+        respond = DeviceImpulseResponse(bank, p=max(p_of_device), generator=generators["impulse_response"])
+        waveform.append(impulse_responses(respond, p_of_device=p_of_device))
     if config.mixstyle_p > 0:
         style = FreqMixStyle(p=config.mixstyle_p, alpha=config.mixstyle_alpha, generator=generators["freq_mixstyle"])
         feature.append(freq_mixstyle(style))
@@ -113,6 +135,11 @@ def process_place() -> tuple[int, int]:
     """Machine and process in a distributed training, known before the processes have met."""
     node = os.environ.get("NODE_RANK", os.environ.get("GROUP_RANK", "0"))
     return int(node), int(os.environ.get("LOCAL_RANK", "0"))
+
+
+def folder_state(folder: str) -> tuple[str | FileState | None, ...]:
+    """Changes when the folder is another one or a file in it changes."""
+    return folder, *(state_of(str(path)) for path in sorted(Path(folder).rglob("*")))
 
 
 def response_bank(folder: str, sample_rate: int) -> ResponseBank:
@@ -153,9 +180,17 @@ def train_classifier(
         )
     sample_rate = train.waveforms.format.sample_rate
     average = optim.average
-    with settings_of("augment"):
-        augmentations = build_augmentations(augment, devices=devices, sample_rate=sample_rate, seed=seed, teachers=teachers)
-    with settings_of("optim"):
+    with in_section("augment"):
+        augmentations = build_augmentations(
+            augment,
+            devices=devices,
+            sample_rate=sample_rate,
+            seed=seed,
+            teachers=teachers,
+            occurring=set(train.devices.tolist()),
+            shared=run.shared,
+        )
+    with in_section("optim"):
         optimizer = optimizer_of(optim)
         averaging = averaging_callback(
             average.kind, max_epochs=optim.max_epochs, share=average.share, ema_decay=average.ema_decay
@@ -186,6 +221,9 @@ def train_classifier(
         validate_every_epochs=trainer.validate_every_epochs,
         patience_epochs=patience_epochs,
         averaging=averaging,
+        watch=run.watch,
+        log_mels=run.shared.once("log-mels", LogMelTables),
+        log_mel_gb=trainer.log_mel_gb,
         trainer_options={
             "accelerator": trainer.accelerator,
             "devices": int(trainer.devices) if trainer.devices.isdigit() else trainer.devices,
@@ -198,7 +236,7 @@ def train_classifier(
 
 
 @contextmanager
-def settings_of(section: str) -> Iterator[None]:
+def in_section(section: str) -> Iterator[None]:
     """A value out of range becomes an error that says which section of the settings it stands in."""
     try:
         yield
@@ -244,7 +282,7 @@ def checkpoint_of(run: StageRun, value: str, *, data: PreparedData | None = None
     if Path(value).is_file():
         return Path(value)
     if data is not None:
-        runs.check_data(value, data.digest)
+        run.shared.once(("checked", value, data.digest), lambda: runs.check_data(value, data.digest))
     return run.download(value, BEST)
 
 

@@ -4,13 +4,16 @@ from dataclasses import replace
 
 import numpy as np
 
+from adaptf.data.shared_objects import SharedObjects
 from adaptf.errors import UserError
 from adaptf.mlproject.finetune_device import START, FinetuneDeviceConfig, finetune_device
 from adaptf.mlproject.stage import execute
 from adaptf.tracking import runs
 
 
-def epochs_for_unseen_devices(settings: FinetuneDeviceConfig, devices: list[str]) -> int:
+def epochs_for_unseen_devices(
+    settings: FinetuneDeviceConfig, devices: list[str], *, shared: SharedObjects | None = None
+) -> int:
     """The number of epochs after which trainings without one of the devices are best on that device, on average; 0: the start.
 
     A nested run per device. The start itself has seen all devices: what the runs tell is whether *further* training without a
@@ -26,15 +29,15 @@ def epochs_for_unseen_devices(settings: FinetuneDeviceConfig, devices: list[str]
         )
     if settings.optim.average.kind != "none":
         raise UserError("unknown_epochs = leave_one_device_out judges single epochs, optim.average.kind should be none")
-    curves = [scores_without(settings, device) for device in devices]
+    curves = [scores_without(settings, device, shared) for device in devices]
     mean = np.mean(curves, axis=0)
     best = int(mean.argmax())
     print(f"Unseen devices are heard best after {best} epochs: {mean[0]:.3f} at the start, {mean[best]:.3f} there", flush=True)
     return best
 
 
-def scores_without(settings: FinetuneDeviceConfig, device: str) -> list[float]:
+def scores_without(settings: FinetuneDeviceConfig, device: str, shared: SharedObjects | None) -> list[float]:
     """Accuracy on a device's validation clips before and after each epoch of a training without it."""
     without = replace(settings, left_out=device, patience_epochs=0, min_validation_clips=1)
-    run_id = execute(finetune_device, without, name=f"finetune without {device}", reuse=True)
+    run_id = execute(finetune_device, without, reuse=True, shared=shared)
     return [runs.scores(run_id)[START], *runs.metric_per_epoch(run_id, "val/accuracy")]

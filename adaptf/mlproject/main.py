@@ -7,20 +7,14 @@ from typing import Any, ClassVar
 import mlflow
 
 from adaptf.errors import UserError
-from adaptf.mlproject.config import DataConfig, MelConfig, ModelConfig, TrainerConfig
+from adaptf.mlproject.config import SHARED_SECTIONS, DataConfig, MelConfig, ModelConfig, TrainerConfig
 from adaptf.mlproject.dataset import SCENES_KIND, load_prepared
 from adaptf.mlproject.distill import DistillConfig, distill
-from adaptf.mlproject.evaluate import (
-    SETTINGS,
-    TABLES,
-    EvaluateConfig,
-    evaluate,
-    origin_of_teachers,
-    read_predictions,
-    report,
-)
+from adaptf.mlproject.evaluate import MEANINGS, SETTINGS, EvaluateConfig, evaluate, origin_of_teachers
+from adaptf.mlproject.evaluation_report import TABLES, report
 from adaptf.mlproject.finetune import FinetuneConfig, finetune
 from adaptf.mlproject.predict import PredictConfig, files_digest, predict
+from adaptf.mlproject.prediction_files import read_predictions
 from adaptf.mlproject.prepare import PrepareConfig, data_digest, prepare
 from adaptf.mlproject.pretrain import PretrainConfig, pretrain
 from adaptf.mlproject.promote import PROMOTED, PromoteConfig, check_reason, promote, unlike_any_other
@@ -35,6 +29,8 @@ from adaptf.tracking.runs import NONE, Result, StageRun
 
 DONE = "adaptf.run."
 """Begin of a tag per step, which holds its run."""
+EVALUATED = {"train_run": "train", "distill_run": "distill", "finetune_run": "finetune", "quantize_run": "quantize"}
+"""Field of `evaluate` -> the step that it judges."""
 
 
 @dataclass(frozen=True)
@@ -49,7 +45,7 @@ class AudioSetConfig:
 class MainConfig:
     """Runs every stage. Sections that stages share (data, mel, model, trainer, seed) are given once."""
 
-    SHARED: ClassVar = ("mel", "model", "trainer", "seed")
+    SHARED: ClassVar = SHARED_SECTIONS
     """Sections that are given once, here, and reach every stage that has them."""
 
     data: DataConfig = DataConfig()
@@ -85,14 +81,14 @@ def main(config: MainConfig, run: StageRun) -> Result:
     """A parent run whose note lists the stages' runs."""
     done: dict[str, str] = {}
 
-    def step(stage: Stage, settings: Any, *, inputs: Inputs | None = None, name: str = "") -> str:
-        name = name or stage.__name__
-        print(f"\n=== {name} ===", flush=True)
-        done[name] = execute(stage, settings, inputs=inputs, name=name, reuse=not config.repeat)
-        return done[name]
+    def step(stage: Stage, settings: Any, *, inputs: Inputs | None = None, what: str = "", name: str = "") -> str:
+        what = what or stage.__name__
+        print(f"\n=== {what} ===", flush=True)
+        done[what] = execute(stage, settings, inputs=inputs, name=name, reuse=not config.repeat)
+        return done[what]
 
     def prepared(root: str, name: str) -> str:
-        return step(prepare, PrepareConfig(replace(config.data, root=root)), inputs=data_digest, name=name)
+        return step(prepare, PrepareConfig(replace(config.data, root=root)), inputs=data_digest, what=name, name=name)
 
     scenes = prepared(config.data.root, "prepare scenes")
     pretrained = NONE
@@ -110,7 +106,7 @@ def main(config: MainConfig, run: StageRun) -> Result:
             teacher,
             replace(config.teacher, prepare_run=scenes, kind=kind, seed=config.teacher.seed + place),
             inputs=beats_digest,
-            name=f"teacher {kind}",
+            what=f"teacher {kind}",
         )
         for place, kind in enumerate(config.teacher_kinds)
     ]
@@ -156,8 +152,16 @@ def closing_words(run: StageRun, evaluated: str, promoted: str) -> str:
     tags = mlflow.get_run(promoted).data.tags
     versions = {name.removeprefix(PROMOTED): version for name, version in tags.items() if name.startswith(PROMOTED)}
     lines = "\n".join(f"  {name} version {version}" for name, version in versions.items())
-    look = f"mlflow ui --backend-store-uri {mlflow.get_tracking_uri()}"
-    return f"{tables}\n\nIn production:\n{lines}\n\nLook at it: {look}"
+    return f"{tables}\n\nIn production:\n{lines}\n\nLook at it: {place_to_look(promoted)}"
+
+
+def place_to_look(run_id: str) -> str:
+    """The address of the run list; without a server the command that starts one comes first."""
+    page = f"#/experiments/{mlflow.get_run(run_id).info.experiment_id}/runs?workflowType=machine_learning"
+    uri = mlflow.get_tracking_uri()
+    if uri.startswith("http"):
+        return f"{uri}/{page}"
+    return f"mlflow ui --backend-store-uri {uri}, then http://127.0.0.1:5000/{page}"
 
 
 def with_seed(config: MainConfig, seed: int) -> MainConfig:
@@ -182,7 +186,15 @@ def report_over_seeds(config: MainConfig, children: Mapping[int, str], run: Stag
     }
     data = load_prepared(run, tags[0][f"{DONE}prepare_scenes"], kind=SCENES_KIND)
     teachers = origin_of_teachers(EvaluateConfig(distill_run=tags[0][f"{DONE}distill"]))
-    return report(settings, data, run, remark=f"{len(children)} seeds. {teachers}", draws=config.evaluate.draws)
+    return report(
+        settings,
+        data,
+        run,
+        remark=f"{len(children)} seeds. {teachers}",
+        draws=config.evaluate.draws,
+        run_ids={SETTINGS[field]: [one[f"{DONE}{stage}"] for one in tags] for field, stage in EVALUATED.items()},
+        meanings=MEANINGS,
+    )
 
 
 def check(config: MainConfig) -> str:
@@ -195,10 +207,6 @@ def check(config: MainConfig) -> str:
     if config.repeat and config.seeds:
         raise UserError(
             "repeat and seeds don't go together: the seeds share pre-training and teachers, which repeat makes anew"
-        )
-    if config.evaluate.compare:
-        raise UserError(
-            "main evaluates the runs that it makes: evaluate.compare is for the stage alone (mlflow run . -e evaluate)"
         )
     check_reason(config.promote)
     digests = [data_digest(PrepareConfig(config.data))]

@@ -21,7 +21,7 @@ from adaptf.data.clip_set import ClipSet
 from adaptf.data.clips import TRAIN, UNKNOWN
 from adaptf.errors import UserError
 from adaptf.evaluation.predict import predict_logits
-from adaptf.evaluation.scores import TEXT_COLUMNS, macro_accuracy, prediction_table
+from adaptf.evaluation.scores import TEXT_COLUMNS, macro_accuracy
 from adaptf.evaluation.tables import as_markdown
 from adaptf.mlproject.config import upstream
 from adaptf.mlproject.dataset import DATA_KIND, SCENES_KIND, PreparedData, load_prepared
@@ -29,6 +29,7 @@ from adaptf.mlproject.finetune import MODELS
 from adaptf.mlproject.finetune_device import validation_clips
 from adaptf.mlproject.fitting import checkpoint_of, tfsepnet_description
 from adaptf.mlproject.stage import run_stage
+from adaptf.mlproject.validation_page import FINETUNED, QUANTIZED, by_own_models, predictions_from, with_validation_tables
 from adaptf.models.checkpoint import load_classifier
 from adaptf.models.classifier import Classifier
 from adaptf.tracking.runs import Result, StageRun
@@ -110,6 +111,8 @@ class Quantized:
     """None where it is not there or does not agree."""
     predictions: pd.DataFrame = field(repr=False)
     """What the INT8 model made of the clips that it was judged on (`prediction_table`)."""
+    float_predictions: pd.DataFrame = field(repr=False)
+    """The same of the float model."""
 
     @property
     def relative_loss(self) -> float:
@@ -138,11 +141,19 @@ def quantize(config: QuantizeConfig, run: StageRun) -> Result:
     table.to_csv(run.folder / REPORT)
     verdict = judge(found, config)
     print(f"{run.name}: {verdict}", flush=True)
-    return Result(
-        metrics={f"{column}/{device}": float(table.loc[device, column]) for device in table.index for column in METRICS},
+    settings = {
+        FINETUNED: by_own_models({one.device: one.float_predictions for one in found}),
+        QUANTIZED: by_own_models({one.device: one.predictions for one in found}),
+    }
+    result = Result(
+        metrics={
+            "best/accuracy": macro_accuracy(settings[QUANTIZED]),
+            **{f"{column}/{device}": float(table.loc[device, column]) for device in table.index for column in METRICS},
+        },
         files={INT8: folder, REPORT: run.folder / REPORT, VALIDATION_PREDICTIONS: predictions},
         note=f"Tolerable relative loss: {config.tolerable_loss:.1%}; {verdict}\n\n{as_markdown(table)}",
     )
+    return with_validation_tables(result, data, settings)
 
 
 METRICS = ("float accuracy", "INT8 accuracy", "relative loss")
@@ -165,10 +176,10 @@ def quantize_device(
         tolerable_loss=config.tolerable_loss,
     )
     int8, all_convolutions = int8_convolutions(save_forms(tuned, path))
-    of_file = predictions(fresh.network(path, PT2))
+    of_file, of_float = predictions(fresh.network(path, PT2)), predictions(classifier.network)
     return Quantized(
         device=device,
-        float_accuracy=macro_accuracy(predictions(classifier.network)),
+        float_accuracy=macro_accuracy(of_float),
         int8_accuracy=macro_accuracy(of_file),
         int8_convolutions=int8,
         convolutions=all_convolutions,
@@ -181,6 +192,7 @@ def quantize_device(
         pt2_ms=fresh.clip_ms(path, PT2, log_mels[0][:1]),
         openvino=openvino_form(config, path, fresh, predictions, of_file, log_mels[0][:1]),
         predictions=of_file,
+        float_predictions=of_float,
     )
 
 
@@ -189,11 +201,10 @@ Predict = Callable[[Callable[[Tensor], Tensor]], pd.DataFrame]
 
 def predictor(classifier: Classifier, clips: ClipSet, data: PreparedData) -> Predict:
     """What a network (log-mel -> logits) makes of the clips, behind the classifier's features."""
-    rows = data.table.set_index("filename").loc[list(clips.filenames)].reset_index()
 
     def predictions(network: Callable[[Tensor], Tensor]) -> pd.DataFrame:
         logits = predict_logits(lambda waveform: network(classifier.features(waveform)), clips)
-        return prediction_table(rows, logits, data.classes)
+        return predictions_from(logits, clips, data)
 
     return predictions
 

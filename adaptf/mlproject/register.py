@@ -12,7 +12,8 @@ from mlflow.entities import RunStatus
 
 from adaptf.data.clips import UNKNOWN
 from adaptf.mlproject.config import upstream, upstream_several
-from adaptf.mlproject.evaluate import QUANTIZED, read_predictions
+from adaptf.mlproject.evaluate import QUANTIZED
+from adaptf.mlproject.prediction_files import read_predictions
 from adaptf.mlproject.quantize import DESCRIPTION, INT8, REPORT
 from adaptf.mlproject.stage import run_stage
 from adaptf.mlproject.version_page import commit, data_digest, device_page, router_page
@@ -25,6 +26,8 @@ VERSIONS = "versions.json"
 """Artifact: registered model -> version."""
 DEVICE_TAG, QUANTIZE_TAG, EVALUATE_TAG = "adaptf.device", "adaptf.quantize_run", "adaptf.evaluate_run"
 COMMIT_TAG = "adaptf.git_commit"
+FIGURES = ("float accuracy", "INT8 accuracy", "relative loss", "INT8 convolutions", "parameters", "macs", "model_bytes")
+"""Columns of the quantization's report that become tags."""
 
 
 @dataclass(frozen=True)
@@ -120,10 +123,15 @@ def bundle(folder: Path, description: dict[str, Any], models: dict[str, tuple[Pa
 
 
 def scores_of(report: pd.DataFrame, device: str) -> dict[str, str]:
-    """The quantization's figures of a device as tags, which promotion checks."""
-    return {
-        f"adaptf.{str(name).replace(' ', '_')}": str(value) for name, value in report.loc[device].items() if pd.notna(value)
-    }
+    """The quantization's figures of a device as tags: those that promotion checks, and few others, because a model's page shows
+    all tags of all versions."""
+    figures = report.loc[device].reindex(list(FIGURES)).dropna()
+    return {f"adaptf.{str(name).replace(' ', '_')}": short(value) for name, value in figures.items()}
+
+
+def short(value: object) -> str:
+    """Of a figure with a fraction six digits."""
+    return f"{value:.6g}" if isinstance(value, float) else str(value)
 
 
 if __name__ == "__main__":

@@ -19,12 +19,14 @@ import torch
 import yaml
 
 from adaptf.data.hashes import sha256_of
+from adaptf.data.shared_objects import SharedObjects
 from adaptf.errors import UserError
-from adaptf.mlproject.command_line import command_arguments, flatten, parse
+from adaptf.mlproject.command_line import command_arguments, parse, settings
 from adaptf.mlproject.config import content_folders, upstream_fields
+from adaptf.mlproject.run_names import describe
 from adaptf.mlproject.seeds import SEEDS_SUFFIX, Study, over_seeds
 from adaptf.tracking import runs
-from adaptf.tracking.runs import LATEST, NONE, Result, StageRun
+from adaptf.tracking.runs import LATEST, NONE, Result, StageRun, StopTraining, Watch
 
 Config = TypeVar("Config")
 Stage = Callable[[Any, StageRun], Result]
@@ -54,34 +56,45 @@ def execute(
     name: str = "",
     reuse: bool = False,
     study: Study = Study(),
+    watch: Watch | None = None,
+    shared: SharedObjects | None = None,
 ) -> str:
     """Runs a stage and returns its run's id.
 
-    Within an active run it becomes a nested one. With `reuse`, a finished run of the same configuration, code, inputs and
-    data is taken instead. An interrupted run of that kind is continued. With `config.seeds` there is a nested run for each
-    of them, and `study` says what their parent makes of them.
+    Without a `name` the run is called after the stage and its settings. Within an active run it becomes a nested one. With
+    `reuse`, a finished run of the same configuration, code, inputs and data is taken instead. An interrupted run of that kind
+    is continued. With `config.seeds` there is a nested run for each of them, and `study` says what their parent makes of them.
+    `watch` is told of the validations of this run's own training, not of nested runs, and may end it by StopTraining. Stages
+    that get the same `shared` read their data once.
     """
+    shared = shared or SharedObjects()
     if getattr(config, "seeds", ()):
-        stage = over_seeds(partial(execute, stage, inputs=inputs, reuse=True), study, name=stage.__name__)
+        stage = over_seeds(partial(execute, stage, inputs=inputs, reuse=True, shared=shared), study, name=stage.__name__)
     stage_name = stage.__name__
     config = resolve_upstream(config)
+    name = name or describe(stage_name, config)
     fingerprint = fingerprint_of(stage_name, config, inputs(config) if inputs else "")
     if reuse and (finished := runs.find_finished(stage_name, fingerprint)):
-        print(f"{name or stage_name}: already finished in run {finished.info.run_id}, taken from there", flush=True)
+        print(f"{name}: already finished in run {finished.info.run_id}, taken from there", flush=True)
         return str(finished.info.run_id)
     with runs.work_folder(stage_name, fingerprint) as folder:
         seed = getattr(config, "seed", 0)
         L.seed_everything(seed, verbose=False)
         if not runs.is_process_zero():
-            stage(config, StageRun(run_id="of-process-zero", name=name or stage_name, folder=folder))
+            stage(config, StageRun("of-process-zero", name, folder, watch, shared))
             wait_for_all_processes()
             return "of-process-zero"
-        with start_or_join(stage_name, fingerprint, name or stage_name) as active:
+        with start_or_join(stage_name, fingerprint, name) as active:
             run_id = active.info.run_id
             log_configuration(config)
             try:
-                result = stage(config, StageRun(run_id=run_id, name=name or stage_name, folder=folder))
+                result = stage(config, StageRun(run_id, name, folder, watch, shared))
                 runs.log_result(result)
+            except StopTraining:
+                mlflow.delete_tag(runs.FINGERPRINT)  # it would be continued as an interrupted run
+                mlflow.end_run("KILLED")
+                shutil.rmtree(folder)
+                raise
             except BaseException:
                 mlflow.log_text(traceback.format_exc(), "error.txt")
                 raise
@@ -166,7 +179,7 @@ def log_configuration(config: Any) -> None:
     mlflow.log_text(yaml.safe_dump(plain(values), sort_keys=False), "config.yaml")
     active = mlflow.active_run()
     known = mlflow.get_run(active.info.run_id).data.params if active else {}
-    mlflow.log_params({key: value for key, value in flatten(values).items() if key not in known})
+    mlflow.log_params({key: value for key, value in settings(config).items() if key not in known})
 
 
 def plain(values: Mapping[str, Any]) -> Any:

@@ -21,10 +21,12 @@ from adaptf.data.embeddings import cached_embeddings, embedding_clip_set
 from adaptf.data.hashes import sha256_of
 from adaptf.data.teacher_logits import TeacherLogits, write_teacher_logits
 from adaptf.evaluation.predict import inference_device, predict_logits
+from adaptf.evaluation.scores import prediction_table
 from adaptf.mlproject.config import AugmentConfig, BeatsOptimConfig, MelConfig, OptimConfig, TrainerConfig, upstream
 from adaptf.mlproject.dataset import DATA_KIND, SCENES_KIND, PreparedData, load_prepared
 from adaptf.mlproject.fitting import SCENES, fitted_result, train_classifier
 from adaptf.mlproject.stage import run_stage
+from adaptf.mlproject.validation_page import with_validation_tables
 from adaptf.models import beats
 from adaptf.models.beats import BeatsClassifier, BeatsFeatures
 from adaptf.models.beats_file import load_beats
@@ -97,6 +99,11 @@ def beats_file(config: TeacherConfig) -> str:
     return config.beats_ssl_sl_file if config.kind == "ssl_sl" else config.beats_ssl_file
 
 
+def network_kind(config: TeacherConfig) -> str:
+    """Which network it is."""
+    return SMALL_CNN if beats_file(config) == NONE else BEATS
+
+
 def beats_digest(config: TeacherConfig) -> str:
     """Digest of the BEATs file, checked before any work is done."""
     path = beats_file(config)
@@ -115,16 +122,17 @@ def teacher(config: TeacherConfig, run: StageRun) -> Result:
         fitted, logits, note = frozen_teacher(config, run, data)
     else:
         fitted, logits, note = beats_teacher(config, run, data)
-    filenames = tuple(data.learning_rows()["filename"])
-    table = TeacherLogits(filenames, data.classes, logits, teacher_run=run.run_id, data_digest=data.digest)
+    rows = data.learning_rows()
+    table = TeacherLogits(tuple(rows["filename"]), data.classes, logits, teacher_run=run.run_id, data_digest=data.digest)
     if is_process_zero():
         write_teacher_logits(run.folder / LOGITS, table)
-    result = fitted_result(run, fitted, note=note)
-    model = SMALL_CNN if beats_file(config) == NONE else BEATS
+    heard = (rows["split"] == VALIDATION).to_numpy()
+    predictions = prediction_table(rows[heard], logits[heard], data.classes)
+    result = with_validation_tables(fitted_result(run, fitted, note=note), data, {network_kind(config): predictions})
     return replace(
         result,
         files={**result.files, LOGITS: run.folder / LOGITS},
-        tags={TEACHER_KIND: config.kind, TEACHER_MODEL: model},
+        tags={TEACHER_KIND: config.kind, TEACHER_MODEL: network_kind(config)},
     )
 
 

@@ -13,9 +13,10 @@ from adaptf.mlproject.fitting import (
     train_classifier,
 )
 from adaptf.mlproject.stage import run_stage
+from adaptf.mlproject.validation_page import TRAINED, predict_validation, with_validation_tables
 from adaptf.models.checkpoint import initialise_from
 from adaptf.models.classifier import build_classifier
-from adaptf.tracking.runs import NONE, Result, StageRun
+from adaptf.tracking.runs import NONE, Result, StageRun, is_process_zero
 
 
 @dataclass(frozen=True)
@@ -61,7 +62,10 @@ def train(config: TrainConfig, run: StageRun) -> Result:
         trainer=config.trainer,
         seed=config.seed,
     )
-    return fitted_result(run, fitted, note=origin)
+    if not is_process_zero():
+        return Result()
+    predictions = predict_validation(fitted.best, data, config.trainer.accelerator)
+    return with_validation_tables(fitted_result(run, fitted, note=origin), data, {TRAINED: predictions})
 
 
 if __name__ == "__main__":

@@ -117,13 +117,14 @@ def described(run: Run, device: str | None) -> Node:
     stage = tags.get(runs.STAGE, "")
     begin = SCORES.get(stage, "\0")
     scores = sorted((name, value) for name, value in run.data.metrics.items() if name.startswith(begin))
+    whole = [(name, value) for name, value in scores if name == begin]
     of_device = [(name, value) for name, value in scores if name.rpartition("/")[2] == device]
     return Node(
         run_id=run.info.run_id,
         name=run.info.run_name or "",
         stage=stage,
         experiment_id=run.info.experiment_id,
-        scores=tuple(of_device or scores),
+        scores=tuple(whole or of_device or scores),
         commit=tags.get(MLFLOW_GIT_COMMIT, ""),
         data_digest=tags.get(runs.DATA_DIGEST, ""),
         remark="deleted" if run.info.lifecycle_stage == "deleted" else "",

@@ -15,6 +15,7 @@ from mlflow.exceptions import MlflowException
 import adaptf
 from adaptf.errors import UserError
 from adaptf.tracking.bundle import BUNDLE, read_bundle
+from adaptf.tracking.notes import LONGEST_DESCRIPTION, for_page
 from adaptf.tracking.requests import WANTED_COLUMNS
 from adaptf.tracking.settings import Settings
 from adaptf.tracking.signature import example_request, signature
@@ -75,7 +76,8 @@ def installed_requirements() -> list[str]:
 def register(model_uri: str, name: str, *, tags: Mapping[str, str], description: str) -> str:
     """Makes a logged model the next version of a registered one, creating that if need be; returns the version."""
     version = mlflow.register_model(model_uri, name, tags=dict(tags))
-    mlflow.MlflowClient().update_model_version(name, version.version, description=description)
+    shown = for_page(description, longest=LONGEST_DESCRIPTION)
+    mlflow.MlflowClient().update_model_version(name, version.version, description=shown)
     return str(version.version)
 
 

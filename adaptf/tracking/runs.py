@@ -3,10 +3,12 @@
 import hashlib
 import os
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import filelock
 import mlflow
@@ -18,13 +20,17 @@ from mlflow.entities import Run, RunStatus
 from mlflow.exceptions import MlflowException
 from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID, MLFLOW_RUN_NAME, MLFLOW_RUN_NOTE
 
+from adaptf.data.shared_objects import SharedObjects
 from adaptf.errors import UserError
+from adaptf.tracking.notes import LONGEST_NOTE, for_page
 
 STAGE, FINGERPRINT = "adaptf.stage", "adaptf.fingerprint"
 UPSTREAM = "adaptf.upstream."
 """Begin of a tag per run that a stage took from, whatever the command line said (`latest`)."""
 SEED = "adaptf.seed."
 """Begin of a tag per seed, which holds the run with that seed, of the parent of such runs."""
+TRIAL = "adaptf.trial"
+"""Tag: the number of the trial of a sweep whose run it is; `latest` never means such a run."""
 DATA_DIGEST = "adaptf.digest"
 """Tag: digest of the data set that a run made or worked on."""
 LATEST, NONE = "latest", "none"
@@ -33,8 +39,24 @@ PER_EPOCH = ("train/", "val/", "lr-", "epoch")
 """Begin of the metrics that Lightning logs while it trains."""
 
 
+Watch = Callable[[int, float], None]
+"""Takes the epochs that are done, so 1 first, and the score of their validation."""
+
+
+class StopTraining(Exception):
+    """`watch` raises it, or one of its kind, to end a training that is of no more use: no failure, and nothing to resume."""
+
+
 class UpstreamError(UserError):
     """A run that a stage needs does not exist, has not finished or lacks an artifact."""
+
+
+class Busy(UserError):
+    """Another process does this very work at the moment; `lock` is the file that it holds as long."""
+
+    def __init__(self, message: str, lock: Path) -> None:
+        super().__init__(message)
+        self.lock = lock
 
 
 @dataclass(frozen=True)
@@ -71,6 +93,10 @@ class StageRun:
     name: str
     folder: Path
     """Kept while the stage is unfinished, so that it can resume; deleted afterwards."""
+    watch: Watch | None = None
+    """Told of each validation's epoch and score; what it raises ends the training."""
+    shared: SharedObjects = field(default_factory=SharedObjects)
+    """What a process's stages need not read twice."""
 
     def loggers(self, *, tensorboard: bool) -> list[Logger]:
         """Loggers for Lightning, which write from process 0 only."""
@@ -86,18 +112,18 @@ class StageRun:
             mlflow.set_tag(DATA_DIGEST, data_set.digest)
 
     def download(self, run_id: str, artifact: str) -> Path:
-        """Local path of another run's artifact (file or folder)."""
-        target = self.folder / "upstream" / run_id / process_name()
-        target.mkdir(parents=True, exist_ok=True)
-        try:
-            return Path(mlflow.artifacts.download_artifacts(run_id=run_id, artifact_path=artifact, dst_path=str(target)))
-        except (MlflowException, OSError) as error:
-            raise UpstreamError(f"run {run_id} has no artifact '{artifact}': {error}") from error
+        """Local path of another run's artifact (file or folder), fetched once for all that share it: nobody may change it."""
+        downloads = self.shared.once("downloads", lambda: TemporaryDirectory(prefix="adaptf-"))  # goes when `shared` does
+        return self.shared.once(("download", run_id, artifact), lambda: _download(run_id, artifact, Path(downloads.name)))
 
 
-def process_name() -> str:
-    """One name per process of a distributed training on this machine."""
-    return f"process{os.environ.get('LOCAL_RANK', '0')}"
+def _download(run_id: str, artifact: str, folder: Path) -> Path:
+    target = folder / run_id
+    target.mkdir(exist_ok=True)
+    try:
+        return Path(mlflow.artifacts.download_artifacts(run_id=run_id, artifact_path=artifact, dst_path=str(target)))
+    except (MlflowException, OSError) as error:
+        raise UpstreamError(f"run {run_id} has no artifact '{artifact}': {error}") from error
 
 
 def is_process_zero() -> bool:
@@ -146,12 +172,18 @@ def find_interrupted(stage: str, fingerprint: str) -> Run | None:
 
 def any_finished(stage: str) -> bool:
     """Whether there is a finished run of a stage in this experiment."""
-    return bool(search(stage=stage, tags={}, statuses=[RunStatus.FINISHED]))
+    return bool(finished_runs(stage, {}))
+
+
+def finished_runs(stage: str, tags: Mapping[str, str]) -> list[Run]:
+    """Those that `latest` may mean, newest first."""
+    found = search(stage=stage, tags=tags, statuses=[RunStatus.FINISHED])
+    return [run for run in found if TRIAL not in run.data.tags]
 
 
 def latest(stage: str, tags: Mapping[str, str]) -> str:
     """Id of the newest finished run of a stage. Raises UpstreamError that says how to make one."""
-    runs = search(stage=stage, tags=tags, statuses=[RunStatus.FINISHED])
+    runs = finished_runs(stage, tags)
     if not runs:
         wanted = "".join(f" with {name} = {value}" for name, value in tags.items())
         raise UpstreamError(
@@ -163,7 +195,7 @@ def latest(stage: str, tags: Mapping[str, str]) -> str:
 
 def latest_of_each(stage: str, tag: str) -> list[str]:
     """Ids of the newest finished runs of a stage, one for each value of a tag."""
-    newest_first = search(stage=stage, tags={}, statuses=[RunStatus.FINISHED])
+    newest_first = finished_runs(stage, {})
     newest = {run.data.tags[tag]: str(run.info.run_id) for run in reversed(newest_first) if tag in run.data.tags}
     return [newest[value] for value in sorted(newest)] or [latest(stage, {})]
 
@@ -244,7 +276,7 @@ def fingerprint_of(run: Run) -> str:
 def work_folder(stage: str, fingerprint: str) -> Iterator[Path]:
     """The folder in which a stage keeps what it needs to resume, for one process (and its helpers) at a time.
 
-    A stage that leaves nothing in it leaves no folder.
+    A stage that leaves nothing in it leaves no folder. Raises Busy where another process has it.
     """
     folder = Path(os.environ.get("ADAPTF_WORK", "work")).absolute() / f"{stage}-{fingerprint[:16]}"
     folder.mkdir(parents=True, exist_ok=True)
@@ -261,8 +293,9 @@ def work_folder(stage: str, fingerprint: str) -> Iterator[Path]:
                 with suppress(OSError):  # it holds something, or the stage has removed it
                     folder.rmdir()
     except filelock.Timeout:
-        raise UserError(
-            f"another process is running this {stage} with the same settings and data (it holds {folder})"
+        raise Busy(
+            f"another process is running this {stage} with the same settings and data (it holds {folder})",
+            Path(lock.lock_file),
         ) from None
 
 
@@ -271,10 +304,11 @@ def digest(*parts: str) -> str:
     return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:32]
 
 
+@cache
 def package_digest() -> str:
-    """Digest of this package's source: another version of the code is another result."""
+    """Digest of this package's source, as this process found it: another version of the code is another result."""
     package = Path(__file__).parent.parent
-    sources = sorted(package.rglob("*.py"))
+    sources = sorted([*package.rglob("*.py"), *package.rglob("*.html")])
     return digest(*(f"{path.relative_to(package)}\0{path.read_text()}" for path in sources))
 
 
@@ -293,7 +327,7 @@ def log_result(result: Result) -> None:
         log_data_set(data_set)
     tags = dict(result.tags)
     if result.note:
-        tags[MLFLOW_RUN_NOTE] = result.note
+        tags[MLFLOW_RUN_NOTE] = for_page(result.note, longest=LONGEST_NOTE)
     mlflow.set_tags(tags)
 
 

@@ -4,7 +4,6 @@ from collections.abc import Callable, Sequence
 from typing import Literal
 
 import torch
-from torch import Tensor
 
 from adaptf.audio.freq_mixstyle import FreqMixStyle
 from adaptf.audio.impulse_response import DeviceImpulseResponse
@@ -18,15 +17,10 @@ MixedTeachers = Literal["logits", "terms"]
 """`logits`: the teachers' logits are mixed (the report). `terms`: the loss mixes two divergences (the public trainer)."""
 
 
-def impulse_responses(transform: DeviceImpulseResponse, *, devices: Sequence[int] | None) -> Augmentation:
-    """On waveforms of these devices (rows in the data's device names), or of all where `devices` is None."""
-    allowed = None if devices is None else torch.tensor(list(devices), dtype=torch.int64)
-
-    def augment(batch: ClipBatch) -> ClipBatch:
-        eligible = _all_of(batch.device) if allowed is None else torch.isin(batch.device, allowed.to(batch.device.device))
-        return batch._replace(x=transform(batch.x, eligible))
-
-    return augment
+def impulse_responses(transform: DeviceImpulseResponse, *, p_of_device: Sequence[float]) -> Augmentation:
+    """On waveforms, with a probability for each of the data's device names, none higher than the transform's own."""
+    p = torch.tensor(list(p_of_device), dtype=torch.float64)
+    return lambda batch: batch._replace(x=transform(batch.x, p[batch.device.cpu()]))
 
 
 def time_roll(transform: TimeRoll) -> Augmentation:
@@ -57,7 +51,3 @@ def soft_mixup(transform: Mixup, *, teachers: MixedTeachers = "logits") -> Augme
         return mixed._replace(teacher_logits=mix(batch.teacher_logits, draw))
 
     return augment
-
-
-def _all_of(device: Tensor) -> Tensor:
-    return torch.ones_like(device, dtype=torch.bool)

@@ -2,7 +2,7 @@
 
 import logging
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -12,15 +12,18 @@ import lightning as L
 from lightning.pytorch.callbacks import Callback, EarlyStopping, LearningRateMonitor, ModelCheckpoint, TQDMProgressBar
 from lightning.pytorch.loggers import Logger
 
+from adaptf.audio.logmel import LogMel
 from adaptf.data.clip_set import ClipSet
-from adaptf.data.data_module import ClipDataModule
+from adaptf.data.data_module import ClipDataModule, LogMelsOf
 from adaptf.data.device_memory import OnDevice
+from adaptf.data.log_mels import LogMelTables
 from adaptf.models.checkpoint import read_checkpoint, save_weights
 from adaptf.training.memory import keep_freed_memory
 from adaptf.training.progress import EpochLines
 from adaptf.training.task import ClassifierTask
 
 BEST, LAST = "best", "last"
+BYTES_PER_GB = 1e9
 logger = logging.getLogger(__name__)
 
 
@@ -29,6 +32,17 @@ class Patience(EarlyStopping):
 
     def on_train_start(self, trainer: L.Trainer, task: L.LightningModule) -> None:
         trainer.should_stop = trainer.should_stop or self.wait_count >= self.patience
+
+
+class Watched(Callback):
+    """Tells the epochs that are done, so 1 first, and the validation's score; what `watch` raises reaches fit's caller."""
+
+    def __init__(self, watch: Callable[[int, float], None], score_name: str) -> None:
+        self.watch, self.score_name = watch, score_name
+
+    def on_validation_end(self, trainer: L.Trainer, task: L.LightningModule) -> None:
+        if not trainer.sanity_checking:
+            self.watch(trainer.current_epoch + 1, float(trainer.callback_metrics[self.score_name]))
 
 
 @dataclass(frozen=True)
@@ -62,13 +76,17 @@ def fit(
     validate_every_epochs: int = 1,
     patience_epochs: int = 0,
     averaging: Callback | None = None,
+    watch: Callable[[int, float], None] | None = None,
+    log_mels: LogMelTables | None = None,
+    log_mel_gb: float = 0.0,
     trainer_options: Mapping[str, Any] | None = None,
 ) -> Fitted:
     """Trains from `last.ckpt` in `folder` where an interrupted run left one, else from the task's weights.
 
     `patience_epochs`: training ends after so many epochs without a better score; 0 never ends it early. `averaging` averages
-    weights (averaging.py). `trainer_options` go to lightning.Trainer as they are: accelerator, devices, strategy, ...
-    Raises ValueError where a set is empty.
+    weights (averaging.py). `watch` is told of every validation (Watched). `log_mels` keeps up to `log_mel_gb` of them.
+    `trainer_options` go to lightning.Trainer as they are: accelerator, devices, strategy, ... Raises ValueError where a set is
+    empty.
     """
     for part, clips in (("training", train), ("validation", validation)):
         if not len(clips):
@@ -82,6 +100,8 @@ def fit(
     callbacks: list[Callback] = [best, newest, EpochLines(name, task.score_name)]
     if averaging is not None:
         callbacks.append(averaging)
+    if watch is not None:
+        callbacks.append(Watched(watch, score_name))
     if patience_epochs:
         validations = max(1, patience_epochs // validate_every_epochs)
         callbacks.append(Patience(score_name, mode="max", patience=validations, check_on_train_epoch_end=False))
@@ -122,6 +142,8 @@ def fit(
             pin_memory=pin_memory,
             keep_on_device=keep_on_device,
             first_epoch=read_checkpoint(last)["epoch"] + 1 if last.is_file() else 0,
+            log_mels_of=log_mels_of(task, log_mels, limit_bytes=log_mel_gb * BYTES_PER_GB, on_device=keep_on_device),
+            waveforms_change=bool(task.waveform_augmentations),
         )
         trainer.fit(task, datamodule=data, ckpt_path=str(last) if last.is_file() else None, weights_only=True)
     score = best.best_model_score
@@ -133,3 +155,13 @@ def fit(
         best_score=float(score) if score is not None else float("nan"),
         epochs=trainer.current_epoch,
     )
+
+
+def log_mels_of(
+    task: ClassifierTask, tables: LogMelTables | None, *, limit_bytes: float, on_device: OnDevice
+) -> LogMelsOf | None:
+    """What gives clips the log-mels of the task's classifier; None where it takes other features or there are no tables."""
+    features = task.classifier.features
+    if tables is None or not isinstance(features, LogMel):
+        return None
+    return partial(tables.given_to, logmel=features, limit_bytes=limit_bytes, on_device=on_device)

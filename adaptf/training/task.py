@@ -82,8 +82,9 @@ class ClassifierTask(L.LightningModule):
         """The loss and the logits."""
         for augment in waveform_augmentations:
             batch = augment(batch)
-        with torch.no_grad():
-            batch = batch._replace(x=self.classifier.features(batch.x))
+        if not batch.has_features:
+            with torch.no_grad():
+                batch = batch._replace(x=self.classifier.features(batch.x), has_features=True)
         for augment in feature_augmentations:
             batch = augment(batch)
         logits = self.classifier.network(batch.x)

@@ -28,18 +28,25 @@ def test_each_clip_is_convolved_with_its_own_response():
     assert torch.allclose(filtered[1, 2:], waveform[1, :-2], atol=1e-6)
 
 
-def test_impulse_responses_touch_only_eligible_clips():
+def test_impulse_responses_touch_no_clip_whose_probability_is_zero():
     transform = DeviceImpulseResponse(simulated_bank(sample_rate=32000), p=1.0, generator=generator())
     waveform = torch.randn(6, 4000, generator=torch.Generator().manual_seed(0))
-    eligible = torch.tensor([True, False, True, False, False, True])
-    changed = (transform(waveform, eligible) != waveform).any(dim=1)
-    assert changed.tolist() == eligible.tolist()
+    p = torch.tensor([1.0, 0.0, 1.0, 0.0, 0.0, 1.0])
+    changed = (transform(waveform, p) != waveform).any(dim=1)
+    assert changed.tolist() == p.bool().tolist()
 
 
 def test_impulse_responses_come_with_their_probability():
     transform = DeviceImpulseResponse(simulated_bank(sample_rate=32000), p=0.3, generator=generator())
     share = sum(len(transform.draw(100).clips) for _ in range(100)) / 10000
     assert share == pytest.approx(0.3, abs=0.02)
+
+
+def test_each_clip_is_convolved_with_its_own_probability():
+    transform = DeviceImpulseResponse(ResponseBank(torch.tensor([[2.0]])), p=0.8, generator=generator())
+    waveform, p = torch.ones(4000, 1), torch.tensor([0.1, 0.4, 0.8, 0.0], dtype=torch.float64).repeat(1000)
+    changed = (transform(waveform, p) > 1.5)[:, 0].view(1000, 4)
+    assert changed.double().mean(dim=0).tolist() == pytest.approx([0.1, 0.4, 0.8, 0.0], abs=0.05)
 
 
 def test_freq_mixstyle_equals_the_reference(golden):

@@ -14,14 +14,15 @@ from docstring_parser import parse_from_object
 
 from adaptf.mlproject.command_line import flatten, parse, preset_names, shared_leaves
 from adaptf.mlproject.finetune import FinetuneDeviceConfig
-from adaptf.mlproject.main import MainConfig
 from adaptf.mlproject.prepare import PrepareConfig
 from adaptf.mlproject.train import TrainConfig
 
 PROJECT = Path(__file__).parents[2] / "MLproject"
 ENTRY_POINTS: dict[str, dict[str, Any]] = yaml.safe_load(PROJECT.read_text())["entry_points"]
-REQUIRED = {"files": "some folder/files.csv", "device": "s1", "model": "models:/adaptf-s1@production"}
+REQUIRED = {"files": "some folder/files.csv", "device": "s1", "model": "models:/adaptf-s1@production", "runs": "a1,b2"}
 WITH_PRESET = [name for name, entry_point in ENTRY_POINTS.items() if "preset" in entry_point["parameters"]]
+SHARING = ("main", "sweep")
+"""Stages that hand their sections to others."""
 SHARED = ("mel.bands", "model.width", "trainer.accelerator", "seed")
 Write = Callable[[str], str]
 
@@ -107,8 +108,10 @@ def test_a_preset_changes_only_what_it_says(stage: str, preset_name: str) -> Non
     text = (Path(module_of("command_line").__file__ or "").parent / "presets" / f"{preset_name}.yaml").read_text()
     said = flatten(yaml.safe_load(text) or {})
     defaults = flatten(dataclasses.asdict(config_class(stage)()))
-    if stage == "main":
-        expected = said | {target: said[source] for source in said for target in shared_leaves(MainConfig).get(source, [])}
+    if stage in SHARING:
+        links = shared_leaves(config_class(stage))
+        expected = said | {target: said[source] for source in said for target in links.get(source, [])}
+        expected = {name: value for name, value in expected.items() if stage == "main" or name in defaults}
     else:
         own = {name.removeprefix(f"{stage}."): value for name, value in said.items() if name.startswith(f"{stage}.")}
         expected = {name: value for name, value in said.items() if name in defaults} | own
@@ -117,7 +120,7 @@ def test_a_preset_changes_only_what_it_says(stage: str, preset_name: str) -> Non
 
 def test_a_preset_has_the_same_effect_in_main_and_in_the_stage_alone() -> None:
     whole = parsed("main", "--preset", "demo")
-    for stage in (name for name in WITH_PRESET if name not in ("main", "prepare")):
+    for stage in (name for name in WITH_PRESET if name not in (*SHARING, "prepare")):
         assert getattr(whole, stage) == parsed(stage, "--preset", "demo")
 
 
@@ -159,7 +162,7 @@ def test_a_preset_file_of_the_users_own_takes_effect(preset: Write) -> None:
 def test_in_main_a_shared_setting_reaches_every_stage_that_has_it(name: str, value: Any) -> None:
     config = flatten(dataclasses.asdict(parsed("main", f"--{name}", str(value))))
     holders = [
-        stage for stage in ENTRY_POINTS if stage != "main" and name in flatten(dataclasses.asdict(config_class(stage)()))
+        stage for stage in ENTRY_POINTS if stage not in SHARING and name in flatten(dataclasses.asdict(config_class(stage)()))
     ]
     assert len(holders) >= 2
     assert {stage: config[f"{stage}.{name}"] for stage in holders} == dict.fromkeys(holders, value)
@@ -255,3 +258,18 @@ def test_help_shows_the_texts(capsys: pytest.CaptureFixture[str]) -> None:
 def test_a_switch_needs_no_value(arguments: list[str]) -> None:
     assert parse(PrepareConfig, stage="prepare", arguments=arguments).download
     assert not parse(PrepareConfig, stage="prepare", arguments=["--download", "false"]).download
+
+
+@pytest.mark.parametrize("text", ['{b: 0.1, "s1,s2": 0.2}', '{"b": 0.1, "s1,s2": 0.2}'])
+def test_probabilities_of_devices_come_from_the_command_line_and_from_presets(text: str, preset: Write) -> None:
+    wanted = {"b": 0.1, "s1,s2": 0.2}
+    assert parsed("distill", "--augment.dir_p_of", text).augment.dir_p_of == wanted
+    assert parsed("distill", f"--augment.dir_p_of={text}").augment.dir_p_of == wanted
+    from_preset = preset(f"distill:\n  augment:\n    dir_p_of: {text}\n")
+    assert parsed("distill", from_preset).augment.dir_p_of == wanted
+    assert parsed("main", from_preset).distill.augment.dir_p_of == wanted
+    assert parsed("distill").augment.dir_p_of == {}
+
+
+def test_a_probability_of_a_device_that_is_no_number_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    assert "dir_p_of" in message_of(capsys, "distill", "--augment.dir_p_of", "{b: often}")

@@ -97,7 +97,7 @@ def test_a_version_tells_its_scores_budget_runs_data_and_code(deployed: Deployed
     assert version.tags["adaptf.quantize_run"] == deployed.quantized
     assert int(version.tags["adaptf.model_bytes"]) < 128_000
     router = mlflow.MlflowClient().get_model_version("adaptf-router", "1")
-    assert "| unknown | adaptf-unknown/1 |" in router.description
+    assert "| unknown&emsp; | adaptf-unknown/1 |" in router.description
 
 
 def test_what_was_promoted_is_in_production_and_the_runs_tell_it(first_promotion: PromoteConfig):

@@ -4,6 +4,7 @@ import json
 import logging
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import mlflow
 import pytest
@@ -13,7 +14,7 @@ from adaptf.errors import UserError
 from adaptf.mlproject import finetune_device as finetune_device_module
 from adaptf.mlproject import leave_one_device_out
 from adaptf.mlproject.config import AugmentConfig, AverageConfig, OptimConfig
-from adaptf.mlproject.finetune import FinetuneConfig, finetune, of_unknown
+from adaptf.mlproject.finetune import FinetuneConfig, finetune, of_device, of_unknown, probabilities_of
 from adaptf.mlproject.finetune_device import FinetuneDeviceConfig, finetune_device
 from adaptf.mlproject.stage import execute
 from adaptf.mlproject.train import TrainConfig, train
@@ -87,7 +88,9 @@ def test_a_device_with_too_few_clips_is_left_to_the_model_for_unknown_devices(
     models = json.loads(Path(mlflow.artifacts.download_artifacts(run_id=run_id, artifact_path="models.json")).read_text())
     assert list(models) == ["a", "unknown"]
     assert "Device nobody has 0 training clips, fewer than min_clips" in caplog.text
-    assert set(runs.scores(run_id)) == {"kept/accuracy/a", "kept/accuracy/unknown"}
+    assert set(runs.scores(run_id)) == {
+        "best/accuracy", "best/accuracy/a", "best/accuracy/b", "best/accuracy/c", "kept/accuracy/a", "kept/accuracy/unknown"
+    }  # fmt: skip
 
 
 @pytest.mark.parametrize("helps", [False, True])
@@ -95,7 +98,7 @@ def test_the_better_one_of_start_and_fine_tuned_model_is_kept(
     helps: bool, device_config: FinetuneDeviceConfig, start: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     scores = iter([0.5, 0.6 if helps else 0.5])
-    monkeypatch.setattr(finetune_device_module, "validation_score", lambda *arguments: next(scores))
+    monkeypatch.setattr(finetune_device_module, "macro_accuracy", lambda predictions: next(scores))
     run_id = execute(finetune_device, replace(device_config, seed=1 + helps))
     assert same_weights(best_of(run_id), start) != helps
     assert runs.scores(run_id)["start/accuracy"] == 0.5
@@ -135,9 +138,21 @@ def test_unknown_is_trained_on_all_devices_with_more_impulse_responses(config: F
     assert (settings.device, settings.augment.dir_p, settings.keep) == ("unknown", 0.8, "best")
 
 
+def test_what_is_said_of_single_devices_reaches_their_own_models_alone(config: FinetuneConfig) -> None:
+    swept = replace(config, augment=replace(PLAIN, dir_p=0.3, dir_devices=("c",), dir_p_of={"a,b": 0.6}))
+    other = replace(swept, augment=replace(swept.augment, dir_p_of={"a": 0.6, "b": 0.1}))
+    assert of_unknown(swept, ["a", "b", "c"]) == of_unknown(other, ["a", "b", "c"])
+    assert of_unknown(swept, ["a", "b", "c"]).augment == replace(PLAIN, dir_p=0.8, dir_devices=("c",))
+    data = SimpleNamespace(devices=("a", "b", "c", "d"))
+    assert probabilities_of(swept, data) == {"a": 0.6, "b": 0.6, "c": 0.3, "d": 0.0}
+    assert of_device(swept, "a", 0.6) == of_device(other, "a", 0.6)
+    with pytest.raises(UserError, match="augment: dir_p_of names the device 'x' in 'x', the data has a, b, c, d"):
+        probabilities_of(replace(config, augment=replace(PLAIN, dir_p_of={"x": 0.1})), data)
+
+
 def test_unseen_devices_tell_how_long_unknown_is_trained(config: FinetuneConfig, monkeypatch: pytest.MonkeyPatch) -> None:
     curves = {"a": [0.5, 0.7, 0.6], "b": [0.5, 0.4, 0.6], "c": [0.5, 0.4, 0.6]}
-    monkeypatch.setattr(leave_one_device_out, "scores_without", lambda settings, device: curves[device])
+    monkeypatch.setattr(leave_one_device_out, "scores_without", lambda settings, device, shared: curves[device])
     held_out = replace(config, unknown_epochs="leave_one_device_out")
     settings = of_unknown(held_out, ["a", "b", "c"])
     assert (settings.optim.max_epochs, settings.keep) == (2, "last")

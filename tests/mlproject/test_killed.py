@@ -26,7 +26,7 @@ def test_a_killed_training_is_resumed_in_its_run(
 
     done = subprocess.run(training, capture_output=True, text=True, env=environment, cwd=folder, timeout=200)
     assert done.returncode == 0, done.stderr
-    assert f"train: continues run {killed.info.run_id}" in done.stdout
+    assert f"train DIR=0.4 lr=0.01: continues run {killed.info.run_id}" in done.stdout
     assert f"train finished: run {killed.info.run_id}" in done.stdout
     epochs = epochs_in(done.stdout)
     assert epochs[0] >= reached  # at most the epoch that was told of last, if its checkpoint was not written yet
@@ -59,4 +59,4 @@ def kill_after_epoch(epoch: int, training: list[str], environment: dict[str, str
 
 
 def epochs_in(text: str) -> list[int]:
-    return [int(epoch) for epoch in re.findall(r"train  epoch (\d+)/", text)]
+    return [int(epoch) for epoch in re.findall(r"train .*  epoch (\d+)/", text)]

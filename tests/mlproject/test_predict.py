@@ -407,7 +407,7 @@ def test_a_killed_prediction_goes_on_and_gives_the_same_bytes(
         return done.stdout, [Path(mlflow.artifacts.download_artifacts(f"runs:/{run_id}/{name}")).read_bytes() for name in names]
 
     said, resumed = tables()
-    assert f"predict: {answered} of 6 parts are answered, goes on with " in said
+    assert f"predict evaluation: {answered} of 6 parts are answered, goes on with " in said
     said, uninterrupted = tables()
     assert "parts are answered" not in said
     assert resumed == uninterrupted

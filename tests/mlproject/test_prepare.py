@@ -14,6 +14,7 @@ import torch
 
 from adaptf.data.decode import decode
 from adaptf.data.errors import DataError
+from adaptf.data.shared_objects import SharedObjects
 from adaptf.errors import UserError
 from adaptf.mlproject import prepare as stage
 from adaptf.mlproject.config import DataConfig
@@ -191,7 +192,7 @@ def test_a_cache_that_this_machine_lacks_is_made_again(environment: dict[str, st
         (tmp_path / "cache").rename(tmp_path / "gone too")
         noise(own.parent / "sounds/3.wav", 2.6, seed=99)
         with pytest.raises(DataError, match=r"the files in .* are not those that were prepared: run `prepare` again"):
-            load_prepared(run, run_id, kind=SCENES_KIND)
+            load_prepared(replace(run, shared=SharedObjects()), run_id, kind=SCENES_KIND)
 
 
 def test_more_than_the_challenge_allows_is_refused_with_its_rule(environment: dict[str, str], tmp_path: Path) -> None:

@@ -49,6 +49,7 @@ FOUND = Quantized(
     pt2_ms=7.0,
     openvino=FORM,
     predictions=pd.DataFrame(),
+    float_predictions=pd.DataFrame(),
 )
 
 

@@ -1,7 +1,6 @@
 """Stages over several seeds, and the comparison of runs."""
 
 from dataclasses import replace
-from pathlib import Path
 
 import mlflow
 import pandas as pd
@@ -106,29 +105,6 @@ def test_evaluate_shows_runs_over_seeds_by_mean_and_interval(train_config: Train
     means = accuracies["macro average"]
     assert difference["difference"] == pytest.approx(means["distilled"] - means["trained"], abs=0.02)
     assert difference["low"] <= difference["difference"] <= difference["high"]
-
-
-def test_evaluate_compares_two_runs_of_any_stage(train_config: TrainConfig, trained: str) -> None:
-    first, second, _ = children_of(trained).values()
-    config = EvaluateConfig(prepare_run=train_config.prepare_run, compare=(first, second), accelerator="cpu", draws=200)
-    run_id = execute(evaluate, config)
-    assert mlflow.get_run(run_id).data.tags["adaptf.upstream.compare"] == f"{first},{second}"
-    (name,) = tables_of(run_id, "differences").index
-    assert name == f"train seed 1 {second[:6]} - train seed 0 {first[:6]}"
-    text = Path(mlflow.artifacts.download_artifacts(run_id=run_id, artifact_path="tables.txt")).read_text()
-    assert "stands" in text
-
-
-def test_a_run_is_not_compared_with_itself(train_config: TrainConfig, trained: str) -> None:
-    first = children_of(trained)[0]
-    with pytest.raises(UserError, match="two different runs and more are needed"):
-        execute(evaluate, EvaluateConfig(prepare_run=train_config.prepare_run, compare=(first, first)))
-
-
-def test_a_run_over_seeds_is_not_compared_with_a_single_run(train_config: TrainConfig, trained: str) -> None:
-    compare = (trained, children_of(trained)[0])
-    with pytest.raises(UserError, match=r"as many others only: train_seeds .* has 3, train seed 0 .* has 1"):
-        execute(evaluate, EvaluateConfig(prepare_run=train_config.prepare_run, compare=compare))
 
 
 def test_evaluate_of_nothing_is_refused(train_config: TrainConfig) -> None:

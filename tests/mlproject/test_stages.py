@@ -103,7 +103,7 @@ def test_prepare_leaves_the_table_and_the_counts(prepared: str, folder: Path) ->
 def test_train_leaves_checkpoints_metrics_and_its_configuration(trained: str, folder: Path) -> None:
     run = mlflow.get_run(trained)
     assert artifacts(trained) == {"config.yaml", "checkpoints/best.ckpt", "checkpoints/last.ckpt"}
-    assert run.info.status == "FINISHED" and run.data.tags[STAGE] == "train" and run.info.run_name == "train"
+    assert run.info.status == "FINISHED" and run.data.tags[STAGE] == "train" and run.info.run_name == "train DIR=0.5 lr=0.01"
     assert run.data.params["optim.lr"] == "0.01" and run.data.params["model.width"] == "8"
     accuracies = epochs_logged(trained, "val/accuracy")
     assert len(accuracies) == len(epochs_logged(trained, "train/loss")) == 2

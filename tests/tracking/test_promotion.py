@@ -129,7 +129,7 @@ def test_the_first_version_is_promoted_and_said_to_have_no_rival(device, registe
     tags = run.data.tags
     assert (tags[f"adaptf.promoted.adaptf-{device}"], tags[f"adaptf.replaced.adaptf-{device}"]) == ("1", "none")
     assert tags["adaptf.reason"] == "the first one" and "mlflow.user" in tags
-    assert f"| adaptf-{device} | none | 1 |" in tags["mlflow.note.content"]
+    assert f"| adaptf-{device}&emsp; | none&emsp; | 1 |" in tags["mlflow.note.content"]
     assert "**Reason:** the first one" in tags["mlflow.note.content"]
     version = mlflow.MlflowClient().get_model_version(f"adaptf-{device}", "1").tags
     assert (version["adaptf.promote_run"], version["adaptf.reason"]) == (run.info.run_id, "the first one")

@@ -39,12 +39,12 @@ def test_mixing_of_terms_leaves_the_teachers_and_says_how_to_mix_their_terms(bat
     assert torch.allclose(mixed.targets[:, 0], expected)
 
 
-@pytest.mark.parametrize(("devices", "changed"), [([0], [0, 2, 4]), ([1, 2], [1, 3, 5]), (None, [0, 1, 2, 3, 4, 5])])
-def test_impulse_responses_reach_only_their_devices(batch, devices, changed):
+@pytest.mark.parametrize(("p", "changed"), [([1, 0, 0], [0, 2, 4]), ([0, 1, 1], [1, 3, 5]), ([1, 1, 1], [0, 1, 2, 3, 4, 5])])
+def test_impulse_responses_reach_only_their_devices(batch, p, changed):
     twice = ResponseBank(torch.tensor([[2.0]]))
     transform = DeviceImpulseResponse(twice, p=1.0, generator=np.random.default_rng(0))
     batch = batch._replace(x=batch.x + 1)
-    ratio = impulse_responses(transform, devices=devices)(batch).x[:, 0] / batch.x[:, 0]
+    ratio = impulse_responses(transform, p_of_device=p)(batch).x[:, 0] / batch.x[:, 0]
     assert (ratio > 1.5).nonzero().flatten().tolist() == changed
 
 

@@ -1,0 +1,130 @@
+"""Stage `compare`: two models or more on the same clips, where they differ, which differences stand, and which clips change."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import pandas as pd
+
+from adaptf.data.clips import TEST, UNKNOWN
+from adaptf.errors import UserError
+from adaptf.evaluation.change_figures import change_figure
+from adaptf.evaluation.changes import changed_clips, group_table
+from adaptf.evaluation.figures import accuracy_figure
+from adaptf.evaluation.report import write_report
+from adaptf.evaluation.scores import Runs, macro_accuracy, places_of
+from adaptf.evaluation.tables import accuracy_table, difference_table
+from adaptf.mlproject.compare_report import PAGE, TABLES, Pair, note_of, page_of, text_of
+from adaptf.mlproject.compared import Compared, all_compared, predictions_of
+from adaptf.mlproject.config import upstream
+from adaptf.mlproject.dataset import DATA_KIND, SCENES_KIND, PreparedData, load_prepared
+from adaptf.mlproject.evaluation_report import warnings_of
+from adaptf.mlproject.prediction_files import TABLES_FOLDER, write_predictions
+from adaptf.mlproject.stage import run_stage
+from adaptf.mlproject.validation_page import SYNTHESISED
+from adaptf.tracking import runs
+from adaptf.tracking.runs import NONE, Result, StageRun
+
+
+@dataclass(frozen=True)
+class CompareConfig:
+    """Holds models against the first of them, on the same clips."""
+
+    runs: str = NONE
+    """Two and more, separated by commas: runs of train, teacher, distill, finetune or quantize, also over seeds, also trials of
+    a sweep; registered versions as in models:/adaptf-s1/3 or models:/adaptf-s1@production; checkpoint files."""
+    prepare_run: str = upstream("prepare", **{DATA_KIND: SCENES_KIND})
+    """Run of `prepare` that holds the scenes."""
+    split: Literal["test", "validation"] = "test"
+    """Whose clips. Checkpoints were chosen by the validation clips."""
+    draws: int = 10_000
+    """Of the bootstrap over locations."""
+    accelerator: str = "auto"
+    """Where float models run: cpu, gpu, ... or auto. INT8 models run on the CPU."""
+
+
+def compare(config: CompareConfig, run: StageRun) -> Result:
+    """A page, tables as text, CSV and Markdown, pictures, all clips that change, and every model's predictions."""
+    found = all_compared(config.runs.split(","))
+    data = load_prepared(run, config.prepare_run, kind=SCENES_KIND)
+    rows = common_clips(found, data, config.split)
+    settings = {one.label: predictions_of(one, run, data, rows, config.accelerator) for one in found}
+    tables = {"accuracies": accuracy_table(settings), "differences": difference_table(settings, draws=config.draws)}
+    pairs = pairs_of(settings, data, run.folder, config.draws)
+    write_tables(settings, tables, pairs, run.folder / TABLES_FOLDER)
+    picture = accuracy_figure(settings, tables["differences"], run.folder / "accuracy.png")
+    remarks = remarks_on(data, rows, config.split)
+    text = text_of(remarks, tables, pairs)
+    (run.folder / TABLES).write_text(text)
+    run_ids = ",".join(run_id for one in found for run_id in one.run_ids)
+    return Result(
+        metrics=metrics_of(settings, pairs, config.split),
+        files={
+            PAGE: write_report(page_of(list(settings), tables, pairs, picture, remarks), run.folder / PAGE),
+            TABLES: run.folder / TABLES,
+            TABLES_FOLDER: run.folder / TABLES_FOLDER,
+            **{one.name: one for one in (picture, *(pair.picture for pair in pairs))},
+        },
+        tags={"adaptf.compared": ", ".join(settings), **({f"{runs.UPSTREAM}runs": run_ids} if run_ids else {})},
+        note=note_of(remarks, tables, pairs),
+        summary=text,
+    )
+
+
+def common_clips(found: Sequence[Compared], data: PreparedData, split: str) -> pd.DataFrame:
+    """The rows of the split's clips for which all of them answer. Raises UserError where there is none."""
+    rows = data.table[data.table["split"] == split]
+    for one in found:
+        rows = rows[one.answers_for(rows["device"])]
+        if rows.empty:
+            of_device = f"of device {one.device}" if one.device != UNKNOWN else f"of devices other than {', '.join(one.others)}"
+            raise UserError(f"{one.label} answers for clips {of_device}: there is no {split} clip of those")
+    return rows
+
+
+def pairs_of(settings: Mapping[str, Runs], data: PreparedData, folder: Path, draws: int) -> list[Pair]:
+    """The first setting with each of the others."""
+    (name, first), *others = settings.items()
+    pairs = []
+    for place, (other, second) in enumerate(others, 2):
+        names = (name, other)
+        clips = changed_clips(first, second, names, data.classes)
+        scenes, devices = (group_table(first, second, names, clips, by=by, draws=draws) for by in ("scene", "device"))
+        pair = Pair(place, names, scenes, devices, clips, folder)
+        change_figure([scenes, devices], names, pair.picture)
+        pairs.append(pair)
+    return pairs
+
+
+def write_tables(settings: Mapping[str, Runs], tables: Mapping[str, pd.DataFrame], pairs: Sequence[Pair], folder: Path) -> None:
+    """CSV files of all tables and predictions, which are called after the model's place."""
+    folder.mkdir(exist_ok=True)
+    for name, table in tables.items():
+        table.to_csv(folder / f"{name}.csv")
+    for pair in pairs:
+        for name, table in pair.tables.items():
+            table.to_csv(folder / f"{name}{pair.suffix}.csv")
+    write_predictions({str(place): predictions for place, predictions in enumerate(settings.values(), 1)}, folder)
+
+
+def remarks_on(data: PreparedData, rows: pd.DataFrame, split: str) -> list[str]:
+    """What has to be known of the clips, and which they are."""
+    devices = sorted(rows["device"].unique())
+    plural = "s" * (len(devices) > 1)
+    clips = f"{len(rows)} {split} clips of {places_of(rows).nunique()} places and device{plural} {', '.join(devices)}."
+    chosen = [SYNTHESISED] * data.synthesised + ["Checkpoints were chosen by these clips, which flatters all models."]
+    return [*(warnings_of(data) if split == TEST else chosen), clips]
+
+
+def metrics_of(settings: Mapping[str, Runs], pairs: Sequence[Pair], split: str) -> dict[str, float]:
+    """By the models' places: accuracy; of all but the first, the difference to it and the predictions that change."""
+    means = [sum(map(macro_accuracy, predictions)) / len(predictions) for predictions in settings.values()]
+    metrics = {f"{split}/accuracy/{place}": mean for place, mean in enumerate(means, 1)}
+    for place, (mean, pair) in enumerate(zip(means[1:], pairs, strict=True), 2):
+        metrics |= {f"difference/{place}": mean - means[0], f"changed/{place}": float(len(pair.clips))}
+    return metrics
+
+
+if __name__ == "__main__":
+    run_stage(compare, CompareConfig)

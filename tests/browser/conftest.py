@@ -1,0 +1,146 @@
+"""MLflow's pages in headless Chromium, over a store that the project's own stages filled from a few clips of noise."""
+
+import importlib.util
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import mlflow
+import pytest
+import torch
+
+from adaptf.mlproject.command_line import parse
+from adaptf.mlproject.compare import CompareConfig, compare
+from adaptf.mlproject.main import DONE, MainConfig, check, main
+from adaptf.mlproject.stage import execute
+from adaptf.tracking import runs
+
+TESTS = Path(__file__).parents[1]
+BROWSERS = ("chromium", "chromium-browser", "google-chrome")
+LONGEST_MS = 60_000
+OPEN_WITHOUT_ASSISTANT = """
+localStorage.setItem('mlflow.assistant.panelOpen_v1', 'false');
+localStorage.setItem('mlflow.assistant.fab.autoOpenedOnFirstLoad_v1', 'true');
+localStorage.setItem('_mlflow_model_registry_promo_modal_dismissed_v1', 'true');
+"""
+"""What a user would close first."""
+PRESET = """
+mel: {bands: 64}
+model: {width: 8, depth: 6}
+trainer: {accelerator: cpu, workers: 0, progress_bar: false}
+teacher_kinds: [ssl]
+train: {optim: {lr: 0.01, max_epochs: 2, batch_size: 16}}
+teacher: {small: {width: 8, mel: {bands: 64}, optim: {max_epochs: 1, batch_size: 16}}}
+distill: {optim: {max_epochs: 1, batch_size: 16}}
+finetune: {devices: [a], min_clips: 1, min_validation_clips: 1, optim: {max_epochs: 1, batch_size: 16}}
+quantize: {tolerable_loss: 1.0, calibration_clips: 8, min_validation_clips: 1}
+evaluate: {draws: 100}
+promote: {tolerable_loss: 1.0}
+"""
+
+
+def load(name: str) -> ModuleType:
+    """The conftest of another folder of tests."""
+    specification = importlib.util.spec_from_file_location(f"conftest_of_{name}", TESTS / name / "conftest.py")
+    assert specification and specification.loader
+    module = importlib.util.module_from_spec(specification)
+    specification.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="module")
+def executable() -> str:
+    """The browser of the distribution."""
+    found = next(filter(None, map(shutil.which, BROWSERS)), None)
+    if found is None:
+        pytest.skip(f"no browser is installed ({', '.join(BROWSERS)})")
+    return found
+
+
+@pytest.fixture(scope="module")
+def store(executable: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """The folder of a store in which `main` and `compare` have run."""
+    folder = tmp_path_factory.mktemp("browser")
+    uri = f"sqlite:///{folder / 'mlflow.db'}"
+    torch.set_num_threads(1)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MLFLOW_TRACKING_URI", uri)
+        patch.setenv("ADAPTF_WORK", str(folder / "work"))
+        for name in ("MLFLOW_RUN_ID", "MLFLOW_EXPERIMENT_ID"):
+            patch.setenv(name, "")  # so that what a stage sets is taken away again
+            patch.delenv(name)
+        patch.setenv("MLFLOW_EXPERIMENT_NAME", "scenes")
+        former = mlflow.get_tracking_uri()
+        mlflow.set_tracking_uri(uri)
+        mlflow.create_experiment("scenes", artifact_location=(folder / "artifacts").as_uri())
+        fill(folder)
+        yield folder
+        mlflow.set_tracking_uri(former)
+
+
+def fill(folder: Path) -> None:
+    """`main` from data to production, then `compare` of two of its runs."""
+    preset = folder / "tiny.yaml"
+    preset.write_text(PRESET)
+    given = {
+        "preset": preset,
+        "data.root": load("data").write_tau(folder / "tau", scenes=("airport", "bus")),
+        "data.scenes": "airport,bus",
+        "data.cache": folder / "cache",
+        "data.validation_share": 0.25,
+        "data.workers": 1,
+    }
+    config = parse(MainConfig, stage="main", arguments=[f"--{name}={value}" for name, value in given.items()])
+    done = mlflow.get_run(execute(main, config, inputs=check)).data.tags
+    compared = ",".join(done[f"{DONE}{stage}"] for stage in ("train", "distill"))
+    execute(compare, CompareConfig(compared, prepare_run=done[f"{DONE}prepare_scenes"], draws=100, accelerator="cpu"))
+
+
+@pytest.fixture(scope="module")
+def address(store: Path) -> Iterator[str]:
+    """Of a server on the store."""
+    servers = load("tracking")
+    port, log = servers.free_port(), store / "server.log"
+    command = [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", f"sqlite:///{store / 'mlflow.db'}"]
+    command += ["--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
+    with log.open("wb") as output:
+        process = subprocess.Popen(
+            command, stdout=output, stderr=output, cwd=store, env=servers.outside_environment(), start_new_session=True
+        )
+    try:
+        servers.wait_until_healthy(f"http://127.0.0.1:{port}", process, log)
+        yield f"http://127.0.0.1:{port}"
+    finally:
+        servers.end_group(process)
+
+
+@pytest.fixture(scope="module")
+def browser(executable: str) -> Iterator[Any]:
+    playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+    with playwright.sync_playwright() as driver:
+        opened = driver.chromium.launch(executable_path=executable, args=["--no-sandbox"])  # root, in a container
+        yield opened
+        opened.close()
+
+
+@pytest.fixture
+def page(browser: Any, address: str, request: pytest.FixtureRequest) -> Iterator[Any]:
+    """A new tab, whose picture goes into the folder $ADAPTF_SCREENSHOTS at the end of the test."""
+    tab = browser.new_page(viewport={"width": 1280, "height": 1800}, base_url=address)
+    tab.add_init_script(OPEN_WITHOUT_ASSISTANT)
+    tab.set_default_timeout(LONGEST_MS)
+    yield tab
+    if folder := os.environ.get("ADAPTF_SCREENSHOTS"):
+        tab.screenshot(path=str(Path(folder) / f"{request.node.name}.png"))
+    tab.close()
+
+
+@pytest.fixture
+def run_of(store: Path) -> Callable[[str], Any]:
+    """The newest run of a stage."""
+    return lambda stage: mlflow.get_run(runs.latest(stage, {}))
