@@ -56,9 +56,9 @@ def settings_in_names(stage: str, config: Any) -> Iterator[str]:
     values, defaults = settings(config), settings(type(config)())
     for name, field in SETTINGS.items():
         if name in ALWAYS[stage] or values.get(field) != defaults.get(field):
-            yield f"{name}={values[field]:g}"
+            yield f"{name}={values[field]:.3g}"
     for devices, value in values.get(DIR_OF, {}).items():
-        yield f"DIR {devices}={value:g}"
+        yield f"DIR {devices}={value:.3g}"
 
 
 def network_of(config: Any) -> str:

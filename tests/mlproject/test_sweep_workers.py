@@ -122,8 +122,10 @@ def outputs(config: SweepConfig, environment: dict[str, str], folder: Path) -> l
     context.set_forkserver_preload(["adaptf.mlproject.sweep"])
     paths = [folder / f"worker{number}.txt" for number in range(WORKERS)]
     processes = [context.Process(target=work, args=(config, path, environment)) for path in paths]
-    for process in processes:
-        process.start()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(str(Path(__file__).parents[2]))  # the processes look for this module where this one does
+        for process in processes:
+            process.start()
     wait_for_second_trial(paths[0], processes[0])
     os.kill(processes[0].pid or 0, signal.SIGKILL)
     for process, path in zip(processes, paths, strict=True):
