@@ -13,7 +13,7 @@ from adaptf.compression.runtime import FORMS
 from adaptf.data.clips import UNKNOWN
 from adaptf.data.hashes import sha256_of
 from adaptf.errors import UserError
-from adaptf.mlproject.comparison import Comparison, compare_versions
+from adaptf.mlproject.production_comparison import Comparison, compare_versions
 from adaptf.tracking import production, registry
 from adaptf.tracking.bundle import MANIFEST, Bundle
 from adaptf.tracking.log_lines import LOGGER

@@ -10,7 +10,7 @@ from uuid import uuid4
 import mlflow
 
 from adaptf.errors import UserError
-from adaptf.mlproject import comparison, gates
+from adaptf.mlproject import gates, production_comparison
 from adaptf.mlproject.config import upstream
 from adaptf.mlproject.register import VERSIONS
 from adaptf.mlproject.stage import run_stage
@@ -57,7 +57,7 @@ def promote(config: PromoteConfig, run: StageRun) -> Result:
         for found in verdict.comparisons:
             print(f"{run.name}: {found}", flush=True)
         table = Path(folder) / GATES
-        comparison.table_of(verdict.comparisons).to_csv(table, index=False)
+        production_comparison.table_of(verdict.comparisons).to_csv(table, index=False)
         runs.log_result(Result(metrics=differences_of(verdict.comparisons), files={GATES: table}))
     if verdict.refusals or (verdict.objections and not config.force):
         refused = refusal(verdict)
@@ -101,7 +101,7 @@ def model_name(device: str) -> str:
     return registry.ROUTER_NAME if device == "router" else registry.device_model_name(device)
 
 
-def differences_of(comparisons: list[comparison.Comparison]) -> dict[str, float]:
+def differences_of(comparisons: list[production_comparison.Comparison]) -> dict[str, float]:
     """The differences to production, in points, and their intervals, as metrics.
 
     A model that is compared twice, as the one in production and as the one in the router there, has its versions in the

@@ -15,7 +15,7 @@ import pytest
 
 from adaptf.errors import UserError
 from adaptf.evaluation.bootstrap import paired_bootstrap
-from adaptf.mlproject import comparison, gates
+from adaptf.mlproject import gates, production_comparison
 from adaptf.mlproject import promote as stage
 from adaptf.mlproject.promote import PromoteConfig, promote, unlike_any_other
 from adaptf.mlproject.rollback import RollbackConfig, rollback
@@ -278,7 +278,7 @@ def test_a_version_that_cannot_be_compared_is_refused_unless_forced(made, proble
 
 def test_only_clips_of_both_are_compared():
     before, after = predictions(0.5, clips=40), predictions(0.5, clips=80)
-    clips, difference = comparison.compare(before, after)
+    clips, difference = production_comparison.compare(before, after)
     assert (clips, difference.mean) == (80, pytest.approx(0.5))
 
 
@@ -286,18 +286,18 @@ def test_models_that_tell_other_scenes_apart_are_not_compared():
     before, after = predictions(), predictions().drop(columns="bus")
     for one, other in ((before, after), (after, before)):
         with pytest.raises(UserError, match=r"it tells .* apart, the other one .*: these are different tasks"):
-            comparison.compare(one, other)
+            production_comparison.compare(one, other)
 
 
 def test_one_place_per_scene_gives_no_interval():
     with pytest.raises(UserError, match="the 160 clips of both are of one place per scene, which gives no interval"):
-        comparison.compare(predictions(places=1), predictions(places=1))
+        production_comparison.compare(predictions(places=1), predictions(places=1))
 
 
 def test_a_clip_whose_scene_was_changed_is_not_common():
     after = predictions()
     after.loc[0, "scene"] = "bus"
-    assert comparison.compare(predictions(), after)[0] == 159
+    assert production_comparison.compare(predictions(), after)[0] == 159
 
 
 def test_two_promotions_and_two_rollbacks_are_four_runs_that_tell_of_themselves(device, register, capsys):
@@ -457,9 +457,9 @@ def test_a_models_version_in_a_router_is_compared_with_that_in_the_router_in_pro
 
 def test_a_model_that_is_compared_twice_keeps_both_differences():
     ten, twenty = (paired_bootstrap([predictions(right)], [predictions(0.9)], draws=100) for right in (0.8, 0.7))
-    alone = comparison.Comparison("adaptf-a", "3", "2", 160, ten)
+    alone = production_comparison.Comparison("adaptf-a", "3", "2", 160, ten)
     metrics = stage.differences_of(
-        [alone, replace(alone, former="1", difference=twenty), comparison.Comparison("adaptf-b", "1", None)]
+        [alone, replace(alone, former="1", difference=twenty), production_comparison.Comparison("adaptf-b", "1", None)]
     )
     assert metrics["difference mean/adaptf-a"] == pytest.approx(10)
     assert metrics["difference mean/adaptf-a 3 against 1"] == pytest.approx(20)
