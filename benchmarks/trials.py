@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
+import mlflow
 from measure import machine
 
 from adaptf.data.shared_objects import SharedObjects
@@ -62,12 +63,13 @@ def main() -> None:
 
 
 def costs_of(config: DistillConfig, shared: SharedObjects) -> Costs:
-    """Runs one trial without its output."""
+    """Runs one trial without its output; its run is deleted, so that `latest` does not mean it."""
     validated: list[Times] = []
     with training_steps() as steps, contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
         start = now()
-        execute(distill, config, watch=lambda epoch, score: validated.append(now()), shared=shared)
+        run_id = execute(distill, config, watch=lambda epoch, score: validated.append(now()), shared=shared)
         end = now()
+        mlflow.delete_run(run_id)
     return Costs(between(start, steps[0]), between(validated[-1], end), between(steps[0], validated[-1]))
 
 
