@@ -29,7 +29,7 @@ from adaptf.mlproject.dataset import PreparedData
 from adaptf.mlproject.evaluation_tables import confusions_by_device, metrics_of, tables_of, write_tables
 from adaptf.mlproject.lineage_section import Origins, lineage_section, origins_of
 from adaptf.mlproject.prediction_files import TABLES_FOLDER
-from adaptf.mlproject.quantize import REPORT
+from adaptf.mlproject.quantize import read_report
 from adaptf.mlproject.validation_page import SYNTHESISED
 from adaptf.tracking import runs
 from adaptf.tracking.runs import Result, StageRun
@@ -160,7 +160,7 @@ def quantization_of(run: StageRun, origins: Origins) -> pd.DataFrame | None:
     quantized = [node.run_id for node, _ in origins.roots if node.stage == "quantize"]
     if not quantized:
         return None
-    return pd.read_csv(run.download(quantized[-1], REPORT), dtype={"device": str}).set_index("device")
+    return read_report(run, quantized[-1])
 
 
 def lead_of(tables: Mapping[str, pd.DataFrame]) -> tuple[str, ...]:

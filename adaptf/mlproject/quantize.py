@@ -330,5 +330,10 @@ def summary_of(found: Quantized) -> str:
     )
 
 
+def read_report(run: StageRun, quantized: str) -> pd.DataFrame:
+    """The table of another run of `quantize`, a row per device."""
+    return pd.read_csv(run.download(quantized, REPORT), dtype={"device": str}).set_index("device")
+
+
 if __name__ == "__main__":
     run_stage(quantize, QuantizeConfig)

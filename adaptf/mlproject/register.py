@@ -14,7 +14,7 @@ from adaptf.data.clips import UNKNOWN
 from adaptf.mlproject.config import upstream, upstream_several
 from adaptf.mlproject.evaluate import QUANTIZED
 from adaptf.mlproject.prediction_files import read_predictions
-from adaptf.mlproject.quantize import DESCRIPTION, INT8, REPORT
+from adaptf.mlproject.quantize import DESCRIPTION, INT8, read_report
 from adaptf.mlproject.stage import run_stage
 from adaptf.mlproject.version_page import commit, data_digest, device_page, router_page
 from adaptf.tracking import registry, runs
@@ -46,7 +46,7 @@ class RegisterConfig:
 def register(config: RegisterConfig, run: StageRun) -> Result:
     """Each device's model alone, answering for every device, then the router with all of them and their versions."""
     int8 = run.download(config.quantize_run, INT8)
-    report = pd.read_csv(run.download(config.quantize_run, REPORT), index_col="device")
+    report = read_report(run, config.quantize_run)
     description = json.loads((int8 / DESCRIPTION).read_text())
     evaluated = scoring_run(config)
     predictions = read_scores(run, evaluated, config.quantize_run)
@@ -126,12 +126,7 @@ def scores_of(report: pd.DataFrame, device: str) -> dict[str, str]:
     """The quantization's figures of a device as tags: those that promotion checks, and few others, because a model's page shows
     all tags of all versions."""
     figures = report.loc[device].reindex(list(FIGURES)).dropna()
-    return {f"adaptf.{str(name).replace(' ', '_')}": short(value) for name, value in figures.items()}
-
-
-def short(value: object) -> str:
-    """Of a figure with a fraction six digits."""
-    return f"{value:.6g}" if isinstance(value, float) else str(value)
+    return {f"adaptf.{str(name).replace(' ', '_')}": str(value) for name, value in figures.items()}
 
 
 if __name__ == "__main__":

@@ -19,6 +19,7 @@ from adaptf.mlproject.fitting import build_augmentations, in_section, optimizer_
 from adaptf.mlproject.sweep_space import DIR_OF, SPACES, Space, space_path, with_values
 from adaptf.tracking.runs import UpstreamError
 from adaptf.training.averaging import averaging_callback
+from adaptf.training.device_probability import devices_in
 
 
 def check_values(space: Space, config: Any, *, value: str, stage: str) -> None:
@@ -54,17 +55,12 @@ def named_twice(space: Space, config: Any) -> Iterator[str]:
         if not field.startswith(DIR_OF):
             continue
         for key in config.augment.dir_p_of:
-            both = split(field.removeprefix(DIR_OF)) & split(key)
+            both = {*devices_in(field.removeprefix(DIR_OF))} & {*devices_in(key)}
             if both and f"{DIR_OF}{key}" not in space:
                 yield (
                     f"{field}: augment.dir_p_of of the settings names {', '.join(sorted(both))} too, in '{key}': "
                     "leave it out there, or give the space the same group"
                 )
-
-
-def split(group: str) -> set[str]:
-    """The devices that a key of dir_p_of names."""
-    return {device.strip() for device in group.split(",")}
 
 
 def candidates(space: Space, config: Any) -> Iterator[Any]:

@@ -1,6 +1,6 @@
 """Successive halving: which trials of a sweep are ended early."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -29,16 +29,21 @@ class Halving:
         """Whether a training is long enough for one."""
         return self.min_epochs * self.factor <= self.max_epochs
 
+    def looks_at(self, epoch: int, before: Iterable[int]) -> list[int]:
+        """The epochs whose look is due at this one; `before` are the epochs that were validated until then."""
+        reached, rung, due = max(before, default=0), self.min_epochs, []
+        while rung <= epoch and rung * self.factor <= self.max_epochs:
+            due += [rung] if reached < rung else []
+            rung *= self.factor
+        return due
+
     def ends(self, place: int, epoch: int, score: float, before: Mapping[int, float], places: Sequence[Place]) -> bool:
         """Whether a trial ends with this score; `before` are those that it had until then, by epoch."""
-        reached, best = max(before, default=0), max(score, *before.values(), 0.0)
-        rung = self.min_epochs
-        while rung <= epoch and rung * self.factor <= self.max_epochs:
-            if reached < rung:
-                others = [best_until(rung, one.last.intermediate_values) for one in places if one.number != place]
-                if falls_behind(best, [value for value in others if value is not None], self.factor):
-                    return True
-            rung *= self.factor
+        best = max(score, *before.values(), 0.0)
+        for rung in self.looks_at(epoch, before):
+            others = [best_until(rung, one.last.intermediate_values) for one in places if one.number != place]
+            if falls_behind(best, [value for value in others if value is not None], self.factor):
+                return True
         return False
 
 

@@ -15,6 +15,7 @@ from adaptf.errors import UserError
 from adaptf.mlproject.command_line import settings
 from adaptf.mlproject.config import upstream_fields
 from adaptf.mlproject.run_names import SETTINGS
+from adaptf.training.device_probability import devices_in
 
 SPACES = Path(__file__).parent / "spaces"
 RANGE = ("low", "high", "log", "step")
@@ -242,7 +243,7 @@ def _of_group(field: str, flat: Mapping[str, Any]) -> float | None:
     group = field.removeprefix(DIR_OF)
     if group in flat["augment.dir_p_of"]:
         return float(flat["augment.dir_p_of"][group])
-    found = {flat["augment.dir_p"] if not chosen or device.strip() in chosen else 0.0 for device in group.split(",")}
+    found = {flat["augment.dir_p"] if not chosen or device in chosen else 0.0 for device in devices_in(group)}
     return found.pop() if len(found) == 1 else None
 
 

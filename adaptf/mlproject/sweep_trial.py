@@ -134,7 +134,8 @@ class Trials:
             if epoch not in scores:  # a training that begins again says what it has said before
                 trial.report(score, epoch)
             before = {earlier: value for earlier, value in scores.items() if earlier < epoch}
-            if self.halving and self.halving.ends(number, epoch, score, before, places_in(self.study)):
+            due = self.halving and self.halving.looks_at(epoch, before)
+            if self.halving and due and self.halving.ends(number, epoch, score, before, places_in(self.study)):
                 raise Pruned(f"trial {number} falls behind after {epoch} epochs")
             scores[epoch] = score
 

@@ -3,18 +3,23 @@
 from collections.abc import Mapping, Sequence
 
 
+def devices_in(key: str) -> list[str]:
+    """The devices that a key of `dir_p_of` names: one, or several separated by commas."""
+    return [device.strip() for device in key.split(",")]
+
+
 def probability_per_device(
     devices: Sequence[str], *, p: float, only: Sequence[str] = (), p_of: Mapping[str, float] | None = None
 ) -> list[float]:
     """In the order of `devices`: `p` for those in `only` (empty: for all), 0 for others, and what `p_of` says instead.
 
-    A key of `p_of` is a device, or several separated by commas. Raises ValueError where a probability is outside 0 to 1, and
+    The keys of `p_of` are read by `devices_in`. Raises ValueError where a probability is outside 0 to 1, and
     where a key of `p_of` names a device that there is not or that another one names too.
     """
     probability = {device: p if device in only or not only else 0.0 for device in devices}
     named: set[str] = set()
     for key, value in (p_of or {}).items():
-        for device in (part.strip() for part in key.split(",")):
+        for device in devices_in(key):
             if device not in probability:
                 raise ValueError(f"dir_p_of names the device '{device}' in '{key}', the data has {', '.join(devices)}")
             if device in named:

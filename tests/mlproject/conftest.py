@@ -2,6 +2,8 @@
 
 import importlib.util
 import os
+import signal
+import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -98,6 +100,28 @@ def checkpoint(folder: Path) -> Callable[..., dict[str, torch.Tensor]]:
         return state
 
     return read
+
+
+@pytest.fixture(scope="module")
+def kill_when(environment: dict[str, str], folder: Path) -> Callable[[list[str], Callable[[list[str]], bool]], str]:
+    """`kill_when(command, is_time) -> said`: kills a process as soon as the lines that it has said so far are those."""
+
+    def kill(command: list[str], is_time: Callable[[list[str]], bool]) -> str:
+        process = subprocess.Popen(
+            command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment, cwd=folder
+        )
+        assert process.stdout
+        said = []
+        for line in process.stdout:
+            said.append(line)
+            if is_time(said):
+                process.send_signal(signal.SIGKILL)
+                break
+        said.append(process.stdout.read())
+        assert process.wait(60) == -signal.SIGKILL, "".join(said)
+        return "".join(said)
+
+    return kill
 
 
 @pytest.fixture(scope="module")

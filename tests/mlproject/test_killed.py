@@ -1,7 +1,6 @@
 """A training whose process was killed goes on where it was."""
 
 import re
-import signal
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -17,10 +16,16 @@ EPOCHS = 12
 
 @pytest.mark.slow
 def test_a_killed_training_is_resumed_in_its_run(
-    command: list[str], environment: dict[str, str], folder: Path, checkpoint: Callable[..., dict[str, torch.Tensor]]
+    command: list[str],
+    environment: dict[str, str],
+    folder: Path,
+    checkpoint: Callable[..., dict[str, torch.Tensor]],
+    kill_when: Callable[[list[str], Callable[[list[str]], bool]], str],
 ) -> None:
     training = [*command, f"--optim.max_epochs={EPOCHS}", f"--optim.restart_epochs={EPOCHS}"]
-    reached = kill_after_epoch(2, training, environment, folder)
+    said = kill_when(training, lambda lines: any(epoch >= 2 for epoch in epochs_in(lines[-1])))
+    reached = epochs_in(said)[-1]
+    assert reached < EPOCHS, "the training was over before it could be killed"
     (killed,) = mlflow.search_runs(search_all_experiments=True, filter_string=f"tags.`{STAGE}` = 'train'", output_format="list")
     assert killed.info.status == "RUNNING"  # nobody was left to say otherwise
 
@@ -37,25 +42,6 @@ def test_a_killed_training_is_resumed_in_its_run(
     assert (run.info.run_id, run.info.status) == (killed.info.run_id, "FINISHED")
     assert checkpoint(run.info.run_id)
     assert not list((folder / "work").glob("train-*/"))
-
-
-def kill_after_epoch(epoch: int, training: list[str], environment: dict[str, str], folder: Path) -> int:
-    """Kills the process once it has told of an epoch; returns the last epoch that it told of."""
-    process = subprocess.Popen(
-        training, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment, cwd=folder
-    )
-    assert process.stdout
-    said = []
-    for line in process.stdout:
-        said.append(line)
-        if epochs_in(line) and epochs_in(line)[0] >= epoch:
-            process.send_signal(signal.SIGKILL)
-            break
-    said.append(process.stdout.read())
-    assert process.wait(60) == -signal.SIGKILL, "".join(said)
-    last = epochs_in("".join(said))[-1]
-    assert last < EPOCHS, "the training was over before it could be killed"
-    return last
 
 
 def epochs_in(text: str) -> list[int]:

@@ -35,6 +35,8 @@ def test_halving_looks_at_a_trial_once_at_each_of_its_epochs() -> None:
     assert not halving.ends(2, 2, 0.4, {1: 0.5}, places)  # its best checkpoint is as good as theirs
     assert halving.ends(2, 3, 0.4, {1: 0.1}, places)  # validated every second epoch
     assert not halving.ends(2, 3, 0.4, {2: 0.6}, places)  # between two looks
+    better = [reported(number, {2: 0.9}) for number in (0, 1)]
+    assert not halving.ends(2, 3, 0.4, {2: 0.6}, [*better, reported(2, {})])  # nor by those that came there later
     assert halving.ends(2, 6, 0.7, {2: 0.6}, places)
     assert not halving.ends(2, 6, 0.8, {2: 0.6}, places)
     assert not halving.ends(2, 18, 0.1, {2: 0.6, 6: 0.8}, places)  # it is complete

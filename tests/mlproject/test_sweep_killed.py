@@ -1,9 +1,9 @@
 """A sweep whose process was killed goes on with the same command: its lost trial too, in its run, from its checkpoint."""
 
 import re
-import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import mlflow
@@ -39,25 +39,18 @@ def runs_of(condition: str) -> list[Run]:
     return found
 
 
-def kill_in_second_trial(sweeping: list[str], environment: dict[str, str], folder: Path) -> None:
-    process = subprocess.Popen(
-        sweeping, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment, cwd=folder
-    )
-    assert process.stdout
-    said = []
-    for line in process.stdout:
-        said.append(line)
-        if f"epoch 3/{EPOCHS}" in line and any(f"1 of {TRIALS}: " in earlier for earlier in said):
-            process.send_signal(signal.SIGKILL)
-            break
-    assert process.wait(60) == -signal.SIGKILL, "".join(said)
+def is_in_second_trial(said: list[str]) -> bool:
+    return f"epoch 3/{EPOCHS}" in said[-1] and any(f"1 of {TRIALS}: " in line for line in said[:-1])
 
 
 @pytest.mark.slow
 def test_a_killed_sweep_is_resumed_with_the_same_command(
-    sweeping: list[str], environment: dict[str, str], folder: Path
+    sweeping: list[str],
+    environment: dict[str, str],
+    folder: Path,
+    kill_when: Callable[[list[str], Callable[[list[str]], bool]], str],
 ) -> None:
-    kill_in_second_trial(sweeping, environment, folder)
+    kill_when(sweeping, is_in_second_trial)
     assert (folder / "sweeps" / "train.journal").is_file()  # beside the store
     (lost,) = runs_of("tags.`adaptf.trial` = '1'")
     assert lost.info.status == "RUNNING"
