@@ -79,8 +79,10 @@ def folded_parameters(network: nn.Module) -> tuple[int, int, int]:
 
 def over_budget(complexity: Complexity) -> list[str]:
     """One message for each of the challenge's limits that is broken; an empty list where all are kept."""
-    limits = (
-        ("bytes of parameters", complexity.model_bytes, MAX_BYTES),
-        ("multiply-accumulates", complexity.macs, MAX_MACS),
-    )
+    return limits_broken(model_bytes=complexity.model_bytes, macs=complexity.macs)
+
+
+def limits_broken(*, model_bytes: int, macs: int) -> list[str]:
+    """One message for each of the challenge's limits that these figures break."""
+    limits = (("bytes of parameters", model_bytes, MAX_BYTES), ("multiply-accumulates", macs, MAX_MACS))
     return [f"{figure:,} {unit}, at most {limit:,} allowed" for unit, figure, limit in limits if figure > limit]

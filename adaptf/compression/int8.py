@@ -107,11 +107,12 @@ def for_running(module: fx.GraphModule) -> fx.GraphModule:
     """A copy of a graph with equal results in less time: weights made float once, inputs rounded in one copy."""
     graph = fx.GraphModule(module, copy_of(module.graph))  # unlike an exported module, it allows eval()
     fold_constants(graph)
-    target = quantized_operators().dequantize_per_tensor.default
-    for dequantize in graph.graph.find_nodes(op="call_function", target=target):
-        quantize = dequantize.all_input_nodes[0]
-        with graph.graph.inserting_before(dequantize):
-            dequantize.replace_all_uses_with(graph.graph.call_function(rounded, quantize.args[:-1]))
+    target = quantized_operators().quantize_per_tensor.default
+    for quantize in graph.graph.find_nodes(op="call_function", target=target):
+        with graph.graph.inserting_before(quantize):
+            once = graph.graph.call_function(rounded, quantize.args[:-1])
+        for dequantize in list(quantize.users):
+            dequantize.replace_all_uses_with(once)
     graph.graph.eliminate_dead_code()
     return fx.GraphModule(graph, graph.graph)
 

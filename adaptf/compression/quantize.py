@@ -11,14 +11,24 @@ import torch
 from torch import Tensor, fx, nn
 from torch.export import ExportedProgram
 
-from adaptf.compression.bias_correction import BIAS, correct_biases
-from adaptf.compression.int8 import CONVOLUTION, DYNAMIC_BATCH, errors_only, example_of, for_running, save_int8
+from adaptf.compression.agreement import REFERENCE_CLIPS, Reference, save_reference
+from adaptf.compression.correction import correct
+from adaptf.compression.equalization import equalize_stem
+from adaptf.compression.int8 import (
+    DYNAMIC_BATCH,
+    errors_only,
+    example_of,
+    for_running,
+    load_int8,
+    quantized_operators,
+    save_int8,
+)
 from adaptf.compression.openvino_form import save_openvino
 from adaptf.compression.runtime import openvino_file, remove_openvino
 from adaptf.errors import UserError
 from adaptf.models.residual_normalization import ResidualNormalization
+from adaptf.models.served import Statistics, served
 from adaptf.models.tfsepnet import TfSepNet
-from adaptf.models.unshuffled import unshuffled
 
 CORRECTION_CLIPS = 256
 """Calibration clips from which biases are corrected, at most: they are run at once."""
@@ -57,6 +67,8 @@ class Int8Graph:
     ranges: Ranges
     trials: int
     """Candidates that were tried."""
+    heard: Tensor
+    """Some of the calibration clips (clips, 1, bands, frames), by which the saved network is tried wherever it is loaded."""
 
     def program(self) -> ExportedProgram:
         """The reference: log-mel (batch, 1, bands, frames) -> logits (batch, classes), INT8 weights and FP16 biases alone."""
@@ -75,15 +87,15 @@ def tune_int8(
 
     Each convolution gets INT8 weights with a scale per output channel, a bias of FP16 values with the batch normalization
     folded in, and UINT8 input; all else stays float. The ranges of the inputs and the corrections of the biases come from the
-    batches of log-mels (batch, 1, bands, frames) in `calibration`. The network is left as it was. It is quantized without
-    channel shuffles (`unshuffled`).
+    batches of log-mels (batch, 1, bands, frames) in `calibration`. The network is left as it was: a copy in another form
+    (`serving_form`) is quantized.
 
     Raises UserError without a calibration batch, where two hold clips of different shapes, or without candidates.
     """
     clip_shape = shape_of_clips(calibration)
     if not candidates:
         raise UserError("at least one way to take the ranges of activations should be tried, got none")
-    served, example = serving_form(network), example_of(clip_shape)
+    form, example = serving_form(network, calibration), example_of(clip_shape)
     scores: list[float] = []
     finished: list[fx.GraphModule] = []
 
@@ -97,9 +109,9 @@ def tune_int8(
     with errors_only(), torch.no_grad():
         from neural_compressor.torch.quantization import TuningConfig, autotune
 
-        configurations = [configuration(served, one) for one in candidates]
+        configurations = [configuration(form, one) for one in candidates]
         graph = autotune(
-            traced(served, example),
+            traced(form, example),
             TuningConfig(configurations, tolerable_loss=tolerable_loss, max_trials=len(candidates)),
             eval_fn=evaluate,
             run_fn=lambda observed: run(observed, calibration),
@@ -110,26 +122,30 @@ def tune_int8(
     baseline, *tried = scores
     within = (place for place, one in enumerate(tried) if one >= baseline * (1 - tolerable_loss))
     best = next(within, tried.index(max(tried)))
-    return Int8Graph(graph, clip_shape, candidates[best], len(tried))
+    return Int8Graph(graph, clip_shape, candidates[best], len(tried), some_of(calibration))
 
 
 def quantize_int8(network: nn.Module, calibration: Sequence[Tensor], ranges: Ranges = CANDIDATES[0]) -> Int8Graph:
     """What `tune_int8` makes of one candidate, whatever it loses."""
     clip_shape = shape_of_clips(calibration)
-    served, example = serving_form(network), example_of(clip_shape)
+    form, example = serving_form(network, calibration), example_of(clip_shape)
     with errors_only(), torch.no_grad():
         from neural_compressor.torch.quantization import convert, prepare
 
-        observed = prepare(traced(served, example), configuration(served, ranges), example_inputs=example)
+        observed = prepare(traced(form, example), configuration(form, ranges), example_inputs=example)
         run(observed, calibration)
         graph = convert(observed)
     finish(graph, calibration)
-    return Int8Graph(graph, clip_shape, ranges, 1)
+    return Int8Graph(graph, clip_shape, ranges, 1, some_of(calibration))
 
 
-def serving_form(network: nn.Module) -> nn.Module:
-    """What is quantized: an equal network that runs faster, where one is known."""
-    return unshuffled(network) if isinstance(network, TfSepNet) else network
+def serving_form(network: nn.Module, calibration: Sequence[Tensor]) -> nn.Module:
+    """What is quantized: an equal network that loses less and runs faster, where one is known."""
+    if not isinstance(network, TfSepNet):
+        return network
+    form = served(network).cpu()
+    equalize_stem(form, calibration)
+    return form
 
 
 def run(network: nn.Module, batches: Iterable[Tensor]) -> None:
@@ -139,16 +155,17 @@ def run(network: nn.Module, batches: Iterable[Tensor]) -> None:
 
 
 def finish(graph: fx.GraphModule, calibration: Sequence[Tensor]) -> None:
-    """What is ours on top of Neural Compressor: corrected biases, which both forms keep as the same FP16 values."""
-    correct_biases(graph, torch.cat(list(calibration))[:CORRECTION_CLIPS])
-    for convolution in graph.graph.find_nodes(op="call_function", target=CONVOLUTION):
-        for bias in convolution.all_input_nodes[BIAS:]:
-            values = operator.attrgetter(str(bias.target))(graph)
-            values.data = values.data.half().float()
+    """What is ours on top of Neural Compressor: corrected weights and biases, which all forms keep as the same values."""
+    correct(graph, torch.cat(list(calibration))[:CORRECTION_CLIPS])
+
+
+def some_of(calibration: Sequence[Tensor]) -> Tensor:
+    """The first clips, of FP16 values."""
+    return torch.cat(list(calibration))[:REFERENCE_CLIPS].cpu().half().float()
 
 
 def save_forms(quantized: Int8Graph, path: Path) -> ExportedProgram:
-    """Writes the .pt2 file and, where OpenVINO is installed, its form beside it; returns the program of the former."""
+    """Writes the .pt2 file, clips to try it with and, where OpenVINO is installed, its form; returns the file's program."""
     remove_openvino(path)  # of an interrupted run
     try:
         save_openvino(quantized.graph, quantized.clip_shape, openvino_file(path))
@@ -156,6 +173,8 @@ def save_forms(quantized: Int8Graph, path: Path) -> ExportedProgram:
         print(f"{path.name} gets no OpenVINO form: {type(error).__name__}: {error}", flush=True)
     program = quantized.program()
     save_int8(program, path)
+    with torch.no_grad():
+        save_reference(Reference(quantized.heard, load_int8(path)(quantized.heard)), path)
     return program
 
 
@@ -187,7 +206,7 @@ def configuration(network: nn.Module, ranges: Ranges) -> Any:
     # The quantizer takes products too, here of the statistics: 1 / std may reach 316, too far for 256 steps.
     in_float = INT8StaticQuantConfig(w_dtype="fp32", act_dtype="fp32")
     for name, module in network.named_modules():
-        if isinstance(module, ResidualNormalization):
+        if isinstance(module, ResidualNormalization | Statistics):
             config.set_local(name, in_float)
     return config
 
@@ -199,8 +218,9 @@ def packed(graph: fx.GraphModule, clip_shape: tuple[int, ...]) -> ExportedProgra
 
     graph = deepcopy(graph)
     constant_fold(graph)
-    for convolution in graph.graph.find_nodes(op="call_function", target=CONVOLUTION):
-        keep_bias_as_fp16(graph, convolution)
+    for node in graph.graph.find_nodes(op="get_attr"):
+        if is_bias(node, graph):
+            keep_as_fp16(node, graph)
     graph = fx.GraphModule(graph, graph.graph)  # takes along what the graph reads: the float weights stay behind
     program = torch.export.export(graph, example_of(clip_shape), dynamic_shapes=DYNAMIC_BATCH, strict=False)
     program.example_inputs = None
@@ -209,13 +229,19 @@ def packed(graph: fx.GraphModule, clip_shape: tuple[int, ...]) -> ExportedProgra
     return program
 
 
-def keep_bias_as_fp16(graph: fx.GraphModule, convolution: fx.Node) -> None:
-    """Puts a bias in FP16, made float again when run, in the place of a convolution's FP32 bias."""
-    for bias in convolution.all_input_nodes[2:]:
-        name = f"{convolution.name}_bias"
-        graph.register_buffer(name, operator.attrgetter(str(bias.target))(graph).detach().half())
-        with graph.graph.inserting_before(convolution):
-            half = graph.graph.get_attr(name)
-            single = graph.graph.call_function(torch.ops.aten._to_copy.default, (half,), {"dtype": torch.float32})
-        convolution.replace_input_with(bias, single)
-        graph.graph.erase_node(bias)
+def is_bias(node: fx.Node, graph: fx.GraphModule) -> bool:
+    """Whether a node reads what is added to channels: neither weights nor what belongs to a quantization."""
+    of_quantization = {quantized_operators().dequantize_per_channel.default, quantized_operators().quantize_per_channel.default}
+    value = operator.attrgetter(str(node.target))(graph)
+    return value.dtype == torch.float32 and value.ndim > 0 and not of_quantization & {user.target for user in node.users}
+
+
+def keep_as_fp16(node: fx.Node, graph: fx.GraphModule) -> None:
+    """Puts a tensor in FP16, made float again when run, in the place of one in FP32."""
+    name = f"{node.name}_half"
+    graph.register_buffer(name, operator.attrgetter(str(node.target))(graph).detach().half())
+    with graph.graph.inserting_before(node):
+        half = graph.graph.get_attr(name)
+        single = graph.graph.call_function(torch.ops.aten._to_copy.default, (half,), {"dtype": torch.float32})
+    node.replace_all_uses_with(single)
+    graph.graph.erase_node(node)

@@ -10,13 +10,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from adaptf.compression.agreement import REFERENCE_SUFFIX, Reference, agreement, read_reference
 from adaptf.compression.int8 import load_int8
 from adaptf.errors import UserError
 
 OPENVINO, PT2 = "OpenVINO", "pt2"
 OPENVINO_SUFFIXES = (".xml", ".bin")
-FORMS = (".pt2", *OPENVINO_SUFFIXES)
-"""Ends of the files of a network: the exported program, and its OpenVINO form, which may be missing."""
+FORMS = (".pt2", *OPENVINO_SUFFIXES, REFERENCE_SUFFIX)
+"""Ends of the files of a network: the exported program, its OpenVINO form, which may be missing, and clips to try both with."""
+LARGEST_DIFFERENCE = 0.1
+"""Of the logits of a form that says the same, relative to their spread. Sums that lie between two steps are rounded to either
+side: forms that compute the same differ by 0.01 to 0.03, INT8 from float by 0.05, sums that overflow by far more."""
 X86 = ("x86_64", "amd64")
 OPENVINO_SETTINGS = {
     "INFERENCE_PRECISION_HINT": "f32",  # by default float parts run in bfloat16 where the processor has it
@@ -36,6 +40,8 @@ class Network:
     """OpenVINO or pt2."""
     why: str = ""
     """Why it is not the OpenVINO form; empty where it is."""
+    refused_difference: float | None = None
+    """By how much the OpenVINO form's logits differ on this processor, where it is not used for that reason."""
 
     def __call__(self, logmel: Tensor) -> Tensor:
         raise NotImplementedError
@@ -121,14 +127,39 @@ def why_no_openvino(path: Path) -> str:
 
 
 def load_network(path: Path) -> Network:
-    """The fastest form of a .pt2 file that runs here. Raises UserError where not even the file itself can be read."""
-    why = why_no_openvino(path)
+    """The fastest form of a .pt2 file that runs here and says what the file said where it was made.
+
+    Raises UserError where not even the file itself can be read, or where it says something else on this processor.
+    """
+    why, reference, refused = why_no_openvino(path), read_reference(path), None
     if not why:
         try:
-            return OpenVinoNetwork(openvino_file(path))
+            network: Network = OpenVinoNetwork(openvino_file(path))
+            difference = difference_from(reference, network)
         except (RuntimeError, ValueError, ImportError, OSError) as error:
             why = f"OpenVINO does not take {openvino_file(path).name}: {last_line(error)}"
-    return ExportedNetwork(path, why=why)
+        else:
+            if difference <= LARGEST_DIFFERENCE:
+                return network
+            why, refused = f"OpenVINO {something_else(difference)}", difference
+    network = ExportedNetwork(path, why=why)
+    network.refused_difference = refused
+    if (difference := difference_from(reference, network)) > LARGEST_DIFFERENCE:
+        raise UserError(f"{path} {something_else(difference)}, and no other form of it does better: {why or 'there is none'}")
+    return network
+
+
+def difference_from(reference: Reference | None, network: Network) -> float:
+    """Of a network's logits from those that were kept; 0 where none were."""
+    return agreement(network(reference.logmel), reference.logits).logit_error if reference else 0.0
+
+
+def something_else(difference: float) -> str:
+    """What is to be said of a form that is not used."""
+    return (
+        f"says something else on this processor than where it was made: logits of the clips kept for this differ by "
+        f"{difference:.2f} of their spread, {LARGEST_DIFFERENCE} are allowed"
+    )
 
 
 def last_line(error: Exception) -> str:

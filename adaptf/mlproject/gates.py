@@ -21,8 +21,10 @@ from adaptf.tracking.registry import tags_of
 from adaptf.tracking.runs import StageRun
 from adaptf.tracking.self_test import routing_problems
 
-LOSS_TAG = "adaptf.relative_loss"
-"""In percent."""
+LOSS_TAG, SURE_LOSS_TAG = "adaptf.relative_loss", "adaptf.relative_loss_at_least"
+"""In percent: as found, and what stands of it over places, which decides. Versions of adaptf 0.1 lack the latter."""
+SERVED = {"adaptf.served_macs": (MAX_MACS, "MACs in its file"), "adaptf.served_bytes": (MAX_BYTES, "bytes in its file")}
+"""Counted in the file that answers; versions that were registered before lack them."""
 BUDGET = {"adaptf.macs": (MAX_MACS, "MACs"), "adaptf.model_bytes": (MAX_BYTES, "bytes")}
 INT8_TAG = "adaptf.INT8_convolutions"
 """Such as 43/43."""
@@ -74,7 +76,8 @@ def seen_in_production(wanted: Mapping[str, str]) -> dict[str, str | None]:
 
 def budget_problems(tags: Mapping[str, str]) -> list[str]:
     """What of the challenge's limits a version's figures break."""
-    return [problem for tag, (limit, unit) in BUDGET.items() for problem in over_limit(tags, tag, limit, unit)]
+    held = BUDGET | {tag: limit for tag, limit in SERVED.items() if tag in tags}
+    return [problem for tag, (limit, unit) in held.items() for problem in over_limit(tags, tag, limit, unit)]
 
 
 def int8_problems(tags: Mapping[str, str]) -> list[str]:
@@ -96,7 +99,8 @@ def no_tag(tag: str) -> str:
 
 def loss_problems(tags: Mapping[str, str], tolerable_loss: float) -> list[str]:
     """Whether quantization took too much of the accuracy."""
-    return list(over_limit(tags, LOSS_TAG, 100 * tolerable_loss, "percent relative loss by quantization"))
+    tag = SURE_LOSS_TAG if SURE_LOSS_TAG in tags or LOSS_TAG not in tags else LOSS_TAG
+    return list(over_limit(tags, tag, 100 * tolerable_loss, "percent relative loss by quantization"))
 
 
 def over_limit(tags: Mapping[str, str], tag: str, limit: float, unit: str) -> Iterator[str]:

@@ -12,21 +12,23 @@ import pandas as pd
 import torch
 from torch import Tensor
 
+from adaptf.compression.agreement import Agreement, agreement
 from adaptf.compression.complexity import Complexity, measure_complexity, over_budget
+from adaptf.compression.form_cost import FormCost, cost_of_openvino, cost_of_program
 from adaptf.compression.fresh_process import FreshProcess, fresh_process, median_ms
 from adaptf.compression.int8 import int8_convolutions
 from adaptf.compression.quantize import save_forms, tune_int8
-from adaptf.compression.runtime import OPENVINO, PT2, remove_openvino, why_no_openvino
+from adaptf.compression.runtime import LARGEST_DIFFERENCE, OPENVINO, PT2, openvino_file, remove_openvino, why_no_openvino
 from adaptf.data.clip_set import ClipSet
-from adaptf.data.clips import TRAIN, UNKNOWN
+from adaptf.data.clips import TRAIN, UNKNOWN, VALIDATION
 from adaptf.errors import UserError
+from adaptf.evaluation.bootstrap import paired_bootstrap
 from adaptf.evaluation.predict import predict_logits
 from adaptf.evaluation.scores import TEXT_COLUMNS, macro_accuracy
 from adaptf.evaluation.tables import as_markdown
 from adaptf.mlproject.config import upstream
 from adaptf.mlproject.dataset import DATA_KIND, SCENES_KIND, PreparedData, load_prepared
 from adaptf.mlproject.finetune import MODELS
-from adaptf.mlproject.finetune_device import validation_clips
 from adaptf.mlproject.fitting import checkpoint_of, tfsepnet_description
 from adaptf.mlproject.stage import run_stage
 from adaptf.mlproject.validation_page import FINETUNED, QUANTIZED, by_own_models, predictions_from, with_validation_tables
@@ -40,6 +42,8 @@ VALIDATION_PREDICTIONS = "validation"
 """Artifact folder: by device what the INT8 model made of the clips that it was judged on."""
 DESCRIPTION = "description.json"
 CALIBRATION_BATCH = 32
+GOOD_ENOUGH = 0.06
+"""Error of the logits with which the first way of taking ranges is taken; else the best of all is."""
 
 
 @dataclass(frozen=True)
@@ -54,14 +58,14 @@ class QuantizeConfig:
     """Training clips of the device, spread over the scenes, from which the ranges of activations are taken; for `unknown`
     spread over the devices too."""
     tolerable_loss: float = 0.01
-    """Highest relative loss of macro-average accuracy on the validation clips."""
+    """Highest relative loss of macro-average accuracy. A model is refused where the validation clips of all devices show that
+    it loses more: where that holds at the lower end of a 95 % interval over their places."""
+    tolerable_logit_error: float = 0.15
+    """Highest difference of INT8 logits from float ones on calibration and validation clips, as a share of their spread."""
     refuse: bool = True
     """Ends with an error where a model loses more, is not INT8 throughout or breaks the budget; false only says so."""
-    same_class_share: float = 0.995
-    """Share of the validation clips, or all but one of them, on which the OpenVINO form must say the same scene as the .pt2
-    file; else the .pt2 file serves."""
     min_validation_clips: int = 100
-    """A device with fewer validation clips is judged on those of all devices."""
+    """A device with fewer validation clips is told the accuracy on those of all devices."""
     seed: int = 0
     """Of the choice of calibration clips."""
 
@@ -71,21 +75,23 @@ class OpenVinoForm:
     """How the OpenVINO form compares to the .pt2 file on the validation clips."""
 
     accuracy: float
-    clips: int
-    other_scenes: int
-    """Clips on which the two say different scenes."""
-    largest_difference: float
-    """Of any logit."""
+    agreement: Agreement
+    """With the .pt2 file."""
+    cost: FormCost
     clip_ms: float
 
-    @property
-    def same_class_share(self) -> float:
-        """Of the clips."""
-        return 1 - self.other_scenes / self.clips
 
-    def agrees(self, share: float) -> bool:
-        """Whether it says the same scene on that share of the clips, or on all but one."""
-        return self.other_scenes <= max(1, math.floor((1 - share) * self.clips))
+@dataclass(frozen=True)
+class Loss:
+    """Share of the float model's accuracy that is lost on the validation clips of all devices; below 0 where INT8 is better."""
+
+    relative: float
+    at_least: float
+    """Lower end of a 95 % interval over places; nan where there is one place per scene."""
+
+    def __str__(self) -> str:
+        known = "" if math.isnan(self.at_least) else f", at least {self.at_least:.1%} by a 95 % interval over places"
+        return f"a relative loss of {self.relative:.1%}{known}"
 
 
 @dataclass(frozen=True)
@@ -95,10 +101,16 @@ class Quantized:
     device: str
     float_accuracy: float
     int8_accuracy: float
+    loss: Loss
+    agreement: Agreement
+    """With the float model, on calibration and validation clips."""
     int8_convolutions: int
     convolutions: int
     complexity: Complexity
+    cost: FormCost
+    """Of the .pt2 file."""
     judged_on: str
+    """The clips that both accuracies are of."""
     calibration_clips: int
     ranges: str
     """How the ranges of activations were taken."""
@@ -108,16 +120,16 @@ class Quantized:
     """One clip's log-mel through the float network, on one processor core."""
     pt2_ms: float
     openvino: OpenVinoForm | None
-    """None where it is not there or does not agree."""
+    """None where it is not there or is not used."""
     predictions: pd.DataFrame = field(repr=False)
-    """What the INT8 model made of the clips that it was judged on (`prediction_table`)."""
+    """What the INT8 model made of the clips that both accuracies are of (`prediction_table`)."""
     float_predictions: pd.DataFrame = field(repr=False)
     """The same of the float model."""
 
     @property
-    def relative_loss(self) -> float:
-        """Share of the float model's accuracy that is lost; negative where the INT8 model is better."""
-        return (self.float_accuracy - self.int8_accuracy) / self.float_accuracy if self.float_accuracy else 0.0
+    def served(self) -> FormCost:
+        """Of the form that answers."""
+        return self.openvino.cost if self.openvino else self.cost
 
 
 def quantize(config: QuantizeConfig, run: StageRun) -> Result:
@@ -151,94 +163,137 @@ def quantize(config: QuantizeConfig, run: StageRun) -> Result:
             **{f"{column}/{device}": float(table.loc[device, column]) for device in table.index for column in METRICS},
         },
         files={INT8: folder, REPORT: run.folder / REPORT, VALIDATION_PREDICTIONS: predictions},
-        note=f"Tolerable relative loss: {config.tolerable_loss:.1%}; {verdict}\n\n{as_markdown(table)}",
+        note=f"Tolerable relative loss, as far as it stands: {config.tolerable_loss:.1%}; {verdict}\n\n{as_markdown(table)}",
     )
     return with_validation_tables(result, data, settings)
 
 
-METRICS = ("float accuracy", "INT8 accuracy", "relative loss")
+METRICS = ("float accuracy", "INT8 accuracy", "relative loss", "logit error", "same scene")
 
 
 def quantize_device(
     config: QuantizeConfig, data: PreparedData, device: str, classifier: Classifier, path: Path, fresh: FreshProcess
 ) -> Quantized:
-    """Leaves both forms at `path`, and judges what a fresh process makes of the files."""
+    """Leaves all forms at `path`, and judges what a fresh process makes of the files."""
     train = data.clips(TRAIN, device=None if device == UNKNOWN else device)
     calibration = calibration_rows(train, config.calibration_clips, seed=config.seed)
-    validation, judged_on = validation_clips(data, None if device == UNKNOWN else device, config.min_validation_clips)
-    predictions = predictor(classifier, validation, data)
     with torch.no_grad():
         log_mels = [classifier.features(batch) for batch in calibration.split(CALIBRATION_BATCH)]
+    clips = data.clips(VALIDATION)
+    heard = Heard(log_mels, classifier, clips)
+    of_float = heard.logits(classifier.network)
     tuned = tune_int8(
         classifier.network,
         log_mels,
-        lambda network: macro_accuracy(predictions(network)),
-        tolerable_loss=config.tolerable_loss,
+        lambda network: 1 - agreement(heard.logits(network), of_float).logit_error,
+        tolerable_loss=GOOD_ENOUGH,
     )
-    int8, all_convolutions = int8_convolutions(save_forms(tuned, path))
-    of_file, of_float = predictions(fresh.network(path, PT2)), predictions(classifier.network)
+    program = save_forms(tuned, path)
+    of_file = heard.logits(fresh.network(path, PT2))
+    every, every_float = (predictions_from(heard.of_validation(one).numpy(), clips, data) for one in (of_file, of_float))
+    predictions, judged_on = shown_clips(every, device, config.min_validation_clips)
+    float_predictions, _ = shown_clips(every_float, device, config.min_validation_clips)
+    int8, all_convolutions = int8_convolutions(program)
     return Quantized(
         device=device,
-        float_accuracy=macro_accuracy(of_float),
-        int8_accuracy=macro_accuracy(of_file),
+        float_accuracy=macro_accuracy(float_predictions),
+        int8_accuracy=macro_accuracy(predictions),
+        loss=loss_of(every, every_float),
+        agreement=agreement(of_file, of_float),
         int8_convolutions=int8,
         convolutions=all_convolutions,
         complexity=complexity_of(classifier, data.waveforms.format.clip_samples),
+        cost=cost_of_program(program),
         judged_on=judged_on,
         calibration_clips=len(calibration),
         ranges=str(tuned.ranges),
         trials=tuned.trials,
         float_ms=median_ms(classifier.network, log_mels[0][:1]),
         pt2_ms=fresh.clip_ms(path, PT2, log_mels[0][:1]),
-        openvino=openvino_form(config, path, fresh, predictions, of_file, log_mels[0][:1]),
-        predictions=of_file,
-        float_predictions=of_float,
+        openvino=openvino_form(path, fresh, heard, of_file, every),
+        predictions=predictions,
+        float_predictions=float_predictions,
     )
 
 
-Predict = Callable[[Callable[[Tensor], Tensor]], pd.DataFrame]
+@dataclass(frozen=True)
+class Heard:
+    """The clips by which a device's model is judged: those of calibration, and all for validation."""
+
+    calibration: list[Tensor]
+    """Log-mels (batch, 1, bands, frames)."""
+    classifier: Classifier
+    """Whose features the validation clips go through."""
+    validation: ClipSet
+
+    def logits(self, network: Callable[[Tensor], Tensor]) -> Tensor:
+        """(calibration and validation clips, classes) of a network (log-mel -> logits)."""
+        with torch.no_grad():
+            of_calibration = [network(clips) for clips in self.calibration]
+            features = self.classifier.features
+            of_validation = predict_logits(lambda waveform: network(features(waveform)), self.validation)
+        return torch.cat([*of_calibration, torch.from_numpy(of_validation)])
+
+    def of_validation(self, logits: Tensor) -> Tensor:
+        """Of all logits those of the validation clips."""
+        return logits[len(logits) - len(self.validation) :]
 
 
-def predictor(classifier: Classifier, clips: ClipSet, data: PreparedData) -> Predict:
-    """What a network (log-mel -> logits) makes of the clips, behind the classifier's features."""
+def shown_clips(predictions: pd.DataFrame, device: str, min_clips: int) -> tuple[pd.DataFrame, str]:
+    """Of predictions of all devices' clips those by which a device is told its accuracy, and what they are."""
+    own = predictions[predictions["device"] == device]
+    if device == UNKNOWN:
+        return predictions, f"{len(predictions)} validation clips of all devices"
+    if len(own) < min_clips:
+        return predictions, f"{len(predictions)} validation clips of all devices (only {len(own)} are of {device})"
+    return own.reset_index(drop=True), f"{len(own)} validation clips of {device}"
 
-    def predictions(network: Callable[[Tensor], Tensor]) -> pd.DataFrame:
-        logits = predict_logits(lambda waveform: network(classifier.features(waveform)), clips)
-        return predictions_from(logits, clips, data)
 
-    return predictions
+def loss_of(int8: pd.DataFrame, exact: pd.DataFrame) -> Loss:
+    """From predictions of the same clips by both models.
+
+    What quantizing changes is no matter of the device, and on a device's own few clips a single one would decide.
+    """
+    accuracy = macro_accuracy(exact)
+    gained = paired_bootstrap([exact], [int8])
+    return Loss(-gained.mean / accuracy, -gained.high / accuracy) if accuracy else Loss(0.0, math.nan)
 
 
 def openvino_form(
-    config: QuantizeConfig, path: Path, fresh: FreshProcess, predictions: Predict, of_file: pd.DataFrame, clip: Tensor
+    path: Path, fresh: FreshProcess, heard: Heard, of_file: Tensor, predictions: pd.DataFrame
 ) -> OpenVinoForm | None:
-    """The form beside a .pt2 file; where it does not run here or does not agree with that, it is removed: nobody checked it."""
+    """The form beside a .pt2 file, which said `of_file` of the clips heard.
+
+    It is removed where it does not run here, for nobody checked it, says something else, or breaks the challenge's limits.
+    """
     why = why_no_openvino(path)
     if not why:
         try:
-            fast = predictions(fresh.network(path, OPENVINO))
+            logits = heard.logits(fresh.network(path, OPENVINO))
         except RuntimeError as error:
-            why = str(error)
+            why = f"it does not run here: {error}"
+    if not why:
+        apart, cost = agreement(logits, of_file), cost_of_openvino(openvino_file(path))
+        why = "; ".join([*cost.problems(), *difference_problems(apart)])
     if why:
         remove_openvino(path)
-        print(f"{path.name} has no OpenVINO form that runs here ({why}): the .pt2 file serves", flush=True)
+        print(f"{path.name} gets no OpenVINO form, the .pt2 file serves: {why}", flush=True)
         return None
-    scenes = [column for column in fast.columns if column not in TEXT_COLUMNS]
-    form = OpenVinoForm(
-        accuracy=macro_accuracy(fast),
-        clips=len(fast),
-        other_scenes=int((fast["predicted"] != of_file["predicted"]).sum()),
-        largest_difference=float((fast[scenes] - of_file[scenes]).abs().to_numpy().max()),
-        clip_ms=fresh.clip_ms(path, OPENVINO, clip),
+    scenes = [column for column in predictions.columns if column not in TEXT_COLUMNS]
+    said = heard.of_validation(logits).argmax(dim=1)
+    return OpenVinoForm(
+        accuracy=macro_accuracy(predictions.assign(predicted=[scenes[place] for place in said])),
+        agreement=apart,
+        cost=cost,
+        clip_ms=fresh.clip_ms(path, OPENVINO, heard.calibration[0][:1]),
     )
-    if form.agrees(config.same_class_share):
-        return form
-    remove_openvino(path)
-    print(
-        f"{path.name}: the OpenVINO form says another scene on {form.other_scenes} of {form.clips} clips, it is removed",
-        flush=True,
-    )
-    return None
+
+
+def difference_problems(found: Agreement) -> list[str]:
+    """Whether a form's logits are too far from those of the .pt2 file."""
+    if found.logit_error <= LARGEST_DIFFERENCE:
+        return []
+    return [f"its logits differ by {found.logit_error:.2f} of their spread, at most {LARGEST_DIFFERENCE} is allowed"]
 
 
 def calibration_rows(clips: ClipSet, count: int, *, seed: int) -> Tensor:
@@ -267,7 +322,7 @@ def complexity_of(classifier: Classifier, clip_samples: int) -> Complexity:
 
 def judge(found: list[Quantized], config: QuantizeConfig) -> str:
     """What is to be said of all models. Raises UserError where one may not go on and `refuse` is on."""
-    problems = [problem for one in found for problem in problems_of(one, config.tolerable_loss)]
+    problems = [problem for one in found for problem in problems_of(one, config)]
     if not problems:
         return "every INT8 model may go on"
     verdict = "not every INT8 model may go on:\n  " + "\n  ".join(problems)
@@ -276,17 +331,19 @@ def judge(found: list[Quantized], config: QuantizeConfig) -> str:
     return verdict
 
 
-def problems_of(found: Quantized, tolerable_loss: float) -> list[str]:
+def problems_of(found: Quantized, config: QuantizeConfig) -> list[str]:
     """Why a model may not go on; empty where it may."""
-    problems = [f"{found.device}: {problem}" for problem in over_budget(found.complexity)]
-    if found.relative_loss > tolerable_loss:
+    problems = [*over_budget(found.complexity), *(f"{problem} (counted in its file)" for problem in found.cost.problems())]
+    if found.loss.at_least > config.tolerable_loss:
+        problems.append(f"{found.loss} on the validation clips of all devices, tolerable is {config.tolerable_loss:.1%}")
+    if found.agreement.logit_error > config.tolerable_logit_error:
         problems.append(
-            f"{found.device}: accuracy falls from {found.float_accuracy:.3f} to {found.int8_accuracy:.3f} "
-            f"on {found.judged_on}, a relative loss of {found.relative_loss:.1%}, tolerable is {tolerable_loss:.1%}"
+            f"INT8 logits differ from float ones by {found.agreement.logit_error:.2f} of their spread, "
+            f"tolerable is {config.tolerable_logit_error:.2f}"
         )
     if found.int8_convolutions != found.convolutions:
-        problems.append(f"{found.device}: {found.int8_convolutions} of {found.convolutions} convolutions are INT8")
-    return problems
+        problems.append(f"{found.int8_convolutions} of {found.convolutions} convolutions are INT8")
+    return [f"{found.device}: {problem}" for problem in problems]
 
 
 def report(found: list[Quantized]) -> pd.DataFrame:
@@ -296,10 +353,13 @@ def report(found: list[Quantized]) -> pd.DataFrame:
             "device": one.device,
             "float accuracy": one.float_accuracy * 100,
             "INT8 accuracy": one.int8_accuracy * 100,
-            "relative loss": one.relative_loss * 100,
+            "relative loss": one.loss.relative * 100,
+            "relative loss at least": one.loss.at_least * 100,
+            "logit error": one.agreement.logit_error,
+            "same scene": one.agreement.same_scene * 100,
             "OpenVINO accuracy": one.openvino.accuracy * 100 if one.openvino else math.nan,
-            "OpenVINO same class": one.openvino.same_class_share * 100 if one.openvino else math.nan,
-            "OpenVINO largest difference": one.openvino.largest_difference if one.openvino else math.nan,
+            "OpenVINO same scene": one.openvino.agreement.same_scene * 100 if one.openvino else math.nan,
+            "OpenVINO logit difference": one.openvino.agreement.logit_error if one.openvino else math.nan,
             "float ms": one.float_ms,
             "pt2 ms": one.pt2_ms,
             "OpenVINO ms": one.openvino.clip_ms if one.openvino else math.nan,
@@ -308,6 +368,8 @@ def report(found: list[Quantized]) -> pd.DataFrame:
             "calibration clips": one.calibration_clips,
             "ranges": one.ranges,
             "trials": one.trials,
+            "served macs": one.served.macs,
+            "served bytes": one.served.model_bytes,
         }
         | asdict(one.complexity)
         for one in found
@@ -319,12 +381,13 @@ def summary_of(found: Quantized) -> str:
     """One line for the terminal."""
     form = found.openvino
     openvino = (
-        f"OpenVINO {form.accuracy:.3f}, same scene on {form.same_class_share:.1%}, {form.clip_ms:.1f} ms"
+        f"OpenVINO {form.accuracy:.3f}, same scene on {form.agreement.same_scene:.1%}, {form.clip_ms:.1f} ms"
         if form
         else "no OpenVINO form"
     )
     return (
         f"accuracy {found.float_accuracy:.3f} -> INT8 {found.int8_accuracy:.3f} on {found.judged_on}, "
+        f"logit error {found.agreement.logit_error:.3f}, same scene on {found.agreement.same_scene:.1%}, "
         f"{found.int8_convolutions}/{found.convolutions} convolutions INT8, {found.pt2_ms:.1f} ms a clip; {openvino} "
         f"({found.ranges}, trial {found.trials}, {found.calibration_clips} clips)"
     )

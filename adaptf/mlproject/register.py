@@ -26,7 +26,10 @@ VERSIONS = "versions.json"
 """Artifact: registered model -> version."""
 DEVICE_TAG, QUANTIZE_TAG, EVALUATE_TAG = "adaptf.device", "adaptf.quantize_run", "adaptf.evaluate_run"
 COMMIT_TAG = "adaptf.git_commit"
-FIGURES = ("float accuracy", "INT8 accuracy", "relative loss", "INT8 convolutions", "parameters", "macs", "model_bytes")
+FIGURES = (
+    "float accuracy", "INT8 accuracy", "relative loss", "relative loss at least", "logit error", "INT8 convolutions",
+    "parameters", "macs", "model_bytes", "served macs", "served bytes",
+)  # fmt: skip
 """Columns of the quantization's report that become tags."""
 
 

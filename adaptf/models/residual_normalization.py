@@ -14,8 +14,8 @@ def sum_over_channels_and_time(x: Tensor) -> Tensor:
     return x.sum(dim=3, keepdim=True).sum(dim=1, keepdim=True)
 
 
-def _scale_and_shift(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """1 / std, and the factor and offset that make the whole normalization one multiply-add."""
+def scale_and_shift(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """(batch, 1, frequency, 1) each: 1 / std, and the factor and offset that make the normalization one multiply-add."""
     mean = x.mean(dim=3, keepdim=True).mean(dim=1, keepdim=True)
     squares = torch.linalg.vector_norm(x - mean, dim=3, keepdim=True).square().sum(dim=1, keepdim=True)
     inverse_std = (squares / (x.shape[1] * x.shape[3] - 1) + EPSILON).rsqrt()
@@ -31,7 +31,7 @@ class _ResidualNormalization(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:
-        inverse_std, scale, shift = _scale_and_shift(x)
+        inverse_std, scale, shift = scale_and_shift(x)
         ctx.save_for_backward(x, inverse_std, scale, shift)
         return torch.addcmul(shift, x, scale)
 
@@ -53,5 +53,5 @@ class ResidualNormalization(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         if torch.is_grad_enabled() and x.requires_grad:
             return _ResidualNormalization.apply(x)
-        _, scale, shift = _scale_and_shift(x)
+        _, scale, shift = scale_and_shift(x)
         return torch.addcmul(shift, x, scale)

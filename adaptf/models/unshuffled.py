@@ -17,10 +17,13 @@ Order = list[int]
 """Place i holds the channel that the shuffling network has at place order[i]."""
 
 
-def unshuffled(network: TfSepNet) -> TfSepNet:
-    """A copy with the same logits, up to the order in which sums are added up, and the same numbers of parameters."""
+def unshuffled(network: TfSepNet, stem_order: Order | None = None) -> TfSepNet:
+    """A copy with the same logits, up to the order in which sums are added up, and the same numbers of parameters.
+
+    With `stem_order` its body takes what comes out of the stem in that order; the stem itself is left as it is.
+    """
     copy = deepcopy(network)
-    order: Order = list(range(2 * network.shape.width))
+    order = list(range(2 * network.shape.width)) if stem_order is None else stem_order
     parts = list(copy.body)
     for place, part in enumerate(parts):
         if isinstance(part, TfSepBlock):
@@ -60,7 +63,8 @@ class UnshuffledBlock(nn.Module):
 
         over_frequency, over_time = sorted_by_way(range(half)), sorted_by_way(range(half, 2 * half))
         self.order = over_frequency + over_time
-        self.transition, self.dropout = block.transition, block.dropout
+        self.transition: nn.Module = block.transition
+        self.dropout = block.dropout
         places = [place(channel) for channel in self.order]
         if isinstance(block.transition, ConvNormRelu):
             self.transition = reordered(block.transition, rows=places, columns=in_order)

@@ -103,6 +103,14 @@ class ModelMetrics:
         models = GaugeMetricFamily("adaptf_model", "Networks that answer, 1 each.", labels=["device", "version", "form"])
         for device, model in follower.bundle.models.items():
             models.add_metric([device, model.version, model.network.form], 1)
+        other = GaugeMetricFamily(
+            "adaptf_form_refused",
+            "Networks whose faster form says something else on this processor: by how much of the logits' spread.",
+            labels=["device", "version"],
+        )
+        for device, model in follower.bundle.models.items():
+            if model.network.refused_difference is not None:
+                other.add_metric([device, model.version], model.network.refused_difference)
         refused = GaugeMetricFamily(
             "adaptf_live_not_taken_up", "Promoted versions that could not be taken up, 1 each.", labels=["device", "version"]
         )
@@ -113,7 +121,7 @@ class ModelMetrics:
         )
         for what, number in follower.failed.items():
             failed.add_metric([what], number)
-        yield from (models, refused, failed)
+        yield from (models, other, refused, failed)
         if follower.last_check:
             name, text = "adaptf_live_last_check_timestamp_seconds", "When the registry last answered."
             yield GaugeMetricFamily(name, text, value=follower.last_check.timestamp())

@@ -1,25 +1,13 @@
 """TF-SepNet without shuffles says what TF-SepNet says."""
 
+from collections.abc import Callable
+
 import pytest
 import torch
-from torch import nn
 
 from adaptf.compression.complexity import measure_complexity
 from adaptf.models.tfsepnet import ChannelShuffle, TfSepNet
 from adaptf.models.unshuffled import UnshuffledBlock, runs_of, unshuffled, way
-
-
-def trained(**shape: int) -> TfSepNet:
-    """With statistics and weights of normalizations that differ from channel to channel, as after training."""
-    torch.manual_seed(0)
-    network = TfSepNet(classes=10, **shape).eval()
-    for module in network.modules():
-        if isinstance(module, nn.BatchNorm2d):
-            module.running_mean.normal_()
-            module.running_var.uniform_(0.5, 2)
-            nn.init.uniform_(module.weight, 0.5, 2)
-            nn.init.normal_(module.bias)
-    return network
 
 
 @pytest.mark.parametrize(
@@ -27,22 +15,22 @@ def trained(**shape: int) -> TfSepNet:
     [{}, {"width": 4, "depth": 2}, {"width": 8, "depth": 4}, {"width": 16, "depth": 9}, {"width": 12, "depth": 16}],
     ids=str,
 )
-def test_the_logits_are_those_of_the_network_with_shuffles(shape: dict[str, int]) -> None:
-    network = trained(**shape)
+def test_the_logits_are_those_of_the_network_with_shuffles(shape: dict[str, int], as_trained: Callable[..., TfSepNet]) -> None:
+    network = as_trained(**shape)
     logmel = torch.randn(3, 1, 64, 32)
     with torch.no_grad():
         torch.testing.assert_close(unshuffled(network)(logmel), network(logmel), rtol=0, atol=1e-5)
 
 
-def test_no_shuffle_is_left_and_few_slices_take_its_place() -> None:
-    served = unshuffled(trained())
+def test_no_shuffle_is_left_and_few_slices_take_its_place(as_trained: Callable[..., TfSepNet]) -> None:
+    served = unshuffled(as_trained())
     assert not any(isinstance(module, ChannelShuffle) for module in served.modules())
     pieces = [len(slices) for block in served.body if isinstance(block, UnshuffledBlock) for slices in block.slices]
     assert len(pieces) == 2 * 9 and max(pieces) == 4
 
 
-def test_the_network_is_left_as_it_was_and_costs_the_same() -> None:
-    network = trained(width=8)
+def test_the_network_is_left_as_it_was_and_costs_the_same(as_trained: Callable[..., TfSepNet]) -> None:
+    network = as_trained(width=8)
     before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
     served = unshuffled(network)
     assert all(torch.equal(tensor, before[name]) for name, tensor in network.state_dict().items())
