@@ -1,5 +1,6 @@
 """Stage `compare`: two models or more on the same clips, where they differ, which differences stand, and which clips change."""
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,14 +17,16 @@ from adaptf.evaluation.report import write_report
 from adaptf.evaluation.scores import Runs, macro_accuracy, places_of
 from adaptf.evaluation.tables import accuracy_table, difference_table
 from adaptf.mlproject.compare_report import PAGE, TABLES, Pair, note_of, page_of, text_of
-from adaptf.mlproject.compared import Compared, all_compared, predictions_of
+from adaptf.mlproject.compared import Compared, all_compared, loaded
 from adaptf.mlproject.config import upstream
 from adaptf.mlproject.dataset import DATA_KIND, SCENES_KIND, PreparedData, load_prepared
 from adaptf.mlproject.evaluation_report import warnings_of
 from adaptf.mlproject.prediction_files import TABLES_FOLDER, write_predictions
+from adaptf.mlproject.predictions import predict_by_device
 from adaptf.mlproject.stage import run_stage
 from adaptf.mlproject.validation_page import SYNTHESISED
 from adaptf.tracking import runs
+from adaptf.tracking.checkpoint_files import digests_of
 from adaptf.tracking.runs import NONE, Result, StageRun
 
 
@@ -33,7 +36,8 @@ class CompareConfig:
 
     runs: str = NONE
     """Two and more, separated by commas: runs of train, teacher, distill, finetune or quantize, also over seeds, also trials of
-    a sweep; registered versions as in models:/adaptf-s1/3 or models:/adaptf-s1@production; checkpoint files."""
+    a sweep; registered versions as in models:/adaptf-s1/3 or models:/adaptf-s1@production; checkpoint files, or folders of
+    <device>.ckpt."""
     prepare_run: str = upstream("prepare", **{DATA_KIND: SCENES_KIND})
     """Run of `prepare` that holds the scenes."""
     split: Literal["test", "validation"] = "test"
@@ -49,7 +53,8 @@ def compare(config: CompareConfig, run: StageRun) -> Result:
     found = all_compared(config.runs.split(","))
     data = load_prepared(run, config.prepare_run, kind=SCENES_KIND)
     rows = common_clips(found, data, config.split)
-    settings = {one.label: predictions_of(one, run, data, rows, config.accelerator) for one in found}
+    models = {one.label: loaded(one, run, data, config.accelerator) for one in found}
+    settings = {label: [predict_by_device(each, data, rows, label) for each in several] for label, several in models.items()}
     tables = {"accuracies": accuracy_table(settings), "differences": difference_table(settings, draws=config.draws)}
     pairs = pairs_of(settings, data, run.folder, config.draws)
     write_tables(settings, tables, pairs, run.folder / TABLES_FOLDER)
@@ -66,10 +71,27 @@ def compare(config: CompareConfig, run: StageRun) -> Result:
             TABLES_FOLDER: run.folder / TABLES_FOLDER,
             **{one.name: one for one in (picture, *(pair.picture for pair in pairs))},
         },
-        tags={"adaptf.compared": ", ".join(settings), **({f"{runs.UPSTREAM}runs": run_ids} if run_ids else {})},
+        tags={
+            "adaptf.compared": ", ".join(settings),
+            **({f"{runs.UPSTREAM}runs": run_ids} if run_ids else {}),
+            **files_in(found),
+        },
         note=note_of(remarks, tables, pairs),
         summary=text,
     )
+
+
+def check(config: CompareConfig) -> str:
+    """Digest of the checkpoint files; says what can't be compared before any work."""
+    values = config.runs.split(",")
+    all_compared(values)
+    return runs.digest(*(json.dumps(digests_of(value)) for value in values if not value.startswith("models:/")))
+
+
+def files_in(found: Sequence[Compared]) -> dict[str, str]:
+    """Tags of the checkpoint files among them, by their places."""
+    values = {f"runs.{place}": value for place, one in enumerate(found, 1) for value in one.values}
+    return {tag: label for field, value in values.items() for tag, label in runs.file_tags(field, value).items()}
 
 
 def common_clips(found: Sequence[Compared], data: PreparedData, split: str) -> pd.DataFrame:
@@ -127,4 +149,4 @@ def metrics_of(settings: Mapping[str, Runs], pairs: Sequence[Pair], split: str) 
 
 
 if __name__ == "__main__":
-    run_stage(compare, CompareConfig)
+    run_stage(compare, CompareConfig, inputs=check)

@@ -3,7 +3,6 @@
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 import mlflow
 import pandas as pd
@@ -14,12 +13,14 @@ from torch import Tensor
 from adaptf.data.clips import UNKNOWN
 from adaptf.errors import UserError
 from adaptf.evaluation.changes import OWN_COLUMNS
-from adaptf.evaluation.scores import Runs
 from adaptf.mlproject.dataset import PreparedData
-from adaptf.mlproject.predictions import Model, check_scenes, predict_by_device, predict_clips
+from adaptf.mlproject.fitting import check_scenes
+from adaptf.mlproject.given_files import check_readable, is_path
+from adaptf.mlproject.predictions import DeviceRouter, Model, load_models
 from adaptf.mlproject.register import DEVICE_TAG, QUANTIZE_TAG
 from adaptf.tracking import registry, runs
 from adaptf.tracking.bundle import Bundle, RoutedModel, read_bundle
+from adaptf.tracking.checkpoint_files import files_of, is_mapping, local
 from adaptf.tracking.lineage import VERSION_URI, version_by_alias
 from adaptf.tracking.runs import StageRun
 
@@ -34,7 +35,7 @@ class Compared:
     label: str
     """What the tables call it."""
     values: tuple[str, ...]
-    """Run ids, one per seed; or one checkpoint file, or one version such as models:/adaptf-s1/3."""
+    """Run ids, one per seed; or one checkpoint file or folder, or one version such as models:/adaptf-s1/3."""
     run_ids: tuple[str, ...]
     """The runs that it came from; empty for a file."""
     device: str | None = None
@@ -65,11 +66,16 @@ def all_compared(values: Sequence[str]) -> list[Compared]:
 
 
 def compared(value: str) -> Compared:
-    """A run, a run over seeds, a registered version or a checkpoint file."""
+    """A run, a run over seeds, a registered version, a checkpoint file or a folder of them."""
     if value.startswith("models:/"):
         return compared_version(value)
-    if Path(value).is_file():
-        return Compared(Path(value).stem, (value,), ())
+    if is_mapping(value):
+        raise UserError(f"runs is cut at each comma: give a folder of <device>.ckpt in place of a mapping such as {value}, ...")
+    if files := files_of(value):
+        check_readable(files)
+        return Compared(local(value).stem, (str(local(value)),), ())
+    if is_path(value):
+        raise UserError(f"runs names '{value}': there is no such file or folder")
     run = runs.finished_run(value)
     run_ids = tuple(runs.with_all_seeds(run))
     device = run.data.tags.get(DEVICE_TAG)
@@ -114,15 +120,15 @@ def longer(one: Compared) -> str:
     return f"{one.label} {one.run_ids[0][:6]}" if one.run_ids else one.values[0]
 
 
-def predictions_of(one: Compared, run: StageRun, data: PreparedData, rows: pd.DataFrame, accelerator: str) -> Runs:
-    """Of these rows of the clip table, a table per run."""
+def loaded(one: Compared, run: StageRun, data: PreparedData, accelerator: str) -> list[DeviceRouter]:
+    """The models of each run."""
     if one.values[0].startswith("models:/"):
-        return [by_version(one, run, data, rows)]
-    return [predict_clips(run, value, data, rows, accelerator, name=one.label) for value in one.values]
+        return [of_version(one, run, data)]
+    return [load_models(run, value, data, accelerator) for value in one.values]
 
 
-def by_version(one: Compared, run: StageRun, data: PreparedData, rows: pd.DataFrame) -> pd.DataFrame:
-    """By a registered version, on the CPU. Raises UserError where it was made for other clips or learnt from other data."""
+def of_version(one: Compared, run: StageRun, data: PreparedData) -> DeviceRouter:
+    """A registered version, on the CPU. Raises UserError where it was made for other clips or learnt from other data."""
     name, _, version = one.label.partition("/")
     for run_id in one.run_ids:
         runs.check_data(run_id, data.digest)
@@ -137,7 +143,7 @@ def by_version(one: Compared, run: StageRun, data: PreparedData, rows: pd.DataFr
             f"{format.clip_samples} at {format.sample_rate} Hz"
         )
     models = {device: of_waveform(bundle, model) for device, model in bundle.models.items()}
-    return predict_by_device(models, data, rows, torch.device("cpu"), one.label)
+    return DeviceRouter(models, torch.device("cpu"))
 
 
 def of_waveform(bundle: Bundle, model: RoutedModel) -> Model:

@@ -13,9 +13,23 @@ SHARED_SECTIONS = ("mel", "model", "trainer", "seed")
 """Sections that a preset, `main` and `sweep` give once for all stages."""
 
 
+Files = Literal["none", "one", "per device"]
+"""Which checkpoint files may stand in the place of a run: a file, or also a mapping or folder with one per device."""
+
+
 def upstream(stage: str, **tags: str) -> str:
     """A field that names the run of another stage: a run id, or `latest` for the newest one that finished."""
     return field(default="latest", metadata={"stage": stage, "tags": tags})
+
+
+def upstream_optional(stage: str) -> str:
+    """The same, or `none`."""
+    return field(default="latest", metadata={"stage": stage, "tags": {}, "optional": True})
+
+
+def upstream_model(stage: str, *, files: Files = "one", optional: bool = False) -> str:
+    """A field that names the run of another stage, or checkpoint files; `optional`: or `none`."""
+    return field(default="latest", metadata={"stage": stage, "tags": {}, "files": files, "optional": optional})
 
 
 def upstream_each(stage: str, tag: str) -> str:
@@ -23,10 +37,11 @@ def upstream_each(stage: str, tag: str) -> str:
     return field(default="latest", metadata={"stage": stage, "each": tag})
 
 
-def upstream_several(stage: str) -> str:
+def upstream_several(stage: str, *, files: Files = "none") -> str:
     """A field that names one run of another stage or several with other seeds: ids separated by commas, or that of a run over
-    `seeds`, which stands for all of its runs."""
-    return field(default="latest", metadata={"stage": stage, "tags": {}, "several": True})
+    `seeds`, which stands for all of its runs; or checkpoint files, or `none`."""
+    metadata = {"stage": stage, "tags": {}, "several": True, "files": files, "optional": True}
+    return field(default="latest", metadata=metadata)
 
 
 def content_folders(config: Any) -> list[Path]:

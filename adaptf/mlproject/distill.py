@@ -12,8 +12,7 @@ from adaptf.data.batch import ClipBatch
 from adaptf.data.clip_set import ClipSet, with_teacher_logits
 from adaptf.data.clips import TRAIN, VALIDATION
 from adaptf.data.teacher_logits import TeacherLogits, read_teacher_logits
-from adaptf.errors import UserError
-from adaptf.mlproject.config import AugmentConfig, OptimConfig, TrainerConfig, upstream, upstream_each
+from adaptf.mlproject.config import AugmentConfig, OptimConfig, TrainerConfig, upstream, upstream_each, upstream_model
 from adaptf.mlproject.dataset import DATA_KIND, SCENES_KIND, PreparedData, load_prepared
 from adaptf.mlproject.fitting import (
     Objective,
@@ -21,7 +20,7 @@ from adaptf.mlproject.fitting import (
     fitted_result,
     in_section,
     scene_measures,
-    tfsepnet_description,
+    student_of,
     train_classifier,
 )
 from adaptf.mlproject.stage import run_stage
@@ -68,7 +67,7 @@ class DistillConfig:
 
     prepare_run: str = upstream("prepare", **{DATA_KIND: SCENES_KIND})
     """Run of `prepare` that holds the scenes."""
-    train_run: str = upstream("train")
+    train_run: str = upstream_model("train")
     """Run of `train`, or a checkpoint file, from which the student starts."""
     teacher_runs: str = upstream_each("teacher", TEACHER_KIND)
     """Runs of `teacher`, separated by commas; `latest`: the newest one of each kind."""
@@ -85,11 +84,7 @@ class DistillConfig:
 def distill(config: DistillConfig, run: StageRun) -> Result:
     """Macro-average accuracy on validation clips chooses the checkpoint."""
     data = load_prepared(run, config.prepare_run, kind=SCENES_KIND)
-    student = load_classifier(
-        checkpoint_of(run, config.train_run, data=data), public_description=tfsepnet_description(data.classes)
-    )
-    if student.description.classes != data.classes:
-        raise UserError(f"{config.train_run} was trained on {student.description.classes}, the data has {data.classes}")
+    student = student_of(run, config.train_run, data)
     run_ids = config.teacher_runs.split(",")
     clips = run.shared.once(
         ("taught", config.prepare_run, *run_ids),

@@ -1,17 +1,18 @@
 """Stage `evaluate`: the class-wise and device-wise tables on the test clips, and which differences between settings stand."""
 
 from dataclasses import dataclass
-from pathlib import Path
 
+from adaptf.data.clips import TEST
 from adaptf.errors import UserError
 from adaptf.mlproject.config import upstream, upstream_several
 from adaptf.mlproject.dataset import DATA_KIND, SCENES_KIND, load_prepared
 from adaptf.mlproject.distill import teacher_name
 from adaptf.mlproject.evaluation_report import report
-from adaptf.mlproject.predictions import predict_test_clips
+from adaptf.mlproject.predictions import load_models, predict_by_device
 from adaptf.mlproject.stage import run_stage
 from adaptf.mlproject.validation_page import DISTILLED, FINETUNED, QUANTIZED, TRAINED
 from adaptf.tracking import runs
+from adaptf.tracking.checkpoint_files import files_of
 from adaptf.tracking.runs import NONE, Result, StageRun
 
 SETTINGS = {"train_run": TRAINED, "distill_run": DISTILLED, "finetune_run": FINETUNED, "quantize_run": QUANTIZED}
@@ -30,12 +31,14 @@ class EvaluateConfig:
 
     prepare_run: str = upstream("prepare", **{DATA_KIND: SCENES_KIND})
     """Run of `prepare` that holds the scenes."""
-    train_run: str = upstream_several("train")
-    """One model, from the labels alone. Several runs, separated by commas, or a run over seeds, are shown by their mean."""
-    distill_run: str = upstream_several("distill")
-    """One model, distilled: without device fine-tuning."""
-    finetune_run: str = upstream_several("finetune")
-    """A model per device: with device fine-tuning."""
+    train_run: str = upstream_several("train", files="one")
+    """One model, from the labels alone; can be a checkpoint file. Several runs, separated by commas, or a run over seeds, are
+    shown by their mean."""
+    distill_run: str = upstream_several("distill", files="one")
+    """One model, distilled: without device fine-tuning; can be a checkpoint file."""
+    finetune_run: str = upstream_several("finetune", files="per device")
+    """A model per device: with device fine-tuning; can be checkpoint files: a folder of <device>.ckpt, or a mapping such as
+    '{a: a.ckpt, unknown: u.ckpt}'."""
     quantize_run: str = upstream_several("quantize")
     """The same as INT8."""
     draws: int = 10_000
@@ -48,16 +51,20 @@ def evaluate(config: EvaluateConfig, run: StageRun) -> Result:
     """One page for a reader; tables as text, CSV and Markdown, pictures, the hardest clips, and every setting's predictions."""
     data = load_prepared(run, config.prepare_run, kind=SCENES_KIND)
     run_ids = run_ids_of(config)
-    settings = {
-        setting: [predict_test_clips(run, run_id, data, config.accelerator, name=setting) for run_id in values]
+    loaded = {
+        setting: [load_models(run, run_id, data, config.accelerator) for run_id in values]
         for setting, values in run_ids.items()
+    }
+    rows = data.table[data.table["split"] == TEST]
+    settings = {
+        setting: [predict_by_device(models, data, rows, setting) for models in several] for setting, several in loaded.items()
     }
     remark = origin_of_teachers(config)
     return report(settings, data, run, remark=remark, draws=config.draws, run_ids=run_ids, meanings=MEANINGS)
 
 
 def run_ids_of(config: EvaluateConfig) -> dict[str, list[str]]:
-    """The runs (or the checkpoint file) of each setting."""
+    """The runs (or checkpoint files) of each setting."""
     values = {setting: getattr(config, field) for field, setting in SETTINGS.items()}
     wanted = {setting: runs.split_ids(value) for setting, value in values.items() if value != NONE}
     if not wanted:
@@ -67,7 +74,7 @@ def run_ids_of(config: EvaluateConfig) -> dict[str, list[str]]:
 
 def origin_of_teachers(config: EvaluateConfig) -> str:
     """Which teachers stand behind the distilled models; a small one is named, because it is no BEATs."""
-    if config.distill_run == NONE or Path(config.distill_run).is_file():
+    if config.distill_run == NONE or files_of(config.distill_run):
         return ""
     first = config.distill_run.split(",")[0]
     run_ids = runs.upstream_of(first, "distill", "teacher_runs").split(",")

@@ -8,10 +8,10 @@ from typing import Literal
 from adaptf.data.clips import TRAIN, UNKNOWN, devices_of
 from adaptf.data.shared_objects import SharedObjects
 from adaptf.evaluation.scores import macro_accuracy
-from adaptf.mlproject.config import AugmentConfig, OptimConfig, TrainerConfig, upstream
+from adaptf.mlproject.config import AugmentConfig, OptimConfig, TrainerConfig, upstream, upstream_model
 from adaptf.mlproject.dataset import DATA_KIND, SCENES_KIND, PreparedData, load_prepared
 from adaptf.mlproject.finetune_device import KEPT, FinetuneDeviceConfig, finetune_device
-from adaptf.mlproject.fitting import in_section
+from adaptf.mlproject.fitting import in_section, student_of
 from adaptf.mlproject.leave_one_device_out import epochs_for_unseen_devices
 from adaptf.mlproject.stage import execute, run_stage
 from adaptf.mlproject.validation_page import FINETUNED, by_own_models, read_validation_predictions, with_validation_tables
@@ -31,7 +31,7 @@ class FinetuneConfig:
 
     prepare_run: str = upstream("prepare", **{DATA_KIND: SCENES_KIND})
     """Run of `prepare` that holds the scenes."""
-    distill_run: str = upstream("distill")
+    distill_run: str = upstream_model("distill")
     """Run of `distill`, or a checkpoint file, from which each device's model starts."""
     devices: tuple[str, ...] = ()
     """Devices with a model of their own beside `unknown`; an empty list means every device of the training clips."""
@@ -62,6 +62,7 @@ class FinetuneConfig:
 def finetune(config: FinetuneConfig, run: StageRun) -> Result:
     """A nested run per device; a device whose run has finished is not trained again."""
     data = load_prepared(run, config.prepare_run, kind=SCENES_KIND)
+    student_of(run, config.distill_run, data)  # what is wrong with it is said before there is a run for a device
     devices = devices_to_tune(config, data)
     dir_p = probabilities_of(config, data)
     models = {

@@ -1,6 +1,5 @@
 """One device's fine-tuning, a nested run of `finetune`."""
 
-import shutil
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
@@ -10,11 +9,11 @@ import pandas as pd
 from adaptf.data.clip_set import ClipSet
 from adaptf.data.clips import TRAIN, UNKNOWN, VALIDATION
 from adaptf.evaluation.scores import macro_accuracy
-from adaptf.mlproject.config import AugmentConfig, OptimConfig, TrainerConfig, upstream
+from adaptf.mlproject.config import AugmentConfig, OptimConfig, TrainerConfig, upstream, upstream_model
 from adaptf.mlproject.dataset import DATA_KIND, SCENES_KIND, PreparedData, load_prepared
-from adaptf.mlproject.fitting import BEST, SCENES, checkpoint_of, fitted_result, tfsepnet_description, train_classifier
+from adaptf.mlproject.fitting import BEST, SCENES, fitted_result, student_of, train_classifier
 from adaptf.mlproject.validation_page import predict_validation, with_predictions, with_validation_tables
-from adaptf.models.checkpoint import load_classifier
+from adaptf.models.checkpoint import save_classifier
 from adaptf.tracking.runs import NONE, Result, StageRun
 
 START, KEPT = "start/accuracy", "kept/accuracy"
@@ -31,7 +30,7 @@ class FinetuneDeviceConfig:
     """A device that training leaves out and that judges the model, as if it were unknown."""
     prepare_run: str = upstream("prepare", **{DATA_KIND: SCENES_KIND})
     """Run of `prepare` that holds the scenes."""
-    distill_run: str = upstream("distill")
+    distill_run: str = upstream_model("distill")
     """Run of `distill`, or a checkpoint file, from which the model starts."""
     min_validation_clips: int = 5
     """With fewer validation clips of its own, the model is judged on those of all devices."""
@@ -49,8 +48,7 @@ class FinetuneDeviceConfig:
 def finetune_device(config: FinetuneDeviceConfig, run: StageRun) -> Result:
     """The best checkpoint on the device's validation clips, or the start where training does not improve on it."""
     data = load_prepared(run, config.prepare_run, kind=SCENES_KIND)
-    start_path = checkpoint_of(run, config.distill_run, data=data)
-    start = load_classifier(start_path, public_description=tfsepnet_description(data.classes))
+    start = student_of(run, config.distill_run, data)
     validation, judged_on = validation_clips(data, judge_of(config), config.min_validation_clips)
     before = predict_validation(start, data, config.trainer.accelerator, clips=validation)
     start_score = macro_accuracy(before)
@@ -58,7 +56,7 @@ def finetune_device(config: FinetuneDeviceConfig, run: StageRun) -> Result:
     if config.optim.max_epochs == 0:
         note = f"Device **{config.device}** keeps the starting model: 0 epochs, {start_score:.3f} on {judged_on}."
         scores = {START: start_score, KEPT: start_score}
-        kept = Result(scores, {BEST: copy_as_best(run, start_path)}, tags, note=note, summary=f"{run.name}: {note}")
+        kept = Result(scores, {BEST: start_as_best(config, run, data)}, tags, note=note, summary=f"{run.name}: {note}")
         return with_page(kept, run, data, before=before, after=before, helped=False)
     fitted = train_classifier(
         start,
@@ -86,7 +84,7 @@ def finetune_device(config: FinetuneDeviceConfig, run: StageRun) -> Result:
     result = replace(
         result,
         metrics={**result.metrics, START: start_score, KEPT: score if helped else start_score},
-        files=result.files if helped else {**result.files, BEST: copy_as_best(run, start_path)},
+        files=result.files if helped else {**result.files, BEST: start_as_best(config, run, data)},
         tags=tags,
         summary=f"{run.name}: {note}",
     )
@@ -125,8 +123,7 @@ def validation_clips(data: PreparedData, device: str | None, min_clips: int) -> 
     return every, f"{len(every)} validation clips of all devices (only {len(own)} are of {device})"
 
 
-def copy_as_best(run: StageRun, checkpoint: Path) -> Path:
-    """The starting model under the name that the next stage asks for."""
-    copy = run.folder / "start" / "best.ckpt"
-    copy.parent.mkdir(exist_ok=True)
-    return Path(shutil.copyfile(checkpoint, copy))
+def start_as_best(config: FinetuneDeviceConfig, run: StageRun, data: PreparedData) -> Path:
+    """The starting model under the name that the next stage asks for, without what a user's file holds beside it."""
+    start = student_of(run, config.distill_run, data)  # anew: that which was trained has other weights now
+    return save_classifier(start, run.folder / "start" / "best.ckpt", epoch=0)

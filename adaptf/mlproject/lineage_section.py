@@ -2,15 +2,14 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 from adaptf.evaluation.report import Cell, Row, Section, Table
 from adaptf.mlproject.distill import teacher_name
-from adaptf.tracking.lineage import Node, flat, node_of
+from adaptf.tracking.checkpoint_files import labels_of
+from adaptf.tracking.lineage import FILE, Node, file_node, flat, node_of
 
 EXPLAINED = "Every run that these figures came from, each once: first a setting's, then those that it took from."
 CAPTION = "Id: of the MLflow run. Code: Git commit, where the run began in a checkout. Data: begin of the digest of its data."
-FILE = "a file"
 LINKED = " Links open MLflow's pages where this page is opened by itself; MLflow's viewer of artifacts follows none."
 
 
@@ -43,9 +42,12 @@ def origins_of(run_ids: Mapping[str, Sequence[str]]) -> Origins:
 
 
 def node_or_file(value: str, known: dict[str, Node]) -> Node:
-    """A checkpoint file came from no run that is known here."""
-    path = Path(value)
-    return Node(value, name=path.name, remark=FILE) if path.is_file() else node_of(value, None, known)
+    """Checkpoint files came from no run that is known here."""
+    labels = labels_of(value)
+    if not labels:
+        return node_of(value, None, known)
+    files = tuple(map(file_node, labels.values()))
+    return files[0] if len(files) == 1 else Node(value, name=f"files of {len(files)} devices", stage=FILE, upstream=files)
 
 
 def lineage_section(origins: Origins, tracking_uri: str) -> Section:
@@ -62,7 +64,7 @@ def row_of(node: Node, setting: str, server: str) -> Row:
     name, value = node.scores[0] if len(node.scores) == 1 else ("", 0.0)
     cells = (
         Cell(setting, words=True),
-        Cell("" if node.remark == FILE else node.run_id, code=True, words=True, link=link),
+        Cell("" if node.stage == FILE else node.run_id, code=True, words=True, link=link),
         Cell(node.remark or (f"{name} {value:.4g}" if name else ""), words=True),
         Cell(node.commit[:7], code=True, words=True),
         Cell(node.data_digest[:8], code=True, words=True),

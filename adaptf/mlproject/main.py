@@ -1,13 +1,13 @@
 """Stage `main`: all stages in their order, each a nested run; what has finished with the same settings is not run again."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, is_dataclass, replace
 from typing import Any, ClassVar
 
 import mlflow
 
 from adaptf.errors import UserError
-from adaptf.mlproject.config import SHARED_SECTIONS, DataConfig, MelConfig, ModelConfig, TrainerConfig
+from adaptf.mlproject.config import SHARED_SECTIONS, DataConfig, MelConfig, ModelConfig, TrainerConfig, upstream_fields
 from adaptf.mlproject.dataset import SCENES_KIND, load_prepared
 from adaptf.mlproject.distill import DistillConfig, distill
 from adaptf.mlproject.evaluate import MEANINGS, SETTINGS, EvaluateConfig, evaluate, origin_of_teachers
@@ -25,7 +25,7 @@ from adaptf.mlproject.stage import Inputs, Stage, execute, run_stage
 from adaptf.mlproject.teacher import TeacherConfig, TeacherKind, beats_digest, teacher
 from adaptf.mlproject.train import TrainConfig, train
 from adaptf.tracking import runs
-from adaptf.tracking.runs import NONE, Result, StageRun
+from adaptf.tracking.runs import LATEST, NONE, Result, StageRun
 
 DONE = "adaptf.run."
 """Begin of a tag per step, which holds its run."""
@@ -209,11 +209,28 @@ def check(config: MainConfig) -> str:
             "repeat and seeds don't go together: the seeds share pre-training and teachers, which repeat makes anew"
         )
     check_reason(config.promote)
+    check_wiring(config)
     digests = [data_digest(PrepareConfig(config.data))]
     if config.audioset.root != NONE:
         digests.append(data_digest(PrepareConfig(replace(config.data, root=config.audioset.root))))
     digests += [beats_digest(replace(config.teacher, kind=kind)) for kind in config.teacher_kinds]
     return runs.digest(*digests)
+
+
+def check_wiring(config: MainConfig) -> None:
+    """Raises UserError for a run or file that a section names: it would be left aside, in silence."""
+    sections = {one.name: getattr(config, one.name) for one in fields(config) if is_dataclass(getattr(config, one.name))}
+    given = {
+        f"{name}.{one.name}": getattr(section, one.name)
+        for name, section in sections.items()
+        for one in upstream_fields(section)
+    }
+    if named := [name for name, value in given.items() if value != LATEST]:
+        stage = named[0].partition(".")[0]
+        raise UserError(
+            f"main gives every stage the runs of those before it: leave out {', '.join(named)}, or run the stages one by one, "
+            f"beginning with mlflow run . -e {stage} --env-manager local"
+        )
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ import mlflow
 
 from adaptf.errors import UserError
 from adaptf.mlproject import gates, production_comparison
-from adaptf.mlproject.config import upstream
+from adaptf.mlproject.config import upstream_optional
 from adaptf.mlproject.register import VERSIONS
 from adaptf.mlproject.stage import run_stage
 from adaptf.tracking import production, registry, runs
@@ -37,7 +37,7 @@ class PromoteConfig:
     """A device, `router`, or `all`: every model of the `register` run and the router."""
     version: str = REGISTERED
     """Version number; `registered`: the one that the `register` run made."""
-    register_run: str = upstream("register")
+    register_run: str = upstream_optional("register")
     """Run of `register`."""
     tolerable_loss: float = 0.01
     """Gate: highest relative loss of accuracy by quantization."""

@@ -26,13 +26,11 @@ from adaptf.evaluation.bootstrap import paired_bootstrap
 from adaptf.evaluation.predict import predict_logits
 from adaptf.evaluation.scores import TEXT_COLUMNS, macro_accuracy
 from adaptf.evaluation.tables import as_markdown
-from adaptf.mlproject.config import upstream
+from adaptf.mlproject.config import upstream, upstream_model
 from adaptf.mlproject.dataset import DATA_KIND, SCENES_KIND, PreparedData, load_prepared
-from adaptf.mlproject.finetune import MODELS
-from adaptf.mlproject.fitting import checkpoint_of, tfsepnet_description
+from adaptf.mlproject.device_models import check_clips_of, device_models
 from adaptf.mlproject.stage import run_stage
 from adaptf.mlproject.validation_page import FINETUNED, QUANTIZED, by_own_models, predictions_from, with_validation_tables
-from adaptf.models.checkpoint import load_classifier
 from adaptf.models.classifier import Classifier
 from adaptf.tracking.runs import Result, StageRun
 
@@ -52,8 +50,9 @@ class QuantizeConfig:
 
     prepare_run: str = upstream("prepare", **{DATA_KIND: SCENES_KIND})
     """Run of `prepare` that holds the scenes."""
-    finetune_run: str = upstream("finetune")
-    """Run of `finetune` that holds the devices' models."""
+    finetune_run: str = upstream_model("finetune", files="per device")
+    """Run of `finetune` that holds the devices' models; or checkpoint files: a folder of <device>.ckpt, a mapping such as
+    '{a: a.ckpt, unknown: u.ckpt}', or one file for all devices."""
     calibration_clips: int = 256
     """Training clips of the device, spread over the scenes, from which the ranges of activations are taken; for `unknown`
     spread over the devices too."""
@@ -135,15 +134,14 @@ class Quantized:
 def quantize(config: QuantizeConfig, run: StageRun) -> Result:
     """Raises UserError with the figures where a model may not go on, unless `refuse` is off."""
     data = load_prepared(run, config.prepare_run, kind=SCENES_KIND)
-    models: dict[str, str] = json.loads(run.download(config.finetune_run, MODELS).read_text())
+    models = device_models(run, config.finetune_run, data)
+    check_clips_of(models, data)
     folder, predictions = run.folder / INT8, run.folder / VALIDATION_PREDICTIONS
     for one in (folder, predictions):
         one.mkdir(exist_ok=True)
     found = []
     with fresh_process() as fresh:
-        for device, run_id in models.items():
-            public = tfsepnet_description(data.classes)
-            classifier = load_classifier(checkpoint_of(run, run_id, data=data), public_description=public)
+        for device, classifier in models.items():
             found.append(quantize_device(config, data, device, classifier, folder / f"{device}.pt2", fresh))
             found[-1].predictions.to_csv(predictions / f"{device}.csv", index=False, float_format="%.9g")
             print(f"{run.name} {device}: {summary_of(found[-1])}", flush=True)

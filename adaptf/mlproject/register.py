@@ -16,7 +16,7 @@ from adaptf.mlproject.evaluate import QUANTIZED
 from adaptf.mlproject.prediction_files import read_predictions
 from adaptf.mlproject.quantize import DESCRIPTION, INT8, read_report
 from adaptf.mlproject.stage import run_stage
-from adaptf.mlproject.version_page import commit, data_digest, device_page, router_page
+from adaptf.mlproject.version_page import commit, data_digest, device_page, files_behind, router_page
 from adaptf.tracking import registry, runs
 from adaptf.tracking.bundle import write_bundle
 from adaptf.tracking.lineage import Node, flat, tree
@@ -26,6 +26,8 @@ VERSIONS = "versions.json"
 """Artifact: registered model -> version."""
 DEVICE_TAG, QUANTIZE_TAG, EVALUATE_TAG = "adaptf.device", "adaptf.quantize_run", "adaptf.evaluate_run"
 COMMIT_TAG = "adaptf.git_commit"
+FILES_TAG = "adaptf.from_files"
+"""Checkpoint files of the user's that a version came from."""
 FIGURES = (
     "float accuracy", "INT8 accuracy", "relative loss", "relative loss at least", "logit error", "INT8 convolutions",
     "parameters", "macs", "model_bytes", "served macs", "served bytes",
@@ -68,7 +70,8 @@ def register(config: RegisterConfig, run: StageRun) -> Result:
         device, name = path.stem, registry.device_model_name(path.stem)
         came = runs_behind(config.quantize_run, evaluated, device)
         text = device_page(device, report, predictions, evaluated, came)
-        add(name, {UNKNOWN: (path, name)}, {DEVICE_TAG: device} | scores_of(report, device), text, came)
+        tags = {DEVICE_TAG: device, FILES_TAG: files_behind(came)} | scores_of(report, device)
+        add(name, {UNKNOWN: (path, name)}, tags, text, came)
         models[device] = (path, f"{name}/{versions[name]}")
     came = runs_behind(config.quantize_run, evaluated, None)
     held = {device: version for device, (_, version) in models.items()}

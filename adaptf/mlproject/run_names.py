@@ -1,5 +1,6 @@
 """Names of runs in the run list: the stage, and the settings that tell it from others, as in `distill T=2 w=0.02`."""
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ from mlflow.exceptions import MlflowException
 from adaptf.mlproject.command_line import settings
 from adaptf.mlproject.seeds import SEEDS_SUFFIX
 from adaptf.tracking import runs
+from adaptf.tracking.checkpoint_files import local
 
 SETTINGS = {"T": "loss.temperature", "w": "loss.weight", "DIR": "augment.dir_p", "lr": "optim.lr"}
 """Short name -> field."""
@@ -69,11 +71,11 @@ def network_of(config: Any) -> str:
 
 
 def short(value: str) -> str:
-    """A version without `models:/`, the name of a file, that of a run, or the first characters of what is none of these."""
+    """A version without `models:/`, the name of a file, a folder or a run, or the first characters of what is none of these."""
     if value.startswith("models:/"):
         return value.removeprefix("models:/")
-    if Path(value).is_file():
-        return Path(value).stem
+    if os.path.exists(local(value)):
+        return local(value).stem
     try:
         return runs.name_of(value)
     except MlflowException:

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import mlflow
@@ -13,6 +12,7 @@ from adaptf.evaluation.intervals import mean_interval
 from adaptf.evaluation.tables import as_markdown
 from adaptf.mlproject.config import upstream_fields
 from adaptf.tracking import runs
+from adaptf.tracking.checkpoint_files import files_of
 from adaptf.tracking.runs import Result, StageRun, UpstreamError
 
 SEEDS_SUFFIX = "_seeds"
@@ -28,7 +28,7 @@ def with_seed(config: Any, seed: int) -> Any:
 
 def of_seed(value: str, seed: int) -> str:
     """The run with this seed, where the value is the id of a run over seeds; else the value. Of several ids, each."""
-    if value in (runs.LATEST, runs.NONE) or Path(value).is_file():
+    if value in (runs.LATEST, runs.NONE) or files_of(value):
         return value
     if "," in value:
         return ",".join(of_seed(run_id, seed) for run_id in value.split(","))

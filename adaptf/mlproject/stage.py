@@ -10,7 +10,6 @@ import traceback
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from functools import partial
-from pathlib import Path
 from typing import Any, TypeVar
 
 import lightning as L
@@ -23,9 +22,11 @@ from adaptf.data.shared_objects import SharedObjects
 from adaptf.errors import UserError
 from adaptf.mlproject.command_line import command_arguments, parse, settings
 from adaptf.mlproject.config import content_folders, upstream_fields
+from adaptf.mlproject.given_files import given_files
 from adaptf.mlproject.run_names import describe
 from adaptf.mlproject.seeds import SEEDS_SUFFIX, Study, over_seeds
 from adaptf.tracking import runs
+from adaptf.tracking.checkpoint_files import digests_of
 from adaptf.tracking.runs import LATEST, NONE, Result, StageRun, StopTraining, Watch
 
 Config = TypeVar("Config")
@@ -112,25 +113,37 @@ def wait_for_all_processes() -> None:
 
 
 def resolve_upstream(config: Config) -> Config:
-    """Replaces `latest` in the fields that name other stages' runs by run ids, and checks ids that were given."""
-    changes: dict[str, Any] = {}
-    for field in upstream_fields(config):
-        value, stage, several = getattr(config, field.name), field.metadata["stage"], "several" in field.metadata
-        if value == LATEST and "each" in field.metadata:
-            changes[field.name] = ",".join(runs.latest_of_each(stage, field.metadata["each"]))
-        elif value == LATEST and several and not runs.any_finished(stage):
-            print(f"{field.name}: no run of '{stage}' has finished, it is left out", flush=True)
-            changes[field.name] = NONE
-        elif value == LATEST:
-            changes[field.name] = runs.latest(stage, field.metadata["tags"])
-        elif value != NONE and not Path(value).is_file():
-            also_seeds = several or bool(getattr(config, "seeds", None))
-            stages = [stage, stage + SEEDS_SUFFIX] if also_seeds else [stage]
-            run_ids = value.split(",") if several or "each" in field.metadata else [value]
-            found = [runs.finished_run(run_id, *stages) for run_id in run_ids]
-            if several:
-                changes[field.name] = ",".join(run_id for run in found for run_id in runs.with_all_seeds(run))
+    """Replaces `latest` in the fields that name other stages' runs by run ids, and checks ids and files that were given."""
+    changes = {field.name: resolved(config, field) for field in upstream_fields(config)}
     return dataclasses.replace(config, **changes)  # type: ignore[type-var]
+
+
+def resolved(config: Any, field: dataclasses.Field[Any]) -> str:
+    """The value of a field as run ids, as checkpoint files from the root on, or `none`."""
+    value, stage = str(getattr(config, field.name)), field.metadata["stage"]
+    if value == LATEST:
+        return newest(field)
+    if value == NONE and field.metadata.get("optional"):
+        return NONE
+    if files := given_files(field.name, value, stage=stage, takes=field.metadata.get("files", "none")):
+        return files
+    several = "several" in field.metadata
+    also_seeds = several or bool(getattr(config, "seeds", None))
+    stages = [stage, stage + SEEDS_SUFFIX] if also_seeds else [stage]
+    run_ids = value.split(",") if several or "each" in field.metadata else [value]
+    found = [runs.finished_run(run_id, *stages) for run_id in run_ids]
+    return ",".join(run_id for run in found for run_id in runs.with_all_seeds(run)) if several else value
+
+
+def newest(field: dataclasses.Field[Any]) -> str:
+    """What `latest` means."""
+    stage = field.metadata["stage"]
+    if "each" in field.metadata:
+        return ",".join(runs.latest_of_each(stage, field.metadata["each"]))
+    if "several" in field.metadata and not runs.any_finished(stage):
+        print(f"{field.name}: no run of '{stage}' has finished, it is left out", flush=True)
+        return NONE
+    return runs.latest(stage, field.metadata["tags"])
 
 
 def fingerprint_of(stage: str, config: Any, inputs: str) -> str:
@@ -143,11 +156,11 @@ def fingerprint_of(stage: str, config: Any, inputs: str) -> str:
 
 
 def upstream_fingerprint(value: str) -> str:
-    """Of a list of run ids, `none`, or a checkpoint file."""
+    """Of a list of run ids, `none`, or the content of checkpoint files."""
     if value == NONE:
         return NONE
-    if Path(value).is_file():
-        return sha256_of(Path(value))
+    if digests := digests_of(value):
+        return json.dumps(digests)
     return ",".join(runs.fingerprint_of(mlflow.get_run(run_id)) for run_id in value.split(","))
 
 
@@ -172,9 +185,11 @@ def start_or_join(stage: str, fingerprint: str, name: str) -> AbstractContextMan
 def log_configuration(config: Any) -> None:
     """The whole configuration as config.yaml and as those parameters that the run does not have yet; upstream runs as tags.
 
-    `mlflow run` has logged what its command line said, such as `latest`: the tags say which runs that was.
+    `mlflow run` has logged what its command line said, such as `latest`: the tags say which runs or files that was.
     """
-    mlflow.set_tags({f"{runs.UPSTREAM}{field.name}": getattr(config, field.name) for field in upstream_fields(config)})
+    taken = {field.name: getattr(config, field.name) for field in upstream_fields(config)}
+    mlflow.set_tags({f"{runs.UPSTREAM}{name}": value for name, value in taken.items()})
+    mlflow.set_tags({tag: label for name, value in taken.items() for tag, label in runs.file_tags(name, value).items()})
     values = dataclasses.asdict(config)
     mlflow.log_text(yaml.safe_dump(plain(values), sort_keys=False), "config.yaml")
     active = mlflow.active_run()

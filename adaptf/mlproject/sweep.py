@@ -46,6 +46,7 @@ from adaptf.mlproject.sweep_study import (
 from adaptf.mlproject.sweep_trial import ACCURACY, WORST, SurplusTrial, TrialBusy, TrialFailed, Trials
 from adaptf.mlproject.train import TrainConfig, train
 from adaptf.tracking import runs
+from adaptf.tracking.checkpoint_files import from_root
 from adaptf.tracking.runs import LATEST, Result, StageRun
 
 STAGES: dict[str, Stage] = {"distill": distill, "train": train, "finetune": finetune}
@@ -129,7 +130,7 @@ def stage_settings(config: SweepConfig) -> Any:
     """Of the stage that is swept, with the upstream runs that were given to the sweep."""
     settings = getattr(config, config.stage)
     given = {field.name: getattr(config, field.name) for field in upstream_fields(settings)}
-    return replace(settings, **{name: value for name, value in given.items() if value != LATEST})
+    return replace(settings, **{name: from_root(value) for name, value in given.items() if value != LATEST})
 
 
 def search_of(config: SweepConfig) -> SearchConfig:

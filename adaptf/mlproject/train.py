@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from adaptf.data.clips import TRAIN, VALIDATION
-from adaptf.mlproject.config import AugmentConfig, MelConfig, ModelConfig, OptimConfig, TrainerConfig, upstream
+from adaptf.mlproject.config import AugmentConfig, MelConfig, ModelConfig, OptimConfig, TrainerConfig, upstream, upstream_model
 from adaptf.mlproject.dataset import DATA_KIND, SCENES_KIND, load_prepared
 from adaptf.mlproject.fitting import (
     SCENES,
@@ -25,7 +25,7 @@ class TrainConfig:
 
     prepare_run: str = upstream("prepare", **{DATA_KIND: SCENES_KIND})
     """Run of `prepare` that holds the scenes."""
-    pretrain_run: str = upstream("pretrain")
+    pretrain_run: str = upstream_model("pretrain", optional=True)
     """Run of `pretrain`, a checkpoint file, or `none` to start from scratch."""
     load_classifier: bool = False
     """Takes the classifier from there too, which needs the same classes; else it starts afresh."""

@@ -10,7 +10,7 @@ from adaptf.compression.complexity import MAX_BYTES, MAX_MACS
 from adaptf.data.clips import UNKNOWN
 from adaptf.evaluation.scores import accuracy_per_scene
 from adaptf.evaluation.tables import MEAN, as_markdown
-from adaptf.tracking.lineage import Node
+from adaptf.tracking.lineage import FILE, Node
 
 NOT_SCORED = "It was not scored on test clips: no finished run of `evaluate` did so before it was registered."
 COSTS = {
@@ -94,10 +94,20 @@ def budget(row: pd.Series) -> str:
 
 
 def runs_list(came: Sequence[Node]) -> str:
-    """Markdown: a link to each run, as the pages of MLflow's UI find them, with the code and data of the first."""
-    lines = [f"- [{node.name}](#/experiments/{node.experiment_id}/runs/{node.run_id})" for node in came if node.name]
+    """Markdown: a link to each run, as the pages of MLflow's UI find them, files by name, code and data of the first run."""
+    lines = [f"- {link_to(node)}" for node in came if node.name]
     made = [f"Data digest: {data_digest(came) or 'not known'}.", f"Git commit: {commit(came) or 'not known'}."]
     return "\n".join(["Runs that it came from, and that scored it:", "", *lines, "", *made])
+
+
+def link_to(node: Node) -> str:
+    """Markdown: to a run; of a file its name."""
+    return f"[{node.name}](#/experiments/{node.experiment_id}/runs/{node.run_id})" if node.stage != FILE else node.name
+
+
+def files_behind(came: Sequence[Node]) -> str:
+    """The checkpoint files of the user's that a version came from, as text; empty where runs made all of it."""
+    return "; ".join(node.name for node in came if node.stage == FILE)
 
 
 def data_digest(came: Sequence[Node]) -> str:

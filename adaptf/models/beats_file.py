@@ -1,17 +1,13 @@
 """The file of a BEATs checkpoint: read without running any code in it, and checked."""
 
 import os
-import pickle
-import re
-import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from adaptf.errors import UserError
 from adaptf.models.beats import BeatsEncoder
+from adaptf.models.torch_file import UnreadableFile, brief, read_torch_file
 
 PRETRAINED_FILE = "BEATs_iter3_plus_AS2M.pt"
 FINETUNED_FILE = "BEATs_iter3_plus_AS2M_finetuned_on_AS2M_cpt2.pt"
@@ -22,8 +18,6 @@ WHERE_FROM = (
 )
 PREDICTOR, QUANTIZER = "predictor.", "quantize."
 """What the names of weights begin with that only a fine-tuned model, or only a tokenizer, has."""
-ZIP_MAGIC, PICKLE_MAGIC = b"PK\x03\x04", b"\x80"
-"""What a file of torch.save begins with, since PyTorch 1.6 and before."""
 BAD_CONTENT = (ArithmeticError, AssertionError, AttributeError, RuntimeError, TypeError, ValueError)
 """What speechbrain and PyTorch raise over settings that describe no network, or weights of another one."""
 
@@ -49,45 +43,20 @@ def load_beats(path: str | os.PathLike[str], *, finetuned: bool | None = None) -
     try:
         encoder = BeatsEncoder(cfg)
     except BAD_CONTENT as error:
-        raise BeatsFileError(path, f"its cfg describes no BEATs network ({_brief(error)})") from error
+        raise BeatsFileError(path, f"its cfg describes no BEATs network ({brief(error)})") from error
     try:
         encoder.load_state_dict(weights)
     except BAD_CONTENT as error:
-        raise BeatsFileError(path, f"its weights do not fit the network of its cfg ({_brief(error)})") from error
+        raise BeatsFileError(path, f"its weights do not fit the network of its cfg ({brief(error)})") from error
     return encoder
 
 
 def _read(path: Path) -> Any:
     """What torch.save wrote, tensors and plain values only."""
-    if not path.is_file():
-        raise BeatsFileError(path, "it is a folder" if path.is_dir() else "there is no such file")
-    with path.open("rb") as file:
-        start = file.read(8)
-    if not start.startswith((ZIP_MAGIC, PICKLE_MAGIC)):
-        raise BeatsFileError(path, f"it was not written by torch.save (it begins with {start!r})")
     try:
-        if start.startswith(ZIP_MAGIC):
-            _compare_checksums(path)
-        return torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        # PyTorch's own message, which would follow in a chain, advises to read the file without the check.
-        raise BeatsFileError(path, _refusal(str(error))) from None
-    except Exception as error:  # damaged bytes can break the reader anywhere
-        raise BeatsFileError(path, f"it is cut off or damaged ({_brief(error)})") from error
-
-
-def _compare_checksums(path: Path) -> None:
-    """PyTorch's reader takes changed bytes for weights; the file's own checksums tell."""
-    with zipfile.ZipFile(path) as archive:
-        damaged = archive.testzip()
-    if damaged is not None:
-        raise zipfile.BadZipFile(f"bad checksum of {damaged}")
-
-
-def _refusal(message: str) -> str:
-    named = re.search(r"GLOBAL (\S+)", message)
-    what = f"names code ({named[1]})" if named else "holds more than tensors and plain values, or is damaged"
-    return f"PyTorch refuses to read it, because it {what}, and reading it could run code; nothing in it was run"
+        return read_torch_file(path)
+    except UnreadableFile as error:
+        raise BeatsFileError(path, str(error)) from error.__cause__
 
 
 def _cfg_and_weights(path: Path, checkpoint: Any) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -117,8 +86,3 @@ def _check_kind(path: Path, cfg: Mapping[str, Any], weights: Mapping[str, Any], 
 
 def _any_begins(weights: Mapping[str, Any], start: str) -> bool:
     return any(str(name).startswith(start) for name in weights)
-
-
-def _brief(error: Exception, limit: int = 300) -> str:
-    text = " ".join(str(error).split())
-    return f"{type(error).__name__}: {text[:limit]}{'...' if len(text) > limit else ''}"

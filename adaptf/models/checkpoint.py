@@ -1,19 +1,24 @@
 """Checkpoints on disk: a model's description and weights, and whatever a trainer keeps beside them."""
 
 import io
-import pickle
-from dataclasses import dataclass
+import json
+import shlex
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from adaptf.data.files import write_atomically
 from adaptf.errors import UserError
 from adaptf.models.classifier import TFSEPNET, Classifier, ModelDescription, build_classifier
-from adaptf.models.public_checkpoint import from_public, is_public
+from adaptf.models.public_checkpoint import CLASSES, from_public, is_public
+from adaptf.models.torch_file import NamesCode, UnreadableFile, brief, check_there, compare_checksums, read_torch_file
 
+ARRAYS = ".npz"
+"""Ending of an archive of tensors, which numpy.savez writes."""
 DESCRIPTION = "adaptf_model"
 NETWORK_PREFIX = "classifier.network."
 """Where a training task keeps the network among its own tensors."""
@@ -38,17 +43,43 @@ class Loaded:
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:
-    """The content of a checkpoint file, without running any code that it may hold."""
+    """The content of a checkpoint file, or of an .npz archive of tensors, without running any code that it may name.
+
+    Its 'state_dict' holds tensors by name; what a trainer keeps beside them may be left out.
+    """
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except FileNotFoundError:
-        raise CheckpointError(f"checkpoint {path} does not exist") from None
-    except (RuntimeError, OSError, EOFError, pickle.UnpicklingError, ValueError) as error:
-        first_line = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise CheckpointError(f"{path} is no checkpoint that loads without running code: {first_line}") from error
+        content = {"state_dict": _read_arrays(path)} if path.suffix == ARRAYS else read_torch_file(path, stand_ins=True)
+    except NamesCode as error:
+        raise CheckpointError(f"checkpoint {path}: {error}. {_way_out(path)}") from None
+    except UnreadableFile as error:
+        raise CheckpointError(f"checkpoint {path}: {error}") from error.__cause__
     if not isinstance(content, dict) or "state_dict" not in content:
         raise CheckpointError(f"{path} is no checkpoint of a trainer: it has no 'state_dict'")
+    state = content["state_dict"]
+    if not isinstance(state, dict) or not all(isinstance(tensor, Tensor) for tensor in state.values()):
+        raise CheckpointError(f"{path} is no checkpoint of a trainer: its 'state_dict' should hold tensors by name")
     return content
+
+
+def _read_arrays(path: Path) -> dict[str, Tensor]:
+    """Of an archive that numpy.savez wrote."""
+    check_there(path)
+    compare_checksums(path)
+    try:
+        with np.load(path, allow_pickle=False) as arrays:
+            return {name: torch.from_numpy(arrays[name]) for name in arrays.files}
+    except (OSError, TypeError, ValueError) as error:
+        raise UnreadableFile(f"it is no archive of arrays ({brief(error)})") from error
+
+
+def _way_out(path: Path) -> str:
+    """A command for the user, which leaves tensors alone."""
+    given, left = (json.dumps(str(one), ensure_ascii=False) for one in (path, path.with_suffix(".tensors.ckpt")))
+    code = (
+        f'import torch; content = torch.load({given}, map_location="cpu", weights_only=False); '
+        f'torch.save({{"state_dict": content["state_dict"]}}, {left})'
+    )
+    return f"Where you trust it and may run what is in it, take its tensors out of it: python -c {shlex.quote(code)}"
 
 
 def save_weights(trained: Path, path: Path) -> Path:
@@ -81,13 +112,23 @@ def load_classifier(path: Path, *, public_description: ModelDescription | None =
     A checkpoint of the public reference trainer does not say what it is: `public_description` does.
     """
     description, weights = _read_network(path, public_description)
-    with torch.random.fork_rng(devices=[]):  # the fresh weights are overwritten: nobody's later draws should change by them
-        classifier = build_classifier(description)
     try:
-        classifier.network.load_state_dict(weights)
-    except RuntimeError as error:
-        raise CheckpointError(f"{path} holds other weights than those of {description}: {error}") from error
+        with torch.random.fork_rng(devices=[]):  # the fresh weights are overwritten: nobody's later draws should change
+            classifier = build_classifier(description)
+    except (KeyError, TypeError, ValueError) as error:
+        raise CheckpointError(f"{path} describes no model that is known here ({brief(error)})") from error
+    ours = classifier.network.state_dict()
+    _check_shapes(weights, ours, path)
+    if wrong := sorted(weights.keys() ^ ours.keys()):
+        raise CheckpointError(f"{path} does not fit a network of {_size(description)}: {', '.join(wrong[:5])}")
+    classifier.network.load_state_dict(weights)
     return classifier.eval()
+
+
+def _size(description: ModelDescription) -> str:
+    """In words."""
+    settings = ", ".join(f"{name} {value}" for name, value in description.network.items() if isinstance(value, int))
+    return ", ".join(filter(None, [f"{description.kind} for {len(description.classes)} classes", settings]))
 
 
 def load_network_weights(network: nn.Module, path: Path) -> int:
@@ -101,9 +142,11 @@ def initialise_from(classifier: Classifier, path: Path, *, skip: str) -> Loaded:
     """Loads a checkpoint's weights except those whose name begins with `skip`, such as a classifier of other classes.
 
     An empty `skip` leaves out nothing; the classes have to be the same then. Raises CheckpointError naming both values where
-    bands, width, depth or another setting differ.
+    bands, width, depth or another setting differ. A checkpoint of the public trainer tells shapes alone; its classes are the
+    challenge's.
     """
-    description, weights = _read_network(path, classifier.description)
+    as_public = classifier.description if skip else replace(classifier.description, classes=CLASSES)
+    description, weights = _read_network(path, as_public)
     mine, theirs = classifier.description, description
     settings: list[tuple[str, Any, Any]] = [("kind", mine.kind, theirs.kind)]
     for ours, other in ((mine.features, theirs.features), (mine.network, theirs.network)):
@@ -130,8 +173,8 @@ def _check_shapes(theirs: dict[str, Tensor], ours: dict[str, Tensor], path: Path
     if wrong:
         here, there = tuple(ours[wrong[0]].shape), tuple(theirs[wrong[0]].shape)
         raise CheckpointError(
-            f"{path} can't initialise this model: {wrong[0]} is {here} here and {there} there, {len(wrong) - 1} more differ "
-            "(another width or other classes)"
+            f"{path} does not fit this model: {wrong[0]} is {here} here and {there} there, {len(wrong) - 1} more differ "
+            "(another width, another depth or other classes)"
         )
 
 
@@ -150,7 +193,10 @@ def _read_network(path: Path, public_description: ModelDescription | None) -> tu
     if DESCRIPTION not in content:
         raise CheckpointError(f"{path} is neither a checkpoint of adaptf nor of easy_dcase_task1")
     stored = content[DESCRIPTION]
-    description = ModelDescription(**(stored | {"classes": tuple(stored["classes"])}))
+    try:
+        description = ModelDescription(**(stored | {"classes": tuple(stored["classes"])}))
+    except (KeyError, TypeError) as error:
+        raise CheckpointError(f"{path} does not say which model it is ({brief(error)})") from error
     return description, _network_weights(state)
 
 

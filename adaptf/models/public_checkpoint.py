@@ -4,6 +4,10 @@ import re
 
 from torch import Tensor
 
+from adaptf.data.clips import TAU_SCENES
+
+CLASSES = TAU_SCENES
+"""In the order of the logits. The trainer sorts the scenes' names; its checkpoints hold neither names nor mel bands."""
 PREFIX = "backbone."
 RENAMES = (
     (r"^conv_layers\.", "stem."),

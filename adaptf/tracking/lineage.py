@@ -29,12 +29,14 @@ SCORES = {
 }
 """By stage: begin of the metrics that tell how good its model is."""
 MOST_SCORES = 8
+FILE = "file"
+"""In place of a stage: it is a checkpoint file of the user's."""
 VERSION_URI = re.compile(r"models:/(?P<name>[^/@]+)(@(?P<alias>[^/@]+)|/(?P<version>[^/@]+))")
 
 
 @dataclass(frozen=True)
 class Node:
-    """A run, with those that it took from."""
+    """A run, or a checkpoint file, with those that it took from."""
 
     run_id: str
     name: str = ""
@@ -104,11 +106,29 @@ def node_of(run_id: str, device: str | None, known: dict[str, Node]) -> Node:
         try:
             run = mlflow.get_run(run_id)
         except MlflowException:
-            known[run_id] = Node(run_id, remark="missing: it was deleted, or is a file")
+            known[run_id] = Node(run_id, remark="missing: it was deleted" if run_id.isalnum() else "a file")
         else:
             taken = tuple(node_of(taken, device, known) for taken in upstream_ids(run, device))
-            known[run_id] = replace(described(run, device), upstream=taken)
+            known[run_id] = replace(described(run, device), upstream=(*files_read(run, device), *taken))
     return known[run_id]
+
+
+def files_read(run: Run, device: str | None) -> tuple[Node, ...]:
+    """The checkpoint files that a run took from: where there is one for each device, that of one device, or all."""
+    fields: dict[str, dict[str, str]] = {}
+    if run.data.tags.get(runs.STAGE, "") in LEAVES:
+        return ()
+    for tag, label in sorted(run.data.tags.items()):
+        if tag.startswith(runs.FILE):
+            field, _, of = tag.removeprefix(runs.FILE).partition("/")
+            fields.setdefault(field, {})[of] = label
+    chosen = [files if device not in files else {device: files[device]} for files in fields.values()]
+    return tuple(file_node(label) for files in chosen for label in files.values())
+
+
+def file_node(label: str) -> Node:
+    """A checkpoint file, which nothing is known to come from."""
+    return Node(label, name=label, stage=FILE)
 
 
 def described(run: Run, device: str | None) -> Node:
@@ -138,7 +158,9 @@ def upstream_ids(run: Run, device: str | None) -> list[str]:
         return []
     if children := child_ids(run, CHILDREN.get(stage), device):
         return children  # they took from what their parent took from
-    fields = {tag: value for tag, value in run.data.tags.items() if tag.startswith(UPSTREAM)}
+    tags = run.data.tags
+    files = {tag.removeprefix(runs.FILE).partition("/")[0] for tag in tags if tag.startswith(runs.FILE)}
+    fields = {tag: value for tag, value in tags.items() if tag.startswith(UPSTREAM) and tag.removeprefix(UPSTREAM) not in files}
     ordered = sorted(fields, key=lambda tag: (tag == f"{UPSTREAM}prepare_run", tag))
     return list(dict.fromkeys(one for tag in ordered for one in fields[tag].split(",") if one not in ("", NONE)))
 
@@ -182,7 +204,7 @@ def line(node: Node) -> str:
     """Name, stage, id, scores, code and data of a run."""
     if not node.name:
         return f"{node.run_id} ({node.remark})"
-    parts = [name_and_stage(node), node.run_id]
+    parts = [name_and_stage(node), *([] if node.stage == FILE else [node.run_id])]
     shown = [f"{name} {value:.4g}" for name, value in node.scores[:MOST_SCORES]]
     parts += [", ".join(shown)] if shown else []
     parts += [f"git {node.commit[:7]}"] if node.commit else []

@@ -22,11 +22,14 @@ from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID, MLFLOW_RUN_NAME, MLFL
 
 from adaptf.data.shared_objects import SharedObjects
 from adaptf.errors import UserError
+from adaptf.tracking.checkpoint_files import files_of, labels_of
 from adaptf.tracking.notes import LONGEST_NOTE, for_page
 
 STAGE, FINGERPRINT = "adaptf.stage", "adaptf.fingerprint"
 UPSTREAM = "adaptf.upstream."
 """Begin of a tag per run that a stage took from, whatever the command line said (`latest`)."""
+FILE = "adaptf.file."
+"""Begin of a tag per checkpoint file that a stage took from in the place of a run: its name and digest."""
 SEED = "adaptf.seed."
 """Begin of a tag per seed, which holds the run with that seed, of the parent of such runs."""
 TRIAL = "adaptf.trial"
@@ -241,8 +244,13 @@ def name_of(run_id: str) -> str:
 
 
 def split_ids(value: str) -> list[str]:
-    """Run ids separated by commas, or a file whose name may hold some."""
-    return [value] if Path(value).is_file() else value.split(",")
+    """Run ids separated by commas, or checkpoint files, in whose names some may be."""
+    return [value] if files_of(value) else value.split(",")
+
+
+def file_tags(field: str, value: str) -> dict[str, str]:
+    """By device the checkpoint files that a field names; none where it names runs."""
+    return {f"{FILE}{field}/{device}": label for device, label in labels_of(value).items()}
 
 
 def seed_runs(run: Run) -> dict[int, str]:

@@ -120,7 +120,7 @@ def test_deleted_and_missing_runs_are_named(experiment: str) -> None:
     left = add(experiment, "distill", train_run=deleted, teacher_runs="0123456789abcdef")
     mlflow.MlflowClient().delete_run(deleted)
     text = lineage(LineageConfig(left))
-    assert "├─ 0123456789abcdef (missing: it was deleted, or is a file)\n" in text
+    assert "├─ 0123456789abcdef (missing: it was deleted)\n" in text
     assert text.endswith(f"└─ train  {deleted}  git 0123456  (deleted)")
 
 

@@ -1,0 +1,92 @@
+"""A file of torch.save read without running any code that it names: what is not tensors and plain values stays out."""
+
+import re
+import zipfile
+from pathlib import Path
+from pickle import UnpicklingError
+from typing import Any, Self
+
+import torch
+from torch.serialization import get_unsafe_globals_in_checkpoint, safe_globals
+
+ZIP_MAGIC, PICKLE_MAGIC = b"PK\x03\x04", b"\x80"
+"""What a file of torch.save begins with, since PyTorch 1.6 and before."""
+
+
+class UnreadableFile(ValueError):
+    """What is wrong with a file, in words that call it `it`."""
+
+
+class NamesCode(UnreadableFile):
+    """The file is whole, and reading it would need code that it names."""
+
+
+class StandIn:
+    """Takes the place of every class and function that a file names beside tensors, and does nothing."""
+
+    def __new__(cls, *args: Any, **kwargs: Any) -> Self:
+        return object.__new__(cls)
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None: ...
+
+    def __setstate__(self, state: Any) -> None: ...
+
+
+def read_torch_file(path: Path, *, stand_ins: bool = False) -> Any:
+    """Tensors and plain values. Raises UnreadableFile, and NamesCode where the file names code.
+
+    With `stand_ins`, what trainers keep beside them, such as pickled settings, comes as `StandIn`s. PyTorch's reader with
+    `weights_only` does the reading all the same: it calls what PyTorch itself allows, which makes tensors, and StandIn, and
+    looks up nothing by the names in the file. What StandIn can't take the place of is refused.
+    """
+    check_whole(path)
+    try:
+        named = get_unsafe_globals_in_checkpoint(path) if stand_ins and zipfile.is_zipfile(path) else []
+        with safe_globals([(StandIn, name) for name in named]):
+            return torch.load(path, map_location="cpu", weights_only=True)
+    except UnpicklingError as error:
+        # PyTorch's own message, which would follow in a chain, advises to read the file without the check.
+        raise NamesCode(refusal(str(error))) from None
+    except Exception as error:  # damaged bytes can break the reader anywhere
+        raise UnreadableFile(f"it is cut off or damaged ({brief(error)})") from error
+
+
+def check_whole(path: Path) -> None:
+    """Raises UnreadableFile for what torch.save did not write, and for changed bytes, which PyTorch would take for weights."""
+    check_there(path)
+    with path.open("rb") as file:
+        start = file.read(8)
+    if not start.startswith((ZIP_MAGIC, PICKLE_MAGIC)):
+        raise UnreadableFile(f"it was not written by torch.save (it begins with {start!r})")
+    if start.startswith(ZIP_MAGIC):
+        compare_checksums(path)
+
+
+def check_there(path: Path) -> None:
+    """Raises UnreadableFile for a folder, and for nothing at all."""
+    if not path.is_file():
+        raise UnreadableFile("it is a folder" if path.is_dir() else "there is no such file")
+
+
+def compare_checksums(path: Path) -> None:
+    """Raises UnreadableFile where a zip archive is not as it was written."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            damaged = archive.testzip()
+    except Exception as error:
+        raise UnreadableFile(f"it is cut off or damaged ({brief(error)})") from error
+    if damaged is not None:
+        raise UnreadableFile(f"it is cut off or damaged (bad checksum of {damaged})")
+
+
+def refusal(message: str) -> str:
+    """Of an error of PyTorch's reader: what it met, without its advice to read the file unchecked."""
+    named = re.search(r"GLOBAL (\S+)", message)
+    what = f"names code ({named[1]})" if named else "holds more than tensors and plain values, or is damaged"
+    return f"PyTorch refuses to read it, because it {what}, and reading it could run code; nothing in it was run"
+
+
+def brief(error: Exception, limit: int = 300) -> str:
+    """An error on one line."""
+    text = " ".join(str(error).split())
+    return f"{type(error).__name__}: {text[:limit]}{'...' if len(text) > limit else ''}"
