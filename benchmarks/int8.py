@@ -1,182 +1,118 @@
-"""What helps the accuracy of INT8: settings of the quantization side by side on the models of `finetune` runs.
+"""What helps INT8 to stay near the float network: settings of the quantization side by side on the models of `finetune` runs.
 
-python benchmarks/int8.py --prepare_run RUN --finetune_runs RUN,RUN
+python benchmarks/int8.py --prepare_run RUN --models RUN
+python benchmarks/int8.py --prepare_run RUN --models '{a: a.ckpt, unknown: u.ckpt}'
 
-Judged on validation clips, as the stage `quantize` does; the choice between settings is no test of them.
+Judged on test clips of each device (`unknown`: of all), which no choice of the quantization has seen.
 """
 
 import argparse
-import json
 import tempfile
 from collections.abc import Callable, Sequence
-from copy import deepcopy
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import mlflow
-import numpy as np
 import pandas as pd
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from adaptf.compression import quantize
+from adaptf.compression import correction, quantize, weight_rounding
+from adaptf.compression.agreement import agreement
 from adaptf.compression.int8 import errors_only, for_running
-from adaptf.compression.quantize import CANDIDATES, Int8Graph, Ranges, quantize_int8
-from adaptf.data.clips import TRAIN, UNKNOWN
-from adaptf.evaluation.scores import macro_accuracy
-from adaptf.mlproject.dataset import SCENES_KIND, load_prepared
-from adaptf.mlproject.finetune import MODELS
-from adaptf.mlproject.finetune_device import validation_clips
-from adaptf.mlproject.fitting import checkpoint_of
-from adaptf.mlproject.quantize import calibration_rows, predictor
-from adaptf.models.checkpoint import load_classifier
-from adaptf.models.tfsepnet import ConvNormRelu, TfSepBlock, TfSepNet
+from adaptf.compression.quantize import CANDIDATES, Ranges, quantize_int8
+from adaptf.data.clips import TEST, TRAIN, UNKNOWN
+from adaptf.evaluation.predict import predict_logits
+from adaptf.mlproject.dataset import SCENES_KIND, PreparedData, load_prepared
+from adaptf.mlproject.device_models import device_models
+from adaptf.mlproject.quantize import CALIBRATION_BATCH, QuantizeConfig, calibration_rows
+from adaptf.models import served
+from adaptf.models.classifier import Classifier
 from adaptf.tracking import runs
 from adaptf.tracking.runs import StageRun
 
-Quantize = Callable[[TfSepNet, Tensor], Int8Graph]
-"""From a network and log-mels (clips, 1, bands, frames)."""
-BATCH, CLIPS, MORE_CLIPS = 32, 256, 1024
+CLIPS = QuantizeConfig().calibration_clips
+Setting = tuple[Ranges, int, Sequence[tuple[Any, str, Any]]]
+"""How ranges are taken, of how many clips, and what is put in the place of what: module, name, value."""
 
 
 def main() -> None:
-    """Prints a table: means over all models."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    """Prints a row per model and setting, then means over the models."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--prepare_run", required=True)
-    parser.add_argument("--finetune_runs", required=True)
+    parser.add_argument("--models", required=True, help="run of `finetune`, or checkpoint files by device")
     parser.add_argument("--settings", default="", help="names, separated by commas; all by default")
-    arguments = parser.parse_args()
+    parser.add_argument("--clips", type=int, default=600, help="test clips of a device, at most")
+    args = parser.parse_args()
     runs.use_default_store()
-    wanted = {name: one for name, one in SETTINGS.items() if not arguments.settings or name in arguments.settings.split(",")}
+    wanted = {name: one for name, one in SETTINGS.items() if not args.settings or name in args.settings.split(",")}
     with tempfile.TemporaryDirectory() as folder, mlflow.start_run(run_name="benchmark of INT8 settings") as active:
         run = StageRun(active.info.run_id, "int8", Path(folder))
-        rows = [
-            row
-            for finetuned in arguments.finetune_runs.split(",")
-            for device, run_id in json.loads(run.download(finetuned, MODELS).read_text()).items()
-            for row in scores_of_model(run, arguments.prepare_run, device, run_id, wanted)
-        ]
-        print(table_of(rows).to_string())
+        data = load_prepared(run, args.prepare_run, kind=SCENES_KIND)
+        rows = []
+        for device, classifier in device_models(run, args.models, data).items():
+            rows += rows_of_model(data, device, classifier, wanted, args.clips)
+        print("\n", pd.DataFrame(rows).groupby("setting", sort=False)[["logit error", "same scene"]].mean().round(4))
 
 
-def scores_of_model(
-    run: StageRun, prepare_run: str, device: str, run_id: str, settings: dict[str, Quantize]
+def rows_of_model(
+    data: PreparedData, device: str, classifier: Classifier, settings: dict[str, Setting], clips: int
 ) -> list[dict[str, Any]]:
     """A row per setting."""
-    data = load_prepared(run, prepare_run, kind=SCENES_KIND)
-    classifier = load_classifier(checkpoint_of(run, run_id, data=data))
     own = None if device == UNKNOWN else device
-    log_mels = classifier.features(calibration_rows(data.clips(TRAIN, device=own), MORE_CLIPS, seed=0))
-    predictions = predictor(classifier, validation_clips(data, own, 100)[0], data)
-    exact = predictions(classifier.network)
-    scenes = list(data.classes)
-    rows = []
-    for name, method in settings.items():
-        network = for_running(method(classifier.network, log_mels).graph)
-        found = predictions(network)
-        rows.append(
-            {
-                "setting": name,
-                "loss": 100 * (macro_accuracy(exact) - macro_accuracy(found)),
-                "same class": 100 * (exact["predicted"] == found["predicted"]).mean(),
-                "logit error": float(
-                    np.sqrt(((exact[scenes] - found[scenes]) ** 2).to_numpy().mean()) / exact[scenes].to_numpy().std()
-                ),
-            }
-        )
-    print(f"{device} {run_id}: " + ", ".join(f"{row['setting']} {row['logit error']:.4f}" for row in rows), flush=True)
+    most = max(count for _, count, _ in settings.values())
+    with torch.no_grad():
+        log_mels = classifier.features(calibration_rows(data.clips(TRAIN, device=own), most, seed=0))
+    test = data.table[(data.table["split"] == TEST) & ((data.table["device"] == own) | (own is None))]
+    heard = data.clip_set(test.sample(min(clips, len(test)), random_state=0), TEST)
+
+    def logits(network: Callable[[Tensor], Tensor]) -> Tensor:
+        return torch.from_numpy(predict_logits(lambda waveform: network(classifier.features(waveform)), heard))
+
+    exact, rows = logits(classifier.network), []
+    for name, (ranges, count, changes) in settings.items():
+        with ExitStack() as stack:
+            for module, attribute, value in changes:
+                stack.enter_context(patch.object(module, attribute, value))
+            graph = quantize_int8(classifier.network, log_mels[:count].split(CALIBRATION_BATCH), ranges).graph
+        found = agreement(logits(for_running(graph)), exact)
+        rows.append({"setting": name, "logit error": found.logit_error, "same scene": 100 * found.same_scene})
+        print(f"{device}, {name}: {found.logit_error:.4f}, {found.same_scene:.1%} of {len(heard)} clips", flush=True)
     return rows
 
 
-def table_of(rows: Sequence[dict[str, Any]]) -> pd.DataFrame:
-    """Means per setting and the worst loss; how many models lose more than 1 % is not told by the mean."""
-    groups = pd.DataFrame(rows).groupby("setting", sort=False)
-    table = groups.mean()
-    table["worst loss"] = groups["loss"].max()
-    table["models"] = groups.size()
-    return table.round(4)
+def nearest(weight: Tensor, steps: Tensor, moments: Tensor) -> Tensor:
+    """Each weight rounded for itself."""
+    size = steps.view(-1, *[1] * (weight.ndim - 1))
+    return (weight / size).round() * size
 
 
-def with_ranges(ranges: Ranges, clips: int = CLIPS) -> Quantize:
-    """As the stage does it."""
-    return lambda network, log_mels: quantize_int8(network, log_mels[:clips].split(BATCH), ranges)
+def biases_as_they_are(graph: Any, logmel: Tensor) -> None:
+    """Weights are corrected, biases are not."""
+    kept = correction.channel_means
+    with patch.object(correction, "channel_means", lambda x: 0 * kept(x)):
+        correction.correct(graph, logmel)
 
 
-def with_first_convolution_in_float(network: TfSepNet, log_mels: Tensor) -> Int8Graph:
-    """The stem's first convolution, of one input channel, as it was."""
-    plain = quantize.configuration
-
-    def configuration(served: nn.Module, ranges: Ranges) -> Any:
-        from neural_compressor.torch.quantization import INT8StaticQuantConfig
-
-        return plain(served, ranges).set_local("stem.0.conv", INT8StaticQuantConfig(w_dtype="fp32", act_dtype="fp32"))
-
-    quantize.configuration = configuration
-    try:
-        return with_ranges(CANDIDATES[0])(network, log_mels)
-    finally:
-        quantize.configuration = plain
+class Nowhere:
+    """Of which nothing is an instance: no normalization is moved."""
 
 
-def without_bias_correction(network: TfSepNet, log_mels: Tensor) -> Int8Graph:
-    """Neural Compressor's biases as they are."""
-    corrected = quantize.correct_biases
-    quantize.correct_biases = lambda graph, clips: None
-    try:
-        return with_ranges(CANDIDATES[0])(network, log_mels)
-    finally:
-        quantize.correct_biases = corrected
-
-
-def with_equalization(network: TfSepNet, log_mels: Tensor) -> Int8Graph:
-    """Channels between two convolutions get ranges more alike: one divided, the next multiplied, which a ReLU lets through.
-
-    By the activations' extremes and the weights' (Nagel et al., 2019; Xiao et al., 2023).
-    """
-    copy = deepcopy(network).eval()
-    pairs = [(copy.stem[0], copy.stem[1])]
-    for block in copy.body:
-        if isinstance(block, TfSepBlock):
-            pairs += [
-                (block.frequency_depthwise, block.frequency_pointwise),
-                (block.time_depthwise, block.time_pointwise),
-            ]
-    for first, second in pairs:
-        equalize(copy, first, second, log_mels[:CLIPS])
-    return with_ranges(CANDIDATES[0])(copy, log_mels)
-
-
-def equalize(network: TfSepNet, first: ConvNormRelu, second: ConvNormRelu, log_mels: Tensor) -> None:
-    """In place."""
-    seen: list[Tensor] = []
-    hook = first.register_forward_hook(lambda module, inputs, output: seen.append(output.amax(dim=(0, 2, 3))))
-    with torch.no_grad():
-        network(log_mels)
-    hook.remove()
-    extreme = seen[0].clamp(min=1e-3)
-    weight = second.conv.weight.data
-    per_input = weight.abs().amax(dim=(2, 3))
-    per_input = per_input.view(len(extreme), -1).amax(dim=1) if second.conv.groups > 1 else per_input.amax(dim=0)
-    scale = (extreme / extreme.mean()).sqrt() / (per_input / per_input.mean()).clamp(min=1e-3).sqrt()
-    scale = scale.clamp(0.1, 10)
-    first.norm.weight.data /= scale
-    first.norm.bias.data /= scale
-    if second.conv.groups > 1:
-        second.conv.weight.data *= scale.repeat_interleave(len(weight) // len(scale))[:, None, None, None]
-    else:
-        second.conv.weight.data *= scale[None, :, None, None]
-
-
-SETTINGS: dict[str, Quantize] = {
-    "histogram, asymmetric": with_ranges(CANDIDATES[0]),
-    "moving extremes, asymmetric": with_ranges(Ranges("minmax", False)),
-    "histogram, symmetric": with_ranges(Ranges("kl", True)),
-    "moving extremes, symmetric": with_ranges(Ranges("minmax", True)),
-    "32 clips": with_ranges(CANDIDATES[0], 32),
-    "1024 clips": with_ranges(CANDIDATES[0], MORE_CLIPS),
-    "first convolution in float": with_first_convolution_in_float,
-    "no bias correction": without_bias_correction,
-    "equalization": with_equalization,
+PLAIN = CANDIDATES[0]
+SETTINGS: dict[str, Setting] = {
+    "as it is": (PLAIN, CLIPS, ()),
+    "moving extremes, asymmetric": (Ranges("minmax", False), CLIPS, ()),
+    "histogram, symmetric": (Ranges("kl", True), CLIPS, ()),
+    "moving extremes, symmetric": (Ranges("minmax", True), CLIPS, ()),
+    "32 clips": (PLAIN, 32, ()),
+    "1024 clips": (PLAIN, 1024, ()),
+    "eight bits": (PLAIN, CLIPS, [(weight_rounding, "LARGEST_STEP", 127)]),
+    "nearest weights": (PLAIN, CLIPS, [(correction, "rounded_weight", nearest)]),
+    "biases as they are": (PLAIN, CLIPS, [(quantize, "correct", biases_as_they_are)]),
+    "normalization before the convolution": (PLAIN, CLIPS, [(served, "ResidualNormalization", Nowhere)]),
+    "stem as it is": (PLAIN, CLIPS, [(quantize, "equalize_stem", lambda network, log_mels: None)]),
 }
 
 

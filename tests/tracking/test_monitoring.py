@@ -15,11 +15,12 @@ from mlflow.exceptions import MlflowException
 from prometheus_client import generate_latest
 
 import adaptf
+from adaptf.compression.runtime import OpenVinoNetwork
 from adaptf.errors import UserError
 from adaptf.tracking import router as router_module
 from adaptf.tracking.router import DeviceRouter
 from adaptf.tracking.settings import read_settings
-from adaptf.tracking.status_server import StatusServer, health, start_status_server
+from adaptf.tracking.status_server import StatusServer, health, start_status_server, versions
 
 
 @pytest.fixture
@@ -75,6 +76,17 @@ def test_a_refused_request_is_logged_with_the_reason_and_a_failed_one_as_an_erro
 
 def metric(model: DeviceRouter, name: str, **labels: str) -> float | None:
     return model.monitor.metrics.get_sample_value(name, labels)
+
+
+def test_a_form_that_says_something_else_on_this_processor_is_told_by_log_version_and_metric(bundle, caplog, monkeypatch):
+    right = OpenVinoNetwork.__call__
+    monkeypatch.setattr(OpenVinoNetwork, "__call__", lambda self, logmel: -right(self, logmel))
+    with caplog.at_level(logging.WARNING, "adaptf.router"):
+        model = loaded(bundle)
+    assert "says something else on this processor" in caplog.text
+    told = versions(model.follower)["devices"]["a"]
+    assert told["form"] == "pt2" and "says something else on this processor" in told["why"]
+    assert metric(model, "adaptf_form_refused", device="a", version="adaptf-a/1") == pytest.approx(2, abs=0.5)
 
 
 def test_metrics_count_rows_and_clips_by_device_and_scene(model, rows):

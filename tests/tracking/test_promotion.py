@@ -202,7 +202,7 @@ def test_force_without_a_reason_is_refused_before_anything_is_looked_at(device, 
 
 
 def test_a_loss_by_quantization_is_refused_unless_forced(device, register):
-    number = register(**{"adaptf.relative_loss": "1.2"})
+    number = register(**{"adaptf.relative_loss": "5.1", "adaptf.relative_loss_at_least": "1.2"})
     with pytest.raises(UserError, match=r"version 1: 1\.2 percent relative loss by quantization, at most 1 are allowed"):
         promoted(device, number)
     promoted(device, number, force=True, reason="for the demo")
@@ -215,6 +215,8 @@ def test_a_loss_by_quantization_is_refused_unless_forced(device, register):
     [
         ({"adaptf.model_bytes": "128596"}, "128,596 bytes, at most 128,000 are allowed"),
         ({"adaptf.macs": "30740608"}, "30,740,608 MACs, at most 30,000,000 are allowed"),
+        ({"adaptf.served_macs": "102557824"}, "102,557,824 MACs in its file, at most 30,000,000 are allowed"),
+        ({"adaptf.served_bytes": "162580"}, "162,580 bytes in its file, at most 128,000 are allowed"),
         ({"adaptf.macs": "nan"}, "the tag adaptf.macs is 'nan', it should be the number of MACs"),
         ({"without": "adaptf.model_bytes"}, "there is no tag adaptf.model_bytes: the version was not registered by `register`"),
         ({"adaptf.INT8_convolutions": "42/43"}, "42 of 43 convolutions are INT8, all of them should be"),
