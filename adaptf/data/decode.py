@@ -137,7 +137,9 @@ def _opened(source: Path | BinaryIO) -> Iterator[soundfile.SoundFile]:
             file = stack.enter_context(soundfile.SoundFile(opened, closefd=False))
             _check_header(file)
             yield file
-    except (soundfile.SoundFileError, TypeError, OSError) as error:
+    except OSError as error:
+        raise AudioError(f"it can't be read ({error.strerror})") from error
+    except (soundfile.SoundFileError, TypeError) as error:
         raise _unreadable(error) from error
     except Mp3Error as error:
         raise AudioError(str(error)) from error
@@ -197,5 +199,4 @@ def _unreadable(error: Exception) -> AudioError:
 
 def error_text(error: Exception) -> str:
     """libsndfile's own words, without the file name in front of them."""
-    text = getattr(error, "error_string", None) or getattr(error, "strerror", None) or str(error)
-    return text.strip().rstrip(".")
+    return getattr(error, "error_string", str(error)).strip().rstrip(".")
