@@ -42,7 +42,7 @@ LARGEST_SAMPLE = 2.0**31
 """That of 32-bit integers written as float. Beyond it are damaged samples, which would overflow when they are summed."""
 
 
-NO_SAMPLES = "the audio has no samples"
+MISSING, NO_SAMPLES = "the file is missing", "the audio has no samples"
 
 
 class AudioError(ValueError):
@@ -62,7 +62,7 @@ def seconds_of(source: Path | BinaryIO, *, max_seconds: float = math.inf) -> flo
 
     Raises AudioError as `decode` does, or where the header does not tell.
     """
-    with _opened(source) as file:
+    with opened(source) as file:
         if file.format not in GUESSING and not _joined(source, file):
             if not file.frames:
                 raise AudioError(NO_SAMPLES)
@@ -74,11 +74,26 @@ def seconds_of(source: Path | BinaryIO, *, max_seconds: float = math.inf) -> flo
 def seconds_or_problem(path: Path) -> float | str:
     """Length of a file by its header, or why the file can't be used."""
     if not os.path.isfile(path):
-        return "the file is missing"
+        return MISSING
     try:
         return seconds_of(path)
     except AudioError as error:
         return str(error)
+
+
+def unfit(path: Path, *, sample_rate: int, max_peak: float) -> str:
+    """Why a file does not give samples up to `max_peak`, or ''. It is decoded, unless it holds plain integers."""
+    if not os.path.isfile(path):
+        return MISSING
+    try:
+        with opened(path) as file:
+            plain = file.subtype.startswith("PCM_") and file.format != "FLAC"
+            if plain and file.frames * sample_rate >= file.samplerate:
+                return ""
+        peak = float(np.abs(decode(path, sample_rate=sample_rate)).max())
+    except AudioError as error:
+        return str(error)
+    return f"it has samples up to {peak:g}, full scale is 1" if peak > max_peak else ""
 
 
 class Resampler:
@@ -107,7 +122,7 @@ def read_mono(source: Path | BinaryIO, *, max_seconds: float = math.inf) -> tupl
 
     Raises AudioError as `decode` does.
     """
-    with _opened(source) as file:
+    with opened(source) as file:
         if file.format == "MP3":
             audio, rate, _ = read_mp3(_content(source), max_seconds=min(max_seconds, MAX_SECONDS))
             if max_seconds > MAX_SECONDS <= len(audio) / rate:
@@ -122,8 +137,8 @@ def read_mono(source: Path | BinaryIO, *, max_seconds: float = math.inf) -> tupl
 
 
 @contextmanager
-def _opened(source: Path | BinaryIO) -> Iterator[soundfile.SoundFile]:
-    """The file with its header checked. Raises AudioError, also for what happens while it is open.
+def opened(source: Path | BinaryIO) -> Iterator[soundfile.SoundFile]:
+    """The file, its header checked. Raises AudioError, also for what libsndfile meets while it is open.
 
     libsndfile gets an open file: given a path, it takes a file `._name` beside it for a part of it.
     """

@@ -79,7 +79,10 @@ def state_of(path: str) -> FileState | None:
 
 
 def _hash_all(paths: Sequence[str], pool: ProcessPoolExecutor) -> list[str | OSError]:
-    """Each file's hash, or why it can't be read. By processes: threads would wait for each other, because a file takes less time than a change of turns."""
+    """Each file's hash, or why it can't be read.
+
+    By processes: threads would wait for each other, because a file takes less time than a change of turns.
+    """
     hashes: list[str | OSError] = []
     with tqdm(None, "hashing files", len(paths), unit="file", delay=2, mininterval=1) as bar:
         for block in pool.map(_hash_block, blocks_of(paths, FILES_PER_TASK)):
