@@ -71,16 +71,6 @@ def seconds_of(source: Path | BinaryIO, *, max_seconds: float = math.inf) -> flo
     return len(audio) / rate
 
 
-def seconds_or_problem(path: Path) -> float | str:
-    """Length of a file by its header, or why the file can't be used."""
-    if not os.path.isfile(path):
-        return MISSING
-    try:
-        return seconds_of(path)
-    except AudioError as error:
-        return str(error)
-
-
 def unfit(path: Path, *, sample_rate: int, max_peak: float) -> str:
     """Why a file does not give samples up to `max_peak`, or ''. It is decoded, unless it holds plain integers."""
     if not os.path.isfile(path):
