@@ -196,7 +196,7 @@ def _check(settings: dict[str, float]) -> None:
 
 def _existing(root: Path, settings: dict[str, float]) -> DemoSummary | None:
     """The demo set at `root`; None where nothing is there. Raises FileExistsError where something else is."""
-    if not root.exists() or (root.is_dir() and all(path.name.startswith(".") for path in root.iterdir())):
+    if not root.exists() or (root.is_dir() and not any(root.iterdir())):
         return None
     try:
         description = json.loads((root / DESCRIPTION).read_text(encoding="utf-8"))

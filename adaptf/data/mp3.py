@@ -137,16 +137,14 @@ def _decode(part: bytearray, *, max_seconds: float) -> Stream:
 
 
 def _read(part: bytearray, max_seconds: float, block_samples: int, *may_end_it: type[Exception]) -> Stream:
-    blocks = [np.zeros(0, np.float32)]
     with _piped(part) as pipe, soundfile.SoundFile(pipe, closefd=False) as file:
-        rate = int(file.samplerate)
+        blocks, missing = [np.zeros(0, np.float32)], max_seconds * file.samplerate
         with suppress(*may_end_it):
-            while sum(map(len, blocks)) < max_seconds * rate and len(block := file.read(block_samples, dtype="float32")):
+            while missing > 0 and len(block := file.read(block_samples, dtype="float32")):
                 blocks.append(block if block.ndim == 1 else block.mean(axis=1, dtype=np.float32))
-        samples = np.concatenate(blocks)
-        capped = len(samples) >= max_seconds * rate
-        rest = 0 if capped else sum(map(len, iter(lambda: os.read(pipe, BYTES_PER_READ), b"")))
-    return Stream(samples, rate, rest)
+                missing -= len(block)
+        rest = sum(map(len, iter(lambda: os.read(pipe, BYTES_PER_READ), b""))) if missing > 0 else 0
+        return Stream(np.concatenate(blocks), int(file.samplerate), rest)
 
 
 @contextmanager
