@@ -14,6 +14,7 @@ from adaptf.audio.logmel import LogMel
 from adaptf.data.build_cache import as_stored
 from adaptf.data.cache import as_float
 from adaptf.data.decode import AUDIO_SUFFIXES, Waveform, decode
+from adaptf.data.folders import files_below
 from adaptf.data.shards import CacheFormat
 
 EXACT, ROUNDED = CacheFormat(32000, 32000), CacheFormat(32000, 32000, "int16")
@@ -26,7 +27,7 @@ def main() -> None:
     parser.add_argument("--every", type=int, default=1, help="take every n-th clip only")
     args = parser.parse_args()
     logmel, square, highest, above, count = LogMel(bands=512), 0.0, 0.0, 0, 0
-    paths = sorted(path for path in args.folder.rglob("*") if path.suffix.lower() in AUDIO_SUFFIXES)
+    paths = [args.folder / name for name in files_below(args.folder, suffixes=AUDIO_SUFFIXES)]
     clips = itertools.islice((clip for path in paths for clip in whole_clips(path)), 0, None, args.every)
     while batch := list(itertools.islice(clips, BATCH)):
         exact, rounded = (

@@ -2,7 +2,6 @@
 
 import csv
 import logging
-import os
 import re
 import zlib
 from collections.abc import Iterator, Mapping
@@ -15,6 +14,7 @@ from numpy.typing import NDArray
 
 from adaptf.data.decode import AUDIO_SUFFIXES
 from adaptf.data.errors import DataError, raise_problems
+from adaptf.data.folders import files_below
 from adaptf.data.published_lists import AUDIOSET_LABELS
 
 logger = logging.getLogger(__name__)
@@ -145,20 +145,13 @@ def _files_by_video(root: Path) -> tuple[Files, Files]:
     """Files that are audio, and files to be converted; where two have the same name but for folder and suffix, the first."""
     audio: Files = {}
     other: Files = {}
-    for name in _files_below(root):
+    for name in files_below(root, suffixes=AUDIO_SUFFIXES | OTHER_SUFFIXES):
         path = PurePosixPath(name)
-        suffix = path.suffix.lower()
-        if suffix in AUDIO_SUFFIXES or suffix in OTHER_SUFFIXES:
-            stem = STEM.fullmatch(path.stem)
-            video, number = (stem[1], stem[2]) if stem else (path.stem, None)
-            files = audio if suffix in AUDIO_SUFFIXES else other
-            files.setdefault(video, {}).setdefault(float(number) if number else None, name)
+        stem = STEM.fullmatch(path.stem)
+        video, number = (stem[1], stem[2]) if stem else (path.stem, None)
+        files = audio if path.suffix.lower() in AUDIO_SUFFIXES else other
+        files.setdefault(video, {}).setdefault(float(number) if number else None, name)
     return audio, other
-
-
-def _files_below(root: Path) -> list[str]:
-    """Paths relative to the folder, with '/', sorted."""
-    return sorted((Path(folder) / name).relative_to(root).as_posix() for folder, _, names in os.walk(root) for name in names)
 
 
 def _file_of(segment: _Segment, files: Files) -> str | None:

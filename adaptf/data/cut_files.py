@@ -1,18 +1,23 @@
 """Files of any length as clips of one length: longer files are cut, shorter ones padded when they are cached."""
 
+import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from tqdm import tqdm
 
-from adaptf.data.decode import seconds_or_problem
+from adaptf.data.decode import MISSING, AudioError, seconds_of
 from adaptf.data.errors import raise_problems
 from adaptf.data.files import blocks_of
+from adaptf.data.hashes import FileState, state_of
 from adaptf.data.parts import part_name, parts_in
 
-FILES_PER_TASK = 256
+FILES_PER_TASK = 16
+FILES_REMEMBERED = 2**17
 TICKS_PER_CLIP = 10**6
 """Lengths are compared in millionths of a clip: sample rates differ."""
 WORTH_TELLING_SECONDS = 0.05
@@ -22,7 +27,8 @@ WORTH_TELLING_SECONDS = 0.05
 def cut_files(table: pd.DataFrame, root: Path, *, clip_seconds: float, workers: int) -> tuple[pd.DataFrame, list[str]]:
     """A row per clip instead of one per file, and lines that say what was done.
 
-    Lengths come from the headers. Raises DataError that names the files which are missing or are no audio.
+    Lengths come from the headers, where headers hold them. Raises DataError that names the files which are missing or are no
+    audio.
     """
     seconds = np.array(_lengths(list(table["filename"]), root, workers))
     parts = [parts_in(round(length / clip_seconds * TICKS_PER_CLIP), TICKS_PER_CLIP) for length in seconds]
@@ -37,13 +43,29 @@ def cut_files(table: pd.DataFrame, root: Path, *, clip_seconds: float, workers: 
 
 def _lengths(filenames: Sequence[str], root: Path, workers: int) -> list[float]:
     def lengths(names: Sequence[str]) -> list[float | str]:
-        return [seconds_or_problem(root / name) for name in names]
+        states = [state_of(os.path.join(root, name)) for name in names]
+        return [MISSING if state is None else _seconds_or_problem(state) for state in states]
 
-    with ThreadPoolExecutor(workers) as pool:
-        found = [length for block in pool.map(lengths, blocks_of(filenames, FILES_PER_TASK)) for length in block]
+    found: list[float | str] = []
+    with (
+        ThreadPoolExecutor(workers) as pool,
+        tqdm(None, "measuring files", len(filenames), unit="file", delay=2, mininterval=1) as bar,
+    ):
+        for block in pool.map(lengths, blocks_of(filenames, FILES_PER_TASK)):
+            found += block
+            bar.update(len(block))
     named = zip(filenames, found, strict=True)
     raise_problems([f"{name}: {problem}" for name, problem in named if isinstance(problem, str)], of=str(root))
     return [length for length in found if not isinstance(length, str)]
+
+
+@lru_cache(FILES_REMEMBERED)
+def _seconds_or_problem(file: FileState) -> float | str:
+    """Length of a file, or why it can't be used. Some are decoded to be measured, which no stage needs to do twice."""
+    try:
+        return seconds_of(Path(file[0]))
+    except AudioError as error:
+        return str(error)
 
 
 def _what_was_done(seconds: np.ndarray, parts: np.ndarray, clip_seconds: float) -> list[str]:

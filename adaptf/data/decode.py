@@ -1,6 +1,10 @@
 """Decoding of one audio file or byte stream: mono, float32, one sample rate."""
 
+import math
 import os
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from io import BytesIO
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -8,6 +12,9 @@ import numpy as np
 import soundfile
 import soxr
 from numpy.typing import NDArray
+
+from adaptf.data.joined import BEGINS, files_in
+from adaptf.data.mp3 import Mp3Error, read_mp3
 
 Waveform = NDArray[np.float32]
 
@@ -22,11 +29,20 @@ MAX_SAMPLES = 2**31
 UNKNOWN_FRAMES = 2**63 - 1
 """libsndfile's number of frames where a header holds none."""
 
+MAX_SECONDS = MAX_SAMPLES / 48000
+"""Of an MP3, whose length is known when it is decoded."""
+
+GUESSING = ("MP3", "OGG")
+"""Formats whose headers do not hold their length: libsndfile guesses it, or reads it off the last page."""
+
 RATES = range(1000, 768_001)
 """In Hz. A damaged header claims any rate; resampling would make nothing of the samples, or more than fits in memory."""
 
 LARGEST_SAMPLE = 2.0**31
 """That of 32-bit integers written as float. Beyond it are damaged samples, which would overflow when they are summed."""
+
+
+MISSING, NO_SAMPLES = "the file is missing", "the audio has no samples"
 
 
 class AudioError(ValueError):
@@ -41,24 +57,33 @@ def decode(source: Path | BinaryIO, *, sample_rate: int) -> Waveform:
     return Resampler(sample_rate)(*read_mono(source))
 
 
-def seconds_of(source: Path) -> float:
-    """Length of a file by its header. Raises AudioError as `decode` does, or where the header does not tell."""
-    try:
-        header = soundfile.info(source)
-    except (soundfile.SoundFileError, TypeError) as error:
-        raise _unreadable(error) from error
-    _check_header(header)
-    return float(header.frames / header.samplerate)
+def seconds_of(source: Path | BinaryIO, *, max_seconds: float = math.inf) -> float:
+    """Length of a file: by its header, or by decoding where headers guess. Of longer audio any above `max_seconds`.
+
+    Raises AudioError as `decode` does, or where the header does not tell.
+    """
+    with opened(source) as file:
+        if file.format not in GUESSING and not _joined(source, file):
+            if not file.frames:
+                raise AudioError(NO_SAMPLES)
+            return float(file.frames / file.samplerate)
+    audio, rate = read_mono(source, max_seconds=max_seconds)
+    return len(audio) / rate
 
 
-def seconds_or_problem(path: Path) -> float | str:
-    """Length of a file by its header, or why the file can't be used."""
+def unfit(path: Path, *, sample_rate: int, max_peak: float) -> str:
+    """Why a file does not give samples up to `max_peak`, or ''. It is decoded, unless it holds plain integers."""
     if not os.path.isfile(path):
-        return "the file is missing"
+        return MISSING
     try:
-        return seconds_of(path)
+        with opened(path) as file:
+            plain = file.subtype.startswith("PCM_") and file.format != "FLAC"
+            if plain and file.frames * sample_rate >= file.samplerate:
+                return ""
+        peak = float(np.abs(decode(path, sample_rate=sample_rate)).max())
     except AudioError as error:
         return str(error)
+    return f"it has samples up to {peak:g}, full scale is 1" if peak > max_peak else ""
 
 
 class Resampler:
@@ -82,37 +107,95 @@ class Resampler:
         return resampled
 
 
-def read_mono(source: Path | BinaryIO) -> tuple[Waveform, int]:
-    """Samples (samples,) with channels averaged, and their rate in Hz. Raises AudioError as `decode` does."""
+def read_mono(source: Path | BinaryIO, *, max_seconds: float = math.inf) -> tuple[Waveform, int]:
+    """Samples (samples,) with channels averaged, and their rate in Hz. Of longer audio a little more than `max_seconds`.
+
+    Raises AudioError as `decode` does.
+    """
+    with opened(source) as file:
+        if file.format == "MP3":
+            audio, rate, _ = read_mp3(_content(source), max_seconds=min(max_seconds, MAX_SECONDS))
+            if max_seconds > MAX_SECONDS <= len(audio) / rate:
+                raise AudioError(f"it is longer than {MAX_SECONDS / 3600:.0f} hours: cut it into shorter files")
+        elif joined := _joined(source, file):
+            audio, rate = _in_a_row([read_mono(BytesIO(content), max_seconds=max_seconds) for content in joined])
+        else:
+            audio, rate = _read_samples(file, max_seconds), int(file.samplerate)
+    if not len(audio):
+        raise AudioError(NO_SAMPLES)
+    return audio, rate
+
+
+@contextmanager
+def opened(source: Path | BinaryIO) -> Iterator[soundfile.SoundFile]:
+    """The file, its header checked. Raises AudioError, also for what libsndfile meets while it is open.
+
+    libsndfile gets an open file: given a path, it takes a file `._name` beside it for a part of it.
+    """
     try:
-        with soundfile.SoundFile(source) as file:
+        with ExitStack() as stack:
+            if isinstance(source, Path):
+                opened: Any = stack.enter_context(open(source, "rb", buffering=0)).fileno()
+            else:
+                opened = source
+                source.seek(0)
+            file = stack.enter_context(soundfile.SoundFile(opened, closefd=False))
             _check_header(file)
-            audio, rate = _read_samples(file), int(file.samplerate)
+            yield file
+    except OSError as error:
+        raise AudioError(f"it can't be read ({error.strerror})") from error
     except (soundfile.SoundFileError, TypeError) as error:
         raise _unreadable(error) from error
-    if not len(audio):
-        raise AudioError("the audio has no samples")
-    return (audio.mean(axis=1, dtype=np.float32) if audio.ndim > 1 else audio), rate
+    except Mp3Error as error:
+        raise AudioError(str(error)) from error
+
+
+def _content(source: Path | BinaryIO) -> bytes:
+    """All bytes; a stream stays where it was."""
+    if isinstance(source, Path):
+        return source.read_bytes()
+    place = source.tell()
+    source.seek(0)
+    content = source.read()
+    source.seek(place)
+    return content
+
+
+def _joined(source: Path | BinaryIO, file: soundfile.SoundFile) -> list[bytes]:
+    """The files that were joined, or [] where it is one as usual."""
+    files = files_in(_content(source), file.format) if file.format in BEGINS else []
+    return files if len(files) > 1 else []
+
+
+def _in_a_row(streams: Sequence[tuple[Waveform, int]]) -> tuple[Waveform, int]:
+    rates = sorted({rate for _, rate in streams})
+    if len(rates) > 1:
+        raise AudioError(f"its rate changes: parts of it have {' and '.join(map(str, rates))} samples a second")
+    return np.concatenate([audio for audio, _ in streams]), rates[0]
 
 
 def _check_header(header: Any) -> None:
     """`header`: with the rate, the frames and the channels that the file claims to have."""
     if header.samplerate not in RATES:
         raise AudioError(f"its header claims {header.samplerate} samples a second, {RATES[0]} to {RATES[-1]} are expected")
+    if header.format == "MP3":
+        return
     if header.frames == UNKNOWN_FRAMES:
         raise AudioError("its header does not say how long it is, as in a stream: write it to a file again")
     if header.frames * header.channels > MAX_SAMPLES:
         raise AudioError(f"its header claims {header.frames / header.samplerate / 3600:.0f} hours: cut it into shorter files")
 
 
-def _read_samples(file: soundfile.SoundFile) -> Waveform:
-    """(samples,) or (samples, channels). 16-bit samples are scaled here: the same values in two thirds of the time."""
+def _read_samples(file: soundfile.SoundFile, max_seconds: float) -> Waveform:
+    """(samples,). 16-bit samples are scaled here: the same values in two thirds of the time."""
+    frames = int(min(file.frames, max_seconds * file.samplerate + 1))
     if file.subtype == "PCM_16":
-        return np.multiply(file.read(dtype="int16"), PCM_16_STEP, dtype=np.float32)
-    audio = file.read(dtype="float32")
-    if not (np.abs(audio) <= LARGEST_SAMPLE).all():
-        raise AudioError("the audio holds values that are not numbers, or far beyond full scale, which is 1")
-    return audio
+        audio: Waveform = np.multiply(file.read(frames, dtype="int16"), PCM_16_STEP, dtype=np.float32)
+    else:
+        audio = file.read(frames, dtype="float32")
+        if not (np.abs(audio) <= LARGEST_SAMPLE).all():
+            raise AudioError("the audio holds values that are not numbers, or far beyond full scale, which is 1")
+    return audio.mean(axis=1, dtype=np.float32) if audio.ndim > 1 else audio
 
 
 def _unreadable(error: Exception) -> AudioError:

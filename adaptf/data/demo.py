@@ -25,6 +25,7 @@ from tqdm import tqdm
 
 from adaptf.audio.simulated_microphones import compress, simulate_responses
 from adaptf.data.demo_sounds import SCENES, Clips, render_events, render_scene
+from adaptf.data.folders import files_below
 
 # Part of the settings: data of an older generator is not taken for that of this one.
 GENERATOR = 1
@@ -208,7 +209,7 @@ def _existing(root: Path, settings: dict[str, float]) -> DemoSummary | None:
         raise FileExistsError(
             f"{root} holds demo data of other settings (there, wanted): {differences}; remove it or name another folder"
         )
-    files = sum(1 for _ in root.rglob("*.wav"))
+    files = len(files_below(root, suffixes=(".wav",)))
     expected = sum(count for name, count in counts.items() if name != "audioset_missing")
     if files != expected:
         raise FileExistsError(f"{root} holds {files} audio files instead of {expected}; remove it or name another folder")

@@ -1,13 +1,14 @@
 """Files to predict: a TAU evaluation set or a CSV with filename and, if known, device."""
 
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from itertools import count
 from pathlib import Path
 
 import pandas as pd
+from tqdm import tqdm
 
 from adaptf.data.clips import FIRST_ROW
-from adaptf.data.decode import seconds_or_problem
 from adaptf.data.errors import DataError, raise_problems
 from adaptf.data.tables import read_strings
 
@@ -39,14 +40,18 @@ def read_files_to_predict(path: Path) -> tuple[pd.DataFrame, Path]:
     return table[["filename", "device"]], root
 
 
-def check_files(table: pd.DataFrame, root: Path, *, source: str, threads: int = 4) -> None:
-    """Raises DataError that names the files which are missing or are no audio by their headers."""
+def check_files(table: pd.DataFrame, root: Path, *, problem_of: Callable[[Path], str], source: str, threads: int = 4) -> None:
+    """Raises DataError that names all files which have a problem, with their rows. `problem_of` says '' of those that don't."""
     problems = []
-    with ThreadPoolExecutor(threads) as pool:
+    with (
+        ThreadPoolExecutor(threads) as pool,
+        tqdm(None, "checking files", len(table), unit="file", delay=2, mininterval=1) as bar,
+    ):
         for start in range(0, len(table), ROWS_AT_ONCE):  # a row that waits takes 2 kB
             names = list(table["filename"].iloc[start : start + ROWS_AT_ONCE])
-            found = pool.map(lambda name: seconds_or_problem(root / name), names)
-            for row, name, what in zip(count(start + FIRST_ROW), names, found, strict=False):
-                if isinstance(what, str):
-                    problems.append(f"row {row}, {name}: {what}")
+            found = pool.map(lambda name: problem_of(root / name), names)
+            for row, name, problem in zip(count(start + FIRST_ROW), names, found, strict=False):
+                bar.update()
+                if problem:
+                    problems.append(f"row {row}, {name}: {problem}")
     raise_problems(problems, of=source)

@@ -42,7 +42,7 @@ def hash_files(
     """The content of each file by its name.
 
     A file is read again only where its size or time of change differs from the last time. Raises DataError that names the
-    files which are missing.
+    files which are missing or may not be read.
     """
     known = _remembered(memory_folder / MEMORY)
     folder = str(root.resolve())
@@ -52,7 +52,13 @@ def hash_files(
     present = [state for state in states if state is not None]
     new = [state for state in present if state not in known]
     if new:
-        known |= dict(zip(new, _hash_all([path for path, _, _ in new], pool), strict=True))
+        hashed = dict(zip(new, _hash_all([path for path, _, _ in new], pool), strict=True))
+        refused = {state: error.strerror for state, error in hashed.items() if isinstance(error, OSError)}
+        named = zip(filenames, present, strict=True)
+        raise_problems(
+            [f"{name}: it can't be read ({refused[state]})" for name, state in named if state in refused], of=str(root)
+        )
+        known |= {state: content for state, content in hashed.items() if isinstance(content, str)}
         _remember(memory_folder / MEMORY, known)
     return {name: HashedFile(state, known[state]) for name, state in zip(filenames, present, strict=True)}
 
@@ -72,9 +78,12 @@ def state_of(path: str) -> FileState | None:
     return (path, stat.st_size, stat.st_mtime_ns) if S_ISREG(stat.st_mode) else None
 
 
-def _hash_all(paths: Sequence[str], pool: ProcessPoolExecutor) -> list[str]:
-    """By processes: threads would wait for each other, because a file takes less time than a change of turns."""
-    hashes: list[str] = []
+def _hash_all(paths: Sequence[str], pool: ProcessPoolExecutor) -> list[str | OSError]:
+    """Each file's hash, or why it can't be read.
+
+    By processes: threads would wait for each other, because a file takes less time than a change of turns.
+    """
+    hashes: list[str | OSError] = []
     with tqdm(None, "hashing files", len(paths), unit="file", delay=2, mininterval=1) as bar:
         for block in pool.map(_hash_block, blocks_of(paths, FILES_PER_TASK)):
             hashes += block
@@ -82,8 +91,15 @@ def _hash_all(paths: Sequence[str], pool: ProcessPoolExecutor) -> list[str]:
     return hashes
 
 
-def _hash_block(paths: Sequence[str]) -> list[str]:
-    return [hash_of(path) for path in paths]
+def _hash_block(paths: Sequence[str]) -> list[str | OSError]:
+    return [_hash_or_error(path) for path in paths]
+
+
+def _hash_or_error(path: str) -> str | OSError:
+    try:
+        return hash_of(path)
+    except OSError as error:
+        return error
 
 
 def hash_of(path: str) -> str:

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from adaptf.audio.impulse_response import ResponseBank
 from adaptf.data.decode import AUDIO_SUFFIXES, AudioError, decode
 from adaptf.data.errors import DataError, raise_problems
+from adaptf.data.folders import files_below
 
 
 def load_responses(folder: Path, *, sample_rate: int) -> ResponseBank:
@@ -17,7 +18,7 @@ def load_responses(folder: Path, *, sample_rate: int) -> ResponseBank:
     Responses peak at sample 2 to 90 in published sets; aligned, none of them shifts a clip in time.
     Raises DataError where the folder holds no response or files that can't be used, all of which it names.
     """
-    paths = sorted(path for path in folder.rglob("*") if path.suffix.lower() in AUDIO_SUFFIXES)
+    paths = [folder / name for name in files_below(folder, suffixes=AUDIO_SUFFIXES)]
     if not paths:
         raise DataError(f"{folder} holds no impulse response: {', '.join(sorted(AUDIO_SUFFIXES))} files are expected there")
     found = [_read_response(path, sample_rate) for path in paths]

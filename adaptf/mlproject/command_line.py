@@ -70,7 +70,7 @@ def with_lists(arguments: Sequence[str], config_class: type) -> list[str]:
 
 def preset_names() -> list[str]:
     """Presets that come with the package."""
-    return sorted(path.stem for path in PRESETS.glob("*.yaml"))
+    return sorted(path.stem for path in PRESETS.glob("[!.]*.yaml"))
 
 
 def preset_arguments(preset: str, stage: str, config_class: type) -> list[str]:

@@ -15,6 +15,8 @@ from adaptf.audio.spec_augment import SpecAugment
 from adaptf.audio.time_roll import TimeRoll
 from adaptf.data.clip_set import ClipSet
 from adaptf.data.clips import UNKNOWN
+from adaptf.data.decode import AUDIO_SUFFIXES
+from adaptf.data.folders import files_below
 from adaptf.data.hashes import FileState, state_of
 from adaptf.data.log_mels import LogMelTables
 from adaptf.data.responses import load_responses
@@ -140,8 +142,8 @@ def process_place() -> tuple[int, int]:
 
 
 def folder_state(folder: str) -> tuple[str | FileState | None, ...]:
-    """Changes when the folder is another one or a file in it changes."""
-    return folder, *(state_of(str(path)) for path in sorted(Path(folder).rglob("*")))
+    """Changes when the folder is another one or a response in it changes."""
+    return folder, *(state_of(os.path.join(folder, name)) for name in files_below(Path(folder), suffixes=AUDIO_SUFFIXES))
 
 
 def response_bank(folder: str, sample_rate: int) -> ResponseBank:

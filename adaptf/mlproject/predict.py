@@ -2,6 +2,7 @@
 
 import base64
 import hashlib
+import itertools
 import os
 import re
 from collections import Counter
@@ -9,25 +10,29 @@ from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
+from io import BytesIO
 from pathlib import Path
-from typing import TextIO
+from typing import NamedTuple, TextIO
 
 import mlflow
 import pandas as pd
+import soundfile
 from mlflow.exceptions import MlflowException
 from mlflow.pyfunc import PyFuncModel
 from tqdm import tqdm
 
-from adaptf.data.decode import AudioError, seconds_of
+from adaptf.data.decode import AudioError, Resampler, opened, read_mono, unfit
 from adaptf.data.download import EVALUATION_RECORD, ZENODO, download_record
 from adaptf.data.errors import DataError
 from adaptf.data.files import write_atomically
 from adaptf.data.files_to_predict import check_files, read_files_to_predict
 from adaptf.data.hashes import sha256_of
 from adaptf.errors import UserError
+from adaptf.mlproject.sources import SAMPLE_RATE, SCENE_CLIP_SECONDS
 from adaptf.mlproject.stage import run_stage
 from adaptf.tracking import production, registry
-from adaptf.tracking.requests import AUDIO, DEVICE, MAX_REQUEST_SECONDS
+from adaptf.tracking.requests import AUDIO, DEVICE, MAX_CHANNELS, MAX_PEAK, MAX_SAMPLE_RATE, cut_clips
 from adaptf.tracking.runs import Result, StageRun, digest
 
 PREDICTIONS, OUTPUT = "predictions.csv", "output.csv"
@@ -35,6 +40,8 @@ PREDICTIONS, OUTPUT = "predictions.csv", "output.csv"
 COLUMNS = ["filename", "scene", "probability", "device_asked", "device_used", "version_used"]
 """Of the first; a column per scene follows."""
 FILES_PER_PART = 256
+CLIPS_PER_REQUEST = 256
+"""Within what a router takes at once, whoever registered it."""
 PARTS = "parts"
 """Answers so far, a CSV file for so many files: an interrupted stage goes on with those that are missing."""
 REQUESTS_AT_ONCE = 2
@@ -77,7 +84,8 @@ def files_digest(config: PredictConfig) -> str:
     if config.download:
         download_record(EVALUATION_RECORD, Path(config.files).absolute(), server=config.download_server)
     table, root = read_files_to_predict(Path(config.files).absolute())
-    check_files(table, root, source=config.files)
+    problem_of = partial(unfit, sample_rate=SAMPLE_RATE, max_peak=MAX_PEAK)
+    check_files(table, root, problem_of=problem_of, source=config.files)
     models = present_models(config.model_uri)
     contents = [sha256_of(path) for path in sorted(Path(models.uri).rglob("*")) if path.is_file()]
     return digest(digest_of_files(table, root), models.digest, *contents)
@@ -190,9 +198,10 @@ def answer_missing(
     """
 
     def answer(part: Path) -> int:
-        requests = requests_of(missing[part], root)
-        answers: pd.DataFrame = pd.concat([ask(router, rows, root) for rows in requests], ignore_index=True)
-        check_versions(answers, versions or {})
+        rows = missing[part]
+        by_clip = pd.concat([ask(router, clips) for clips in requests_of(clips_of(rows, root))])
+        check_versions(by_clip, versions or {})
+        answers = per_file(by_clip)
         write_atomically(part, answers.to_csv(index=False, float_format="%.9g").encode())
         return len(answers)
 
@@ -219,44 +228,82 @@ def check_versions(answers: pd.DataFrame, versions: Mapping[str, str]) -> None:
             )
 
 
-def requests_of(rows: pd.DataFrame, root: Path) -> Iterator[pd.DataFrame]:
-    """Consecutive rows that hold no more audio than one request may. Raises DataError for a file that changed meanwhile."""
-    first, seconds_so_far = 0, 0.0
-    for place, name in enumerate(rows["filename"]):
+class Clip(NamedTuple):
+    """A second of a file."""
+
+    row: int
+    """Of the file in its part of the table."""
+    filename: str
+    device: str
+    audio: str
+    """As a request has it."""
+
+
+def clips_of(rows: pd.DataFrame, root: Path) -> Iterator[Clip]:
+    """The files as clips, so that a file of any length, rate, format and number of channels is one that the router takes.
+
+    Raises DataError for a file that changed meanwhile.
+    """
+    resample = Resampler(SAMPLE_RATE)
+    for row, (name, device) in enumerate(zip(rows["filename"], rows["device"], strict=True)):
         try:
-            seconds = seconds_of(root / name)
+            yield from (Clip(row, name, device, base64.b64encode(wav).decode()) for wav in wavs_of(root / name, resample))
         except AudioError as error:
             raise DataError(f"{name}: {error}") from error
-        if place > first and seconds_so_far + seconds > MAX_REQUEST_SECONDS:
-            yield rows.iloc[first:place]
-            first, seconds_so_far = place, 0.0
-        seconds_so_far += seconds
-    yield rows.iloc[first:]
 
 
-def ask(router: PyFuncModel, rows: pd.DataFrame, root: Path) -> pd.DataFrame:
-    """The answer that the served router would give, with the file names and a column per scene.
+def wavs_of(path: Path, resample: Resampler) -> Iterator[bytes]:
+    """The clips of a file, each as a WAV file. One that is such a clip goes as it is, in half the time."""
+    if is_clip(path):
+        yield path.read_bytes()
+        return
+    for clip in cut_clips(resample(*read_mono(path)), round(SCENE_CLIP_SECONDS * SAMPLE_RATE)):
+        wav = BytesIO()
+        soundfile.write(wav, clip, SAMPLE_RATE, format="WAV", subtype="FLOAT")
+        yield wav.getvalue()
+
+
+def is_clip(path: Path) -> bool:
+    """Whether any router takes the file for one clip."""
+    with opened(path) as file:
+        short = file.frames <= SCENE_CLIP_SECONDS * file.samplerate
+        return bool(
+            file.format in ("WAV", "WAVEX") and short and file.samplerate <= MAX_SAMPLE_RATE and file.channels <= MAX_CHANNELS
+        )
+
+
+def requests_of(clips: Iterator[Clip]) -> Iterator[list[Clip]]:
+    """Consecutive clips, as many as a request may hold."""
+    while request := list(itertools.islice(clips, CLIPS_PER_REQUEST)):
+        yield request
+
+
+def ask(router: PyFuncModel, clips: Sequence[Clip]) -> pd.DataFrame:
+    """The answer that the served router would give to each clip, by the file's row, with a column per scene.
 
     Raises DataError that names a file at fault.
     """
-    names = list(rows["filename"])
-    audio = [base64.b64encode(read_file(root, name)).decode() for name in names]
+    request = pd.DataFrame({AUDIO: [clip.audio for clip in clips], DEVICE: [clip.device for clip in clips]})
     try:
-        answer = pd.DataFrame(router.predict(pd.DataFrame({AUDIO: audio, DEVICE: list(rows["device"])})))
+        answer = pd.DataFrame(router.predict(request))
     except MlflowException as error:
         if at_fault := re.match(r"row (\d+): (.*)", error.message, flags=re.DOTALL):
-            raise DataError(f"{names[int(at_fault[1])]}: {at_fault[2]}") from error
-        raise DataError(f"{names[0]} to {names[-1]}: {error.message}") from error
-    answer.insert(0, "filename", names)
+            raise DataError(f"{clips[int(at_fault[1])].filename}: {at_fault[2]}") from error
+        raise DataError(f"{clips[0].filename} to {clips[-1].filename}: {error.message}") from error
+    answer.insert(0, "filename", [clip.filename for clip in clips])
+    answer.index = pd.Index([clip.row for clip in clips])
     return pd.concat([answer[COLUMNS], pd.DataFrame(list(answer["probabilities"]), index=answer.index)], axis=1)
 
 
-def read_file(root: Path, name: str) -> bytes:
-    """Raises DataError where it is gone or may not be read."""
-    try:
-        return (root / name).read_bytes()
-    except OSError as error:
-        raise DataError(f"{name}: {error.strerror}") from error
+def per_file(by_clip: pd.DataFrame) -> pd.DataFrame:
+    """The answer to each file: that to its only clip, else the mean over its clips."""
+    answers = by_clip[~by_clip.index.duplicated()].copy()
+    several = by_clip.index.value_counts().loc[lambda clips: clips > 1].index
+    means = by_clip.loc[several, by_clip.columns[len(COLUMNS) :]].groupby(level=0).mean()
+    answers.loc[means.index, means.columns] = means
+    answers.loc[means.index, "scene"] = means.idxmax(axis="columns")
+    answers.loc[means.index, "probability"] = means.max(axis="columns")
+    return answers
 
 
 def join(parts: Sequence[Path], folder: Path) -> Counter[tuple[str, str]]:

@@ -62,7 +62,7 @@ def int8_models(folder: Path) -> dict[str, Model]:
     stored = json.loads((folder / DESCRIPTION).read_text())
     stored.pop("clip_samples")
     features = build_classifier(ModelDescription(**(stored | {"classes": tuple(stored["classes"])}))).features
-    return {path.stem: nn.Sequential(features, load_int8(path)) for path in sorted(folder.glob("*.pt2"))}
+    return {path.stem: nn.Sequential(features, load_int8(path)) for path in sorted(folder.glob("[!.]*.pt2"))}
 
 
 def predict_by_device(router: DeviceRouter, data: PreparedData, rows: pd.DataFrame, name: str) -> pd.DataFrame:

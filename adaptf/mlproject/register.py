@@ -66,7 +66,7 @@ def register(config: RegisterConfig, run: StageRun) -> Result:
         versions[name] = registry.register(uri, name, tags=tags, description=text)
         print(f"{run.name}: {name} version {versions[name]}", flush=True)
 
-    for path in sorted(int8.glob("*.pt2")):
+    for path in sorted(int8.glob("[!.]*.pt2")):
         device, name = path.stem, registry.device_model_name(path.stem)
         came = runs_behind(config.quantize_run, evaluated, device)
         text = device_page(device, report, predictions, evaluated, came)

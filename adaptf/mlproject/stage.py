@@ -17,6 +17,8 @@ import mlflow
 import torch
 import yaml
 
+from adaptf.data.decode import AUDIO_SUFFIXES
+from adaptf.data.folders import files_below
 from adaptf.data.hashes import sha256_of
 from adaptf.data.shared_objects import SharedObjects
 from adaptf.errors import UserError
@@ -149,7 +151,8 @@ def newest(field: dataclasses.Field[Any]) -> str:
 def fingerprint_of(stage: str, config: Any, inputs: str) -> str:
     """Digest of stage, configuration, code, inputs and of what the upstream runs were made from."""
     upstream = {field.name: upstream_fingerprint(getattr(config, field.name)) for field in upstream_fields(config)}
-    files = [path for folder in content_folders(config) for path in sorted(folder.iterdir()) if path.is_file()]
+    folders = content_folders(config)
+    files = [folder / name for folder in folders for name in files_below(folder, suffixes=AUDIO_SUFFIXES)]
     contents = {str(path): sha256_of(path) for path in files}
     values = dataclasses.asdict(config) | upstream | contents
     return runs.digest(stage, json.dumps(values, sort_keys=True, default=str), runs.package_digest(), inputs)

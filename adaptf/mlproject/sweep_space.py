@@ -42,7 +42,7 @@ def read_space(value: str, stage: str, config: Any) -> Space:
     """
     path = space_path(value, stage)
     if not path.is_file():
-        names = ", ".join(sorted(found.stem for found in SPACES.glob("*.yaml")))
+        names = ", ".join(sorted(found.stem for found in SPACES.glob("[!.]*.yaml")))
         raise UserError(f"sweep.space '{value}' is neither one of default, {names} nor a file")
     try:
         content = yaml.safe_load(path.read_text())

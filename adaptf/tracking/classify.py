@@ -29,7 +29,7 @@ class Answer:
     device_used: str
     version_used: str
     seconds: float
-    """Of audio, by its header."""
+    """Of audio."""
     probabilities: NDArray[np.float64]
     """(clips, scenes), in the order of time"""
 

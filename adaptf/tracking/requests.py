@@ -1,8 +1,8 @@
-"""Reading of a request's rows: base64 audio, checked by its headers, -> clips of one length; errors become HTTP 400."""
+"""Reading of a request's rows: base64 audio, checked before it is decoded, -> clips of one length; errors become HTTP 400."""
 
 import base64
 import binascii
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from io import BytesIO
 from typing import Any, TypeVar
@@ -12,11 +12,12 @@ import pandas as pd
 import soundfile
 from mlflow.exceptions import MlflowException
 
-from adaptf.data.decode import UNKNOWN_FRAMES, AudioError, Waveform, decode, error_text
+from adaptf.data.decode import GUESSING, UNKNOWN_FRAMES, AudioError, Waveform, decode, error_text, seconds_of
+from adaptf.data.joined import files_in
 from adaptf.data.parts import parts_in
 
 AUDIO, DEVICE = "audio", "device"
-FORMATS = ("WAV", "WAVEX", "FLAC", "OGG")
+FORMATS = ("WAV", "WAVEX", "FLAC", "OGG", "MP3")
 
 MAX_ROWS = 512
 MAX_REQUEST_SECONDS = 600.0
@@ -28,8 +29,8 @@ MAX_SAMPLE_RATE, MAX_CHANNELS = 192_000, 8
 MAX_PEAK = 8.0
 """18 dB over full scale. Beyond it a float file is not scaled to [-1, 1], and the answer would be wrong."""
 
-WANTED_AUDIO = "it should be base64 of the bytes of a WAV, FLAC or OGG file"
-WANTED_COLUMNS = f"a row has {AUDIO!r} (base64 of a WAV, FLAC or OGG file) and may have {DEVICE!r} (a device's name)"
+WANTED_AUDIO = "it should be base64 of the bytes of a WAV, FLAC, OGG or MP3 file"
+WANTED_COLUMNS = f"a row has {AUDIO!r} (base64 of a WAV, FLAC, OGG or MP3 file) and may have {DEVICE!r} (a device's name)"
 
 Value = TypeVar("Value")
 Result = TypeVar("Result")
@@ -45,7 +46,7 @@ class Row:
     """As it was asked for: None where the request names none."""
     file: BytesIO
     seconds: float
-    """By the file's header."""
+    """Of its audio."""
 
 
 class RowError(ValueError):
@@ -60,13 +61,12 @@ def read_rows(table: Any, *, max_seconds: float) -> list[Row]:
     """Rows of a request, in order; `max_seconds` limits each row's audio.
 
     Raises MlflowException (INVALID_PARAMETER_VALUE, HTTP 400) that names the row, counted from 0, and what would be
-    right. All lengths are read from the headers and checked before any audio is decoded.
+    right. All lengths are checked before anything else is done with the audio.
     """
     table = check_table(table)
-    devices = each_row(table[DEVICE] if DEVICE in table else [None] * len(table), read_device)
-    files = each_row(table[AUDIO], read_base64)
-    seconds = each_row(files, lambda file: checked_seconds(file, max_seconds))
-    check_request_seconds(sum(seconds))
+    devices = list(each_row(table[DEVICE] if DEVICE in table else [None] * len(table), read_device))
+    files = list(each_row(table[AUDIO], read_base64))
+    seconds = read_seconds(files, max_seconds)
     return [Row(*row) for row in zip(range(len(table)), devices, files, seconds, strict=True)]
 
 
@@ -93,6 +93,15 @@ def check_table(table: Any) -> pd.DataFrame:
     return table
 
 
+def read_seconds(files: Sequence[BytesIO], max_seconds: float) -> list[float]:
+    """Of each row. It ends as soon as they are too many: MP3 and OGG are decoded to know theirs."""
+    seconds: list[float] = []
+    for of_row in each_row(files, lambda file: checked_seconds(file, max_seconds)):
+        seconds.append(of_row)
+        check_request_seconds(sum(seconds))
+    return seconds
+
+
 def check_request_seconds(seconds: float) -> None:
     """The server answers in bounded time and memory only if a request is bounded as a whole, too."""
     if seconds > MAX_REQUEST_SECONDS:
@@ -101,15 +110,14 @@ def check_request_seconds(seconds: float) -> None:
         )
 
 
-def each_row(values: Iterable[Value], read: Callable[[Value], Result]) -> list[Result]:
+def each_row(values: Iterable[Value], read: Callable[[Value], Result]) -> Iterator[Result]:
     """`read` of every value; a ValueError becomes one that names the row."""
-    results = []
     for row, value in enumerate(values):
         try:
-            results.append(read(value))
+            result = read(value)
         except ValueError as error:
             raise invalid(f"row {row}: {error}") from error
-    return results
+        yield result
 
 
 def read_device(value: Any) -> str | None:
@@ -136,7 +144,24 @@ def read_base64(value: Any) -> BytesIO:
 
 
 def checked_seconds(file: BytesIO, max_seconds: float) -> float:
-    """Length of the audio, from its header alone. Raises ValueError where it should not be decoded."""
+    """Length of the audio, where its header tells it without decoding. Raises ValueError where there is too much of it."""
+    header = checked_header(file)
+    others = files_in(file.getvalue(), header.format)[1:]
+    for other in others:
+        checked_header(BytesIO(other))
+    if header.format in GUESSING or others:
+        seconds = seconds_of(file, max_seconds=max_seconds)
+        if seconds > max_seconds:
+            raise AudioError(f"{AUDIO} is longer than {max_seconds:g} s: cut it")
+        return seconds
+    seconds = float(header.frames / header.samplerate)
+    if seconds > max_seconds:
+        raise AudioError(f"{AUDIO} lasts {seconds:.1f} s by its header; at most {max_seconds:g} s are read: cut it")
+    return seconds
+
+
+def checked_header(file: BytesIO) -> Any:
+    """What soundfile finds in it. Raises AudioError where nothing of it should be decoded."""
     try:
         header = soundfile.info(file)
     except (soundfile.LibsndfileError, TypeError) as error:
@@ -151,10 +176,7 @@ def checked_seconds(file: BytesIO, max_seconds: float) -> float:
         raise AudioError(f"{AUDIO} has {header.channels} channels; at most {MAX_CHANNELS} are read")
     if header.frames == UNKNOWN_FRAMES:
         raise AudioError(f"the header of {AUDIO} does not say how long it is, as in a stream: write it to a file again")
-    seconds = header.frames / header.samplerate
-    if seconds > max_seconds:
-        raise AudioError(f"{AUDIO} lasts {seconds:.1f} s by its header; at most {max_seconds:g} s are read: cut it")
-    return seconds
+    return header
 
 
 def checked_waveform(file: BytesIO, sample_rate: int) -> Waveform:

@@ -53,7 +53,7 @@ class DeviceRouter(PythonModel):
     def predict(self, context: Any, model_input: pd.DataFrame, params: dict[str, Any] | None = None) -> pd.DataFrame:
         """One row per row of the request, with its index; with `aggregate="second"` one per clip of it.
 
-        `audio` is base64 of a WAV, FLAC or OGG file of any rate; longer audio than a clip is cut (see
+        `audio` is base64 of a WAV, FLAC, OGG or MP3 file of any rate; longer audio than a clip is cut (see
         `adaptf.tracking.requests.cut_clips`) and the clips' probabilities are averaged. `device` may be missing or
         null. `probabilities` holds a dictionary by scene: `pandas.json_normalize` makes columns of it.
         `adaptf.tracking.response.Parameters` has what `params` may hold.

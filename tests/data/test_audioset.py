@@ -188,3 +188,26 @@ def test_a_broken_class_table_is_an_error_that_says_its_columns(folder, content)
 def test_a_segment_table_that_is_no_text_is_named(folder):
     (folder / "balanced_train_segments.csv").write_bytes(bytes(range(128, 256)))
     assert f"{folder / 'balanced_train_segments.csv'} is not readable as a comma separated table" in message(folder)
+
+
+def test_hidden_files_beside_the_clips_are_none(folder):
+    (folder / "audio" / "._aaaaaaaaaaa.wav").write_bytes(b"")
+    (folder / "audio" / ".aaaaaaaaaaa.wav").write_bytes(b"")
+    assert read(folder).missing == ("aaaaaaaaaaa",)
+
+
+@pytest.mark.parametrize("which", ["the whole folder", "its audio", "each clip"])
+def test_clips_behind_symbolic_links_are_found(folder, which, tmp_path_factory):
+    elsewhere, before = tmp_path_factory.mktemp("elsewhere") / "moved", read(folder)
+    if which == "the whole folder":
+        elsewhere.symlink_to(folder)
+        assert read(elsewhere).filenames == before.filenames
+        return
+    (folder / "audio").rename(elsewhere)
+    if which == "its audio":
+        (folder / "audio").symlink_to(elsewhere)
+    else:
+        (folder / "audio").mkdir()
+        for name in FILES:
+            (folder / "audio" / name).symlink_to(elsewhere / name)
+    assert read(folder).filenames == before.filenames

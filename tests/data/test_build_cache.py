@@ -111,6 +111,13 @@ def test_missing_files_are_named(tau, build, names):
         build()
 
 
+def test_files_that_cannot_be_read_are_named(tau, build, names):
+    (tau / names[3]).unlink()
+    (tau / names[3]).symlink_to("/proc/self/mem")  # which opens, but cannot be read, not even by root
+    with pytest.raises(DataError, match=rf"1 problem in .*\n.*{names[3]}: it can't be read \(Input/output error\)"):
+        build()
+
+
 @pytest.mark.parametrize("content", [b"", b"RIFF\x10\x00\x00\x00WAVEjunk", b"this is no audio at all"])
 def test_files_that_are_no_audio_are_told_and_all_others_are_cached(tau, build, names, content):
     (tau / names[5]).write_bytes(content)

@@ -8,9 +8,10 @@ import pytest
 import soundfile
 import torch
 
+from adaptf.data import cut_files as cut_files_module
 from adaptf.data.build_cache import build_cache
 from adaptf.data.cut_files import cut_files
-from adaptf.data.decode import decode
+from adaptf.data.decode import decode, seconds_of
 from adaptf.data.errors import DataError
 from adaptf.data.read_clips import audio_root, read_clips
 from adaptf.data.shards import CacheFormat
@@ -155,6 +156,32 @@ def test_a_file_that_ends_before_its_header_says_lacks_only_its_last_clips(tmp_p
     (tmp_path / "x.wav").write_bytes(content[: 44 + 2 * 50000])
     built = build_cache(tmp_path, names, cache_root=tmp_path / "cache", format=FORMAT)
     assert list(built.clips["problem"]) == ["", "", "it ends before 2 s"]
+
+
+def test_a_file_is_cut_by_its_decoded_length_whatever_its_header_says(tmp_path):
+    write_audio(tmp_path / "a.mp3", 3.0, subtype=None)
+    write_audio(tmp_path / "b.ogg", 2.0, subtype="VORBIS")
+    a, b = (tmp_path / "a.mp3").read_bytes(), (tmp_path / "b.ogg").read_bytes()
+    (tmp_path / "joined.mp3").write_bytes(a + a)
+    (tmp_path / "joined.ogg").write_bytes(b + b)
+    without_a_count = a[a.index(a[:2], 160) :]
+    (tmp_path / "cover.mp3").write_bytes(b"ID3\x03\0\0\0\x09\x00\x00" + bytes(9 << 14) + without_a_count)
+    files = {"a.mp3": 3, "joined.mp3": 6, "joined.ogg": 4, "cover.mp3": 3}
+    names, _ = cut(tmp_path, list(files))
+    assert {file: sum(name.startswith(file) for name in names) for file in files} == files
+    built = build_cache(tmp_path, names, cache_root=tmp_path / "cache", format=FORMAT)
+    assert not built.clips["problem"].any()
+    assert (built.clips["rms"] > 0.09).all()
+
+
+def test_a_file_that_has_to_be_decoded_is_measured_once(tmp_path, monkeypatch):
+    write_audio(tmp_path / "a.mp3", 2.0, subtype=None)
+    measured = []
+    monkeypatch.setattr(cut_files_module, "seconds_of", lambda path: measured.append(path.name) or seconds_of(path))
+    assert len(cut(tmp_path, ["a.mp3"])[0]) == len(cut(tmp_path, ["a.mp3"])[0]) == 2
+    assert measured == ["a.mp3"]
+    write_audio(tmp_path / "a.mp3", 3.0, subtype=None)
+    assert len(cut(tmp_path, ["a.mp3"])[0]) == 3
 
 
 def test_marks_of_parts_in_a_table_are_refused(tmp_path):

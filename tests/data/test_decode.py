@@ -48,6 +48,36 @@ def test_compressed_files_give_soundfiles_values_too(format, subtype):
     assert np.array_equal(decode(file, sample_rate=32000), reference(file, 32000))
 
 
+@pytest.mark.parametrize(
+    ("format", "subtype"),
+    [("WAV", subtype) for subtype in ("ALAW", "ULAW", "IMA_ADPCM", "MS_ADPCM", "GSM610", "G721_32", "NMS_ADPCM_16")]
+    + [("WAVEX", "PCM_24"), ("RF64", "PCM_16"), ("W64", "FLOAT"), ("AIFF", "PCM_16"), ("AU", "PCM_16"), ("CAF", "ALAC_16")]
+    + [("OGG", "OPUS")],
+)
+def test_whatever_libsndfile_knows_is_read_whole_under_any_name(tmp_path, format, subtype):
+    soundfile.write(tmp_path / "x", noise(16000), 8000, format=format, subtype=subtype)
+    (tmp_path / "x").rename(tmp_path / "x.wav")
+    assert seconds_of(tmp_path / "x.wav") == pytest.approx(2, abs=0.1)
+    audio, rate = read_mono(tmp_path / "x.wav")
+    assert len(audio) / rate == seconds_of(tmp_path / "x.wav")
+    assert np.abs(audio).max() > 0.3
+
+
+@pytest.mark.parametrize("claimed", [0xFFFFFFFF, 0x7FFFFFFF, 10**6])
+def test_a_wav_stream_whose_size_was_not_known_when_it_began_is_read_to_its_end(claimed):
+    content = bytearray(audio_file(noise(1000), subtype="PCM_16").getvalue())
+    content[4:8] = content[40:44] = struct.pack("<I", claimed)
+    assert np.array_equal(read_mono(io.BytesIO(content))[0], read_mono(audio_file(noise(1000), subtype="PCM_16"))[0])
+
+
+def test_chunks_around_the_samples_are_no_samples():
+    wav = audio_file(noise(1000), subtype="PCM_16").getvalue()
+    chunk = b"LIST" + struct.pack("<I", 12) + b"INFOISFT" + bytes(4)
+    odd = b"junk" + struct.pack("<I", 5) + b"abcde\0"
+    for content in (wav + chunk, wav[:36] + chunk + wav[36:], wav[:36] + odd + wav[36:] + chunk):
+        assert np.array_equal(read_mono(io.BytesIO(content))[0], read_mono(io.BytesIO(wav))[0])
+
+
 def test_the_extremes_of_16_bit_samples_are_scaled_by_a_power_of_two():
     file = audio_file(np.array([-(2**15), -1, 0, 1, 2**15 - 1], dtype=np.int16), 32000)
     assert decode(file, sample_rate=32000).tolist() == [-1, -(2**-15), 0, 2**-15, 1 - 2**-15]
@@ -163,5 +193,5 @@ def test_the_length_of_a_file_is_known_from_its_header(tmp_path, samples):
 
 @pytest.mark.parametrize("name", ["x.wav", "x.raw"])
 def test_a_file_that_is_not_there_is_no_audio(tmp_path, name):
-    with pytest.raises(AudioError, match="not readable as audio"):
+    with pytest.raises(AudioError, match=r"it can't be read \(No such file or directory\)"):
         seconds_of(tmp_path / name)

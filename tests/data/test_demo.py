@@ -220,6 +220,10 @@ def test_the_readme_says_that_the_sounds_are_synthesised(written):
 def test_a_whole_set_is_returned_as_it_is(written, monkeypatch):
     monkeypatch.setattr(demo, "_write_tau", None)
     assert demo.write_demo(written.tau.parent, seed=1, **SMALL) == written
+    hidden = written.tau / "audio/._copied by macOS.wav"
+    hidden.write_bytes(b"")
+    assert demo.write_demo(written.tau.parent, seed=1, **SMALL) == written
+    hidden.unlink()
 
 
 def test_a_set_of_other_settings_is_refused(written):

@@ -1,7 +1,12 @@
+from functools import partial
+
 import numpy as np
+import pandas as pd
 import pytest
 import soundfile
 
+from adaptf.data import decode
+from adaptf.data.decode import unfit
 from adaptf.data.errors import DataError
 from adaptf.data.files_to_predict import check_files, read_files_to_predict
 
@@ -20,15 +25,43 @@ def test_a_csv_without_devices_asks_for_none(tmp_path):
     assert table["device"].tolist() == [""]
 
 
-def test_missing_and_unreadable_files_are_named_before_anything_is_predicted(tmp_path):
+BAD_FILES = {
+    "absent.wav": "the file is missing",
+    "broken.wav": "not readable as audio (",
+    "empty.wav": "not readable as audio (",
+    "without samples.wav": "the audio has no samples",
+    "text.wav": "not readable as audio (",
+    "folder.wav": "the file is missing",
+    "cut off.flac": "not readable as audio (",
+    "too short.wav": "1 samples at 96000 Hz are less than one at 32000 Hz",
+    "loud.wav": "it has samples up to 9, full scale is 1",
+    "no numbers.wav": "the audio holds values that are not numbers",
+}
+
+
+def test_all_files_that_cannot_be_answered_are_named_with_their_rows_before_anything_is_predicted(tmp_path):
     soundfile.write(tmp_path / "good.wav", np.zeros(44100), 44100)
-    (tmp_path / "broken.wav").write_bytes(b"RIFF")
-    (tmp_path / "files.csv").write_text("filename,device\ngood.wav,a\nabsent.wav,a\nbroken.wav,b\n")
-    table, root = read_files_to_predict(tmp_path / "files.csv")
-    with pytest.raises(DataError, match="2 problems in my files") as error:
-        check_files(table, root, source="my files")
-    assert "row 3, absent.wav: the file is missing" in str(error.value)
-    assert "row 4, broken.wav: not readable as audio (" in str(error.value)
+    for name, content in {"broken.wav": b"RIFF", "empty.wav": b"", "text.wav": b"this is text\n" * 50}.items():
+        (tmp_path / name).write_bytes(content)
+    (tmp_path / "folder.wav").mkdir()
+    soundfile.write(tmp_path / "without samples.wav", np.zeros(0), 32000)
+    soundfile.write(tmp_path / "cut off.flac", np.random.default_rng(0).uniform(-1, 1, 44100), 44100)
+    (tmp_path / "cut off.flac").write_bytes((tmp_path / "cut off.flac").read_bytes()[:40000])
+    soundfile.write(tmp_path / "too short.wav", np.zeros(1), 96000)
+    soundfile.write(tmp_path / "loud.wav", np.full(32000, 9.0), 32000, subtype="FLOAT")
+    soundfile.write(tmp_path / "no numbers.wav", np.full(32000, np.nan), 32000, subtype="FLOAT")
+    table = pd.DataFrame({"filename": ["good.wav", *BAD_FILES], "device": "a"})
+    with pytest.raises(DataError, match=f"{len(BAD_FILES)} problems in my files") as error:
+        check_files(table, tmp_path, problem_of=partial(unfit, sample_rate=32000, max_peak=8.0), source="my files")
+    for row, (name, said) in enumerate(BAD_FILES.items(), 3):
+        assert f"row {row}, {name}: {said}" in str(error.value)
+
+
+def test_plain_integers_are_not_decoded_to_be_checked(tmp_path, monkeypatch):
+    monkeypatch.setattr(decode, "read_mono", lambda *_, **__: pytest.fail("decoded a file whose header can be believed"))
+    for format in ("WAV", "RF64", "W64", "AIFF"):
+        soundfile.write(tmp_path / "x", np.zeros(44100), 44100, format=format, subtype="PCM_24")
+        assert unfit(tmp_path / "x", sample_rate=32000, max_peak=8.0) == ""
 
 
 def test_a_table_without_rows_is_refused(tmp_path):

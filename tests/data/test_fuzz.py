@@ -116,6 +116,19 @@ def test_damaged_audio_gives_what_libsndfile_reads_or_an_audio_error(kind, data)
             assert abs(len(waveform) - len(audio) * FORMAT.sample_rate / rate) < 1
 
 
+@fuzz(100)
+@given(data=st.data())
+def test_a_damaged_mp3_gives_numbers_or_an_audio_error(data):
+    with file_with(data.draw(damaged(audio_bytes("MP3 MPEG_LAYER_III 1")))) as path:
+        try:
+            audio, rate = read_mono(path)
+        except AudioError as error:
+            assert str(error)
+            return
+        assert len(audio) == round(seconds_of(path) * rate)
+        assert np.isfinite(audio).all()
+
+
 @pytest.mark.parametrize("kind", [kind for kind in KINDS if kind.startswith("WAV")])
 @fuzz(20)
 @given(data=st.data())

@@ -48,6 +48,18 @@ def test_all_files_that_cannot_be_used_are_named_at_once(tmp_path):
     assert "silent.wav: it is silent" in str(error.value)
 
 
+def test_hidden_files_are_none_and_links_are_followed(tmp_path):
+    write(tmp_path / "a.wav", rate=32000, peak_at=5)
+    (tmp_path / "._a.wav").write_bytes(bytes.fromhex("0005160700020000") + bytes(300))
+    (tmp_path / "more").mkdir()
+    write(tmp_path / "more/B.WAV", rate=32000, peak_at=9)
+    (tmp_path / "linked").mkdir()
+    (tmp_path / "linked/folder").symlink_to(tmp_path / "more")
+    (tmp_path / "linked/c.wav").symlink_to(tmp_path / "a.wav")
+    assert len(load_responses(tmp_path, sample_rate=32000).responses) == 3
+    assert len(load_responses(tmp_path / "linked", sample_rate=32000).responses) == 2
+
+
 def test_a_folder_without_audio_says_what_is_expected(tmp_path):
     with pytest.raises(DataError, match=r"holds no impulse response: \.flac, \.mp3, \.ogg, \.wav files are expected there"):
         load_responses(tmp_path, sample_rate=32000)

@@ -21,6 +21,7 @@ from mlflow.exceptions import MlflowException
 from adaptf.compression.int8 import save_int8
 from adaptf.compression.quantize import quantize_int8
 from adaptf.data import files_to_predict
+from adaptf.data.decode import decode
 from adaptf.data.errors import DataError
 from adaptf.errors import UserError
 from adaptf.mlproject import predict as stage
@@ -29,6 +30,7 @@ from adaptf.mlproject.stage import execute
 from adaptf.models.tfsepnet import TfSepNet
 from adaptf.tracking import production, registry
 from adaptf.tracking.bundle import write_bundle
+from adaptf.tracking.requests import MAX_REQUEST_SECONDS, MAX_ROWS, clips_of, cut_clips, read_rows
 from adaptf.tracking.runs import Result, StageRun
 
 SCENES = ("airport", "bus")
@@ -133,7 +135,7 @@ def run_with(evaluation_set: Path, work: Path, models: FakeRegistry, monkeypatch
             return router
 
         monkeypatch.setattr(mlflow.pyfunc, "load_model", load)
-        return predict(PredictConfig(files=str(evaluation_set), **settings), run)
+        return predict(PredictConfig(**({"files": str(evaluation_set)} | settings)), run)
 
     return call
 
@@ -296,11 +298,74 @@ def test_a_uri_of_a_stage_is_refused_with_the_right_ones() -> None:
         present_version("models:/adaptf-router/Staging")
 
 
-def test_a_request_holds_no_more_audio_than_the_router_takes(predict_with: Predict, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(stage, "MAX_REQUEST_SECONDS", 0.35)
+def test_a_request_holds_no_more_clips_than_the_router_takes(predict_with: Predict, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert MAX_ROWS >= stage.CLIPS_PER_REQUEST <= MAX_REQUEST_SECONDS
+    monkeypatch.setattr(stage, "CLIPS_PER_REQUEST", 3)
     router = CountingRouter()
     assert predict_with(router)["filename"].tolist() == [f"audio/{number}.wav" for number in range(10)]
     assert router.requests == [3, 1, 3, 1, 2]
+
+
+class HearingRouter(CountingRouter):
+    """Decodes what it is sent, within the limits of a request; what it answers is the clip's peak."""
+
+    def predict(self, request: pd.DataFrame) -> pd.DataFrame:
+        answer = super().predict(request)
+        rows = read_rows(request, max_seconds=1.0)
+        peaks = [float(np.abs(clips_of(row, sample_rate=32000, clip_samples=32000)).max()) for row in rows]
+        best = [SCENES[peak > 0.5] for peak in peaks]
+        return answer.assign(
+            scene=best,
+            probability=[max(peak, 1 - peak) for peak in peaks],
+            probabilities=[{"airport": 1 - peak, "bus": peak} for peak in peaks],
+        )
+
+
+@pytest.fixture
+def files_of_all_kinds(tmp_path: Path) -> Path:
+    """A table of them; two MP3s are joined."""
+    kinds: dict[str, tuple[float, int, int, dict[str, str]]] = {
+        "a.mp3": (6.0, 44100, 1, {}),
+        "b.wav": (1.0, 32000, 1, {"format": "RF64"}),
+        "c.w64": (1.0, 32000, 1, {}),
+        "d.wav": (75.3, 32000, 1, {}),
+        "e.wav": (1.0, 32000, 10, {}),
+        "f.wav": (2.6, 384_000, 1, {}),
+        "g.ogg": (1.0, 48000, 2, {"subtype": "OPUS"}),
+        "h.aiff": (0.5, 8000, 1, {}),
+        "i.wav": (0.01, 32000, 1, {}),
+        "j.wav": (1.0, 44100, 1, {"subtype": "ALAW"}),
+        "k.flac": (3.5, 22050, 2, {"subtype": "PCM_24"}),
+    }
+    folder = tmp_path / "of all kinds"
+    folder.mkdir()
+    generator = np.random.default_rng(0)
+    for name, (seconds, rate, channels, settings) in kinds.items():
+        samples = 0.2 * generator.standard_normal((round(seconds * rate), channels))
+        soundfile.write(folder / name, np.clip(samples, -1, 1), rate, **settings)
+    (folder / "l.mp3").write_bytes((folder / "a.mp3").read_bytes() * 2)
+    (folder / "files.csv").write_text("filename,device\n" + "".join(f"{name},s1\n" for name in [*kinds, "l.mp3"]))
+    return folder / "files.csv"
+
+
+def test_files_of_any_kind_length_rate_and_number_of_channels_are_answered(
+    files_of_all_kinds: Path, run_with: Callable[..., Result], work: Path
+) -> None:
+    files_digest(PredictConfig(files=str(files_of_all_kinds), model_uri="some/folder"))
+    router = HearingRouter()
+    run_with(router, files=str(files_of_all_kinds), model_uri="some/folder")
+    predictions = pd.read_csv(work / PREDICTIONS).set_index("filename")
+    assert list(predictions.index) == pd.read_csv(files_of_all_kinds)["filename"].tolist()
+    clips = {name: cut_clips(decode(files_of_all_kinds.parent / name, sample_rate=32000), 32000) for name in predictions.index}
+    assert [len(clips[name]) for name in ("a.mp3", "d.wav", "f.wav", "i.wav", "k.flac", "l.mp3")] == [6, 75, 3, 1, 4, 12]
+    for name, of_file in clips.items():
+        peak = np.abs(of_file).max(axis=1).mean()
+        answer = predictions.loc[name]
+        assert answer["bus"] == pytest.approx(peak, abs=1e-6)
+        assert answer["airport"] == pytest.approx(1 - peak, abs=1e-6)
+        assert answer["scene"] == SCENES[int(peak > 0.5)]
+        assert answer["probability"] == pytest.approx(max(peak, 1 - peak), abs=1e-6)
+    assert router.asked == sum(map(len, clips.values()))
 
 
 def test_a_file_that_the_router_refuses_is_named(predict_with: Predict) -> None:

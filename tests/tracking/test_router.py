@@ -1,5 +1,6 @@
 """Which network answers, what it is given, what is answered, and which bundles are refused."""
 
+import base64
 import json
 import threading
 from collections.abc import Callable
@@ -259,7 +260,9 @@ def test_a_tail_is_padded_from_half_a_clip_on_and_dropped_below(samples, clips, 
     assert not cut.ravel()[kept:].any()
 
 
-@pytest.mark.parametrize(("rate", "file_format"), [(44100, "WAV"), (48000, "FLAC"), (16000, "OGG"), (22050, "WAV")])
+@pytest.mark.parametrize(
+    ("rate", "file_format"), [(44100, "WAV"), (48000, "FLAC"), (16000, "OGG"), (22050, "WAV"), (44100, "MP3")]
+)
 def test_audio_of_any_rate_and_format_is_read(rate, file_format, model, noise, encoded):
     response = model.predict(None, pd.DataFrame({"audio": [encoded(noise(rate), rate, file_format)]}))
     assert len(response) == 1
@@ -282,6 +285,42 @@ def test_audio_over_a_limit_is_refused_before_anything_is_decoded(seconds, limit
     silence = [encoded(np.zeros(8000 * length), 8000, "FLAC") for length in (6, seconds)]
     with pytest.raises(MlflowException, match=said):
         model.predict(None, pd.DataFrame({"audio": silence}))
+
+
+@pytest.fixture
+def joined_mp3(noise, encoded):
+    """base64 of MP3 files joined to one, of which the first alone says how long it is."""
+    return lambda *seconds: base64.b64encode(
+        b"".join(base64.b64decode(encoded(noise(44100 * length), 44100, "MP3")) for length in seconds)
+    ).decode()
+
+
+def test_of_an_mp3_the_decoded_length_counts(model, joined_mp3):
+    answer = model.predict(None, pd.DataFrame({"audio": [joined_mp3(2, 3), joined_mp3(4)]}), {"aggregate": "second"})
+    assert answer["row"].tolist() == [0] * 5 + [1] * 4
+
+
+def test_an_mp3_that_is_longer_than_it_says_is_decoded_no_further_than_the_limit(model, joined_mp3, monkeypatch):
+    decoded = []
+    original = requests.seconds_of
+    monkeypatch.setattr(
+        requests, "seconds_of", lambda *given, **named: decoded.append(original(*given, **named)) or decoded[-1]
+    )
+    monkeypatch.setattr(requests, "decode", lambda *_, **__: pytest.fail("decoded audio that should have been refused"))
+    with pytest.raises(MlflowException, match="row 0: audio is longer than 60 s: cut it"):
+        model.predict(None, pd.DataFrame({"audio": [joined_mp3(2, 120)]}))
+    assert 60 < decoded[0] < 70
+    monkeypatch.setattr(requests, "MAX_REQUEST_SECONDS", 10.0)
+    with pytest.raises(MlflowException, match=r"the rows hold 16\.0 s of audio together, more than 10 s"):
+        model.predict(None, pd.DataFrame({"audio": [joined_mp3(2, 6)] * 20}))
+    assert len(decoded) == 3, "what comes behind is not looked at"
+
+
+def test_joined_files_are_checked_one_by_one(encoded):
+    first, second, third = (base64.b64decode(encoded(np.zeros(800), rate, "FLAC")) for rate in (8000, 8000, 384_000))
+    assert requests.checked_seconds(BytesIO(first + second), max_seconds=60) == pytest.approx(0.2)
+    with pytest.raises(ValueError, match="384000 samples a second; at most 192000 are read"):
+        requests.checked_seconds(BytesIO(first + third), max_seconds=60)
 
 
 def test_a_flac_stream_without_a_length_is_refused(encoded):

@@ -1,0 +1,169 @@
+"""MP3 files decoded to their ends, whatever they say of their length.
+
+libsndfile stops where a file's own count of frames does, or an estimate from the file's size where it has none: both are wrong
+for a cover picture, a variable rate without a count, or two files joined. Read from a pipe, where no length can be known, it
+decodes all that comes.
+"""
+
+import itertools
+import math
+import os
+import re
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from typing import NamedTuple
+
+import numpy as np
+import soundfile
+from numpy.typing import NDArray
+
+RATES_AND_KBPS = re.escape(bytes(byte for byte in range(0x10, 0xF0) if byte & 0x0C != 0x0C))
+ENCODERS_NOTE = re.compile(rb"\xff[\xe2\xe3\xf2\xf3\xfa\xfb][" + RATES_AND_KBPS + rb"].(?:..)?\0{9,32}(?:Xing|Info)", re.DOTALL)
+"""A silent frame in front of a stream: how many frames follow, and how many samples the encoder added."""
+DECODER_DELAY = 529
+"""Samples by which any MP3 decoder is late."""
+MPEG_1_KBPS = (0, 32, 40, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224, 256, 320)
+MPEG_2_KBPS = (0, 8, 16, 24, 32, 40, 48, 56, 64, 80, 96, 112, 128, 144, 160)
+"""By the four bits of a frame's header."""
+BLOCK_SAMPLES, BYTES_PER_READ = 2**16, 2**16
+MOST_ZEROS = 1024
+"""In which a frame may end, and over which the decoder comes; more of them are a reserve that a recorder did not fill."""
+MOST_SECONDS_LOST = 1.0
+"""As bytes that cannot be decoded, at the rate of those before: tags that nobody knows are shorter, audio is mostly longer."""
+
+
+class Mp3Error(ValueError):
+    """A file that is damaged in its middle, or that changes its rate."""
+
+
+class Stream(NamedTuple):
+    """What one encoder wrote."""
+
+    samples: NDArray[np.float32]
+    """(samples,) with channels averaged"""
+    rate: int
+    """In Hz."""
+    rest: int = 0
+    """Bytes behind the last frame that was decoded."""
+
+    @property
+    def seconds(self) -> float:
+        return len(self.samples) / self.rate
+
+
+def read_mp3(content: bytes, *, max_seconds: float = math.inf) -> Stream:
+    """All streams of a file, one after the other; what begins after `max_seconds` is not decoded.
+
+    Raises Mp3Error, and soundfile's errors where a stream is none.
+    """
+    streams: list[Stream] = []
+    for part in _parts(content):
+        left = max_seconds - sum(stream.seconds for stream in streams)
+        if left > 0:
+            streams.append(_read_stream(part, max_seconds=left))
+    if len(rates := {stream.rate for stream in streams}) > 1:
+        raise Mp3Error(f"its rate changes: parts of it have {' and '.join(map(str, sorted(rates)))} samples a second")
+    return Stream(np.concatenate([stream.samples for stream in streams]), streams[0].rate)
+
+
+def _parts(content: bytes) -> Iterator[bytearray]:
+    """The streams of joined files, each from its encoder's note on; without the tags in front and a reserve of zeros behind."""
+    begin, end = _after_tags(content), len(content.rstrip(b"\0"))
+    end += min(len(content) - end, MOST_ZEROS)
+    starts = [begin, *(note.start() for note in ENCODERS_NOTE.finditer(content, begin + 1)), end]
+    for start, stop in itertools.pairwise(starts):
+        yield bytearray(content[start:stop])
+
+
+def _after_tags(content: bytes) -> int:
+    """Where the first frame begins. ID3v2 writes its size as four digits of seven bits."""
+    start = 0
+    while content.startswith(b"ID3", start) and len(content) >= start + 10:
+        size = sum(digit << 7 * place for place, digit in enumerate(reversed(content[start + 6 : start + 10])))
+        footer = 10 if content[start + 5] & 0x10 else 0
+        start += 10 + size + footer
+    return start
+
+
+def _read_stream(part: bytearray, *, max_seconds: float) -> Stream:
+    """Without what the encoder added, where its note is true."""
+    frames, before, behind = -1, 0, 0
+    if note := ENCODERS_NOTE.match(part):
+        frames, before, behind = _read_note(part[note.end() :])
+        del part[: _frame_bytes(part)]
+    stream = _decode(part, max_seconds=max_seconds)
+    whole = len(stream.samples) == frames * _frame_samples(stream.rate)
+    if not whole and stream.rest * stream.seconds > (len(part) - stream.rest) * MOST_SECONDS_LOST:
+        raise Mp3Error(f"it can't be decoded beyond {stream.seconds:.1f} s: it is damaged there, or another rate begins")
+    return stream._replace(samples=stream.samples[before : len(stream.samples) - behind * whole])
+
+
+def _read_note(fields: bytearray) -> tuple[int, int, int]:
+    """Frames, and samples added before and behind; of a note that does not say them -1, 0, 0.
+
+    The first four bytes say which of four fields follow; LAME's own field comes after them, if at all.
+    """
+    present = [place for place in range(4) if fields[3:4] and fields[3] >> place & 1]
+    frames = int.from_bytes(fields[4:8]) if 0 in present else -1
+    lame = fields[4 + sum((4, 4, 100, 4)[place] for place in present) :]
+    if len(lame) < 24 or not lame[0]:
+        return frames, 0, 0
+    delay, padding = lame[21] << 4 | lame[22] >> 4, (lame[22] & 0x0F) << 8 | lame[23]
+    return frames, delay + DECODER_DELAY, max(0, padding - DECODER_DELAY)
+
+
+def _frame_bytes(frame: bytearray) -> int:
+    """Length of a frame by its header."""
+    version, kbps = frame[1] >> 3 & 3, (MPEG_1_KBPS if frame[1] & 8 else MPEG_2_KBPS)[frame[2] >> 4]
+    rate = (44100, 48000, 32000)[frame[2] >> 2 & 3] // {3: 1, 2: 2, 0: 4}[version]
+    return _frame_samples(rate) // 8 * kbps * 1000 // rate + (frame[2] >> 1 & 1)
+
+
+def _frame_samples(rate: int) -> int:
+    """MPEG 1 has the three highest rates."""
+    return 1152 if rate >= 32000 else 576
+
+
+def _decode(part: bytearray, *, max_seconds: float) -> Stream:
+    """Decodes until nothing comes any more.
+
+    An error may be the end of a file that was cut off. All that comes before it is kept by a slower reading, frame by frame.
+    """
+    try:
+        return _read(part, max_seconds, BLOCK_SAMPLES)
+    except soundfile.SoundFileError as error:
+        return _read(part, max_seconds, 576, type(error))
+
+
+def _read(part: bytearray, max_seconds: float, block_samples: int, *may_end_it: type[Exception]) -> Stream:
+    with _piped(part) as pipe, soundfile.SoundFile(pipe, closefd=False) as file:
+        blocks, missing = [np.zeros(0, np.float32)], max_seconds * file.samplerate
+        with suppress(*may_end_it):
+            while missing > 0 and len(block := file.read(block_samples, dtype="float32")):
+                blocks.append(block if block.ndim == 1 else block.mean(axis=1, dtype=np.float32))
+                missing -= len(block)
+        rest = sum(map(len, iter(lambda: os.read(pipe, BYTES_PER_READ), b""))) if missing > 0 else 0
+        return Stream(np.concatenate(blocks), int(file.samplerate), rest)
+
+
+@contextmanager
+def _piped(content: bytearray) -> Iterator[int]:
+    """The end of a pipe from which the content can be read."""
+    source, sink = os.pipe()
+    feeder = threading.Thread(target=_feed, args=(sink, memoryview(content)), daemon=True)
+    feeder.start()
+    try:
+        yield source
+    finally:
+        os.close(source)  # ends a feeder that nobody reads from any more
+        feeder.join()
+
+
+def _feed(sink: int, content: memoryview) -> None:
+    try:
+        with suppress(BrokenPipeError):
+            while content:
+                content = content[os.write(sink, content) :]
+    finally:
+        os.close(sink)
