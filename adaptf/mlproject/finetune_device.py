@@ -65,7 +65,7 @@ def finetune_device(config: FinetuneDeviceConfig, run: StageRun) -> Result:
         run,
         train=training_clips(config, data),
         validation=validation,
-        devices=data.devices,
+        data=data,
         objective=SCENES,
         augment=config.augment,
         optim=config.optim,
@@ -74,7 +74,7 @@ def finetune_device(config: FinetuneDeviceConfig, run: StageRun) -> Result:
         patience_epochs=config.patience_epochs,
     )
     if config.keep == "last":
-        fitted = replace(fitted, best=fitted.last)
+        fitted = replace(fitted, best=copy_as_best(run, fitted.last))
     # Scored as the start was: Lightning's score is that of the training's precision.
     after = predict_validation(fitted.best, data, config.trainer.accelerator, clips=validation)
     score = macro_accuracy(after)
@@ -126,7 +126,7 @@ def validation_clips(data: PreparedData, device: str | None, min_clips: int) -> 
 
 
 def copy_as_best(run: StageRun, checkpoint: Path) -> Path:
-    """The starting model under the name that the next stage asks for."""
-    copy = run.folder / "start" / "best.ckpt"
+    """A model under the name that the next stage asks for."""
+    copy = run.folder / "kept" / "best.ckpt"
     copy.parent.mkdir(exist_ok=True)
     return Path(shutil.copyfile(checkpoint, copy))

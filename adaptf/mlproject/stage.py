@@ -136,7 +136,7 @@ def resolve_upstream(config: Config) -> Config:
 def fingerprint_of(stage: str, config: Any, inputs: str) -> str:
     """Digest of stage, configuration, code, inputs and of what the upstream runs were made from."""
     upstream = {field.name: upstream_fingerprint(getattr(config, field.name)) for field in upstream_fields(config)}
-    files = [path for folder in content_folders(config) for path in sorted(folder.iterdir()) if path.is_file()]
+    files = [path for folder in content_folders(config) for path in sorted(folder.rglob("*")) if path.is_file()]
     contents = {str(path): sha256_of(path) for path in files}
     values = dataclasses.asdict(config) | upstream | contents
     return runs.digest(stage, json.dumps(values, sort_keys=True, default=str), runs.package_digest(), inputs)

@@ -179,12 +179,14 @@ def test_a_changed_setting_or_upstream_runs_again(
     assert capsys.readouterr().out.count("counted") == 3
 
 
-def test_another_response_in_the_same_folder_trains_again(train_config: TrainConfig, tmp_path: Path) -> None:
-    soundfile.write(tmp_path / "microphone.wav", np.eye(1, 64, 3)[0], 32000)
+@pytest.mark.parametrize("name", ["microphone.wav", "ribbon/microphone.wav"])
+def test_another_response_in_the_same_folder_trains_again(train_config: TrainConfig, tmp_path: Path, name: str) -> None:
+    (tmp_path / "ribbon").mkdir()
+    soundfile.write(tmp_path / name, np.eye(1, 64, 3)[0], 32000)
     config = replace(train_config, seed=51, augment=replace(train_config.augment, dir_folder=str(tmp_path)))
     first = execute(stage_that_counts, config, reuse=True)
     assert execute(stage_that_counts, config, reuse=True) == first
-    soundfile.write(tmp_path / "microphone.wav", np.eye(1, 64, 5)[0], 32000)
+    soundfile.write(tmp_path / name, np.eye(1, 64, 5)[0], 32000)
     assert execute(stage_that_counts, config, reuse=True) != first
 
 
