@@ -130,7 +130,8 @@ def clips_of(waveforms: WaveformCache, count: int) -> ClipSet:
 
 def module_of(clips: ClipSet) -> ClipDataModule:
     module = ClipDataModule(clips, clips, batch_size=BATCH, seed=0)
-    module.trainer = SimpleNamespace(strategy=SimpleNamespace(root_device=torch.device("cpu")))  # type: ignore[assignment]
+    device = SimpleNamespace(root_device=torch.device("cpu"))
+    module.trainer = SimpleNamespace(strategy=device, num_devices=1)  # type: ignore[assignment]
     module.setup("fit")
     return module
 
