@@ -77,7 +77,7 @@ def clip_loader(
         clips,
         sampler=rows,
         batch_size=None,
-        collate_fn=handed_over,
+        collate_fn=handed_over,  # type: ignore[arg-type]  # it gets a whole batch, for lack of a batch size
         # One of its own: workers would take their seeds from the global one, and move what dropout draws from it.
         generator=torch.Generator().manual_seed(seed),
         num_workers=workers,

@@ -204,7 +204,12 @@ def train_classifier(
             f"optim.average.kind = swa averages the last {optim.average.share:.0%} of the epochs, which patience_epochs = "
             f"{patience_epochs} may leave out: set patience_epochs to 0, or take ema"
         )
+    if optim.max_epochs < 1:
+        raise UserError(f"optim.max_epochs should be 1 or more, got {optim.max_epochs}")
     sample_rate = train.waveforms.format.sample_rate
+    heard = classifier.description.features.get("sample_rate", sample_rate)
+    if heard != sample_rate:
+        raise UserError(f"mel.sample_rate is {heard} Hz, the clips are prepared at {sample_rate} Hz: leave it at that")
     average = optim.average
     with in_section("augment"):
         augmentations = build_augmentations(

@@ -152,3 +152,5 @@ def test_the_first_trial_of_a_sweep_has_the_probabilities_that_the_settings_mean
     space = {"augment.dir_p_of.nova,pixel": FloatDistribution(0.0, 0.8, step=0.1)}
     put_first(study, SearchConfig(), space, replace(config, augment=AugmentConfig()))
     assert study.get_trials()[0].system_attrs["fixed_params"] == {"augment.dir_p_of.nova,pixel": 0.4}
+    put_first(without := optuna.create_study(), SearchConfig(default_first=False), space, config)
+    assert not without.get_trials()
