@@ -130,7 +130,8 @@ def clips_of(waveforms: WaveformCache, count: int) -> ClipSet:
 
 def module_of(clips: ClipSet) -> ClipDataModule:
     module = ClipDataModule(clips, clips, batch_size=BATCH, seed=0)
-    module.trainer = SimpleNamespace(strategy=SimpleNamespace(root_device=torch.device("cpu")))  # type: ignore[assignment]
+    device = SimpleNamespace(root_device=torch.device("cpu"))
+    module.trainer = SimpleNamespace(strategy=device, num_devices=1)  # type: ignore[assignment]
     module.setup("fit")
     return module
 
@@ -157,7 +158,7 @@ def responses_pairs(folder: Path, repeats: int) -> Iterator[Row]:
     generator, decay = np.random.default_rng(0), np.exp(-np.arange(RESPONSE_SAMPLES) / 500)
     for place in range(RESPONSES):
         soundfile.write(root / f"{place}.wav", decay * generator.standard_normal(RESPONSE_SAMPLES), RATE, subtype="FLOAT")
-    bank, paths = load_responses(root, sample_rate=SAMPLE_RATE), sorted(root.iterdir())
+    bank, paths = load_responses(root, sample_rate=SAMPLE_RATE, level="unit_energy"), sorted(root.iterdir())
     waveforms, choice = torch.randn(BATCH, SAMPLE_RATE), torch.randint(len(bank), (BATCH,))
     functional = import_torchaudio().functional
 

@@ -6,6 +6,7 @@ import numpy as np
 import torch
 from scipy.fft import next_fast_len
 from torch import Tensor
+from torch.nn.functional import pad
 
 from adaptf.audio.simulated_microphones import simulate_responses
 
@@ -18,19 +19,24 @@ CLIPS_AT_ONCE = 64
 
 
 class ResponseBank:
-    """Impulse responses (responses, taps) whose spectra are computed once per clip length and device."""
+    """Impulse responses (responses, taps) whose spectra are computed once per clip length and device.
 
-    def __init__(self, responses: Tensor) -> None:
+    `delays` (responses,): the samples by which each response is late, which convolving takes back; None: none is.
+    """
+
+    def __init__(self, responses: Tensor, *, delays: Tensor | None = None) -> None:
         if responses.ndim != 2 or not len(responses):
             raise ValueError(f"responses should be (responses, taps) with at least one, got {tuple(responses.shape)}")
         self.responses = responses
+        self.delays = torch.zeros(len(responses), dtype=torch.int64) if delays is None else delays
         self._spectra: dict[tuple[int, torch.device], Tensor] = {}
 
     def __len__(self) -> int:
         return len(self.responses)
 
     def convolve(self, waveform: Tensor, choice: Tensor) -> Tensor:
-        """Full convolution of each clip (batch, samples) with its response `choice` (batch,), cut to the clip's length."""
+        """Each clip (batch, samples) with its response `choice` (batch,): so many samples of the full convolution, from the
+        response's delay on."""
         samples = waveform.shape[1]
         length = next_fast_len(samples + self.responses.shape[1] - 1, real=True)
         spectra, convolved = self._spectra_on(length, waveform.device), torch.empty_like(waveform)
@@ -43,8 +49,13 @@ class ResponseBank:
     def _spectra_on(self, length: int, device: torch.device) -> Tensor:
         key = (length, device)
         if key not in self._spectra:
-            self._spectra[key] = torch.fft.rfft(self.responses.to(device), n=length)
+            self._spectra[key] = torch.fft.rfft(self._advanced(length).to(device))
         return self._spectra[key]
+
+    def _advanced(self, length: int) -> Tensor:
+        """(responses, length) with each delay at sample 0; what comes before it goes to the end, as a period's past does."""
+        padded = pad(self.responses, (0, length - self.responses.shape[1]))
+        return padded.gather(1, (torch.arange(length) + self.delays[:, None]) % length)
 
 
 @dataclass(frozen=True)

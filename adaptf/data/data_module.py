@@ -10,7 +10,8 @@ from torch.utils.data import DataLoader
 from adaptf.data.batch import ClipBatch
 from adaptf.data.clip_set import ClipSet
 from adaptf.data.device_memory import OnDevice, fits, on_device
-from adaptf.data.loader import clip_loader
+from adaptf.data.loader import bytes_ahead, clip_loader
+from adaptf.data.shared_memory import check_shared_memory
 
 LogMelsOf = Callable[[Sequence[ClipSet], torch.device], Sequence[ClipSet]]
 """From clip sets to the same sets, with log-mels in the memory of the device as far as there is room."""
@@ -46,7 +47,10 @@ class ClipDataModule(L.LightningDataModule):
         self.train_is_on_device = False
 
     def setup(self, stage: str) -> None:
-        """Moves to the memory of this process's device what is wanted there: log-mels, or else the training clips."""
+        """Moves to the memory of this process's device what is wanted there: log-mels, or else the training clips.
+
+        Raises SharedMemoryFull where the batches of the workers would fill it.
+        """
         if self.trainer is None:
             raise RuntimeError("a trainer has to call setup: it knows the device")
         device = self.trainer.strategy.root_device
@@ -58,6 +62,19 @@ class ClipDataModule(L.LightningDataModule):
         if not self.train_is_on_device and fits(self.train_clips, device, self.keep_on_device):
             logger.info("%d training clips are kept in the memory of %s", len(self.train_clips), device)
             self.train_clips, self.train_is_on_device = on_device(self.train_clips, device), True
+        for clips, workers in ((self.train_clips, self.train_workers), (self.validation_clips, self.validation_workers)):
+            needed = bytes_ahead(clips, batch_size=self.batch_size, workers=workers)  # one loader at a time reads ahead
+            check_shared_memory(needed * self.trainer.num_devices)
+
+    @property
+    def train_workers(self) -> int:
+        """Processes that read training clips: none where they are in memory."""
+        return 0 if self.train_is_on_device else self.workers
+
+    @property
+    def validation_workers(self) -> int:
+        """Processes that read validation clips: none where their log-mels are in memory."""
+        return 0 if self.validation_clips.log_mels is not None else self.workers
 
     def train_dataloader(self) -> DataLoader[ClipBatch]:
         """Shuffled by seed and epoch."""
@@ -67,7 +84,7 @@ class ClipDataModule(L.LightningDataModule):
             shuffle=True,
             seed=self.seed,
             first_epoch=self.first_epoch,
-            workers=0 if self.train_is_on_device else self.workers,
+            workers=self.train_workers,
             pin_memory=self.pin_memory and not self.train_is_on_device,
         )
 
@@ -77,6 +94,6 @@ class ClipDataModule(L.LightningDataModule):
             self.validation_clips,
             batch_size=self.batch_size,
             shuffle=False,
-            workers=0 if self.validation_clips.log_mels is not None else self.workers,
+            workers=self.validation_workers,
             pin_memory=self.pin_memory and self.validation_clips.log_mels is None,
         )

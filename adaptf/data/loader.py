@@ -9,6 +9,11 @@ from torch.utils.data import DataLoader, Sampler
 
 from adaptf.data.batch import ClipBatch
 from adaptf.data.clip_set import ClipSet
+from adaptf.data.shared_memory import handed_over
+
+PREFETCHED = 2
+"""Batches that each worker reads ahead, PyTorch's default."""
+BYTES_PER_SAMPLE = 4
 
 
 class BatchRows(Sampler[list[int]]):
@@ -45,6 +50,12 @@ class BatchRows(Sampler[list[int]]):
         return filled[rank::processes]
 
 
+def bytes_ahead(clips: ClipSet, *, batch_size: int, workers: int) -> int:
+    """What batches take that `workers` processes have read ahead, and the two that the training holds."""
+    batches = min(PREFETCHED * workers + 2, -(-len(clips) // batch_size)) if workers else 0
+    return batches * min(batch_size, len(clips)) * clips.samples * BYTES_PER_SAMPLE
+
+
 def clip_loader(
     clips: ClipSet,
     *,
@@ -66,6 +77,7 @@ def clip_loader(
         clips,
         sampler=rows,
         batch_size=None,
+        collate_fn=handed_over,  # type: ignore[arg-type]  # it gets a whole batch, for lack of a batch size
         # One of its own: workers would take their seeds from the global one, and move what dropout draws from it.
         generator=torch.Generator().manual_seed(seed),
         num_workers=workers,

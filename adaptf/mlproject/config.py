@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from adaptf.data.device_memory import OnDevice
+from adaptf.data.responses import ResponseLevel
 from adaptf.data.shards import SampleType
 from adaptf.data.tau import TrainSplit
 from adaptf.training.averaging import Averaging
@@ -124,12 +125,16 @@ class AugmentConfig:
     dir_p: float = 0.4
     """Probability per clip of a device impulse response (DIR)."""
     dir_devices: tuple[str, ...] = ("a",)
-    """Devices whose clips get impulse responses; an empty list means all."""
+    """Devices whose clips get impulse responses; an empty list means all, as the default does for data without such training
+    clips."""
     dir_p_of: dict[str, float] = field(default_factory=dict)
     """Probabilities that take the place of dir_p for clips of single devices, as in {b: 0.1, "s1,s2,s3": 0.2}, whether they
     are in dir_devices or not."""
     dir_folder: str = field(default="none", metadata={"content": True})
     """Folder of impulse responses such as MicIRP; `none` takes simulated microphones."""
+    dir_level: ResponseLevel = "unit_energy"
+    """Of the folder's responses. unit_energy: each is scaled to an energy of 1, as simulated microphones are. as_recorded: each
+    has its file's gain; those of MicIRP differ by up to 21 dB."""
     mixstyle_p: float = 0.8
     """Probability per batch of Freq-MixStyle."""
     mixstyle_alpha: float = 0.4

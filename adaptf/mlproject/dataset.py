@@ -11,7 +11,7 @@ import pandas as pd
 from adaptf.data.build_cache import build_cache
 from adaptf.data.cache import WaveformCache, open_cache
 from adaptf.data.clip_set import ClipSet, clip_set, scene_clip_set
-from adaptf.data.clips import TRAIN, VALIDATION
+from adaptf.data.clips import TRAIN, UNKNOWN, VALIDATION, devices_of
 from adaptf.data.errors import DataError
 from adaptf.data.shards import CacheFormat
 from adaptf.tracking.runs import DataSet, StageRun, UpstreamError
@@ -37,6 +37,11 @@ class PreparedData:
     digest: str
     synthesised: bool
     """Whether these are the demo's sounds, which every table has to say."""
+
+    @property
+    def training_devices(self) -> list[str]:
+        """Device names of the training clips; AudioSet does not tell."""
+        return devices_of(self.table) if self.kind == SCENES_KIND else [UNKNOWN]
 
     def clips(self, split: str, *, device: str | None = None, sample_seconds: float = 1.0) -> ClipSet:
         """The clips of a split, all of them or those of one device.

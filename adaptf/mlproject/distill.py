@@ -100,7 +100,7 @@ def distill(config: DistillConfig, run: StageRun) -> Result:
         run,
         train=train,
         validation=validation,
-        devices=data.devices,
+        data=data,
         objective=distillation_objective(loss),
         teachers=config.loss.mixed_teachers,
         further_waveform_augmentations=running_teachers(run, run_ids) if config.loss.teachers_hear == "augmented" else [],

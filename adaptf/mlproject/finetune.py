@@ -11,13 +11,12 @@ from adaptf.evaluation.scores import macro_accuracy
 from adaptf.mlproject.config import AugmentConfig, OptimConfig, TrainerConfig, upstream, upstream_model
 from adaptf.mlproject.dataset import DATA_KIND, SCENES_KIND, PreparedData, load_prepared
 from adaptf.mlproject.finetune_device import KEPT, FinetuneDeviceConfig, finetune_device
-from adaptf.mlproject.fitting import in_section, student_of
+from adaptf.mlproject.fitting import dir_p_by_device, in_section, student_of
 from adaptf.mlproject.leave_one_device_out import epochs_for_unseen_devices
 from adaptf.mlproject.stage import execute, run_stage
 from adaptf.mlproject.validation_page import FINETUNED, by_own_models, read_validation_predictions, with_validation_tables
 from adaptf.tracking import runs
 from adaptf.tracking.runs import Result, StageRun
-from adaptf.training.device_probability import probability_per_device
 
 logger = logging.getLogger(__name__)
 MODELS = "models.json"
@@ -92,11 +91,9 @@ def finetune(config: FinetuneConfig, run: StageRun) -> Result:
 
 
 def probabilities_of(config: FinetuneConfig, data: PreparedData) -> dict[str, float]:
-    """Of an impulse response, by device. Raises UserError where `augment.dir_p_of` names a device that there is not."""
-    augment = config.augment
+    """Of an impulse response, by device. Raises UserError where `augment` names a device that there is not."""
     with in_section("augment"):
-        found = probability_per_device(data.devices, p=augment.dir_p, only=augment.dir_devices, p_of=augment.dir_p_of)
-    return dict(zip(data.devices, found, strict=True))
+        return dir_p_by_device(config.augment, data.training_devices)
 
 
 def of_device(config: FinetuneConfig, device: str, dir_p: float) -> FinetuneDeviceConfig:

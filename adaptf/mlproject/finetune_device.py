@@ -1,5 +1,6 @@
 """One device's fine-tuning, a nested run of `finetune`."""
 
+import shutil
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
@@ -63,7 +64,7 @@ def finetune_device(config: FinetuneDeviceConfig, run: StageRun) -> Result:
         run,
         train=training_clips(config, data),
         validation=validation,
-        devices=data.devices,
+        data=data,
         objective=SCENES,
         augment=config.augment,
         optim=config.optim,
@@ -72,7 +73,7 @@ def finetune_device(config: FinetuneDeviceConfig, run: StageRun) -> Result:
         patience_epochs=config.patience_epochs,
     )
     if config.keep == "last":
-        fitted = replace(fitted, best=fitted.last)
+        fitted = replace(fitted, best=copy_as_best(run, fitted.last))
     # Scored as the start was: Lightning's score is that of the training's precision.
     after = predict_validation(fitted.best, data, config.trainer.accelerator, clips=validation)
     score = macro_accuracy(after)
@@ -127,3 +128,10 @@ def start_as_best(config: FinetuneDeviceConfig, run: StageRun, data: PreparedDat
     """The starting model under the name that the next stage asks for, without what a user's file holds beside it."""
     start = student_of(run, config.distill_run, data)  # anew: that which was trained has other weights now
     return save_classifier(start, run.folder / "start" / "best.ckpt", epoch=0)
+
+
+def copy_as_best(run: StageRun, checkpoint: Path) -> Path:
+    """A model under the name that the next stage asks for."""
+    copy = run.folder / "kept" / "best.ckpt"
+    copy.parent.mkdir(exist_ok=True)
+    return Path(shutil.copyfile(checkpoint, copy))

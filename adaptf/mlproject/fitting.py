@@ -1,7 +1,7 @@
 """What the training stages share: augmentations from settings, Lightning from settings, the checkpoint to start from."""
 
 import os
-from collections.abc import Callable, Container, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -19,7 +19,7 @@ from adaptf.data.decode import AUDIO_SUFFIXES
 from adaptf.data.folders import files_below
 from adaptf.data.hashes import FileState, state_of
 from adaptf.data.log_mels import LogMelTables
-from adaptf.data.responses import load_responses
+from adaptf.data.responses import ResponseLevel, load_responses
 from adaptf.data.shared_objects import SharedObjects
 from adaptf.errors import UserError
 from adaptf.mlproject.config import (
@@ -95,17 +95,16 @@ class Augmentations:
 def build_augmentations(
     config: AugmentConfig,
     *,
-    devices: Sequence[str],
+    p_of_device: Sequence[float],
     sample_rate: int,
     seed: int,
     teachers: MixedTeachers = "logits",
-    occurring: Container[int] | None = None,
     shared: SharedObjects | None = None,
 ) -> Augmentations:
     """Each augmentation has a generator of its own, so that switching one off changes no other's draws.
 
-    `occurring`: the devices, by their places, of which there are training clips; None: all of them. `shared` keeps the bank of
-    impulse responses.
+    `p_of_device`: of an impulse response, for each of the device names that batches point to. `shared` keeps the bank of
+    responses.
     """
     names = ("impulse_response", "freq_mixstyle", "mixup", "spec_augment", "time_roll")
     generators = {name: np.random.default_rng([seed, *process_place(), place]) for place, name in enumerate(names)}
@@ -114,14 +113,10 @@ def build_augmentations(
     if config.time_roll_seconds > 0:
         roll = TimeRoll(max_seconds=config.time_roll_seconds, sample_rate=sample_rate, generator=generators["time_roll"])
         waveform.append(time_roll(roll))
-    known = devices or [UNKNOWN]  # what AudioSet's clips are of
-    p_of_device = probability_per_device(known, p=config.dir_p, only=config.dir_devices, p_of=config.dir_p_of)
-    if occurring is not None:
-        p_of_device = [p if place in occurring else 0.0 for place, p in enumerate(p_of_device)]
-    if max(p_of_device) > 0:
+    if max(p_of_device, default=0.0) > 0:
         bank = (shared or SharedObjects()).once(
-            ("responses", *folder_state(config.dir_folder), sample_rate),
-            lambda: response_bank(config.dir_folder, sample_rate),
+            ("responses", *folder_state(config.dir_folder), sample_rate, config.dir_level),
+            lambda: response_bank(config.dir_folder, sample_rate, config.dir_level),
         )
         respond = DeviceImpulseResponse(bank, p=max(p_of_device), generator=generators["impulse_response"])
         waveform.append(impulse_responses(respond, p_of_device=p_of_device))
@@ -135,6 +130,37 @@ def build_augmentations(
     return Augmentations(waveform, feature, generators)
 
 
+def dir_p_by_device(augment: AugmentConfig, training_devices: Sequence[str]) -> dict[str, float]:
+    """Of an impulse response, by device of the data's training clips. Raises ValueError where another one is named."""
+    only = chosen_devices(augment, training_devices)
+    found = probability_per_device(training_devices, p=augment.dir_p, only=only, p_of=augment.dir_p_of)
+    return dict(zip(training_devices, found, strict=True))
+
+
+def dir_p_of_clips(augment: AugmentConfig, data: PreparedData, train: ClipSet) -> list[float]:
+    """Of an impulse response, for each device name that batches point to; 0 for those that no clip of `train` is of."""
+    dir_p, occurring = dir_p_by_device(augment, data.training_devices), set(train.devices.tolist())
+    names = data.devices or (UNKNOWN,)  # what AudioSet's clips are of
+    return [dir_p.get(device, 0.0) if place in occurring else 0.0 for place, device in enumerate(names)]
+
+
+def chosen_devices(augment: AugmentConfig, training_devices: Sequence[str]) -> tuple[str, ...]:
+    """`dir_devices`; empty, which means all, where they are the default's, which are TAU's, and the data has none of them."""
+    default = AugmentConfig.dir_devices
+    no_such = augment.dir_devices == default and not set(default) & set(training_devices)
+    return () if no_such else augment.dir_devices
+
+
+def say_chosen_devices(augment: AugmentConfig, training_devices: Sequence[str]) -> None:
+    """Where the default means other devices than it names."""
+    if augment.dir_p > 0 and chosen_devices(augment, training_devices) != augment.dir_devices:
+        print(
+            f"No training clips of the data are of {', '.join(augment.dir_devices)}, the default of dir_devices: those of all "
+            f"devices ({', '.join(training_devices)}) get impulse responses",
+            flush=True,
+        )
+
+
 def process_place() -> tuple[int, int]:
     """Machine and process in a distributed training, known before the processes have met."""
     node = os.environ.get("NODE_RANK", os.environ.get("GROUP_RANK", "0"))
@@ -146,7 +172,7 @@ def folder_state(folder: str) -> tuple[str | FileState | None, ...]:
     return folder, *(state_of(os.path.join(folder, name)) for name in files_below(Path(folder), suffixes=AUDIO_SUFFIXES))
 
 
-def response_bank(folder: str, sample_rate: int) -> ResponseBank:
+def response_bank(folder: str, sample_rate: int, level: ResponseLevel) -> ResponseBank:
     """Measured responses from a folder, or simulated microphones where there is none."""
     if folder == "none":
         bank = simulated_bank(sample_rate=sample_rate)
@@ -157,7 +183,7 @@ def response_bank(folder: str, sample_rate: int) -> ResponseBank:
         return bank
     if not Path(folder).is_dir():
         raise UserError(f"augment.dir_folder is '{folder}', which is no folder: give one of impulse responses, or 'none'")
-    return load_responses(Path(folder), sample_rate=sample_rate)
+    return load_responses(Path(folder), sample_rate=sample_rate, level=level)
 
 
 def train_classifier(
@@ -166,7 +192,7 @@ def train_classifier(
     *,
     train: ClipSet,
     validation: ClipSet,
-    devices: Sequence[str],
+    data: PreparedData,
     objective: Objective,
     augment: AugmentConfig,
     optim: OptimConfig | BeatsOptimConfig,
@@ -176,24 +202,30 @@ def train_classifier(
     teachers: MixedTeachers = "logits",
     further_waveform_augmentations: Sequence[Augmentation] = (),
 ) -> Fitted:
-    """Lightning's training of a classifier in the run's work folder."""
+    """Lightning's training of a classifier in the run's work folder, on clips of `data`."""
     if optim.average.kind == "swa" and patience_epochs:
         raise UserError(
             f"optim.average.kind = swa averages the last {optim.average.share:.0%} of the epochs, which patience_epochs = "
             f"{patience_epochs} may leave out: set patience_epochs to 0, or take ema"
         )
+    if optim.max_epochs < 1:
+        raise UserError(f"optim.max_epochs should be 1 or more, got {optim.max_epochs}")
     sample_rate = train.waveforms.format.sample_rate
+    heard = classifier.description.features.get("sample_rate", sample_rate)
+    if heard != sample_rate:
+        raise UserError(f"mel.sample_rate is {heard} Hz, the clips are prepared at {sample_rate} Hz: leave it at that")
     average = optim.average
     with in_section("augment"):
         augmentations = build_augmentations(
             augment,
-            devices=devices,
+            p_of_device=dir_p_of_clips(augment, data, train),
             sample_rate=sample_rate,
             seed=seed,
             teachers=teachers,
-            occurring=set(train.devices.tolist()),
             shared=run.shared,
         )
+    said = ("dir_devices", data.digest, augment.dir_devices, augment.dir_p > 0)
+    run.shared.once(said, lambda: say_chosen_devices(augment, data.training_devices))
     with in_section("optim"):
         optimizer = optimizer_of(optim)
         averaging = averaging_callback(

@@ -1,18 +1,27 @@
 """Stage `main`: all stages in their order, each a nested run; what has finished with the same settings is not run again."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, is_dataclass, replace
 from typing import Any, ClassVar
 
 import mlflow
 
 from adaptf.errors import UserError
-from adaptf.mlproject.config import SHARED_SECTIONS, DataConfig, MelConfig, ModelConfig, TrainerConfig, upstream_fields
+from adaptf.mlproject.config import (
+    SHARED_SECTIONS,
+    AugmentConfig,
+    DataConfig,
+    MelConfig,
+    ModelConfig,
+    TrainerConfig,
+    upstream_fields,
+)
 from adaptf.mlproject.dataset import SCENES_KIND, load_prepared
 from adaptf.mlproject.distill import DistillConfig, distill
 from adaptf.mlproject.evaluate import MEANINGS, SETTINGS, EvaluateConfig, evaluate, origin_of_teachers
 from adaptf.mlproject.evaluation_report import TABLES, report
 from adaptf.mlproject.finetune import FinetuneConfig, finetune
+from adaptf.mlproject.fitting import dir_p_by_device, in_section
 from adaptf.mlproject.predict import PredictConfig, files_digest, predict
 from adaptf.mlproject.prediction_files import read_predictions
 from adaptf.mlproject.prepare import PrepareConfig, data_digest, prepare
@@ -91,6 +100,7 @@ def main(config: MainConfig, run: StageRun) -> Result:
         return step(prepare, PrepareConfig(replace(config.data, root=root)), inputs=data_digest, what=name, name=name)
 
     scenes = prepared(config.data.root, "prepare scenes")
+    check_devices(config, load_prepared(run, scenes, kind=SCENES_KIND).training_devices)
     pretrained = NONE
     if config.audioset.root == NONE:
         print(
@@ -137,6 +147,24 @@ def main(config: MainConfig, run: StageRun) -> Result:
         note=f"| stage | run |\n|---|---|\n{rows}\n\n{note_of(done['evaluate'])}",
         summary=closing_words(run, done["evaluate"], promoted),
     )
+
+
+def check_devices(config: MainConfig, training_devices: Sequence[str]) -> None:
+    """Raises UserError where augmentations of a later stage name a device of which there are no training clips."""
+    for stage in ("train", "teacher", "distill", "finetune"):
+        for section, augment in augmentations_in(getattr(config, stage), stage):
+            with in_section(section):
+                dir_p_by_device(augment, training_devices)
+
+
+def augmentations_in(config: Any, section: str) -> Iterator[tuple[str, AugmentConfig]]:
+    """The augmentations among a stage's settings, by the sections in which they stand."""
+    for one in fields(config):
+        value, name = getattr(config, one.name), f"{section}.{one.name}"
+        if isinstance(value, AugmentConfig):
+            yield name, value
+        elif is_dataclass(value):
+            yield from augmentations_in(value, name)
 
 
 def note_of(run_id: str) -> str:

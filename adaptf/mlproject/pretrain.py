@@ -38,7 +38,7 @@ def pretrain(config: PretrainConfig, run: StageRun) -> Result:
         run,
         train=data.clips(TRAIN, sample_seconds=config.sample_seconds),
         validation=data.clips(VALIDATION, sample_seconds=config.sample_seconds),
-        devices=data.devices,
+        data=data,
         objective=LABELS,
         augment=config.augment,
         optim=config.optim,

@@ -15,8 +15,9 @@ from adaptf.errors import UserError
 from adaptf.mlproject.config import SHARED_SECTIONS, MelConfig, ModelConfig, TrainerConfig, upstream_fields
 from adaptf.mlproject.distill import DistillConfig, distill
 from adaptf.mlproject.finetune import FinetuneConfig, finetune
+from adaptf.mlproject.fitting import chosen_devices
 from adaptf.mlproject.stage import Stage, resolve_upstream, run_stage
-from adaptf.mlproject.sweep_check import check_values
+from adaptf.mlproject.sweep_check import check_values, devices_of
 from adaptf.mlproject.sweep_halving import Halving, halving_of
 from adaptf.mlproject.sweep_places import (
     ERROR,
@@ -189,7 +190,8 @@ def put_first(study: optuna.Study, search: SearchConfig, space: Space, settings:
     """The settings as they are in the first place, so that the best trial is at least as good."""
     if not search.default_first:
         return
-    values = values_in(space, settings)
+    only = chosen_devices(settings.augment, devices_of(settings.prepare_run))
+    values = values_in(space, replace(settings, augment=replace(settings.augment, dir_devices=only)))
     if values:
         study.enqueue_trial(values)
     else:

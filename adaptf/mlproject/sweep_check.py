@@ -1,21 +1,23 @@
 """What the swept stage would refuse of a space's values, said before the first run."""
 
-import json
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from io import StringIO
 from typing import Any
 
+import pandas as pd
 from mlflow.artifacts import load_text
 from mlflow.exceptions import MlflowException
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 
+from adaptf.data import clips
 from adaptf.data.errors import raise_problems
 from adaptf.errors import UserError
 from adaptf.mlproject.config import MelConfig
-from adaptf.mlproject.dataset import DATASET
+from adaptf.mlproject.dataset import CLIPS
 from adaptf.mlproject.distill import DistillConfig, distillation_loss
 from adaptf.mlproject.finetune import FinetuneConfig
-from adaptf.mlproject.fitting import build_augmentations, in_section, optimizer_of
+from adaptf.mlproject.fitting import build_augmentations, dir_p_by_device, in_section, optimizer_of
 from adaptf.mlproject.sweep_space import DIR_OF, SPACES, Space, space_path, with_values
 from adaptf.tracking.runs import UpstreamError
 from adaptf.training.averaging import averaging_callback
@@ -40,11 +42,11 @@ def check_values(space: Space, config: Any, *, value: str, stage: str) -> None:
     raise_problems(list(dict.fromkeys(problems)), of=f"the settings that the space {path} gives {stage}{hint}")
 
 
-def devices_of(prepare_run: str) -> tuple[str, ...]:
-    """The data's device names. Raises UpstreamError where the run holds no data."""
-    uri = f"runs:/{prepare_run}/data/{DATASET}"
+def devices_of(prepare_run: str) -> list[str]:
+    """Device names of the training clips. Raises UpstreamError where the run holds no data."""
+    uri = f"runs:/{prepare_run}/data/{CLIPS}"
     try:
-        return tuple(json.loads(load_text(uri))["devices"])
+        return clips.devices_of(pd.read_csv(StringIO(load_text(uri)), dtype=str, keep_default_na=False))
     except (MlflowException, OSError) as error:
         raise UpstreamError(f"{uri} can't be read: {error}") from error
 
@@ -85,8 +87,9 @@ def check_stage(config: Any, devices: Sequence[str]) -> None:
         augmentations["augment of unknown (unknown_dir_p)"] = replace(config.augment, dir_p=config.unknown_dir_p)
     for section, augment in augmentations.items():
         with in_section(section):
-            # No device occurs, so that no bank of impulse responses is read.
-            build_augmentations(augment, devices=devices, sample_rate=MelConfig().sample_rate, seed=0, occurring=())
+            dir_p_by_device(augment, devices)
+            # No device is given, so that no bank of impulse responses is read.
+            build_augmentations(augment, p_of_device=(), sample_rate=MelConfig().sample_rate, seed=0)
     average, epochs = config.optim.average, config.optim.max_epochs
     with in_section("optim"):
         optimizer_of(config.optim)

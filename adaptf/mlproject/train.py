@@ -55,7 +55,7 @@ def train(config: TrainConfig, run: StageRun) -> Result:
         run,
         train=data.clips(TRAIN),
         validation=data.clips(VALIDATION),
-        devices=data.devices,
+        data=data,
         objective=SCENES,
         augment=config.augment,
         optim=config.optim,

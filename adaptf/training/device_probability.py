@@ -13,15 +13,20 @@ def probability_per_device(
 ) -> list[float]:
     """In the order of `devices`: `p` for those in `only` (empty: for all), 0 for others, and what `p_of` says instead.
 
-    The keys of `p_of` are read by `devices_in`. Raises ValueError where a probability is outside 0 to 1, and
-    where a key of `p_of` names a device that there is not or that another one names too.
+    The keys of `p_of` are read by `devices_in`. Raises ValueError where a probability is outside 0 to 1, where `only` or a key
+    of `p_of` names a device that is not in `devices`, and where a key names one that another key names too.
     """
+    for device in only:
+        if device not in devices:
+            raise ValueError(f"dir_devices names the device '{device}', the training clips are of {', '.join(devices)}")
     probability = {device: p if device in only or not only else 0.0 for device in devices}
     named: set[str] = set()
     for key, value in (p_of or {}).items():
         for device in devices_in(key):
             if device not in probability:
-                raise ValueError(f"dir_p_of names the device '{device}' in '{key}', the data has {', '.join(devices)}")
+                raise ValueError(
+                    f"dir_p_of names the device '{device}' in '{key}', the training clips are of {', '.join(devices)}"
+                )
             if device in named:
                 raise ValueError(f"dir_p_of names the device '{device}' twice: each should stand there once")
             named.add(device)

@@ -29,7 +29,7 @@ def clips(tau, tmp_path):
 def module(clips, **changes):
     settings = {"batch_size": 7, "seed": 3, "workers": 0} | changes
     made = ClipDataModule(clips, clips, **settings)
-    made.trainer = SimpleNamespace(strategy=SimpleNamespace(root_device=CPU))
+    made.trainer = SimpleNamespace(strategy=SimpleNamespace(root_device=CPU), num_devices=1)
     made.setup("fit")
     return made
 

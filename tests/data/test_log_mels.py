@@ -129,7 +129,7 @@ def test_training_clips_get_log_mels_where_nothing_changes_their_waveforms(clips
         clips, first(clips, 9), batch_size=7, seed=3, workers=2,
         log_mels_of=lambda sets, device: given(tables, *sets), waveforms_change=waveforms_change,
     )  # fmt: skip
-    made.trainer = SimpleNamespace(strategy=SimpleNamespace(root_device=CPU))
+    made.trainer = SimpleNamespace(strategy=SimpleNamespace(root_device=CPU), num_devices=1)
     made.setup("fit")
     plain = ClipDataModule(clips, clips, batch_size=7, seed=3)
     train = list(made.train_dataloader())

@@ -3,9 +3,11 @@
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import mlflow
+import numpy as np
 import pytest
 import torch
 
@@ -15,7 +17,7 @@ from adaptf.errors import UserError
 from adaptf.mlproject import dataset
 from adaptf.mlproject import distill as distill_module
 from adaptf.mlproject.distill import DistillConfig, distill
-from adaptf.mlproject.fitting import build_augmentations
+from adaptf.mlproject.fitting import build_augmentations, dir_p_of_clips
 from adaptf.mlproject.stage import execute
 from adaptf.mlproject.teacher import TeacherConfig, teacher
 from adaptf.mlproject.train import TrainConfig, train
@@ -123,7 +125,7 @@ def test_any_other_error_of_a_watch_reaches_the_caller_and_the_training_can_go_o
 
 def test_an_unknown_device_in_a_group_is_refused(config: DistillConfig) -> None:
     augment = replace(config.augment, dir_p_of={"b": 0.1, "s1,c": 0.2})
-    with pytest.raises(UserError, match="augment: dir_p_of names the device 's1' in 's1,c', the data has a, b, c"):
+    with pytest.raises(UserError, match="augment: dir_p_of names the device 's1' in 's1,c', the training clips are of a, b, c"):
         execute(distill, replace(config, augment=augment))
 
 
@@ -169,6 +171,8 @@ def test_log_mels_kept_in_memory_change_no_training_and_are_computed_once(
 
 def test_devices_that_are_not_trained_on_do_not_keep_log_mels_from_being_kept(config: DistillConfig) -> None:
     groups = replace(config.augment, dir_p=0.0, dir_p_of={"a": 0.5})
-    for occurring, expected in ((None, 1), ({0}, 1), ({1, 2}, 0)):
-        built = build_augmentations(groups, devices=["a", "b", "c"], sample_rate=32000, seed=0, occurring=occurring)
-        assert len(built.waveform) == expected
+    data: Any = SimpleNamespace(training_devices=["a", "b", "c"], devices=("a", "b", "c"))
+    for occurring, expected in (([0, 1, 2], 1), ([0], 1), ([1, 2], 0)):
+        train: Any = SimpleNamespace(devices=np.array(occurring))
+        p_of_device = dir_p_of_clips(groups, data, train)
+        assert len(build_augmentations(groups, p_of_device=p_of_device, sample_rate=32000, seed=0).waveform) == expected

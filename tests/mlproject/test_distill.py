@@ -125,7 +125,7 @@ def test_teachers_that_run_online_hear_what_the_student_hears(config: DistillCon
     assert abs(first_loss("augmented", loud) / first_loss("clean", loud) - 1) > 1e-3
 
 
-@pytest.mark.parametrize("changes", [{"mixed_teachers": "terms"}, {"reduction": "clips"}])
+@pytest.mark.parametrize("changes", [{"mixed_teachers": "terms"}, {"reduction": "clips"}, {"teacher_temperatures": (4.0,)}])
 def test_other_forms_of_distillation_give_other_students(config: DistillConfig, changes: dict[str, Any]) -> None:
     plain = execute(distill, config, reuse=True)
     other = execute(distill, replace(config, loss=replace(config.loss, **changes)))

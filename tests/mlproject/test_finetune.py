@@ -143,10 +143,10 @@ def test_what_is_said_of_single_devices_reaches_their_own_models_alone(config: F
     other = replace(swept, augment=replace(swept.augment, dir_p_of={"a": 0.6, "b": 0.1}))
     assert of_unknown(swept, ["a", "b", "c"]) == of_unknown(other, ["a", "b", "c"])
     assert of_unknown(swept, ["a", "b", "c"]).augment == replace(PLAIN, dir_p=0.8, dir_devices=("c",))
-    data = SimpleNamespace(devices=("a", "b", "c", "d"))
+    data = SimpleNamespace(training_devices=("a", "b", "c", "d"))
     assert probabilities_of(swept, data) == {"a": 0.6, "b": 0.6, "c": 0.3, "d": 0.0}
     assert of_device(swept, "a", 0.6) == of_device(other, "a", 0.6)
-    with pytest.raises(UserError, match="augment: dir_p_of names the device 'x' in 'x', the data has a, b, c, d"):
+    with pytest.raises(UserError, match="augment: dir_p_of names the device 'x' in 'x', the training clips are of a, b, c, d"):
         probabilities_of(replace(config, augment=replace(PLAIN, dir_p_of={"x": 0.1})), data)
 
 
@@ -172,6 +172,19 @@ def test_leaving_devices_out_trains_without_each_and_ends_with_all(config: Finet
     assert names["finetune without a"].data.params["left_out"] == "a"
     epochs = int(names["finetune unknown"].data.params["optim.max_epochs"])
     assert same_weights(best_of(names["finetune unknown"].info.run_id), start) == (epochs == 0)
+
+
+def test_unknown_is_the_last_epoch_of_those_that_unseen_devices_chose(
+    config: FinetuneConfig, start: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(leave_one_device_out, "scores_without", lambda settings, device, shared: [0.5, 0.6, 0.4])
+    held_out = replace(config, devices=("a", "b"), unknown_epochs="leave_one_device_out", seed=5)
+    models = json.loads(mlflow.artifacts.load_text(f"runs:/{execute(finetune, held_out)}/models.json"))
+    unknown = models["unknown"]
+    assert len(runs.metric_per_epoch(unknown, "val/accuracy")) == 1
+    last = mlflow.artifacts.download_artifacts(run_id=unknown, artifact_path="checkpoints/last.ckpt")
+    assert same_weights(best_of(unknown), last)
+    assert not same_weights(last, start)
 
 
 def test_zero_epochs_keep_the_start(device_config: FinetuneDeviceConfig, start: str) -> None:

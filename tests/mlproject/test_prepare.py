@@ -17,11 +17,12 @@ from adaptf.data.errors import DataError
 from adaptf.data.shared_objects import SharedObjects
 from adaptf.errors import UserError
 from adaptf.mlproject import prepare as stage
-from adaptf.mlproject.config import DataConfig
+from adaptf.mlproject.config import DataConfig, MelConfig, ModelConfig, OptimConfig, TrainerConfig
 from adaptf.mlproject.dataset import AUDIOSET_KIND, SCENES_KIND, load_prepared
 from adaptf.mlproject.prepare import PrepareConfig, data_digest, prepare
+from adaptf.mlproject.pretrain import PretrainConfig, pretrain
 from adaptf.mlproject.stage import execute
-from adaptf.tracking.runs import StageRun
+from adaptf.tracking.runs import StageRun, metric_per_epoch, scores
 
 RATE = 44100
 
@@ -181,6 +182,20 @@ def test_a_training_sample_takes_as_many_seconds_of_an_audioset_clip_as_asked(
     assert data.clips("train").targets[0].nonzero()[0].tolist() == [0, 1]
     with pytest.raises(ValueError, match="clips of 96000 samples are asked for, the cache holds 64000 of each"):
         data.clips("train", sample_seconds=3.0)
+
+
+def test_pretraining_takes_samples_as_long_as_asked(environment: dict[str, str], tmp_path: Path, audioset: Path) -> None:
+    config = PretrainConfig(
+        prepare_run=run_prepare(environment, tmp_path, audioset, audioset_clip_seconds=2.0, validation_share=0.3),
+        sample_seconds=1.5,
+        mel=MelConfig(bands=64),
+        model=ModelConfig(width=8, depth=2),
+        optim=OptimConfig(batch_size=4, max_epochs=1),
+        trainer=TrainerConfig(accelerator="cpu", workers=0, progress_bar=False),
+    )
+    longer, shorter = execute(pretrain, config), execute(pretrain, replace(config, sample_seconds=1.0))
+    assert scores(longer)["best/mean_average_precision"] > 0
+    assert metric_per_epoch(longer, "train/loss") != metric_per_epoch(shorter, "train/loss")
 
 
 def test_a_cache_that_this_machine_lacks_is_made_again(environment: dict[str, str], tmp_path: Path, own: Path) -> None:

@@ -406,7 +406,10 @@ def test_what_cannot_be_searched_is_said_before_any_run(changes: dict[str, Any],
     "text, told",
     [
         ("augment.dir_p: {low: 0.0, high: 1.5}", "augment: dir_p should be a probability between 0 and 1, got 1.5"),
-        ("augment.dir_p_of: {nosuch: {low: 0, high: 1}}", "names the device 'nosuch' in 'nosuch', the data has a, b, c"),
+        (
+            "augment.dir_p_of: {nosuch: {low: 0, high: 1}}",
+            "names the device 'nosuch' in 'nosuch', the training clips are of a, b, c",
+        ),
         ("augment.dir_p_of: {a: {low: 0, high: 1}, 'a,c': {low: 0, high: 1}}", "names the device 'a' twice"),
         ("augment.dir_p_of: {'a,b': {low: 0, high: 1}}", r"augment.dir_p_of.a,b: .* of the settings names b too, in 'b'"),
         ("augment.spec_mask_share: {choices: [0.1, 7.0]}", "augment: .*7"),
@@ -432,7 +435,7 @@ def test_values_that_the_stage_would_refuse_are_said_before_any_run(
 
 
 def test_a_shipped_space_of_other_devices_is_refused_with_those_that_there_are(config: SweepConfig) -> None:
-    with pytest.raises(UserError, match=r"(?s)made for TAU's devices.* give a file of your own.* the data has a, b, c"):
+    with pytest.raises(UserError, match=r"(?s)made for TAU's devices.* a file of your own.* the training clips are of a, b, c"):
         swept(config, study="shipped", space="default")
     unknown = FinetuneConfig(prepare_run=config.train.prepare_run, unknown_dir_p=1.5)
     with pytest.raises(UserError, match=r"unknown_dir_p.*got 1.5"):

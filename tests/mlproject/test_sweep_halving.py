@@ -59,6 +59,8 @@ def test_epochs_that_leave_no_look_are_refused_with_the_most_that_do() -> None:
     with pytest.raises(UserError, match=r"sweep.min_epochs can't be had, got 1"):
         halving_of(SearchConfig(min_epochs=1), of_epochs(2))
     assert not halving_of(SearchConfig(), of_epochs(2)).looks
+    by_two = halving_of(SearchConfig(min_epochs=2, reduction_factor=2), of_epochs(9))
+    assert by_two.looks_at(9, []) == [2, 4]
 
 
 def test_a_trial_that_was_killed_at_a_look_is_judged_when_it_is_resumed() -> None:
