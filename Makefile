@@ -27,8 +27,14 @@ demo: install
 	@echo "Open the MLflow UI with: make ui"
 
 # Each process of pytest takes the tests of one file after the other, on one core.
+PYTEST := OMP_NUM_THREADS=1 pytest --numprocesses auto --dist loadfile
+# Arithmetic of older processors (oneDNN's is OpenVINO's too), and the tests for which it matters.
+PROCESSORS := ONEDNN_MAX_CPU_ISA=AVX2 ATEN_CPU_CAPABILITY=default
+ARITHMETIC := tests/audio tests/models tests/compression tests/tracking/test_router.py
+
 test: install lint
-	OMP_NUM_THREADS=1 pytest --numprocesses auto --dist loadfile
+	$(PYTEST)
+	for processor in $(PROCESSORS); do env $$processor $(PYTEST) -m "not slow" $(ARITHMETIC) || exit; done
 
 lint: install
 	ruff check .

@@ -16,16 +16,18 @@ def generator(seed: int = 0) -> np.random.Generator:
 def test_impulse_response_equals_the_reference(golden):
     reference = golden("dir")
     bank = ResponseBank(reference["ir"][None])
-    filtered = bank.convolve(reference["wav"][None], torch.tensor([0]))
-    assert (filtered[0] - reference["y"]).abs().max() < 1e-5
+    filtered = bank.convolve(reference["wav"][None], torch.tensor([0]))[0].numpy()
+    exact = np.convolve(reference["wav"].double(), reference["ir"].double())[: len(filtered)]
+    assert np.abs(reference["y"].numpy() - exact).max() < 1e-5  # a sample is up to 4.8
+    assert np.abs(filtered - exact).max() < 2e-5
 
 
 def test_each_clip_is_convolved_with_its_own_response():
     bank = ResponseBank(torch.tensor([[1.0, 0.0, 0.0], [0.0, 0.0, 1.0]]))
     waveform = torch.randn(3, 50, generator=torch.Generator().manual_seed(0))
     filtered = bank.convolve(waveform, torch.tensor([0, 1, 0]))
-    assert torch.allclose(filtered[[0, 2]], waveform[[0, 2]], atol=1e-6)
-    assert torch.allclose(filtered[1, 2:], waveform[1, :-2], atol=1e-6)
+    assert torch.allclose(filtered[[0, 2]], waveform[[0, 2]], atol=1e-5)
+    assert torch.allclose(filtered[1, 2:], waveform[1, :-2], atol=1e-5)
 
 
 def test_impulse_responses_touch_no_clip_whose_probability_is_zero():
@@ -51,8 +53,10 @@ def test_each_clip_is_convolved_with_its_own_probability():
 
 def test_freq_mixstyle_equals_the_reference(golden):
     reference = golden("freqmixstyle")
-    mixed = mix_style(reference["x"], StyleDraw(partner=reference["perm"], own_share=float(reference["lam"])))
-    assert (mixed - reference["y"]).abs().max() < 1e-5
+    draw = StyleDraw(partner=reference["perm"], own_share=float(reference["lam"]))
+    exact = mix_style(reference["x"].double(), draw)
+    assert (reference["y"] - exact).abs().max() < 1e-5  # a value is up to 7.7
+    assert (mix_style(reference["x"], draw) - exact).abs().max() < 2e-5
 
 
 def test_no_gradient_flows_through_the_statistics_of_freq_mixstyle():

@@ -20,54 +20,54 @@ from adaptf.models.tfsepnet import TfSepNet
 openvino = pytest.importorskip("openvino", reason="OpenVINO is not installed")
 pytestmark = pytest.mark.skipif(platform.machine().lower() not in runtime.X86, reason="the OpenVINO form is for x86")
 
-SCENES, SAME_CLASS, LARGEST_DIFFERENCE = 10, 0.995, 0.1
-"""The bound is a share of the spread of the logits; a sum that lies between two steps may be rounded to either side."""
+SCENES = 10
 
 
-def scenes_of_noise(count: int, seed: int) -> tuple[Tensor, Tensor]:
-    """Waveforms (count, 32000), a band of noise per scene among other noise, and their scenes."""
+def bands_of_noise(count: int, seed: int) -> Tensor:
+    """Log-mels (count, 1, 64, 64) of two bands of noise among other noise."""
     generator = torch.Generator().manual_seed(seed)
-    scene = torch.arange(count) % SCENES
     spectrum = torch.fft.rfft(torch.randn(count, 32000, generator=generator))
-    position = torch.linspace(0, 1, spectrum.shape[1])
-    centre = (0.05 + scene / SCENES * 0.5)[:, None]
-    other = torch.rand(count, 1, generator=generator) * 0.6
+    position, (centre, other) = torch.linspace(0, 1, spectrum.shape[1]), 0.6 * torch.rand(2, count, 1, generator=generator)
     shape = torch.exp(-(((position - centre) / 0.04) ** 2)) + 0.5 * torch.exp(-(((position - other) / 0.05) ** 2)) + 0.05
-    waveform = torch.fft.irfft(spectrum * shape)
-    return 0.5 * waveform / waveform.abs().amax(dim=1, keepdim=True), scene
+    waveforms = torch.fft.irfft(spectrum * shape)
+    return LogMel(bands=64)(0.5 * waveforms / waveforms.abs().amax(dim=1, keepdim=True))
 
 
-def log_mels(waveforms: Tensor) -> Tensor:
-    features = LogMel(bands=64)
-    return torch.cat([features(clips) for clips in waveforms.split(16)])
+@torch.no_grad()
+def settle(network: TfSepNet, clips: Tensor) -> None:
+    """Normalizations that have seen the clips, blocks that add a little to their input, and logits spread over the scenes.
+
+    So ranges are as after a training, and the weights, unlike those of a training, the same on every processor.
+    """
+    for name, module in network.named_modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.momentum = 1.0
+            module.weight.fill_(0.1 if "pointwise" in name else 1.0)
+    network.train()(clips)
+    deviation, mean = torch.std_mean(network.eval()(clips), dim=0)
+    network.classifier.weight.div_(deviation[:, None, None, None])
+    network.classifier.bias.sub_(mean).div_(deviation)
 
 
 @pytest.fixture(scope="module")
-def heard() -> tuple[Tensor, Tensor]:
-    """Log-mels that no network has learnt from, and their scenes."""
-    waveforms, scenes = scenes_of_noise(600, seed=1)
-    return log_mels(waveforms), scenes
+def heard() -> Tensor:
+    """Log-mels that the network was not settled on."""
+    return bands_of_noise(96, seed=1)
 
 
 @pytest.fixture(scope="module")
 def network_and_clips() -> tuple[TfSepNet, Tensor]:
-    """A small network that has learnt the scenes, and what it learnt from."""
+    """A small network, and the log-mels that it was settled on."""
     torch.manual_seed(0)
-    waveforms, scenes = scenes_of_noise(320, seed=0)
-    clips, network = log_mels(waveforms), TfSepNet(classes=SCENES, width=16)
-    optimizer = torch.optim.Adam(network.parameters(), lr=0.01)
-    for _ in range(8):
-        for rows in torch.randperm(len(clips)).split(32):
-            optimizer.zero_grad()
-            nn.functional.cross_entropy(network(clips[rows]), scenes[rows]).backward()
-            optimizer.step()
-    return network.eval(), clips
+    clips, network = bands_of_noise(64, seed=0), TfSepNet(classes=SCENES, width=16, dropout=0.0)
+    settle(network, clips)
+    return network, clips
 
 
 @pytest.fixture(scope="module")
 def quantized(network_and_clips: tuple[TfSepNet, Tensor]) -> Int8Graph:
     network, clips = network_and_clips
-    return quantize_int8(network, clips[:128].split(32))
+    return quantize_int8(network, clips.split(32))
 
 
 @pytest.fixture(scope="module")
@@ -77,16 +77,18 @@ def path(quantized: Int8Graph, tmp_path_factory: pytest.TempPathFactory) -> Path
     return path
 
 
-def test_both_forms_say_the_same_scene_with_nearly_the_same_logits(
-    path: Path, heard: tuple[Tensor, Tensor], network_and_clips: tuple[TfSepNet, Tensor]
-) -> None:
-    clips, scenes = heard
-    reference, fast = load_form(path, PT2)(clips), load_form(path, OPENVINO)(clips)
-    assert (reference.argmax(dim=1) == scenes).float().mean() > 0.5, "the network should know something"
-    assert (reference.argmax(dim=1) == fast.argmax(dim=1)).float().mean() >= SAME_CLASS
-    differences = (reference - fast).abs().amax(dim=1)
-    assert differences.max() <= LARGEST_DIFFERENCE * reference.std()
-    assert differences.median() <= 1e-5  # most clips have no sum that lies between two steps
+def test_both_forms_have_nearly_the_same_logits(path: Path, heard: Tensor, network_and_clips: tuple[TfSepNet, Tensor]) -> None:
+    """A sum that lies between two steps may be rounded to either: that is little beside what all the rounding costs."""
+    network, _ = network_and_clips
+    reference, fast = load_form(path, PT2)(heard), load_form(path, OPENVINO)(heard)
+    with torch.no_grad():
+        cost = rms(reference - network(heard))
+    assert rms(reference - fast) < cost / 4
+    assert (reference - fast).abs().max() < reference.std() / 4
+
+
+def rms(values: Tensor) -> float:
+    return float(values.square().mean().sqrt())
 
 
 def test_every_convolution_of_the_openvino_form_runs_as_int8(path: Path) -> None:
@@ -98,14 +100,14 @@ def test_every_convolution_of_the_openvino_form_runs_as_int8(path: Path) -> None
 
 
 @pytest.mark.parametrize("batch", [1, 3, 17])
-def test_a_batch_of_any_size_is_its_clips_one_by_one(batch: int, path: Path, heard: tuple[Tensor, Tensor]) -> None:
-    clips, network = heard[0][:batch], load_network(path)
+def test_a_batch_of_any_size_is_its_clips_one_by_one(batch: int, path: Path, heard: Tensor) -> None:
+    clips, network = heard[:batch], load_network(path)
     assert network.form == OPENVINO and network.why == ""
     assert torch.equal(network(clips), torch.cat([network(clip[None]) for clip in clips]))
 
 
-def test_many_threads_get_the_logits_of_one(path: Path, heard: tuple[Tensor, Tensor]) -> None:
-    network, clips = load_network(path), heard[0][:40]
+def test_many_threads_get_the_logits_of_one(path: Path, heard: Tensor) -> None:
+    network, clips = load_network(path), heard[:40]
     expected, found = network(clips), dict[int, Tensor]()
     threads = [threading.Thread(target=lambda place=place: found.update({place: network(clips)})) for place in range(8)]
     for thread in threads:

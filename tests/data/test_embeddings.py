@@ -73,7 +73,7 @@ def files(tmp_path) -> list[Path]:
 def test_embeddings_stand_in_the_order_of_the_clips(embed):
     embeddings = embed(Encoder())
     assert embeddings.dtype == np.float32
-    np.testing.assert_allclose(embeddings, expected(), rtol=1e-6)
+    np.testing.assert_allclose(embeddings, expected(), rtol=1e-5, atol=1e-5)
 
 
 def test_the_encoder_gets_batches_of_the_size_that_is_asked_for(embed):
@@ -93,14 +93,14 @@ def test_a_computation_that_was_interrupted_goes_on_behind_the_last_whole_block(
         embed(Encoder(limit=6))
     assert len(files(tmp_path)) == 1
     encoder = Encoder()
-    np.testing.assert_allclose(embed(encoder), expected(), rtol=1e-6)
+    np.testing.assert_allclose(embed(encoder), expected(), rtol=1e-5, atol=1e-5)
     assert encoder.clips == CLIPS - 4
 
 
 def test_clips_in_another_order_get_their_own_embeddings(embed):
     embed(Encoder())
     order = [7, 0, 9, 2, 5, 1, 8, 3, 6, 4]
-    np.testing.assert_allclose(embed(Encoder(), order), expected(order), rtol=1e-6)
+    np.testing.assert_allclose(embed(Encoder(), order), expected(order), rtol=1e-5, atol=1e-5)
 
 
 def test_blocks_that_are_the_same_are_shared_with_another_set(embed):
@@ -166,7 +166,7 @@ def test_a_damaged_file_is_computed_again_and_replaced(embed, tmp_path, damage):
     path = next(path for path in written if np.load(path).shape == (4, DIM))
     damage(path)
     encoder = Encoder()
-    np.testing.assert_allclose(embed(encoder), expected(), rtol=1e-6)
+    np.testing.assert_allclose(embed(encoder), expected(), rtol=1e-5, atol=1e-5)
     assert encoder.clips == 4
     assert files(tmp_path) == written
     assert np.load(path).shape == (4, DIM)

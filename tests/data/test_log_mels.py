@@ -50,7 +50,7 @@ def test_a_table_holds_what_batches_of_any_size_would_give(clips, batch):
     table = log_mels(clips, LOGMEL, CPU)
     assert table.shape == (36, 1, 64, 64)
     for rows in np.array_split(np.random.default_rng(1).permutation(36), -(-36 // batch)):
-        assert (table[rows] - LOGMEL(clips[rows].x)).abs().max() < 1e-5
+        assert (table[rows] - LOGMEL(clips[rows].x)).abs().max() < 1e-3
 
 
 def test_batches_hold_log_mels_in_place_of_waveforms(clips):

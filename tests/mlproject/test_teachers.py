@@ -79,7 +79,7 @@ def test_a_teacher_leaves_its_checkpoints_logits_with_run_digest_and_classes(
     assert table.data_digest == mlflow.get_run(prepared).data.tags["adaptf.digest"]
     filenames, logits = logits_of_checkpoint(run_id, prepared, folder)
     assert table.filenames == filenames
-    np.testing.assert_allclose(table.logits, logits, atol=1e-4)
+    np.testing.assert_allclose(table.logits, logits, atol=1e-3)
     tags = mlflow.get_run(run_id).data.tags
     assert (tags["adaptf.teacher"], tags["adaptf.teacher_model"]) == (kind, "beats")
 

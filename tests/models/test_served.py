@@ -17,10 +17,10 @@ from adaptf.models.tfsepnet import ConvNormRelu, TfSepNet
     ids=str,
 )
 def test_the_logits_are_those_of_the_trained_network(shape: dict[str, int], as_trained: Callable[..., TfSepNet]) -> None:
-    network = as_trained(**shape)
-    logmel = torch.randn(3, 1, 64, 32)
+    network = as_trained(**shape).double()
+    logmel = torch.randn(3, 1, 64, 32, dtype=torch.float64)
     with torch.no_grad():
-        torch.testing.assert_close(served(network)(logmel), network(logmel), rtol=0, atol=1e-4)
+        torch.testing.assert_close(served(network)(logmel), network(logmel), rtol=0, atol=1e-9)
 
 
 def test_every_convolution_is_a_plain_or_a_depthwise_one(as_trained: Callable[..., TfSepNet]) -> None:

@@ -28,8 +28,8 @@ DEVICES = ("a", "b", "somebody's phone", "a")
 """Of a request's rows."""
 CLIENTS, CHANGES = 4, 20
 PICK_UP_SECONDS = 20.0
-SAME = 1e-5
-"""Highest difference of probabilities from those of the same network in this process."""
+SAME = 2e-3
+"""Highest difference of probabilities from those of the same network in this process: INT8 may take the next step."""
 
 
 @pytest.fixture(scope="module")
@@ -57,7 +57,7 @@ def expected(files, waveform):
     """By version, the probabilities (scenes,) of the clip: no two are near each other."""
     log_mel = LogMel(bands=BANDS)(torch.from_numpy(waveform)[None])
     found = {version: load_network(path)(log_mel).double().softmax(dim=1)[0].numpy() for version, path in files.items()}
-    assert min(np.abs(one - other).max() for one, other in combinations(found.values(), 2)) > 100 * SAME
+    assert min(np.abs(one - other).max() for one, other in combinations(found.values(), 2)) > 10 * SAME
     return found
 
 

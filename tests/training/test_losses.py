@@ -7,8 +7,10 @@ from adaptf.training.losses import DistillationLoss, Ensemble, kl_divergence
 
 @pytest.fixture
 def reference(golden):
+    """In float64: the reference's losses are up to 5, where float32 has steps of 5e-7."""
     values = golden("kd_loss")
-    values["targets"] = torch.nn.functional.one_hot(values["labels"], 10).float()
+    values = {name: value.double() if value.is_floating_point() else value for name, value in values.items()}
+    values["targets"] = torch.nn.functional.one_hot(values["labels"], 10).double()
     values["teachers"] = values["teacher_logits"].transpose(0, 1)
     return values
 
@@ -21,17 +23,25 @@ def loss(reference):
 
 def test_distillation_loss_equals_the_reference(reference, loss):
     parts = loss.parts(reference["student_logits"], reference["targets"], reference["teachers"])
-    assert abs(parts["label_loss"] - reference["label_loss"]) < 1e-6
-    assert abs(parts["distillation_loss"] - reference["kd_loss"]) < 1e-6
-    assert abs(parts["loss"] - reference["loss"]) < 1e-6
+    assert abs(parts["label_loss"] - reference["label_loss"]) < 2e-6
+    assert abs(parts["distillation_loss"] - reference["kd_loss"]) < 2e-6
+    assert abs(parts["loss"] - reference["loss"]) < 2e-6
+
+
+def test_float32_rounds_the_losses_and_no_more(reference, loss):
+    exact = loss.parts(reference["student_logits"], reference["targets"], reference["teachers"])
+    parts = loss.parts(reference["student_logits"].float(), reference["targets"].float(), reference["teachers"].float())
+    assert {name: float(value) for name, value in parts.items()} == pytest.approx(
+        {name: float(value) for name, value in exact.items()}, rel=1e-5
+    )
 
 
 def test_mixing_two_terms_equals_the_public_trainer(reference, loss):
     draw = MixDraw(partner=reference["mix_perm"], own_share=float(reference["mix_lambda"]))
     parts = loss.parts(reference["student_logits"], mix(reference["targets"], draw), reference["teachers"], draw)
-    assert abs(parts["label_loss"] - reference["mixed_label_loss"]) < 1e-6
-    assert abs(parts["distillation_loss"] - reference["mixed_kd_loss"]) < 1e-6
-    assert abs(parts["loss"] - reference["mixed_loss"]) < 1e-6
+    assert abs(parts["label_loss"] - reference["mixed_label_loss"]) < 2e-6
+    assert abs(parts["distillation_loss"] - reference["mixed_kd_loss"]) < 2e-6
+    assert abs(parts["loss"] - reference["mixed_loss"]) < 2e-6
 
 
 def test_divergence_per_clip_is_ten_times_that_per_element_for_ten_classes(reference):
@@ -70,6 +80,6 @@ def test_another_number_of_weights_or_temperatures_than_teachers_is_refused(refe
 
 
 def test_autocast_rounds_no_teacher(reference):
-    teachers = 10 * reference["teachers"][:, :2]
+    teachers = 10 * reference["teachers"][:, :2].float()
     with torch.autocast("cpu", dtype=torch.bfloat16):
         assert torch.allclose(Ensemble().mean(teachers, temperature=2.0), teachers.mean(dim=1), atol=1e-5)
