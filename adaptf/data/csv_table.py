@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from adaptf.data.clips import FIRST_ROW
 from adaptf.data.errors import raise_problems
 from adaptf.data.tables import read_strings
 
@@ -14,7 +15,7 @@ SPLITS = ("train", "validation", "test")
 
 def read_csv_table(path: Path) -> pd.DataFrame:
     """The clips of a CSV file; filenames are relative to its folder. Without a split column all clips are for training."""
-    table = read_strings(path, ["filename", "scene", "device"], separator=",", separator_name="comma")
+    table = read_strings(path, ["filename", "scene", "device"])
     if "location" not in table.columns:
         logger.warning(
             "%s has no column 'location': each file counts as a place of its own. Clips of one place on both sides of a "
@@ -28,7 +29,7 @@ def read_csv_table(path: Path) -> pd.DataFrame:
         table["city"] = ""
     problems = [
         f"row {row}, {filename}: split '{split}' should be one of {', '.join(SPLITS)}"
-        for row, (filename, split) in enumerate(zip(table["filename"], table["split"], strict=True), 2)
+        for row, filename, split in zip(table.index + FIRST_ROW, table["filename"], table["split"], strict=True)
         if split not in SPLITS
     ]
     raise_problems(problems, of=str(path))

@@ -10,6 +10,7 @@ import pandas as pd
 from adaptf.data.decode import seconds_or_problem
 from adaptf.data.errors import raise_problems
 from adaptf.data.files import blocks_of
+from adaptf.data.names import find_file
 from adaptf.data.parts import part_name, parts_in
 
 FILES_PER_TASK = 256
@@ -37,7 +38,7 @@ def cut_files(table: pd.DataFrame, root: Path, *, clip_seconds: float, workers: 
 
 def _lengths(filenames: Sequence[str], root: Path, workers: int) -> list[float]:
     def lengths(names: Sequence[str]) -> list[float | str]:
-        return [seconds_or_problem(root / name) for name in names]
+        return [seconds_or_problem(find_file(root, name)) for name in names]
 
     with ThreadPoolExecutor(workers) as pool:
         found = [length for block in pool.map(lengths, blocks_of(filenames, FILES_PER_TASK)) for length in block]

@@ -9,6 +9,8 @@ import soundfile
 import soxr
 from numpy.typing import NDArray
 
+from adaptf.data.names import missing_file
+
 Waveform = NDArray[np.float32]
 
 AUDIO_SUFFIXES = frozenset({".wav", ".flac", ".ogg", ".mp3"})
@@ -54,7 +56,7 @@ def seconds_of(source: Path) -> float:
 def seconds_or_problem(path: Path) -> float | str:
     """Length of a file by its header, or why the file can't be used."""
     if not os.path.isfile(path):
-        return "the file is missing"
+        return missing_file(path)
     try:
         return seconds_of(path)
     except AudioError as error:

@@ -1,7 +1,6 @@
 """Files to predict: a TAU evaluation set or a CSV with filename and, if known, device."""
 
 from concurrent.futures import ThreadPoolExecutor
-from itertools import count
 from pathlib import Path
 
 import pandas as pd
@@ -9,10 +8,11 @@ import pandas as pd
 from adaptf.data.clips import FIRST_ROW
 from adaptf.data.decode import seconds_or_problem
 from adaptf.data.errors import DataError, raise_problems
+from adaptf.data.names import find_file
 from adaptf.data.tables import read_strings
 
-EVALUATION_LIST = "evaluation_setup/test.csv"
-"""filename<TAB>device_id; some of the devices are called `unknown`."""
+EVALUATION_LISTS = ("evaluation_setup/test.csv", "evaluation_setup/fold1_test.csv")
+"""filename<TAB>device_id; some of the devices are called `unknown`. Published copies have the one name or the other."""
 ROWS_AT_ONCE = 4096
 
 
@@ -22,15 +22,15 @@ def read_files_to_predict(path: Path) -> tuple[pd.DataFrame, Path]:
     Raises DataError where the table is broken or files are missing.
     """
     if path.is_dir():
-        table = read_strings(path / EVALUATION_LIST, ["filename"], separator="\t", separator_name="tab")
+        table = read_strings(_evaluation_list(path), ["filename"])
         root = path
     elif path.is_file():
-        table = read_strings(path, ["filename"], separator=",", separator_name="comma")
+        table = read_strings(path, ["filename"])
         root = path.parent
     else:
         raise DataError(
             f"{path} does not exist: give a CSV file with the columns filename and device, or the folder of an evaluation set "
-            f"with {EVALUATION_LIST}"
+            f"with {' or '.join(EVALUATION_LISTS)}"
         )
     if "device" not in table.columns:
         table["device"] = table["device_id"] if "device_id" in table.columns else ""
@@ -44,9 +44,18 @@ def check_files(table: pd.DataFrame, root: Path, *, source: str, threads: int = 
     problems = []
     with ThreadPoolExecutor(threads) as pool:
         for start in range(0, len(table), ROWS_AT_ONCE):  # a row that waits takes 2 kB
-            names = list(table["filename"].iloc[start : start + ROWS_AT_ONCE])
-            found = pool.map(lambda name: seconds_or_problem(root / name), names)
-            for row, name, what in zip(count(start + FIRST_ROW), names, found, strict=False):
+            names = table["filename"].iloc[start : start + ROWS_AT_ONCE]
+            found = pool.map(lambda name: seconds_or_problem(find_file(root, name)), names)
+            for row, name, what in zip(names.index + FIRST_ROW, names, found, strict=True):
                 if isinstance(what, str):
                     problems.append(f"row {row}, {name}: {what}")
     raise_problems(problems, of=source)
+
+
+def _evaluation_list(folder: Path) -> Path:
+    """Raises DataError where there is none, or two of which one does not know which is meant."""
+    found = [folder / name for name in EVALUATION_LISTS if (folder / name).is_file()]
+    if len({path.read_bytes() for path in found}) != 1:
+        there = "both, which differ: leave one of them" if found else "neither"
+        raise DataError(f"an evaluation set has {' or '.join(EVALUATION_LISTS)}; {folder} has {there}")
+    return found[0]

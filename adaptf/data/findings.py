@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from adaptf.data.clips import TEST, TRAIN, VALIDATION
 from adaptf.data.errors import raise_problems
+from adaptf.data.names import alike
 
 SILENT_PEAK = 1e-4
 """Of full scale, -80 dBFS: three steps of a 16-bit file. The noise of any microphone that was on lies above."""
@@ -84,6 +85,7 @@ def find(table: pd.DataFrame, levels: pd.DataFrame, *, clip_seconds: float) -> l
     `levels`: seconds, peak, rms, dc, and clipped, the share of samples at full scale.
     """
     findings = [_duplicates(table[~is_silent(levels)]), *_odd_clips(table["filename"].to_numpy(), levels, clip_seconds)]
+    findings.append(_alike_names(table))
     if "location" in table.columns:
         findings += [_scenes_of_few_locations(table), _tested_locations(table)]
     return [finding for finding in findings if finding.files]
@@ -93,6 +95,12 @@ def _duplicates(table: pd.DataFrame) -> Finding:
     copies = table[table.duplicated(["split", "key"], keep=False)]
     groups = copies.groupby(["split", "key"], sort=False)["filename"].agg(" = ".join)
     return Finding("duplicates", tuple(groups), "the same audio under several names of one split: it counts more than once")
+
+
+def _alike_names(table: pd.DataFrame) -> Finding:
+    named = [column for column in ("scene", "device", "location", "city") if column in table.columns]
+    groups = [f"{column} {' = '.join(names)}" for column in named for names in alike(table[column].unique())]
+    return Finding("names that look alike", tuple(groups), "to the program these are different names: perhaps one is meant")
 
 
 def _odd_clips(filenames: NDArray[np.object_], levels: pd.DataFrame, clip_seconds: float) -> list[Finding]:

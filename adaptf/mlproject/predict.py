@@ -24,6 +24,7 @@ from adaptf.data.errors import DataError
 from adaptf.data.files import write_atomically
 from adaptf.data.files_to_predict import check_files, read_files_to_predict
 from adaptf.data.hashes import sha256_of
+from adaptf.data.names import find_file
 from adaptf.errors import UserError
 from adaptf.mlproject.stage import run_stage
 from adaptf.tracking import production, registry
@@ -50,7 +51,7 @@ class PredictConfig:
     """Predicts the scenes of files."""
 
     files: str = "none"
-    """CSV file with filename and device, or the folder of an evaluation set (evaluation_setup/test.csv)."""
+    """CSV file with filename and device, or the folder of an evaluation set (evaluation_setup/test.csv or fold1_test.csv)."""
     model_uri: str = IN_PRODUCTION
     """The router, or any registered model of adaptf. By default the router and the devices' models that are in production when
     the stage begins answer for all files; a version, as in models:/adaptf-router/3, answers as it was registered."""
@@ -87,7 +88,7 @@ def digest_of_files(table: pd.DataFrame, root: Path) -> str:
     """Of names, devices, sizes and times of change; one file in memory after the other."""
     content = hashlib.sha256()
     for name, device in zip(table["filename"], table["device"], strict=True):
-        stat = (root / name).stat()
+        stat = find_file(root, name).stat()
         content.update(f"{name}\0{device}\0{stat.st_size}\0{stat.st_mtime_ns}\0".encode())
     return content.hexdigest()
 
@@ -224,7 +225,7 @@ def requests_of(rows: pd.DataFrame, root: Path) -> Iterator[pd.DataFrame]:
     first, seconds_so_far = 0, 0.0
     for place, name in enumerate(rows["filename"]):
         try:
-            seconds = seconds_of(root / name)
+            seconds = seconds_of(find_file(root, name))
         except AudioError as error:
             raise DataError(f"{name}: {error}") from error
         if place > first and seconds_so_far + seconds > MAX_REQUEST_SECONDS:
@@ -254,7 +255,7 @@ def ask(router: PyFuncModel, rows: pd.DataFrame, root: Path) -> pd.DataFrame:
 def read_file(root: Path, name: str) -> bytes:
     """Raises DataError where it is gone or may not be read."""
     try:
-        return (root / name).read_bytes()
+        return find_file(root, name).read_bytes()
     except OSError as error:
         raise DataError(f"{name}: {error.strerror}") from error
 

@@ -131,6 +131,20 @@ def test_scenes_that_no_validation_part_can_be_cut_from_are_found(table):
     assert found(table, levels(table)) == {"scenes that cannot be cut": ("bus (1 location)", "tram (0 locations)")}
 
 
+def test_names_that_only_look_alike_are_found(table):
+    table = table.assign(
+        device=["phone", "Phone", "phone", "zoom-h4n", "Zoom H4n", "phone"], city=["Oslo", "oslo", *4 * ["Rome"]]
+    )
+    table = changed(changed(table, 4, scene="Park"), 0, location="Paris_1")
+    assert found(table, levels(table))["names that look alike"] == (
+        "scene Park = park",
+        "device Phone = phone",
+        "device Zoom H4n = zoom-h4n",
+        "location Paris_1 = paris-1",
+        "city Oslo = oslo",
+    )
+
+
 def test_audioset_has_no_locations():
     table = pd.DataFrame({"filename": ["a", "b"], "labels": ["3", "3 17"], "split": "train", "key": "k"})
     check_leaks(table)

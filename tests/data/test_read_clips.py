@@ -179,7 +179,7 @@ def test_own_csv_without_a_value_is_an_error(tmp_path, row):
         ("filename,scene,device\nx.wav,bus,phone,\n", "not readable as .* Expected 3 fields in line 2, saw 4"),
         ("filename,scene,device\nx.wav,bus,phone\ny.wav,park,phone,a,b\n", "Expected 3 fields in line 3, saw 5"),
         ("filename,scene,device, scene\nx.wav,bus,phone,park\n", "has the column scene twice: leave one of them"),
-        ("filename;scene;device\nx.wav;bus;phone\n", "lacks the columns filename, scene, device; it has filename;scene"),
+        ("filename|scene|device\nx.wav|bus|phone\n", r"lacks the columns filename, scene, device; it has filename\|scene"),
         ('filename,scene,device\n"x.wav,bus,phone\ny.wav,park,phone\n', "not readable as .* EOF inside string"),
     ],
 )
@@ -201,6 +201,41 @@ def test_tables_of_other_editors_are_read(tmp_path):
     (tmp_path / "clips.csv").write_bytes(text.encode("utf-16"))
     with pytest.raises(DataError, match="'utf-8' codec can't decode"):
         read(tmp_path / "clips.csv")
+
+
+ONE_PARK = (
+    "filename,scene,device\nx.wav,bus,phone\ny.wav, park ,phone\nz.wav,park,\u00a0phone\n",
+    'filename,scene,device\nx.wav,bus,phone\n y.wav, "park", phone\n"z.wav" ,"park" ,"phone"\n',
+    "\ufeff\ufefffilename , scene,device\r\nx.wav,bus,phone\r\ny.wav,\u200bpark,pho\u00adne\r\nz.wav,park\ufeff,phone\r\n",
+    "filename;scene;device\nx.wav;bus;phone\ny.wav;park;phone\nz.wav;park;phone\n;;\n",
+    "filename\tscene\tdevice\nx.wav\tbus\tphone\ny.wav\tpark\tphone\nz.wav\tpark\tphone\n",
+    "filename,scene,device\n./x.wav,bus,phone\n.\\y.wav,park,phone\n.//z.wav/,park,phone\n\n,,\n",
+)
+
+
+@pytest.mark.parametrize("text", ONE_PARK)
+def test_what_looks_the_same_is_the_same(tmp_path, text):
+    (tmp_path / "clips.csv").write_bytes(text.encode())
+    table = table_of(tmp_path / "clips.csv", scenes=(), validation_share=0, test_share=0)
+    assert table[["filename", "scene", "device"]].to_numpy().tolist() == [
+        ["x.wav", "bus", "phone"],
+        ["y.wav", "park", "phone"],
+        ["z.wav", "park", "phone"],
+    ]
+
+
+def test_composed_and_decomposed_accents_are_one_place_and_one_device(tmp_path):
+    text = "filename,scene,device,location\nx.wav,bus,Ger\u00e4t,Z\u00fcrich\ny.wav,park,Gera\u0308t,Zu\u0308rich\n"
+    table = table_of(write_csv(tmp_path, text), scenes=(), validation_share=0, test_share=0)
+    assert set(table["device"]) == {"Ger\u00e4t"}
+    assert set(table["location"]) == {"Z\u00fcrich"}
+
+
+def test_blanks_around_the_cells_of_tau_change_nothing(tau):
+    before = table_of(tau)
+    for name in ("meta.csv", "evaluation_setup/fold1_train.csv", "evaluation_setup/fold1_evaluate.csv"):
+        edit(tau / name, lambda table: table.map(lambda cell: f" {cell}\u00a0"))
+    pd.testing.assert_frame_equal(table_of(tau), before)
 
 
 def test_a_binary_file_is_no_csv(tmp_path):
