@@ -12,7 +12,7 @@ from adaptf.data.errors import raise_problems
 from adaptf.data.parts import MARK
 
 COLUMNS = ["filename", "scene", "device", "location", "city", "split"]
-TRAIN, VALIDATION, TEST = "train", "validation", "test"
+SPLITS = TRAIN, VALIDATION, TEST = "train", "validation", "test"
 UNKNOWN = "unknown"
 """Stands for every recording device that has no model of its own."""
 
@@ -54,6 +54,32 @@ def check_clips(table: pd.DataFrame, *, scenes: Sequence[str], source: str) -> N
     if table.empty:
         problems.append("no clips")
     raise_problems(problems, of=source)
+
+
+def check_parts(table: pd.DataFrame, *, source: str) -> None:
+    """Raises DataError where nothing can be trained on the clips: no training or validation clips, or none of a scene."""
+    parts = table.groupby("scene")["split"].agg(set)
+    problems = [f"scene {scene} has no training clips" for scene, splits in parts.items() if TRAIN not in splits]
+    if not (table["split"] == VALIDATION).any():
+        problems.append(
+            "there are no validation clips, by which training chooses its checkpoint: each scene needs three files or more to "
+            "be cut (one for training, validation and test each), and data.validation_share should be above 0; or say in a "
+            "column 'split' which clips are for validation"
+        )
+    raise_problems(problems, of=f"the splits of {source}")
+
+
+def gaps(table: pd.DataFrame, scenes: Sequence[str]) -> list[str]:
+    """What the parts lack, although training is possible: a line for each."""
+    clips = pd.crosstab(table["scene"], table["split"]).reindex(index=list(scenes), columns=list(SPLITS), fill_value=0)
+    lines = []
+    for split in SPLITS:
+        lacking = [scene for scene in scenes if clips.loc[scene, split] == 0]
+        if split == TEST and len(lacking) == len(scenes):
+            lines.append("There are no test clips: evaluate and main need some (data.test_share or a column split)")
+        elif lacking:
+            lines.append(f"There are no {split} clips of {', '.join(lacking)}")
+    return lines
 
 
 def devices_of(table: pd.DataFrame, split: str = TRAIN) -> list[str]:

@@ -1,7 +1,7 @@
 """What is wrong or odd with the clips of a data set: leaks between its splits are errors, the rest is worth knowing."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -40,19 +40,24 @@ class Finding:
 
 
 def check_leaks(
-    table: pd.DataFrame, *, silent: Sequence[bool] | NDArray[np.bool_] | None = None, source: str = "the data"
+    table: pd.DataFrame,
+    *,
+    silent: Sequence[bool] | NDArray[np.bool_] | None = None,
+    cut_by_file: Collection[str] = (),
+    source: str = "the data",
 ) -> None:
     """Raises DataError where splits share audio (equal keys), or train and validation share a location.
 
-    `silent` (clips,) marks clips that hold nothing: all digital silence is equal. Without a location column, or where a
-    location is '', only the audio is compared.
+    `silent` (clips,) marks clips that hold nothing: all digital silence is equal. Without a location column, where a
+    location is '', and of scenes whose files were cut (`cut_by_file`), only the audio is compared.
     """
     heard = table if silent is None else table[~np.asarray(silent, dtype=bool)]
     problems = [
         f"the same audio is in two splits: {clips}; leave it in one of them" for clips in _in_several_splits(heard, "key")
     ]
     if "location" in table.columns:
-        cut = table[table["split"].isin([TRAIN, VALIDATION]) & (table["location"] != "")]
+        by_location = (table["location"] != "") & ~table["scene"].isin(cut_by_file)
+        cut = table[table["split"].isin([TRAIN, VALIDATION]) & by_location]
         problems += [
             f"location '{location}' is on both sides of the validation cut: {clips}; leave it on one side"
             for location, clips in _in_several_splits(cut, "location").items()
@@ -123,7 +128,7 @@ def _scenes_of_few_locations(table: pd.DataFrame) -> Finding:
     return Finding(
         "scenes that cannot be cut",
         tuple(f"{scene} ({count} location{'' if count == 1 else 's'})" for scene, count in few.items()),
-        f"fewer than {LOCATIONS_TO_CUT} locations for training: no validation clips can be cut out of them",
+        f"fewer than {LOCATIONS_TO_CUT} locations for training: no validation clips can be cut out of them by location",
     )
 
 

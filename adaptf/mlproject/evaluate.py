@@ -5,7 +5,7 @@ from pathlib import Path
 
 from adaptf.errors import UserError
 from adaptf.mlproject.config import upstream, upstream_several
-from adaptf.mlproject.dataset import DATA_KIND, SCENES_KIND, load_prepared
+from adaptf.mlproject.dataset import DATA_KIND, SCENES_KIND, load_tested
 from adaptf.mlproject.distill import teacher_name
 from adaptf.mlproject.evaluation_report import report
 from adaptf.mlproject.predictions import predict_test_clips
@@ -46,7 +46,7 @@ class EvaluateConfig:
 
 def evaluate(config: EvaluateConfig, run: StageRun) -> Result:
     """One page for a reader; tables as text, CSV and Markdown, pictures, the hardest clips, and every setting's predictions."""
-    data = load_prepared(run, config.prepare_run, kind=SCENES_KIND)
+    data = load_tested(run, config.prepare_run)
     run_ids = run_ids_of(config)
     settings = {
         setting: [predict_test_clips(run, run_id, data, config.accelerator, name=setting) for run_id in values]

@@ -8,7 +8,7 @@ import mlflow
 
 from adaptf.errors import UserError
 from adaptf.mlproject.config import SHARED_SECTIONS, DataConfig, MelConfig, ModelConfig, TrainerConfig
-from adaptf.mlproject.dataset import SCENES_KIND, load_prepared
+from adaptf.mlproject.dataset import SCENES_KIND, load_prepared, load_tested
 from adaptf.mlproject.distill import DistillConfig, distill
 from adaptf.mlproject.evaluate import MEANINGS, SETTINGS, EvaluateConfig, evaluate, origin_of_teachers
 from adaptf.mlproject.evaluation_report import TABLES, report
@@ -91,6 +91,7 @@ def main(config: MainConfig, run: StageRun) -> Result:
         return step(prepare, PrepareConfig(replace(config.data, root=root)), inputs=data_digest, what=name, name=name)
 
     scenes = prepared(config.data.root, "prepare scenes")
+    load_tested(run, scenes)  # it ends with tables of the test clips
     pretrained = NONE
     if config.audioset.root == NONE:
         print(

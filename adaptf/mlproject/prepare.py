@@ -119,7 +119,7 @@ def usable_clips(source: Source, cached: pd.DataFrame) -> Usable:
     levels = cached[["peak", "rms", "dc", "clipped"]].assign(seconds=cached["samples"] / source.format.sample_rate)
     notes = tuple(source.notes)
     if source.kind == SCENES_KIND:
-        check_leaks(table, silent=is_silent(levels), source=str(source.audio_root))
+        check_leaks(table, silent=is_silent(levels), cut_by_file=source.cut_by_file, source=str(source.audio_root))
     else:
         learned = set(table["key"][table["split"] == TRAIN])
         copies = ((table["split"] == VALIDATION) & table["key"].isin(learned)).to_numpy()

@@ -81,6 +81,12 @@ def test_a_location_on_both_sides_of_the_validation_cut_is_an_error(table):
     )
 
 
+def test_a_location_of_which_files_were_cut_may_be_on_both_sides(table):
+    cut = changed(table, 1, location="paris-0")
+    check_leaks(cut, cut_by_file={"bus"})
+    assert "location 'paris-0'" in message(cut, cut_by_file={"park"})
+
+
 def test_clips_of_unknown_location_share_none(table):
     check_leaks(table.assign(location=""))
 

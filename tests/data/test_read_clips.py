@@ -1,7 +1,7 @@
 import pandas as pd
 import pytest
 
-from adaptf.data.clips import TAU_SCENES
+from adaptf.data.clips import TAU_SCENES, check_parts, gaps
 from adaptf.data.errors import DataError
 from adaptf.data.read_clips import read_clips
 
@@ -73,9 +73,87 @@ def test_validation_is_cut_from_training_clips_only(tau):
     assert before == after
 
 
-def test_a_scene_with_one_location_keeps_it_for_training(tau):
+def test_scenes_of_one_location_are_cut_by_file_and_a_note_says_so(tau):
     edit(tau / "meta.csv", lambda table: table.assign(identifier=table["scene_label"]))
-    assert "validation" not in set(table_of(tau)["split"])
+    clips = read(tau)
+    assert clips.cut_by_file == {"airport", "bus"}
+    assert "Too few places to cut the validation part by location: whole files were cut out of airport, bus" in clips.notes[-1]
+    assert clips.table.groupby(["scene", "split"]).size().unstack()["validation"].tolist() == [4, 4]
+
+
+def own_data(folder, places, *, files=5):
+    """As the own-recordings example of README and docs: a table of scenes, places and files."""
+    rows = [
+        (f"{place}/{number:03d}.wav", scene, ["phone", "recorder"][number % 2], place)
+        for scene, of_scene in places.items()
+        for place in of_scene
+        for number in range(files)
+    ]
+    pd.DataFrame(rows, columns=["filename", "scene", "device", "location"]).to_csv(folder / "clips.csv", index=False)
+    return folder / "clips.csv"
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_of_two_places_a_scene_one_is_tested_and_files_of_the_other_validate(tmp_path, seed):
+    places = {"public_square": ["market", "townhall"], "metro_station": ["station", "north"], "park": ["lake", "garden"]}
+    clips = read(own_data(tmp_path, places), scenes=(), seed=seed)
+    counts = clips.table.groupby(["scene", "split"]).size().unstack()
+    assert (counts > 0).all(axis=None) and (counts["test"] == 5).all()
+    tested = set(clips.table.query("split == 'test'")["location"])
+    assert not tested & set(clips.table.query("split != 'test'")["location"])
+    assert clips.cut_by_file == {"public_square", "metro_station", "park"}
+    (note,) = clips.notes
+    assert "the validation part by location: whole files were cut out of metro_station, park, public_square" in note
+    assert "scores on the validation clips come out too good" in note.lower() and "a column 'split'" in note
+
+
+def test_of_one_place_a_scene_files_are_tested_too_and_a_note_for_each_part_says_so(tmp_path):
+    clips = read(own_data(tmp_path, {"park": ["lake"], "bus": ["line 1"]}), scenes=())
+    assert (clips.table.groupby(["scene", "split"]).size().unstack() > 0).all(axis=None)
+    assert [part in note for part, note in zip(["test part", "validation part"], clips.notes, strict=True)] == [True, True]
+
+
+def test_three_places_a_scene_are_enough(tmp_path):
+    clips = read(own_data(tmp_path, {"park": ["lake", "wood", "hill"], "bus": ["line 1", "line 2", "line 3"]}), scenes=())
+    assert clips.cut_by_file == frozenset() and clips.notes == ()
+    assert (clips.table.groupby(["scene", "split"]).size().unstack() == 5).all(axis=None)
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_scenes_that_share_places_keep_some_for_training(tmp_path, seed):
+    places = {"quiet": ["home", "office", "train"], "talking": ["home", "office"], "music": ["office", "train"]}
+    rows = [(f"{scene}-{place}-{k}.wav", scene, "a", place) for scene, at in places.items() for place in at for k in range(4)]
+    pd.DataFrame(rows, columns=["filename", "scene", "device", "location"]).to_csv(tmp_path / "clips.csv", index=False)
+    table = table_of(tmp_path / "clips.csv", scenes=(), seed=seed, test_share=0.4)
+    assert set(table.query("split == 'train'")["scene"]) == set(places)
+
+
+def test_files_of_unknown_location_are_places_of_their_own(tmp_path, caplog):
+    rows = [f"{number}.wav,{['bus', 'park'][number % 2]},a,{'hall' * (number < 4)}" for number in range(12)]
+    path = write_csv(tmp_path, "\n".join(["filename,scene,device,location", *rows]))
+    table = table_of(path, scenes=())
+    assert "has no location in 8 of 12 rows: each file counts as a place of its own" in caplog.text
+    assert list(table["location"])[3:6] == ["hall", "4.wav", "5.wav"]
+
+
+def test_clips_that_cannot_be_trained_on_are_refused_with_ways_out(tmp_path):
+    table = table_of(own_data(tmp_path, {"park": ["lake"], "bus": ["line 1"]}, files=2), scenes=())
+    with pytest.raises(DataError, match=r"no validation clips, by which training chooses .* three files or more .* 'split'"):
+        check_parts(table, source="mine")
+    with pytest.raises(DataError, match=r"1 problem in the splits of mine:\s+scene bus has no training clips"):
+        check_parts(table.assign(split=["validation", "train", "test", "test"]), source="mine")
+    check_parts(table.assign(split=["validation", "train", "test", "train"]), source="mine")
+
+
+def test_what_a_part_lacks_is_told(tmp_path):
+    table = table_of(own_data(tmp_path, {"park": ["lake"], "bus": ["line 1"]}, files=2), scenes=())
+    assert gaps(table.assign(split=["validation", "train", "train", "train"]), ["park", "bus"]) == [
+        "There are no validation clips of bus",
+        "There are no test clips: evaluate and main need some (data.test_share or a column split)",
+    ]
+    assert gaps(table.assign(split=["validation", "train", "train", "test"]), ["park", "bus", "tram"])[0] == (
+        "There are no train clips of tram"
+    )
 
 
 def test_unknown_city_and_device_are_data(tau):
