@@ -16,6 +16,10 @@ SPLITS = TRAIN, VALIDATION, TEST = "train", "validation", "test"
 UNKNOWN = "unknown"
 """Stands for every recording device that has no model of its own."""
 
+DEVICE_NAME = r"[\w -]{1,100}"
+NO_DEVICES = ("all", "none", "router")
+"""`promote` moves `all` devices, the registry's `router` is that of all of them, and `none` stands for no value."""
+
 FIRST_ROW = 2
 """Of a table as an editor counts its lines: the first one names the columns."""
 
@@ -42,7 +46,9 @@ def check_clips(table: pd.DataFrame, *, scenes: Sequence[str], source: str) -> N
     wrong = {
         "filename, scene and device must not be empty": (filename == "") | (scene == "") | (device == ""),
         f"the scene should be one of {', '.join(scenes)}": (scene != "") & ~scene.isin(scenes),
-        "device names must not hold '/' or ':', which no registered model's name can hold": device.str.contains("[/:]"),
+        "device names must not hold '/' or ':' or anything else but letters, digits, blanks, '-' and '_', which MLflow's names "
+        "of models and metrics take": (device != "") & ~device.str.fullmatch(DEVICE_NAME),
+        f"no device can be called {', '.join(NO_DEVICES)}: stages take these words for something else": device.isin(NO_DEVICES),
         f"file names must not hold '{MARK}', which marks parts of files": filename.str.contains(MARK, regex=False),
         "a row above names this file too": filename.duplicated(),
     }

@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 import mlflow
 
 from adaptf.errors import UserError
-from adaptf.mlproject.config import SHARED_SECTIONS, DataConfig, MelConfig, ModelConfig, TrainerConfig
+from adaptf.mlproject.config import SHARED_SECTIONS, DataConfig, MelConfig, ModelConfig, TrainerConfig, path_field
 from adaptf.mlproject.dataset import SCENES_KIND, load_prepared, load_tested
 from adaptf.mlproject.distill import DistillConfig, distill
 from adaptf.mlproject.evaluate import MEANINGS, SETTINGS, EvaluateConfig, evaluate, origin_of_teachers
@@ -37,7 +37,7 @@ EVALUATED = {"train_run": "train", "distill_run": "distill", "finetune_run": "fi
 class AudioSetConfig:
     """Where AudioSet lies, for pre-training."""
 
-    root: str = NONE
+    root: str = path_field(NONE)
     """Folder of AudioSet; `none`: training starts from scratch."""
 
 

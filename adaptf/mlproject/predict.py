@@ -26,6 +26,7 @@ from adaptf.data.files_to_predict import check_files, read_files_to_predict
 from adaptf.data.hashes import sha256_of
 from adaptf.data.names import find_file
 from adaptf.errors import UserError
+from adaptf.mlproject.config import file_or_name, path_field
 from adaptf.mlproject.stage import run_stage
 from adaptf.tracking import production, registry
 from adaptf.tracking.requests import AUDIO, DEVICE, MAX_REQUEST_SECONDS
@@ -50,9 +51,9 @@ AS_REGISTERED = {"live": False}
 class PredictConfig:
     """Predicts the scenes of files."""
 
-    files: str = "none"
+    files: str = path_field("none")
     """CSV file with filename and device, or the folder of an evaluation set (evaluation_setup/test.csv or fold1_test.csv)."""
-    model_uri: str = IN_PRODUCTION
+    model_uri: str = file_or_name(IN_PRODUCTION)
     """The router, or any registered model of adaptf. By default the router and the devices' models that are in production when
     the stage begins answer for all files; a version, as in models:/adaptf-router/3, answers as it was registered."""
     download: bool = False

@@ -175,6 +175,26 @@ def test_a_device_that_no_registered_model_can_be_named_after_is_an_error(tau):
         read(tau)
 
 
+@pytest.mark.parametrize("device", ["rec.1", "Zoom H4n+", "o'brien", "a,b", "50%", "mic#1", "phone (old)", "a@b", "x" * 101])
+def test_a_device_that_would_be_lost_after_all_training_is_refused_with_its_row(tmp_path, device):
+    path = write_csv(tmp_path, f'filename,scene,device\nx.wav,bus,phone\ny.wav,park,"{device}"\n')
+    with pytest.raises(DataError, match=r"row 3, y\.wav .*: device names must not hold .* but letters, digits, blanks"):
+        read(path, scenes=())
+
+
+@pytest.mark.parametrize("device", ["router", "all", "none"])
+def test_a_device_whose_name_stages_take_for_something_else_is_refused(tmp_path, device):
+    path = write_csv(tmp_path, f"filename,scene,device\nx.wav,bus,{device}\ny.wav,park,phone\n")
+    with pytest.raises(DataError, match=r"row 2, x\.wav .*: no device can be called all, none, router"):
+        read(path, scenes=())
+
+
+@pytest.mark.parametrize("device", ["a", "s10", "my phone", "Ger\u00e4t", "-x_1", "unknown", "H4n-2"])
+def test_names_of_letters_digits_blanks_and_dashes_are_devices(tmp_path, device):
+    path = write_csv(tmp_path, f"filename,scene,device\nx.wav,bus,{device}\ny.wav,park,phone\n")
+    assert device in set(table_of(path, scenes=())["device"])
+
+
 def test_two_rows_for_one_file_are_an_error(tau):
     edit(tau / "meta.csv", lambda table: pd.concat([table, table.iloc[[3]]]))
     with pytest.raises(DataError, match=r"row 38, audio/airport-paris-1-1-0-a\.wav .*: a row above names this file too"):
