@@ -47,8 +47,9 @@ def check_clips(table: pd.DataFrame, *, scenes: Sequence[str], source: str) -> N
         "filename, scene and device must not be empty": (filename == "") | (scene == "") | (device == ""),
         f"the scene should be one of {', '.join(scenes)}": (scene != "") & ~scene.isin(scenes),
         "device names must not hold '/' or ':' or anything else but letters, digits, blanks, '-' and '_', which MLflow's names "
-        "of models and metrics take": (device != "") & ~device.str.fullmatch(DEVICE_NAME),
-        f"no device can be called {', '.join(NO_DEVICES)}: stages take these words for something else": device.isin(NO_DEVICES),
+        "of models and metrics take": (device != "") & ~device.str.fullmatch(DEVICE_NAME) & ~device.duplicated(),
+        f"no device can be called {', '.join(NO_DEVICES)}: stages take these words for something else": device.isin(NO_DEVICES)
+        & ~device.duplicated(),
         f"file names must not hold '{MARK}', which marks parts of files": filename.str.contains(MARK, regex=False),
         "a row above names this file too": filename.duplicated(),
     }

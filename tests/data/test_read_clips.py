@@ -182,6 +182,12 @@ def test_a_device_that_would_be_lost_after_all_training_is_refused_with_its_row(
         read(path, scenes=())
 
 
+def test_each_such_device_is_named_once(tmp_path):
+    rows = [f"{number}.wav,{['bus', 'park'][number % 2]},{['rec.1', 'H4n+'][number // 10]}" for number in range(20)]
+    with pytest.raises(DataError, match=r"(?s)2 problems .*row 2, 0\.wav .*'rec\.1'.*row 12, 10\.wav .*'H4n\+'"):
+        read(write_csv(tmp_path, "\n".join(["filename,scene,device", *rows])), scenes=())
+
+
 @pytest.mark.parametrize("device", ["router", "all", "none"])
 def test_a_device_whose_name_stages_take_for_something_else_is_refused(tmp_path, device):
     path = write_csv(tmp_path, f"filename,scene,device\nx.wav,bus,{device}\ny.wav,park,phone\n")

@@ -83,6 +83,13 @@ def test_data_without_test_clips_can_be_trained_on_but_not_evaluated(
         load_tested(StageRun(run_id="", name="", folder=tmp_path / "work"), run_id)
 
 
+def test_a_cache_where_no_folder_can_be_made_is_refused(environment: dict[str, str], tmp_path: Path, own: Path) -> None:
+    (tmp_path / "file").touch()
+    for place in ("file", "file/cache"):
+        with pytest.raises(UserError, match=r"data\.cache is '.*file.*', where no folder can be made"):
+            run_prepare(environment, tmp_path, own, cache=str(tmp_path / place))
+
+
 def test_data_without_validation_clips_is_refused_before_any_file_is_read(
     environment: dict[str, str], tmp_path: Path, own: Path
 ) -> None:
