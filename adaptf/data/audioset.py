@@ -1,6 +1,5 @@
 """AudioSet: the published segment table beside a folder of whatever clips could be downloaded."""
 
-import csv
 import logging
 import re
 import zlib
@@ -15,7 +14,9 @@ from numpy.typing import NDArray
 from adaptf.data.decode import AUDIO_SUFFIXES
 from adaptf.data.errors import DataError, raise_problems
 from adaptf.data.folders import files_below
+from adaptf.data.names import tidy
 from adaptf.data.published_lists import AUDIOSET_LABELS
+from adaptf.data.tables import read_strings
 
 logger = logging.getLogger(__name__)
 SEGMENTS = "balanced_train_segments.csv"
@@ -98,11 +99,11 @@ def read_audioset(root: Path, *, validation_share: float, seed: int) -> AudioSet
 def _read_class_names(path: Path) -> tuple[tuple[str, ...], dict[str, int]]:
     """Display names in the order of their index, and the place of each label id among them."""
     try:
-        with open(path, newline="", encoding="utf-8-sig") as file:
-            rows = sorted(csv.DictReader(file), key=lambda row: int(row["index"]))
-        return tuple(row["display_name"] for row in rows), {row["mid"]: place for place, row in enumerate(rows)}
-    except (OSError, KeyError, ValueError, TypeError) as error:
-        raise DataError(f"{path} should have the columns index, mid, display_name ({error!r})") from error
+        table = read_strings(path, ["index", "mid", "display_name"])
+        rows = table.assign(index=table["index"].astype(int)).sort_values("index", kind="stable")
+    except (DataError, ValueError) as error:
+        raise DataError(f"{path} should have the columns index, mid, display_name ({error})") from error
+    return tuple(rows["display_name"]), {mid: place for place, mid in enumerate(rows["mid"])}
 
 
 def _read_segments(path: Path, place: Mapping[str, int], *, labels_from: str) -> list[_Segment]:
@@ -136,7 +137,7 @@ def _rows(path: Path) -> Iterator[tuple[int, str]]:
         with open(path, encoding="utf-8-sig") as file:
             for line, text in enumerate(file, 1):
                 if text.strip() and not text.startswith("#"):
-                    yield line, text.strip()
+                    yield line, tidy(text)
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"{path} is not readable as a comma separated table: {error}") from error
 

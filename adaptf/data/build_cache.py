@@ -27,6 +27,7 @@ from adaptf.data.errors import DataError
 from adaptf.data.files import blocks_of
 from adaptf.data.hashes import FileState, HashedFile, hash_files, state_of
 from adaptf.data.levels import Levels, levels_of
+from adaptf.data.names import find_file
 from adaptf.data.parts import clip_key, split_name
 from adaptf.data.processes import process_pool
 from adaptf.data.shards import CLIPS_PER_SHARD, CacheFormat, Shard, checksum
@@ -220,7 +221,7 @@ def _decode(root: Path, clips: Sequence[Clip], file: int, row: int, format: Cach
     resample = Resampler(format.sample_rate)
     for name, of_file in itertools.groupby(clips, key=lambda clip: split_name(clip.name)[0]):
         try:
-            audio, rate = read_mono(root / name)
+            audio, rate = read_mono(find_file(root, name))
             waveform = resample(audio, rate)
             problem = ""
         except AudioError as error:

@@ -12,9 +12,13 @@ from adaptf.data.errors import raise_problems
 from adaptf.data.parts import MARK
 
 COLUMNS = ["filename", "scene", "device", "location", "city", "split"]
-TRAIN, VALIDATION, TEST = "train", "validation", "test"
+SPLITS = TRAIN, VALIDATION, TEST = "train", "validation", "test"
 UNKNOWN = "unknown"
 """Stands for every recording device that has no model of its own."""
+
+DEVICE_NAME = r"[\w -]{1,100}"
+NO_DEVICES = ("all", "none", "router")
+"""`promote` moves `all` devices, the registry's `router` is that of all of them, and `none` stands for no value."""
 
 FIRST_ROW = 2
 """Of a table as an editor counts its lines: the first one names the columns."""
@@ -42,7 +46,10 @@ def check_clips(table: pd.DataFrame, *, scenes: Sequence[str], source: str) -> N
     wrong = {
         "filename, scene and device must not be empty": (filename == "") | (scene == "") | (device == ""),
         f"the scene should be one of {', '.join(scenes)}": (scene != "") & ~scene.isin(scenes),
-        "device names must not hold '/' or ':', which no registered model's name can hold": device.str.contains("[/:]"),
+        "device names must not hold '/' or ':' or anything else but letters, digits, blanks, '-' and '_', which MLflow's names "
+        "of models and metrics take": (device != "") & ~device.str.fullmatch(DEVICE_NAME) & ~device.duplicated(),
+        f"no device can be called {', '.join(NO_DEVICES)}: stages take these words for something else": device.isin(NO_DEVICES)
+        & ~device.duplicated(),
         f"file names must not hold '{MARK}', which marks parts of files": filename.str.contains(MARK, regex=False),
         "a row above names this file too": filename.duplicated(),
     }
@@ -54,6 +61,32 @@ def check_clips(table: pd.DataFrame, *, scenes: Sequence[str], source: str) -> N
     if table.empty:
         problems.append("no clips")
     raise_problems(problems, of=source)
+
+
+def check_parts(table: pd.DataFrame, *, source: str) -> None:
+    """Raises DataError where nothing can be trained on the clips: no training or validation clips, or none of a scene."""
+    parts = table.groupby("scene")["split"].agg(set)
+    problems = [f"scene {scene} has no training clips" for scene, splits in parts.items() if TRAIN not in splits]
+    if not (table["split"] == VALIDATION).any():
+        problems.append(
+            "there are no validation clips, by which training chooses its checkpoint: each scene needs three files or more to "
+            "be cut (one for training, validation and test each), and data.validation_share should be above 0; or say in a "
+            "column 'split' which clips are for validation"
+        )
+    raise_problems(problems, of=f"the splits of {source}")
+
+
+def gaps(table: pd.DataFrame, scenes: Sequence[str]) -> list[str]:
+    """What the parts lack, although training is possible: a line for each."""
+    clips = pd.crosstab(table["scene"], table["split"]).reindex(index=list(scenes), columns=list(SPLITS), fill_value=0)
+    lines = []
+    for split in SPLITS:
+        lacking = [scene for scene in scenes if clips.loc[scene, split] == 0]
+        if split == TEST and len(lacking) == len(scenes):
+            lines.append("There are no test clips: evaluate and main need some (data.test_share or a column split)")
+        elif lacking:
+            lines.append(f"There are no {split} clips of {', '.join(lacking)}")
+    return lines
 
 
 def devices_of(table: pd.DataFrame, split: str = TRAIN) -> list[str]:

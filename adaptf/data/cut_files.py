@@ -1,6 +1,5 @@
 """Files of any length as clips of one length: longer files are cut, shorter ones padded when they are cached."""
 
-import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
@@ -10,10 +9,11 @@ import numpy as np
 import pandas as pd
 from tqdm import tqdm
 
-from adaptf.data.decode import MISSING, AudioError, seconds_of
+from adaptf.data.decode import AudioError, seconds_of
 from adaptf.data.errors import raise_problems
 from adaptf.data.files import blocks_of
 from adaptf.data.hashes import FileState, state_of
+from adaptf.data.names import find_file, missing_file
 from adaptf.data.parts import part_name, parts_in
 
 FILES_PER_TASK = 16
@@ -43,8 +43,7 @@ def cut_files(table: pd.DataFrame, root: Path, *, clip_seconds: float, workers: 
 
 def _lengths(filenames: Sequence[str], root: Path, workers: int) -> list[float]:
     def lengths(names: Sequence[str]) -> list[float | str]:
-        states = [state_of(os.path.join(root, name)) for name in names]
-        return [MISSING if state is None else _seconds_or_problem(state) for state in states]
+        return [_length_or_problem(find_file(root, name)) for name in names]
 
     found: list[float | str] = []
     with (
@@ -57,6 +56,11 @@ def _lengths(filenames: Sequence[str], root: Path, workers: int) -> list[float]:
     named = zip(filenames, found, strict=True)
     raise_problems([f"{name}: {problem}" for name, problem in named if isinstance(problem, str)], of=str(root))
     return [length for length in found if not isinstance(length, str)]
+
+
+def _length_or_problem(path: Path) -> float | str:
+    state = state_of(str(path))
+    return missing_file(path) if state is None else _seconds_or_problem(state)
 
 
 @lru_cache(FILES_REMEMBERED)

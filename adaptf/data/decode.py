@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from adaptf.data.joined import BEGINS, files_in
 from adaptf.data.mp3 import Mp3Error, read_mp3
+from adaptf.data.names import missing_file
 
 Waveform = NDArray[np.float32]
 
@@ -42,7 +43,7 @@ LARGEST_SAMPLE = 2.0**31
 """That of 32-bit integers written as float. Beyond it are damaged samples, which would overflow when they are summed."""
 
 
-MISSING, NO_SAMPLES = "the file is missing", "the audio has no samples"
+NO_SAMPLES = "the audio has no samples"
 
 
 class AudioError(ValueError):
@@ -74,7 +75,7 @@ def seconds_of(source: Path | BinaryIO, *, max_seconds: float = math.inf) -> flo
 def unfit(path: Path, *, sample_rate: int, max_peak: float) -> str:
     """Why a file does not give samples up to `max_peak`, or ''. It is decoded, unless it holds plain integers."""
     if not os.path.isfile(path):
-        return MISSING
+        return missing_file(path)
     try:
         with opened(path) as file:
             plain = file.subtype.startswith("PCM_") and file.format != "FLAC"

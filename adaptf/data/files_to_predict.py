@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from itertools import count
 from pathlib import Path
 
 import pandas as pd
@@ -10,10 +9,11 @@ from tqdm import tqdm
 
 from adaptf.data.clips import FIRST_ROW
 from adaptf.data.errors import DataError, raise_problems
+from adaptf.data.names import find_file
 from adaptf.data.tables import read_strings
 
-EVALUATION_LIST = "evaluation_setup/test.csv"
-"""filename<TAB>device_id; some of the devices are called `unknown`."""
+EVALUATION_LISTS = ("evaluation_setup/test.csv", "evaluation_setup/fold1_test.csv")
+"""filename<TAB>device_id; some of the devices are called `unknown`. Published copies have the one name or the other."""
 ROWS_AT_ONCE = 4096
 
 
@@ -23,15 +23,15 @@ def read_files_to_predict(path: Path) -> tuple[pd.DataFrame, Path]:
     Raises DataError where the table is broken or files are missing.
     """
     if path.is_dir():
-        table = read_strings(path / EVALUATION_LIST, ["filename"], separator="\t", separator_name="tab")
+        table = read_strings(_evaluation_list(path), ["filename"])
         root = path
     elif path.is_file():
-        table = read_strings(path, ["filename"], separator=",", separator_name="comma")
+        table = read_strings(path, ["filename"])
         root = path.parent
     else:
         raise DataError(
             f"{path} does not exist: give a CSV file with the columns filename and device, or the folder of an evaluation set "
-            f"with {EVALUATION_LIST}"
+            f"with {' or '.join(EVALUATION_LISTS)}"
         )
     if "device" not in table.columns:
         table["device"] = table["device_id"] if "device_id" in table.columns else ""
@@ -48,10 +48,19 @@ def check_files(table: pd.DataFrame, root: Path, *, problem_of: Callable[[Path],
         tqdm(None, "checking files", len(table), unit="file", delay=2, mininterval=1) as bar,
     ):
         for start in range(0, len(table), ROWS_AT_ONCE):  # a row that waits takes 2 kB
-            names = list(table["filename"].iloc[start : start + ROWS_AT_ONCE])
-            found = pool.map(lambda name: problem_of(root / name), names)
-            for row, name, problem in zip(count(start + FIRST_ROW), names, found, strict=False):
+            names = table["filename"].iloc[start : start + ROWS_AT_ONCE]
+            found = pool.map(lambda name: problem_of(find_file(root, name)), names)
+            for row, name, problem in zip(names.index + FIRST_ROW, names, found, strict=True):
                 bar.update()
                 if problem:
                     problems.append(f"row {row}, {name}: {problem}")
     raise_problems(problems, of=source)
+
+
+def _evaluation_list(folder: Path) -> Path:
+    """Raises DataError where there is none, or two of which one does not know which is meant."""
+    found = [folder / name for name in EVALUATION_LISTS if (folder / name).is_file()]
+    if len({path.read_bytes() for path in found}) != 1:
+        there = "both, which differ: leave one of them" if found else "neither"
+        raise DataError(f"an evaluation set has {' or '.join(EVALUATION_LISTS)}; {folder} has {there}")
+    return found[0]

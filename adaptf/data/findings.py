@@ -1,7 +1,7 @@
 """What is wrong or odd with the clips of a data set: leaks between its splits are errors, the rest is worth knowing."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from adaptf.data.clips import TEST, TRAIN, VALIDATION
 from adaptf.data.errors import raise_problems
+from adaptf.data.names import alike
 
 SILENT_PEAK = 1e-4
 """Of full scale, -80 dBFS: three steps of a 16-bit file. The noise of any microphone that was on lies above."""
@@ -39,19 +40,24 @@ class Finding:
 
 
 def check_leaks(
-    table: pd.DataFrame, *, silent: Sequence[bool] | NDArray[np.bool_] | None = None, source: str = "the data"
+    table: pd.DataFrame,
+    *,
+    silent: Sequence[bool] | NDArray[np.bool_] | None = None,
+    cut_by_file: Collection[str] = (),
+    source: str = "the data",
 ) -> None:
     """Raises DataError where splits share audio (equal keys), or train and validation share a location.
 
-    `silent` (clips,) marks clips that hold nothing: all digital silence is equal. Without a location column, or where a
-    location is '', only the audio is compared.
+    `silent` (clips,) marks clips that hold nothing: all digital silence is equal. Without a location column, where a
+    location is '', and of scenes whose files were cut (`cut_by_file`), only the audio is compared.
     """
     heard = table if silent is None else table[~np.asarray(silent, dtype=bool)]
     problems = [
         f"the same audio is in two splits: {clips}; leave it in one of them" for clips in _in_several_splits(heard, "key")
     ]
     if "location" in table.columns:
-        cut = table[table["split"].isin([TRAIN, VALIDATION]) & (table["location"] != "")]
+        by_location = (table["location"] != "") & ~table["scene"].isin(cut_by_file)
+        cut = table[table["split"].isin([TRAIN, VALIDATION]) & by_location]
         problems += [
             f"location '{location}' is on both sides of the validation cut: {clips}; leave it on one side"
             for location, clips in _in_several_splits(cut, "location").items()
@@ -84,6 +90,7 @@ def find(table: pd.DataFrame, levels: pd.DataFrame, *, clip_seconds: float) -> l
     `levels`: seconds, peak, rms, dc, and clipped, the share of samples at full scale.
     """
     findings = [_duplicates(table[~is_silent(levels)]), *_odd_clips(table["filename"].to_numpy(), levels, clip_seconds)]
+    findings.append(_alike_names(table))
     if "location" in table.columns:
         findings += [_scenes_of_few_locations(table), _tested_locations(table)]
     return [finding for finding in findings if finding.files]
@@ -93,6 +100,12 @@ def _duplicates(table: pd.DataFrame) -> Finding:
     copies = table[table.duplicated(["split", "key"], keep=False)]
     groups = copies.groupby(["split", "key"], sort=False)["filename"].agg(" = ".join)
     return Finding("duplicates", tuple(groups), "the same audio under several names of one split: it counts more than once")
+
+
+def _alike_names(table: pd.DataFrame) -> Finding:
+    named = [column for column in ("scene", "device", "location", "city") if column in table.columns]
+    groups = [f"{column} {' = '.join(names)}" for column in named for names in alike(table[column].unique())]
+    return Finding("names that look alike", tuple(groups), "to the program these are different names: perhaps one is meant")
 
 
 def _odd_clips(filenames: NDArray[np.object_], levels: pd.DataFrame, clip_seconds: float) -> list[Finding]:
@@ -115,7 +128,7 @@ def _scenes_of_few_locations(table: pd.DataFrame) -> Finding:
     return Finding(
         "scenes that cannot be cut",
         tuple(f"{scene} ({count} location{'' if count == 1 else 's'})" for scene, count in few.items()),
-        f"fewer than {LOCATIONS_TO_CUT} locations for training: no validation clips can be cut out of them",
+        f"fewer than {LOCATIONS_TO_CUT} locations for training: no validation clips can be cut out of them by location",
     )
 
 

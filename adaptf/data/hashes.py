@@ -17,6 +17,7 @@ from tqdm import tqdm
 
 from adaptf.data.errors import raise_problems
 from adaptf.data.files import blocks_of, gzipped_csv, write_atomically
+from adaptf.data.names import find_file, missing_file
 
 logger = logging.getLogger(__name__)
 
@@ -46,8 +47,8 @@ def hash_files(
     """
     known = _remembered(memory_folder / MEMORY)
     folder = str(root.resolve())
-    states = [state_of(os.path.join(folder, name)) for name in filenames]
-    missing = [f"{name}: the file is missing" for name, state in zip(filenames, states, strict=True) if state is None]
+    states = [state_of(os.path.join(folder, name)) or state_of(str(find_file(Path(folder), name))) for name in filenames]
+    missing = [f"{name}: {missing_file(root / name)}" for name, state in zip(filenames, states, strict=True) if state is None]
     raise_problems(missing, of=str(root))
     present = [state for state in states if state is not None]
     new = [state for state in present if state not in known]

@@ -9,7 +9,7 @@ import pandas as pd
 from adaptf.data.clips import COLUMNS, TEST, VALIDATION, check_clips
 from adaptf.data.csv_table import read_csv_table
 from adaptf.data.errors import DataError
-from adaptf.data.split import cut_by_location
+from adaptf.data.split import cut_by_file, cut_by_location
 from adaptf.data.tau import TrainSplit, check_challenge_rule, is_tau, read_tau
 
 
@@ -25,6 +25,8 @@ class SceneClips:
     """Whether files may be longer or shorter than a clip."""
     notes: tuple[str, ...] = ()
     """What a user should know of how the tables were read."""
+    cut_by_file: frozenset[str] = frozenset()
+    """Scenes of which files were cut out of places that are trained on."""
 
 
 def read_clips(
@@ -38,6 +40,8 @@ def read_clips(
     seed: int,
 ) -> SceneClips:
     """The checked clips of a TAU 2022 folder or of a CSV file, with a validation part cut out by location where it has none.
+
+    Where a scene has too few locations, its files are cut, and a note says so.
 
     Without `scenes` they are those of the data. Raises DataError, naming the rows, for what can't be used.
     """
@@ -61,11 +65,32 @@ def read_clips(
     check_clips(table, scenes=scenes, source=str(root))
     if len(scenes) < 2:
         raise DataError(f"{root} has the scene {', '.join(scenes)} alone: a classifier needs two or more")
-    if not (table["split"] == TEST).any():
-        table = cut_by_location(table, share=test_share, to=TEST, seed=seed)
-    if not (table["split"] == VALIDATION).any():
-        table = cut_by_location(table, share=validation_share, to=VALIDATION, seed=seed)
-    return SceneClips(table[COLUMNS].reset_index(drop=True), scenes, any_length=root.is_file(), notes=notes)
+    of_few_places: set[str] = set()
+    for split, share in ((TEST, test_share), (VALIDATION, validation_share)):
+        if not (table["split"] == split).any():
+            table = cut_by_location(table, share=share, to=split, seed=seed)
+            table, found = cut_by_file(table, share=share, to=split, seed=seed)
+            notes += _warning(split, found)
+            of_few_places |= set(found)
+    return SceneClips(
+        table[COLUMNS].reset_index(drop=True),
+        scenes,
+        any_length=root.is_file(),
+        notes=notes,
+        cut_by_file=frozenset(of_few_places),
+    )
+
+
+def _warning(split: str, scenes: Sequence[str]) -> tuple[str, ...]:
+    """What to know of a part for which whole files were cut out."""
+    if not scenes:
+        return ()
+    return (
+        f"Too few places to cut the {split} part by location: whole files were cut out of {', '.join(scenes)} instead, from "
+        f"places that are trained on. Scores on the {split} clips come out too good: they say how well these places are "
+        "known, not how well new ones will be. Ways out: recordings at three places or more of each scene, or a column 'split' "
+        "(train, validation, test)",
+    )
 
 
 def audio_root(root: Path) -> Path:

@@ -53,7 +53,7 @@ def read_tau(root: Path, *, train_split: TrainSplit) -> TauClips:
     used whole, whatever `train_split` says. Raises DataError where a table is broken, a clip is on both lists, or meta.csv
     lacks clips of a list.
     """
-    meta = read_table(root / META, ["filename", "scene_label", "identifier", "source_label"])
+    meta = read_strings(root / META, ["filename", "scene_label", "identifier", "source_label"])
     published = bool(is_in_tau(meta["filename"]).any())
     lists = _published_lists(root, train_split) if published else _own_lists(root)
     both = lists.train[is_in(lists.train, lists.test)]
@@ -76,11 +76,6 @@ def check_challenge_rule(train_split: TrainSplit, *, challenge: bool) -> None:
         )
 
 
-def read_table(path: Path, columns: list[str]) -> pd.DataFrame:
-    """A tab separated table of strings. Raises DataError where it is absent, unreadable or lacks a column."""
-    return read_strings(path, columns, separator="\t", separator_name="tab")
-
-
 def _published_lists(root: Path, train_split: TrainSplit) -> _Lists:
     test, test_source = tau_split("test"), "the published test list"
     if train_split == "100":
@@ -93,7 +88,7 @@ def _own_lists(root: Path) -> _Lists:
 
 
 def _listed(path: Path) -> pd.Series:
-    return read_table(path, ["filename"])["filename"]
+    return read_strings(path, ["filename"])["filename"]
 
 
 def _check_download(root: Path, lists: _Lists, known: pd.Series) -> None:

@@ -68,7 +68,7 @@ def read_teacher_logits(folder: Path) -> TeacherLogits:
     """Raises DataError where it is no such table, clips are missing or stand there twice, or a logit is no number."""
     path = folder / TABLE
     about = _read_about(folder / ABOUT)
-    frame = read_strings(path, ["filename"], separator=",", separator_name="comma")
+    frame = read_strings(path, ["filename"])
     twice = frame["filename"][frame["filename"].duplicated()]
     raise_problems([f"{name} stands there twice" for name in twice], of=str(path))
     classes = [name for name in frame.columns if name != "filename"]

@@ -12,9 +12,12 @@ from typing import Any, TypeVar
 import yaml
 from jsonargparse import ArgumentParser, set_parsing_settings
 
+from adaptf.data.names import tidy
 from adaptf.errors import UserError
+from adaptf.paths import user_file_or_name, user_path
 
 PRESETS = Path(__file__).parent / "presets"
+NONE = "none"
 ARTIFACTS = ("runs:/", "mlflow-artifacts:/")
 """Begin of the URIs of artifacts that hold a preset."""
 Config = TypeVar("Config")
@@ -42,7 +45,39 @@ def parse(config_class: type[Config], *, stage: str, arguments: Sequence[str]) -
         parser.error(str(error))
     given = with_lists(with_switches(arguments, config_class), config_class)
     parsed = vars(parser.instantiate(parser.parse_args([*preset, *given])))
-    return config_class(**{name: value for name, value in parsed.items() if name != "preset"})
+    config = config_class(**{name: value for name, value in parsed.items() if name != "preset"})
+    try:
+        return as_meant(config, config_class())
+    except UserError as error:
+        parser.error(str(error))
+
+
+def as_meant(config: Config, default: Config, prefix: str = "") -> Config:
+    """Paths made absolute and names tidied in the fields that are not as by default, also in sections.
+
+    Raises UserError for a path that can't be one.
+    """
+    changes: dict[str, Any] = {}
+    for field in dataclasses.fields(config):  # type: ignore[arg-type]
+        value, usual, name = getattr(config, field.name), getattr(default, field.name), f"{prefix}{field.name}"
+        if dataclasses.is_dataclass(value):
+            changes[field.name] = as_meant(value, usual, f"{name}.")
+        elif value != usual:
+            changes[field.name] = meant(value, field.metadata, name)
+    return dataclasses.replace(config, **changes)  # type: ignore[type-var]
+
+
+def meant(value: Any, metadata: Mapping[str, Any], name: str) -> Any:
+    """What a value given for a field stands for."""
+    if "path" in metadata:
+        return value if value == NONE else user_path(value, what=name)
+    if "stage" in metadata or "file or name" in metadata:
+        return user_file_or_name(value, what=name)
+    if isinstance(value, tuple):
+        return tuple(meant(one, {}, name) for one in value)
+    if isinstance(value, dict):
+        return {tidy(key): one for key, one in value.items()}
+    return tidy(value) if isinstance(value, str) else value
 
 
 def with_switches(arguments: Sequence[str], config_class: type) -> list[str]:
@@ -94,7 +129,7 @@ def as_argument(value: Any) -> str:
 def read_preset(preset: str) -> dict[str, Any]:
     """Content of a shipped preset, of a YAML file or of a run's artifact. Raises UserError where there is none."""
     shipped = PRESETS / f"{preset}.yaml"
-    path = shipped if shipped.is_file() else Path(preset)
+    path = shipped if shipped.is_file() else Path(user_file_or_name(preset, what="preset"))
     if preset.startswith(ARTIFACTS):
         text = artifact_text(preset)
     elif path.is_file():

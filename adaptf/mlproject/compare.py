@@ -18,7 +18,7 @@ from adaptf.evaluation.scores import Runs, macro_accuracy, places_of
 from adaptf.evaluation.tables import accuracy_table, difference_table
 from adaptf.mlproject.compare_report import PAGE, TABLES, Pair, note_of, page_of, text_of
 from adaptf.mlproject.compared import Compared, all_compared, loaded
-from adaptf.mlproject.config import upstream
+from adaptf.mlproject.config import file_or_name, upstream
 from adaptf.mlproject.dataset import DATA_KIND, SCENES_KIND, PreparedData, load_prepared
 from adaptf.mlproject.evaluation_report import warnings_of
 from adaptf.mlproject.prediction_files import TABLES_FOLDER, write_predictions
@@ -34,7 +34,7 @@ from adaptf.tracking.runs import NONE, Result, StageRun
 class CompareConfig:
     """Holds models against the first of them, on the same clips."""
 
-    runs: str = NONE
+    runs: str = file_or_name(NONE)
     """Two and more, separated by commas: runs of train, teacher, distill, finetune or quantize, also over seeds, also trials of
     a sweep; registered versions as in models:/adaptf-s1/3 or models:/adaptf-s1@production; checkpoint files, or folders of
     <device>.ckpt."""

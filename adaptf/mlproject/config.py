@@ -45,6 +45,16 @@ def upstream_several(stage: str, *, files: Files = "none") -> str:
     return field(default="latest", metadata=metadata)
 
 
+def path_field(default: str, **metadata: Any) -> str:
+    """A field that holds a path, or `none`: given on a command line it becomes absolute (adaptf/paths.py)."""
+    return field(default=default, metadata={"path": True, **metadata})
+
+
+def file_or_name(default: str) -> str:
+    """A field that may hold the path of a file or of a folder, or several, and else names something."""
+    return field(default=default, metadata={"file or name": True})
+
+
 def content_folders(config: Any) -> list[Path]:
     """Folders whose files decide a stage's result as its settings do."""
     found = []
@@ -66,7 +76,7 @@ def upstream_fields(config: Any) -> list[Field[Any]]:
 class DataConfig:
     """The clips."""
 
-    root: str = "none"
+    root: str = path_field("none")
     """Folder of TAU Urban Acoustic Scenes 2022 Mobile, of AudioSet, or a CSV file with filename, scene, device."""
     train_split: TrainSplit = "25"
     """Percent of TAU's training clips, one of the official splits. The challenge allows 25 and less."""
@@ -82,7 +92,7 @@ class DataConfig:
     """Another seed cuts at other locations."""
     audioset_clip_seconds: float = 10.0
     """Length to which AudioSet clips are cut or padded in the cache, in seconds; training draws one second of it."""
-    cache: str = "cache"
+    cache: str = path_field("cache")
     """Folder of the waveform cache."""
     sample_type: SampleType = "float32"
     """Of the waveform cache: float32 is exact; int16 takes half the space and changes log-mels a little (docs/data.md)."""
@@ -130,7 +140,7 @@ class AugmentConfig:
     dir_p_of: dict[str, float] = field(default_factory=dict)
     """Probabilities that take the place of dir_p for clips of single devices, as in {b: 0.1, "s1,s2,s3": 0.2}, whether they
     are in dir_devices or not."""
-    dir_folder: str = field(default="none", metadata={"content": True})
+    dir_folder: str = path_field("none", content=True)
     """Folder of impulse responses such as MicIRP; `none` takes simulated microphones."""
     dir_level: ResponseLevel = "unit_energy"
     """Of the folder's responses. unit_energy: each is scaled to an energy of 1, as simulated microphones are. as_recorded: each

@@ -11,7 +11,7 @@ import pandas as pd
 from adaptf.data.build_cache import build_cache
 from adaptf.data.cache import WaveformCache, open_cache
 from adaptf.data.clip_set import ClipSet, clip_set, scene_clip_set
-from adaptf.data.clips import TRAIN, UNKNOWN, VALIDATION, devices_of
+from adaptf.data.clips import TEST, TRAIN, UNKNOWN, VALIDATION, devices_of
 from adaptf.data.errors import DataError
 from adaptf.data.shards import CacheFormat
 from adaptf.tracking.runs import DataSet, StageRun, UpstreamError
@@ -86,6 +86,18 @@ def load_prepared(run: StageRun, prepare_run: str, *, kind: str) -> PreparedData
     """The data set of a `prepare` run, noted as the run's input; its cache is made where this machine does not have it."""
     data, described = run.shared.once(("prepared", prepare_run, kind), lambda: _read_prepared(run, prepare_run, kind))
     run.log_input(described)
+    return data
+
+
+def load_tested(run: StageRun, prepare_run: str) -> PreparedData:
+    """A data set of scenes with test clips. Raises DataError where there are none."""
+    data = load_prepared(run, prepare_run, kind=SCENES_KIND)
+    if not (data.table["split"] == TEST).any():
+        raise DataError(
+            f"the data of prepare run {prepare_run} has no test clips, of which evaluate and main make their tables: "
+            "prepare it with a data.test_share above 0, or give some clips the split 'test'. train, distill, finetune and "
+            "quantize need none and can be run one by one"
+        )
     return data
 
 

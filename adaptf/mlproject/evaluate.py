@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from adaptf.data.clips import TEST
 from adaptf.errors import UserError
 from adaptf.mlproject.config import upstream, upstream_several
-from adaptf.mlproject.dataset import DATA_KIND, SCENES_KIND, load_prepared
+from adaptf.mlproject.dataset import DATA_KIND, SCENES_KIND, load_tested
 from adaptf.mlproject.distill import teacher_name
 from adaptf.mlproject.evaluation_report import report
 from adaptf.mlproject.predictions import load_models, predict_by_device
@@ -49,7 +49,7 @@ class EvaluateConfig:
 
 def evaluate(config: EvaluateConfig, run: StageRun) -> Result:
     """One page for a reader; tables as text, CSV and Markdown, pictures, the hardest clips, and every setting's predictions."""
-    data = load_prepared(run, config.prepare_run, kind=SCENES_KIND)
+    data = load_tested(run, config.prepare_run)
     run_ids = run_ids_of(config)
     loaded = {
         setting: [load_models(run, run_id, data, config.accelerator) for run_id in values]

@@ -14,9 +14,10 @@ from adaptf.mlproject.config import (
     MelConfig,
     ModelConfig,
     TrainerConfig,
+    path_field,
     upstream_fields,
 )
-from adaptf.mlproject.dataset import SCENES_KIND, load_prepared
+from adaptf.mlproject.dataset import SCENES_KIND, load_prepared, load_tested
 from adaptf.mlproject.distill import DistillConfig, distill
 from adaptf.mlproject.evaluate import MEANINGS, SETTINGS, EvaluateConfig, evaluate, origin_of_teachers
 from adaptf.mlproject.evaluation_report import TABLES, report
@@ -46,7 +47,7 @@ EVALUATED = {"train_run": "train", "distill_run": "distill", "finetune_run": "fi
 class AudioSetConfig:
     """Where AudioSet lies, for pre-training."""
 
-    root: str = NONE
+    root: str = path_field(NONE)
     """Folder of AudioSet; `none`: training starts from scratch."""
 
 
@@ -100,7 +101,7 @@ def main(config: MainConfig, run: StageRun) -> Result:
         return step(prepare, PrepareConfig(replace(config.data, root=root)), inputs=data_digest, what=name, name=name)
 
     scenes = prepared(config.data.root, "prepare scenes")
-    check_devices(config, load_prepared(run, scenes, kind=SCENES_KIND).training_devices)
+    check_devices(config, load_tested(run, scenes).training_devices)  # it ends with tables of the test clips
     pretrained = NONE
     if config.audioset.root == NONE:
         print(

@@ -28,7 +28,9 @@ from adaptf.data.errors import DataError
 from adaptf.data.files import write_atomically
 from adaptf.data.files_to_predict import check_files, read_files_to_predict
 from adaptf.data.hashes import sha256_of
+from adaptf.data.names import find_file
 from adaptf.errors import UserError
+from adaptf.mlproject.config import file_or_name, path_field
 from adaptf.mlproject.sources import SAMPLE_RATE, SCENE_CLIP_SECONDS
 from adaptf.mlproject.stage import run_stage
 from adaptf.tracking import production, registry
@@ -56,9 +58,9 @@ AS_REGISTERED = {"live": False}
 class PredictConfig:
     """Predicts the scenes of files."""
 
-    files: str = "none"
-    """CSV file with filename and device, or the folder of an evaluation set (evaluation_setup/test.csv)."""
-    model_uri: str = IN_PRODUCTION
+    files: str = path_field("none")
+    """CSV file with filename and device, or the folder of an evaluation set (evaluation_setup/test.csv or fold1_test.csv)."""
+    model_uri: str = file_or_name(IN_PRODUCTION)
     """The router, or any registered model of adaptf. By default the router and the devices' models that are in production when
     the stage begins answer for all files; a version, as in models:/adaptf-router/3, answers as it was registered."""
     download: bool = False
@@ -95,7 +97,7 @@ def digest_of_files(table: pd.DataFrame, root: Path) -> str:
     """Of names, devices, sizes and times of change; one file in memory after the other."""
     content = hashlib.sha256()
     for name, device in zip(table["filename"], table["device"], strict=True):
-        stat = (root / name).stat()
+        stat = find_file(root, name).stat()
         content.update(f"{name}\0{device}\0{stat.st_size}\0{stat.st_mtime_ns}\0".encode())
     return content.hexdigest()
 
@@ -247,7 +249,8 @@ def clips_of(rows: pd.DataFrame, root: Path) -> Iterator[Clip]:
     resample = Resampler(SAMPLE_RATE)
     for row, (name, device) in enumerate(zip(rows["filename"], rows["device"], strict=True)):
         try:
-            yield from (Clip(row, name, device, base64.b64encode(wav).decode()) for wav in wavs_of(root / name, resample))
+            path = find_file(root, name)
+            yield from (Clip(row, name, device, base64.b64encode(wav).decode()) for wav in wavs_of(path, resample))
         except AudioError as error:
             raise DataError(f"{name}: {error}") from error
 

@@ -19,6 +19,7 @@ from adaptf.data.errors import DataError, raise_problems
 from adaptf.data.findings import check_leaks, is_silent
 from adaptf.data.hashes import hash_files
 from adaptf.data.processes import process_pool
+from adaptf.errors import UserError
 from adaptf.evaluation.data_figures import clips_figure, label_mosaic_figure, labels_figure, mosaic_figure
 from adaptf.evaluation.data_report import FINDINGS, DataReport, as_markdown, as_text, findings_table, make_report
 from adaptf.mlproject.config import DataConfig
@@ -58,17 +59,27 @@ def data_digest(config: PrepareConfig) -> str:
     """Digest of the table and of the content of every file. Raises UserError for what can't be used."""
     if config.download:
         download_record(DEVELOPMENT_RECORD, Path(config.data.root).absolute(), server=config.download_server)
-    source = read_source(config.data)
+    source, memory_folder = read_source(config.data), cache_folder(config.data)
     names = list(source.table["filename"])
     with process_pool(config.data.workers) as pool:
-        files = hash_files(source.audio_root, files_of(names), memory_folder=Path(config.data.cache), pool=pool)
+        files = hash_files(source.audio_root, files_of(names), memory_folder=memory_folder, pool=pool)
     return digest(source.table.to_csv(index=False), *keys_of(names, files))
+
+
+def cache_folder(config: DataConfig) -> Path:
+    """The folder of all waveform caches, made where it is not there. Raises UserError where it can't be."""
+    folder = Path(config.cache).absolute()
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"data.cache is '{folder}', where no folder can be made ({error.strerror}): give another") from error
+    return folder
 
 
 def prepare(config: PrepareConfig, run: StageRun) -> Result:
     """Decodes what the cache does not hold yet and writes down the table, the report and where the waveforms are."""
     source = read_source(config.data)
-    cache_root = Path(config.data.cache).absolute()
+    cache_root = cache_folder(config.data)
     built = build_cache(
         source.audio_root,
         list(source.table["filename"]),
@@ -119,7 +130,7 @@ def usable_clips(source: Source, cached: pd.DataFrame) -> Usable:
     levels = cached[["peak", "rms", "dc", "clipped"]].assign(seconds=cached["samples"] / source.format.sample_rate)
     notes = tuple(source.notes)
     if source.kind == SCENES_KIND:
-        check_leaks(table, silent=is_silent(levels), source=str(source.audio_root))
+        check_leaks(table, silent=is_silent(levels), cut_by_file=source.cut_by_file, source=str(source.audio_root))
     else:
         learned = set(table["key"][table["split"] == TRAIN])
         copies = ((table["split"] == VALIDATION) & table["key"].isin(learned)).to_numpy()

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from adaptf.data.audioset import is_audioset, read_audioset
-from adaptf.data.clips import TRAIN, VALIDATION
+from adaptf.data.clips import TRAIN, VALIDATION, check_parts, gaps
 from adaptf.data.cut_files import cut_files
 from adaptf.data.read_clips import audio_root, read_clips
 from adaptf.data.shards import CacheFormat
@@ -34,6 +34,8 @@ class Source:
     """Whether every file has the length of a clip, so that another one is a fault."""
     leave_out_unreadable: bool = False
     """Whether files that are no audio are normal, as they are among thousands of downloads."""
+    cut_by_file: frozenset[str] = frozenset()
+    """Scenes of which files were cut out of places that are trained on."""
     missing: tuple[str, ...] = ()
     notes: Sequence[str] = ()
 
@@ -64,7 +66,8 @@ def _scenes(root: Path, config: DataConfig) -> Source:
         test_share=config.test_share,
         seed=config.split_seed,
     )
-    table, notes = clips.table, list(clips.notes)
+    check_parts(clips.table, source=config.root)
+    table, notes = clips.table, [*clips.notes, *gaps(clips.table, clips.scenes)]
     if clips.any_length:
         table, cut = cut_files(clips.table, audio_root(root), clip_seconds=SCENE_CLIP_SECONDS, workers=config.workers)
         notes += cut
@@ -75,6 +78,7 @@ def _scenes(root: Path, config: DataConfig) -> Source:
         format=cache_format(SCENE_CLIP_SECONDS, config),
         audio_root=audio_root(root),
         exact_length=not clips.any_length,
+        cut_by_file=clips.cut_by_file,
         notes=notes,
     )
 

@@ -15,6 +15,7 @@ from adaptf.errors import UserError
 from adaptf.mlproject.command_line import settings
 from adaptf.mlproject.config import upstream_fields
 from adaptf.mlproject.run_names import SETTINGS
+from adaptf.paths import user_file_or_name
 from adaptf.training.device_probability import devices_in
 
 SPACES = Path(__file__).parent / "spaces"
@@ -58,7 +59,7 @@ def read_space(value: str, stage: str, config: Any) -> Space:
 def space_path(value: str, stage: str) -> Path:
     """Of a shipped space, or of the file that a user names."""
     shipped = SPACES / f"{stage if value == 'default' else value}.yaml"
-    return shipped if shipped.is_file() else Path(value)
+    return shipped if shipped.is_file() else Path(user_file_or_name(value, what="sweep.space"))
 
 
 def space_of(content: Mapping[str, Any], config: Any, *, name: str) -> Space:

@@ -1,6 +1,5 @@
 """The study of a sweep: where it is kept, who begins it and who joins it, and which workers are alive."""
 
-import os
 import re
 import time
 import warnings
@@ -24,10 +23,10 @@ from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError, Operati
 
 from adaptf.errors import UserError
 from adaptf.mlproject.command_line import settings
-from adaptf.mlproject.config import upstream_fields
+from adaptf.mlproject.config import file_or_name, upstream_fields
 from adaptf.mlproject.stage import plain, resolve_upstream
 from adaptf.mlproject.sweep_space import NOT_SEARCHED, Space
-from adaptf.tracking.runs import LATEST
+from adaptf.tracking.runs import LATEST, work_root
 
 JOURNAL = "journal"
 ABOUT = "adaptf"
@@ -48,7 +47,7 @@ class SearchConfig:
     study: str = "default"
     """Name; `default`: that of the stage. Workers with the same study and storage share its trials, and one that was
     interrupted is resumed by its name."""
-    storage: str = JOURNAL
+    storage: str = file_or_name(JOURNAL)
     """journal: a file beside the MLflow store, for the processes of one machine. Else the URL of a database, for many machines,
     as in postgresql+psycopg2://user@host/database; its password belongs in the variable PGPASSWORD, since a run's settings
     are shown to all."""
@@ -98,7 +97,7 @@ def journal_path(study: str) -> Path:
     """Beside the MLflow store where that is a file, else in the work folder."""
     uri = mlflow.get_tracking_uri()
     database = make_url(uri).database if uri.startswith("sqlite:") else None
-    beside = Path(database).parent if database else Path(os.environ.get("ADAPTF_WORK", "work"))
+    beside = Path(database).parent if database else work_root()
     return beside.absolute() / "sweeps" / f"{study}.journal"
 
 

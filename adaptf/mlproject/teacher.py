@@ -22,7 +22,7 @@ from adaptf.data.hashes import sha256_of
 from adaptf.data.teacher_logits import TeacherLogits, write_teacher_logits
 from adaptf.evaluation.predict import inference_device, predict_logits
 from adaptf.evaluation.scores import prediction_table
-from adaptf.mlproject.config import AugmentConfig, BeatsOptimConfig, MelConfig, OptimConfig, TrainerConfig, upstream
+from adaptf.mlproject.config import AugmentConfig, BeatsOptimConfig, MelConfig, OptimConfig, TrainerConfig, path_field, upstream
 from adaptf.mlproject.dataset import DATA_KIND, SCENES_KIND, PreparedData, load_prepared
 from adaptf.mlproject.fitting import SCENES, fitted_result, train_classifier
 from adaptf.mlproject.stage import run_stage
@@ -75,9 +75,9 @@ class TeacherConfig:
     """ssl: all of BEATs_iter3_plus_AS2M. ssl_sl: all of ..._finetuned_on_AS2M_cpt2. ssl_frozen: the classifier of the first."""
     prepare_run: str = upstream("prepare", **{DATA_KIND: SCENES_KIND})
     """Run of `prepare` that holds the scenes."""
-    beats_ssl_file: str = NONE
+    beats_ssl_file: str = path_field(NONE)
     """BEATs_iter3_plus_AS2M.pt, for ssl and ssl_frozen; `none`: the small teacher takes its place."""
-    beats_ssl_sl_file: str = NONE
+    beats_ssl_sl_file: str = path_field(NONE)
     """BEATs_iter3_plus_AS2M_finetuned_on_AS2M_cpt2.pt, for ssl_sl; `none`: the small teacher takes its place."""
     augment: AugmentConfig = AugmentConfig(dir_p=0.6, mixstyle_alpha=0.4, mixstyle_p=0.4, spec_mask_share=0.2)
     """Of BEATs."""

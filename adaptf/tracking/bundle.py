@@ -13,6 +13,7 @@ import torch
 from adaptf.audio.logmel import LogMel
 from adaptf.compression.runtime import FORMS, Network, load_network
 from adaptf.data.clips import UNKNOWN
+from adaptf.data.names import tidy
 
 BUNDLE = "bundle"
 """Name of the artifact folder that holds the manifest and the networks' files."""
@@ -47,8 +48,9 @@ class Bundle:
     """By device; `unknown` is always there."""
 
     def device_used(self, device: str | None) -> str:
-        """The name must match exactly: ' a' and 'A' are devices nobody trained for, like null and ''."""
-        return device if device in self.models and device is not None else UNKNOWN
+        """Blanks around a name are no part of it; 'A' is not 'a' but a device nobody trained for, like null and ''."""
+        names = (device or "", tidy(device or ""))
+        return next((name for name in names if name in self.models), UNKNOWN)
 
     def input_and_output(self) -> dict[str, Any]:
         """What a network must share with the others of a bundle to stand among them."""

@@ -12,6 +12,7 @@ from mlflow.exceptions import MlflowException
 from prometheus_client import CollectorRegistry, Counter, Histogram
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 
+from adaptf.data.names import tidy
 from adaptf.tracking.bundle import Bundle
 from adaptf.tracking.classify import Answer
 from adaptf.tracking.live import Follower
@@ -136,7 +137,7 @@ def asked_label(device: str | None, bundle: Bundle) -> str:
     """A device that was asked for, as the metrics name it."""
     if device is None:
         return NO_DEVICE
-    return device if device in bundle.models else OTHER
+    return next((name for name in (device, tidy(device)) if name in bundle.models), OTHER)
 
 
 def devices_of(answers: Sequence[Answer]) -> list[dict[str, Any]]:

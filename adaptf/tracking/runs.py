@@ -22,6 +22,7 @@ from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID, MLFLOW_RUN_NAME, MLFL
 
 from adaptf.data.shared_objects import SharedObjects
 from adaptf.errors import UserError
+from adaptf.paths import user_path
 from adaptf.tracking.checkpoint_files import files_of, labels_of
 from adaptf.tracking.notes import LONGEST_NOTE, for_page
 
@@ -280,13 +281,19 @@ def fingerprint_of(run: Run) -> str:
     return str(run.data.tags.get(FINGERPRINT, run.info.run_id))
 
 
+def work_root() -> Path:
+    """Where unfinished stages keep what they need: the folder ADAPTF_WORK, or `work` in the working directory."""
+    given = os.environ.get("ADAPTF_WORK")
+    return Path(user_path(given, what="ADAPTF_WORK")) if given else Path("work").absolute()
+
+
 @contextmanager
 def work_folder(stage: str, fingerprint: str) -> Iterator[Path]:
     """The folder in which a stage keeps what it needs to resume, for one process (and its helpers) at a time.
 
     A stage that leaves nothing in it leaves no folder. Raises Busy where another process has it.
     """
-    folder = Path(os.environ.get("ADAPTF_WORK", "work")).absolute() / f"{stage}-{fingerprint[:16]}"
+    folder = work_root() / f"{stage}-{fingerprint[:16]}"
     folder.mkdir(parents=True, exist_ok=True)
     if not is_process_zero():
         yield folder

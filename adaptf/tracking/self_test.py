@@ -24,7 +24,8 @@ UNSEEN = "a-device-nobody-trained-for"
 def routing_problems(folder: Path) -> list[str]:
     """A message per name that is not answered by the model it should be; none where the bundle routes as it should.
 
-    Every device of the bundle is asked for, and null, empty, upper-case, padded and unseen names, which are for `unknown`.
+    Every device of the bundle is asked for, also with blanks around its name, and null, empty, upper-case and unseen names,
+    which are for `unknown`.
     """
     from adaptf.tracking import router  # Here, because importing the file offers it to MLflow as the model to log.
 
@@ -44,14 +45,15 @@ def routing_problems(folder: Path) -> list[str]:
 
 
 def names_to_ask(models: Mapping[str, object]) -> list[str | None]:
-    """Devices of a bundle, and names close to them that are nobody's."""
+    """Devices of a bundle, their names with blanks around them, and names close to them that are nobody's."""
     changed = [name for device in models for name in (device.upper(), f" {device}", f"{device} ")]
     return [*models, None, "", UNSEEN, *changed]
 
 
 def problems_with(name: str | None, used: tuple[str, str], models: Mapping[str, Mapping[str, str]]) -> list[str]:
     """`used`: device and version that answered for a name."""
-    device = name if name is not None and name in models else UNKNOWN
+    stripped = (name or "").strip()
+    device = stripped if stripped in models else UNKNOWN
     wanted = (device, models[device]["version"])
     if used == wanted:
         return []

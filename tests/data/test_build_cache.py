@@ -118,6 +118,15 @@ def test_files_that_cannot_be_read_are_named(tau, build, names):
         build()
 
 
+def test_clips_are_cached_from_files_whose_names_look_the_same(tau, build, names):
+    before = build().clips
+    for name in names:
+        composed = (tau / name).with_name((tau / name).name.replace("airport", "a\u00efrport"))
+        (tau / name).rename(composed.with_name(composed.name.replace("\u00ef", "i\u0308")))
+    renamed = [name.replace("/airport", "/a\u00efrport") for name in names]
+    assert build(renamed).clips.equals(before)
+
+
 @pytest.mark.parametrize("content", [b"", b"RIFF\x10\x00\x00\x00WAVEjunk", b"this is no audio at all"])
 def test_files_that_are_no_audio_are_told_and_all_others_are_cached(tau, build, names, content):
     (tau / names[5]).write_bytes(content)

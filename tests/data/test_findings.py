@@ -81,6 +81,12 @@ def test_a_location_on_both_sides_of_the_validation_cut_is_an_error(table):
     )
 
 
+def test_a_location_of_which_files_were_cut_may_be_on_both_sides(table):
+    cut = changed(table, 1, location="paris-0")
+    check_leaks(cut, cut_by_file={"bus"})
+    assert "location 'paris-0'" in message(cut, cut_by_file={"park"})
+
+
 def test_clips_of_unknown_location_share_none(table):
     check_leaks(table.assign(location=""))
 
@@ -129,6 +135,20 @@ def test_clips_that_had_to_be_padded_are_short(table):
 def test_scenes_that_no_validation_part_can_be_cut_from_are_found(table):
     table = pd.concat([changed(table, 1, location="paris-0", split="train"), clip_table(("t.wav", "tram", "x", "test", "t"))])
     assert found(table, levels(table)) == {"scenes that cannot be cut": ("bus (1 location)", "tram (0 locations)")}
+
+
+def test_names_that_only_look_alike_are_found(table):
+    table = table.assign(
+        device=["phone", "Phone", "phone", "zoom-h4n", "Zoom H4n", "phone"], city=["Oslo", "oslo", *4 * ["Rome"]]
+    )
+    table = changed(changed(table, 4, scene="Park"), 0, location="Paris_1")
+    assert found(table, levels(table))["names that look alike"] == (
+        "scene Park = park",
+        "device Phone = phone",
+        "device Zoom H4n = zoom-h4n",
+        "location Paris_1 = paris-1",
+        "city Oslo = oslo",
+    )
 
 
 def test_audioset_has_no_locations():

@@ -12,14 +12,15 @@ import pytest
 import yaml
 from docstring_parser import parse_from_object
 
-from adaptf.mlproject.command_line import flatten, parse, preset_names, shared_leaves
+from adaptf import paths
+from adaptf.mlproject.command_line import flatten, parse, preset_names, settings, shared_leaves
 from adaptf.mlproject.finetune import FinetuneDeviceConfig
 from adaptf.mlproject.prepare import PrepareConfig
 from adaptf.mlproject.train import TrainConfig
 
 PROJECT = Path(__file__).parents[2] / "MLproject"
 ENTRY_POINTS: dict[str, dict[str, Any]] = yaml.safe_load(PROJECT.read_text())["entry_points"]
-REQUIRED = {"files": "some folder/files.csv", "device": "s1", "model": "models:/adaptf-s1@production", "runs": "a1,b2"}
+REQUIRED = {"files": "/some folder/files.csv", "device": "s1", "model": "models:/adaptf-s1@production", "runs": "a1,b2"}
 WITH_PRESET = [name for name, entry_point in ENTRY_POINTS.items() if "preset" in entry_point["parameters"]]
 SHARING = ("main", "sweep")
 """Stages that hand their sections to others."""
@@ -134,6 +135,58 @@ def test_a_dotted_field_changes_that_field_alone() -> None:
 def test_a_field_given_wins_over_the_preset() -> None:
     assert parsed("train", "--preset", "demo", "--model.width", "48").model.width == 48
     assert parsed("train", "--model.width", "48", "--preset=demo").model.width == 48
+
+
+PATHS = {
+    "prepare": ["data.root", "data.cache"],
+    "teacher": ["beats_ssl_file", "beats_ssl_sl_file", "augment.dir_folder", "frozen.augment.dir_folder"],
+    "main": ["data.root", "data.cache", "audioset.root", "teacher.beats_ssl_file", "train.augment.dir_folder", "predict.files"],
+    "sweep": ["distill.augment.dir_folder"],
+    "predict": ["files"],
+}
+
+
+@pytest.mark.parametrize("stage, field", [(stage, field) for stage, fields in PATHS.items() for field in fields])
+def test_paths_count_from_where_the_user_stands(
+    stage: str, field: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(paths, "user_folder", lambda: tmp_path)
+    monkeypatch.setenv("HOME", "/home/me")
+    for value, meant in (("c", f"{tmp_path}/c"), ("~/c", "/home/me/c"), ("/c", "/c"), ("none", "none")):
+        assert settings(parsed(stage, f"--{field}", value))[field] == meant
+    with pytest.raises(SystemExit):
+        parsed(stage, f"--{field}", "s3://bucket/c")
+
+
+def test_paths_in_a_preset_count_from_where_the_user_stands(
+    tmp_path: Path, preset: Write, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(paths, "user_folder", lambda: tmp_path)
+    monkeypatch.setenv("HOME", "/home/me")
+    for stage in ("prepare", "main"):
+        data = parsed(stage, preset("data: {root: recordings, cache: ~/c}\n")).data
+        assert (data.root, data.cache) == (str(tmp_path / "recordings"), "/home/me/c")
+
+
+def test_files_in_the_place_of_runs_and_presets_count_from_where_the_user_stands(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(paths, "user_folder", lambda: tmp_path)
+    for name in ("a.ckpt", "b.ckpt"):
+        (tmp_path / name).touch()
+    (tmp_path / "mine.yaml").write_text("train:\n  optim: {lr: 0.5}\n")
+    assert parsed("train", "--preset", "mine.yaml", "--pretrain_run", "a.ckpt").pretrain_run == str(tmp_path / "a.ckpt")
+    assert parsed("train", "--preset", "mine.yaml").optim.lr == 0.5
+    assert parsed("compare", "--runs", "a.ckpt,0123abcd").runs == f"{tmp_path / 'a.ckpt'},0123abcd"
+    assert parsed("distill", "--train_run", "latest", "--teacher_runs", "12,34").teacher_runs == "12,34"
+    assert parsed("sweep", "--sweep.storage", "sqlite:///s.db").sweep.storage == f"sqlite:///{tmp_path / 's.db'}"
+
+
+def test_names_on_the_command_line_are_tidied() -> None:
+    assert parsed("train", "--augment.dir_devices", "[' Gera\u0308t', 'b ']").augment.dir_devices == ("Ger\u00e4t", "b")
+    assert parsed("finetune", "--devices=Gera\u0308t,\u00a0b").devices == ("Ger\u00e4t", "b")
+    assert parsed("train", "--augment.dir_p_of", "{'Gera\u0308t ': 0.5}").augment.dir_p_of == {"Ger\u00e4t": 0.5}
+    assert parsed("promote", "--device", " Gera\u0308t").device == "Ger\u00e4t"
 
 
 def test_a_list_is_given_in_brackets() -> None:

@@ -18,7 +18,7 @@ from adaptf.data.shared_objects import SharedObjects
 from adaptf.errors import UserError
 from adaptf.mlproject import prepare as stage
 from adaptf.mlproject.config import DataConfig, MelConfig, ModelConfig, OptimConfig, TrainerConfig
-from adaptf.mlproject.dataset import AUDIOSET_KIND, SCENES_KIND, load_prepared
+from adaptf.mlproject.dataset import AUDIOSET_KIND, SCENES_KIND, load_prepared, load_tested
 from adaptf.mlproject.prepare import PrepareConfig, data_digest, prepare
 from adaptf.mlproject.pretrain import PretrainConfig, pretrain
 from adaptf.mlproject.stage import execute
@@ -57,6 +57,46 @@ def artifact(run_id: str, path: str) -> Path:
 
 def edit(table: Path, **columns: object) -> None:
     pd.read_csv(table, dtype=str).assign(**columns).to_csv(table, index=False)
+
+
+def test_the_example_of_own_recordings_with_two_places_a_scene_can_be_trained_on(
+    environment: dict[str, str], tmp_path: Path
+) -> None:
+    rows = []
+    for number in range(12):
+        place = ("market", "townhall", "station", "north")[number % 4]
+        noise(tmp_path / f"{place}/{number:03d}.wav", 1.2, seed=number)
+        rows.append((f"{place}/{number:03d}.wav", ("public_square", "metro_station")[number % 4 // 2], "phone", place))
+    pd.DataFrame(rows, columns=["filename", "scene", "device", "location"]).to_csv(tmp_path / "clips.csv", index=False)
+    run_id = run_prepare(environment, tmp_path, tmp_path / "clips.csv")
+    metrics = mlflow.get_run(run_id).data.metrics
+    assert [metrics[f"clips/{split}"] for split in ("train", "validation", "test")] == [4, 2, 6]
+    text = " ".join(artifact(run_id, "report/report.txt").read_text().split())
+    assert "whole files were cut out of metro_station, public_square instead, from places that are trained on" in text
+
+
+def test_data_without_test_clips_can_be_trained_on_but_not_evaluated(
+    environment: dict[str, str], tmp_path: Path, own: Path
+) -> None:
+    run_id = run_prepare(environment, tmp_path, own, test_share=0.0)
+    assert "There are no test clips" in artifact(run_id, "report/report.txt").read_text()
+    with mlflow.start_run(), pytest.raises(UserError, match=r"has no test clips, of which evaluate and main make their tables"):
+        load_tested(StageRun(run_id="", name="", folder=tmp_path / "work"), run_id)
+
+
+def test_a_cache_where_no_folder_can_be_made_is_refused(environment: dict[str, str], tmp_path: Path, own: Path) -> None:
+    (tmp_path / "file").touch()
+    for place in ("file", "file/cache"):
+        with pytest.raises(UserError, match=r"data\.cache is '.*file.*', where no folder can be made"):
+            run_prepare(environment, tmp_path, own, cache=str(tmp_path / place))
+
+
+def test_data_without_validation_clips_is_refused_before_any_file_is_read(
+    environment: dict[str, str], tmp_path: Path, own: Path
+) -> None:
+    shutil.rmtree(own.parent / "sounds")
+    with pytest.raises(UserError, match=r"no validation clips, by which training chooses its checkpoint"):
+        run_prepare(environment, tmp_path, own, validation_share=0.0)
 
 
 def test_the_report_is_text_a_table_of_findings_and_two_pictures(prepared: str) -> None:

@@ -58,8 +58,8 @@ def directly(network: Network, waveform: np.ndarray) -> np.ndarray:
         (None, "unknown"),
         (np.nan, "unknown"),
         ("A", "unknown"),
-        (" a", "unknown"),
-        ("a ", "unknown"),
+        (" a", "a"),
+        ("a\u00a0", "a"),
         ("s4", "unknown"),
         ("adaptf-a", "unknown"),
         ("Unknown", "unknown"),
@@ -83,7 +83,7 @@ NAMES = {
     "": "unknown",
     None: "unknown",
     "A": "unknown",
-    " a": "unknown",
+    " a": "a",
     "s4": "unknown",
 }
 """Device asked for -> device used."""

@@ -20,7 +20,7 @@ def test_devices_that_are_answered_by_another_model_are_named(bundle, monkeypatc
 
 def test_names_that_are_only_alike_are_tried(bundle, monkeypatch):
     def tolerant(self, device):
-        name = (device or "").strip().lower()
+        name = (device or "").lower()
         return name if name in self.models else "unknown"
 
     monkeypatch.setattr(bundle_module.Bundle, "device_used", tolerant)

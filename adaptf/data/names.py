@@ -1,0 +1,83 @@
+"""Names as the eye reads them: what looks the same in a table, a setting, a request or a folder is the same name."""
+
+import os
+import posixpath
+import unicodedata
+from collections import Counter
+from collections.abc import Iterable
+from functools import lru_cache
+from pathlib import Path, PurePosixPath
+
+INVISIBLE = dict.fromkeys(map(ord, "\u00ad\u200b\u200e\u200f\u2060\ufeff"))
+"""Soft hyphen, zero-width space, marks of direction, word joiner, byte order mark."""
+CYRILLIC_TO_LATIN = str.maketrans("авекмнорстухі", "abekmhopctyxi")
+"""Letters of which the small or the capital one looks like a Latin letter."""
+FOLDERS_REMEMBERED = 1024
+
+
+def tidy(name: str) -> str:
+    """Without blanks around it, invisible characters and double blanks, its accents composed (NFC)."""
+    if not name.isascii():
+        name = unicodedata.normalize("NFC", name.translate(INVISIBLE))
+    return " ".join(name.split())
+
+
+def tidy_file_name(name: str) -> str:
+    """A file's name with '/' between folders, also where Windows wrote it, and without './', '//' and a '/' at its end."""
+    name = tidy(name).replace("\\", "/")
+    return posixpath.normpath(name) if name else ""
+
+
+def outline(name: str) -> str:
+    """Equal for names that a reader may take for each other: capitals, dashes, underscores, look-alike letters."""
+    letters = unicodedata.normalize("NFKC", name).casefold().translate(CYRILLIC_TO_LATIN)
+    return tidy("".join(" " if unicodedata.category(letter) in ("Pc", "Pd") else letter for letter in letters))
+
+
+def alike(names: Iterable[str]) -> list[list[str]]:
+    """Groups of different names with one outline, sorted."""
+    distinct = sorted(set(names))
+    outlines = {name: outline(name) for name in distinct}
+    several = [shape for shape, count in Counter(outlines.values()).items() if count > 1]
+    return [[name for name in distinct if outlines[name] == shape] for shape in several]
+
+
+def find_file(root: Path, name: str) -> Path:
+    """The file of this name below a folder: as it is written, else the only one of which the name looks the same.
+
+    A file system tells composed accents from decomposed ones. Where there is none, the path as it is written.
+    """
+    if os.path.exists(root / name):
+        return root / name
+    path = root
+    for part in PurePosixPath(name).parts:
+        path = path / _entry(path, part)
+    return path
+
+
+def missing_file(path: Path) -> str:
+    """What to say of a file that is not there: perhaps one of nearly its name is."""
+    near = [name for name in _entries(path.parent) if outline(name) == outline(path.name)]
+    hint = f"; there is '{near[0]}', which is another name" if near else ""
+    return f"the file is missing{hint}"
+
+
+def _entry(folder: Path, name: str) -> str:
+    """The entry of a folder with this name to the eye, or the name itself."""
+    if os.path.exists(folder / name):
+        return name
+    found = [entry for entry in _entries(folder) if tidy(entry) == tidy(name)]
+    return found[0] if len(found) == 1 else name
+
+
+def _entries(folder: Path) -> tuple[str, ...]:
+    try:
+        return _entries_at(folder, os.stat(folder).st_mtime_ns)
+    except (OSError, ValueError):  # no folder, none that may be read, or a null character in its name
+        return ()
+
+
+@lru_cache(FOLDERS_REMEMBERED)
+def _entries_at(folder: Path, modified_ns: int) -> tuple[str, ...]:
+    """Read once as long as nothing in it changes: thousands of files may be missing from one folder."""
+    return tuple(sorted(os.listdir(folder)))
