@@ -32,11 +32,8 @@ from adaptf.models.tfsepnet import TfSepNet
 
 CORRECTION_CLIPS = 256
 """Calibration clips from which biases are corrected, at most: they are run at once."""
-TINY = 1e-9
-"""Neural Compressor divides by the float network's score."""
-
-Score = Callable[[Callable[[Tensor], Tensor]], float]
-"""How good a network (log-mel -> logits) is: higher is better."""
+Closeness = Callable[[Callable[[Tensor], Tensor]], float]
+"""How close a network (log-mel -> logits) is to the float one, which has 1."""
 
 
 @dataclass(frozen=True)
@@ -78,12 +75,12 @@ class Int8Graph:
 def tune_int8(
     network: nn.Module,
     calibration: Sequence[Tensor],
-    score: Score,
+    closeness: Closeness,
     *,
-    tolerable_loss: float,
+    tolerable_distance: float,
     candidates: Sequence[Ranges] = CANDIDATES,
 ) -> Int8Graph:
-    """The first candidate that loses at most a share of the float network's score, or the best where none does.
+    """The first candidate whose closeness to the float network is at most so much below 1, or the closest where none is.
 
     Each convolution gets INT8 weights with a scale per output channel, a bias of FP16 values with the batch normalization
     folded in, and UINT8 input; all else stays float. The ranges of the inputs and the corrections of the biases come from the
@@ -96,15 +93,18 @@ def tune_int8(
     if not candidates:
         raise UserError("at least one way to take the ranges of activations should be tried, got none")
     form, example = serving_form(network, calibration), example_of(clip_shape)
-    scores: list[float] = []
+    found: list[float] = []
     finished: list[fx.GraphModule] = []
 
     def evaluate(graph: fx.GraphModule) -> float:
-        if scores:  # the float network comes first
+        """Of each candidate; Neural Compressor asks for the float network first."""
+        if not found:
+            found.append(1.0)
+        else:
             finish(graph, calibration)
             finished.append(graph)
-        scores.append(max(score(for_running(graph) if finished else graph), TINY))
-        return scores[-1]
+            found.append(closeness(for_running(graph)))
+        return found[-1]
 
     with errors_only(), torch.no_grad():
         from neural_compressor.torch.quantization import TuningConfig, autotune
@@ -112,15 +112,15 @@ def tune_int8(
         configurations = [configuration(form, one) for one in candidates]
         graph = autotune(
             traced(form, example),
-            TuningConfig(configurations, tolerable_loss=tolerable_loss, max_trials=len(candidates)),
+            TuningConfig(configurations, tolerable_loss=tolerable_distance, max_trials=len(candidates)),
             eval_fn=evaluate,
             run_fn=lambda observed: run(observed, calibration),
             example_inputs=example,
         )
     if not any(graph is one for one in finished):  # the best was not the last one, and has been quantized anew
         finish(graph, calibration)
-    baseline, *tried = scores
-    within = (place for place, one in enumerate(tried) if one >= baseline * (1 - tolerable_loss))
+    _, *tried = found
+    within = (place for place, one in enumerate(tried) if one >= 1 - tolerable_distance)
     best = next(within, tried.index(max(tried)))
     return Int8Graph(graph, clip_shape, candidates[best], len(tried), some_of(calibration))
 

@@ -184,7 +184,7 @@ def quantize_device(
         classifier.network,
         log_mels,
         lambda network: 1 - agreement(heard.logits(network), of_float).logit_error,
-        tolerable_loss=GOOD_ENOUGH,
+        tolerable_distance=GOOD_ENOUGH,
     )
     program = save_forms(tuned, path)
     of_file = heard.logits(fresh.network(path, PT2))

@@ -11,6 +11,7 @@ import yaml
 from adaptf.data.clips import UNKNOWN
 from adaptf.data.hashes import sha256_of
 from adaptf.errors import UserError
+from adaptf.paths import user_folder
 
 ENDINGS = (".ckpt", ".npz")
 FORMS = "a folder of <device>.ckpt, or a mapping such as '{a: a.ckpt, unknown: u.ckpt}'"
@@ -47,8 +48,8 @@ def is_several(value: str) -> bool:
 
 
 def local(path: str) -> Path:
-    """Where a path of the command line is, from the root on."""
-    return Path(os.path.expanduser(path)).absolute()
+    """Where a path of the command line is, from the root on; a relative one counts from where the user stands."""
+    return ((user_folder() or Path.cwd()) / os.path.expanduser(path)).absolute()
 
 
 def read_mapping(value: str) -> dict[str, str]:

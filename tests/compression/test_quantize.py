@@ -26,29 +26,29 @@ def clips() -> Tensor:
 
 @pytest.fixture
 def tried() -> Callable[..., tuple[Callable[[object], float], list[object]]]:
-    """A score that gives these values in turn, the float network's first, and the networks that it was asked about."""
+    """A closeness that has these values in turn, and the networks that it was asked about."""
 
-    def scores(*values: float) -> tuple[Callable[[object], float], list[object]]:
+    def in_turn(*values: float) -> tuple[Callable[[object], float], list[object]]:
         seen: list[object] = []
 
-        def score(network: object) -> float:
+        def closeness(network: object) -> float:
             seen.append(network)
             return values[len(seen) - 1]
 
-        return score, seen
+        return closeness, seen
 
-    return scores
-
-
-def test_the_first_within_the_tolerance_is_taken(clips: Tensor, tried) -> None:
-    score, seen = tried(0.5, 0.4, 0.496, 0.7)
-    found = tune_int8(NETWORK, clips.split(8), score, tolerable_loss=0.01, candidates=[HISTOGRAM, EXTREMES, SYMMETRIC])
-    assert (found.ranges, found.trials, len(seen)) == (EXTREMES, 2, 3)
+    return in_turn
 
 
-def test_the_best_is_taken_where_none_is_within_and_is_the_one_that_it_says(clips: Tensor, tried) -> None:
-    score, _ = tried(0.5, 0.3, 0.45, 0.4)
-    found = tune_int8(NETWORK, clips.split(8), score, tolerable_loss=0.01, candidates=[HISTOGRAM, EXTREMES, SYMMETRIC])
+def test_the_first_that_is_close_enough_is_taken(clips: Tensor, tried) -> None:
+    closeness, seen = tried(0.8, 0.992, 1.0)
+    found = tune_int8(NETWORK, clips.split(8), closeness, tolerable_distance=0.01, candidates=[HISTOGRAM, EXTREMES, SYMMETRIC])
+    assert (found.ranges, found.trials, len(seen)) == (EXTREMES, 2, 2)
+
+
+def test_the_closest_is_taken_where_none_is_close_enough_and_is_the_one_that_it_says(clips: Tensor, tried) -> None:
+    closeness, _ = tried(0.6, 0.9, 0.8)
+    found = tune_int8(NETWORK, clips.split(8), closeness, tolerable_distance=0.01, candidates=[HISTOGRAM, EXTREMES, SYMMETRIC])
     assert (found.ranges, found.trials) == (EXTREMES, 3)
     expected = quantize_int8(NETWORK, clips.split(8), EXTREMES)
     other = quantize_int8(NETWORK, clips.split(8), HISTOGRAM)
@@ -57,33 +57,33 @@ def test_the_best_is_taken_where_none_is_within_and_is_the_one_that_it_says(clip
         assert (found.graph(clips) - other.graph(clips)).abs().max() > 1e-3
 
 
-def test_a_network_that_recognises_nothing_is_quantized_all_the_same(clips: Tensor, tried) -> None:
-    score, _ = tried(0.0, 0.0)
-    assert tune_int8(NETWORK, [clips], score, tolerable_loss=0.01).trials == 1
+def test_a_network_that_is_nowhere_near_is_quantized_all_the_same(clips: Tensor, tried) -> None:
+    closeness, _ = tried(-3.0)
+    assert tune_int8(NETWORK, [clips], closeness, tolerable_distance=0.01, candidates=[HISTOGRAM]).trials == 1
 
 
-def test_what_is_scored_is_the_float_network_and_then_int8_ones(clips: Tensor) -> None:
+def test_what_is_asked_about_are_int8_networks(clips: Tensor) -> None:
     logits: list[Tensor] = []
 
-    def score(network: Callable[[Tensor], Tensor]) -> float:
+    def closeness(network: Callable[[Tensor], Tensor]) -> float:
         logits.append(network(clips))
         return 1.0
 
-    found = tune_int8(NETWORK, [clips], score, tolerable_loss=0.01)
+    found = tune_int8(NETWORK, [clips], closeness, tolerable_distance=0.01)
     with torch.no_grad():
-        torch.testing.assert_close(logits[0], NETWORK.eval()(clips), rtol=0, atol=1e-5)
-        torch.testing.assert_close(logits[1], for_running(found.graph)(clips), rtol=0, atol=1e-5)
-    assert not torch.equal(logits[0], logits[1])
+        (said,) = logits
+        torch.testing.assert_close(said, for_running(found.graph)(clips), rtol=0, atol=1e-5)
+        assert not torch.allclose(said, NETWORK.eval()(clips), rtol=0, atol=1e-5)
 
 
 def test_without_clips_of_one_shape_or_candidates_there_is_nothing_to_try(clips: Tensor, tried) -> None:
-    score, _ = tried(1.0)
+    closeness, _ = tried(1.0)
     with pytest.raises(UserError, match="at least one batch"):
-        tune_int8(NETWORK, [], score, tolerable_loss=0.01)
+        tune_int8(NETWORK, [], closeness, tolerable_distance=0.01)
     with pytest.raises(UserError, match=r"\(1, 16, 9\) after \(1, 16, 8\)|\(2, 1, 16, 9\) after \(2, 1, 16, 8\)"):
-        tune_int8(NETWORK, [torch.zeros(2, 1, 16, 8), torch.zeros(2, 1, 16, 9)], score, tolerable_loss=0.01)
+        tune_int8(NETWORK, [torch.zeros(2, 1, 16, 8), torch.zeros(2, 1, 16, 9)], closeness, tolerable_distance=0.01)
     with pytest.raises(UserError, match="at least one way"):
-        tune_int8(NETWORK, [clips], score, tolerable_loss=0.01, candidates=[])
+        tune_int8(NETWORK, [clips], closeness, tolerable_distance=0.01, candidates=[])
 
 
 def converted(clips: Tensor, monkeypatch: pytest.MonkeyPatch) -> fx.GraphModule:
