@@ -43,11 +43,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--prepare_run", required=True)
     parser.add_argument("--models", required=True, help="run of `finetune`, or checkpoint files by device")
-    parser.add_argument("--settings", default="", help="names, separated by commas; all by default")
+    parser.add_argument("--settings", nargs="*", choices=list(SETTINGS), default=list(SETTINGS), help="all by default")
     parser.add_argument("--clips", type=int, default=600, help="test clips of a device, at most")
     args = parser.parse_args()
     runs.use_default_store()
-    wanted = {name: one for name, one in SETTINGS.items() if not args.settings or name in args.settings.split(",")}
+    wanted = {name: one for name, one in SETTINGS.items() if name in args.settings}
     with tempfile.TemporaryDirectory() as folder, mlflow.start_run(run_name="benchmark of INT8 settings") as active:
         run = StageRun(active.info.run_id, "int8", Path(folder))
         data = load_prepared(run, args.prepare_run, kind=SCENES_KIND)
