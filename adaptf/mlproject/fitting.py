@@ -35,7 +35,7 @@ from adaptf.models.checkpoint import load_classifier
 from adaptf.models.classifier import TFSEPNET, Classifier, ModelDescription
 from adaptf.models.public_checkpoint import CLASSES
 from adaptf.tracking import runs
-from adaptf.tracking.runs import Result, StageRun
+from adaptf.tracking.runs import NONE, Result, StageRun
 from adaptf.training.augmentation import (
     Augmentation,
     MixedTeachers,
@@ -169,12 +169,14 @@ def process_place() -> tuple[int, int]:
 
 def folder_state(folder: str) -> tuple[str | FileState | None, ...]:
     """Changes when the folder is another one or a response in it changes."""
+    if folder == NONE:
+        return (folder,)
     return folder, *(state_of(os.path.join(folder, name)) for name in files_below(Path(folder), suffixes=AUDIO_SUFFIXES))
 
 
 def response_bank(folder: str, sample_rate: int, level: ResponseLevel) -> ResponseBank:
     """Measured responses from a folder, or simulated microphones where there is none."""
-    if folder == "none":
+    if folder == NONE:
         bank = simulated_bank(sample_rate=sample_rate)
         print(
             f"No folder of impulse responses is given (dir_folder): {len(bank)} simulated microphones are used",

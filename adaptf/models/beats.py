@@ -7,6 +7,7 @@ spectrogram, `BeatsClassifier` makes logits of it.
 import importlib
 import os
 import re
+import sys
 from collections.abc import Mapping
 from functools import partial
 from types import ModuleType
@@ -180,4 +181,8 @@ def _speechbrain_beats() -> ModuleType:
     import_torchaudio()
     # Left alone, importing speechbrain turns TF32 on and the JIT's profiler off in the whole process.
     os.environ.setdefault("SB_DISABLE_QUIRKS", "allow_tf32,disable_jit_profiling")
-    return importlib.import_module("speechbrain.lobes.models.beats")
+    beats = importlib.import_module("speechbrain.lobes.models.beats")
+    # Old names, kept among the modules, that import k2 and the like as soon as anybody looks at one, as debuggers and tests do.
+    for name in [name for name, module in sys.modules.items() if type(module).__name__ == "DeprecatedModuleRedirect"]:
+        del sys.modules[name]
+    return beats

@@ -38,7 +38,7 @@ def test_files_are_found_by_names_that_look_the_same(tmp_path):
     table, root = read_files_to_predict(tmp_path / "files.csv")
     assert table.to_numpy().tolist() == [["Ger\u00e4t 1.wav", "a"], ["absent.wav", "a"]]
     with pytest.raises(DataError, match=r"1 problem in my files:\s+row 3, absent\.wav"):
-        check_files(table, root, source="my files")
+        check_files(table, root, problem_of=lambda path: "" if path.is_file() else "gone", source="my files")
 
 
 def test_a_csv_without_devices_asks_for_none(tmp_path):

@@ -1,6 +1,7 @@
 import copy
 import importlib
 import json
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -314,3 +315,8 @@ def test_a_file_of_the_published_size_is_read_and_classifies(
     assert network.depth_of("classifier.weight") == 13
     with torch.no_grad():
         assert network.embed(noise(1, 1, 128, 98)).shape == (1, 768)
+
+
+def test_whoever_looks_at_all_modules_after_speechbrain_is_imported_meets_no_error(encoder: BeatsEncoder) -> None:
+    for module in list(sys.modules.values()):
+        getattr(module, "__file__", None)
