@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from adaptf.audio.logmel import LogMel
 from adaptf.compression.quantize import quantize_int8, save_forms
-from adaptf.compression.runtime import FORMS
+from adaptf.compression.runtime import NETWORK_FILES
 from adaptf.data.clips import TAU_SCENES, UNKNOWN
 from adaptf.mlproject.stage import quiet_libraries
 from adaptf.models.residual_normalization import ResidualNormalization
@@ -88,7 +88,7 @@ def quantized_files(folder: Path, devices: Sequence[str] = DEVICES) -> dict[str,
     first, *others = (folder / f"{device}.pt2" for device in devices)
     save_forms(quantize_int8(float_network(devices[0]), log_mels()), first)
     for path in others:
-        for suffix in FORMS:
+        for suffix in NETWORK_FILES:
             shutil.copyfile(first.with_suffix(suffix), path.with_suffix(suffix))
     return {path.stem: path for path in (first, *others)}
 

@@ -21,9 +21,9 @@ DEFAULTS: tuple[Any, ...] = (None, None, None, (1, 1), (0, 0), (1, 1), 1)
 def correct(graph: fx.GraphModule, logmel: Tensor) -> None:
     """In place, for a converted graph whose weights are kept as floats, by log-mels (batch, 1, bands, frames) of calibration.
 
-    Weights become whole numbers of steps (`weight_rounding`), biases are moved so that rounding shifts no channel's mean (Nagel
-    et al., 2019, arXiv:1906.04721) and become values of FP16. A convolution's error is measured behind convolutions that are
-    corrected already. All clips are run at once: some 4 MB each.
+    Weights become whole numbers of steps (`weight_rounding`), the biases of convolutions are moved so that rounding shifts no
+    channel's mean (Nagel et al., 2019, arXiv:1906.04721), and all biases become values of FP16. A convolution's error is
+    measured behind convolutions that are corrected already. All clips are run at once: some 4 MB each.
     """
     read_weights_rounded(graph)
     round_biases(graph)
@@ -34,14 +34,20 @@ def correct(graph: fx.GraphModule, logmel: Tensor) -> None:
 
 def read_weights_rounded(graph: fx.GraphModule) -> None:
     """Whatever else reads a convolution's weight gets what the convolution gets."""
-    for convolution in graph.graph.find_nodes(op="call_function", target=CONVOLUTION):
-        rounded = convolution.all_input_nodes[1]
+    for rounded in rounded_weights(graph):
         quantize = rounded.all_input_nodes[0]
         stored = quantize.all_input_nodes[0]
         others = [user for user in stored.users if user is not quantize]
         for user in others:
             user.replace_input_with(stored, rounded)
     graph.recompile()
+
+
+def rounded_weights(graph: fx.GraphModule) -> list[fx.Node]:
+    """What convolutions read for their weights, of those that were quantized."""
+    convolutions = graph.graph.find_nodes(op="call_function", target=CONVOLUTION)
+    dequantize = quantized_operators().dequantize_per_channel.default
+    return [read for read in (one.all_input_nodes[1] for one in convolutions) if read.target == dequantize]
 
 
 def round_biases(graph: fx.GraphModule) -> None:
@@ -82,11 +88,13 @@ class _Correction(fx.Interpreter):
     def __init__(self, graph: fx.GraphModule, means: dict[str, Tensor]) -> None:
         super().__init__(graph)
         self.means = means
+        self.dequantize = quantized_operators().dequantize_per_channel.default
 
     def run_node(self, node: fx.Node) -> Any:
         if node.target != CONVOLUTION:
             return super().run_node(node)
-        self.round_weight(node)
+        if node.all_input_nodes[1].target == self.dequantize:
+            self.round_weight(node)
         result = super().run_node(node)
         if len(node.all_input_nodes) <= BIAS:
             return result

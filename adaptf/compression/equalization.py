@@ -8,7 +8,7 @@ from torch import Tensor
 
 from adaptf.models.tfsepnet import TfSepNet
 
-SILENT = 0.01
+QUIETEST_SHARE = 0.01
 """Of the loudest channel's maximum: channels that are never louder are not brought up further."""
 
 
@@ -22,7 +22,7 @@ def equalize_stem(network: TfSepNet, log_mels: Sequence[Tensor]) -> None:
     first: Any = network.stem[0]
     depthwise: Any = network.stem[1]
     maxima = torch.stack([first(clips).amax(dim=(0, 2, 3)) for clips in log_mels]).amax(dim=0)
-    maxima = maxima.clamp(min=SILENT * float(maxima.max()))
+    maxima = maxima.clamp(min=QUIETEST_SHARE * float(maxima.max()))
     first.norm.weight.data /= maxima
     first.norm.bias.data /= maxima
     for part in depthwise.parts:

@@ -31,7 +31,7 @@ from adaptf.models.served import Statistics, served
 from adaptf.models.tfsepnet import TfSepNet
 
 CORRECTION_CLIPS = 256
-"""Calibration clips from which biases are corrected, at most: they are run at once."""
+"""Calibration clips from which weights and biases are corrected, at most: they are run at once."""
 Closeness = Callable[[Callable[[Tensor], Tensor]], float]
 """How close a network (log-mel -> logits) is to the float one, which has 1."""
 
@@ -83,9 +83,9 @@ def tune_int8(
     """The first candidate whose closeness to the float network is at most so much below 1, or the closest where none is.
 
     Each convolution gets INT8 weights with a scale per output channel, a bias of FP16 values with the batch normalization
-    folded in, and UINT8 input; all else stays float. The ranges of the inputs and the corrections of the biases come from the
-    batches of log-mels (batch, 1, bands, frames) in `calibration`. The network is left as it was: a copy in another form
-    (`serving_form`) is quantized.
+    folded in, and UINT8 input; all else stays float. The ranges of the inputs and the corrections of weights and biases come
+    from the batches of log-mels (batch, 1, bands, frames) in `calibration`. The network is left as it was: a copy in another
+    form (`serving_form`) is quantized.
 
     Raises UserError without a calibration batch, where two hold clips of different shapes, or without candidates.
     """

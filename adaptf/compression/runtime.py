@@ -16,7 +16,7 @@ from adaptf.errors import UserError
 
 OPENVINO, PT2 = "OpenVINO", "pt2"
 OPENVINO_SUFFIXES = (".xml", ".bin")
-FORMS = (".pt2", *OPENVINO_SUFFIXES, REFERENCE_SUFFIX)
+NETWORK_FILES = (".pt2", *OPENVINO_SUFFIXES, REFERENCE_SUFFIX)
 """Ends of the files of a network: the exported program, its OpenVINO form, which may be missing, and clips to try both with."""
 LARGEST_DIFFERENCE = 0.1
 """Of the logits of a form that says the same, relative to their spread. Sums that lie between two steps are rounded to either
@@ -136,6 +136,8 @@ def load_network(path: Path) -> Network:
         try:
             network: Network = OpenVinoNetwork(openvino_file(path))
             difference = difference_from(reference, network)
+        except UserError:
+            raise
         except (RuntimeError, ValueError, ImportError, OSError) as error:
             why = f"OpenVINO does not take {openvino_file(path).name}: {last_line(error)}"
         else:
@@ -144,14 +146,21 @@ def load_network(path: Path) -> Network:
             why, refused = f"OpenVINO {something_else(difference)}", difference
     network = ExportedNetwork(path, why=why)
     network.refused_difference = refused
-    if (difference := difference_from(reference, network)) > LARGEST_DIFFERENCE:
+    difference = difference_from(reference, network)
+    if not difference <= LARGEST_DIFFERENCE:  # nor where it is no number
         raise UserError(f"{path} {something_else(difference)}, and no other form of it does better: {why or 'there is none'}")
     return network
 
 
 def difference_from(reference: Reference | None, network: Network) -> float:
-    """Of a network's logits from those that were kept; 0 where none were."""
-    return agreement(network(reference.logmel), reference.logits).logit_error if reference else 0.0
+    """Of a network's logits from those that were kept; 0 where none were. Raises UserError where they are of another task."""
+    if reference is None:
+        return 0.0
+    logits = network(reference.logmel)
+    if logits.shape != reference.logits.shape:
+        shapes = f"{tuple(reference.logits.shape)}, its own {tuple(logits.shape)}"
+        raise UserError(f"the clips beside a network are of another one: logits kept are {shapes}")
+    return agreement(logits, reference.logits).logit_error
 
 
 def something_else(difference: float) -> str:

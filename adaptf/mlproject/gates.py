@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from adaptf.audio.logmel import LogMel
+from adaptf.compression.agreement import REFERENCE_SUFFIX
 from adaptf.compression.complexity import MAX_BYTES, MAX_MACS
-from adaptf.compression.runtime import FORMS
+from adaptf.compression.runtime import NETWORK_FILES
 from adaptf.data.clips import UNKNOWN
 from adaptf.data.hashes import sha256_of
 from adaptf.errors import UserError
@@ -21,13 +22,15 @@ from adaptf.tracking.registry import tags_of
 from adaptf.tracking.runs import StageRun
 from adaptf.tracking.self_test import routing_problems
 
-LOSS_TAG, SURE_LOSS_TAG = "adaptf.relative_loss", "adaptf.relative_loss_at_least"
-"""In percent: as found, and what stands of it over places, which decides. Versions of adaptf 0.1 lack the latter."""
+LOSS_TAG, STANDING_LOSS_TAG = "adaptf.relative_loss", "adaptf.standing_loss"
+"""In percent: as found, and what stands of it over places, which decides; versions of before lack the latter."""
+LOGIT_ERROR_TAG = "adaptf.logit_error"
+"""Relative to the logits' spread; versions of before lack it."""
 SERVED = {"adaptf.served_macs": (MAX_MACS, "MACs in its file"), "adaptf.served_bytes": (MAX_BYTES, "bytes in its file")}
 """Counted in the file that answers; versions that were registered before lack them."""
 BUDGET = {"adaptf.macs": (MAX_MACS, "MACs"), "adaptf.model_bytes": (MAX_BYTES, "bytes")}
 INT8_TAG = "adaptf.INT8_convolutions"
-"""Such as 43/43."""
+"""Such as 46/46."""
 
 
 @dataclass(frozen=True)
@@ -43,8 +46,9 @@ class Verdict:
     """What was in production: registered model -> version, of all models that the gates looked at."""
 
 
-def judge(wanted: Mapping[str, str], run: StageRun, *, tolerable_loss: float) -> Verdict:
-    """All gates of all versions, given by registered model. `tolerable_loss` is a fraction of the accuracy."""
+def judge(wanted: Mapping[str, str], run: StageRun, *, tolerable_loss: float, tolerable_logit_error: float) -> Verdict:
+    """All gates of all versions, given by registered model. `tolerable_loss` is a fraction of the accuracy, and
+    `tolerable_logit_error` one of the logits' spread."""
     seen = seen_in_production(wanted)
     if absent := [no_version(name, version) for name, version in wanted.items() if tags_of(name, version) is None]:
         return Verdict(absent, [], [], seen)
@@ -63,7 +67,8 @@ def judge(wanted: Mapping[str, str], run: StageRun, *, tolerable_loss: float) ->
             refusals.append(f"the router holds {name} version {version}, which is not registered any more")
             continue
         refusals += [f"{name} version {version}: {problem}" for problem in (*budget_problems(tags), *int8_problems(tags))]
-        objections += [f"{name} version {version}: {problem}" for problem in loss_problems(tags, tolerable_loss)]
+        lost = loss_problems(tags, tolerable_loss, tolerable_logit_error)
+        objections += [f"{name} version {version}: {problem}" for problem in lost]
     comparisons = [compare_versions(name, version, former, run) for name, version, former in models]
     objections += [str(found) for found in comparisons if found.is_worse or found.problem]
     return Verdict(refusals, objections, comparisons, seen)
@@ -86,7 +91,7 @@ def int8_problems(tags: Mapping[str, str]) -> list[str]:
         return [no_tag(INT8_TAG)]
     int8, _, convolutions = tags[INT8_TAG].partition("/")
     if not (int8.isdecimal() and convolutions.isdecimal() and int(convolutions)):
-        return [f"the tag {INT8_TAG} is {tags[INT8_TAG]!r}, it should be such as '43/43'"]
+        return [f"the tag {INT8_TAG} is {tags[INT8_TAG]!r}, it should be such as '46/46'"]
     if int(int8) != int(convolutions):
         return [f"{int8} of {convolutions} convolutions are INT8, all of them should be"]
     return []
@@ -97,10 +102,13 @@ def no_tag(tag: str) -> str:
     return f"there is no tag {tag}: the version was not registered by `register`"
 
 
-def loss_problems(tags: Mapping[str, str], tolerable_loss: float) -> list[str]:
-    """Whether quantization took too much of the accuracy."""
-    tag = SURE_LOSS_TAG if SURE_LOSS_TAG in tags or LOSS_TAG not in tags else LOSS_TAG
-    return list(over_limit(tags, tag, 100 * tolerable_loss, "percent relative loss by quantization"))
+def loss_problems(tags: Mapping[str, str], tolerable_loss: float, tolerable_logit_error: float) -> list[str]:
+    """Whether quantization took too much of the accuracy, or changed the logits too much."""
+    tag = STANDING_LOSS_TAG if STANDING_LOSS_TAG in tags else LOSS_TAG
+    problems = list(over_limit(tags, tag, 100 * tolerable_loss, "percent relative loss by quantization"))
+    if LOGIT_ERROR_TAG in tags:
+        problems += over_limit(tags, LOGIT_ERROR_TAG, tolerable_logit_error, "of the logits' spread between INT8 and float")
+    return problems
 
 
 def over_limit(tags: Mapping[str, str], tag: str, limit: float, unit: str) -> Iterator[str]:
@@ -176,17 +184,22 @@ def strange_files(router: str, run: StageRun) -> list[str]:
 
 
 def strange_forms(router: str, file: str, name: str, version: str, run: StageRun) -> list[str]:
-    """What of a network's file, and of its OpenVINO form where both have one, is not as in the registered version."""
+    """What of a network's files is not as in the registered version: of its OpenVINO form only where both have one."""
     if tags_of(name, version) is None:
         return []  # `judge` says it
     try:
         here, there = bundle_of(registry.ROUTER_NAME, router, run) / file, bundle_of(name, version, run) / f"{UNKNOWN}.pt2"
-        pairs = [(here.with_suffix(form), there.with_suffix(form)) for form in FORMS]
-        both = [pairs[0], *((one, other) for one, other in pairs[1:] if one.exists() and other.exists())]
-        strange = [one.name for one, other in both if sha256_of(one) != sha256_of(other)]
+        pairs = [(here.with_suffix(form), there.with_suffix(form)) for form in NETWORK_FILES]
+        held = [(one, other) for one, other in pairs if is_due(one, other)]
+        strange = [one.name for one, other in held if not one.is_file() or sha256_of(one) != sha256_of(other)]
     except (OSError, ValueError) as error:
         return [f"whether {file} is the file of {name} version {version} is not known: {error}"]
     return [f"{form} is not the file of {name} version {version}, which it is said to be" for form in strange]
+
+
+def is_due(here: Path, there: Path) -> bool:
+    """Whether a router has to have a file as the version has it: the network, and the clips to try it with."""
+    return here.suffix == ".pt2" or (there.exists() and (here.exists() or here.suffix == REFERENCE_SUFFIX))
 
 
 def bundle_of(name: str, version: str, run: StageRun) -> Path:

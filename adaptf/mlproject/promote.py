@@ -12,6 +12,7 @@ import mlflow
 from adaptf.errors import UserError
 from adaptf.mlproject import gates, production_comparison
 from adaptf.mlproject.config import upstream_optional
+from adaptf.mlproject.quantize import QuantizeConfig
 from adaptf.mlproject.register import VERSIONS
 from adaptf.mlproject.stage import run_stage
 from adaptf.tracking import production, registry, runs
@@ -40,7 +41,9 @@ class PromoteConfig:
     register_run: str = upstream_optional("register")
     """Run of `register`."""
     tolerable_loss: float = 0.01
-    """Gate: highest relative loss of accuracy by quantization."""
+    """Gate: highest relative loss of accuracy by quantization, as far as it stands over places."""
+    tolerable_logit_error: float = QuantizeConfig().tolerable_logit_error
+    """Gate: highest difference of INT8 logits from float ones, as a share of their spread."""
     force: bool = False
     """Promotes in spite of the gates of INT8 loss and of the comparison with production. Needs a reason."""
     reason: str = ""
@@ -53,7 +56,9 @@ def promote(config: PromoteConfig, run: StageRun) -> Result:
     with TemporaryDirectory() as folder:  # apart: no other run goes on with what this one downloads
         scratch = replace(run, folder=Path(folder))
         wanted = versions_to_promote(config, scratch)
-        verdict = gates.judge(wanted, scratch, tolerable_loss=config.tolerable_loss)
+        verdict = gates.judge(
+            wanted, scratch, tolerable_loss=config.tolerable_loss, tolerable_logit_error=config.tolerable_logit_error
+        )
         for found in verdict.comparisons:
             print(f"{run.name}: {found}", flush=True)
         table = Path(folder) / GATES

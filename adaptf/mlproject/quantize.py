@@ -40,6 +40,7 @@ VALIDATION_PREDICTIONS = "validation"
 """Artifact folder: by device what the INT8 model made of the clips that it was judged on."""
 DESCRIPTION = "description.json"
 CALIBRATION_BATCH = 32
+SIGNIFICANT = 0.05
 GOOD_ENOUGH = 0.06
 """Error of the logits with which the first way of taking ranges is taken; else the best of all is."""
 
@@ -62,7 +63,7 @@ class QuantizeConfig:
     tolerable_logit_error: float = 0.15
     """Highest difference of INT8 logits from float ones on calibration and validation clips, as a share of their spread."""
     refuse: bool = True
-    """Ends with an error where a model loses more, is not INT8 throughout or breaks the budget; false only says so."""
+    """Ends with an error where a model loses more, its logits differ more or it breaks the budget; false only says so."""
     min_validation_clips: int = 100
     """A device with fewer validation clips is told the accuracy on those of all devices."""
     seed: int = 0
@@ -85,12 +86,11 @@ class Loss:
     """Share of the float model's accuracy that is lost on the validation clips of all devices; below 0 where INT8 is better."""
 
     relative: float
-    at_least: float
-    """Lower end of a 95 % interval over places; nan where there is one place per scene."""
+    standing: float
+    """The part that is no chance: the lower end of a 95 % interval over places; 0 where no loss stands."""
 
     def __str__(self) -> str:
-        known = "" if math.isnan(self.at_least) else f", at least {self.at_least:.1%} by a 95 % interval over places"
-        return f"a relative loss of {self.relative:.1%}{known}"
+        return f"a relative loss of {self.relative:.1%}, of which {self.standing:.1%} stand over places,"
 
 
 @dataclass(frozen=True)
@@ -250,11 +250,15 @@ def shown_clips(predictions: pd.DataFrame, device: str, min_clips: int) -> tuple
 def loss_of(int8: pd.DataFrame, exact: pd.DataFrame) -> Loss:
     """From predictions of the same clips by both models.
 
-    What quantizing changes is no matter of the device, and on a device's own few clips a single one would decide.
+    What quantizing changes is no matter of the device, and on a device's own few clips a single one would decide. Nothing
+    stands where a scene has one place only, or where so few places differ that they may agree by chance.
     """
     accuracy = macro_accuracy(exact)
+    if not accuracy:
+        return Loss(0.0, 0.0)
     gained = paired_bootstrap([exact], [int8])
-    return Loss(-gained.mean / accuracy, -gained.high / accuracy) if accuracy else Loss(0.0, math.nan)
+    stands = gained.high < 0 and gained.p <= SIGNIFICANT and not gained.single_location_scenes
+    return Loss(-gained.mean / accuracy, -gained.high / accuracy if stands else 0.0)
 
 
 def openvino_form(
@@ -332,9 +336,9 @@ def judge(found: list[Quantized], config: QuantizeConfig) -> str:
 def problems_of(found: Quantized, config: QuantizeConfig) -> list[str]:
     """Why a model may not go on; empty where it may."""
     problems = [*over_budget(found.complexity), *(f"{problem} (counted in its file)" for problem in found.cost.problems())]
-    if found.loss.at_least > config.tolerable_loss:
+    if found.loss.standing > config.tolerable_loss:
         problems.append(f"{found.loss} on the validation clips of all devices, tolerable is {config.tolerable_loss:.1%}")
-    if found.agreement.logit_error > config.tolerable_logit_error:
+    if not found.agreement.logit_error <= config.tolerable_logit_error:  # nor where it is no number
         problems.append(
             f"INT8 logits differ from float ones by {found.agreement.logit_error:.2f} of their spread, "
             f"tolerable is {config.tolerable_logit_error:.2f}"
@@ -352,7 +356,7 @@ def report(found: list[Quantized]) -> pd.DataFrame:
             "float accuracy": one.float_accuracy * 100,
             "INT8 accuracy": one.int8_accuracy * 100,
             "relative loss": one.loss.relative * 100,
-            "relative loss at least": one.loss.at_least * 100,
+            "standing loss": one.loss.standing * 100,
             "logit error": one.agreement.logit_error,
             "same scene": one.agreement.same_scene * 100,
             "OpenVINO accuracy": one.openvino.accuracy * 100 if one.openvino else math.nan,

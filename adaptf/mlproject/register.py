@@ -29,7 +29,7 @@ COMMIT_TAG = "adaptf.git_commit"
 FILES_TAG = "adaptf.from_files"
 """Checkpoint files of the user's that a version came from."""
 FIGURES = (
-    "float accuracy", "INT8 accuracy", "relative loss", "relative loss at least", "logit error", "INT8 convolutions",
+    "float accuracy", "INT8 accuracy", "relative loss", "standing loss", "logit error", "INT8 convolutions",
     "parameters", "macs", "model_bytes", "served macs", "served bytes",
 )  # fmt: skip
 """Columns of the quantization's report that become tags."""

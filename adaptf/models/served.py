@@ -3,8 +3,8 @@
 - No channel is shuffled (`unshuffled`).
 - The stem's convolution in groups of one input and four outputs is four depthwise convolutions, for which every library has
   fast kernels: as many weights and operations, other places of the channels.
-- The residual normalization before a 1x1 convolution comes after it. What it makes of a few quiet bands spans a range of which
-  256 steps are too few; what comes into it does not.
+- The residual normalization right before a block's 1x1 convolution comes after it. What it makes of a few quiet bands spans
+  a range of which 256 steps are too few; what comes into it does not.
 """
 
 from itertools import pairwise

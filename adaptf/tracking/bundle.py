@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from adaptf.audio.logmel import LogMel
-from adaptf.compression.runtime import FORMS, Network, load_network
+from adaptf.compression.runtime import NETWORK_FILES, Network, load_network
 from adaptf.data.clips import UNKNOWN
 from adaptf.data.names import tidy
 
@@ -70,8 +70,8 @@ def write_bundle(
 ) -> None:
     """Writes a new folder that `log_router` logs: by device, a copy of its INT8 file and the version that it is.
 
-    The OpenVINO form that lies beside an INT8 file is copied along. `mel` holds the keyword arguments of LogMel. The only
-    device of a model for one device is `unknown`.
+    The OpenVINO form and the clips to try it with that lie beside an INT8 file are copied along. `mel` holds the keyword
+    arguments of LogMel. The only device of a model for one device is `unknown`.
     """
     folder.mkdir(parents=True)
     manifest = {
@@ -84,7 +84,7 @@ def write_bundle(
     }
     (folder / MANIFEST).write_text(json.dumps(manifest, indent=2), encoding="utf-8")
     for device, (file, _) in models.items():
-        for form in FORMS:
+        for form in NETWORK_FILES:
             if form == ".pt2" or file.with_suffix(form).exists():
                 shutil.copyfile(file.with_suffix(form), folder / f"{device}{form}")
 

@@ -38,9 +38,9 @@ train: {optim: {lr: 0.01, max_epochs: 2, batch_size: 16}}
 teacher: {small: {width: 8, mel: {bands: 64}, optim: {max_epochs: 1, batch_size: 16}}}
 distill: {optim: {max_epochs: 1, batch_size: 16}}
 finetune: {devices: [a], min_clips: 1, min_validation_clips: 1, optim: {max_epochs: 1, batch_size: 16}}
-quantize: {tolerable_loss: 1.0, calibration_clips: 8, min_validation_clips: 1}
+quantize: {tolerable_loss: 1.0, tolerable_logit_error: 10, calibration_clips: 8, min_validation_clips: 1}
 evaluate: {draws: 100}
-promote: {tolerable_loss: 1.0}
+promote: {tolerable_loss: 1.0, tolerable_logit_error: 10}
 """
 
 

@@ -9,7 +9,7 @@ import torch
 from adaptf.compression import runtime
 from adaptf.compression.agreement import Reference, read_reference, save_reference
 from adaptf.compression.quantize import quantize_int8, save_forms
-from adaptf.compression.runtime import FORMS, OPENVINO, PT2, OpenVinoNetwork, load_network
+from adaptf.compression.runtime import NETWORK_FILES, OPENVINO, PT2, ExportedNetwork, OpenVinoNetwork, load_network
 from adaptf.errors import UserError
 from adaptf.models.tfsepnet import TfSepNet
 
@@ -27,7 +27,7 @@ def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def path(saved: Path, tmp_path: Path) -> Path:
-    for suffix in FORMS:
+    for suffix in NETWORK_FILES:
         (tmp_path / saved.name).with_suffix(suffix).write_bytes(saved.with_suffix(suffix).read_bytes())
     return tmp_path / saved.name
 
@@ -58,3 +58,18 @@ def test_a_network_of_which_no_form_says_what_it_should_is_refused(path: Path) -
 def test_a_network_without_clips_to_try_it_with_serves_all_the_same(path: Path) -> None:
     path.with_suffix(".npz").unlink()
     assert load_network(path).form == OPENVINO
+
+
+def test_a_network_that_gives_no_numbers_is_refused(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for form in (OpenVinoNetwork, ExportedNetwork):
+        monkeypatch.setattr(form, "__call__", lambda self, logmel: torch.full((len(logmel), 3), torch.nan))
+    with pytest.raises(UserError, match="differ by nan of their spread"):
+        load_network(path)
+
+
+def test_clips_of_another_task_are_refused(path: Path) -> None:
+    kept = read_reference(path)
+    assert kept is not None
+    save_reference(Reference(kept.logmel, torch.zeros(16, 5)), path)
+    with pytest.raises(UserError, match=r"logits kept are \(16, 5\), its own \(16, 3\)"):
+        load_network(path)

@@ -24,7 +24,7 @@ from adaptf.tracking import production, registry, runs
 
 GOOD = {
     "adaptf.relative_loss": "0.8", "adaptf.macs": "29419648", "adaptf.model_bytes": "126868",
-    "adaptf.INT8_convolutions": "43/43",
+    "adaptf.INT8_convolutions": "46/46",
 }  # fmt: skip
 SCENES = ("airport", "bus")
 Register = Callable[..., str]
@@ -202,8 +202,18 @@ def test_force_without_a_reason_is_refused_before_anything_is_looked_at(device, 
 
 
 def test_a_loss_by_quantization_is_refused_unless_forced(device, register):
-    number = register(**{"adaptf.relative_loss": "5.1", "adaptf.relative_loss_at_least": "1.2"})
+    number = register(**{"adaptf.relative_loss": "5.1", "adaptf.standing_loss": "1.2"})
     with pytest.raises(UserError, match=r"version 1: 1\.2 percent relative loss by quantization, at most 1 are allowed"):
+        promoted(device, number)
+    promoted(device, number, force=True, reason="for the demo")
+    assert now(device) == "1"
+
+
+def test_logits_far_from_the_float_ones_need_a_reason(device, register):
+    number = register(**{"adaptf.logit_error": "0.31"})
+    with pytest.raises(
+        UserError, match=r"version 1: 0\.31 of the logits' spread between INT8 and float, at most 0\.15 are allowed"
+    ):
         promoted(device, number)
     promoted(device, number, force=True, reason="for the demo")
     assert now(device) == "1"
@@ -219,8 +229,8 @@ def test_a_loss_by_quantization_is_refused_unless_forced(device, register):
         ({"adaptf.served_bytes": "162580"}, "162,580 bytes in its file, at most 128,000 are allowed"),
         ({"adaptf.macs": "nan"}, "the tag adaptf.macs is 'nan', it should be the number of MACs"),
         ({"without": "adaptf.model_bytes"}, "there is no tag adaptf.model_bytes: the version was not registered by `register`"),
-        ({"adaptf.INT8_convolutions": "42/43"}, "42 of 43 convolutions are INT8, all of them should be"),
-        ({"adaptf.INT8_convolutions": "0/0"}, "the tag adaptf.INT8_convolutions is '0/0', it should be such as '43/43'"),
+        ({"adaptf.INT8_convolutions": "45/46"}, "45 of 46 convolutions are INT8, all of them should be"),
+        ({"adaptf.INT8_convolutions": "0/0"}, "the tag adaptf.INT8_convolutions is '0/0', it should be such as '46/46'"),
         (
             {"without": "adaptf.INT8_convolutions"},
             "there is no tag adaptf.INT8_convolutions: the version was not registered by `register`",
@@ -548,7 +558,7 @@ def test_a_router_with_a_file_that_is_not_the_versions_own_is_told(stored, run, 
 def test_a_router_with_a_strange_file_is_refused(stored, run, make_bundle, monkeypatch):
     stored[("adaptf-unknown", "3")] = make_bundle("unknown", network_of="a")
     stored[(ROUTER, "7")] = make_bundle("unknown")
-    verdict = gates.judge({ROUTER: "7"}, run, tolerable_loss=0.01)
+    verdict = gates.judge({ROUTER: "7"}, run, tolerable_loss=0.01, tolerable_logit_error=0.15)
     assert [text for text in verdict.refusals if "unknown.pt2 is not the file of adaptf-unknown version 3" in text]
 
 
