@@ -48,7 +48,7 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     Its 'state_dict' holds tensors by name; what a trainer keeps beside them may be left out.
     """
     try:
-        content = {"state_dict": _read_arrays(path)} if path.suffix == ARRAYS else read_torch_file(path, stand_ins=True)
+        content = {"state_dict": _read_arrays(path)} if path.suffix.lower() == ARRAYS else read_torch_file(path, stand_ins=True)
     except NamesCode as error:
         raise CheckpointError(f"checkpoint {path}: {error}. {_way_out(path)}") from None
     except UnreadableFile as error:

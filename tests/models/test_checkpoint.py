@@ -205,7 +205,8 @@ def test_a_state_dict_that_holds_more_than_tensors_is_refused(tmp_path: Path) ->
 
 def test_an_archive_of_arrays_is_as_good_as_the_checkpoint(public_state: dict[str, torch.Tensor], tmp_path: Path) -> None:
     np.savez(tmp_path / "a.npz", **{name: tensor.numpy() for name, tensor in public_state.items()})
-    found = load_classifier(tmp_path / "a.npz", public_description=PUBLIC).network.state_dict()
+    (tmp_path / "a.npz").rename(tmp_path / "A.NPZ")
+    found = load_classifier(tmp_path / "A.NPZ", public_description=PUBLIC).network.state_dict()
     assert torch.equal(found["classifier.weight"], public_state["backbone.classifier.conv.weight"])
 
 
