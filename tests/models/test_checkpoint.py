@@ -290,3 +290,15 @@ def test_a_description_of_another_program_is_refused(tmp_path: Path) -> None:
         torch.save({"adaptf_model": stored, "state_dict": {}}, tmp_path / "other.ckpt")
         with pytest.raises(CheckpointError, match=r"other.ckpt (describes no model that is known|does not say which model)"):
             load_classifier(tmp_path / "other.ckpt")
+
+
+@pytest.mark.parametrize("ending", [".ckpt", ".npz"])
+def test_a_file_that_may_not_be_read_is_named(ending: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(path: Path, *_: Any) -> None:
+        raise PermissionError(13, "Permission denied", str(path))
+
+    path = tmp_path / f"a{ending}"
+    path.touch()
+    monkeypatch.setattr(Path, "open", refuse)
+    with pytest.raises(CheckpointError, match=rf"checkpoint .*/a{ending}: it can't be read \(Permission denied\)"):
+        load_classifier(path)
