@@ -199,7 +199,7 @@ def _check_header(header: Any) -> None:
 
 def _read_samples(file: soundfile.SoundFile, max_seconds: float) -> Waveform:
     """(samples,). 16-bit samples are scaled here: the same values in two thirds of the time."""
-    frames = int(min(file.frames, max_seconds * file.samplerate + 1))
+    frames = int(min(file.frames, max_seconds * file.samplerate + 2))  # one more than wanted, however that is rounded
     if file.subtype == "PCM_16":
         audio: Waveform = np.multiply(file.read(frames, dtype="int16"), PCM_16_STEP, dtype=np.float32)
     else:
