@@ -56,15 +56,19 @@ def user_file_or_name(value: str, *, what: str) -> str:
     """
     if value.startswith(SQLITE):
         return SQLITE + user_path(value.removeprefix(SQLITE), what=what)
-    if value.startswith("~"):
+    path = found_path(value)
+    if path is not None and ("/" in value or not path.is_dir()):  # one word may be a name of something else than a folder
         return user_path(value, what=what)
+    if "," in value:
+        return ",".join(user_file_or_name(one, what=what) for one in value.split(","))
+    return user_path(value, what=what) if value.strip().startswith("~") else value
+
+
+def found_path(value: str) -> Path | None:
+    """The absolute path of a file or folder of the user's; None where there is none, or none can be known."""
+    expanded = os.path.expanduser(value.strip())
     folder = user_folder()
-    if folder is not None and _is_there(folder, value):
-        return user_path(value, what=what)
-    return ",".join(user_file_or_name(one, what=what) for one in value.split(",")) if "," in value else value
-
-
-def _is_there(folder: Path, value: str) -> bool:
-    """A folder is meant by its path alone: one word may be a name of something else."""
-    path = find_file(folder, value)
-    return path.is_file() or ("/" in value and path.is_dir())
+    if not expanded or (folder is None and not os.path.isabs(expanded)):
+        return None
+    path = find_file(folder or Path("/"), expanded)
+    return Path(os.path.normpath(path)) if os.path.exists(path) else None  # of os.path: many ids are too long a name

@@ -67,6 +67,18 @@ def test_a_file_is_told_from_a_name(standing: Path) -> None:
     assert user_file_or_name("sqlite:///s.db", what="sweep.storage") == f"sqlite:///{standing / 's.db'}"
 
 
+def test_ids_of_runs_are_names_however_many(standing: Path) -> None:
+    ids = ",".join(["0123456789abcdef" * 2] * 8)  # longer than a file's name may be
+    assert user_file_or_name(ids, what="teacher_runs") == ids
+
+
+def test_a_tilde_is_the_home_folder_in_each_of_several_values(standing: Path) -> None:
+    home = standing.parent / "home"
+    (home / "a,b.ckpt").touch()
+    assert user_file_or_name("~/a,b.ckpt", what="runs") == str(home / "a,b.ckpt")
+    assert user_file_or_name("~/x.ckpt,0123abcd, ~/y.ckpt", what="runs") == f"{home / 'x.ckpt'},0123abcd,{home / 'y.ckpt'}"
+
+
 def test_where_the_users_folder_is_not_known_relative_paths_are_refused(
     standing: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -119,7 +119,7 @@ def read_mono(source: Path | BinaryIO, *, max_seconds: float = math.inf) -> tupl
             if max_seconds > MAX_SECONDS <= len(audio) / rate:
                 raise AudioError(f"it is longer than {MAX_SECONDS / 3600:.0f} hours: cut it into shorter files")
         elif joined := _joined(source, file):
-            audio, rate = _in_a_row([read_mono(BytesIO(content), max_seconds=max_seconds) for content in joined])
+            audio, rate = _read_joined(joined, max_seconds)
         else:
             audio, rate = _read_samples(file, max_seconds), int(file.samplerate)
     if not len(audio):
@@ -168,11 +168,21 @@ def _joined(source: Path | BinaryIO, file: soundfile.SoundFile) -> list[bytes]:
     return files if len(files) > 1 else []
 
 
-def _in_a_row(streams: Sequence[tuple[Waveform, int]]) -> tuple[Waveform, int]:
-    rates = sorted({rate for _, rate in streams})
+def _read_joined(files: Sequence[bytes], max_seconds: float) -> tuple[Waveform, int]:
+    """Their samples in a row, and their rate; what begins after `max_seconds` is not decoded."""
+    parts: list[Waveform] = []
+    rates: set[int] = set()
+    samples, rate = 0, 1
+    for content in files:
+        if samples / rate > max_seconds:
+            break
+        part, rate = read_mono(BytesIO(content), max_seconds=max_seconds - samples / rate)
+        parts.append(part)
+        rates.add(rate)
+        samples += len(part)
     if len(rates) > 1:
-        raise AudioError(f"its rate changes: parts of it have {' and '.join(map(str, rates))} samples a second")
-    return np.concatenate([audio for audio, _ in streams]), rates[0]
+        raise AudioError(f"its rate changes: parts of it have {' and '.join(map(str, sorted(rates)))} samples a second")
+    return np.concatenate(parts), rate
 
 
 def _check_header(header: Any) -> None:
@@ -189,7 +199,7 @@ def _check_header(header: Any) -> None:
 
 def _read_samples(file: soundfile.SoundFile, max_seconds: float) -> Waveform:
     """(samples,). 16-bit samples are scaled here: the same values in two thirds of the time."""
-    frames = int(min(file.frames, max_seconds * file.samplerate + 1))
+    frames = int(min(file.frames, max_seconds * file.samplerate + 2))  # one more than wanted, however that is rounded
     if file.subtype == "PCM_16":
         audio: Waveform = np.multiply(file.read(frames, dtype="int16"), PCM_16_STEP, dtype=np.float32)
     else:

@@ -27,6 +27,8 @@ MPEG_1_KBPS = (0, 32, 40, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224, 256, 320)
 MPEG_2_KBPS = (0, 8, 16, 24, 32, 40, 48, 56, 64, 80, 96, 112, 128, 144, 160)
 """By the four bits of a frame's header."""
 BLOCK_SAMPLES, BYTES_PER_READ = 2**16, 2**16
+ROUNDING = 1
+"""In samples, so that what is longer than a limit never ends at it."""
 MOST_ZEROS = 1024
 """In which a frame may end, and over which the decoder comes; more of them are a reserve that a recorder did not fill."""
 MOST_SECONDS_LOST = 1.0
@@ -53,15 +55,16 @@ class Stream(NamedTuple):
 
 
 def read_mp3(content: bytes, *, max_seconds: float = math.inf) -> Stream:
-    """All streams of a file, one after the other; what begins after `max_seconds` is not decoded.
+    """All streams of a file, one after the other; of longer ones a little more than `max_seconds` is decoded.
 
     Raises Mp3Error, and soundfile's errors where a stream is none.
     """
     streams: list[Stream] = []
+    samples, rate = 0, 1
     for part in _parts(content):
-        left = max_seconds - sum(stream.seconds for stream in streams)
-        if left > 0:
-            streams.append(_read_stream(part, max_seconds=left))
+        if samples / rate <= max_seconds:
+            streams.append(_read_stream(part, max_seconds=max_seconds - samples / rate))
+            samples, rate = samples + len(streams[-1].samples), streams[-1].rate
     if len(rates := {stream.rate for stream in streams}) > 1:
         raise Mp3Error(f"its rate changes: parts of it have {' and '.join(map(str, sorted(rates)))} samples a second")
     return Stream(np.concatenate([stream.samples for stream in streams]), streams[0].rate)
@@ -92,7 +95,7 @@ def _read_stream(part: bytearray, *, max_seconds: float) -> Stream:
     if note := ENCODERS_NOTE.match(part):
         frames, before, behind = _read_note(part[note.end() :])
         del part[: _frame_bytes(part)]
-    stream = _decode(part, max_seconds=max_seconds)
+    stream = _decode(part, max_seconds=max_seconds, added=before + behind)
     whole = len(stream.samples) == frames * _frame_samples(stream.rate)
     if not whole and stream.rest * stream.seconds > (len(part) - stream.rest) * MOST_SECONDS_LOST:
         raise Mp3Error(f"it can't be decoded beyond {stream.seconds:.1f} s: it is damaged there, or another rate begins")
@@ -125,25 +128,25 @@ def _frame_samples(rate: int) -> int:
     return 1152 if rate >= 32000 else 576
 
 
-def _decode(part: bytearray, *, max_seconds: float) -> Stream:
-    """Decodes until nothing comes any more.
+def _decode(part: bytearray, *, max_seconds: float, added: int) -> Stream:
+    """Decodes until nothing comes any more, or there are more than `max_seconds` beside the `added` samples.
 
     An error may be the end of a file that was cut off. All that comes before it is kept by a slower reading, frame by frame.
     """
     try:
-        return _read(part, max_seconds, BLOCK_SAMPLES)
+        return _read(part, max_seconds, added, BLOCK_SAMPLES)
     except soundfile.SoundFileError as error:
-        return _read(part, max_seconds, 576, type(error))
+        return _read(part, max_seconds, added, 576, type(error))
 
 
-def _read(part: bytearray, max_seconds: float, block_samples: int, *may_end_it: type[Exception]) -> Stream:
+def _read(part: bytearray, max_seconds: float, added: int, block_samples: int, *may_end_it: type[Exception]) -> Stream:
     with _piped(part) as pipe, soundfile.SoundFile(pipe, closefd=False) as file:
-        blocks, missing = [np.zeros(0, np.float32)], max_seconds * file.samplerate
+        blocks, missing = [np.zeros(0, np.float32)], max_seconds * file.samplerate + added + ROUNDING
         with suppress(*may_end_it):
-            while missing > 0 and len(block := file.read(block_samples, dtype="float32")):
+            while missing >= 0 and len(block := file.read(block_samples, dtype="float32")):
                 blocks.append(block if block.ndim == 1 else block.mean(axis=1, dtype=np.float32))
                 missing -= len(block)
-        rest = sum(map(len, iter(lambda: os.read(pipe, BYTES_PER_READ), b""))) if missing > 0 else 0
+        rest = sum(map(len, iter(lambda: os.read(pipe, BYTES_PER_READ), b""))) if missing >= 0 else 0
         return Stream(np.concatenate(blocks), int(file.samplerate), rest)
 
 

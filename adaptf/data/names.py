@@ -56,8 +56,10 @@ def find_file(root: Path, name: str) -> Path:
 
 
 def missing_file(path: Path) -> str:
-    """What to say of a file that is not there: perhaps one of nearly its name is."""
-    near = [name for name in _entries(path.parent) if outline(name) == outline(path.name)]
+    """What to say of a file that is not there: perhaps a folder is, or one of nearly its name."""
+    if os.path.isdir(path):
+        return "it is a folder, not a file"
+    near = [name for name in _entries(path.parent) if outline(name) == outline(path.name) and tidy(name) != tidy(path.name)]
     hint = f"; there is '{near[0]}', which is another name" if near else ""
     return f"the file is missing{hint}"
 

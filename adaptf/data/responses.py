@@ -25,11 +25,11 @@ def load_responses(folder: Path, *, sample_rate: int, level: ResponseLevel) -> R
     the gain that its file has. Raises DataError where the folder holds no response or files that can't be
     used, all of which it names.
     """
-    paths = [folder / name for name in files_below(folder, suffixes=AUDIO_SUFFIXES)]
-    if not paths:
+    names = files_below(folder, suffixes=AUDIO_SUFFIXES)
+    if not names:
         raise DataError(f"{folder} holds no impulse response: {', '.join(sorted(AUDIO_SUFFIXES))} files are expected there")
-    found = [_read_response(path, sample_rate, level) for path in paths]
-    problems = [f"{path.name}: {response}" for path, response in zip(paths, found, strict=True) if isinstance(response, str)]
+    found = [_read_response(folder / name, sample_rate, level) for name in names]
+    problems = [f"{name}: {response}" for name, response in zip(names, found, strict=True) if isinstance(response, str)]
     raise_problems(problems, of=f"the impulse responses of {folder}")
     responses = torch.from_numpy(pad_together([response for response in found if not isinstance(response, str)]))
     return ResponseBank(responses, delays=responses.abs().argmax(dim=1))

@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import mlflow
 import pandas as pd
@@ -18,9 +19,10 @@ from adaptf.mlproject.fitting import check_scenes
 from adaptf.mlproject.given_files import check_readable, is_path
 from adaptf.mlproject.predictions import DeviceRouter, Model, load_models
 from adaptf.mlproject.register import DEVICE_TAG, QUANTIZE_TAG
+from adaptf.paths import user_path
 from adaptf.tracking import registry, runs
 from adaptf.tracking.bundle import Bundle, RoutedModel, read_bundle
-from adaptf.tracking.checkpoint_files import files_of, is_mapping, local
+from adaptf.tracking.checkpoint_files import files_of, is_mapping
 from adaptf.tracking.lineage import VERSION_URI, version_by_alias
 from adaptf.tracking.runs import StageRun
 
@@ -73,7 +75,8 @@ def compared(value: str) -> Compared:
         raise UserError(f"runs is cut at each comma: give a folder of <device>.ckpt in place of a mapping such as {value}, ...")
     if files := files_of(value):
         check_readable(files)
-        return Compared(local(value).stem, (str(local(value)),), ())
+        path = user_path(value, what="runs")
+        return Compared(Path(path).stem, (path,), ())
     if is_path(value):
         raise UserError(f"runs names '{value}': there is no such file or folder")
     run = runs.finished_run(value)

@@ -93,7 +93,7 @@ class DataConfig:
     audioset_clip_seconds: float = 10.0
     """Length to which AudioSet clips are cut or padded in the cache, in seconds; training draws one second of it."""
     cache: str = path_field("cache")
-    """Folder of the waveform cache."""
+    """Folder of the waveform cache; `cache`, also where it is given, is one in the project's folder."""
     sample_type: SampleType = "float32"
     """Of the waveform cache: float32 is exact; int16 takes half the space and changes log-mels a little (docs/data.md)."""
     workers: int = 2

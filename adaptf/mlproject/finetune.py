@@ -11,7 +11,7 @@ from adaptf.evaluation.scores import macro_accuracy
 from adaptf.mlproject.config import AugmentConfig, OptimConfig, TrainerConfig, upstream, upstream_model
 from adaptf.mlproject.dataset import DATA_KIND, SCENES_KIND, PreparedData, load_prepared
 from adaptf.mlproject.finetune_device import KEPT, FinetuneDeviceConfig, finetune_device
-from adaptf.mlproject.fitting import dir_p_by_device, in_section, student_of
+from adaptf.mlproject.fitting import check_folder, dir_p_by_device, in_section, student_of
 from adaptf.mlproject.leave_one_device_out import epochs_for_unseen_devices
 from adaptf.mlproject.stage import execute, run_stage
 from adaptf.mlproject.validation_page import FINETUNED, by_own_models, read_validation_predictions, with_validation_tables
@@ -91,8 +91,9 @@ def finetune(config: FinetuneConfig, run: StageRun) -> Result:
 
 
 def probabilities_of(config: FinetuneConfig, data: PreparedData) -> dict[str, float]:
-    """Of an impulse response, by device. Raises UserError where `augment` names a device that there is not."""
+    """Of an impulse response, by device. Raises UserError where `augment` names a device or a folder that there is not."""
     with in_section("augment"):
+        check_folder(config.augment)
         return dir_p_by_device(config.augment, data.training_devices)
 
 

@@ -114,6 +114,7 @@ def build_augmentations(
         roll = TimeRoll(max_seconds=config.time_roll_seconds, sample_rate=sample_rate, generator=generators["time_roll"])
         waveform.append(time_roll(roll))
     if max(p_of_device, default=0.0) > 0:
+        check_folder(config)
         bank = (shared or SharedObjects()).once(
             ("responses", *folder_state(config.dir_folder), sample_rate, config.dir_level),
             lambda: response_bank(config.dir_folder, sample_rate, config.dir_level),
@@ -167,6 +168,18 @@ def process_place() -> tuple[int, int]:
     return int(node), int(os.environ.get("LOCAL_RANK", "0"))
 
 
+def check_folder(augment: AugmentConfig) -> None:
+    """Raises UserError where `dir_folder` is no folder with audio files, which are not opened."""
+    folder = augment.dir_folder
+    if folder == NONE:
+        return
+    if not os.path.isdir(folder):
+        raise UserError(f"dir_folder is '{folder}', which is no folder: give one of impulse responses, or 'none'")
+    if not files_below(Path(folder), suffixes=AUDIO_SUFFIXES):
+        expected = ", ".join(sorted(AUDIO_SUFFIXES))
+        raise UserError(f"dir_folder is '{folder}', which holds no impulse response: {expected} files are expected there")
+
+
 def folder_state(folder: str) -> tuple[str | FileState | None, ...]:
     """Changes when the folder is another one or a response in it changes."""
     if folder == NONE:
@@ -183,8 +196,6 @@ def response_bank(folder: str, sample_rate: int, level: ResponseLevel) -> Respon
             flush=True,
         )
         return bank
-    if not Path(folder).is_dir():
-        raise UserError(f"augment.dir_folder is '{folder}', which is no folder: give one of impulse responses, or 'none'")
     return load_responses(Path(folder), sample_rate=sample_rate, level=level)
 
 

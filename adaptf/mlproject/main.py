@@ -6,6 +6,7 @@ from typing import Any, ClassVar
 
 import mlflow
 
+from adaptf.data.clips import UNKNOWN
 from adaptf.errors import UserError
 from adaptf.mlproject.config import (
     SHARED_SECTIONS,
@@ -22,7 +23,7 @@ from adaptf.mlproject.distill import DistillConfig, distill
 from adaptf.mlproject.evaluate import MEANINGS, SETTINGS, EvaluateConfig, evaluate, origin_of_teachers
 from adaptf.mlproject.evaluation_report import TABLES, report
 from adaptf.mlproject.finetune import FinetuneConfig, finetune
-from adaptf.mlproject.fitting import dir_p_by_device, in_section
+from adaptf.mlproject.fitting import check_folder, dir_p_by_device, in_section
 from adaptf.mlproject.predict import PredictConfig, files_digest, predict
 from adaptf.mlproject.prediction_files import read_predictions
 from adaptf.mlproject.prepare import PrepareConfig, data_digest, prepare
@@ -41,6 +42,8 @@ DONE = "adaptf.run."
 """Begin of a tag per step, which holds its run."""
 EVALUATED = {"train_run": "train", "distill_run": "distill", "finetune_run": "finetune", "quantize_run": "quantize"}
 """Field of `evaluate` -> the step that it judges."""
+PRETRAIN = "pretrain"
+"""The stage whose clips are AudioSet's, which tell no devices."""
 
 
 @dataclass(frozen=True)
@@ -152,10 +155,23 @@ def main(config: MainConfig, run: StageRun) -> Result:
 
 def check_devices(config: MainConfig, training_devices: Sequence[str]) -> None:
     """Raises UserError where augmentations of a later stage name a device of which there are no training clips."""
-    for stage in ("train", "teacher", "distill", "finetune"):
-        for section, augment in augmentations_in(getattr(config, stage), stage):
-            with in_section(section):
-                dir_p_by_device(augment, training_devices)
+    for section, augment in augmentations_of(config):
+        with in_section(section):
+            dir_p_by_device(augment, [UNKNOWN] if section.startswith(f"{PRETRAIN}.") else training_devices)
+
+
+def check_folders(config: MainConfig) -> None:
+    """Raises UserError where augmentations name a folder of impulse responses that is none."""
+    for section, augment in augmentations_of(config):
+        with in_section(section):
+            check_folder(augment)
+
+
+def augmentations_of(config: MainConfig) -> Iterator[tuple[str, AugmentConfig]]:
+    """Those of all stages that will train, by the sections in which they stand."""
+    pretrained = () if config.audioset.root == NONE else (PRETRAIN,)
+    for stage in (*pretrained, "train", "teacher", "distill", "finetune"):
+        yield from augmentations_in(getattr(config, stage), stage)
 
 
 def augmentations_in(config: Any, section: str) -> Iterator[tuple[str, AugmentConfig]]:
@@ -239,6 +255,7 @@ def check(config: MainConfig) -> str:
         )
     check_reason(config.promote)
     check_wiring(config)
+    check_folders(config)
     digests = [data_digest(PrepareConfig(config.data))]
     if config.audioset.root != NONE:
         digests.append(data_digest(PrepareConfig(replace(config.data, root=config.audioset.root))))

@@ -1,6 +1,5 @@
 """Names of runs in the run list: the stage, and the settings that tell it from others, as in `distill T=2 w=0.02`."""
 
-import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -9,8 +8,8 @@ from mlflow.exceptions import MlflowException
 
 from adaptf.mlproject.command_line import settings
 from adaptf.mlproject.seeds import SEEDS_SUFFIX
+from adaptf.paths import found_path
 from adaptf.tracking import runs
-from adaptf.tracking.checkpoint_files import local
 
 SETTINGS = {"T": "loss.temperature", "w": "loss.weight", "DIR": "augment.dir_p", "lr": "optim.lr"}
 """Short name -> field."""
@@ -74,8 +73,8 @@ def short(value: str) -> str:
     """A version without `models:/`, the name of a file, a folder or a run, or the first characters of what is none of these."""
     if value.startswith("models:/"):
         return value.removeprefix("models:/")
-    if os.path.exists(local(value)):
-        return local(value).stem
+    if path := found_path(value):
+        return path.stem
     try:
         return runs.name_of(value)
     except MlflowException:

@@ -12,7 +12,7 @@ from optuna.exceptions import UpdateFinishedTrialError
 from optuna.trial import FrozenTrial, TrialState
 
 from adaptf.errors import UserError
-from adaptf.mlproject.config import SHARED_SECTIONS, MelConfig, ModelConfig, TrainerConfig, upstream_fields
+from adaptf.mlproject.config import SHARED_SECTIONS, MelConfig, ModelConfig, TrainerConfig, file_or_name, upstream_fields
 from adaptf.mlproject.distill import DistillConfig, distill
 from adaptf.mlproject.finetune import FinetuneConfig, finetune
 from adaptf.mlproject.fitting import chosen_devices
@@ -66,16 +66,16 @@ class SweepConfig:
     stage: Literal["distill", "train", "finetune"] = "distill"
     """Whose settings are searched."""
     sweep: SearchConfig = SearchConfig()
-    prepare_run: str = LATEST
+    prepare_run: str = file_or_name(LATEST)
     """Run of `prepare` that holds the scenes. This and the other runs are as in the stage; `latest` is looked up once, when a
     study begins."""
-    pretrain_run: str = LATEST
+    pretrain_run: str = file_or_name(LATEST)
     """For `train`."""
-    train_run: str = LATEST
+    train_run: str = file_or_name(LATEST)
     """For `distill`."""
-    teacher_runs: str = LATEST
+    teacher_runs: str = file_or_name(LATEST)
     """For `distill`."""
-    distill_run: str = LATEST
+    distill_run: str = file_or_name(LATEST)
     """For `finetune`."""
     mel: MelConfig = MelConfig()
     model: ModelConfig = ModelConfig()

@@ -17,7 +17,7 @@ from adaptf.mlproject.config import MelConfig
 from adaptf.mlproject.dataset import CLIPS
 from adaptf.mlproject.distill import DistillConfig, distillation_loss
 from adaptf.mlproject.finetune import FinetuneConfig
-from adaptf.mlproject.fitting import build_augmentations, dir_p_by_device, in_section, optimizer_of
+from adaptf.mlproject.fitting import build_augmentations, check_folder, dir_p_by_device, in_section, optimizer_of
 from adaptf.mlproject.sweep_space import DIR_OF, SPACES, Space, space_path, with_values
 from adaptf.tracking.runs import UpstreamError
 from adaptf.training.averaging import averaging_callback
@@ -87,6 +87,7 @@ def check_stage(config: Any, devices: Sequence[str]) -> None:
         augmentations["augment of unknown (unknown_dir_p)"] = replace(config.augment, dir_p=config.unknown_dir_p)
     for section, augment in augmentations.items():
         with in_section(section):
+            check_folder(augment)
             dir_p_by_device(augment, devices)
             # No device is given, so that no bank of impulse responses is read.
             build_augmentations(augment, p_of_device=(), sample_rate=MelConfig().sample_rate, seed=0)

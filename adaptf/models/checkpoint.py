@@ -15,7 +15,7 @@ from adaptf.data.files import write_atomically
 from adaptf.errors import UserError
 from adaptf.models.classifier import TFSEPNET, Classifier, ModelDescription, build_classifier
 from adaptf.models.public_checkpoint import CLASSES, from_public, is_public
-from adaptf.models.torch_file import NamesCode, UnreadableFile, brief, check_there, compare_checksums, read_torch_file
+from adaptf.models.torch_file import NamesCode, UnreadableFile, brief, compare_checksums, read_start, read_torch_file
 
 ARRAYS = ".npz"
 """Ending of an archive of tensors, which numpy.savez writes."""
@@ -48,7 +48,7 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     Its 'state_dict' holds tensors by name; what a trainer keeps beside them may be left out.
     """
     try:
-        content = {"state_dict": _read_arrays(path)} if path.suffix == ARRAYS else read_torch_file(path, stand_ins=True)
+        content = {"state_dict": _read_arrays(path)} if path.suffix.lower() == ARRAYS else read_torch_file(path, stand_ins=True)
     except NamesCode as error:
         raise CheckpointError(f"checkpoint {path}: {error}. {_way_out(path)}") from None
     except UnreadableFile as error:
@@ -63,7 +63,7 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
 
 def _read_arrays(path: Path) -> dict[str, Tensor]:
     """Of an archive that numpy.savez wrote."""
-    check_there(path)
+    read_start(path)
     compare_checksums(path)
     try:
         with np.load(path, allow_pickle=False) as arrays:

@@ -1,5 +1,6 @@
 """A file of torch.save read without running any code that it names: what is not tensors and plain values stays out."""
 
+import os
 import re
 import zipfile
 from pathlib import Path
@@ -53,19 +54,22 @@ def read_torch_file(path: Path, *, stand_ins: bool = False) -> Any:
 
 def check_whole(path: Path) -> None:
     """Raises UnreadableFile for what torch.save did not write, and for changed bytes, which PyTorch would take for weights."""
-    check_there(path)
-    with path.open("rb") as file:
-        start = file.read(8)
+    start = read_start(path)
     if not start.startswith((ZIP_MAGIC, PICKLE_MAGIC)):
         raise UnreadableFile(f"it was not written by torch.save (it begins with {start!r})")
     if start.startswith(ZIP_MAGIC):
         compare_checksums(path)
 
 
-def check_there(path: Path) -> None:
-    """Raises UnreadableFile for a folder, and for nothing at all."""
-    if not path.is_file():
-        raise UnreadableFile("it is a folder" if path.is_dir() else "there is no such file")
+def read_start(path: Path) -> bytes:
+    """The first bytes. Raises UnreadableFile for a folder, for nothing at all, and for what may not be read."""
+    if not os.path.isfile(path):
+        raise UnreadableFile("it is a folder" if os.path.isdir(path) else "there is no such file")
+    try:
+        with path.open("rb") as file:
+            return file.read(8)
+    except OSError as error:
+        raise UnreadableFile(f"it can't be read ({error.strerror})") from error
 
 
 def compare_checksums(path: Path) -> None:

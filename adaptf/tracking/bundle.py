@@ -48,9 +48,12 @@ class Bundle:
     """By device; `unknown` is always there."""
 
     def device_used(self, device: str | None) -> str:
-        """Blanks around a name are no part of it; 'A' is not 'a' but a device nobody trained for, like null and ''."""
-        names = (device or "", tidy(device or ""))
-        return next((name for name in names if name in self.models), UNKNOWN)
+        """Whose model answers: that of `unknown` for null and for a device that has none."""
+        return self.known(device or "") or UNKNOWN
+
+    def known(self, device: str) -> str | None:
+        """The device with a model that is meant: blanks around a name are no part of it, 'A' is not 'a'."""
+        return next((name for name in (device, tidy(device)) if name in self.models), None)
 
     def input_and_output(self) -> dict[str, Any]:
         """What a network must share with the others of a bundle to stand among them."""

@@ -1,7 +1,6 @@
 """Checkpoint files of the user's in the place of a run: one file, or one per device as a mapping or a folder."""
 
 import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -9,9 +8,11 @@ from typing import Any
 import yaml
 
 from adaptf.data.clips import UNKNOWN
+from adaptf.data.folders import files_below
 from adaptf.data.hashes import sha256_of
+from adaptf.data.names import tidy
 from adaptf.errors import UserError
-from adaptf.paths import user_folder
+from adaptf.paths import found_path, user_path
 
 ENDINGS = (".ckpt", ".npz")
 FORMS = "a folder of <device>.ckpt, or a mapping such as '{a: a.ckpt, unknown: u.ckpt}'"
@@ -23,11 +24,11 @@ def files_of(value: str) -> dict[str, Path]:
     Empty where the value is none of these, but names runs. Raises UserError where a file is missing, or that for `unknown`.
     """
     if is_mapping(value):
-        files = {device: local(path) for device, path in read_mapping(value).items()}
-    elif is_several(value):
-        files = files_in(local(value))
+        files = {device: Path(user_path(path, what=f"the file of {device}")) for device, path in read_mapping(value).items()}
+    elif path := found_path(value):
+        files = files_in(path) if path.is_dir() else {UNKNOWN: path}
     else:
-        files = {UNKNOWN: local(value)} if os.path.isfile(local(value)) else {}
+        files = {}
     if absent := [f"{path} of {device}" for device, path in files.items() if not path.is_file()]:
         raise UserError(f"{value} names files that are not there: {', '.join(absent)}")
     if files and UNKNOWN not in files:
@@ -44,19 +45,15 @@ def is_mapping(value: str) -> bool:
 
 def is_several(value: str) -> bool:
     """Whether it has a file per device, as a mapping or a folder."""
-    return is_mapping(value) or (bool(value) and os.path.isdir(local(value)))  # of os.path: many ids are too long a name
-
-
-def local(path: str) -> Path:
-    """Where a path of the command line is, from the root on; a relative one counts from where the user stands."""
-    return ((user_folder() or Path.cwd()) / os.path.expanduser(path)).absolute()
+    path = None if is_mapping(value) else found_path(value)
+    return is_mapping(value) or (path is not None and path.is_dir())
 
 
 def read_mapping(value: str) -> dict[str, str]:
     """Device -> path, as text. Raises UserError where it is no such mapping, or names a device twice."""
     try:
         node: Any = yaml.compose(value, Loader=yaml.SafeLoader)
-        pairs = [(key.value, path.value) for key, path in node.value]  # text, whatever YAML takes `no` and `1` for
+        pairs = [(tidy(key.value), path.value) for key, path in node.value]  # text, whatever YAML takes `no` and `1` for
         right = bool(pairs) and all(isinstance(text, str) and text for pair in pairs for text in pair)
     except (yaml.YAMLError, AttributeError, TypeError, ValueError):
         right = False
@@ -68,9 +65,9 @@ def read_mapping(value: str) -> dict[str, str]:
 
 
 def files_in(folder: Path) -> dict[str, Path]:
-    """By the names before their endings; hidden files and files of other endings are no models."""
-    found = [path for path in sorted(folder.iterdir()) if path.suffix in ENDINGS and not path.name.startswith(".")]
-    files = {path.stem: path for path in found}
+    """By the names before their endings; hidden files, files of other endings and those in folders below are no models."""
+    found = [folder / name for name in files_below(folder, suffixes=ENDINGS) if "/" not in name]
+    files = {tidy(path.stem): path for path in found}
     if not found:
         raise UserError(f"{folder} is a folder without a checkpoint file: give {FORMS}")
     if len(files) < len(found):
@@ -83,7 +80,7 @@ def from_root(value: str) -> str:
     files = files_of(value)
     if not files:
         return value
-    return as_value(files) if is_several(value) else str(local(value))
+    return as_value(files) if is_several(value) else str(files[UNKNOWN])
 
 
 def as_value(files: Mapping[str, Path]) -> str:

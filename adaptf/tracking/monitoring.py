@@ -12,7 +12,6 @@ from mlflow.exceptions import MlflowException
 from prometheus_client import CollectorRegistry, Counter, Histogram
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 
-from adaptf.data.names import tidy
 from adaptf.tracking.bundle import Bundle
 from adaptf.tracking.classify import Answer
 from adaptf.tracking.live import Follower
@@ -135,9 +134,7 @@ def scene_of(answer: Answer, bundle: Bundle) -> str:
 
 def asked_label(device: str | None, bundle: Bundle) -> str:
     """A device that was asked for, as the metrics name it."""
-    if device is None:
-        return NO_DEVICE
-    return next((name for name in (device, tidy(device)) if name in bundle.models), OTHER)
+    return NO_DEVICE if device is None else bundle.known(device) or OTHER
 
 
 def devices_of(answers: Sequence[Answer]) -> list[dict[str, Any]]:

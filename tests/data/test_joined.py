@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import soundfile
 
+from adaptf.data import decode
 from adaptf.data.decode import AudioError, read_mono, seconds_of
 from adaptf.data.joined import files_in
 
@@ -54,3 +55,18 @@ def test_streams_that_begin_together_are_one_file():
 def test_no_more_than_wanted_is_read():
     audio, rate = read_mono(io.BytesIO(encoded(20, 8000, "OGG", "VORBIS")), max_seconds=3)
     assert 3 * rate < len(audio) < 4 * rate
+
+
+@pytest.mark.parametrize(("format", "subtype"), [("OGG", "VORBIS"), ("FLAC", "PCM_16")])
+def test_of_many_joined_files_none_is_decoded_beyond_what_is_wanted(format, subtype, monkeypatch):
+    read, original = [], decode._read_samples
+    monkeypatch.setattr(decode, "_read_samples", lambda *given: read.append(original(*given)) or read[-1])
+    content = encoded(1, 8000, format, subtype) * 50
+    assert 3 < seconds_of(io.BytesIO(content), max_seconds=3) < 3.1
+    assert [len(samples) for samples in read] == [8000, 8000, 8000, 2]
+    assert seconds_of(io.BytesIO(content), max_seconds=60) == 50
+
+
+def test_a_joined_file_that_goes_on_a_sample_before_the_limit_is_seen_to_be_longer():
+    content = encoded(59 - 1 / 44100, 44100, "FLAC", "PCM_16") + encoded(2, 44100, "FLAC", "PCM_16")
+    assert seconds_of(io.BytesIO(content), max_seconds=59) > 59

@@ -126,6 +126,16 @@ def test_no_more_than_wanted_is_decoded():
     assert 2 * RATE <= len(samples) < 5 * RATE
 
 
+@pytest.mark.parametrize(
+    ("content", "limit_seconds"),
+    [(SIX + mp3(noise(2)), 6), (SIX, (2 * 2**16 - 500) / RATE)],
+    ids=["a stream begins at the limit", "a block of decoding ends at the limit"],
+)
+def test_longer_audio_is_always_seen_to_be_longer(content, limit_seconds):
+    assert seconds(content) > limit_seconds
+    assert len(read_mp3(content, max_seconds=limit_seconds).samples) / RATE > limit_seconds
+
+
 def test_a_file_is_read_though_its_resource_fork_lies_beside_it(tmp_path):
     """Of a copy made by macOS: `._name` holds what its file system keeps beside a file."""
     (tmp_path / "rec.mp3").write_bytes(SIX)

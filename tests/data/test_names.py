@@ -74,6 +74,13 @@ def test_a_file_that_is_made_later_is_found(tmp_path: Path) -> None:
     assert find_file(tmp_path, COMPOSED) == tmp_path / DECOMPOSED
 
 
+def test_a_folder_or_a_broken_link_is_not_another_name_of_itself(tmp_path: Path) -> None:
+    (tmp_path / "irs").mkdir()
+    (tmp_path / "irs.wav").symlink_to(tmp_path / "nothing")
+    assert missing_file(tmp_path / "irs") == "it is a folder, not a file"
+    assert missing_file(tmp_path / "irs.wav") == "the file is missing"
+
+
 def test_of_a_missing_file_one_of_nearly_its_name_is_told(tmp_path: Path) -> None:
     (tmp_path / "001.WAV").touch()
     assert missing_file(tmp_path / "001.wav") == "the file is missing; there is '001.WAV', which is another name"

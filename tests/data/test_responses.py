@@ -90,11 +90,12 @@ def test_shorter_responses_end_in_zeros(tmp_path):
 
 def test_all_files_that_cannot_be_used_are_named_at_once(tmp_path):
     write_low_pass(tmp_path / "good.wav", rate=44100)
-    (tmp_path / "broken.wav").write_bytes(b"RIFF")
+    (tmp_path / "old").mkdir()
+    (tmp_path / "old/broken.wav").write_bytes(b"RIFF")
     soundfile.write(tmp_path / "silent.wav", np.zeros(100), 44100)
     with pytest.raises(DataError, match=r"2 problems in the impulse responses of ") as error:
         load_responses(tmp_path, sample_rate=32000, level="unit_energy")
-    assert "broken.wav: not readable as audio (" in str(error.value)
+    assert "old/broken.wav: not readable as audio (" in str(error.value)
     assert "silent.wav: it is silent" in str(error.value)
 
 

@@ -178,7 +178,10 @@ def test_files_in_the_place_of_runs_and_presets_count_from_where_the_user_stands
     assert parsed("train", "--preset", "mine.yaml", "--pretrain_run", "a.ckpt").pretrain_run == str(tmp_path / "a.ckpt")
     assert parsed("train", "--preset", "mine.yaml").optim.lr == 0.5
     assert parsed("compare", "--runs", "a.ckpt,0123abcd").runs == f"{tmp_path / 'a.ckpt'},0123abcd"
-    assert parsed("distill", "--train_run", "latest", "--teacher_runs", "12,34").teacher_runs == "12,34"
+    for teachers in ("12,34", ",".join(["0123456789abcdef" * 2] * 8)):
+        assert parsed("distill", "--train_run", "latest", "--teacher_runs", teachers).teacher_runs == teachers
+    for field in ("pretrain_run", "train_run", "distill_run"):
+        assert getattr(parsed("sweep", f"--{field}", "a.ckpt"), field) == str(tmp_path / "a.ckpt")
     assert parsed("sweep", "--sweep.storage", "sqlite:///s.db").sweep.storage == f"sqlite:///{tmp_path / 's.db'}"
 
 

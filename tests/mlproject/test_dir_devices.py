@@ -17,7 +17,7 @@ from adaptf.mlproject import fitting
 from adaptf.mlproject.config import AugmentConfig, DataConfig
 from adaptf.mlproject.finetune import FinetuneConfig, finetune, of_unknown
 from adaptf.mlproject.finetune_device import finetune_device
-from adaptf.mlproject.main import MainConfig, check_devices
+from adaptf.mlproject.main import AudioSetConfig, MainConfig, check, check_devices
 from adaptf.mlproject.prepare import PrepareConfig, data_digest, prepare
 from adaptf.mlproject.stage import execute
 from adaptf.mlproject.sweep import SearchConfig, put_first
@@ -120,6 +120,54 @@ def test_main_refuses_a_device_of_a_later_stage_before_anything_is_trained() -> 
     small = replace(config.teacher.small, augment=replace(PLAIN, dir_p_of={"pixle": 0.5}))
     with pytest.raises(UserError, match=r"teacher.small.augment: dir_p_of names the device 'pixle'"):
         check_devices(replace(config, teacher=replace(config.teacher, small=small)), ["nova", "pixel"])
+
+
+def test_main_refuses_devices_of_pre_training_where_there_is_any() -> None:
+    config = MainConfig()
+    wrong = replace(config, pretrain=replace(config.pretrain, augment=replace(PLAIN, dir_devices=("b",))))
+    check_devices(wrong, ["a", "b"])
+    with pytest.raises(
+        UserError, match=r"pretrain.augment: dir_devices names the device 'b', the training clips are of unknown"
+    ):
+        check_devices(replace(wrong, audioset=AudioSetConfig("/data/audioset")), ["a", "b"])
+
+
+@pytest.fixture(params=["no folder", "without audio"])
+def wrong_folder(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[AugmentConfig, str]:
+    """Settings, and what is said of them."""
+    if request.param == "no folder":
+        return replace(PLAIN, dir_folder=str(tmp_path / "irs")), "dir_folder is '.*/irs', which is no folder"
+    (tmp_path / "notes.txt").touch()
+    return replace(PLAIN, dir_folder=str(tmp_path)), r"dir_folder is '.*', which holds no impulse response: \.flac, .* expected"
+
+
+def test_main_refuses_a_wrong_folder_of_impulse_responses_before_the_first_stage(
+    wrong_folder: tuple[AugmentConfig, str],
+) -> None:
+    augment, said = wrong_folder
+    config = MainConfig()
+    with pytest.raises(UserError, match=f"finetune.augment: {said}"):
+        check(replace(config, finetune=replace(config.finetune, augment=augment)))
+
+
+def test_finetune_refuses_a_wrong_folder_of_impulse_responses_before_anything_is_trained(
+    tuning: FinetuneConfig, heard: Heard, wrong_folder: tuple[AugmentConfig, str]
+) -> None:
+    augment, said = wrong_folder
+
+    def refused() -> None:
+        with pytest.raises(UserError, match=f"augment: {said}"):
+            execute(finetune, replace(tuning, augment=augment))
+
+    assert heard(refused) == []
+
+
+def test_a_stage_alone_refuses_a_wrong_folder_by_the_name_of_its_field(
+    config: TrainConfig, wrong_folder: tuple[AugmentConfig, str]
+) -> None:
+    augment, said = wrong_folder
+    with pytest.raises(UserError, match=f"augment: {said}"):
+        execute(train, replace(config, augment=replace(augment, dir_p=0.5)))
 
 
 def test_unknown_gets_impulse_responses_on_clips_of_all_devices(

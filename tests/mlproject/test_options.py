@@ -146,18 +146,20 @@ def test_main_ends_with_the_tables_or_with_models_in_production(
     deploy: bool, repeat: bool, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     ran: dict[str, bool] = {}
+    checked: list[tuple[list[str], Any]] = []
 
     def note(stage: Any, settings: Any, *, reuse: bool, **_: Any) -> str:
         ran[stage.__name__] = reuse
         return str(stage.__name__)
 
     monkeypatch.setattr(main_module, "execute", note)
-    monkeypatch.setattr(main_module, "check_devices", lambda *_: None)
-    monkeypatch.setattr(main_module, "load_prepared", lambda *_, **__: SmallData)
+    monkeypatch.setattr(main_module, "check_devices", lambda _, devices: checked.append((list(ran), devices)))
+    monkeypatch.setattr(main_module, "load_tested", lambda *_: SmallData)
     monkeypatch.setattr(main_module, "closing_words", lambda run, evaluated, promoted: promoted)
     monkeypatch.setattr(main_module, "note_of", lambda run_id: "")
     monkeypatch.setattr(main_module.runs, "scores", lambda run_id: {})
     result = main(MainConfig(deploy=deploy, repeat=repeat), StageRun("", "main", tmp_path))
+    assert checked == [(["prepare"], SmallData.training_devices)]
     assert set(ran.values()) == {not repeat}
     assert ({"register", "promote"} <= set(ran)) == deploy
     assert list(ran)[:2] == ["prepare", "train"] and "evaluate" in ran

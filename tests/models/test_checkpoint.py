@@ -205,7 +205,8 @@ def test_a_state_dict_that_holds_more_than_tensors_is_refused(tmp_path: Path) ->
 
 def test_an_archive_of_arrays_is_as_good_as_the_checkpoint(public_state: dict[str, torch.Tensor], tmp_path: Path) -> None:
     np.savez(tmp_path / "a.npz", **{name: tensor.numpy() for name, tensor in public_state.items()})
-    found = load_classifier(tmp_path / "a.npz", public_description=PUBLIC).network.state_dict()
+    (tmp_path / "a.npz").rename(tmp_path / "A.NPZ")
+    found = load_classifier(tmp_path / "A.NPZ", public_description=PUBLIC).network.state_dict()
     assert torch.equal(found["classifier.weight"], public_state["backbone.classifier.conv.weight"])
 
 
@@ -289,3 +290,15 @@ def test_a_description_of_another_program_is_refused(tmp_path: Path) -> None:
         torch.save({"adaptf_model": stored, "state_dict": {}}, tmp_path / "other.ckpt")
         with pytest.raises(CheckpointError, match=r"other.ckpt (describes no model that is known|does not say which model)"):
             load_classifier(tmp_path / "other.ckpt")
+
+
+@pytest.mark.parametrize("ending", [".ckpt", ".npz"])
+def test_a_file_that_may_not_be_read_is_named(ending: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(path: Path, *_: Any) -> None:
+        raise PermissionError(13, "Permission denied", str(path))
+
+    path = tmp_path / f"a{ending}"
+    path.touch()
+    monkeypatch.setattr(Path, "open", refuse)
+    with pytest.raises(CheckpointError, match=rf"checkpoint .*/a{ending}: it can't be read \(Permission denied\)"):
+        load_classifier(path)

@@ -1,10 +1,12 @@
 """Checkpoint files in the place of a run: a file, a folder, a mapping."""
 
 import json
+import os
 from pathlib import Path
 
 import pytest
 
+from adaptf import paths
 from adaptf.errors import UserError
 from adaptf.tracking.checkpoint_files import as_value, digests_of, files_of, labels_of
 
@@ -50,6 +52,45 @@ def test_one_file_is_the_model_of_every_device_and_may_hold_a_comma(folder: Path
     assert files_of("odd, name.ckpt") == {"unknown": folder / "odd, name.ckpt"}
 
 
+@pytest.mark.parametrize("value", ["models", "{Gera\u0308t: models/a.ckpt, unknown: models/a.ckpt}"])
+def test_a_devices_name_is_as_the_data_has_it(value: str, folder: Path) -> None:
+    (folder / "models/Gera\u0308t.ckpt").touch()
+    assert "Ger\u00e4t" in files_of(value)
+
+
+def test_names_of_files_look_the_same_in_either_form_of_their_accents(folder: Path) -> None:
+    (folder / "Gera\u0308t.ckpt").touch()
+    for value in ("Ger\u00e4t.ckpt", "{unknown: Ger\u00e4t.ckpt}"):
+        assert files_of(value) == {"unknown": folder / "Gera\u0308t.ckpt"}
+
+
+def test_endings_count_in_capitals_too_and_folders_below_hold_no_models(folder: Path) -> None:
+    (folder / "models/a.ckpt").rename(folder / "models/B.CKPT")
+    (folder / "models/s1.npz").rename(folder / "models/s1.NPZ")
+    (folder / "models/old").mkdir()
+    (folder / "models/old/c.ckpt").touch()
+    assert list(files_of("models")) == ["B", "s1", "unknown"]
+
+
+def test_a_folder_that_may_not_be_read_is_named(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(path: str) -> None:
+        raise PermissionError(13, "Permission denied", path)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    with pytest.raises(UserError, match=r"the folder .*/models may not be read \(Permission denied\)"):
+        files_of("models")
+
+
+def test_where_the_users_folder_is_not_known_absolute_paths_alone_are_files(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(paths, "user_folder", lambda: None)
+    assert files_of(str(folder / "models/a.ckpt")) == files_of(f"{{unknown: {folder}/models/a.ckpt}}")
+    assert files_of("models") == files_of("0123abcd") == {}
+    with pytest.raises(UserError, match=r"the file of a is 'a\.ckpt', a relative path"):
+        files_of("{a: a.ckpt, unknown: a.ckpt}")
+
+
 def test_ids_of_runs_are_no_files_however_many(folder: Path) -> None:
     for value in ("0123456789abcdef" * 2, ",".join(["0123456789abcdef" * 2] * 20), "latest", ""):
         assert files_of(value) == {} == digests_of(value)
@@ -76,6 +117,8 @@ def test_digest_and_label_tell_the_content(folder: Path) -> None:
         ("{a: nowhere.ckpt, unknown: models/a.ckpt}", "names files that are not there: .*/nowhere.ckpt of a"),
         ("{a: models, unknown: models/a.ckpt}", "names files that are not there: .*/models of a"),
         ("{a: models/a.ckpt, a: models/a.ckpt, unknown: models/a.ckpt}", "names a device twice"),
+        ("{\u00e4: models/a.ckpt, a\u0308: models/a.ckpt, unknown: models/a.ckpt}", "names a device twice"),
+        ("{a: ~nobody-of-this-name/a.ckpt, unknown: models/a.ckpt}", "there is no home folder of ~nobody-of-this-name"),
         ("{a:models/a.ckpt}", "is no mapping of devices to checkpoint files such as"),
         ("{a: [models/a.ckpt]}", "is no mapping of devices"),
         ("{a: models/a.ckpt", "is no mapping of devices"),
