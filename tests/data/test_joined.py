@@ -68,5 +68,5 @@ def test_of_many_joined_files_none_is_decoded_beyond_what_is_wanted(format, subt
 
 
 def test_a_joined_file_that_goes_on_a_sample_before_the_limit_is_seen_to_be_longer():
-    content = encoded(59 - 1 / 44100, 44100, "FLAC", "PCM_16") + encoded(2, 44100, "FLAC", "PCM_16")
-    assert seconds_of(io.BytesIO(content), max_seconds=59) > 59
+    content = encoded(5 - 1 / 44100, 44100, "FLAC", "PCM_16") + encoded(2, 44100, "FLAC", "PCM_16")
+    assert seconds_of(io.BytesIO(content), max_seconds=5) > 5
