@@ -178,17 +178,17 @@ def quantize_device(
     with torch.no_grad():
         log_mels = [classifier.features(batch) for batch in calibration.split(CALIBRATION_BATCH)]
     clips = data.clips(VALIDATION)
-    heard = Heard(log_mels, classifier, clips)
-    of_float = heard.logits(classifier.network)
+    judged = JudgedClips(log_mels, classifier, clips)
+    of_float = judged.logits(classifier.network)
     tuned = tune_int8(
         classifier.network,
         log_mels,
-        lambda network: 1 - agreement(heard.logits(network), of_float).logit_error,
+        lambda network: 1 - agreement(judged.logits(network), of_float).logit_error,
         tolerable_distance=GOOD_ENOUGH,
     )
     program = save_forms(tuned, path)
-    of_file = heard.logits(fresh.network(path, PT2))
-    every, every_float = (predictions_from(heard.of_validation(one).numpy(), clips, data) for one in (of_file, of_float))
+    of_file = judged.logits(fresh.network(path, PT2))
+    every, every_float = (predictions_from(judged.of_validation(one).numpy(), clips, data) for one in (of_file, of_float))
     predictions, judged_on = shown_clips(every, device, config.min_validation_clips)
     float_predictions, _ = shown_clips(every_float, device, config.min_validation_clips)
     int8, all_convolutions = int8_convolutions(program)
@@ -208,14 +208,14 @@ def quantize_device(
         trials=tuned.trials,
         float_ms=median_ms(classifier.network, log_mels[0][:1]),
         pt2_ms=fresh.clip_ms(path, PT2, log_mels[0][:1]),
-        openvino=openvino_form(path, fresh, heard, of_file, every),
+        openvino=openvino_form(path, fresh, judged, of_file, every),
         predictions=predictions,
         float_predictions=float_predictions,
     )
 
 
 @dataclass(frozen=True)
-class Heard:
+class JudgedClips:
     """The clips by which a device's model is judged: those of calibration, and all for validation."""
 
     calibration: list[Tensor]
@@ -262,16 +262,16 @@ def loss_of(int8: pd.DataFrame, exact: pd.DataFrame) -> Loss:
 
 
 def openvino_form(
-    path: Path, fresh: FreshProcess, heard: Heard, of_file: Tensor, predictions: pd.DataFrame
+    path: Path, fresh: FreshProcess, judged: JudgedClips, of_file: Tensor, predictions: pd.DataFrame
 ) -> OpenVinoForm | None:
-    """The form beside a .pt2 file, which said `of_file` of the clips heard.
+    """The form beside a .pt2 file, which said `of_file` of the clips.
 
     It is removed where it does not run here, for nobody checked it, says something else, or breaks the challenge's limits.
     """
     why = why_no_openvino(path)
     if not why:
         try:
-            logits = heard.logits(fresh.network(path, OPENVINO))
+            logits = judged.logits(fresh.network(path, OPENVINO))
         except RuntimeError as error:
             why = f"it does not run here: {error}"
     if not why:
@@ -282,12 +282,12 @@ def openvino_form(
         print(f"{path.name} gets no OpenVINO form, the .pt2 file serves: {why}", flush=True)
         return None
     scenes = [column for column in predictions.columns if column not in TEXT_COLUMNS]
-    said = heard.of_validation(logits).argmax(dim=1)
+    said = judged.of_validation(logits).argmax(dim=1)
     return OpenVinoForm(
         accuracy=macro_accuracy(predictions.assign(predicted=[scenes[place] for place in said])),
         agreement=apart,
         cost=cost,
-        clip_ms=fresh.clip_ms(path, OPENVINO, heard.calibration[0][:1]),
+        clip_ms=fresh.clip_ms(path, OPENVINO, judged.calibration[0][:1]),
     )
 
 
