@@ -53,7 +53,7 @@ BAD_FILES = {
     "empty.wav": "not readable as audio (",
     "without samples.wav": "the audio has no samples",
     "text.wav": "not readable as audio (",
-    "folder.wav": "the file is missing",
+    "folder.wav": "it is a folder, not a file",
     "cut off.flac": "not readable as audio (",
     "too short.wav": "1 samples at 96000 Hz are less than one at 32000 Hz",
     "loud.wav": "it has samples up to 9, full scale is 1",

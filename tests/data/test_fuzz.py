@@ -182,7 +182,7 @@ def test_a_cache_of_damaged_files_has_the_problem_or_the_samples_of_each(data):
 @fuzz(50)
 @given(name=st.text(st.characters(exclude_categories=["Cs"]), max_size=8) | st.sampled_from(["x" * 300, "a.wav/b", "/"]))
 def test_names_that_no_file_has_are_missing_files(name):
-    with file_with(b"", "a.wav") as path, pytest.raises(DataError, match="the file is missing"):
+    with file_with(b"", "a.wav") as path, pytest.raises(DataError, match=r"the file is missing|it is a folder, not a file"):
         build_cache(path.parent, ["a.wav", name], cache_root=path.parent / "cache", format=FORMAT, workers=1)
 
 

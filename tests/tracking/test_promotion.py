@@ -550,6 +550,7 @@ def test_a_router_with_a_file_that_is_not_the_versions_own_is_told(stored, run, 
     assert gates.strange_files("7", run) == [
         "adaptf-router version 7: a.bin is not the file of adaptf-a version 1, which it is said to be",
         "adaptf-router version 7: b.pt2 is not the file of adaptf-b version 2, which it is said to be",
+        "adaptf-router version 7: b.npz is not the file of adaptf-b version 2, which it is said to be",
         "adaptf-router version 7: whether unknown.pt2 is the file of adaptf-unknown version 3 is not known: "
         "adaptf-unknown version 3 has no bundle, or not any more",
     ]
