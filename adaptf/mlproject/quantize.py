@@ -208,7 +208,7 @@ def quantize_device(
         trials=tuned.trials,
         float_ms=median_ms(classifier.network, log_mels[0][:1]),
         pt2_ms=fresh.clip_ms(path, PT2, log_mels[0][:1]),
-        openvino=openvino_form(path, fresh, judged, of_file, every),
+        openvino=openvino_form(path, fresh, judged, of_file, predictions),
         predictions=predictions,
         float_predictions=float_predictions,
     )
@@ -262,9 +262,9 @@ def loss_of(int8: pd.DataFrame, exact: pd.DataFrame) -> Loss:
 
 
 def openvino_form(
-    path: Path, fresh: FreshProcess, judged: JudgedClips, of_file: Tensor, predictions: pd.DataFrame
+    path: Path, fresh: FreshProcess, judged: JudgedClips, of_file: Tensor, shown: pd.DataFrame
 ) -> OpenVinoForm | None:
-    """The form beside a .pt2 file, which said `of_file` of the clips.
+    """The form beside a .pt2 file, which said `of_file` of the clips; `shown` are predictions of those that accuracies are of.
 
     It is removed where it does not run here, for nobody checked it, says something else, or breaks the challenge's limits.
     """
@@ -281,10 +281,10 @@ def openvino_form(
         remove_openvino(path)
         print(f"{path.name} gets no OpenVINO form, the .pt2 file serves: {why}", flush=True)
         return None
-    scenes = [column for column in predictions.columns if column not in TEXT_COLUMNS]
-    said = judged.of_validation(logits).argmax(dim=1)
+    scenes = [column for column in shown.columns if column not in TEXT_COLUMNS]
+    said = pd.Series([scenes[place] for place in judged.of_validation(logits).argmax(dim=1)], judged.validation.filenames)
     return OpenVinoForm(
-        accuracy=macro_accuracy(predictions.assign(predicted=[scenes[place] for place in said])),
+        accuracy=macro_accuracy(shown.assign(predicted=shown["filename"].map(said))),
         agreement=apart,
         cost=cost,
         clip_ms=fresh.clip_ms(path, OPENVINO, judged.calibration[0][:1]),

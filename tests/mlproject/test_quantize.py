@@ -4,6 +4,7 @@ import math
 import platform
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -237,6 +238,7 @@ class Said:
     """Clips heard, of which 6 are for validation; what a network says of them is what it is."""
 
     calibration = (torch.zeros(1, 1, 16, 16),)
+    validation = SimpleNamespace(filenames=[f"{clip}.wav" for clip in range(6)])
 
     def logits(self, network):
         if network is None:
@@ -270,11 +272,14 @@ def test_an_openvino_form_that_nobody_could_check_is_removed(saved: Path, copied
 @pytest.mark.skipif(platform.machine().lower() not in X86, reason="the OpenVINO form is for x86")
 def test_an_openvino_form_stays_where_its_logits_are_near_though_a_near_tie_falls_to_the_other_scene(copied: Path, capsys):
     of_file = torch.tensor([[1.0, -1.0], [-1.0, 1.0]] * 3 + [[0.001, 0.0]] * 2)
-    table = pd.DataFrame({"scene": ["bus"] * 6, "predicted": ["bus"] * 6, "bus": 1.0, "tram": 0.0})
+    table = pd.DataFrame({"filename": Said.validation.filenames, "scene": "bus", "predicted": "bus", "bus": 1.0, "tram": 0.0})
     near = of_file.clone()
     near[-1] = torch.tensor([0.0, 0.001])
     form = openvino_form(copied, Elsewhere(near), Said(), of_file, table)
     assert form is not None and form.agreement.same_scene == 7 / 8 and form.accuracy == pytest.approx(3 / 6)
+    shown = table[table["filename"].isin(["2.wav", "4.wav"])]
+    own = openvino_form(copied, Elsewhere(near), Said(), of_file, shown)
+    assert own is not None and own.accuracy == 1  # of the clips shown alone
     assert openvino_form(copied, Elsewhere(of_file * 1.5), Said(), of_file, table) is None
     assert sorted(file.name for file in copied.parent.iterdir()) == ["a.npz", "a.pt2"]
     assert "its logits differ by 0.50 of their spread, at most 0.1 is allowed" in capsys.readouterr().out
