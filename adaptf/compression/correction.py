@@ -53,13 +53,16 @@ def rounded_weights(graph: fx.GraphModule) -> list[fx.Node]:
 def round_biases(graph: fx.GraphModule) -> None:
     """Those of no convolution are not moved, and become values of FP16 at once."""
     for node in graph.graph.find_nodes(op="get_attr"):
-        value = operator.attrgetter(str(node.target))(graph)
-        if (
-            value.dtype == torch.float32
-            and value.ndim == 1
-            and not any("per_channel" in str(user.target) for user in node.users)
-        ):
+        if is_bias(node, graph):
+            value = operator.attrgetter(str(node.target))(graph)
             value.data = value.data.half().float()
+
+
+def is_bias(node: fx.Node, graph: fx.GraphModule) -> bool:
+    """Whether a node reads what is added to channels: neither weights nor what belongs to a quantization."""
+    of_quantization = {quantized_operators().dequantize_per_channel.default, quantized_operators().quantize_per_channel.default}
+    value = operator.attrgetter(str(node.target))(graph)
+    return value.dtype == torch.float32 and value.ndim > 0 and not of_quantization & {user.target for user in node.users}
 
 
 class _FloatMeans(fx.Interpreter):

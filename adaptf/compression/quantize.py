@@ -12,7 +12,7 @@ from torch import Tensor, fx, nn
 from torch.export import ExportedProgram
 
 from adaptf.compression.agreement import REFERENCE_CLIPS, Reference, save_reference
-from adaptf.compression.correction import correct
+from adaptf.compression.correction import correct, is_bias
 from adaptf.compression.equalization import equalize_stem
 from adaptf.compression.int8 import (
     DYNAMIC_BATCH,
@@ -20,7 +20,6 @@ from adaptf.compression.int8 import (
     example_of,
     for_running,
     load_int8,
-    quantized_operators,
     save_int8,
 )
 from adaptf.compression.openvino_form import save_openvino
@@ -227,13 +226,6 @@ def packed(graph: fx.GraphModule, clip_shape: tuple[int, ...]) -> ExportedProgra
     for node in program.graph.nodes:  # stack traces are half of a file, and tell where the code lies on this machine
         node.meta = {key: node.meta[key] for key in node.meta.keys() & {"val"}}
     return program
-
-
-def is_bias(node: fx.Node, graph: fx.GraphModule) -> bool:
-    """Whether a node reads what is added to channels: neither weights nor what belongs to a quantization."""
-    of_quantization = {quantized_operators().dequantize_per_channel.default, quantized_operators().quantize_per_channel.default}
-    value = operator.attrgetter(str(node.target))(graph)
-    return value.dtype == torch.float32 and value.ndim > 0 and not of_quantization & {user.target for user in node.users}
 
 
 def keep_as_fp16(node: fx.Node, graph: fx.GraphModule) -> None:
