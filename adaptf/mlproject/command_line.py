@@ -17,6 +17,7 @@ from adaptf.errors import UserError
 from adaptf.paths import user_file_or_name, user_path
 
 PRESETS = Path(__file__).parent / "presets"
+DEFAULT_PRESET = "default"
 NONE = "none"
 ARTIFACTS = ("runs:/", "mlflow-artifacts:/")
 """Begin of the URIs of artifacts that hold a preset."""
@@ -34,7 +35,7 @@ def parse(config_class: type[Config], *, stage: str, arguments: Sequence[str]) -
         allow_abbrev=False,
     )
     presets = f"differences to the defaults: {', '.join(preset_names())}, a YAML file, or runs:/<id>/best.yaml of a sweep"
-    parser.add_argument("--preset", default="paper", help=presets)
+    parser.add_argument("--preset", default=DEFAULT_PRESET, help=presets)
     parser.add_class_arguments(config_class, as_group=False)
     for source, targets in shared_leaves(config_class).items():
         for target in targets:
@@ -222,7 +223,7 @@ def shared_leaves(config_class: type) -> dict[str, list[str]]:
 def chosen_preset(arguments: Sequence[str]) -> str:
     """The preset that a command line names."""
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    parser.add_argument("--preset", default="paper")
+    parser.add_argument("--preset", default=DEFAULT_PRESET)
     return str(parser.parse_known_args(list(arguments))[0].preset)
 
 

@@ -1,4 +1,4 @@
-"""Settings that several stages share. The dataclasses of this folder are the only place of defaults: the report's values."""
+"""Settings that several stages share. The dataclasses of this folder are the only place of defaults: our recipe."""
 
 from dataclasses import Field, dataclass, field, fields, is_dataclass
 from pathlib import Path
@@ -165,7 +165,7 @@ class AverageConfig:
 
     kind: Averaging = "none"
     """swa: equal average over the last epochs (Izmailov et al., 2018). ema: exponential moving average over all steps
-    (Tarvainen and Valpola, 2017). none: as in the report."""
+    (Tarvainen and Valpola, 2017)."""
     share: float = 0.25
     """Share of the epochs, at the end, that swa averages."""
     ema_decay: float = 0.999
@@ -180,8 +180,8 @@ class OptimConfig:
     """Learning rate at the start of each cosine."""
     batch_size: int = 256
     """Clips per step (and process)."""
-    max_epochs: int = 200
-    """Epochs."""
+    max_epochs: int = 150
+    """Epochs. With the restarts below cycles end after 10, 30, 70, 150 and 310 epochs."""
     restart_epochs: int = 10
     """Epochs until the first restart; 0 keeps the rate as it is."""
     restart_factor: int = 2

@@ -73,7 +73,7 @@ class DistillConfig:
     """Runs of `teacher`, separated by commas; `latest`: the newest one of each kind."""
     loss: LossConfig = LossConfig()
     augment: AugmentConfig = AugmentConfig(mixup_alpha=0.2)
-    optim: OptimConfig = OptimConfig(max_epochs=300)
+    optim: OptimConfig = OptimConfig(max_epochs=310)
     trainer: TrainerConfig = TrainerConfig()
     seed: int = 0
     """Of order and augmentations."""

@@ -31,6 +31,7 @@ from adaptf.mlproject.config import (
     TrainerConfig,
 )
 from adaptf.mlproject.dataset import PreparedData
+from adaptf.mlproject.schedule import averaging_of, unended_cycle
 from adaptf.models.checkpoint import load_classifier
 from adaptf.models.classifier import TFSEPNET, Classifier, ModelDescription
 from adaptf.models.public_checkpoint import CLASSES
@@ -45,7 +46,6 @@ from adaptf.training.augmentation import (
     spec_augment,
     time_roll,
 )
-from adaptf.training.averaging import averaging_callback
 from adaptf.training.device_probability import probability_per_device
 from adaptf.training.fit import Fitted, fit
 from adaptf.training.losses import cross_entropy, multi_label_loss
@@ -227,7 +227,6 @@ def train_classifier(
     heard = classifier.description.features.get("sample_rate", sample_rate)
     if heard != sample_rate:
         raise UserError(f"mel.sample_rate is {heard} Hz, the clips are prepared at {sample_rate} Hz: leave it at that")
-    average = optim.average
     with in_section("augment"):
         augmentations = build_augmentations(
             augment,
@@ -241,9 +240,9 @@ def train_classifier(
     run.shared.once(said, lambda: say_chosen_devices(augment, data.training_devices))
     with in_section("optim"):
         optimizer = optimizer_of(optim)
-        averaging = averaging_callback(
-            average.kind, max_epochs=optim.max_epochs, share=average.share, ema_decay=average.ema_decay
-        )
+        averaging = averaging_of(optim)
+    if unended := unended_cycle(optim):
+        run.shared.once(("unended cycle", unended), lambda: print(unended, flush=True))
     task = ClassifierTask(
         classifier,
         loss=objective.loss,

@@ -22,7 +22,7 @@ class PretrainConfig:
     mel: MelConfig = MelConfig()
     model: ModelConfig = ModelConfig()
     augment: AugmentConfig = AugmentConfig(dir_devices=(), mixstyle_p=0.0, mixup_alpha=0.0)
-    optim: OptimConfig = OptimConfig(batch_size=128, max_epochs=300)
+    optim: OptimConfig = OptimConfig(batch_size=128, max_epochs=310)
     trainer: TrainerConfig = TrainerConfig()
     seed: int = 0
     """Of weights, order and augmentations."""

@@ -18,9 +18,9 @@ from adaptf.mlproject.dataset import CLIPS
 from adaptf.mlproject.distill import DistillConfig, distillation_loss
 from adaptf.mlproject.finetune import FinetuneConfig
 from adaptf.mlproject.fitting import build_augmentations, check_folder, dir_p_by_device, in_section, optimizer_of
+from adaptf.mlproject.schedule import averaging_of
 from adaptf.mlproject.sweep_space import DIR_OF, SPACES, Space, space_path, with_values
 from adaptf.tracking.runs import UpstreamError
-from adaptf.training.averaging import averaging_callback
 from adaptf.training.device_probability import devices_in
 
 
@@ -91,10 +91,10 @@ def check_stage(config: Any, devices: Sequence[str]) -> None:
             dir_p_by_device(augment, devices)
             # No device is given, so that no bank of impulse responses is read.
             build_augmentations(augment, p_of_device=(), sample_rate=MelConfig().sample_rate, seed=0)
-    average, epochs = config.optim.average, config.optim.max_epochs
+    epochs = config.optim.max_epochs
     with in_section("optim"):
         optimizer_of(config.optim)
-        averaging_callback(average.kind, max_epochs=epochs, share=average.share, ema_decay=average.ema_decay)
+        averaging_of(config.optim)
     if 0 < epochs < config.trainer.validate_every_epochs:
         raise UserError(
             f"trainer.validate_every_epochs is {config.trainer.validate_every_epochs}, optim.max_epochs {epochs}: a trial "

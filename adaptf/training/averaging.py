@@ -32,8 +32,13 @@ def averaging_callback(kind: Averaging, *, max_epochs: int, share: float, ema_de
         return AveragedWeights(moving_average(ema_decay), due=lambda trainer: True)
     if not 0 < share <= 1:
         raise ValueError(f"share should be greater than 0 and at most 1, got {share}")
-    first = max_epochs - max(1, round(share * max_epochs))
+    first = first_averaged(max_epochs, share)
     return AveragedWeights(moving_average(1.0), due=lambda trainer: trainer.is_last_batch and trainer.current_epoch >= first)
+
+
+def first_averaged(max_epochs: int, share: float) -> int:
+    """Epochs before those that `swa` averages."""
+    return max_epochs - max(1, round(share * max_epochs))
 
 
 def moving_average(decay: float) -> Average:

@@ -3,6 +3,7 @@
 import math
 from collections import defaultdict
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
 from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
@@ -36,6 +37,28 @@ def adam_with_warm_restarts(*, lr: float, restart_epochs: int, restart_factor: i
         return _per_epoch(CosineAnnealingWarmRestarts(optimizer, T_0=restart_epochs, T_mult=restart_factor))
 
     return configure
+
+
+@dataclass(frozen=True)
+class Cycle:
+    """The cosine in which a training ends."""
+
+    begin: int
+    """Epochs before it."""
+    end: int
+    """Epochs after which the rate restarts."""
+    rate: float
+    """At the training's last epoch, as a share of the highest."""
+
+
+def last_cycle(epochs: int, *, restart_epochs: int, restart_factor: int) -> Cycle:
+    """Of a training of so many `epochs` with warm restarts. Raises ValueError for restarts that there can't be."""
+    if restart_epochs < 1 or restart_factor < 1:
+        raise ValueError(f"restart_epochs and restart_factor should be 1 or more, got {restart_epochs} and {restart_factor}")
+    begin, length = 0, restart_epochs
+    while begin + length < epochs:
+        begin, length = begin + length, length * restart_factor
+    return Cycle(begin, begin + length, rate=(1 + math.cos(math.pi * (epochs - 1 - begin) / length)) / 2)
 
 
 def adamw_with_linear_decay(

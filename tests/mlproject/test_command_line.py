@@ -92,15 +92,15 @@ def test_each_field_that_names_an_upstream_run_is_a_parameter(stage: str) -> Non
 
 @pytest.mark.parametrize("stage", ENTRY_POINTS)
 def test_defaults_of_parameters_are_those_of_the_fields(stage: str) -> None:
-    defaults = dataclasses.asdict(config_class(stage)()) | {"preset": "paper"}
+    defaults = dataclasses.asdict(config_class(stage)()) | {"preset": "default"}
     parameters = ENTRY_POINTS[stage]["parameters"].items()
     given = {name: parameter["default"] for name, parameter in parameters if "default" in parameter}
     assert given == {name: defaults[name] for name in given}
 
 
 @pytest.mark.parametrize("stage", ENTRY_POINTS)
-def test_paper_is_the_defaults(stage: str) -> None:
-    assert parsed(stage, "--preset", "paper") == parsed(stage) == config_class(stage)()
+def test_the_default_preset_changes_nothing(stage: str) -> None:
+    assert parsed(stage, "--preset", "default") == parsed(stage) == config_class(stage)()
 
 
 @pytest.mark.parametrize("preset_name", preset_names())
