@@ -24,7 +24,7 @@ class ClipDataModule(L.LightningDataModule):
     def __init__(
         self,
         train: ClipSet,
-        validation: ClipSet,
+        validation: ClipSet | None,
         *,
         batch_size: int,
         seed: int,
@@ -35,7 +35,8 @@ class ClipDataModule(L.LightningDataModule):
         log_mels_of: LogMelsOf | None = None,
         waveforms_change: bool = True,
     ) -> None:
-        """`first_epoch`: that of a resumed training; workers read ahead before Lightning says which epoch it is.
+        """Without `validation` nothing is validated. `first_epoch`: that of a resumed training; workers read ahead before
+        Lightning says which epoch it is.
 
         `log_mels_of` is asked for the validation clips, and for the training clips unless `waveforms_change` by augmentations.
         """
@@ -55,14 +56,18 @@ class ClipDataModule(L.LightningDataModule):
             raise RuntimeError("a trainer has to call setup: it knows the device")
         device = self.trainer.strategy.root_device
         if self.log_mels_of is not None:
-            wanted = [self.validation_clips] if self.waveforms_change else [self.validation_clips, self.train_clips]
-            self.validation_clips, *train = self.log_mels_of(wanted, device)
-            self.train_clips = train[0] if train else self.train_clips
+            judging = [] if self.validation_clips is None else [self.validation_clips]
+            learnt = [] if self.waveforms_change else [self.train_clips]
+            made = self.log_mels_of([*judging, *learnt], device)
+            self.validation_clips = made[0] if judging else None
+            self.train_clips = made[-1] if learnt else self.train_clips
             self.train_is_on_device |= self.train_clips.log_mels is not None
         if not self.train_is_on_device and fits(self.train_clips, device, self.keep_on_device):
             logger.info("%d training clips are kept in the memory of %s", len(self.train_clips), device)
             self.train_clips, self.train_is_on_device = on_device(self.train_clips, device), True
         for clips, workers in ((self.train_clips, self.train_workers), (self.validation_clips, self.validation_workers)):
+            if clips is None:
+                continue
             needed = bytes_ahead(clips, batch_size=self.batch_size, workers=workers)  # one loader at a time reads ahead
             check_shared_memory(needed * self.trainer.num_devices)
 
@@ -74,7 +79,11 @@ class ClipDataModule(L.LightningDataModule):
     @property
     def validation_workers(self) -> int:
         """Processes that read validation clips: none where their log-mels are in memory."""
-        return 0 if self.validation_clips.log_mels is not None else self.workers
+        return 0 if self._validates_log_mels else self.workers
+
+    @property
+    def _validates_log_mels(self) -> bool:
+        return self.validation_clips is not None and self.validation_clips.log_mels is not None
 
     def train_dataloader(self) -> DataLoader[ClipBatch]:
         """Shuffled by seed and epoch."""
@@ -88,12 +97,14 @@ class ClipDataModule(L.LightningDataModule):
             pin_memory=self.pin_memory and not self.train_is_on_device,
         )
 
-    def val_dataloader(self) -> DataLoader[ClipBatch]:
-        """In the order of the set."""
+    def val_dataloader(self) -> DataLoader[ClipBatch] | list[DataLoader[ClipBatch]]:
+        """In the order of the set; an empty list where there is none."""
+        if self.validation_clips is None:
+            return []
         return clip_loader(
             self.validation_clips,
             batch_size=self.batch_size,
             shuffle=False,
             workers=self.validation_workers,
-            pin_memory=self.pin_memory and self.validation_clips.log_mels is None,
+            pin_memory=self.pin_memory and not self._validates_log_mels,
         )

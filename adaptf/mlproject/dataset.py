@@ -43,15 +43,15 @@ class PreparedData:
         """Device names of the training clips; AudioSet does not tell."""
         return devices_of(self.table) if self.kind == SCENES_KIND else [UNKNOWN]
 
-    def clips(self, split: str, *, device: str | None = None, sample_seconds: float = 1.0) -> ClipSet:
-        """The clips of a split, all of them or those of one device.
+    def clips(self, *splits: str, device: str | None = None, sample_seconds: float = 1.0) -> ClipSet:
+        """The clips of a split, or of several, all of them or those of one device.
 
         Of AudioSet's longer clips a sample is a part: for training drawn anew each time, else the middle.
         """
-        rows = self.table[self.table["split"] == split]
+        rows = self.table[self.table["split"].isin(splits)]
         if device is not None:
             rows = rows[rows["device"] == device]
-        return self.clip_set(rows, split, sample_seconds=sample_seconds)
+        return self.clip_set(rows, splits[0], sample_seconds=sample_seconds)
 
     def clip_set(self, rows: pd.DataFrame, split: str, *, sample_seconds: float = 1.0) -> ClipSet:
         """Any rows of the table."""

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from adaptf.data.batch import ClipBatch
 from adaptf.data.clip_set import ClipSet, with_teacher_logits
-from adaptf.data.clips import TRAIN, VALIDATION
+from adaptf.data.clips import VALIDATION
 from adaptf.data.teacher_logits import TeacherLogits, read_teacher_logits
 from adaptf.mlproject.config import AugmentConfig, OptimConfig, TrainerConfig, upstream, upstream_each, upstream_model
 from adaptf.mlproject.dataset import DATA_KIND, SCENES_KIND, PreparedData, load_prepared
@@ -23,6 +23,7 @@ from adaptf.mlproject.fitting import (
     student_of,
     train_classifier,
 )
+from adaptf.mlproject.refit import as_refit, check_choice, learnt_splits
 from adaptf.mlproject.stage import run_stage
 from adaptf.mlproject.teacher import LOGITS, TEACHER_KIND, TEACHER_MODEL
 from adaptf.mlproject.validation_page import DISTILLED, predict_validation, predictions_from, with_validation_tables
@@ -71,6 +72,9 @@ class DistillConfig:
     """Run of `train`, or a checkpoint file, from which the student starts."""
     teacher_runs: str = upstream_each("teacher", TEACHER_KIND)
     """Runs of `teacher`, separated by commas; `latest`: the newest one of each kind."""
+    refit: bool = False
+    """Learns from the validation clips too, of which the teachers have left logits, for exactly optim.max_epochs, and takes the
+    last one: nothing is left to choose by, so the number of epochs should come from a run before."""
     loss: LossConfig = LossConfig()
     augment: AugmentConfig = AugmentConfig(mixup_alpha=0.2)
     optim: OptimConfig = OptimConfig(max_epochs=310)
@@ -82,15 +86,16 @@ class DistillConfig:
 
 
 def distill(config: DistillConfig, run: StageRun) -> Result:
-    """Macro-average accuracy on validation clips chooses the checkpoint."""
+    """Macro-average accuracy on validation clips chooses the checkpoint; of a refit the last is taken."""
+    if not config.refit:
+        check_choice("train_run", config.train_run)
     data = load_prepared(run, config.prepare_run, kind=SCENES_KIND)
     student = student_of(run, config.train_run, data)
     run_ids = config.teacher_runs.split(",")
-    clips = run.shared.once(
-        ("taught", config.prepare_run, *run_ids),
-        lambda: taught(data, [read_teacher_logits(run.download(run_id, LOGITS)) for run_id in run_ids]),
+    train, validation = run.shared.once(
+        ("taught", config.prepare_run, config.refit, *run_ids),
+        lambda: taught(data, [read_teacher_logits(run.download(run_id, LOGITS)) for run_id in run_ids], refit=config.refit),
     )
-    train, validation = clips[TRAIN], clips[VALIDATION]
     loss = distillation_loss(config.loss, teachers=len(run_ids))
     names = [run.shared.once(("teacher name", run_id), partial(teacher_name, run_id)) for run_id in run_ids]
     note = note_of(config.loss, names)
@@ -111,6 +116,8 @@ def distill(config: DistillConfig, run: StageRun) -> Result:
     )
     if not runs.is_process_zero():
         return Result()
+    if validation is None:
+        return as_refit(fitted_result(run, fitted, note=note))
     predictions = predict_validation(fitted.best, data, config.trainer.accelerator)
     logits = loss.teacher(torch.from_numpy(validation.teacher_logits)).numpy()
     settings = {"teachers": predictions_from(logits, validation, data), DISTILLED: predictions}
@@ -148,14 +155,15 @@ def distillation_objective(loss: DistillationLoss) -> Objective:
     return Objective(parts, measures)
 
 
-def taught(data: PreparedData, tables: list[TeacherLogits]) -> dict[str, ClipSet]:
-    """Training and validation clips with every teacher's logits, looked up by file name."""
-    found = {}
-    for split in (TRAIN, VALIDATION):
-        clips = data.clips(split)
+def taught(data: PreparedData, tables: list[TeacherLogits], *, refit: bool) -> tuple[ClipSet, ClipSet | None]:
+    """Training and validation clips with every teacher's logits, looked up by file name; a refit has no validation clips."""
+
+    def with_logits(clips: ClipSet) -> ClipSet:
         logits = [table.of(clips.filenames, classes=data.classes, data_digest=data.digest) for table in tables]
-        found[split] = with_teacher_logits(clips, np.stack(logits, axis=1))
-    return found
+        return with_teacher_logits(clips, np.stack(logits, axis=1))
+
+    train = with_logits(data.clips(*learnt_splits(refit)))
+    return train, None if refit else with_logits(data.clips(VALIDATION))
 
 
 def running_teachers(run: StageRun, run_ids: list[str]) -> list[Augmentation]:

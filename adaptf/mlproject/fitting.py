@@ -204,7 +204,7 @@ def train_classifier(
     run: StageRun,
     *,
     train: ClipSet,
-    validation: ClipSet,
+    validation: ClipSet | None,
     data: PreparedData,
     objective: Objective,
     augment: AugmentConfig,
@@ -215,7 +215,7 @@ def train_classifier(
     teachers: MixedTeachers = "logits",
     further_waveform_augmentations: Sequence[Augmentation] = (),
 ) -> Fitted:
-    """Lightning's training of a classifier in the run's work folder, on clips of `data`."""
+    """Lightning's training of a classifier in the run's work folder, on clips of `data`; without `validation` as a refit."""
     if optim.average.kind == "swa" and patience_epochs:
         raise UserError(
             f"optim.average.kind = swa averages the last {optim.average.share:.0%} of the epochs, which patience_epochs = "
@@ -308,14 +308,17 @@ def optimizer_of(optim: OptimConfig | BeatsOptimConfig) -> ConfigureOptimizer:
 
 
 def fitted_result(run: StageRun, fitted: Fitted, *, note: str) -> Result:
-    """Both checkpoints, the best score, and TensorBoard's events where there are any."""
+    """Both checkpoints, the best score where there is one, and TensorBoard's events where there are any."""
     files = {BEST: fitted.best, f"{CHECKPOINTS}/last.ckpt": fitted.last}
     events = run.folder / "tensorboard"
     if events.is_dir():
         files["tensorboard"] = events
-    score = f"best validation {fitted.score_name} {fitted.best_score:.3f} in {fitted.epochs} epochs"
+    best = fitted.best_score
+    score = f"the last of {fitted.epochs} epochs: no clips were held back that could judge it"
+    if best is not None:
+        score = f"best validation {fitted.score_name} {best:.3f} in {fitted.epochs} epochs"
     return Result(
-        metrics={f"best/{fitted.score_name}": fitted.best_score},
+        metrics={} if best is None else {f"best/{fitted.score_name}": best},
         files=files,
         note=f"{note}\n\n{score}",
         summary=f"{run.name}: {score}",

@@ -253,6 +253,11 @@ def check(config: MainConfig) -> str:
         raise UserError(
             "repeat and seeds don't go together: the seeds share pre-training and teachers, which repeat makes anew"
         )
+    if config.train.refit and not config.distill.refit:
+        raise UserError(
+            "train.refit leaves no clips by which distill could choose an epoch: set distill.refit=true too, with the number "
+            "of epochs as distill.optim.max_epochs"
+        )
     check_reason(config.promote)
     check_wiring(config)
     check_folders(config)

@@ -9,6 +9,7 @@ from adaptf.errors import UserError
 from adaptf.evaluation.bootstrap import Difference, paired_bootstrap
 from adaptf.evaluation.scores import TEXT_COLUMNS, read_prediction_table
 from adaptf.mlproject.quantize import VALIDATION_PREDICTIONS
+from adaptf.mlproject.refit import refits_of
 from adaptf.mlproject.register import DEVICE_TAG, QUANTIZE_TAG
 from adaptf.tracking.registry import tags_of
 from adaptf.tracking.runs import StageRun, UpstreamError
@@ -92,6 +93,11 @@ def validation_predictions(name: str, version: str, run: StageRun) -> pd.DataFra
     tags = tags_of(name, version) or {}
     if not {DEVICE_TAG, QUANTIZE_TAG} <= tags.keys():
         raise UpstreamError(f"version {version} has no tags {DEVICE_TAG} and {QUANTIZE_TAG} that say how it was judged")
+    if refits := refits_of(tags[QUANTIZE_TAG], tags[DEVICE_TAG]):
+        raise UpstreamError(
+            f"version {version} has learnt from the validation clips (refit of {', '.join(refits)}), on which nothing can be "
+            "said of it: compare the two on test clips (stage compare)"
+        )
     return read_prediction_table(run.download(tags[QUANTIZE_TAG], f"{VALIDATION_PREDICTIONS}/{tags[DEVICE_TAG]}.csv"))
 
 

@@ -29,6 +29,7 @@ from adaptf.evaluation.tables import as_markdown
 from adaptf.mlproject.config import upstream, upstream_model
 from adaptf.mlproject.dataset import DATA_KIND, SCENES_KIND, PreparedData, load_prepared
 from adaptf.mlproject.device_models import check_clips_of, device_models
+from adaptf.mlproject.refit import refits_of, what_clips_judge
 from adaptf.mlproject.stage import run_stage
 from adaptf.mlproject.validation_page import FINETUNED, QUANTIZED, by_own_models, predictions_from, with_validation_tables
 from adaptf.models.classifier import Classifier
@@ -136,6 +137,8 @@ def quantize(config: QuantizeConfig, run: StageRun) -> Result:
     data = load_prepared(run, config.prepare_run, kind=SCENES_KIND)
     models = device_models(run, config.finetune_run, data)
     check_clips_of(models, data)
+    if refits := refits_of(config.finetune_run):
+        print(f"Accuracies below are of validation clips, {what_clips_judge(refits)}", flush=True)
     folder, predictions = run.folder / INT8, run.folder / VALIDATION_PREDICTIONS
     for one in (folder, predictions):
         one.mkdir(exist_ok=True)
@@ -163,7 +166,7 @@ def quantize(config: QuantizeConfig, run: StageRun) -> Result:
         files={INT8: folder, REPORT: run.folder / REPORT, VALIDATION_PREDICTIONS: predictions},
         note=f"Tolerable relative loss, as far as it stands: {config.tolerable_loss:.1%}; {verdict}\n\n{as_markdown(table)}",
     )
-    return with_validation_tables(result, data, settings)
+    return with_validation_tables(result, data, settings, refits=refits)
 
 
 METRICS = ("float accuracy", "INT8 accuracy", "relative loss", "logit error", "same scene")

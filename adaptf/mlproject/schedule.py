@@ -39,7 +39,7 @@ def averaging_of(optim: OptimConfig | BeatsOptimConfig) -> Callback | None:
         highest = math.floor(100 * (optim.max_epochs - cycle.begin) / optim.max_epochs) / 100
         raise UserError(
             f"optim.average.kind = swa averages epochs {first + 1} to {optim.max_epochs}, and after epoch {cycle.begin} the "
-            f"rate restarts at its highest: take optim.max_epochs = {cycle.begin} or {cycle.end}, an optim.average.share of at most "
-            f"{highest}, or ema"
+            f"rate restarts at its highest: take optim.max_epochs = {cycle.begin} or {cycle.end}, an optim.average.share of at "
+            f"most {highest}, or ema"
         )
     return made

@@ -40,19 +40,23 @@ def of_seed(value: str, seed: int) -> str:
 
 def scores_over_seeds(config: Any, children: Mapping[int, str], run: StageRun) -> Result:
     """Mean, standard deviation and 95 % interval of every score of the children."""
-    scores = pd.DataFrame({seed: runs.scores(run_id) for seed, run_id in children.items()}).dropna()
+    rows = "\n".join(f"| {seed} | {run_id} |" for seed, run_id in children.items())
+    listed = f"| seed | run |\n|---|---|\n{rows}"
+    found = {seed: runs.scores(run_id) for seed, run_id in children.items()}
+    if not any(found.values()):  # refits, which nothing judges
+        return Result(note=listed, summary=f"{run.name}\n{listed}")
+    scores = pd.DataFrame(found).dropna()
     if scores.empty:
         raise UserError(f"no score is known of all seeds: {', '.join(children.values())}")
     table = pd.DataFrame({name: asdict(mean_interval(list(values))) for name, values in scores.iterrows()}).T
     table = table.rename_axis("score").astype({"runs": int})
     path = run.folder / TABLE
     pd.concat([table, scores.add_prefix("seed ")], axis=1).to_csv(path, index_label="score")
-    rows = "\n".join(f"| {seed} | {run_id} |" for seed, run_id in children.items())
     shown = as_markdown(table.map(lambda value: f"{value:.4g}"))
     return Result(
         metrics={f"{score}/{name}": float(table.loc[score, name]) for score in table.index for name in ("mean", "std")},
         files={TABLE: path},
-        note=f"{shown}\n\n| seed | run |\n|---|---|\n{rows}",
+        note=f"{shown}\n\n{listed}",
         summary=f"{run.name}\n{shown}",
     )
 

@@ -152,6 +152,12 @@ def check(config: SweepConfig) -> str:
             f"{config.stage}.seeds and a sweep don't go together: sweep with one seed, then run the best settings with several "
             f"(mlflow run . -e {config.stage} -P preset=runs:/<id>/best.yaml -P seeds=0,1,2)"
         )
+    if isinstance(settings, (TrainConfig, DistillConfig)) and settings.refit:
+        raise UserError(
+            f"{config.stage}.refit and a sweep don't go together: a refit leaves no clips to judge a trial by. Sweep without "
+            f"it, then run the best settings with it (mlflow run . -e {config.stage} -P preset=runs:/<id>/best.yaml "
+            "-P refit=true)"
+        )
     if settings.trainer.devices != "1" or settings.trainer.num_nodes != 1:
         raise UserError(
             f"a trial trains on one device, trainer.devices is {settings.trainer.devices} and trainer.num_nodes "

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from adaptf.data.clips import TRAIN, VALIDATION
+from adaptf.data.clips import VALIDATION
 from adaptf.mlproject.config import AugmentConfig, MelConfig, ModelConfig, OptimConfig, TrainerConfig, upstream, upstream_model
 from adaptf.mlproject.dataset import DATA_KIND, SCENES_KIND, load_prepared
 from adaptf.mlproject.fitting import (
@@ -12,6 +12,7 @@ from adaptf.mlproject.fitting import (
     tfsepnet_description,
     train_classifier,
 )
+from adaptf.mlproject.refit import as_refit, learnt_splits
 from adaptf.mlproject.stage import run_stage
 from adaptf.mlproject.validation_page import TRAINED, predict_validation, with_validation_tables
 from adaptf.models.checkpoint import initialise_from
@@ -29,6 +30,9 @@ class TrainConfig:
     """Run of `pretrain`, a checkpoint file, or `none` to start from scratch."""
     load_classifier: bool = False
     """Takes the classifier from there too, which needs the same classes; else it starts afresh."""
+    refit: bool = False
+    """Trains on the validation clips too, for exactly optim.max_epochs, and takes the last one: nothing is left to choose by,
+    so the number of epochs should come from a run before."""
     mel: MelConfig = MelConfig()
     model: ModelConfig = ModelConfig()
     augment: AugmentConfig = AugmentConfig()
@@ -41,7 +45,7 @@ class TrainConfig:
 
 
 def train(config: TrainConfig, run: StageRun) -> Result:
-    """Macro-average accuracy on validation clips chooses the checkpoint."""
+    """Macro-average accuracy on validation clips chooses the checkpoint; of a refit the last is taken."""
     data = load_prepared(run, config.prepare_run, kind=SCENES_KIND)
     classifier = build_classifier(tfsepnet_description(data.classes, config.mel, config.model))
     origin = "From scratch."
@@ -53,8 +57,8 @@ def train(config: TrainConfig, run: StageRun) -> Result:
     fitted = train_classifier(
         classifier,
         run,
-        train=data.clips(TRAIN),
-        validation=data.clips(VALIDATION),
+        train=data.clips(*learnt_splits(config.refit)),
+        validation=None if config.refit else data.clips(VALIDATION),
         data=data,
         objective=SCENES,
         augment=config.augment,
@@ -64,6 +68,8 @@ def train(config: TrainConfig, run: StageRun) -> Result:
     )
     if not is_process_zero():
         return Result()
+    if config.refit:
+        return as_refit(fitted_result(run, fitted, note=origin))
     predictions = predict_validation(fitted.best, data, config.trainer.accelerator)
     return with_validation_tables(fitted_result(run, fitted, note=origin), data, {TRAINED: predictions})
 

@@ -1,7 +1,7 @@
 """What the page of a run tells of validation clips: tables by scene and by device, accuracies per device, the predictions."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -21,6 +21,7 @@ from adaptf.evaluation.scores import (
 )
 from adaptf.evaluation.tables import as_markdown, device_table, scene_table
 from adaptf.mlproject.dataset import PreparedData
+from adaptf.mlproject.refit import what_clips_judge
 from adaptf.models.checkpoint import load_classifier
 from adaptf.models.classifier import Classifier
 from adaptf.tracking.runs import Result, StageRun
@@ -60,11 +61,14 @@ def by_own_models(predictions: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
     return pd.concat([table[due[device]] for device, table in predictions.items()], ignore_index=True)
 
 
-def with_validation_tables(result: Result, data: PreparedData, settings: Mapping[str, pd.DataFrame]) -> Result:
-    """The result with both tables on top of its note, and per device the accuracy of the last setting."""
+def with_validation_tables(
+    result: Result, data: PreparedData, settings: Mapping[str, pd.DataFrame], *, refits: Sequence[str] = ()
+) -> Result:
+    """The result with both tables on top of its note, and per device the accuracy of the last setting. `refits`: runs behind
+    the models that have learnt from the clips."""
     accuracies = macro_accuracy_per_device(list(settings.values())[-1])
     of_devices = {f"best/accuracy/{metric_name(str(device))}": float(accuracy) for device, accuracy in accuracies.items()}
-    note = f"{validation_tables(settings, data)}\n\n{result.note}"
+    note = f"{validation_tables(settings, data, refits)}\n\n{result.note}"
     return replace(result, metrics={**result.metrics, **of_devices}, note=note)
 
 
@@ -87,7 +91,7 @@ def read_validation_predictions(run: StageRun, run_id: str, setting: str) -> pd.
     return read_prediction_table(run.download(run_id, f"{FOLDER}/{setting}.csv"))
 
 
-def validation_tables(settings: Mapping[str, pd.DataFrame], data: PreparedData) -> str:
+def validation_tables(settings: Mapping[str, pd.DataFrame], data: PreparedData, refits: Sequence[str] = ()) -> str:
     """Markdown: a sentence, which is all that the page shows before somebody clicks, then scene by setting, device by setting.
 
     Settings may have been asked about unlike clips; the sentence tells those of the last one.
@@ -97,6 +101,6 @@ def validation_tables(settings: Mapping[str, pd.DataFrame], data: PreparedData) 
     scores = ", ".join(f"{setting} **{macro_accuracy(one):.1%}**" for setting, one in settings.items())
     sounds = f" {SYNTHESISED}" if data.synthesised else ""
     clips = f"{len(shown)} validation clips of {places_of(shown).nunique()} places"
-    lead = f"Macro-average accuracy: {scores}, on {clips}, by which the checkpoint was chosen.{sounds}"
+    lead = f"Macro-average accuracy: {scores}, on {clips}, {what_clips_judge(refits)}.{sounds}"
     devices = device_table(runs, devices_of(data.table))
     return "\n\n".join([lead, as_markdown(scene_table(runs, data.classes)), as_markdown(devices)])

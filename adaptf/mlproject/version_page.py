@@ -10,6 +10,7 @@ from adaptf.compression.complexity import MAX_BYTES, MAX_MACS
 from adaptf.data.clips import UNKNOWN
 from adaptf.evaluation.scores import accuracy_per_scene
 from adaptf.evaluation.tables import MEAN, as_markdown
+from adaptf.mlproject.refit import what_clips_judge
 from adaptf.tracking.lineage import FILE, Node
 
 NOT_SCORED = "It was not scored on test clips: no finished run of `evaluate` did so before it was registered."
@@ -43,11 +44,17 @@ def device_page(device: str, report: pd.DataFrame, predictions: pd.DataFrame | N
             f"of its device{'s' if others else ''}.",
             *test_scores(dict.fromkeys(columns, clips), evaluated),
             f"Validation: {row['INT8 accuracy']:.1f} % macro-average accuracy as INT8, {row['float accuracy']:.1f} % before, "
-            f"on {row['judged on']}.",
+            f"on {row['judged on']}{learnt_remark(came)}.",
             budget(row),
             runs_list(came),
         ]
     )
+
+
+def learnt_remark(came: Sequence[Node]) -> str:
+    """Of the validation clips; empty where none of the runs learnt from them."""
+    refits = [node.name for node in came if node.refit]
+    return f", {what_clips_judge(refits)}" if refits else ""
 
 
 def router_page(held: Mapping[str, str], predictions: pd.DataFrame | None, evaluated: str, came: list[Node]) -> str:

@@ -45,6 +45,8 @@ class Node:
     scores: tuple[tuple[str, float], ...] = ()
     commit: str = ""
     data_digest: str = ""
+    refit: bool = False
+    """Whether it learnt from the validation clips."""
     remark: str = ""
     """Such as that it was deleted."""
     upstream: tuple["Node", ...] = ()
@@ -147,6 +149,7 @@ def described(run: Run, device: str | None) -> Node:
         scores=tuple(whole or of_device or scores),
         commit=tags.get(MLFLOW_GIT_COMMIT, ""),
         data_digest=tags.get(runs.DATA_DIGEST, ""),
+        refit=runs.REFIT in tags,
         remark="deleted" if run.info.lifecycle_stage == "deleted" else "",
     )
 
@@ -182,6 +185,11 @@ def flat(node: Node) -> list[Node]:
     for one in node.upstream:
         found |= {each.run_id: each for each in flat(one) if each.run_id not in found}
     return list(found.values())
+
+
+def refits_behind(run_id: str, device: str | None = None) -> list[str]:
+    """Names of the runs that learnt from the validation clips, among a run and all that it came from."""
+    return [node.name for node in flat(tree(run_id, device)) if node.refit]
 
 
 def as_text(title: str, root: Node) -> str:

@@ -50,11 +50,12 @@ class Fitted:
     """What a training leaves."""
 
     best: Path
-    """Weights of the highest validation score."""
+    """Weights of the highest validation score; without validation the last ones."""
     last: Path
     """Weights after the last epoch."""
     score_name: str
-    best_score: float
+    best_score: float | None
+    """None without validation clips; not a number where no epoch was validated."""
     epochs: int
 
 
@@ -62,7 +63,7 @@ def fit(
     task: ClassifierTask,
     *,
     train: ClipSet,
-    validation: ClipSet,
+    validation: ClipSet | None,
     folder: Path,
     max_epochs: int,
     batch_size: int,
@@ -83,26 +84,26 @@ def fit(
 ) -> Fitted:
     """Trains from `last.ckpt` in `folder` where an interrupted run left one, else from the task's weights.
 
-    `patience_epochs`: training ends after so many epochs without a better score; 0 never ends it early. `averaging` averages
-    weights (averaging.py). `watch` is told of every validation (Watched). `log_mels` keeps up to `log_mel_gb` of them.
-    `trainer_options` go to lightning.Trainer as they are: accelerator, devices, strategy, ... Raises ValueError where a set is
-    empty.
+    Without `validation` nothing chooses: all `max_epochs` are trained, and the last one is taken. `patience_epochs`: training
+    ends after so many epochs without a better score; 0 never ends it early. `averaging` averages weights (averaging.py).
+    `watch` is told of every validation (Watched). `log_mels` keeps up to `log_mel_gb` of them. `trainer_options` go to
+    lightning.Trainer as they are: accelerator, devices, strategy, ... Raises ValueError where a set is empty.
     """
     for part, clips in (("training", train), ("validation", validation)):
-        if not len(clips):
+        if clips is not None and not len(clips):
             raise ValueError(f"{name} has no {part} clips")
     keep_freed_memory()
     checkpoint = partial(ModelCheckpoint, dirpath=folder, auto_insert_metric_name=False, enable_version_counter=False)
     score_name = f"val/{task.score_name}"
-    best = checkpoint(filename=BEST, monitor=score_name, mode="max")
+    best = checkpoint(filename=BEST, monitor=score_name, mode="max") if validation is not None else None
     # Lightning's own save_last writes only when the best does: after a bad epoch it would not be the last.
     newest = checkpoint(filename=LAST, save_on_train_epoch_end=True)
-    callbacks: list[Callback] = [best, newest, EpochLines(name, task.score_name)]
+    callbacks: list[Callback] = [*([best] if best else []), newest, EpochLines(name, task.score_name)]
     if averaging is not None:
         callbacks.append(averaging)
     if watch is not None:
         callbacks.append(Watched(watch, score_name))
-    if patience_epochs:
+    if patience_epochs and validation is not None:
         validations = max(1, patience_epochs // validate_every_epochs)
         callbacks.append(Patience(score_name, mode="max", patience=validations, check_on_train_epoch_end=False))
     if loggers:
@@ -133,6 +134,7 @@ def fit(
         warnings.filterwarnings("ignore", message=".*exists and is not empty.*")  # what a resumed training finds
         warnings.filterwarnings("ignore", message="No (positive|negative) samples in targets.*")  # rare labels
         warnings.filterwarnings("ignore", message=".*LeafSpec.*is deprecated")
+        warnings.filterwarnings("ignore", message="Total length of `list`.*")  # where nothing is validated
         data = ClipDataModule(
             train,
             validation,
@@ -146,13 +148,13 @@ def fit(
             waveforms_change=bool(task.waveform_augmentations),
         )
         trainer.fit(task, datamodule=data, ckpt_path=str(last) if last.is_file() else None, weights_only=True)
-    score = best.best_model_score
+    score = best.best_model_score if best else None
     weights = folder / "weights"
     return Fitted(
-        best=save_weights(Path(best.best_model_path or last), weights / f"{BEST}.ckpt"),
+        best=save_weights(Path(best.best_model_path or last) if best else last, weights / f"{BEST}.ckpt"),
         last=save_weights(last, weights / f"{LAST}.ckpt"),
         score_name=task.score_name,
-        best_score=float(score) if score is not None else float("nan"),
+        best_score=(float("nan") if score is None else float(score)) if best else None,
         epochs=trainer.current_epoch,
     )
 

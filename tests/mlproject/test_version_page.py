@@ -65,6 +65,13 @@ def test_the_page_of_a_device_shows_the_scores_of_its_own_clips(evaluated: str) 
     assert "59.5 % macro-average accuracy as INT8, 60.0 % before, on 200 validation clips of s1" in page
 
 
+def test_the_page_says_that_a_model_has_learnt_from_the_clips_that_judge_it(evaluated: str) -> None:
+    came = [*CAME, Node("4" * 32, name="distill T=2", refit=True)]
+    page = device_page("s1", REPORT, predictions(), evaluated, came)
+    assert "on 200 validation clips of s1, **from which the model has learnt** (refit of distill T=2)" in page
+    assert "has learnt" not in device_page("s1", REPORT, predictions(), evaluated, CAME)
+
+
 def test_the_page_of_unknown_shows_the_scores_of_all_devices_without_a_model(evaluated: str) -> None:
     page = device_page("unknown", REPORT, predictions(), evaluated, CAME)
     assert "| bus | 50.0 | 2 |\n| tram | 0.0 | 2 |\n| macro average | 25.0 | 4 |" in page
