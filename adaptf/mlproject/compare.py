@@ -23,6 +23,7 @@ from adaptf.mlproject.dataset import DATA_KIND, SCENES_KIND, PreparedData, load_
 from adaptf.mlproject.evaluation_report import warnings_of
 from adaptf.mlproject.prediction_files import TABLES_FOLDER, write_predictions
 from adaptf.mlproject.predictions import predict_by_device
+from adaptf.mlproject.refit import refits_of
 from adaptf.mlproject.stage import run_stage
 from adaptf.mlproject.validation_page import SYNTHESISED
 from adaptf.tracking import runs
@@ -59,7 +60,7 @@ def compare(config: CompareConfig, run: StageRun) -> Result:
     pairs = pairs_of(settings, data, run.folder, config.draws)
     write_tables(settings, tables, pairs, run.folder / TABLES_FOLDER)
     picture = accuracy_figure(settings, tables["differences"], run.folder / "accuracy.png")
-    remarks = remarks_on(data, rows, config.split)
+    remarks = [*learnt_from_them(found, config.split), *remarks_on(data, rows, config.split)]
     text = text_of(remarks, tables, pairs)
     (run.folder / TABLES).write_text(text)
     run_ids = ",".join(run_id for one in found for run_id in one.run_ids)
@@ -137,6 +138,18 @@ def remarks_on(data: PreparedData, rows: pd.DataFrame, split: str) -> list[str]:
     clips = f"{len(rows)} {split} clips of {places_of(rows).nunique()} places and device{plural} {', '.join(devices)}."
     chosen = [SYNTHESISED] * data.synthesised + ["Checkpoints were chosen by these clips, which flatters all models."]
     return [*(warnings_of(data) if split == TEST else chosen), clips]
+
+
+def learnt_from_them(found: Sequence[Compared], split: str) -> list[str]:
+    """Which of them have learnt from the clips; from test clips none does."""
+    if split == TEST:
+        return []
+    refits = {one.label: [name for run_id in one.run_ids for name in refits_of(run_id)] for one in found}
+    return [
+        f"{label} has **learnt from these clips** (refit of {', '.join(dict.fromkeys(names))}): its figures are too good."
+        for label, names in refits.items()
+        if names
+    ]
 
 
 def metrics_of(settings: Mapping[str, Runs], pairs: Sequence[Pair], split: str) -> dict[str, float]:

@@ -165,6 +165,7 @@ def beats_teacher(config: TeacherConfig, run: StageRun, data: PreparedData) -> t
 def frozen_teacher(config: TeacherConfig, run: StageRun, data: PreparedData) -> tuple[Fitted, NDArray[np.float32], str]:
     """The linear layer behind BEATs, on embeddings that are computed once."""
     note = f"BEATs from {beats_file(config)}, classifier only, on embeddings of the clips as they are."
+    note += unused_on_embeddings(config.frozen.augment)
     print(note, flush=True)
     classifier, network = beats_classifier(config, data.classes)
     clips = embedded(config, run, data, classifier, network)
@@ -186,6 +187,14 @@ def frozen_teacher(config: TeacherConfig, run: StageRun, data: PreparedData) -> 
     best = with_encoder(run, classifier, head, fitted.best)
     logits = predict_logits(head.eval().to("cpu"), clips, name=f"{run.name}: logits")
     return replace(fitted, best=best, last=last), logits, note
+
+
+def unused_on_embeddings(augment: AugmentConfig) -> str:
+    """Which augmentations of clips are asked for in vain, as a sentence; empty where none is."""
+    names = ("dir_p", "dir_p_of", "mixstyle_p", "spec_mask_share", "time_roll_seconds")
+    asked = {name: getattr(augment, name) for name in names}
+    vain = [f"frozen.augment.{name} = {value}" for name, value in asked.items() if value]
+    return f" Unused, because it needs frozen.cache_embeddings=false: {', '.join(vain)}." if vain else ""
 
 
 def with_encoder(run: StageRun, classifier: Classifier, head: Classifier, weights: Path) -> Path:

@@ -11,11 +11,13 @@ import torch
 from adaptf.data.clip_set import ClipSet
 from adaptf.errors import UserError
 from adaptf.mlproject import fitting
+from adaptf.mlproject.compare import learnt_from_them
+from adaptf.mlproject.compared import Compared
 from adaptf.mlproject.config import DataConfig
 from adaptf.mlproject.distill import DistillConfig, distill
 from adaptf.mlproject.main import MainConfig, check
 from adaptf.mlproject.production_comparison import validation_predictions
-from adaptf.mlproject.refit import refits_of
+from adaptf.mlproject.refit import refits_of, what_clips_judge
 from adaptf.mlproject.stage import execute
 from adaptf.mlproject.sweep import SweepConfig
 from adaptf.mlproject.sweep import check as check_sweep
@@ -135,6 +137,19 @@ def test_main_says_before_any_work_what_a_refit_needs(data: DataConfig) -> None:
 def test_a_sweep_needs_clips_to_judge_by(distill_config: DistillConfig) -> None:
     with pytest.raises(UserError, match="a refit leaves no clips to judge a trial by"):
         check_sweep(SweepConfig(stage="distill", distill=replace(distill_config, refit=True)))
+
+
+def test_a_comparison_says_which_model_has_learnt_from_its_clips(train_config: TrainConfig, refit: str) -> None:
+    plain = execute(train, train_config, reuse=True)
+    found = [Compared("before", (plain,), (plain,)), Compared("after", (refit,), (refit,))]
+    (told,) = learnt_from_them(found, "validation")
+    assert told.startswith("after has **learnt from these clips** (refit of train ")
+    assert learnt_from_them(found, "test") == []
+
+
+def test_tables_say_that_their_clips_were_learnt() -> None:
+    assert what_clips_judge([]) == "by which the checkpoint was chosen"
+    assert what_clips_judge(["distill T=2"]).startswith("**from which the model has learnt** (refit of distill T=2)")
 
 
 def test_versions_that_learnt_from_the_validation_clips_are_not_compared_on_them(

@@ -15,11 +15,11 @@ import torch
 from adaptf.data.clips import VALIDATION
 from adaptf.data.teacher_logits import read_teacher_logits
 from adaptf.evaluation.predict import predict_logits
-from adaptf.mlproject.config import BeatsOptimConfig, OptimConfig
+from adaptf.mlproject.config import AugmentConfig, BeatsOptimConfig, OptimConfig
 from adaptf.mlproject.dataset import SCENES_KIND, load_prepared
 from adaptf.mlproject.distill import DistillConfig, distill
 from adaptf.mlproject.stage import execute
-from adaptf.mlproject.teacher import FrozenTeacherConfig, TeacherConfig, beats_digest, teacher
+from adaptf.mlproject.teacher import FrozenTeacherConfig, TeacherConfig, beats_digest, teacher, unused_on_embeddings
 from adaptf.mlproject.train import TrainConfig, train
 from adaptf.models.beats import BeatsEncoder
 from adaptf.models.beats_file import BeatsFileError
@@ -158,3 +158,11 @@ def test_beats_of_the_published_size_teach_a_student(
     assert "ssl (beats), ssl_sl (beats), ssl_frozen (beats)" in run.data.tags["mlflow.note.content"]
     assert {"val/agreement", "val/teacher_accuracy", "train/label_loss", "train/distillation_loss"} <= set(run.data.metrics)
     print(f"{time.monotonic() - started:.0f} s")
+
+
+def test_augmentations_that_embeddings_can_not_have_are_told() -> None:
+    told = unused_on_embeddings(FrozenTeacherConfig().augment)
+    assert "needs frozen.cache_embeddings=false: frozen.augment.spec_mask_share = 0.2." in told
+    both = unused_on_embeddings(AugmentConfig(dir_p=0.0, mixstyle_p=0.4, time_roll_seconds=0.1))
+    assert "frozen.augment.mixstyle_p = 0.4, frozen.augment.time_roll_seconds = 0.1." in both
+    assert unused_on_embeddings(AugmentConfig(dir_p=0.0, mixstyle_p=0.0, mixup_alpha=0.3)) == ""
