@@ -18,6 +18,7 @@ from adaptf.mlproject.dataset import CLIPS
 from adaptf.mlproject.distill import DistillConfig, distillation_loss
 from adaptf.mlproject.finetune import FinetuneConfig
 from adaptf.mlproject.fitting import build_augmentations, check_folder, dir_p_by_device, in_section, optimizer_of
+from adaptf.mlproject.refit import check_choice
 from adaptf.mlproject.schedule import averaging_of
 from adaptf.mlproject.sweep_space import DIR_OF, SPACES, Space, space_path, with_values
 from adaptf.tracking.runs import UpstreamError
@@ -101,4 +102,5 @@ def check_stage(config: Any, devices: Sequence[str]) -> None:
             "would end before its first validation, without a score"
         )
     if isinstance(config, DistillConfig):
+        check_choice("train_run", config.train_run)
         distillation_loss(config.loss, teachers=len(config.teacher_runs.split(",")))

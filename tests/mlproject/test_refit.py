@@ -17,10 +17,12 @@ from adaptf.mlproject.config import DataConfig
 from adaptf.mlproject.distill import DistillConfig, distill
 from adaptf.mlproject.main import MainConfig, check
 from adaptf.mlproject.production_comparison import validation_predictions
+from adaptf.mlproject.quantize import QuantizeConfig, quantize
 from adaptf.mlproject.refit import refits_of, what_clips_judge
 from adaptf.mlproject.stage import execute
 from adaptf.mlproject.sweep import SweepConfig
 from adaptf.mlproject.sweep import check as check_sweep
+from adaptf.mlproject.sweep_check import check_stage
 from adaptf.mlproject.teacher import TeacherConfig, teacher
 from adaptf.mlproject.train import TrainConfig, train
 from adaptf.tracking import runs
@@ -128,6 +130,13 @@ def test_a_distillation_does_not_choose_by_clips_that_its_start_has_learnt_from(
         execute(distill, replace(distill_config, train_run=refit, teacher_runs=teachers))
 
 
+def test_a_sweep_does_not_begin_on_a_start_that_has_learnt_from_the_clips_that_judge(
+    distill_config: DistillConfig, refit: str
+) -> None:
+    with pytest.raises(UserError, match=f"train_run={refit} has learnt from the validation clips"):
+        check_stage(replace(distill_config, train_run=refit), ["a"])
+
+
 def test_main_says_before_any_work_what_a_refit_needs(data: DataConfig) -> None:
     config = MainConfig(data=data)
     with pytest.raises(UserError, match=r"set distill\.refit=true too"):
@@ -150,6 +159,19 @@ def test_a_comparison_says_which_model_has_learnt_from_its_clips(train_config: T
 def test_tables_say_that_their_clips_were_learnt() -> None:
     assert what_clips_judge([]) == "by which the checkpoint was chosen"
     assert what_clips_judge(["distill T=2"]).startswith("**from which the model has learnt** (refit of distill T=2)")
+
+
+def test_quantize_says_that_its_clips_were_learnt(
+    distilled: str, distill_config: DistillConfig, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    tags = {runs.STAGE: "finetune", f"{runs.UPSTREAM}distill_run": distilled}
+    with mlflow.start_run(experiment_id=runs.experiment_id(), tags=tags) as tuned:
+        mlflow.log_dict({"unknown": distilled}, "models.json")
+    monkeypatch.setattr("adaptf.mlproject.quantize.fresh_process", lambda: pytest.fail("the models are judged"))
+    with pytest.raises(pytest.fail.Exception, match="judged"):
+        execute(quantize, QuantizeConfig(prepare_run=distill_config.prepare_run, finetune_run=tuned.info.run_id))
+    said = "Accuracies below are of validation clips, **from which the model has learnt** (refit of distill"
+    assert said in capsys.readouterr().out
 
 
 def test_versions_that_learnt_from_the_validation_clips_are_not_compared_on_them(
