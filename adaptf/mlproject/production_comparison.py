@@ -92,7 +92,7 @@ def compare_versions(name: str, version: str, former: str | None, run: StageRun)
 
 
 def corrected(comparisons: Sequence[Comparison]) -> list[Comparison]:
-    """With p corrected for their number (Holm, 1979): of seven models one looks worse by chance more often than one alone does."""
+    """With p corrected for their number (Holm, 1979): of seven models one looks worse by chance more often than one alone."""
     return [replace(found, p=p) for found, p in zip(comparisons, holm([found.p for found in comparisons]), strict=True)]
 
 

@@ -24,7 +24,7 @@ from adaptf.data.clips import TRAIN, UNKNOWN, VALIDATION
 from adaptf.errors import UserError
 from adaptf.evaluation.bootstrap import paired_bootstrap
 from adaptf.evaluation.predict import predict_logits
-from adaptf.evaluation.scores import TEXT_COLUMNS, macro_accuracy
+from adaptf.evaluation.scores import TEXT_COLUMNS, accuracy, macro_accuracy
 from adaptf.evaluation.tables import as_markdown
 from adaptf.mlproject.config import upstream, upstream_model
 from adaptf.mlproject.dataset import DATA_KIND, SCENES_KIND, PreparedData, load_prepared
@@ -157,7 +157,7 @@ def quantize(config: QuantizeConfig, run: StageRun) -> Result:
     }
     result = Result(
         metrics={
-            "best/accuracy": macro_accuracy(settings[QUANTIZED]),
+            "best/accuracy": accuracy(settings[QUANTIZED], "mean_over_devices"),
             **{f"{column}/{device}": float(table.loc[device, column]) for device in table.index for column in METRICS},
         },
         files={INT8: folder, REPORT: run.folder / REPORT, VALIDATION_PREDICTIONS: predictions},
