@@ -6,9 +6,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from torch import Tensor
+
+from adaptf.data.clips import TRAIN
+from adaptf.data.published_lists import tau_split
 
 os.environ["MLFLOW_ALLOW_PICKLE_DESERIALIZATION"] = "false"
 os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
@@ -22,6 +26,19 @@ def golden() -> Callable[[str], dict[str, Tensor]]:
     def read(name: str) -> dict[str, Tensor]:
         with np.load(GOLDEN / f"{name}.npz", allow_pickle=False) as arrays:
             return {key: torch.from_numpy(arrays[key]) for key in arrays.files}
+
+    return read
+
+
+@pytest.fixture(scope="session")
+def official_clips() -> Callable[[str], pd.DataFrame]:
+    """The clip table of an official training list of TAU 2022 Mobile, such as '25'."""
+
+    def read(split: Any) -> pd.DataFrame:
+        names = tau_split(split)  # audio/<scene>-<city>-<location>-<recording>-<segment>-<device>.wav
+        parts = names.str.removeprefix("audio/").str.removesuffix(".wav").str.split("-", expand=True)
+        places = parts[1] + "-" + parts[2]
+        return pd.DataFrame({"filename": names, "scene": parts[0], "device": parts[5], "location": places, "split": TRAIN})
 
     return read
 

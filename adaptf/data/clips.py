@@ -20,6 +20,9 @@ DEVICE_NAME = r"[\w -]{1,100}"
 NO_DEVICES = ("all", "none", "router")
 """`promote` moves `all` devices, the registry's `router` is that of all of them, and `none` stands for no value."""
 
+DEVICES_TOLD = 10
+"""Of those that lack scenes; the table of a data set's report has all of them."""
+
 FIRST_ROW = 2
 """Of a table as an editor counts its lines: the first one names the columns."""
 
@@ -86,6 +89,21 @@ def gaps(table: pd.DataFrame, scenes: Sequence[str]) -> list[str]:
             lines.append("There are no test clips: evaluate and main need some (data.test_share or a column split)")
         elif lacking:
             lines.append(f"There are no {split} clips of {', '.join(lacking)}")
+    return [*lines, *_device_gaps(table)]
+
+
+def _device_gaps(table: pd.DataFrame) -> list[str]:
+    """Scenes that a device has clips of for training or validation alone, although there are others of the scene."""
+    learning = table[table["split"] != TEST]
+    clips = pd.crosstab([learning["device"], learning["scene"]], learning["split"])
+    lines = []
+    for split in clips.columns:
+        lacking = clips.index[clips[split] == 0].to_frame(index=False)
+        lacking = lacking[lacking["scene"].isin(learning.loc[learning["split"] == split, "scene"])]
+        of_devices = [f"{device} ({', '.join(scenes)})" for device, scenes in lacking.groupby("device")["scene"]]
+        more = [f"{len(of_devices) - DEVICES_TOLD} devices more"] * (len(of_devices) > DEVICES_TOLD)
+        if of_devices:
+            lines.append(f"There are no {split} clips of the devices {'; '.join(of_devices[:DEVICES_TOLD] + more)}")
     return lines
 
 

@@ -5,19 +5,33 @@ A scene with too few places has its files cut instead: scores come out too good 
 
 import zlib
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 import pandas as pd
 
 from adaptf.data.clips import TRAIN
 
+NOTHING_LACKING = (0, 0, 0, 0)
+"""Scenes without training clips, scenes without any in `to`, and other groups without: the former weigh more than all of the
+latter, as nothing can be learnt without clips, and a group of a single location stays in training."""
+LEAST = 1e-9
+"""Of a change: less is rounding."""
+
+ALL, SCENE, DEVICE, BOTH = range(4)
+Group = tuple[int, str, str]
+"""What should have its share on both sides: all clips, those of a scene, of a device, of a scene by a device."""
+
 
 def cut_by_location(table: pd.DataFrame, *, share: float, to: str, seed: int) -> pd.DataFrame:
-    """A copy in which whole locations, about `share` of each scene's training clips, carry the split `to`.
+    """A copy in which whole locations, about `share` of the training clips, carry the split `to`.
 
-    Locations are taken in an order that depends on the seed and their names alone, so that adding clips moves no other.
-    Every scene with two locations or more gives at least one and keeps at least one, where scenes that share locations leave
-    it the choice; a scene with one keeps it. Raises ValueError where the share is not in 0 .. 1.
+    They are chosen so that each scene, each device, and each scene by a device has clips on both sides, and about that share of
+    them in `to`. Locations are taken in an order that depends on the seed and their names alone, each where it brings the
+    shares nearer; then the one or two whose move lowers most what is lacking; then again what brings the shares nearer, until
+    nothing does. So new clips may move others, as those that are cut out depend on each other. A scene of two locations or more
+    is on both sides, where scenes that share locations leave it the choice; one of a single location keeps it. Raises
+    ValueError where the share is not in 0 .. 1.
     """
     return _cut(table, "location", share=share, to=to, seed=seed)
 
@@ -41,47 +55,96 @@ def _cut(table: pd.DataFrame, column: str, *, share: float, to: str, seed: int) 
     if share == 0:
         return table
     train = table["split"] == TRAIN
-    chosen = _choose({str(scene): Counter(clips[column]) for scene, clips in table[train].groupby("scene")}, share, seed)
+    chosen = _choose(_groups(table[train], column), share, seed)
     table.loc[train & table[column].isin(chosen), "split"] = to
     return table
 
 
-def _choose(counts: Mapping[str, Mapping[str, int]], share: float, seed: int) -> set[str]:
-    """Locations to cut out, from scene -> location -> clips."""
-    chosen: set[str] = set()
-    left = {scene: len(of_scene) for scene, of_scene in counts.items()}
-    scenes_at: dict[str, list[str]] = {}
-    for scene, of_scene in counts.items():
-        for location in of_scene:
-            scenes_at.setdefault(location, []).append(scene)
-
-    def is_spare(location: str) -> bool:
-        return location not in chosen and all(left[scene] > 1 for scene in scenes_at[location])
-
-    for of_scene in counts.values():
-        already = sum(count for location, count in of_scene.items() if location in chosen)
-        for location in _choose_locations(of_scene, is_spare, share=share, seed=seed, already=already):
-            chosen.add(location)
-            for scene in scenes_at[location]:
-                left[scene] -= 1
-    return chosen
+def _groups(clips: pd.DataFrame, column: str) -> dict[str, Counter[Group]]:
+    """Location -> group -> clips."""
+    found: dict[str, Counter[Group]] = {}
+    counted = clips.groupby([column, "scene", "device"]).size().reset_index(name="clips")
+    for location, scene, device, count in counted.itertuples(index=False):
+        groups: list[Group] = [(ALL, "", ""), (SCENE, scene, ""), (DEVICE, "", device), (BOTH, scene, device)]
+        found.setdefault(location, Counter()).update(dict.fromkeys(groups, int(count)))
+    return found
 
 
-def _choose_locations(
-    clips_per_location: Mapping[str, int], is_spare: Callable[[str], bool], *, share: float, seed: int, already: int
-) -> Iterator[str]:
-    """Locations in their drawn order, as long as each brings the sum nearer to the share; `already` counts chosen clips.
+def _choose(clips: Mapping[str, Counter[Group]], share: float, seed: int) -> set[str]:
+    """Locations to cut out, from location -> group -> clips."""
+    order = sorted(clips, key=lambda location: (zlib.crc32(f"{seed}/{location}".encode()), location))
+    side = _Side(clips, share, sum(clips.values(), Counter()), Counter(group for groups in clips.values() for group in groups))
+    while _bring_nearer(side, order) or _fill(side, order):
+        pass
+    return side.chosen
 
-    Which are spare may change with each that is taken.
-    """
-    wanted = share * sum(clips_per_location.values())
-    order = sorted(clips_per_location, key=lambda location: (zlib.crc32(f"{seed}/{location}".encode()), location))
-    taken = already
-    for location in filter(is_spare, order[:-1]):
-        count = clips_per_location[location]
-        if abs(taken + count - wanted) < abs(taken - wanted):
-            taken += count
-            yield location
-    spare = list(filter(is_spare, order))
-    if not taken and spare:
-        yield min(spare, key=lambda location: clips_per_location[location])
+
+def _bring_nearer(side: "_Side", order: list[str]) -> bool:
+    """Moves locations, one after the other, whose move brings the shares nearer and lets no more be lacking."""
+    moved = False
+    for location in order:
+        lacking, away = side.change([location])
+        if lacking <= NOTHING_LACKING and away < -LEAST:
+            side.move([location])
+            moved = True
+    return moved
+
+
+def _fill(side: "_Side", order: list[str]) -> bool:
+    """Moves the location, or where none does alone the two, that lower most what is lacking and leave the shares nearest."""
+    could = [location for location in order if side.could_fill(location)]
+    pairs = ([one, other] for one in could for other in order if other != one)
+    for moves in ([[one] for one in could], pairs):
+        best = min(moves, key=side.change, default=[])
+        if side.change(best)[0] < NOTHING_LACKING:
+            side.move(best)
+            return True
+    return False
+
+
+@dataclass
+class _Side:
+    """The locations that are cut out, and what moving some to the other side would change."""
+
+    clips: Mapping[str, Counter[Group]]
+    share: float
+    total: Mapping[Group, int]
+    locations: Mapping[Group, int]
+    taken: Counter[Group] = field(default_factory=Counter)
+    chosen: set[str] = field(default_factory=set)
+
+    def change(self, locations: Sequence[str]) -> tuple[tuple[int, ...], float]:
+        """How much more would be lacking (as NOTHING_LACKING), and how much further the shares would be away."""
+        lacking, away = list(NOTHING_LACKING), 0.0
+        for group, count in self._moved(locations).items():
+            before, after = self.taken[group], self.taken[group] + count
+            place = 0 if group[0] == SCENE else 2
+            lacking[place] += (after == self.total[group]) - (before == self.total[group])
+            lacking[place + 1] += (after == 0) - (before == 0)
+            away += self._away(group, after) - self._away(group, before)
+        return tuple(lacking), away
+
+    def move(self, locations: Sequence[str]) -> None:
+        """To the other side."""
+        self.taken.update(self._moved(locations))
+        self.chosen ^= set(locations)
+
+    def could_fill(self, location: str) -> bool:
+        """Whether it belongs to a group that is lacking on a side and need not: a single location is one for training."""
+        groups = self.clips[location]
+        return any(
+            self.taken[group] == self.total[group] or (self.taken[group] == 0 and self.locations[group] > 1) for group in groups
+        )
+
+    def _moved(self, locations: Sequence[str]) -> dict[Group, int]:
+        moved: dict[Group, int] = {}
+        for location in locations:
+            sign = -1 if location in self.chosen else 1
+            for group, count in self.clips[location].items():
+                moved[group] = moved.get(group, 0) + sign * count
+        return moved
+
+    def _away(self, group: Group, taken: int) -> float:
+        """Pearson's chi-squared of the group: a clip weighs more where there are few."""
+        wanted = self.share * self.total[group]
+        return (taken - wanted) ** 2 / wanted

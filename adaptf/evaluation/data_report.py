@@ -19,6 +19,7 @@ ALL = "all"
 TEXT_ROWS, MARKDOWN_ROWS = 40, 25
 """Rows of a table of counts. A run's note holds 8,000 characters, of which three tables of 25 rows take 4,000."""
 MARKDOWN_NAMES = 3
+DEVICES_SHOWN = 12
 LABELS_SHOWN = 10
 """So many of the most and of the least frequent labels."""
 FINDINGS = "findings.csv"
@@ -75,6 +76,7 @@ def make_report(
     else:
         groups = ["scene", "device"] + ["city"] * bool("city" in table.columns and (table["city"] != "").any())
         counts = {group: count_clips(table, table[group].replace("", "(unknown)")) for group in groups}
+        counts |= validation_clips(table)
     return DataReport(
         title=title,
         counts=counts,
@@ -90,6 +92,19 @@ def count_clips(table: pd.DataFrame, group: pd.Series) -> pd.DataFrame:
     """Clips per group (rows, the last one for all of them) and split (columns); `group` has a value per clip."""
     counts = _with_total(pd.crosstab(group, table["split"]))
     return counts if len(counts) == 1 else pd.concat([counts, counts.sum().to_frame(ALL).T])
+
+
+def validation_clips(table: pd.DataFrame) -> dict[str, pd.DataFrame]:
+    """Validation clips per scene (rows, the last one for all of them) and device (columns): how few there are of some, which no
+    sum tells. Empty where there are none, and where there are too many devices for a table."""
+    shown = table[table["split"] == VALIDATION]
+    devices = sorted(table.loc[table["split"] != TEST, "device"].unique())
+    if shown.empty or len(devices) > DEVICES_SHOWN:
+        return {}
+    counts = pd.crosstab(shown["scene"], shown["device"])
+    counts = counts.reindex(index=sorted(table["scene"].unique()), columns=devices, fill_value=0)
+    counts = counts.rename_axis(index=None, columns=None)
+    return {"validation clips": pd.concat([counts, counts.sum().to_frame(ALL).T])}
 
 
 def count_labels(table: pd.DataFrame, class_names: Sequence[str]) -> pd.DataFrame:

@@ -1,7 +1,8 @@
 """Scores from a table of predictions: one row per clip with filename, scene, device, location and a logit per scene."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pandas as pd
@@ -12,6 +13,10 @@ from adaptf.data.parts import split_name
 
 Runs = Sequence[pd.DataFrame]
 """A setting's predictions of the same clips: one table per run, that is per seed; usually one."""
+
+Score = Literal["mean_over_devices", "plain"]
+"""Which accuracy chooses: the mean over recording devices of each one's macro average, or that of all clips together, which
+those of the commonest device decide."""
 
 TEXT_COLUMNS = ("filename", "scene", "device", "location", "predicted")
 """Of a table of predictions; the others hold a logit per scene."""
@@ -55,6 +60,24 @@ def macro_accuracy(predictions: pd.DataFrame) -> float:
 def macro_accuracy_per_device(predictions: pd.DataFrame) -> pd.Series:
     """Macro-average accuracy on each recording device."""
     return pd.Series({device: macro_accuracy(rows) for device, rows in predictions.groupby("device")}, dtype=float)
+
+
+def accuracy(predictions: pd.DataFrame, score: Score) -> float:
+    """By which checkpoints and settings are chosen; each mean is over the scenes and devices that there are."""
+    return macro_accuracy(predictions) if score == "plain" else float(macro_accuracy_per_device(predictions).mean())
+
+
+def absent_scenes(predictions: pd.DataFrame, scenes: Sequence[str]) -> dict[str, list[str]]:
+    """By device the scenes that its mean leaves out, as there is no clip of them; devices with all scenes are not there."""
+    found = {str(device): set(rows) for device, rows in predictions.groupby("device")["scene"]}
+    absent = {device: [scene for scene in scenes if scene not in there] for device, there in found.items()}
+    return {device: lacking for device, lacking in absent.items() if lacking}
+
+
+def say_absent(absent: Mapping[str, Sequence[str]]) -> str:
+    """A sentence, empty where nothing is absent."""
+    devices = "; ".join(f"{device} ({', '.join(scenes)})" for device, scenes in absent.items())
+    return f"Means leave out scenes of which a device has no clip: {devices}." if devices else ""
 
 
 def log_loss(predictions: pd.DataFrame, scenes: Sequence[str]) -> float:

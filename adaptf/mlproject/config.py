@@ -8,6 +8,7 @@ from adaptf.data.device_memory import OnDevice
 from adaptf.data.responses import ResponseLevel
 from adaptf.data.shards import SampleType
 from adaptf.data.tau import TrainSplit
+from adaptf.evaluation.scores import Score
 from adaptf.training.averaging import Averaging
 
 SHARED_SECTIONS = ("mel", "model", "trainer", "seed")
@@ -239,6 +240,9 @@ class TrainerConfig:
     """Gigabytes of memory, in each process, for log-mels that are computed once instead of in every epoch: of validation clips,
     and of training clips where no augmentation changes their waveforms. 0: none. A clip takes 131 kB: TAU's validation clips
     0.7 GB, its training clips 3.9 GB."""
+    score: Score = "mean_over_devices"
+    """The accuracy on validation clips that chooses checkpoints, sweeps' settings and how long `unknown` trains: the mean over
+    devices of their macro averages, or `plain`, that of all clips together, of which three in four of TAU's are of device a."""
     progress_bar: bool = True
     """A bar within the epoch beside the line per epoch."""
     tensorboard: bool = False

@@ -12,6 +12,7 @@ from adaptf.data.batch import ClipBatch
 from adaptf.data.clip_set import ClipSet, with_teacher_logits
 from adaptf.data.clips import VALIDATION
 from adaptf.data.teacher_logits import TeacherLogits, read_teacher_logits
+from adaptf.evaluation.scores import Score
 from adaptf.mlproject.config import AugmentConfig, OptimConfig, TrainerConfig, upstream, upstream_each, upstream_model
 from adaptf.mlproject.dataset import DATA_KIND, SCENES_KIND, PreparedData, load_prepared
 from adaptf.mlproject.fitting import (
@@ -32,7 +33,7 @@ from adaptf.tracking import runs
 from adaptf.tracking.runs import Result, StageRun
 from adaptf.training.augmentation import Augmentation, MixedTeachers
 from adaptf.training.losses import DistillationLoss, Ensemble, KlReduction
-from adaptf.training.metrics import Agreement, MacroAccuracy
+from adaptf.training.metrics import Agreement
 from adaptf.training.online_teachers import online_teachers
 from adaptf.training.task import Measure
 
@@ -143,11 +144,13 @@ def distillation_objective(loss: DistillationLoss) -> Objective:
     def parts(logits: Tensor, batch: ClipBatch) -> dict[str, Tensor]:
         return loss.parts(logits, batch.targets, batch.teacher_logits, batch.unmixed_teachers)
 
-    def measures(classes: int) -> dict[str, Measure]:
+    def measures(classes: int, devices: int, score: Score) -> dict[str, Measure]:
+        of_student = scene_measures(classes, devices, score)
+        of_teachers = scene_measures(classes, devices, score)["accuracy"]
         return {
-            **scene_measures(classes),
+            **of_student,
             "teacher_accuracy": Measure(
-                MacroAccuracy(classes), lambda logits, batch: (loss.teacher(batch.teacher_logits), batch.targets)
+                of_teachers.metric, lambda logits, batch: of_teachers.compares(loss.teacher(batch.teacher_logits), batch)
             ),
             "agreement": Measure(Agreement(), lambda logits, batch: (logits, loss.teacher(batch.teacher_logits))),
         }

@@ -23,7 +23,7 @@ from adaptf.evaluation.report_sections import (
     hardest_section,
     hardest_table,
 )
-from adaptf.evaluation.scores import Runs, confusion, places_of
+from adaptf.evaluation.scores import Runs, absent_scenes, confusion, places_of, say_absent
 from adaptf.evaluation.tables import MEAN, as_markdown, as_text
 from adaptf.mlproject.dataset import PreparedData
 from adaptf.mlproject.evaluation_tables import confusions_by_device, metrics_of, tables_of, write_tables
@@ -76,7 +76,8 @@ def report(
         sections=sections,
     )
     told = {name: tables[name] for name in ("scenes", "devices", "accuracies", "differences") if len(tables[name])}
-    clips = f"{clips_of(data)}. {remark}".strip()
+    absent = say_absent(absent_scenes(data.table[data.table["split"] == TEST], data.classes))
+    clips = " ".join(filter(None, [f"{clips_of(data)}.", absent, remark]))
     text = "\n\n".join([" ".join([*page.warnings, clips]), *map(as_text, told.values())])
     (folder / TABLES).write_text(text)
     note = " ".join([*(f"**{warning}**" for warning in page.warnings), link_to_page(run), clips])

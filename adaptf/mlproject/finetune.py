@@ -7,7 +7,7 @@ from typing import Literal
 
 from adaptf.data.clips import TRAIN, UNKNOWN, devices_of
 from adaptf.data.shared_objects import SharedObjects
-from adaptf.evaluation.scores import macro_accuracy
+from adaptf.evaluation.scores import accuracy
 from adaptf.mlproject.config import AugmentConfig, OptimConfig, TrainerConfig, upstream, upstream_model
 from adaptf.mlproject.dataset import DATA_KIND, SCENES_KIND, PreparedData, load_prepared
 from adaptf.mlproject.finetune_device import KEPT, FinetuneDeviceConfig, finetune_device
@@ -81,7 +81,7 @@ def finetune(config: FinetuneConfig, run: StageRun) -> Result:
     }
     result = Result(
         metrics={
-            "best/accuracy": macro_accuracy(settings[FINETUNED]),
+            "best/accuracy": accuracy(settings[FINETUNED], config.trainer.score),
             **{f"{KEPT}/{device}": runs.scores(run_id)[KEPT] for device, run_id in models.items()},
         },
         files={MODELS: path},

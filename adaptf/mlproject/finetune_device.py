@@ -9,7 +9,7 @@ import pandas as pd
 
 from adaptf.data.clip_set import ClipSet
 from adaptf.data.clips import TRAIN, UNKNOWN, VALIDATION
-from adaptf.evaluation.scores import macro_accuracy
+from adaptf.evaluation.scores import accuracy
 from adaptf.mlproject.config import AugmentConfig, OptimConfig, TrainerConfig, upstream, upstream_model
 from adaptf.mlproject.dataset import DATA_KIND, SCENES_KIND, PreparedData, load_prepared
 from adaptf.mlproject.fitting import BEST, SCENES, fitted_result, student_of, train_classifier
@@ -52,7 +52,7 @@ def finetune_device(config: FinetuneDeviceConfig, run: StageRun) -> Result:
     start = student_of(run, config.distill_run, data)
     validation, judged_on = validation_clips(data, judge_of(config), config.min_validation_clips)
     before = predict_validation(start, data, config.trainer.accelerator, clips=validation)
-    start_score = macro_accuracy(before)
+    start_score = accuracy(before, config.trainer.score)
     tags = {"adaptf.device": config.device}
     if config.optim.max_epochs == 0:
         note = f"Device **{config.device}** keeps the starting model: 0 epochs, {start_score:.3f} on {judged_on}."
@@ -76,7 +76,7 @@ def finetune_device(config: FinetuneDeviceConfig, run: StageRun) -> Result:
         fitted = replace(fitted, best=copy_as_best(run, fitted.last))
     # Scored as the start was: Lightning's score is that of the training's precision.
     after = predict_validation(fitted.best, data, config.trainer.accelerator, clips=validation)
-    score = macro_accuracy(after)
+    score = accuracy(after, config.trainer.score)
     helped = config.keep == "last" or score > start_score
     note = f"Device **{config.device}**, judged on {judged_on}: {start_score:.3f} before, {score:.3f} after. " + (
         "The fine-tuned model is kept." if helped else "Fine-tuning did not help: the starting model is kept."

@@ -14,7 +14,7 @@ from adaptf.audio.mixup import Mixup
 from adaptf.audio.spec_augment import SpecAugment
 from adaptf.audio.time_roll import TimeRoll
 from adaptf.data.clip_set import ClipSet
-from adaptf.data.clips import UNKNOWN
+from adaptf.data.clips import UNKNOWN, VALIDATION
 from adaptf.data.decode import AUDIO_SUFFIXES
 from adaptf.data.folders import files_below
 from adaptf.data.hashes import FileState, state_of
@@ -22,6 +22,7 @@ from adaptf.data.log_mels import LogMelTables
 from adaptf.data.responses import ResponseLevel, load_responses
 from adaptf.data.shared_objects import SharedObjects
 from adaptf.errors import UserError
+from adaptf.evaluation.scores import Score, absent_scenes, say_absent
 from adaptf.mlproject.config import (
     AugmentConfig,
     BeatsOptimConfig,
@@ -30,7 +31,7 @@ from adaptf.mlproject.config import (
     OptimConfig,
     TrainerConfig,
 )
-from adaptf.mlproject.dataset import PreparedData
+from adaptf.mlproject.dataset import SCENES_KIND, PreparedData
 from adaptf.mlproject.schedule import averaging_of, unended_cycle
 from adaptf.models.checkpoint import load_classifier
 from adaptf.models.classifier import TFSEPNET, Classifier, ModelDescription
@@ -62,17 +63,21 @@ class Objective:
     """What is minimised, and what is measured on validation clips."""
 
     loss: Loss
-    measures: Callable[[int], Mapping[str, Measure]]
-    """From the number of classes; the first one's score chooses the checkpoint."""
+    measures: Callable[[int, int, Score], Mapping[str, Measure]]
+    """From the numbers of classes and devices; the first one's score chooses the checkpoint."""
 
 
-def scene_measures(classes: int) -> dict[str, Measure]:
-    """The challenge's macro-average accuracy."""
-    return {"accuracy": with_targets(MacroAccuracy(classes))}
+def scene_measures(classes: int, devices: int, score: Score) -> dict[str, Measure]:
+    """The accuracy that chooses, as `accuracy`, and the other one by its name."""
+    plain = with_targets(MacroAccuracy(classes))
+    mean = Measure(MacroAccuracy(classes, devices), lambda logits, batch: (logits, batch.targets, batch.device))
+    if score == "plain":
+        return {"accuracy": plain, "accuracy_mean_over_devices": mean}
+    return {"accuracy": mean, "accuracy_over_all_clips": plain}
 
 
-def label_measures(classes: int) -> dict[str, Measure]:
-    """AudioSet's mean average precision and d-prime."""
+def label_measures(classes: int, devices: int, score: Score) -> dict[str, Measure]:
+    """AudioSet's mean average precision and d-prime, of clips without devices."""
     return {
         "mean_average_precision": with_targets(MeanAveragePrecision(classes)),
         "d_prime": with_targets(MeanDPrime(classes)),
@@ -162,6 +167,14 @@ def say_chosen_devices(augment: AugmentConfig, training_devices: Sequence[str]) 
         )
 
 
+def say_absent_scenes(data: PreparedData) -> None:
+    """Which scenes of which device the accuracy on validation clips leaves out; nothing of clips without devices."""
+    if data.kind != SCENES_KIND:
+        return
+    if said := say_absent(absent_scenes(data.table[data.table["split"] == VALIDATION], data.classes)):
+        print(f"Validation clips: {said}", flush=True)
+
+
 def process_place() -> tuple[int, int]:
     """Machine and process in a distributed training, known before the processes have met."""
     node = os.environ.get("NODE_RANK", os.environ.get("GROUP_RANK", "0"))
@@ -238,6 +251,7 @@ def train_classifier(
         )
     said = ("dir_devices", data.digest, augment.dir_devices, augment.dir_p > 0)
     run.shared.once(said, lambda: say_chosen_devices(augment, data.training_devices))
+    run.shared.once(("absent", data.digest), lambda: say_absent_scenes(data))
     with in_section("optim"):
         optimizer = optimizer_of(optim)
         averaging = averaging_of(optim)
@@ -246,7 +260,7 @@ def train_classifier(
     task = ClassifierTask(
         classifier,
         loss=objective.loss,
-        measures=objective.measures(len(classifier.description.classes)),
+        measures=objective.measures(len(classifier.description.classes), len(data.devices), trainer.score),
         optimizer=optimizer,
         waveform_augmentations=[*augmentations.waveform, *further_waveform_augmentations],
         feature_augmentations=augmentations.feature,

@@ -14,7 +14,7 @@ from adaptf.compression.runtime import NETWORK_FILES
 from adaptf.data.clips import UNKNOWN
 from adaptf.data.hashes import sha256_of
 from adaptf.errors import UserError
-from adaptf.mlproject.production_comparison import Comparison, compare_versions
+from adaptf.mlproject.production_comparison import Comparison, compare_versions, corrected
 from adaptf.tracking import production, registry
 from adaptf.tracking.bundle import MANIFEST, Bundle
 from adaptf.tracking.log_lines import LOGGER
@@ -69,7 +69,7 @@ def judge(wanted: Mapping[str, str], run: StageRun, *, tolerable_loss: float, to
         refusals += [f"{name} version {version}: {problem}" for problem in (*budget_problems(tags), *int8_problems(tags))]
         lost = loss_problems(tags, tolerable_loss, tolerable_logit_error)
         objections += [f"{name} version {version}: {problem}" for problem in lost]
-    comparisons = [compare_versions(name, version, former, run) for name, version, former in models]
+    comparisons = corrected([compare_versions(name, version, former, run) for name, version, former in models])
     objections += [str(found) for found in comparisons if found.is_worse or found.problem]
     return Verdict(refusals, objections, comparisons, seen)
 

@@ -24,7 +24,7 @@ from adaptf.data.clips import TRAIN, UNKNOWN, VALIDATION
 from adaptf.errors import UserError
 from adaptf.evaluation.bootstrap import paired_bootstrap
 from adaptf.evaluation.predict import predict_logits
-from adaptf.evaluation.scores import TEXT_COLUMNS, macro_accuracy
+from adaptf.evaluation.scores import TEXT_COLUMNS, accuracy, macro_accuracy
 from adaptf.evaluation.tables import as_markdown
 from adaptf.mlproject.config import upstream, upstream_model
 from adaptf.mlproject.dataset import DATA_KIND, SCENES_KIND, PreparedData, load_prepared
@@ -38,7 +38,7 @@ from adaptf.tracking.runs import Result, StageRun
 INT8 = "int8"
 REPORT = "quantization.csv"
 VALIDATION_PREDICTIONS = "validation"
-"""Artifact folder: by device what the INT8 model made of the clips that it was judged on."""
+"""Artifact folder: by device what the INT8 model made of the validation clips of all devices."""
 DESCRIPTION = "description.json"
 CALIBRATION_BATCH = 32
 SIGNIFICANT = 0.05
@@ -122,7 +122,7 @@ class Quantized:
     openvino: OpenVinoForm | None
     """None where it is not there or is not used."""
     predictions: pd.DataFrame = field(repr=False)
-    """What the INT8 model made of the clips that both accuracies are of (`prediction_table`)."""
+    """What the INT8 model made of the validation clips of all devices (`prediction_table`)."""
     float_predictions: pd.DataFrame = field(repr=False)
     """The same of the float model."""
 
@@ -160,7 +160,7 @@ def quantize(config: QuantizeConfig, run: StageRun) -> Result:
     }
     result = Result(
         metrics={
-            "best/accuracy": macro_accuracy(settings[QUANTIZED]),
+            "best/accuracy": accuracy(settings[QUANTIZED], "mean_over_devices"),
             **{f"{column}/{device}": float(table.loc[device, column]) for device in table.index for column in METRICS},
         },
         files={INT8: folder, REPORT: run.folder / REPORT, VALIDATION_PREDICTIONS: predictions},
@@ -192,13 +192,13 @@ def quantize_device(
     program = save_forms(tuned, path)
     of_file = judged.logits(fresh.network(path, PT2))
     every, every_float = (predictions_from(judged.of_validation(one).numpy(), clips, data) for one in (of_file, of_float))
-    predictions, judged_on = shown_clips(every, device, config.min_validation_clips)
-    float_predictions, _ = shown_clips(every_float, device, config.min_validation_clips)
+    shown, judged_on = shown_clips(every, device, config.min_validation_clips)
+    shown_float, _ = shown_clips(every_float, device, config.min_validation_clips)
     int8, all_convolutions = int8_convolutions(program)
     return Quantized(
         device=device,
-        float_accuracy=macro_accuracy(float_predictions),
-        int8_accuracy=macro_accuracy(predictions),
+        float_accuracy=macro_accuracy(shown_float),
+        int8_accuracy=macro_accuracy(shown),
         loss=loss_of(every, every_float),
         agreement=agreement(of_file, of_float),
         int8_convolutions=int8,
@@ -211,9 +211,9 @@ def quantize_device(
         trials=tuned.trials,
         float_ms=median_ms(classifier.network, log_mels[0][:1]),
         pt2_ms=fresh.clip_ms(path, PT2, log_mels[0][:1]),
-        openvino=openvino_form(path, fresh, judged, of_file, predictions),
-        predictions=predictions,
-        float_predictions=float_predictions,
+        openvino=openvino_form(path, fresh, judged, of_file, shown),
+        predictions=every,
+        float_predictions=every_float,
     )
 
 

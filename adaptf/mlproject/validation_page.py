@@ -13,11 +13,14 @@ from adaptf.data.clip_set import ClipSet
 from adaptf.data.clips import UNKNOWN, VALIDATION, devices_of
 from adaptf.evaluation.predict import inference_device, predict_logits
 from adaptf.evaluation.scores import (
+    absent_scenes,
+    accuracy,
     macro_accuracy,
     macro_accuracy_per_device,
     places_of,
     prediction_table,
     read_prediction_table,
+    say_absent,
 )
 from adaptf.evaluation.tables import as_markdown, device_table, scene_table
 from adaptf.mlproject.dataset import PreparedData
@@ -94,13 +97,15 @@ def read_validation_predictions(run: StageRun, run_id: str, setting: str) -> pd.
 def validation_tables(settings: Mapping[str, pd.DataFrame], data: PreparedData, refits: Sequence[str] = ()) -> str:
     """Markdown: a sentence, which is all that the page shows before somebody clicks, then scene by setting, device by setting.
 
-    Settings may have been asked about unlike clips; the sentence tells those of the last one.
+    Settings may have been asked about unlike clips; the sentence tells those of the last one, and what its means leave out.
     """
     runs = {setting: [predictions] for setting, predictions in settings.items()}
     shown = list(settings.values())[-1]
-    scores = ", ".join(f"{setting} **{macro_accuracy(one):.1%}**" for setting, one in settings.items())
+    scores = ", ".join(f"{setting} **{accuracy(one, 'mean_over_devices'):.1%}**" for setting, one in settings.items())
+    plain = ", ".join(f"{setting} {macro_accuracy(one):.1%}" for setting, one in settings.items())
     sounds = f" {SYNTHESISED}" if data.synthesised else ""
     clips = f"{len(shown)} validation clips of {places_of(shown).nunique()} places"
-    lead = f"Macro-average accuracy: {scores}, on {clips}, {what_clips_judge(refits)}.{sounds}"
+    lead = f"Macro-average accuracy, mean over devices: {scores}, on {clips}, {what_clips_judge(refits)}.{sounds}"
+    more = " ".join(filter(None, [f"Over all clips together: {plain}.", say_absent(absent_scenes(shown, data.classes))]))
     devices = device_table(runs, devices_of(data.table))
-    return "\n\n".join([lead, as_markdown(scene_table(runs, data.classes)), as_markdown(devices)])
+    return "\n\n".join([lead, more, as_markdown(scene_table(runs, data.classes)), as_markdown(devices)])

@@ -5,14 +5,7 @@ import math
 import torch
 from torch import Tensor
 from torchmetrics import Metric
-from torchmetrics.classification import MulticlassConfusionMatrix, MultilabelAUROC, MultilabelAveragePrecision
-
-
-def macro_accuracy(confusion: Tensor) -> Tensor:
-    """Mean over the scenes that occur of the share of their clips that were recognised; confusion (scenes, predicted)."""
-    support = confusion.sum(dim=1)
-    occurs = support > 0
-    return (confusion.diagonal()[occurs] / support[occurs]).mean() if occurs.any() else torch.tensor(torch.nan)
+from torchmetrics.classification import MultilabelAUROC, MultilabelAveragePrecision
 
 
 def d_prime(area: Tensor) -> Tensor:
@@ -24,21 +17,27 @@ def d_prime(area: Tensor) -> Tensor:
 
 
 class MacroAccuracy(Metric):
-    """The challenge's metric, from logits (batch, classes) and soft targets (batch, classes)."""
+    """The challenge's metric: the mean of the scenes' accuracies.
 
-    def __init__(self, classes: int) -> None:
+    From logits (batch, classes) and soft targets (batch, classes). With `devices` it is the mean over them of each one's
+    own, which takes the clips' places among them (batch,). Scenes and devices without clips are left out of their mean.
+    """
+
+    def __init__(self, classes: int, devices: int = 1) -> None:
         super().__init__()
-        self.confusion = MulticlassConfusionMatrix(classes)
+        self.right: Tensor
+        self.clips: Tensor
+        for name in ("right", "clips"):
+            self.add_state(name, torch.zeros(devices, classes, dtype=torch.int64), dist_reduce_fx="sum")
 
-    def update(self, logits: Tensor, targets: Tensor) -> None:
-        self.confusion.update(logits.argmax(dim=1), targets.argmax(dim=1))
+    def update(self, logits: Tensor, targets: Tensor, device: Tensor | None = None) -> None:
+        scene = targets.argmax(dim=1)
+        cell = scene if device is None else device * self.clips.shape[1] + scene
+        for counts, rows in ((self.clips, cell), (self.right, cell[logits.argmax(dim=1) == scene])):
+            counts += torch.bincount(rows, minlength=counts.numel()).reshape(counts.shape)
 
     def compute(self) -> Tensor:
-        return macro_accuracy(self.confusion.compute())
-
-    def reset(self) -> None:
-        super().reset()
-        self.confusion.reset()
+        return (self.right / self.clips).nanmean(dim=1).nanmean()
 
 
 class Agreement(Metric):

@@ -27,8 +27,8 @@ class Measure:
     """A metric, and what it compares."""
 
     metric: Metric
-    compares: Callable[[Tensor, ClipBatch], tuple[Tensor, Tensor]]
-    """From logits and the batch to the two arguments of the metric's update."""
+    compares: Callable[[Tensor, ClipBatch], tuple[Tensor, ...]]
+    """From logits and the batch to the arguments of the metric's update."""
 
 
 def with_targets(metric: Metric) -> Measure:

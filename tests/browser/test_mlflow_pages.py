@@ -45,7 +45,8 @@ def test_a_column_of_accuracies_sorts_the_runs(page: Any, run_of: RunOf) -> None
 
 def test_a_stages_page_begins_with_its_tables(page: Any, run_of: RunOf) -> None:
     open_run(page, run_of("distill"))
-    page.get_by_text(re.compile("Macro-average accuracy: teachers .*, distilled .*validation clips")).wait_for()
+    lead = "Macro-average accuracy, mean over devices: teachers .*, distilled .*validation clips"
+    page.get_by_text(re.compile(lead)).wait_for()
     page.get_by_text("Show more").click()
     for row in ("airport", "macro average", "log loss", "known devices"):
         page.get_by_role("row", name=re.compile(f"^{row}")).first.wait_for()

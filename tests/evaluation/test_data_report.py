@@ -93,6 +93,18 @@ def test_clips_are_counted_by_split_and_scene_device_and_city(scenes):
     assert list(counts["city"].index) == ["oslo", "paris", "all"]
 
 
+def test_validation_clips_are_counted_by_scene_and_device_where_there_are_some(scenes):
+    table = scenes.assign(split=["validation", "train", "train", "validation", "validation", "train", "test", "test"])
+    assert report_of(table).counts["validation clips"].to_dict("index") == {
+        "bus": {"a": 1, "b": 0},
+        "park": {"a": 2, "b": 0},
+        "all": {"a": 3, "b": 0},
+    }
+    many = table.assign(device=[f"device {row}" for row in table.index], split="validation")
+    assert "validation clips" in report_of(many).counts
+    assert "validation clips" not in report_of(pd.concat([many, many.assign(device=many["device"] + "x")])).counts
+
+
 def test_unknown_cities_are_counted_only_beside_known_ones(scenes):
     assert list(report_of(scenes.assign(city="")).counts) == ["scene", "device"]
     some = report_of(scenes.assign(city=scenes["city"].replace("oslo", ""))).counts["city"]

@@ -4,7 +4,16 @@ import pytest
 from sklearn.metrics import balanced_accuracy_score
 from sklearn.metrics import log_loss as sklearn_log_loss
 
-from adaptf.evaluation.scores import confusion, log_loss, macro_accuracy, macro_accuracy_per_device, prediction_table
+from adaptf.evaluation.scores import (
+    absent_scenes,
+    accuracy,
+    confusion,
+    log_loss,
+    macro_accuracy,
+    macro_accuracy_per_device,
+    prediction_table,
+    say_absent,
+)
 
 SCENES = ("bus", "park", "tram")
 
@@ -56,3 +65,17 @@ def test_confusion_sums_the_runs(predictions):
     other = predictions.assign(predicted="bus")
     expected = confusion([predictions], SCENES) + confusion([other], SCENES)
     pd.testing.assert_frame_equal(confusion([predictions, other], SCENES), expected)
+
+
+def test_the_score_is_the_mean_over_devices_or_that_of_all_clips_together(predictions):
+    assert accuracy(predictions, "mean_over_devices") == pytest.approx(macro_accuracy_per_device(predictions).mean())
+    assert accuracy(predictions, "plain") == macro_accuracy(predictions)
+
+
+def test_what_the_mean_of_a_device_leaves_out_is_said():
+    table = pd.DataFrame({"device": ["a", "a", "b"], "scene": ["bus", "park", "park"]})
+    assert absent_scenes(table, ["bus", "park"]) == {"b": ["bus"]}
+    assert say_absent({"b": ["bus"], "c": ["bus", "park"]}) == (
+        "Means leave out scenes of which a device has no clip: b (bus); c (bus, park)."
+    )
+    assert say_absent({}) == ""

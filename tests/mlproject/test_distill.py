@@ -63,7 +63,7 @@ def test_student_and_teachers_are_measured_in_every_epoch(config: DistillConfig)
     run_id = execute(distill, replace(config, optim=replace(config.optim, max_epochs=2)))
     curves = per_epoch(run_id)
     losses = {f"{phase}/{name}" for phase in ("train", "val") for name in ("loss", "label_loss", "distillation_loss")}
-    assert set(curves) == losses | {"val/accuracy", "val/teacher_accuracy", "val/agreement"}
+    assert set(curves) == losses | {"val/accuracy", "val/accuracy_over_all_clips", "val/teacher_accuracy", "val/agreement"}
     assert all(len(values) == 2 for values in curves.values())
     assert curves["val/teacher_accuracy"][0] == curves["val/teacher_accuracy"][1]
     taught = mlflow.get_run(config.teacher_runs).data.metrics["best/accuracy"]

@@ -98,7 +98,7 @@ def test_the_better_one_of_start_and_fine_tuned_model_is_kept(
     helps: bool, device_config: FinetuneDeviceConfig, start: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     scores = iter([0.5, 0.6 if helps else 0.5])
-    monkeypatch.setattr(finetune_device_module, "macro_accuracy", lambda predictions: next(scores))
+    monkeypatch.setattr(finetune_device_module, "accuracy", lambda predictions, score: next(scores))
     run_id = execute(finetune_device, replace(device_config, seed=1 + helps))
     assert same_weights(best_of(run_id), start) != helps
     assert runs.scores(run_id)["start/accuracy"] == 0.5

@@ -144,7 +144,7 @@ def test_a_better_version_is_promoted_with_the_difference_shown_and_kept(device,
         "(95 % interval +"
     )
     assert said in capsys.readouterr().out and said in run.data.tags["mlflow.note.content"]
-    assert "on the 160 validation clips of both, of 10 places" in run.data.tags["mlflow.note.content"]
+    assert "on the 160 validation clips of both, of all devices (only 0 are of d" in run.data.tags["mlflow.note.content"]
     assert run.data.metrics[f"difference mean/adaptf-{device}"] == pytest.approx(10)
     assert 0 < run.data.metrics[f"difference low/adaptf-{device}"] <= 10 <= run.data.metrics[f"difference high/adaptf-{device}"]
     table = pd.read_csv(mlflow.artifacts.download_artifacts(run_id=run.info.run_id, artifact_path="gates.csv"))
@@ -274,7 +274,6 @@ def test_a_version_that_does_not_exist_is_named_with_those_that_do(device, regis
         ({"without": "validation"}, "has no artifact 'validation/"),
         ({"without": "adaptf.quantize_run"}, "version 2 has no tags adaptf.device and adaptf.quantize_run"),
         ({"table": predictions(clips=9)}, "both were judged on 18 clips, at least 20 are needed"),
-        ({"table": predictions(scenes=("bus",))}, "both were judged on 80 clips, and of airport there is none among them"),
     ],
 )
 def test_a_version_that_cannot_be_compared_is_refused_unless_forced(made, problem, device, register):
@@ -288,28 +287,68 @@ def test_a_version_that_cannot_be_compared_is_refused_unless_forced(made, proble
     assert now(device) == "2"
 
 
+def test_versions_are_compared_over_the_scenes_that_there_are_and_the_others_are_named(device, register, capsys):
+    promoted(device, register())
+    run_id = promoted(device, register(predictions(scenes=("bus",), places=40)))
+    assert now(device) == "2"
+    said = f"on the 80 validation clips of both, of all devices (only 0 are of {device}); none of airport (5 places, p 1)"
+    assert said in capsys.readouterr().out and said in mlflow.get_run(run_id).data.tags["mlflow.note.content"]
+    table = pd.read_csv(mlflow.artifacts.download_artifacts(run_id=run_id, artifact_path="gates.csv"))
+    assert table.loc[0, "scenes without clips"] == "airport"
+
+
+def test_clips_of_the_device_decide_where_they_are_enough_and_else_those_of_all_devices():
+    own = predictions(0.8, places=10)
+    others = predictions(0.8).assign(device="a", filename=lambda table: "a-" + table["filename"])
+    worse_on_a = predictions(0.2).assign(device="a", filename=others["filename"])
+    before, after = pd.concat([own, others]), pd.concat([predictions(0.9, places=10), worse_on_a])
+    judged, difference = production_comparison.compare(before, after, "s1")
+    assert (judged.of, len(judged.filenames), difference.mean) == ("of s1", 160, pytest.approx(0.1))
+    few = before["filename"].isin(own["filename"].iloc[5:75])
+    judged, difference = production_comparison.compare(before[~few], after[~few], "s1")
+    assert judged.of == "of all devices (only 90 are of s1)" and difference.mean < 0
+    assert production_comparison.compare(before, after, "unknown")[0].of == "of all devices"
+
+
+def test_a_scene_of_one_place_decides_nothing_and_is_named():
+    before, after = predictions(0.8), predictions(0.8)
+    of_bus = after["scene"] == "bus"
+    after = after.assign(predicted=after["predicted"].mask(of_bus, "airport"))
+    before, after = (table.assign(location=table["location"].mask(of_bus, "line 1")) for table in (before, after))
+    judged, difference = production_comparison.compare(before, after, "unknown")
+    assert (judged.of_one_place, difference.mean, difference.high) == (("bus",), 0, 0)
+    assert str(judged) == "80 validation clips of both, of all devices; bus left out, as of one place"
+
+
+def test_what_may_be_chance_among_seven_models_refuses_none():
+    difference = replace(paired_bootstrap([predictions(0.8)], [predictions(0.5)]), p=0.02)
+    one = production_comparison.Comparison("adaptf-a", "2", "1", None, difference, difference.p)
+    assert [found.is_worse for found in production_comparison.corrected([one])] == [True]
+    assert not any(found.is_worse for found in production_comparison.corrected([one] * 7))
+
+
 def test_only_clips_of_both_are_compared():
     before, after = predictions(0.5, clips=40), predictions(0.5, clips=80)
-    clips, difference = production_comparison.compare(before, after)
-    assert (clips, difference.mean) == (80, pytest.approx(0.5))
+    judged, difference = production_comparison.compare(before, after, "unknown")
+    assert (len(judged.filenames), difference.mean) == (80, pytest.approx(0.5))
 
 
 def test_models_that_tell_other_scenes_apart_are_not_compared():
     before, after = predictions(), predictions().drop(columns="bus")
     for one, other in ((before, after), (after, before)):
         with pytest.raises(UserError, match=r"it tells .* apart, the other one .*: these are different tasks"):
-            production_comparison.compare(one, other)
+            production_comparison.compare(one, other, "s1")
 
 
 def test_one_place_per_scene_gives_no_interval():
     with pytest.raises(UserError, match="the 160 clips of both are of one place per scene, which gives no interval"):
-        production_comparison.compare(predictions(places=1), predictions(places=1))
+        production_comparison.compare(predictions(places=1), predictions(places=1), "s1")
 
 
 def test_a_clip_whose_scene_was_changed_is_not_common():
     after = predictions()
     after.loc[0, "scene"] = "bus"
-    assert production_comparison.compare(predictions(), after)[0] == 159
+    assert len(production_comparison.compare(predictions(), after, "s1")[0].filenames) == 159
 
 
 def test_two_promotions_and_two_rollbacks_are_four_runs_that_tell_of_themselves(device, register, capsys):

@@ -46,6 +46,16 @@ def test_macro_accuracy_weighs_scenes_alike_and_forgets_absent_ones() -> None:
     assert float(metric.compute()) == 0
 
 
+def test_the_mean_over_devices_weighs_them_alike_and_forgets_absent_ones() -> None:
+    """Of device 0 half of scene 0 and nothing of scene 1 is right, of device 1 there are no clips, of device 2 scene 1 is."""
+    metric = MacroAccuracy(3, devices=3)
+    metric.update(torch.eye(3)[[0, 1, 1]], torch.eye(3)[[0, 0, 0]], torch.tensor([0, 0, 2]))
+    metric.update(torch.eye(3)[[2, 0, 1]], torch.eye(3)[[1, 1, 1]], torch.tensor([0, 0, 2]))
+    assert float(metric.compute()) == pytest.approx(((0.5 + 0.0) / 2 + (0.0 + 1.0) / 2) / 2)
+    metric.reset()
+    assert math.isnan(float(metric.compute()))
+
+
 def test_mean_average_precision_is_over_the_classes_that_occur(logits: Tensor, labels: Tensor) -> None:
     expected = [average_precision_score(labels[:, column].numpy(), logits[:, column].numpy()) for column in (0, 1, 2, 4)]
     assert float(updated(MeanAveragePrecision(CLASSES), logits, labels).compute()) == pytest.approx(sum(expected) / 4, abs=1e-6)
