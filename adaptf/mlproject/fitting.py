@@ -309,18 +309,21 @@ def optimizer_of(optim: OptimConfig | BeatsOptimConfig) -> ConfigureOptimizer:
 
 
 def fitted_result(run: StageRun, fitted: Fitted, *, note: str) -> Result:
-    """Both checkpoints, the best score, and TensorBoard's events where there are any."""
-    files = {BEST: fitted.best, f"{CHECKPOINTS}/last.ckpt": fitted.last}
-    events = run.folder / "tensorboard"
-    if events.is_dir():
-        files["tensorboard"] = events
+    """The files of a training, and its best score."""
     score = f"best validation {fitted.score_name} {fitted.best_score:.3f} in {fitted.epochs} epochs"
     return Result(
         metrics={f"best/{fitted.score_name}": fitted.best_score},
-        files=files,
+        files=files_of_training(run, fitted),
         note=f"{note}\n\n{score}",
         summary=f"{run.name}: {score}",
     )
+
+
+def files_of_training(run: StageRun, fitted: Fitted) -> dict[str, Path]:
+    """Both checkpoints, and TensorBoard's events where there are any."""
+    files = {BEST: fitted.best, f"{CHECKPOINTS}/last.ckpt": fitted.last}
+    events = run.folder / "tensorboard"
+    return {**files, "tensorboard": events} if events.is_dir() else files
 
 
 def checkpoint_of(run: StageRun, value: str, *, data: PreparedData | None = None) -> Path:

@@ -124,8 +124,9 @@ def main(config: MainConfig, run: StageRun) -> Result:
         )
         for place, kind in enumerate(config.teacher_kinds)
     ]
-    distilled = step(distill, replace(config.distill, prepare_run=scenes, train_run=trained, teacher_runs=",".join(teachers)))
-    tuned = step(finetune, replace(config.finetune, prepare_run=scenes, distill_run=distilled))
+    taught_by = ",".join(teachers)
+    distilled = step(distill, replace(config.distill, prepare_run=scenes, train_run=trained, teacher_runs=taught_by))
+    tuned = step(finetune, replace(config.finetune, prepare_run=scenes, distill_run=distilled, teacher_runs=taught_by))
     quantized = step(quantize, replace(config.quantize, prepare_run=scenes, finetune_run=tuned))
     step(
         evaluate,

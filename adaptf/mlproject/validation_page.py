@@ -60,11 +60,16 @@ def by_own_models(predictions: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
     return pd.concat([table[due[device]] for device, table in predictions.items()], ignore_index=True)
 
 
-def with_validation_tables(result: Result, data: PreparedData, settings: Mapping[str, pd.DataFrame]) -> Result:
-    """The result with both tables on top of its note, and per device the accuracy of the last setting."""
+def with_validation_tables(
+    result: Result, data: PreparedData, settings: Mapping[str, pd.DataFrame], *, chose: bool = True
+) -> Result:
+    """The result with both tables on top of its note, and per device the accuracy of the last setting.
+
+    `chose`: whether the checkpoint was chosen on these clips.
+    """
     accuracies = macro_accuracy_per_device(list(settings.values())[-1])
     of_devices = {f"best/accuracy/{metric_name(str(device))}": float(accuracy) for device, accuracy in accuracies.items()}
-    note = f"{validation_tables(settings, data)}\n\n{result.note}"
+    note = f"{validation_tables(settings, data, chose=chose)}\n\n{result.note}"
     return replace(result, metrics={**result.metrics, **of_devices}, note=note)
 
 
@@ -87,7 +92,7 @@ def read_validation_predictions(run: StageRun, run_id: str, setting: str) -> pd.
     return read_prediction_table(run.download(run_id, f"{FOLDER}/{setting}.csv"))
 
 
-def validation_tables(settings: Mapping[str, pd.DataFrame], data: PreparedData) -> str:
+def validation_tables(settings: Mapping[str, pd.DataFrame], data: PreparedData, *, chose: bool) -> str:
     """Markdown: a sentence, which is all that the page shows before somebody clicks, then scene by setting, device by setting.
 
     Settings may have been asked about unlike clips; the sentence tells those of the last one.
@@ -97,6 +102,7 @@ def validation_tables(settings: Mapping[str, pd.DataFrame], data: PreparedData) 
     scores = ", ".join(f"{setting} **{macro_accuracy(one):.1%}**" for setting, one in settings.items())
     sounds = f" {SYNTHESISED}" if data.synthesised else ""
     clips = f"{len(shown)} validation clips of {places_of(shown).nunique()} places"
-    lead = f"Macro-average accuracy: {scores}, on {clips}, by which the checkpoint was chosen.{sounds}"
+    role = "by which the checkpoint was chosen" if chose else "which chose no checkpoint"
+    lead = f"Macro-average accuracy: {scores}, on {clips}, {role}.{sounds}"
     devices = device_table(runs, devices_of(data.table))
     return "\n\n".join([lead, as_markdown(scene_table(runs, data.classes)), as_markdown(devices)])
