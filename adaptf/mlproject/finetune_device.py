@@ -55,7 +55,7 @@ class FinetuneDeviceConfig:
     patience_epochs: int = 0
     """Where the best is kept, training ends after so many epochs without a better score; 0: never."""
     augment: AugmentConfig = AugmentConfig(dir_p=0.0)
-    optim: OptimConfig = OptimConfig(lr=0.0008, max_epochs=400)
+    optim: OptimConfig = OptimConfig(lr=0.0008, max_epochs=310)
     trainer: TrainerConfig = TrainerConfig()
     seed: int = 0
     """Of order and augmentations."""
