@@ -143,7 +143,8 @@ def test_every_field_refuses_what_is_not_there_or_is_of_another_kind(
 
 def test_none_is_refused_where_a_run_is_needed(prepared: str, no_runs: None) -> None:
     for config, name in FIELDS:
-        if name in ("pretrain_run", "register_run", "evaluate_run") or (config is EvaluateConfig and name != "prepare_run"):
+        optional = {"pretrain_run", "register_run", "evaluate_run"} | ({"teacher_runs"} if config is FinetuneConfig else set())
+        if name in optional or (config is EvaluateConfig and name != "prepare_run"):
             assert value_of(config, name, "none") == "none"
         else:
             with pytest.raises(UserError, match="there is no run 'none'"):
@@ -320,6 +321,7 @@ def test_a_start_that_is_kept_leaves_what_lies_beside_its_weights(
     config = FinetuneDeviceConfig(
         prepare_run=quantize_config.prepare_run,
         distill_run=str(tmp_path / "trainer.ckpt"),
+        teacher_runs="none",
         optim=replace(train_config.optim, max_epochs=0),
         trainer=train_config.trainer,
     )
