@@ -80,10 +80,8 @@ def finetune_device(config: FinetuneDeviceConfig, run: StageRun) -> Result:
     kept = interpolated(start, tuned, share)
     predictions["kept"] = predict(kept)
     kept_score = macro_accuracy(predictions["kept"])
-    note = (
-        f"Device **{config.device}**, judged on {judged_on}: {start_score:.3f} before, {tuned_score:.3f} after {epochs} "
-        f"epochs, {kept_score:.3f} as kept. {what_is_kept(config, share, epochs)}"
-    )
+    scores = f"{start_score:.3f} before, {tuned_score:.3f} after {epochs} epochs, {kept_score:.3f} as kept"
+    note = f"Device **{config.device}**, judged on {judged_on}: {scores}. {what_is_kept(config, share, epochs)}"
     result = Result(
         metrics={START: start_score, KEPT: kept_score},
         files={**files, BEST: save_classifier(kept, run.folder / "kept" / "best.ckpt", epoch=epochs)},
@@ -161,7 +159,7 @@ def training_clips(config: FinetuneDeviceConfig, data: PreparedData) -> ClipSet:
 
 
 def validation_clips(data: PreparedData, device: str | None, min_clips: int) -> tuple[ClipSet, str]:
-    """The clips that choose a device's checkpoint, and what they are."""
+    """The clips that judge a device's model, and what they are."""
     own = data.clips(VALIDATION, device=device)
     if device is None or len(own) >= min_clips:
         return own, f"{len(own)} validation clips of {device or 'all devices'}"
