@@ -24,7 +24,9 @@ BOXES = [
     (8, 1, "device router\nHTTP, predict", GREEN),
     (6, 0, "evaluate\ntables", ORANGE),
 ]
-ARROWS = [(0, 1), (2, 3), (3, 4), (1, 5), (4, 5), (1, 6), (5, 7), (6, 7), (7, 8), (8, 9), (9, 10), (10, 11), (8, 12), (9, 12)]
+ARROWS = [
+    (0, 1), (2, 3), (3, 4), (1, 5), (4, 5), (1, 6), (5, 7), (6, 7), (6, 8), (7, 8), (8, 9), (9, 10), (10, 11), (8, 12), (9, 12)
+]  # fmt: skip
 
 
 def corner(column: float, row: float) -> tuple[float, float]:
@@ -45,8 +47,11 @@ def draw(path: Path) -> None:
         x0, y0 = corner(*BOXES[start][:2])
         x1, y1 = corner(*BOXES[end][:2])
         same_column = x0 == x1
+        past_a_box = x1 - x0 > corner(1, 0)[0] and y1 > y0
         tail = (x0 + WIDTH / 2, y0 - 0.06) if same_column else (x0 + WIDTH + 0.06, y0 + HEIGHT / 2)
         head = (x1 + WIDTH / 2, y1 + HEIGHT + 0.06) if same_column else (x1 - 0.06, y1 + HEIGHT / 2)
+        if past_a_box:
+            head = (x1 + WIDTH / 2, y1 - 0.06)
         axis.add_patch(FancyArrowPatch(tail, head, arrowstyle="-|>", mutation_scale=11, color="#444444", lw=1))
     axis.set_xlim(-0.2, corner(8, 0)[0] + WIDTH + 0.2)
     axis.set_ylim(-0.2, corner(0, 2)[1] + HEIGHT + 0.2)

@@ -128,7 +128,7 @@ def write_demo(
     training_locations: int = 13,
     clips_per_training_location: int = 5,
     device_share: float = 0.07,
-    test_locations: int = 3,
+    test_locations: int = 15,
     clips_per_test_location: int = 2,
     evaluation_locations: int = 2,
     clips_per_evaluation_location: int = 3,

@@ -34,9 +34,10 @@ def upstream_model(stage: str, *, files: Files = "one", optional: bool = False) 
     return field(default="latest", metadata={"stage": stage, "tags": {}, "files": files, "optional": optional})
 
 
-def upstream_each(stage: str, tag: str) -> str:
-    """A field that names several runs of another stage: ids separated by commas, or `latest` for the newest of each `tag`."""
-    return field(default="latest", metadata={"stage": stage, "each": tag})
+def upstream_each(stage: str, tag: str, *, optional: bool = False) -> str:
+    """A field that names several runs of another stage: ids separated by commas, or `latest` for the newest of each `tag`;
+    `optional`: or `none`."""
+    return field(default="latest", metadata={"stage": stage, "each": tag, "optional": optional})
 
 
 def upstream_several(stage: str, *, files: Files = "none") -> str:

@@ -1,66 +1,29 @@
 """Stage `distill`: TF-SepNet learns from the labels and from an ensemble of teachers."""
 
 from dataclasses import dataclass
-from functools import partial
-from typing import Literal
 
-import numpy as np
 import torch
-from torch import Tensor
 
-from adaptf.data.batch import ClipBatch
-from adaptf.data.clip_set import ClipSet, with_teacher_logits
 from adaptf.data.clips import VALIDATION
-from adaptf.data.teacher_logits import TeacherLogits, read_teacher_logits
-from adaptf.evaluation.scores import Score
 from adaptf.mlproject.config import AugmentConfig, OptimConfig, TrainerConfig, upstream, upstream_each, upstream_model
-from adaptf.mlproject.dataset import DATA_KIND, SCENES_KIND, PreparedData, load_prepared
-from adaptf.mlproject.fitting import (
-    Objective,
-    checkpoint_of,
-    fitted_result,
-    in_section,
-    scene_measures,
-    student_of,
-    train_classifier,
-)
+from adaptf.mlproject.dataset import DATA_KIND, SCENES_KIND, load_prepared
+from adaptf.mlproject.fitting import fitted_result, student_of, train_classifier
 from adaptf.mlproject.refit import as_refit, check_choice, learnt_splits
 from adaptf.mlproject.stage import run_stage
-from adaptf.mlproject.teacher import LOGITS, TEACHER_KIND, TEACHER_MODEL
+from adaptf.mlproject.taught import (
+    LossConfig,
+    distillation_loss,
+    distillation_objective,
+    logits_of_teachers,
+    note_of,
+    running_teachers,
+    taught,
+    teacher_ids,
+)
+from adaptf.mlproject.teacher import TEACHER_KIND
 from adaptf.mlproject.validation_page import DISTILLED, predict_validation, predictions_from, with_validation_tables
-from adaptf.models.checkpoint import load_classifier
 from adaptf.tracking import runs
 from adaptf.tracking.runs import Result, StageRun
-from adaptf.training.augmentation import Augmentation, MixedTeachers
-from adaptf.training.losses import DistillationLoss, Ensemble, KlReduction
-from adaptf.training.metrics import Agreement
-from adaptf.training.online_teachers import online_teachers
-from adaptf.training.task import Measure
-
-Hearing = Literal["clean", "augmented"]
-
-
-@dataclass(frozen=True)
-class LossConfig:
-    """The distillation loss: weight * cross-entropy + (1 - weight) * T^2 * KL."""
-
-    temperature: float = 2.0
-    """T, which softens student's and teachers' logits alike."""
-    weight: float = 0.02
-    """Share of the labels' cross-entropy."""
-    reduction: KlReduction = "elements"
-    """elements: KL averaged over clips and classes, as published. clips: averaged over clips, ten times larger."""
-    mixed_teachers: MixedTeachers = "logits"
-    """With mixup: `logits` mixes the teachers' logits (the report), `terms` mixes two KL terms (the public trainer)."""
-    teacher_weights: tuple[float, ...] = ()
-    """Weights of the teachers in their mean, in the order of teacher_runs; empty: alike. Lets a better one count more."""
-    teacher_temperatures: tuple[float, ...] = ()
-    """A temperature per teacher instead of T; an empty list: T for all. Puts overconfident and timid teachers on one scale
-    (Guo et al., 2017)."""
-    teachers_hear: Hearing = "clean"
-    """clean: cached logits of the clip as it is (the report). augmented: the teachers run in every step, on the clip after its
-    impulse response; a teacher that hears what the student hears contradicts it less, at many times the cost (Beyer et al.,
-    2022)."""
 
 
 @dataclass(frozen=True)
@@ -92,14 +55,12 @@ def distill(config: DistillConfig, run: StageRun) -> Result:
         check_choice("train_run", config.train_run)
     data = load_prepared(run, config.prepare_run, kind=SCENES_KIND)
     student = student_of(run, config.train_run, data)
-    run_ids = config.teacher_runs.split(",")
-    train, validation = run.shared.once(
-        ("taught", config.prepare_run, config.refit, *run_ids),
-        lambda: taught(data, [read_teacher_logits(run.download(run_id, LOGITS)) for run_id in run_ids], refit=config.refit),
-    )
+    run_ids = teacher_ids(config.teacher_runs)
+    tables = logits_of_teachers(run, run_ids)
+    train = taught(data.clips(*learnt_splits(config.refit)), tables, data)
+    validation = None if config.refit else taught(data.clips(VALIDATION), tables, data)
     loss = distillation_loss(config.loss, teachers=len(run_ids))
-    names = [run.shared.once(("teacher name", run_id), partial(teacher_name, run_id)) for run_id in run_ids]
-    note = note_of(config.loss, names)
+    note = note_of(config.loss, run, run_ids)
     print(note, flush=True)
     fitted = train_classifier(
         student,
@@ -109,7 +70,7 @@ def distill(config: DistillConfig, run: StageRun) -> Result:
         data=data,
         objective=distillation_objective(loss),
         teachers=config.loss.mixed_teachers,
-        further_waveform_augmentations=running_teachers(run, run_ids) if config.loss.teachers_hear == "augmented" else [],
+        further_waveform_augmentations=running_teachers(config.loss, run, run_ids),
         augment=config.augment,
         optim=config.optim,
         trainer=config.trainer,
@@ -123,67 +84,6 @@ def distill(config: DistillConfig, run: StageRun) -> Result:
     logits = loss.teacher(torch.from_numpy(validation.teacher_logits)).numpy()
     settings = {"teachers": predictions_from(logits, validation, data), DISTILLED: predictions}
     return with_validation_tables(fitted_result(run, fitted, note=note), data, settings)
-
-
-def distillation_loss(config: LossConfig, *, teachers: int) -> DistillationLoss:
-    """Raises UserError where there are not as many weights or temperatures as teachers."""
-    loss = DistillationLoss(
-        temperature=config.temperature,
-        weight=config.weight,
-        reduction=config.reduction,
-        ensemble=Ensemble(config.teacher_weights, config.teacher_temperatures),
-    )
-    with in_section("loss.teacher_weights or loss.teacher_temperatures"):
-        loss.teacher(torch.zeros(1, teachers, 1))
-    return loss
-
-
-def distillation_objective(loss: DistillationLoss) -> Objective:
-    """The loss with its two terms; on validation clips also the teachers' accuracy and the student's agreement with them."""
-
-    def parts(logits: Tensor, batch: ClipBatch) -> dict[str, Tensor]:
-        return loss.parts(logits, batch.targets, batch.teacher_logits, batch.unmixed_teachers)
-
-    def measures(classes: int, devices: int, score: Score) -> dict[str, Measure]:
-        of_student = scene_measures(classes, devices, score)
-        of_teachers = scene_measures(classes, devices, score)["accuracy"]
-        return {
-            **of_student,
-            "teacher_accuracy": Measure(
-                of_teachers.metric, lambda logits, batch: of_teachers.compares(loss.teacher(batch.teacher_logits), batch)
-            ),
-            "agreement": Measure(Agreement(), lambda logits, batch: (logits, loss.teacher(batch.teacher_logits))),
-        }
-
-    return Objective(parts, measures)
-
-
-def taught(data: PreparedData, tables: list[TeacherLogits], *, refit: bool) -> tuple[ClipSet, ClipSet | None]:
-    """Training and validation clips with every teacher's logits, looked up by file name; a refit has no validation clips."""
-
-    def with_logits(clips: ClipSet) -> ClipSet:
-        logits = [table.of(clips.filenames, classes=data.classes, data_digest=data.digest) for table in tables]
-        return with_teacher_logits(clips, np.stack(logits, axis=1))
-
-    train = with_logits(data.clips(*learnt_splits(refit)))
-    return train, None if refit else with_logits(data.clips(VALIDATION))
-
-
-def running_teachers(run: StageRun, run_ids: list[str]) -> list[Augmentation]:
-    """The teachers themselves, from their runs' checkpoints."""
-    return [online_teachers([load_classifier(checkpoint_of(run, run_id)) for run_id in run_ids])]
-
-
-def note_of(config: LossConfig, teachers: list[str]) -> str:
-    """What the student learns from."""
-    heard = "" if config.teachers_hear == "clean" else " They hear the augmented clips."
-    return f"Teachers: {', '.join(teachers)}.{heard} T = {config.temperature:g}, weight = {config.weight:g}."
-
-
-def teacher_name(run_id: str) -> str:
-    """Kind and network of a teacher, such as 'ssl (beats)' or 'ssl (small_cnn)'."""
-    tags = runs.finished_run(run_id, "teacher").data.tags
-    return f"{tags[TEACHER_KIND]} ({tags[TEACHER_MODEL]})"
 
 
 if __name__ == "__main__":

@@ -6,14 +6,19 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from adaptf.data.clips import TRAIN, UNKNOWN, devices_of
+from adaptf.data.errors import DataError
 from adaptf.data.shared_objects import SharedObjects
 from adaptf.evaluation.scores import accuracy
-from adaptf.mlproject.config import AugmentConfig, OptimConfig, TrainerConfig, upstream, upstream_model
+from adaptf.mlproject.borrowed import Borrowed
+from adaptf.mlproject.config import AugmentConfig, OptimConfig, TrainerConfig, upstream, upstream_each, upstream_model
 from adaptf.mlproject.dataset import DATA_KIND, SCENES_KIND, PreparedData, load_prepared
-from adaptf.mlproject.finetune_device import KEPT, FinetuneDeviceConfig, finetune_device
+from adaptf.mlproject.finetune_device import KEPT, FinetuneDeviceConfig, Keep, check_keep, finetune_device
 from adaptf.mlproject.fitting import check_folder, dir_p_by_device, in_section, student_of
 from adaptf.mlproject.leave_one_device_out import epochs_for_unseen_devices
+from adaptf.mlproject.refit import as_refit, refits_of
 from adaptf.mlproject.stage import execute, run_stage
+from adaptf.mlproject.taught import LossConfig, logits_of_teachers, objective_of, taught, teacher_ids
+from adaptf.mlproject.teacher import TEACHER_KIND
 from adaptf.mlproject.validation_page import FINETUNED, by_own_models, read_validation_predictions, with_validation_tables
 from adaptf.tracking import runs
 from adaptf.tracking.runs import Result, StageRun
@@ -21,7 +26,7 @@ from adaptf.tracking.runs import Result, StageRun
 logger = logging.getLogger(__name__)
 MODELS = "models.json"
 """Artifact: device -> run id of its model."""
-UnknownEpochs = Literal["validation", "leave_one_device_out"]
+UnknownEpochs = Literal["given", "leave_one_device_out"]
 
 
 @dataclass(frozen=True)
@@ -32,25 +37,39 @@ class FinetuneConfig:
     """Run of `prepare` that holds the scenes."""
     distill_run: str = upstream_model("distill")
     """Run of `distill`, or a checkpoint file, from which each device's model starts."""
+    teacher_runs: str = upstream_each("teacher", TEACHER_KIND, optional=True)
+    """Runs of `teacher`, separated by commas, from which the models learn on; `latest`: the newest one of each kind; `none`:
+    labels alone."""
+    loss: LossConfig = FinetuneDeviceConfig.loss
     devices: tuple[str, ...] = ()
     """Devices with a model of their own beside `unknown`; an empty list means every device of the training clips."""
     min_clips: int = 50
     """A device with fewer training clips gets no model of its own and is served by `unknown`."""
-    min_validation_clips: int = 5
+    min_validation_clips: int = FinetuneDeviceConfig.min_validation_clips
     """A device with fewer validation clips is judged on those of all devices."""
-    augment: AugmentConfig = AugmentConfig(dir_p=0.0)
+    keep: Keep = FinetuneDeviceConfig.keep
+    """What becomes a device's model. average: the weights of start and last epoch, averaged (Wortsman et al., 2022). last:
+    those of the last epoch. best: those of the best of start and epochs on the device's validation clips, which takes more of
+    these than there mostly are."""
+    tuned_share: float = FinetuneDeviceConfig.tuned_share
+    """Of the last epoch in the average, for all devices."""
+    borrowed: Borrowed = FinetuneDeviceConfig.borrowed
+    """Whose clips a device's model learns from beside its own. matched: all others', each band of their log-mels brought to its
+    mean and deviation in the device's clips (Mezza et al., 2020), and its own repeated until they are half. none: nobody's."""
+    refit: bool = FinetuneDeviceConfig.refit
+    """Trains on the validation clips too, for exactly optim.max_epochs; what comes of it can't be judged on them."""
+    augment: AugmentConfig = FinetuneDeviceConfig.augment
     """Of the devices' models."""
     unknown_dir_p: float = 0.8
     """Probability of an impulse response in training `unknown`, on clips of the devices in `augment.dir_devices`, whatever
     `augment.dir_p_of` says for the devices' own models."""
-    unknown_epochs: UnknownEpochs = "validation"
-    """Which epoch `unknown` is taken from. validation: the best on clips of all known devices. leave_one_device_out: the one at
-    which trainings without one of the devices are best on that device, on average, because an unknown device is one that was
-    not trained on (Gulrajani and Lopez-Paz, 2021); that takes a further training per device."""
-    patience_epochs: int = 160
-    """Training ends after so many epochs without a better score on the validation clips, 0: never. The longest cycle of the
-    learning rate within 400 epochs has 160."""
-    optim: OptimConfig = OptimConfig(lr=0.0008, max_epochs=400)
+    unknown_epochs: UnknownEpochs = "given"
+    """How long `unknown` is trained. given: as the devices' models, and what `keep` says becomes of it. leave_one_device_out:
+    to the epoch at which trainings without one of the devices are best on that device, on average, because an unknown device
+    is one that was not trained on (Gulrajani and Lopez-Paz, 2021); that takes a further training per device."""
+    patience_epochs: int = FinetuneDeviceConfig.patience_epochs
+    """Where `keep` is best, training ends after so many epochs without a better score on the validation clips; 0: never."""
+    optim: OptimConfig = FinetuneDeviceConfig.optim
     trainer: TrainerConfig = TrainerConfig()
     seed: int = 0
     """Of order and augmentations."""
@@ -60,8 +79,11 @@ class FinetuneConfig:
 
 def finetune(config: FinetuneConfig, run: StageRun) -> Result:
     """A nested run per device; a device whose run has finished is not trained again."""
+    # What is wrong is said before there is a run for a device.
+    check_keep(of_device(config, UNKNOWN, config.unknown_dir_p))
     data = load_prepared(run, config.prepare_run, kind=SCENES_KIND)
-    student_of(run, config.distill_run, data)  # what is wrong with it is said before there is a run for a device
+    student_of(run, config.distill_run, data)
+    check_teachers(config, run, data)
     devices = devices_to_tune(config, data)
     dir_p = probabilities_of(config, data)
     models = {
@@ -87,7 +109,19 @@ def finetune(config: FinetuneConfig, run: StageRun) -> Result:
         files={MODELS: path},
         note=f"| device | run |\n|---|---|\n{rows}",
     )
-    return with_validation_tables(result, data, settings)
+    refits = [*refits_of(config.distill_run), *[run.name] * config.refit]
+    result = as_refit(result) if config.refit else result
+    return with_validation_tables(result, data, settings, chose=config.keep == "best", refits=refits)
+
+
+def check_teachers(config: FinetuneConfig, run: StageRun, data: PreparedData) -> None:
+    """Raises UserError where there are not as many weights as teachers, DataError where logits are not those of the data."""
+    run_ids = teacher_ids(config.teacher_runs)
+    objective_of(config.loss, teachers=len(run_ids))
+    try:
+        taught(data.clip_set(data.learning_rows(), TRAIN), logits_of_teachers(run, run_ids), data)
+    except DataError as error:
+        raise DataError(f"{error}. Or do without teachers: teacher_runs=none") from error
 
 
 def probabilities_of(config: FinetuneConfig, data: PreparedData) -> dict[str, float]:
@@ -103,6 +137,12 @@ def of_device(config: FinetuneConfig, device: str, dir_p: float) -> FinetuneDevi
         device=device,
         prepare_run=config.prepare_run,
         distill_run=config.distill_run,
+        teacher_runs=config.teacher_runs,
+        loss=config.loss,
+        keep=config.keep,
+        tuned_share=config.tuned_share,
+        borrowed=config.borrowed,
+        refit=config.refit,
         min_validation_clips=config.min_validation_clips,
         patience_epochs=config.patience_epochs,
         augment=replace(config.augment, dir_p=dir_p, dir_devices=(), dir_p_of={}),
@@ -116,7 +156,7 @@ def of_unknown(config: FinetuneConfig, devices: list[str], *, shared: SharedObje
     """The settings of the model for all other devices."""
     augment = replace(config.augment, dir_p=config.unknown_dir_p, dir_p_of={})
     settings = replace(of_device(config, UNKNOWN, config.unknown_dir_p), augment=augment)
-    if config.unknown_epochs == "validation":
+    if config.unknown_epochs == "given":
         return settings
     epochs = epochs_for_unseen_devices(settings, devices, shared=shared)
     return replace(settings, keep="last", patience_epochs=0, optim=replace(config.optim, max_epochs=epochs))

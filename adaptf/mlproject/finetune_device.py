@@ -1,24 +1,38 @@
 """One device's fine-tuning, a nested run of `finetune`."""
 
-import shutil
 from dataclasses import dataclass, replace
-from pathlib import Path
+from functools import partial
 from typing import Literal
-
-import pandas as pd
 
 from adaptf.data.clip_set import ClipSet
 from adaptf.data.clips import TRAIN, UNKNOWN, VALIDATION
+from adaptf.errors import UserError
 from adaptf.evaluation.scores import accuracy
-from adaptf.mlproject.config import AugmentConfig, OptimConfig, TrainerConfig, upstream, upstream_model
+from adaptf.mlproject.borrowed import Borrowed, matching_to, with_borrowed
+from adaptf.mlproject.config import AugmentConfig, OptimConfig, TrainerConfig, upstream, upstream_each, upstream_model
 from adaptf.mlproject.dataset import DATA_KIND, SCENES_KIND, PreparedData, load_prepared
-from adaptf.mlproject.fitting import BEST, SCENES, fitted_result, student_of, train_classifier
+from adaptf.mlproject.fitting import BEST, files_of_training, student_of, train_classifier
+from adaptf.mlproject.refit import as_refit, check_choice, learnt_splits, refits_of
+from adaptf.mlproject.taught import (
+    LossConfig,
+    logits_of_teachers,
+    note_of,
+    objective_of,
+    running_teachers,
+    taught,
+    teacher_ids,
+)
+from adaptf.mlproject.teacher import TEACHER_KIND
 from adaptf.mlproject.validation_page import predict_validation, with_predictions, with_validation_tables
-from adaptf.models.checkpoint import save_classifier
+from adaptf.models.checkpoint import load_classifier, save_classifier
+from adaptf.models.classifier import Classifier
+from adaptf.models.interpolation import interpolated
 from adaptf.tracking.runs import NONE, Result, StageRun
+from adaptf.training.augmentation import Augmentation, band_matching
+from adaptf.training.fit import Fitted
 
 START, KEPT = "start/accuracy", "kept/accuracy"
-Keep = Literal["best", "last"]
+Keep = Literal["average", "last", "best"]
 
 
 @dataclass(frozen=True)
@@ -33,71 +47,117 @@ class FinetuneDeviceConfig:
     """Run of `prepare` that holds the scenes."""
     distill_run: str = upstream_model("distill")
     """Run of `distill`, or a checkpoint file, from which the model starts."""
+    teacher_runs: str = upstream_each("teacher", TEACHER_KIND, optional=True)
+    """Runs of `teacher`, separated by commas; `latest`: the newest one of each kind; `none`: labels alone."""
+    loss: LossConfig = LossConfig()
     min_validation_clips: int = 5
     """With fewer validation clips of its own, the model is judged on those of all devices."""
-    patience_epochs: int = 160
-    """Training ends after so many epochs without a better score; 0: never."""
-    keep: Keep = "best"
-    """best: the best of start and epochs on the validation clips. last: the last epoch, whose number was chosen before."""
+    keep: Keep = "last"
+    """average: start and last epoch, averaged. last: the last epoch. best: the best of start and epochs on validation clips."""
+    tuned_share: float = 0.5
+    """Of the last epoch in the average."""
+    patience_epochs: int = 0
+    """Where the best is kept, training ends after so many epochs without a better score; 0: never."""
+    borrowed: Borrowed = "matched"
+    """Whose clips a device's model learns from beside its own. matched: all others', brought to the band statistics of the
+    device (Mezza et al., 2020), and as many of its own. none: nobody's."""
+    refit: bool = False
+    """Trains on the validation clips too; nothing may be chosen by them then."""
     augment: AugmentConfig = AugmentConfig(dir_p=0.0)
-    optim: OptimConfig = OptimConfig(lr=0.0008, max_epochs=400)
+    optim: OptimConfig = OptimConfig(lr=0.0008, max_epochs=10)
     trainer: TrainerConfig = TrainerConfig()
     seed: int = 0
     """Of order and augmentations."""
 
 
 def finetune_device(config: FinetuneDeviceConfig, run: StageRun) -> Result:
-    """The best checkpoint on the device's validation clips, or the start where training does not improve on it."""
+    """The model that `keep` asks for; it, the start and the fine-tuned model are judged on the device's validation clips."""
+    check_keep(config)
     data = load_prepared(run, config.prepare_run, kind=SCENES_KIND)
     start = student_of(run, config.distill_run, data)
     validation, judged_on = validation_clips(data, judge_of(config), config.min_validation_clips)
-    before = predict_validation(start, data, config.trainer.accelerator, clips=validation)
-    start_score = accuracy(before, config.trainer.score)
-    tags = {"adaptf.device": config.device}
-    if config.optim.max_epochs == 0:
-        note = f"Device **{config.device}** keeps the starting model: 0 epochs, {start_score:.3f} on {judged_on}."
-        scores = {START: start_score, KEPT: start_score}
-        kept = Result(scores, {BEST: start_as_best(config, run, data)}, tags, note=note, summary=f"{run.name}: {note}")
-        return with_page(kept, run, data, before=before, after=before, helped=False)
-    fitted = train_classifier(
-        start,
+    predict = partial(predict_validation, data=data, accelerator=config.trainer.accelerator, clips=validation)
+    tuned, epochs, files = start, 0, {}
+    if config.optim.max_epochs:
+        fitted = tune(config, run, data, validation)
+        tuned = load_classifier(fitted.best if config.keep == "best" else fitted.last)
+        epochs, files = fitted.epochs, files_of_training(run, fitted)
+    # All scored alike: Lightning's score is that of the training's precision.
+    predictions = {"start": predict(start), "fine-tuned": predict(tuned)}
+    start_score, tuned_score = (accuracy(one, config.trainer.score) for one in predictions.values())
+    share = share_of_tuned(config, helped=tuned_score > start_score)
+    kept = interpolated(start, tuned, share)
+    predictions["kept"] = predict(kept)
+    kept_score = accuracy(predictions["kept"], config.trainer.score)
+    scores = f"{start_score:.3f} before, {tuned_score:.3f} after {epochs} epochs, {kept_score:.3f} as kept"
+    note = f"Device **{config.device}**, judged on {judged_on}: {scores}. {what_is_kept(config, share, epochs)}"
+    result = Result(
+        metrics={START: start_score, KEPT: kept_score},
+        files={**files, BEST: save_classifier(kept, run.folder / "kept" / "best.ckpt", epoch=epochs)},
+        tags={"adaptf.device": config.device},
+        note=f"{note}\n\n{note_of(config.loss, run, teacher_ids(config.teacher_runs))}",
+        summary=f"{run.name}: {note}",
+    )
+    refits = [*refits_of(config.distill_run), *[run.name] * config.refit]
+    result = as_refit(result) if config.refit else result
+    shown = with_validation_tables(result, data, predictions, chose=config.keep == "best", refits=refits)
+    return with_predictions(shown, run, {setting: predictions[setting] for setting in ("start", "kept")})
+
+
+def check_keep(config: FinetuneDeviceConfig) -> None:
+    """Raises UserError where `keep` and what is said beside it don't go together."""
+    if config.keep != "best" and config.patience_epochs:
+        raise UserError(
+            f"keep = {config.keep} takes the last epoch, which patience_epochs = {config.patience_epochs} would choose by "
+            "validation clips: set patience_epochs to 0, or keep to best"
+        )
+    if config.keep == "best" and config.refit:
+        raise UserError("refit trains on the validation clips, by which keep = best would choose: set keep to last or average")
+    if config.keep == "best":
+        check_choice("distill_run", config.distill_run)
+    if not 0 < config.tuned_share <= 1:
+        raise UserError(f"tuned_share should be greater than 0 and at most 1, got {config.tuned_share}")
+
+
+def tune(config: FinetuneDeviceConfig, run: StageRun, data: PreparedData, validation: ClipSet) -> Fitted:
+    """The training itself. Only where the best epoch is kept is there a validation before the end."""
+    run_ids = teacher_ids(config.teacher_runs)
+    tables = logits_of_teachers(run, run_ids)
+    trainer = config.trainer
+    if config.keep != "best":
+        trainer = replace(trainer, validate_every_epochs=config.optim.max_epochs)
+    student = student_of(run, config.distill_run, data)
+    return train_classifier(
+        student,
         run,
-        train=training_clips(config, data),
-        validation=validation,
+        train=taught(training_clips(config, data), tables, data),
+        validation=taught(validation, tables, data),
         data=data,
-        objective=SCENES,
+        objective=objective_of(config.loss, teachers=len(run_ids)),
+        teachers=config.loss.mixed_teachers,
+        further_waveform_augmentations=running_teachers(config.loss, run, run_ids),
+        first_feature_augmentations=matched_to_device(config, data, student, run),
         augment=config.augment,
         optim=config.optim,
-        trainer=config.trainer,
+        trainer=trainer,
         seed=config.seed,
         patience_epochs=config.patience_epochs,
     )
-    if config.keep == "last":
-        fitted = replace(fitted, best=copy_as_best(run, fitted.last))
-    # Scored as the start was: Lightning's score is that of the training's precision.
-    after = predict_validation(fitted.best, data, config.trainer.accelerator, clips=validation)
-    score = accuracy(after, config.trainer.score)
-    helped = config.keep == "last" or score > start_score
-    note = f"Device **{config.device}**, judged on {judged_on}: {start_score:.3f} before, {score:.3f} after. " + (
-        "The fine-tuned model is kept." if helped else "Fine-tuning did not help: the starting model is kept."
-    )
-    result = fitted_result(run, fitted, note=note)
-    result = replace(
-        result,
-        metrics={**result.metrics, START: start_score, KEPT: score if helped else start_score},
-        files=result.files if helped else {**result.files, BEST: start_as_best(config, run, data)},
-        tags=tags,
-        summary=f"{run.name}: {note}",
-    )
-    return with_page(result, run, data, before=before, after=after, helped=helped)
 
 
-def with_page(
-    result: Result, run: StageRun, data: PreparedData, *, before: pd.DataFrame, after: pd.DataFrame, helped: bool
-) -> Result:
-    """The result with the tables of start and fine-tuned model, and the predictions of the one and of the one that is kept."""
-    shown = with_validation_tables(result, data, {"start": before, "fine-tuned": after})
-    return with_predictions(shown, run, {"start": before, "kept": after if helped else before})
+def share_of_tuned(config: FinetuneDeviceConfig, *, helped: bool) -> float:
+    """Of the fine-tuned model in the one that is kept; `helped`: whether it is better than the start on validation clips."""
+    return {"average": config.tuned_share, "last": 1.0, "best": float(helped)}[config.keep]
+
+
+def what_is_kept(config: FinetuneDeviceConfig, share: float, epochs: int) -> str:
+    """In a sentence."""
+    if not epochs:
+        return "The starting model is kept."
+    if config.keep == "best":
+        return "The fine-tuned model is kept." if share else "Fine-tuning did not help: the starting model is kept."
+    kept = "The last epoch" if config.keep == "last" else f"The average of start and last epoch ({share:.0%} of the latter)"
+    return f"{kept} is kept: validation clips chose nothing."
 
 
 def judge_of(config: FinetuneDeviceConfig) -> str | None:
@@ -108,30 +168,34 @@ def judge_of(config: FinetuneDeviceConfig) -> str | None:
 
 
 def training_clips(config: FinetuneDeviceConfig, data: PreparedData) -> ClipSet:
-    """Those of the device, of all, or of all but one."""
+    """Those of the device, alone or beside what it borrows, of all, or of all but one."""
+    splits = learnt_splits(config.refit)
+    if borrows(config):
+        return with_borrowed(data, config.device, splits)
     if config.left_out == NONE:
-        return data.clips(TRAIN, device=None if config.device == UNKNOWN else config.device)
-    rows = data.table[(data.table["split"] == TRAIN) & (data.table["device"] != config.left_out)]
+        return data.clips(*splits, device=None if config.device == UNKNOWN else config.device)
+    rows = data.table[data.table["split"].isin(splits) & (data.table["device"] != config.left_out)]
     return data.clip_set(rows, TRAIN)
 
 
+def borrows(config: FinetuneDeviceConfig) -> bool:
+    """Whether the model learns from other devices' clips as if they were its device's."""
+    return config.device != UNKNOWN and config.borrowed == "matched"
+
+
+def matched_to_device(
+    config: FinetuneDeviceConfig, data: PreparedData, student: Classifier, run: StageRun
+) -> list[Augmentation]:
+    """What makes them so; nothing where none are borrowed."""
+    if not borrows(config):
+        return []
+    return [band_matching(matching_to(config.device, data, student, learnt_splits(config.refit), run))]
+
+
 def validation_clips(data: PreparedData, device: str | None, min_clips: int) -> tuple[ClipSet, str]:
-    """The clips that choose a device's checkpoint, and what they are."""
+    """The clips that judge a device's model, and what they are."""
     own = data.clips(VALIDATION, device=device)
     if device is None or len(own) >= min_clips:
         return own, f"{len(own)} validation clips of {device or 'all devices'}"
     every = data.clips(VALIDATION)
     return every, f"{len(every)} validation clips of all devices (only {len(own)} are of {device})"
-
-
-def start_as_best(config: FinetuneDeviceConfig, run: StageRun, data: PreparedData) -> Path:
-    """The starting model under the name that the next stage asks for, without what a user's file holds beside it."""
-    start = student_of(run, config.distill_run, data)  # anew: that which was trained has other weights now
-    return save_classifier(start, run.folder / "start" / "best.ckpt", epoch=0)
-
-
-def copy_as_best(run: StageRun, checkpoint: Path) -> Path:
-    """A model under the name that the next stage asks for."""
-    copy = run.folder / "kept" / "best.ckpt"
-    copy.parent.mkdir(exist_ok=True)
-    return Path(shutil.copyfile(checkpoint, copy))

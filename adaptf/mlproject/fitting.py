@@ -227,6 +227,7 @@ def train_classifier(
     patience_epochs: int = 0,
     teachers: MixedTeachers = "logits",
     further_waveform_augmentations: Sequence[Augmentation] = (),
+    first_feature_augmentations: Sequence[Augmentation] = (),
 ) -> Fitted:
     """Lightning's training of a classifier in the run's work folder, on clips of `data`; without `validation` as a refit."""
     if optim.average.kind == "swa" and patience_epochs:
@@ -263,7 +264,7 @@ def train_classifier(
         measures=objective.measures(len(classifier.description.classes), len(data.devices), trainer.score),
         optimizer=optimizer,
         waveform_augmentations=[*augmentations.waveform, *further_waveform_augmentations],
-        feature_augmentations=augmentations.feature,
+        feature_augmentations=[*first_feature_augmentations, *augmentations.feature],
         generators=augmentations.generators,
     )
     return fit(
@@ -322,21 +323,24 @@ def optimizer_of(optim: OptimConfig | BeatsOptimConfig) -> ConfigureOptimizer:
 
 
 def fitted_result(run: StageRun, fitted: Fitted, *, note: str) -> Result:
-    """Both checkpoints, the best score where there is one, and TensorBoard's events where there are any."""
-    files = {BEST: fitted.best, f"{CHECKPOINTS}/last.ckpt": fitted.last}
-    events = run.folder / "tensorboard"
-    if events.is_dir():
-        files["tensorboard"] = events
+    """The files of a training, and its best score where there is one."""
     best = fitted.best_score
     score = f"the last of {fitted.epochs} epochs: no clips were held back that could judge it"
     if best is not None:
         score = f"best validation {fitted.score_name} {best:.3f} in {fitted.epochs} epochs"
     return Result(
         metrics={} if best is None else {f"best/{fitted.score_name}": best},
-        files=files,
+        files=files_of_training(run, fitted),
         note=f"{note}\n\n{score}",
         summary=f"{run.name}: {score}",
     )
+
+
+def files_of_training(run: StageRun, fitted: Fitted) -> dict[str, Path]:
+    """Both checkpoints, and TensorBoard's events where there are any."""
+    files = {BEST: fitted.best, f"{CHECKPOINTS}/last.ckpt": fitted.last}
+    events = run.folder / "tensorboard"
+    return {**files, "tensorboard": events} if events.is_dir() else files
 
 
 def checkpoint_of(run: StageRun, value: str, *, data: PreparedData | None = None) -> Path:

@@ -38,6 +38,7 @@ def epochs_for_unseen_devices(
 
 def scores_without(settings: FinetuneDeviceConfig, device: str, shared: SharedObjects | None) -> list[float]:
     """Accuracy on a device's validation clips before and after each epoch of a training without it."""
-    without = replace(settings, left_out=device, patience_epochs=0, min_validation_clips=1)
+    every_epoch = replace(settings, keep="best", patience_epochs=0)
+    without = replace(every_epoch, left_out=device, min_validation_clips=1)
     run_id = execute(finetune_device, without, reuse=True, shared=shared)
     return [runs.scores(run_id)[START], *runs.metric_per_epoch(run_id, "val/accuracy")]

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from adaptf.evaluation.report import Cell, Row, Section, Table
-from adaptf.mlproject.distill import teacher_name
+from adaptf.mlproject.taught import teacher_name
 from adaptf.tracking.checkpoint_files import labels_of
 from adaptf.tracking.lineage import FILE, Node, file_node, flat, node_of
 

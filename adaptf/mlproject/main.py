@@ -124,8 +124,10 @@ def main(config: MainConfig, run: StageRun) -> Result:
         )
         for place, kind in enumerate(config.teacher_kinds)
     ]
-    distilled = step(distill, replace(config.distill, prepare_run=scenes, train_run=trained, teacher_runs=",".join(teachers)))
-    tuned = step(finetune, replace(config.finetune, prepare_run=scenes, distill_run=distilled))
+    taught_by = ",".join(teachers)
+    distilled = step(distill, replace(config.distill, prepare_run=scenes, train_run=trained, teacher_runs=taught_by))
+    tuning = replace(config.finetune, prepare_run=scenes, distill_run=distilled)
+    tuned = step(finetune, tuning if tuning.teacher_runs == NONE else replace(tuning, teacher_runs=taught_by))
     quantized = step(quantize, replace(config.quantize, prepare_run=scenes, finetune_run=tuned))
     step(
         evaluate,
@@ -258,6 +260,8 @@ def check(config: MainConfig) -> str:
             "train.refit leaves no clips by which distill could choose an epoch: set distill.refit=true too, with the number "
             "of epochs as distill.optim.max_epochs"
         )
+    if config.distill.refit and config.finetune.keep == "best":
+        raise UserError("distill.refit leaves no clips by which finetune.keep = best could choose: set it to last or average")
     check_reason(config.promote)
     check_wiring(config)
     check_folders(config)
@@ -276,7 +280,8 @@ def check_wiring(config: MainConfig) -> None:
         for name, section in sections.items()
         for one in upstream_fields(section)
     }
-    if named := [name for name, value in given.items() if value != LATEST]:
+    without_teachers = ("finetune.teacher_runs", NONE)
+    if named := [name for name, value in given.items() if value != LATEST and (name, value) != without_teachers]:
         stage = named[0].partition(".")[0]
         raise UserError(
             f"main gives every stage the runs of those before it: leave out {', '.join(named)}, or run the stages one by one, "

@@ -34,8 +34,8 @@ def check_choice(field: str, value: str) -> None:
         )
 
 
-def what_clips_judge(refits: Sequence[str]) -> str:
-    """What a reader has to know of scores on validation clips, as the end of a sentence."""
-    if not refits:
-        return "by which the checkpoint was chosen"
-    return f"**from which the model has learnt** (refit of {', '.join(refits)}): such scores are too good"
+def what_clips_judge(refits: Sequence[str], *, chose: bool = True) -> str:
+    """What a reader has to know of scores on validation clips, as the end of a sentence; `chose`: whether a checkpoint."""
+    if refits:
+        return f"**from which the model has learnt** (refit of {', '.join(refits)}): such scores are too good"
+    return "by which the checkpoint was chosen" if chose else "which chose no checkpoint"

@@ -29,7 +29,7 @@ from adaptf.mlproject.run_names import describe
 from adaptf.mlproject.seeds import SEEDS_SUFFIX, Study, over_seeds
 from adaptf.tracking import runs
 from adaptf.tracking.checkpoint_files import digests_of
-from adaptf.tracking.runs import LATEST, NONE, Result, StageRun, StopTraining, Watch
+from adaptf.tracking.runs import LATEST, NONE, Result, StageRun, StopTraining, UpstreamError, Watch
 
 Config = TypeVar("Config")
 Stage = Callable[[Any, StageRun], Result]
@@ -124,7 +124,7 @@ def resolved(config: Any, field: dataclasses.Field[Any]) -> str:
     """The value of a field as run ids, as checkpoint files from the root on, or `none`."""
     value, stage = str(getattr(config, field.name)), field.metadata["stage"]
     if value == LATEST:
-        return newest(field)
+        return newest_or_way_out(field)
     if value == NONE and field.metadata.get("optional"):
         return NONE
     if files := given_files(field.name, value, stage=stage, takes=field.metadata.get("files", "none")):
@@ -135,6 +135,16 @@ def resolved(config: Any, field: dataclasses.Field[Any]) -> str:
     run_ids = value.split(",") if several or "each" in field.metadata else [value]
     found = [runs.finished_run(run_id, *stages) for run_id in run_ids]
     return ",".join(run_id for run in found for run_id in runs.with_all_seeds(run)) if several else value
+
+
+def newest_or_way_out(field: dataclasses.Field[Any]) -> str:
+    """What `latest` means. Raises UpstreamError, which says so where the stage can do without."""
+    try:
+        return newest(field)
+    except UpstreamError as error:
+        if not field.metadata.get("optional"):
+            raise
+        raise UpstreamError(f"{error}, or do without: {field.name}={NONE}") from error
 
 
 def newest(field: dataclasses.Field[Any]) -> str:

@@ -74,7 +74,7 @@ class SweepConfig:
     train_run: str = file_or_name(LATEST)
     """For `distill`."""
     teacher_runs: str = file_or_name(LATEST)
-    """For `distill`."""
+    """For `distill` and `finetune`."""
     distill_run: str = file_or_name(LATEST)
     """For `finetune`."""
     mel: MelConfig = MelConfig()

@@ -15,12 +15,14 @@ from adaptf.data.errors import raise_problems
 from adaptf.errors import UserError
 from adaptf.mlproject.config import MelConfig
 from adaptf.mlproject.dataset import CLIPS
-from adaptf.mlproject.distill import DistillConfig, distillation_loss
-from adaptf.mlproject.finetune import FinetuneConfig
+from adaptf.mlproject.distill import DistillConfig
+from adaptf.mlproject.finetune import FinetuneConfig, of_device
+from adaptf.mlproject.finetune_device import check_keep
 from adaptf.mlproject.fitting import build_augmentations, check_folder, dir_p_by_device, in_section, optimizer_of
 from adaptf.mlproject.refit import check_choice
 from adaptf.mlproject.schedule import averaging_of
 from adaptf.mlproject.sweep_space import DIR_OF, SPACES, Space, space_path, with_values
+from adaptf.mlproject.taught import objective_of, teacher_ids
 from adaptf.tracking.runs import UpstreamError
 from adaptf.training.device_probability import devices_in
 
@@ -85,6 +87,7 @@ def check_stage(config: Any, devices: Sequence[str]) -> None:
     """Raises UserError as the stage itself would, as far as that needs no clips."""
     augmentations = {"augment": config.augment}
     if isinstance(config, FinetuneConfig):
+        check_keep(of_device(config, clips.UNKNOWN, config.unknown_dir_p))
         augmentations["augment of unknown (unknown_dir_p)"] = replace(config.augment, dir_p=config.unknown_dir_p)
     for section, augment in augmentations.items():
         with in_section(section):
@@ -103,4 +106,5 @@ def check_stage(config: Any, devices: Sequence[str]) -> None:
         )
     if isinstance(config, DistillConfig):
         check_choice("train_run", config.train_run)
-        distillation_loss(config.loss, teachers=len(config.teacher_runs.split(",")))
+    if isinstance(config, DistillConfig | FinetuneConfig):
+        objective_of(config.loss, teachers=len(teacher_ids(config.teacher_runs)))

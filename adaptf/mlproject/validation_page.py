@@ -65,13 +65,20 @@ def by_own_models(predictions: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
 
 
 def with_validation_tables(
-    result: Result, data: PreparedData, settings: Mapping[str, pd.DataFrame], *, refits: Sequence[str] = ()
+    result: Result,
+    data: PreparedData,
+    settings: Mapping[str, pd.DataFrame],
+    *,
+    chose: bool = True,
+    refits: Sequence[str] = (),
 ) -> Result:
-    """The result with both tables on top of its note, and per device the accuracy of the last setting. `refits`: runs behind
-    the models that have learnt from the clips."""
+    """The result with both tables on top of its note, and per device the accuracy of the last setting.
+
+    `chose`: whether the checkpoint was chosen on these clips. `refits`: runs behind the models that have learnt from them.
+    """
     accuracies = macro_accuracy_per_device(list(settings.values())[-1])
     of_devices = {f"best/accuracy/{metric_name(str(device))}": float(accuracy) for device, accuracy in accuracies.items()}
-    note = f"{validation_tables(settings, data, refits)}\n\n{result.note}"
+    note = f"{validation_tables(settings, data, what_clips_judge(refits, chose=chose))}\n\n{result.note}"
     return replace(result, metrics={**result.metrics, **of_devices}, note=note)
 
 
@@ -94,7 +101,7 @@ def read_validation_predictions(run: StageRun, run_id: str, setting: str) -> pd.
     return read_prediction_table(run.download(run_id, f"{FOLDER}/{setting}.csv"))
 
 
-def validation_tables(settings: Mapping[str, pd.DataFrame], data: PreparedData, refits: Sequence[str] = ()) -> str:
+def validation_tables(settings: Mapping[str, pd.DataFrame], data: PreparedData, role: str) -> str:
     """Markdown: a sentence, which is all that the page shows before somebody clicks, then scene by setting, device by setting.
 
     Settings may have been asked about unlike clips; the sentence tells those of the last one, and what its means leave out.
@@ -105,7 +112,7 @@ def validation_tables(settings: Mapping[str, pd.DataFrame], data: PreparedData, 
     plain = ", ".join(f"{setting} {macro_accuracy(one):.1%}" for setting, one in settings.items())
     sounds = f" {SYNTHESISED}" if data.synthesised else ""
     clips = f"{len(shown)} validation clips of {places_of(shown).nunique()} places"
-    lead = f"Macro-average accuracy, mean over devices: {scores}, on {clips}, {what_clips_judge(refits)}.{sounds}"
+    lead = f"Macro-average accuracy, mean over devices: {scores}, on {clips}, {role}.{sounds}"
     more = " ".join(filter(None, [f"Over all clips together: {plain}.", say_absent(absent_scenes(shown, data.classes))]))
     devices = device_table(runs, devices_of(data.table))
     return "\n\n".join([lead, more, as_markdown(scene_table(runs, data.classes)), as_markdown(devices)])

@@ -5,6 +5,7 @@ from typing import Literal
 
 import torch
 
+from adaptf.audio.band_matching import BandMatching
 from adaptf.audio.freq_mixstyle import FreqMixStyle
 from adaptf.audio.impulse_response import DeviceImpulseResponse
 from adaptf.audio.mixup import Mixup, mix
@@ -26,6 +27,11 @@ def impulse_responses(transform: DeviceImpulseResponse, *, p_of_device: Sequence
 def time_roll(transform: TimeRoll) -> Augmentation:
     """On waveforms."""
     return lambda batch: batch._replace(x=transform(batch.x))
+
+
+def band_matching(transform: BandMatching) -> Augmentation:
+    """On log-mels: each by its device."""
+    return lambda batch: batch._replace(x=transform(batch.x, batch.device))
 
 
 def freq_mixstyle(transform: FreqMixStyle) -> Augmentation:

@@ -16,7 +16,7 @@ from adaptf.data import log_mels
 from adaptf.data.shared_objects import SharedObjects
 from adaptf.errors import UserError
 from adaptf.mlproject import dataset
-from adaptf.mlproject import distill as distill_module
+from adaptf.mlproject import taught as taught_module
 from adaptf.mlproject.distill import DistillConfig, distill
 from adaptf.mlproject.fitting import build_augmentations, dir_p_of_clips
 from adaptf.mlproject.stage import execute
@@ -64,7 +64,7 @@ def test_what_trials_share_is_read_once(config: DistillConfig, monkeypatch: pyte
 
     counting(mlflow.artifacts, "download_artifacts")
     counting(dataset, "open_cache")
-    counting(distill_module, "read_teacher_logits")
+    counting(taught_module, "read_teacher_logits")
     shared = SharedObjects()
     execute(distill, replace(config, seed=1), shared=shared)
     assert sorted(read) == [*["download_artifacts"] * 3, "open_cache", "read_teacher_logits"]

@@ -45,6 +45,7 @@ def deployed(train_config: TrainConfig, folder: Path) -> Deployed:
         FinetuneConfig(
             prepare_run=prepared,
             distill_run=start,
+            teacher_runs="none",
             min_clips=1000,
             augment=AugmentConfig(dir_p=0.0, mixstyle_p=0.0, mixup_alpha=0.0),
             optim=OptimConfig(lr=0.001, batch_size=8, max_epochs=1, restart_epochs=1),

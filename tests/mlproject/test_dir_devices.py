@@ -55,6 +55,7 @@ def tuning(config: TrainConfig) -> FinetuneConfig:
     return FinetuneConfig(
         prepare_run=config.prepare_run,
         distill_run=checkpoint,
+        teacher_runs="none",
         min_clips=1,
         min_validation_clips=1,
         augment=PLAIN,
@@ -183,6 +184,7 @@ def test_a_device_beside_a_gets_none_of_its_impulse_responses(train_config: Trai
     tuning = FinetuneConfig(
         prepare_run=train_config.prepare_run,
         distill_run=checkpoint,
+        teacher_runs="none",
         devices=("b",),
         min_clips=1,
         min_validation_clips=1,

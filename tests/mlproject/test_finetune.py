@@ -2,24 +2,33 @@
 
 import json
 import logging
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import mlflow
 import pytest
 import torch
 
+from adaptf.data.clip_set import ClipSet
+from adaptf.data.errors import DataError
 from adaptf.errors import UserError
 from adaptf.mlproject import finetune_device as finetune_device_module
-from adaptf.mlproject import leave_one_device_out
-from adaptf.mlproject.config import AugmentConfig, AverageConfig, OptimConfig
+from adaptf.mlproject import fitting, leave_one_device_out
+from adaptf.mlproject.config import AugmentConfig, AverageConfig, DataConfig, OptimConfig
 from adaptf.mlproject.finetune import FinetuneConfig, finetune, of_device, of_unknown, probabilities_of
 from adaptf.mlproject.finetune_device import FinetuneDeviceConfig, finetune_device
+from adaptf.mlproject.prepare import PrepareConfig, data_digest, prepare
 from adaptf.mlproject.stage import execute
+from adaptf.mlproject.taught import LossConfig
+from adaptf.mlproject.teacher import TeacherConfig, teacher
 from adaptf.mlproject.train import TrainConfig, train
 from adaptf.tracking import runs
+from adaptf.tracking.runs import UpstreamError
 from adaptf.training.metrics import MacroAccuracy
+from adaptf.training.task import ClassifierTask
 
 PLAIN = AugmentConfig(dir_p=0.0, mixstyle_p=0.0, mixup_alpha=0.0)
 OPTIM = OptimConfig(lr=0.001, batch_size=8, max_epochs=2, restart_epochs=2)
@@ -39,6 +48,7 @@ def device_config(train_config: TrainConfig, start: str) -> FinetuneDeviceConfig
         device="a",
         prepare_run=prepared,
         distill_run=start,
+        teacher_runs="none",
         min_validation_clips=1,
         augment=PLAIN,
         optim=OPTIM,
@@ -51,6 +61,7 @@ def config(device_config: FinetuneDeviceConfig, start: str) -> FinetuneConfig:
     return FinetuneConfig(
         prepare_run=device_config.prepare_run,
         distill_run=start,
+        teacher_runs="none",
         min_clips=1,
         min_validation_clips=1,
         augment=PLAIN,
@@ -66,6 +77,10 @@ def weights_of(path: str) -> dict[str, torch.Tensor]:
 
 def best_of(run_id: str) -> str:
     return str(mlflow.artifacts.download_artifacts(run_id=run_id, artifact_path="checkpoints/best.ckpt"))
+
+
+def last_of(run_id: str) -> str:
+    return str(mlflow.artifacts.download_artifacts(run_id=run_id, artifact_path="checkpoints/last.ckpt"))
 
 
 def same_weights(one: str, other: str) -> bool:
@@ -97,9 +112,10 @@ def test_a_device_with_too_few_clips_is_left_to_the_model_for_unknown_devices(
 def test_the_better_one_of_start_and_fine_tuned_model_is_kept(
     helps: bool, device_config: FinetuneDeviceConfig, start: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    scores = iter([0.5, 0.6 if helps else 0.5])
+    tuned = 0.6 if helps else 0.5
+    scores = iter([0.5, tuned, max(0.5, tuned)])
     monkeypatch.setattr(finetune_device_module, "accuracy", lambda predictions, score: next(scores))
-    run_id = execute(finetune_device, replace(device_config, seed=1 + helps))
+    run_id = execute(finetune_device, replace(device_config, keep="best", seed=1 + helps))
     assert same_weights(best_of(run_id), start) != helps
     assert runs.scores(run_id)["start/accuracy"] == 0.5
     assert runs.scores(run_id)["kept/accuracy"] == (0.6 if helps else 0.5)
@@ -107,9 +123,71 @@ def test_the_better_one_of_start_and_fine_tuned_model_is_kept(
     assert kept in mlflow.get_run(run_id).data.tags["mlflow.note.content"]
 
 
+def test_start_and_last_epoch_are_averaged_without_a_choice(device_config: FinetuneDeviceConfig, start: str) -> None:
+    run_id = execute(finetune_device, replace(device_config, keep="average", tuned_share=0.25))
+    first, last, kept = weights_of(start), weights_of(last_of(run_id)), weights_of(best_of(run_id))
+    fractions = [name for name in kept if kept[name].is_floating_point()]
+    assert any(name.endswith("running_var") for name in fractions)
+    for name in fractions:
+        torch.testing.assert_close(kept[name], 0.75 * first[name] + 0.25 * last[name])
+    assert len(runs.metric_per_epoch(run_id, "train/loss")) == 2
+    assert len(runs.metric_per_epoch(run_id, "val/accuracy")) == 1
+    note = mlflow.get_run(run_id).data.tags["mlflow.note.content"]
+    assert "The average of start and last epoch (25% of the latter) is kept: validation clips chose nothing" in note
+    assert "which chose no checkpoint" in note and "by which the checkpoint was chosen" not in note
+    assert all(f"{setting} **" in note for setting in ("start", "fine-tuned", "kept"))
+
+
+def test_the_last_epoch_is_kept_whatever_it_scores(
+    device_config: FinetuneDeviceConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(finetune_device_module, "accuracy", lambda predictions, score: 0.5)
+    run_id = execute(finetune_device, replace(device_config, keep="last"))
+    assert same_weights(best_of(run_id), last_of(run_id))
+
+
+@pytest.mark.parametrize("keep", ["average", "last"])
+def test_patience_without_a_choice_is_refused_before_any_device(keep: Any, config: FinetuneConfig) -> None:
+    with pytest.raises(UserError, match=f"keep = {keep} takes the last epoch, which patience_epochs = 5 would choose"):
+        execute(finetune, replace(config, keep=keep, patience_epochs=5))
+
+
+@pytest.mark.parametrize("share", [0.0, 1.5])
+def test_a_share_that_averages_nothing_is_refused(share: float, config: FinetuneConfig) -> None:
+    with pytest.raises(UserError, match=f"tuned_share should be greater than 0 and at most 1, got {share}"):
+        execute(finetune, replace(config, tuned_share=share))
+
+
+def test_a_file_to_start_from_and_no_teacher_is_told_the_way_out(config: FinetuneConfig) -> None:
+    with pytest.raises(UpstreamError, match=r"no run of stage 'teacher' has finished.*or do without: teacher_runs=none"):
+        execute(finetune, replace(config, teacher_runs="latest"))
+
+
+def test_a_device_learns_from_labels_and_teachers(config: FinetuneConfig, teacher_config: TeacherConfig) -> None:
+    taught = execute(teacher, teacher_config)
+    teachers = ",".join([taught] * 2)
+    with pytest.raises(UserError, match=r"teacher_weights.*there are 2 teachers: weights should be as many positive numbers"):
+        execute(finetune, replace(config, teacher_runs=teachers, loss=LossConfig(teacher_weights=(1.0,))))
+    run_id = execute(finetune, replace(config, devices=("a",), teacher_runs=taught))
+    models = json.loads(mlflow.artifacts.load_text(f"runs:/{run_id}/models.json"))
+    for device_run in models.values():
+        run = mlflow.get_run(device_run)
+        assert {"train/label_loss", "train/distillation_loss", "val/agreement"} <= set(run.data.metrics)
+        assert "Teachers: ssl (small_cnn). T = 2, weight = 0.02." in run.data.tags["mlflow.note.content"]
+
+
+def test_teachers_of_other_data_are_refused_before_any_device(
+    config: FinetuneConfig, teacher_config: TeacherConfig, data: DataConfig
+) -> None:
+    other_split = execute(prepare, PrepareConfig(replace(data, validation_share=0.5)), inputs=data_digest)
+    taught = execute(teacher, replace(teacher_config, prepare_run=other_split))
+    with pytest.raises(DataError, match=r"belong to other data.*Or do without teachers: teacher_runs=none"):
+        execute(finetune, replace(config, teacher_runs=taught))
+
+
 def test_training_ends_once_patience_is_over(device_config: FinetuneDeviceConfig, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(MacroAccuracy, "compute", lambda metric: torch.tensor(0.5))
-    long = replace(device_config, seed=3, optim=replace(OPTIM, max_epochs=9, restart_epochs=9))
+    long = replace(device_config, keep="best", seed=3, optim=replace(OPTIM, max_epochs=9, restart_epochs=9))
     impatient = execute(finetune_device, replace(long, patience_epochs=2))
     assert len(runs.metric_per_epoch(impatient, "val/accuracy")) == 3
     assert len(runs.metric_per_epoch(execute_after_a_cut(long, monkeypatch), "val/accuracy")) == 3
@@ -128,14 +206,14 @@ def execute_after_a_cut(config: FinetuneDeviceConfig, monkeypatch: pytest.Monkey
 
 
 def test_an_average_of_the_last_epochs_needs_them(device_config: FinetuneDeviceConfig) -> None:
-    averaged = replace(device_config, optim=replace(OPTIM, average=AverageConfig(kind="swa")))
+    averaged = replace(device_config, keep="best", patience_epochs=160, optim=replace(OPTIM, average=AverageConfig(kind="swa")))
     with pytest.raises(UserError, match="swa averages the last 25% of the epochs, which patience_epochs = 160 may leave out"):
         execute(finetune_device, averaged)
 
 
 def test_unknown_is_trained_on_all_devices_with_more_impulse_responses(config: FinetuneConfig) -> None:
     settings = of_unknown(config, ["a", "b"])
-    assert (settings.device, settings.augment.dir_p, settings.keep) == ("unknown", 0.8, "best")
+    assert (settings.device, settings.augment.dir_p, settings.keep) == ("unknown", 0.8, config.keep)
 
 
 def test_what_is_said_of_single_devices_reaches_their_own_models_alone(config: FinetuneConfig) -> None:
@@ -182,7 +260,7 @@ def test_unknown_is_the_last_epoch_of_those_that_unseen_devices_chose(
     models = json.loads(mlflow.artifacts.load_text(f"runs:/{execute(finetune, held_out)}/models.json"))
     unknown = models["unknown"]
     assert len(runs.metric_per_epoch(unknown, "val/accuracy")) == 1
-    last = mlflow.artifacts.download_artifacts(run_id=unknown, artifact_path="checkpoints/last.ckpt")
+    last = last_of(unknown)
     assert same_weights(best_of(unknown), last)
     assert not same_weights(last, start)
 
@@ -190,3 +268,74 @@ def test_unknown_is_the_last_epoch_of_those_that_unseen_devices_chose(
 def test_zero_epochs_keep_the_start(device_config: FinetuneDeviceConfig, start: str) -> None:
     run_id = execute(finetune_device, replace(device_config, optim=replace(OPTIM, max_epochs=0)))
     assert same_weights(best_of(run_id), start)
+
+
+def training_of(config: FinetuneDeviceConfig, monkeypatch: pytest.MonkeyPatch) -> tuple[ClipSet, ClassifierTask]:
+    """What reaches Lightning's training."""
+    seen: list[tuple[ClipSet, ClassifierTask]] = []
+
+    def stop(task: ClassifierTask, *, train: ClipSet, **others: Any) -> None:
+        seen.append((train, task))
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(fitting, "fit", stop)
+    with pytest.raises(KeyboardInterrupt):
+        execute(finetune_device, config)
+    return seen[0]
+
+
+def test_a_device_learns_from_all_clips_its_own_being_half(
+    device_config: FinetuneDeviceConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    alone, _ = training_of(replace(device_config, device="b", borrowed="none"), monkeypatch)
+    every, _ = training_of(replace(device_config, device="unknown"), monkeypatch)
+    both, _ = training_of(replace(device_config, device="b", borrowed="matched"), monkeypatch)
+    assert set(both.filenames) == set(every.filenames) > set(alone.filenames)
+    times = Counter(both.filenames)
+    others = len(every) - len(alone)
+    assert {times[name] for name in alone.filenames} == {round(others / len(alone))}
+    assert {times[name] for name in set(every.filenames) - set(alone.filenames)} == {1}
+
+
+def test_borrowed_clips_come_in_the_devices_colour(
+    device_config: FinetuneDeviceConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clips, task = training_of(replace(device_config, device="b"), monkeypatch)
+    _, plain = training_of(replace(device_config, device="b", borrowed="none"), monkeypatch)
+    assert len(task.feature_augmentations) == len(plain.feature_augmentations) + 1
+    batch = clips[range(len(clips))]
+    before = batch._replace(x=task.classifier.features(batch.x), has_features=True)
+    after = task.feature_augmentations[0](before)
+    own = batch.device == clips.devices[clips.filenames.index(own_clip(clips))]
+    torch.testing.assert_close(after.x[own], before.x[own], atol=1e-4, rtol=0)
+    assert colour_distance(after.x, own) < 0.7 * colour_distance(before.x, own)
+
+
+def own_clip(clips: ClipSet) -> str:
+    """A clip that is there more than once: one of the device itself."""
+    return Counter(clips.filenames).most_common(1)[0][0]
+
+
+def colour_distance(log_mels: torch.Tensor, own: torch.Tensor) -> float:
+    """Of the mean spectra of own and of borrowed clips."""
+    return float((log_mels[own].mean(dim=(0, 1, 3)) - log_mels[~own].mean(dim=(0, 1, 3))).abs().mean())
+
+
+def test_a_refit_learns_from_the_validation_clips_too(
+    device_config: FinetuneDeviceConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = replace(device_config, device="unknown")
+    some, _ = training_of(config, monkeypatch)
+    every, _ = training_of(replace(config, refit=True), monkeypatch)
+    assert set(every.filenames) > set(some.filenames)
+
+
+def test_what_a_refit_has_learnt_from_is_said(config: FinetuneConfig) -> None:
+    run_id = execute(finetune, replace(config, refit=True, devices=("a",)))
+    assert runs.REFIT in mlflow.get_run(run_id).data.tags
+    assert "from which the model has learnt" in mlflow.get_run(run_id).data.tags["mlflow.note.content"]
+
+
+def test_a_refit_cannot_keep_the_best(config: FinetuneConfig) -> None:
+    with pytest.raises(UserError, match="keep"):
+        execute(finetune, replace(config, refit=True, keep="best"))

@@ -143,11 +143,24 @@ def test_every_field_refuses_what_is_not_there_or_is_of_another_kind(
 
 def test_none_is_refused_where_a_run_is_needed(prepared: str, no_runs: None) -> None:
     for config, name in FIELDS:
-        if name in ("pretrain_run", "register_run", "evaluate_run") or (config is EvaluateConfig and name != "prepare_run"):
+        optional = {"pretrain_run", "register_run", "evaluate_run"} | (set() if config is DistillConfig else {"teacher_runs"})
+        if name in optional or (config is EvaluateConfig and name != "prepare_run"):
             assert value_of(config, name, "none") == "none"
         else:
             with pytest.raises(UserError, match="there is no run 'none'"):
                 value_of(config, name, "none")
+
+
+@pytest.mark.parametrize(
+    ("config", "name"),
+    [(TrainConfig, "pretrain_run"), (FinetuneConfig, "teacher_runs"), (FinetuneDeviceConfig, "teacher_runs")],
+)
+def test_where_there_is_no_run_a_stage_that_can_do_without_says_so(
+    config: type, name: str, prepared: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(runs, "finished_runs", lambda stage, tags: [])
+    with pytest.raises(UserError, match=rf"no run of stage '\w+' has finished.* or do without: {name}=none"):
+        value_of(config, name, "latest")
 
 
 def test_the_command_line_takes_a_mapping(models: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -320,6 +333,7 @@ def test_a_start_that_is_kept_leaves_what_lies_beside_its_weights(
     config = FinetuneDeviceConfig(
         prepare_run=quantize_config.prepare_run,
         distill_run=str(tmp_path / "trainer.ckpt"),
+        teacher_runs="none",
         optim=replace(train_config.optim, max_epochs=0),
         trainer=train_config.trainer,
     )

@@ -158,6 +158,7 @@ def test_a_comparison_says_which_model_has_learnt_from_its_clips(train_config: T
 
 def test_tables_say_that_their_clips_were_learnt() -> None:
     assert what_clips_judge([]) == "by which the checkpoint was chosen"
+    assert what_clips_judge([], chose=False) == "which chose no checkpoint"
     assert what_clips_judge(["distill T=2"]).startswith("**from which the model has learnt** (refit of distill T=2)")
 
 

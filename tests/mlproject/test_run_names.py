@@ -7,7 +7,7 @@ from mlflow.exceptions import MlflowException
 
 from adaptf.mlproject.compare import CompareConfig
 from adaptf.mlproject.config import AugmentConfig, DataConfig, OptimConfig
-from adaptf.mlproject.distill import DistillConfig, LossConfig
+from adaptf.mlproject.distill import DistillConfig
 from adaptf.mlproject.evaluate import EvaluateConfig
 from adaptf.mlproject.finetune import FinetuneConfig
 from adaptf.mlproject.finetune_device import FinetuneDeviceConfig
@@ -18,6 +18,7 @@ from adaptf.mlproject.promote import PromoteConfig
 from adaptf.mlproject.quantize import QuantizeConfig
 from adaptf.mlproject.rollback import RollbackConfig
 from adaptf.mlproject.run_names import describe
+from adaptf.mlproject.taught import LossConfig
 from adaptf.mlproject.teacher import TeacherConfig
 from adaptf.mlproject.train import TrainConfig
 from adaptf.tracking import runs

@@ -502,6 +502,7 @@ def test_fine_tuning_is_swept_per_device_group(
     settings = FinetuneConfig(
         prepare_run=train_config.prepare_run,
         distill_run=start,
+        teacher_runs="none",
         devices=("a",),
         min_clips=1,
         min_validation_clips=1,

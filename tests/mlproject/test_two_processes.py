@@ -93,6 +93,7 @@ def test_two_processes_fine_tune_one_device_after_the_other(
     fields = [
         f"--prepare_run={prepared}",
         f"--distill_run={start}",
+        "--teacher_runs=none",
         "--min_clips=1",
         "--min_validation_clips=1",
         "--devices=a,b",

@@ -1,0 +1,51 @@
+"""Other devices' clips for a device's model: brought to its band statistics, and half of what it learns from."""
+
+from collections.abc import Sequence
+from typing import Literal
+
+import pandas as pd
+import torch
+from tqdm import tqdm
+
+from adaptf.audio.band_matching import BandMatching, BandMoments
+from adaptf.data.clip_set import ClipSet
+from adaptf.data.files import blocks_of
+from adaptf.data.log_mels import CLIPS_AT_ONCE
+from adaptf.mlproject.dataset import PreparedData
+from adaptf.models.classifier import Classifier
+from adaptf.tracking.runs import StageRun
+
+Borrowed = Literal["matched", "none"]
+
+
+def with_borrowed(data: PreparedData, device: str, splits: Sequence[str]) -> ClipSet:
+    """The device's clips of the splits and those of all others, its own repeated until they are half of them."""
+    rows = data.table[data.table["split"].isin(splits)]
+    own, others = rows[rows["device"] == device], rows[rows["device"] != device]
+    times = max(1, round(len(others) / len(own)))
+    return data.clip_set(pd.concat([*[own] * times, others]), splits[0])
+
+
+def matching_to(device: str, data: PreparedData, classifier: Classifier, splits: Sequence[str], run: StageRun) -> BandMatching:
+    """By the clips of the splits; their moments are taken once for all devices."""
+    clips = data.clips(*splits)
+    key = ("band moments", data.digest, clips.filenames, str(classifier.description.features))
+    moments = run.shared.once(key, lambda: moments_of(clips, classifier, devices=len(data.devices)))
+    return moments.matching(data.devices.index(device))
+
+
+@torch.no_grad()
+def moments_of(clips: ClipSet, classifier: Classifier, *, devices: int) -> BandMoments:
+    """Of the classifier's log-mels of all clips."""
+    features = classifier.features.eval()
+    moments: BandMoments | None = None
+    with tqdm(None, "band statistics", len(clips), unit="clip", delay=3, mininterval=1) as bar:
+        for rows in blocks_of(range(len(clips)), CLIPS_AT_ONCE):
+            batch = clips[rows]
+            logmel = features(batch.x)
+            moments = moments or BandMoments(devices, clips.targets.shape[1], logmel.shape[2])
+            moments.add(logmel, batch.device, batch.targets.argmax(dim=1))
+            bar.update(len(rows))
+    if moments is None:
+        raise ValueError("band statistics need clips, got none")
+    return moments
