@@ -48,11 +48,8 @@ class FinetuneConfig:
     min_validation_clips: int = FinetuneDeviceConfig.min_validation_clips
     """A device with fewer validation clips is judged on those of all devices."""
     keep: Keep = FinetuneDeviceConfig.keep
-    """What becomes a device's model. average: the weights of start and last epoch, averaged (Wortsman et al., 2022). last:
-    those of the last epoch. best: those of the best of start and epochs on the device's validation clips, which takes more of
-    these than there mostly are."""
-    tuned_share: float = FinetuneDeviceConfig.tuned_share
-    """Of the last epoch in the average, for all devices."""
+    """What becomes a device's model. last: the last epoch. best: the best of start and epochs on the device's validation clips,
+    which takes more of these than there mostly are."""
     borrowed: Borrowed = FinetuneDeviceConfig.borrowed
     """Whose clips a device's model learns from beside its own. matched: all others', each band of their log-mels brought to its
     mean and deviation in the device's clips (Mezza et al., 2020), and its own repeated until they are half. none: nobody's."""
@@ -140,7 +137,6 @@ def of_device(config: FinetuneConfig, device: str, dir_p: float) -> FinetuneDevi
         teacher_runs=config.teacher_runs,
         loss=config.loss,
         keep=config.keep,
-        tuned_share=config.tuned_share,
         borrowed=config.borrowed,
         refit=config.refit,
         min_validation_clips=config.min_validation_clips,

@@ -26,13 +26,12 @@ from adaptf.mlproject.teacher import TEACHER_KIND
 from adaptf.mlproject.validation_page import predict_validation, with_predictions, with_validation_tables
 from adaptf.models.checkpoint import load_classifier, save_classifier
 from adaptf.models.classifier import Classifier
-from adaptf.models.interpolation import interpolated
 from adaptf.tracking.runs import NONE, Result, StageRun
 from adaptf.training.augmentation import Augmentation, band_matching
 from adaptf.training.fit import Fitted
 
 START, KEPT = "start/accuracy", "kept/accuracy"
-Keep = Literal["average", "last", "best"]
+Keep = Literal["last", "best"]
 
 
 @dataclass(frozen=True)
@@ -53,9 +52,7 @@ class FinetuneDeviceConfig:
     min_validation_clips: int = 5
     """With fewer validation clips of its own, the model is judged on those of all devices."""
     keep: Keep = "last"
-    """average: start and last epoch, averaged. last: the last epoch. best: the best of start and epochs on validation clips."""
-    tuned_share: float = 0.5
-    """Of the last epoch in the average."""
+    """last: the last epoch. best: the best of start and epochs on validation clips."""
     patience_epochs: int = 0
     """Where the best is kept, training ends after so many epochs without a better score; 0: never."""
     borrowed: Borrowed = "matched"
@@ -85,12 +82,10 @@ def finetune_device(config: FinetuneDeviceConfig, run: StageRun) -> Result:
     # All scored alike: Lightning's score is that of the training's precision.
     predictions = {"start": predict(start), "fine-tuned": predict(tuned)}
     start_score, tuned_score = (accuracy(one, config.trainer.score) for one in predictions.values())
-    share = share_of_tuned(config, helped=tuned_score > start_score)
-    kept = interpolated(start, tuned, share)
-    predictions["kept"] = predict(kept)
-    kept_score = accuracy(predictions["kept"], config.trainer.score)
-    scores = f"{start_score:.3f} before, {tuned_score:.3f} after {epochs} epochs, {kept_score:.3f} as kept"
-    note = f"Device **{config.device}**, judged on {judged_on}: {scores}. {what_is_kept(config, share, epochs)}"
+    helped = config.keep == "last" or tuned_score > start_score
+    kept, kept_score = (tuned, tuned_score) if helped else (start, start_score)
+    note = f"Device **{config.device}**, judged on {judged_on}: {start_score:.3f} before, {tuned_score:.3f} after {epochs} epochs. "
+    note += what_is_kept(config, helped=helped, epochs=epochs)
     result = Result(
         metrics={START: start_score, KEPT: kept_score},
         files={**files, BEST: save_classifier(kept, run.folder / "kept" / "best.ckpt", epoch=epochs)},
@@ -101,7 +96,9 @@ def finetune_device(config: FinetuneDeviceConfig, run: StageRun) -> Result:
     refits = [*refits_of(config.distill_run), *[run.name] * config.refit]
     result = as_refit(result) if config.refit else result
     shown = with_validation_tables(result, data, predictions, chose=config.keep == "best", refits=refits)
-    return with_predictions(shown, run, {setting: predictions[setting] for setting in ("start", "kept")})
+    return with_predictions(
+        shown, run, {"start": predictions["start"], "kept": predictions["fine-tuned" if helped else "start"]}
+    )
 
 
 def check_keep(config: FinetuneDeviceConfig) -> None:
@@ -112,11 +109,9 @@ def check_keep(config: FinetuneDeviceConfig) -> None:
             "validation clips: set patience_epochs to 0, or keep to best"
         )
     if config.keep == "best" and config.refit:
-        raise UserError("refit trains on the validation clips, by which keep = best would choose: set keep to last or average")
+        raise UserError("refit trains on the validation clips, by which keep = best would choose: set keep to last")
     if config.keep == "best":
         check_choice("distill_run", config.distill_run)
-    if not 0 < config.tuned_share <= 1:
-        raise UserError(f"tuned_share should be greater than 0 and at most 1, got {config.tuned_share}")
 
 
 def tune(config: FinetuneDeviceConfig, run: StageRun, data: PreparedData, validation: ClipSet) -> Fitted:
@@ -145,19 +140,13 @@ def tune(config: FinetuneDeviceConfig, run: StageRun, data: PreparedData, valida
     )
 
 
-def share_of_tuned(config: FinetuneDeviceConfig, *, helped: bool) -> float:
-    """Of the fine-tuned model in the one that is kept; `helped`: whether it is better than the start on validation clips."""
-    return {"average": config.tuned_share, "last": 1.0, "best": float(helped)}[config.keep]
-
-
-def what_is_kept(config: FinetuneDeviceConfig, share: float, epochs: int) -> str:
+def what_is_kept(config: FinetuneDeviceConfig, *, helped: bool, epochs: int) -> str:
     """In a sentence."""
     if not epochs:
         return "The starting model is kept."
-    if config.keep == "best":
-        return "The fine-tuned model is kept." if share else "Fine-tuning did not help: the starting model is kept."
-    kept = "The last epoch" if config.keep == "last" else f"The average of start and last epoch ({share:.0%} of the latter)"
-    return f"{kept} is kept: validation clips chose nothing."
+    if config.keep == "last":
+        return "The last epoch is kept: validation clips chose nothing."
+    return "The fine-tuned model is kept." if helped else "Fine-tuning did not help: the starting model is kept."
 
 
 def judge_of(config: FinetuneDeviceConfig) -> str | None:

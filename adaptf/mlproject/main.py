@@ -261,7 +261,7 @@ def check(config: MainConfig) -> str:
             "of epochs as distill.optim.max_epochs"
         )
     if config.distill.refit and config.finetune.keep == "best":
-        raise UserError("distill.refit leaves no clips by which finetune.keep = best could choose: set it to last or average")
+        raise UserError("distill.refit leaves no clips by which finetune.keep = best could choose: set it to last")
     check_reason(config.promote)
     check_wiring(config)
     check_folders(config)
