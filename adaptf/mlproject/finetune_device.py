@@ -84,8 +84,8 @@ def finetune_device(config: FinetuneDeviceConfig, run: StageRun) -> Result:
     start_score, tuned_score = (accuracy(one, config.trainer.score) for one in predictions.values())
     helped = config.keep == "last" or tuned_score > start_score
     kept, kept_score = (tuned, tuned_score) if helped else (start, start_score)
-    note = f"Device **{config.device}**, judged on {judged_on}: {start_score:.3f} before, {tuned_score:.3f} after {epochs} epochs. "
-    note += what_is_kept(config, helped=helped, epochs=epochs)
+    scores = f"{start_score:.3f} before, {tuned_score:.3f} after {epochs} epochs"
+    note = f"Device **{config.device}**, judged on {judged_on}: {scores}. {what_is_kept(config, helped=helped, epochs=epochs)}"
     result = Result(
         metrics={START: start_score, KEPT: kept_score},
         files={**files, BEST: save_classifier(kept, run.folder / "kept" / "best.ckpt", epoch=epochs)},
