@@ -5,7 +5,7 @@ A scene with too few places has its files cut instead: scores come out too good 
 
 import zlib
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import pandas as pd
@@ -73,8 +73,14 @@ def _groups(clips: pd.DataFrame, column: str) -> dict[str, Counter[Group]]:
 def _choose(clips: Mapping[str, Counter[Group]], share: float, seed: int) -> set[str]:
     """Locations to cut out, from location -> group -> clips."""
     order = sorted(clips, key=lambda location: (zlib.crc32(f"{seed}/{location}".encode()), location))
-    side = _Side(clips, share, sum(clips.values(), Counter()), Counter(group for groups in clips.values() for group in groups))
-    while _bring_nearer(side, order) or _fill(side, order):
+    members: dict[Group, list[str]] = {}
+    total: Counter[Group] = Counter()
+    for location in order:
+        total.update(clips[location])
+        for group in clips[location]:
+            members.setdefault(group, []).append(location)
+    side = _Side(clips, share, total, members)
+    while _bring_nearer(side, order) or _fill(side):
         pass
     return side.chosen
 
@@ -90,16 +96,21 @@ def _bring_nearer(side: "_Side", order: list[str]) -> bool:
     return moved
 
 
-def _fill(side: "_Side", order: list[str]) -> bool:
-    """Moves the location, or where none does alone the two, that lower most what is lacking and leave the shares nearest."""
-    could = [location for location in order if side.could_fill(location)]
-    pairs = ([one, other] for one in could for other in order if other != one)
-    for moves in ([[one] for one in could], pairs):
-        best = min(moves, key=side.change, default=[])
-        if side.change(best)[0] < NOTHING_LACKING:
-            side.move(best)
-            return True
-    return False
+def _fill(side: "_Side") -> bool:
+    """For each group that is lacking on a side moves a location, or where no one alone does two, so that less is lacking."""
+    moved = [_fill_group(side, group, ([one] for one in side.members[group])) for group in side.lacking()]
+    if not any(moved):
+        moved = [_fill_group(side, group, side.pairs(group)) for group in side.lacking()]
+    return any(moved)
+
+
+def _fill_group(side: "_Side", group: Group, moves: Iterable[list[str]]) -> bool:
+    """Makes the move that lowers most what is lacking and leaves the shares nearest, if the group still lacks and one does."""
+    best = min(moves, key=side.change, default=[]) if side.lacks(group) else []
+    if side.change(best)[0] >= NOTHING_LACKING:
+        return False
+    side.move(best)
+    return True
 
 
 @dataclass
@@ -109,7 +120,8 @@ class _Side:
     clips: Mapping[str, Counter[Group]]
     share: float
     total: Mapping[Group, int]
-    locations: Mapping[Group, int]
+    members: Mapping[Group, Sequence[str]]
+    """The locations of each group, in their order."""
     taken: Counter[Group] = field(default_factory=Counter)
     chosen: set[str] = field(default_factory=set)
 
@@ -129,12 +141,22 @@ class _Side:
         self.taken.update(self._moved(locations))
         self.chosen ^= set(locations)
 
-    def could_fill(self, location: str) -> bool:
-        """Whether it belongs to a group that is lacking on a side and need not: a single location is one for training."""
-        groups = self.clips[location]
-        return any(
-            self.taken[group] == self.total[group] or (self.taken[group] == 0 and self.locations[group] > 1) for group in groups
-        )
+    def lacking(self) -> list[Group]:
+        """Groups that are lacking on a side and need not be, with those of all devices first."""
+        return sorted(group for group in self.members if self.lacks(group))
+
+    def lacks(self, group: Group) -> bool:
+        """Whether it is on one side alone, and not for training with its single location."""
+        return self.taken[group] == self.total[group] or (self.taken[group] == 0 and len(self.members[group]) > 1)
+
+    def pairs(self, group: Group) -> Iterator[list[str]]:
+        """A location of the group, and one of those that make up for what its move would let be lacking."""
+        for location in self.members[group]:
+            moved = self._moved([location])
+            emptied = [one for one, count in moved.items() if self.taken[one] + count in (0, self.total[one])]
+            for other in dict.fromkeys(other for one in emptied if one != group for other in self.members[one]):
+                if other != location:
+                    yield [location, other]
 
     def _moved(self, locations: Sequence[str]) -> dict[Group, int]:
         moved: dict[Group, int] = {}

@@ -1,4 +1,4 @@
-"""Other devices' clips for a device's model: brought to its band statistics, and half of what it learns from."""
+"""Other devices' clips for a device's model: brought to its band statistics, and at most half of what it learns from."""
 
 from collections.abc import Sequence
 from typing import Literal
@@ -11,6 +11,7 @@ from adaptf.audio.band_matching import BandMatching, BandMoments
 from adaptf.data.clip_set import ClipSet
 from adaptf.data.files import blocks_of
 from adaptf.data.log_mels import CLIPS_AT_ONCE
+from adaptf.errors import UserError
 from adaptf.mlproject.dataset import PreparedData
 from adaptf.models.classifier import Classifier
 from adaptf.tracking.runs import StageRun
@@ -19,9 +20,14 @@ Borrowed = Literal["matched", "none"]
 
 
 def with_borrowed(data: PreparedData, device: str, splits: Sequence[str]) -> ClipSet:
-    """The device's clips of the splits and those of all others, its own repeated until they are half of them."""
+    """The device's clips of the splits and those of all others, its own repeated until they are half at least.
+
+    Raises UserError where it has none.
+    """
     rows = data.table[data.table["split"].isin(splits)]
     own, others = rows[rows["device"] == device], rows[rows["device"] != device]
+    if own.empty:
+        raise UserError(f"device {device} has no training clips, which its model needs: leave it out of devices")
     times = max(1, round(len(others) / len(own)))
     return data.clip_set(pd.concat([*[own] * times, others]), splits[0])
 

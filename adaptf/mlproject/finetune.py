@@ -8,6 +8,7 @@ from typing import Literal
 from adaptf.data.clips import TRAIN, UNKNOWN, devices_of
 from adaptf.data.errors import DataError
 from adaptf.data.shared_objects import SharedObjects
+from adaptf.errors import UserError
 from adaptf.evaluation.scores import accuracy
 from adaptf.mlproject.borrowed import Borrowed
 from adaptf.mlproject.config import AugmentConfig, OptimConfig, TrainerConfig, upstream, upstream_each, upstream_model
@@ -52,7 +53,8 @@ class FinetuneConfig:
     which takes more of these than there mostly are."""
     borrowed: Borrowed = FinetuneDeviceConfig.borrowed
     """Whose clips a device's model learns from beside its own. matched: all others', each band of their log-mels brought to its
-    mean and deviation in the device's clips (Mezza et al., 2020), and its own repeated until they are half. none: nobody's."""
+    mean and deviation in the device's clips (Mezza et al., 2020); its own are repeated until they are half at least. none:
+    nobody's."""
     refit: bool = FinetuneDeviceConfig.refit
     """Trains on the validation clips too, for exactly optim.max_epochs; what comes of it can't be judged on them."""
     augment: AugmentConfig = FinetuneDeviceConfig.augment
@@ -78,6 +80,7 @@ def finetune(config: FinetuneConfig, run: StageRun) -> Result:
     """A nested run per device; a device whose run has finished is not trained again."""
     # What is wrong is said before there is a run for a device.
     check_keep(of_device(config, UNKNOWN, config.unknown_dir_p))
+    check_unknown_epochs(config, refit=config.refit or bool(refits_of(config.distill_run)))
     data = load_prepared(run, config.prepare_run, kind=SCENES_KIND)
     student_of(run, config.distill_run, data)
     check_teachers(config, run, data)
@@ -111,6 +114,15 @@ def finetune(config: FinetuneConfig, run: StageRun) -> Result:
     return with_validation_tables(result, data, settings, chose=config.keep == "best", refits=refits)
 
 
+def check_unknown_epochs(config: FinetuneConfig, *, refit: bool) -> None:
+    """Raises UserError where a choice by validation clips is asked for of models that have learnt from them."""
+    if config.unknown_epochs == "leave_one_device_out" and refit:
+        raise UserError(
+            "unknown_epochs = leave_one_device_out chooses by validation clips, from which a refit has learnt: set "
+            "unknown_epochs to given, or build on a distillation that is no refit"
+        )
+
+
 def check_teachers(config: FinetuneConfig, run: StageRun, data: PreparedData) -> None:
     """Raises UserError where there are not as many weights as teachers, DataError where logits are not those of the data."""
     run_ids = teacher_ids(config.teacher_runs)
@@ -141,7 +153,7 @@ def of_device(config: FinetuneConfig, device: str, dir_p: float) -> FinetuneDevi
         refit=config.refit,
         min_validation_clips=config.min_validation_clips,
         patience_epochs=config.patience_epochs,
-        augment=replace(config.augment, dir_p=dir_p, dir_devices=(), dir_p_of={}),
+        augment=replace(config.augment, dir_p=dir_p, dir_devices=() if device == UNKNOWN else (device,), dir_p_of={}),
         optim=config.optim,
         trainer=config.trainer,
         seed=config.seed,

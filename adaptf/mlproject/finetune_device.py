@@ -57,7 +57,7 @@ class FinetuneDeviceConfig:
     """Where the best is kept, training ends after so many epochs without a better score; 0: never."""
     borrowed: Borrowed = "matched"
     """Whose clips a device's model learns from beside its own. matched: all others', brought to the band statistics of the
-    device (Mezza et al., 2020), and as many of its own. none: nobody's."""
+    device (Mezza et al., 2020), and its own, which are half at least. none: nobody's."""
     refit: bool = False
     """Trains on the validation clips too; nothing may be chosen by them then."""
     augment: AugmentConfig = AugmentConfig(dir_p=0.0)
@@ -70,6 +70,8 @@ class FinetuneDeviceConfig:
 def finetune_device(config: FinetuneDeviceConfig, run: StageRun) -> Result:
     """The model that `keep` asks for; it, the start and the fine-tuned model are judged on the device's validation clips."""
     check_keep(config)
+    if config.keep == "best":
+        check_choice("distill_run", config.distill_run)
     data = load_prepared(run, config.prepare_run, kind=SCENES_KIND)
     start = student_of(run, config.distill_run, data)
     validation, judged_on = validation_clips(data, judge_of(config), config.min_validation_clips)
@@ -110,8 +112,6 @@ def check_keep(config: FinetuneDeviceConfig) -> None:
         )
     if config.keep == "best" and config.refit:
         raise UserError("refit trains on the validation clips, by which keep = best would choose: set keep to last")
-    if config.keep == "best":
-        check_choice("distill_run", config.distill_run)
 
 
 def tune(config: FinetuneDeviceConfig, run: StageRun, data: PreparedData, validation: ClipSet) -> Fitted:

@@ -22,7 +22,8 @@ from adaptf.mlproject.dataset import SCENES_KIND, load_prepared, load_tested
 from adaptf.mlproject.distill import DistillConfig, distill
 from adaptf.mlproject.evaluate import MEANINGS, SETTINGS, EvaluateConfig, evaluate, origin_of_teachers
 from adaptf.mlproject.evaluation_report import TABLES, report
-from adaptf.mlproject.finetune import FinetuneConfig, finetune
+from adaptf.mlproject.finetune import FinetuneConfig, check_unknown_epochs, finetune, of_device
+from adaptf.mlproject.finetune_device import check_keep
 from adaptf.mlproject.fitting import check_folder, dir_p_by_device, in_section
 from adaptf.mlproject.predict import PredictConfig, files_digest, predict
 from adaptf.mlproject.prediction_files import read_predictions
@@ -31,6 +32,7 @@ from adaptf.mlproject.pretrain import PretrainConfig, pretrain
 from adaptf.mlproject.promote import PROMOTED, PromoteConfig, check_reason, promote, unlike_any_other
 from adaptf.mlproject.quantize import QuantizeConfig, quantize
 from adaptf.mlproject.register import RegisterConfig, register
+from adaptf.mlproject.schedule import averaging_of
 from adaptf.mlproject.seeds import Study
 from adaptf.mlproject.stage import Inputs, Stage, execute, run_stage
 from adaptf.mlproject.teacher import TeacherConfig, TeacherKind, beats_digest, teacher
@@ -126,8 +128,7 @@ def main(config: MainConfig, run: StageRun) -> Result:
     ]
     taught_by = ",".join(teachers)
     distilled = step(distill, replace(config.distill, prepare_run=scenes, train_run=trained, teacher_runs=taught_by))
-    tuning = replace(config.finetune, prepare_run=scenes, distill_run=distilled)
-    tuned = step(finetune, tuning if tuning.teacher_runs == NONE else replace(tuning, teacher_runs=taught_by))
+    tuned = step(finetune, replace(config.finetune, prepare_run=scenes, distill_run=distilled, teacher_runs=taught_by))
     quantized = step(quantize, replace(config.quantize, prepare_run=scenes, finetune_run=tuned))
     step(
         evaluate,
@@ -262,6 +263,11 @@ def check(config: MainConfig) -> str:
         )
     if config.distill.refit and config.finetune.keep == "best":
         raise UserError("distill.refit leaves no clips by which finetune.keep = best could choose: set it to last")
+    check_keep(of_device(config.finetune, UNKNOWN, config.finetune.unknown_dir_p))
+    check_unknown_epochs(config.finetune, refit=config.finetune.refit or config.distill.refit)
+    for stage in ("pretrain", "train", "teacher", "distill", "finetune"):
+        with in_section(f"{stage}.optim"):
+            averaging_of(getattr(config, stage).optim)
     check_reason(config.promote)
     check_wiring(config)
     check_folders(config)
@@ -280,8 +286,7 @@ def check_wiring(config: MainConfig) -> None:
         for name, section in sections.items()
         for one in upstream_fields(section)
     }
-    without_teachers = ("finetune.teacher_runs", NONE)
-    if named := [name for name, value in given.items() if value != LATEST and (name, value) != without_teachers]:
+    if named := [name for name, value in given.items() if value != LATEST]:
         stage = named[0].partition(".")[0]
         raise UserError(
             f"main gives every stage the runs of those before it: leave out {', '.join(named)}, or run the stages one by one, "

@@ -125,9 +125,14 @@ def clips_that_decide(common: pd.DataFrame, device: str, scenes: Sequence[str]) 
     usable = of_several_places(own)
     if len(usable) >= MIN_OWN_CLIPS and places_of(usable).nunique() >= MIN_OWN_PLACES:
         shown, of = own, f"of {device}"
+    elif device != UNKNOWN and len(own) == len(common) and len(usable):
+        raise UserError(
+            f"both were judged on clips of {device} alone, of which {len(usable)} can decide: too few. Versions that are "
+            "quantized anew are judged on the clips of all devices"
+        )
     else:
-        usable, shown = of_several_places(common), common
-        of = "of all devices" + f" (only {len(own)} are of {device})" * (device != UNKNOWN)
+        shown, of = common, "of all devices" + f" (only {len(usable)} usable ones are of {device})" * (device != UNKNOWN)
+        usable = of_several_places(common)
     there, kept = set(shown["scene"]), set(usable["scene"])
     absent = tuple(scene for scene in scenes if scene not in there)
     return Judged(frozenset(usable["filename"]), of, absent, tuple(sorted(there - kept)))

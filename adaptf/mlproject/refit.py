@@ -26,11 +26,12 @@ def refits_of(value: str, device: str | None = None) -> list[str]:
 
 
 def check_choice(field: str, value: str) -> None:
-    """Raises UserError where validation clips would choose among the epochs of a model that has learnt from them."""
+    """Raises UserError where validation clips would choose among models that have learnt from them."""
     if refits := refits_of(value):
         raise UserError(
             f"{field}={value} has learnt from the validation clips (refit of {', '.join(refits)}), which therefore can't "
-            "choose an epoch here: set refit=true too, with the number of epochs as optim.max_epochs, or build on another run"
+            "choose among epochs or settings here: set refit=true too, with the number of epochs as optim.max_epochs, or build "
+            "on another run"
         )
 
 

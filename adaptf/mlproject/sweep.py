@@ -152,7 +152,7 @@ def check(config: SweepConfig) -> str:
             f"{config.stage}.seeds and a sweep don't go together: sweep with one seed, then run the best settings with several "
             f"(mlflow run . -e {config.stage} -P preset=runs:/<id>/best.yaml -P seeds=0,1,2)"
         )
-    if isinstance(settings, (TrainConfig, DistillConfig)) and settings.refit:
+    if getattr(settings, "refit", False):
         raise UserError(
             f"{config.stage}.refit and a sweep don't go together: a refit leaves no clips to judge a trial by. Sweep without "
             f"it, then run the best settings with it (mlflow run . -e {config.stage} -P preset=runs:/<id>/best.yaml "

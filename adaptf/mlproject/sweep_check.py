@@ -106,5 +106,7 @@ def check_stage(config: Any, devices: Sequence[str]) -> None:
         )
     if isinstance(config, DistillConfig):
         check_choice("train_run", config.train_run)
+    if isinstance(config, FinetuneConfig):
+        check_choice("distill_run", config.distill_run)
     if isinstance(config, DistillConfig | FinetuneConfig):
         objective_of(config.loss, teachers=len(teacher_ids(config.teacher_runs)))

@@ -320,5 +320,29 @@ def test_what_a_refit_has_learnt_from_is_said(config: FinetuneConfig) -> None:
 
 
 def test_a_refit_cannot_keep_the_best(config: FinetuneConfig) -> None:
-    with pytest.raises(UserError, match="keep"):
+    with pytest.raises(UserError, match="refit trains on the validation clips, by which keep = best would choose"):
         execute(finetune, replace(config, refit=True, keep="best"))
+
+
+def test_a_refit_cannot_leave_devices_out(config: FinetuneConfig) -> None:
+    with pytest.raises(UserError, match="unknown_epochs = leave_one_device_out chooses by validation clips"):
+        execute(finetune, replace(config, refit=True, unknown_epochs="leave_one_device_out"))
+
+
+def test_impulse_responses_of_a_devices_model_reach_its_own_clips_alone(
+    config: FinetuneConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given: list[list[float]] = []
+
+    def build(augment: AugmentConfig, *, p_of_device: list[float], **others: Any) -> fitting.Augmentations:
+        given.append(p_of_device)
+        return fitting.Augmentations([], [], {})
+
+    monkeypatch.setattr(fitting, "build_augmentations", build)
+    training_of(of_device(replace(config, augment=replace(PLAIN, dir_p_of={"a": 0.4, "b": 0.1})), "b", 0.1), monkeypatch)
+    assert given == [[0.0, 0.1, 0.0]]
+
+
+def test_a_device_without_training_clips_cannot_borrow(device_config: FinetuneDeviceConfig) -> None:
+    with pytest.raises(UserError, match="device nobody has no training clips"):
+        execute(finetune_device, replace(device_config, device="nobody"))

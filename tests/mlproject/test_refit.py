@@ -13,8 +13,9 @@ from adaptf.errors import UserError
 from adaptf.mlproject import fitting
 from adaptf.mlproject.compare import learnt_from_them
 from adaptf.mlproject.compared import Compared
-from adaptf.mlproject.config import DataConfig
+from adaptf.mlproject.config import AverageConfig, DataConfig, OptimConfig
 from adaptf.mlproject.distill import DistillConfig, distill
+from adaptf.mlproject.finetune import FinetuneConfig
 from adaptf.mlproject.main import MainConfig, check
 from adaptf.mlproject.production_comparison import validation_predictions
 from adaptf.mlproject.quantize import QuantizeConfig, quantize
@@ -146,6 +147,28 @@ def test_main_says_before_any_work_what_a_refit_needs(data: DataConfig) -> None:
 def test_a_sweep_needs_clips_to_judge_by(distill_config: DistillConfig) -> None:
     with pytest.raises(UserError, match="a refit leaves no clips to judge a trial by"):
         check_sweep(SweepConfig(stage="distill", distill=replace(distill_config, refit=True)))
+    with pytest.raises(UserError, match=r"finetune\.refit and a sweep don't go together"):
+        check_sweep(SweepConfig(stage="finetune", finetune=FinetuneConfig(refit=True)))
+
+
+def test_a_sweep_of_device_models_needs_clips_that_their_start_has_not_learnt(distilled: str) -> None:
+    with pytest.raises(UserError, match=f"distill_run={distilled} has learnt from the validation clips"):
+        check_stage(FinetuneConfig(distill_run=distilled, teacher_runs="none"), ["a"])
+
+
+@pytest.mark.parametrize(
+    ("changes", "problem"),
+    [
+        ({"finetune": FinetuneConfig(patience_epochs=40)}, "patience_epochs = 40 would choose by validation clips"),
+        ({"finetune": FinetuneConfig(keep="best", refit=True)}, "keep = best would choose"),
+        ({"distill": DistillConfig(refit=True), "finetune": FinetuneConfig(keep="best")}, "finetune.keep = best could choose"),
+        ({"finetune": FinetuneConfig(refit=True, unknown_epochs="leave_one_device_out")}, "leave_one_device_out chooses"),
+        ({"distill": DistillConfig(optim=OptimConfig(max_epochs=160, average=AverageConfig("swa")))}, "swa averages epochs"),
+    ],
+)
+def test_main_says_before_any_work_what_does_not_go_together(data: DataConfig, changes: dict[str, Any], problem: str) -> None:
+    with pytest.raises(UserError, match=problem):
+        check(replace(MainConfig(data=data), **changes))
 
 
 def test_a_comparison_says_which_model_has_learnt_from_its_clips(train_config: TrainConfig, refit: str) -> None:

@@ -144,7 +144,10 @@ def test_a_better_version_is_promoted_with_the_difference_shown_and_kept(device,
         "(95 % interval +"
     )
     assert said in capsys.readouterr().out and said in run.data.tags["mlflow.note.content"]
-    assert "on the 160 validation clips of both, of all devices (only 0 are of d" in run.data.tags["mlflow.note.content"]
+    assert (
+        "on the 160 validation clips of both, of all devices (only 0 usable ones are of d"
+        in run.data.tags["mlflow.note.content"]
+    )
     assert run.data.metrics[f"difference mean/adaptf-{device}"] == pytest.approx(10)
     assert 0 < run.data.metrics[f"difference low/adaptf-{device}"] <= 10 <= run.data.metrics[f"difference high/adaptf-{device}"]
     table = pd.read_csv(mlflow.artifacts.download_artifacts(run_id=run.info.run_id, artifact_path="gates.csv"))
@@ -291,7 +294,8 @@ def test_versions_are_compared_over_the_scenes_that_there_are_and_the_others_are
     promoted(device, register())
     run_id = promoted(device, register(predictions(scenes=("bus",), places=40)))
     assert now(device) == "2"
-    said = f"on the 80 validation clips of both, of all devices (only 0 are of {device}); none of airport (5 places, p 1)"
+    said = f"on the 80 validation clips of both, of all devices (only 0 usable ones are of {device}); "
+    said += "none of airport (5 places, p 1)"
     assert said in capsys.readouterr().out and said in mlflow.get_run(run_id).data.tags["mlflow.note.content"]
     table = pd.read_csv(mlflow.artifacts.download_artifacts(run_id=run_id, artifact_path="gates.csv"))
     assert table.loc[0, "scenes without clips"] == "airport"
@@ -306,8 +310,14 @@ def test_clips_of_the_device_decide_where_they_are_enough_and_else_those_of_all_
     assert (judged.of, len(judged.filenames), difference.mean) == ("of s1", 160, pytest.approx(0.1))
     few = before["filename"].isin(own["filename"].iloc[5:75])
     judged, difference = production_comparison.compare(before[~few], after[~few], "s1")
-    assert judged.of == "of all devices (only 90 are of s1)" and difference.mean < 0
+    assert judged.of == "of all devices (only 90 usable ones are of s1)" and difference.mean < 0
     assert production_comparison.compare(before, after, "unknown")[0].of == "of all devices"
+
+
+def test_versions_that_were_judged_on_few_clips_of_their_device_alone_are_not_compared():
+    table = predictions(0.8, places=4)
+    with pytest.raises(UserError, match=r"both were judged on clips of s1 alone, of which \d+ can decide: too few"):
+        production_comparison.compare(table, table, "s1")
 
 
 def test_a_scene_of_one_place_decides_nothing_and_is_named():
