@@ -2,7 +2,7 @@
 
 import copy
 import hashlib
-from collections.abc import Container, Hashable, Sequence
+from collections.abc import Container, Hashable, Iterator, Sequence
 from dataclasses import replace
 
 import torch
@@ -10,6 +10,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from adaptf.audio.logmel import LogMel
+from adaptf.data.batch import ClipBatch
 from adaptf.data.cache import WaveformCache
 from adaptf.data.clip_set import ClipSet
 from adaptf.data.device_memory import OnDevice, has_room
@@ -65,13 +66,24 @@ class LogMelTables:
 
 def log_mels(clips: ClipSet, logmel: LogMel, device: torch.device) -> Tensor:
     """float32 (clips, 1, bands, frames) on the device."""
-    logmel = copy.deepcopy(logmel).float().to(device)
     table = torch.empty(len(clips), 1, logmel.bands, logmel.frames(clips.samples), device=device)
-    with torch.no_grad(), tqdm(None, "log-mels", len(clips), unit="clip", delay=3, mininterval=1) as bar:
-        for rows in blocks_of(range(len(clips)), CLIPS_AT_ONCE):
-            table[rows[0] : rows[-1] + 1] = logmel(clips[rows].x.to(device))
-            bar.update(len(rows))
+    first = 0
+    for batch in with_log_mels(clips, logmel, device):
+        table[first : first + len(batch.x)] = batch.x
+        first += len(batch.x)
     return table
+
+
+def with_log_mels(clips: ClipSet, logmel: LogMel, device: torch.device) -> Iterator[ClipBatch]:
+    """The clips in their order, as batches that hold float32 log-mels (batch, 1, bands, frames) on the device."""
+    logmel = copy.deepcopy(logmel).float().to(device)
+    with tqdm(None, "log-mels", len(clips), unit="clip", delay=3, mininterval=1) as bar:
+        for rows in blocks_of(range(len(clips)), CLIPS_AT_ONCE):
+            batch = clips[rows]
+            with torch.no_grad():
+                heard = logmel(batch.x.to(device))
+            yield batch._replace(x=heard, has_features=True)
+            bar.update(len(rows))
 
 
 def _key(clips: ClipSet, logmel: LogMel, device: torch.device) -> Hashable:

@@ -1,16 +1,15 @@
 """Other devices' clips for a device's model: brought to its band statistics, and at most half of what it learns from."""
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import Any, Literal
 
 import pandas as pd
 import torch
-from tqdm import tqdm
 
 from adaptf.audio.band_matching import BandMatching, BandMoments
+from adaptf.audio.logmel import LogMel
 from adaptf.data.clip_set import ClipSet
-from adaptf.data.files import blocks_of
-from adaptf.data.log_mels import CLIPS_AT_ONCE
+from adaptf.data.log_mels import with_log_mels
 from adaptf.errors import UserError
 from adaptf.mlproject.dataset import PreparedData
 from adaptf.models.classifier import Classifier
@@ -35,23 +34,15 @@ def with_borrowed(data: PreparedData, device: str, splits: Sequence[str]) -> Cli
 def matching_to(device: str, data: PreparedData, classifier: Classifier, splits: Sequence[str], run: StageRun) -> BandMatching:
     """By the clips of the splits; their moments are taken once for all devices."""
     clips = data.clips(*splits)
+    logmel: Any = classifier.features  # a student's
     key = ("band moments", data.digest, clips.filenames, str(classifier.description.features))
-    moments = run.shared.once(key, lambda: moments_of(clips, classifier, devices=len(data.devices)))
+    moments = run.shared.once(key, lambda: moments_of(clips, logmel, devices=len(data.devices)))
     return moments.matching(data.devices.index(device))
 
 
-@torch.no_grad()
-def moments_of(clips: ClipSet, classifier: Classifier, *, devices: int) -> BandMoments:
-    """Of the classifier's log-mels of all clips."""
-    features = classifier.features.eval()
-    moments: BandMoments | None = None
-    with tqdm(None, "band statistics", len(clips), unit="clip", delay=3, mininterval=1) as bar:
-        for rows in blocks_of(range(len(clips)), CLIPS_AT_ONCE):
-            batch = clips[rows]
-            logmel = features(batch.x)
-            moments = moments or BandMoments(devices, clips.targets.shape[1], logmel.shape[2])
-            moments.add(logmel, batch.device, batch.targets.argmax(dim=1))
-            bar.update(len(rows))
-    if moments is None:
-        raise ValueError("band statistics need clips, got none")
+def moments_of(clips: ClipSet, logmel: LogMel, *, devices: int) -> BandMoments:
+    """Of the log-mels of all clips."""
+    moments = BandMoments(devices, clips.targets.shape[1], logmel.bands)
+    for batch in with_log_mels(clips, logmel, torch.device("cpu")):
+        moments.add(batch.x, batch.device, batch.targets.argmax(dim=1))
     return moments

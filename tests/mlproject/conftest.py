@@ -6,19 +6,23 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import mlflow
 import pytest
 import torch
 
+from adaptf.data.clip_set import ClipSet
+from adaptf.mlproject import fitting
 from adaptf.mlproject.config import AugmentConfig, DataConfig, MelConfig, ModelConfig, OptimConfig, TrainerConfig
 from adaptf.mlproject.distill import DistillConfig
 from adaptf.mlproject.prepare import PrepareConfig, data_digest, prepare
 from adaptf.mlproject.stage import execute
 from adaptf.mlproject.teacher import SmallTeacherConfig, TeacherConfig
 from adaptf.mlproject.train import TrainConfig
+from adaptf.training.task import ClassifierTask
 
 SCENES = ("airport", "bus")
 MEL, MODEL = MelConfig(bands=64), ModelConfig(width=8)
@@ -139,3 +143,31 @@ def command(prepared: str) -> list[str]:
         "trainer.progress_bar": "false",
     }
     return [sys.executable, "-m", "adaptf.mlproject.train", *(f"--{name}={value}" for name, value in fields.items())]
+
+
+@dataclass(frozen=True)
+class Training:
+    """What reaches Lightning's training."""
+
+    task: ClassifierTask
+    train: ClipSet
+    validation: ClipSet | None
+
+
+@pytest.fixture
+def training_of(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Training]:
+    """The training that a stage (and its configuration) would begin; it ends there."""
+
+    def begun(stage: Callable[..., Any], config: Any) -> Training:
+        seen: list[Training] = []
+
+        def stop(task: ClassifierTask, *, train: ClipSet, validation: ClipSet | None, **others: Any) -> None:
+            seen.append(Training(task, train, validation))
+            raise KeyboardInterrupt
+
+        with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+            patch.setattr(fitting, "fit", stop)
+            execute(stage, config)
+        return seen[0]
+
+    return begun

@@ -3,6 +3,7 @@
 import json
 import logging
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -28,8 +29,8 @@ from adaptf.mlproject.train import TrainConfig, train
 from adaptf.tracking import runs
 from adaptf.tracking.runs import UpstreamError
 from adaptf.training.metrics import MacroAccuracy
-from adaptf.training.task import ClassifierTask
 
+TrainingOf = Callable[..., Any]
 PLAIN = AugmentConfig(dir_p=0.0, mixstyle_p=0.0, mixup_alpha=0.0)
 OPTIM = OptimConfig(lr=0.001, batch_size=8, max_epochs=2, restart_epochs=2)
 
@@ -253,26 +254,12 @@ def test_zero_epochs_keep_the_start(device_config: FinetuneDeviceConfig, start: 
     assert same_weights(best_of(run_id), start)
 
 
-def training_of(config: FinetuneDeviceConfig, monkeypatch: pytest.MonkeyPatch) -> tuple[ClipSet, ClassifierTask]:
-    """What reaches Lightning's training."""
-    seen: list[tuple[ClipSet, ClassifierTask]] = []
-
-    def stop(task: ClassifierTask, *, train: ClipSet, **others: Any) -> None:
-        seen.append((train, task))
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(fitting, "fit", stop)
-    with pytest.raises(KeyboardInterrupt):
-        execute(finetune_device, config)
-    return seen[0]
-
-
 def test_a_device_learns_from_all_clips_its_own_being_half(
-    device_config: FinetuneDeviceConfig, monkeypatch: pytest.MonkeyPatch
+    device_config: FinetuneDeviceConfig, training_of: TrainingOf
 ) -> None:
-    alone, _ = training_of(replace(device_config, device="b", borrowed="none"), monkeypatch)
-    every, _ = training_of(replace(device_config, device="unknown"), monkeypatch)
-    both, _ = training_of(replace(device_config, device="b", borrowed="matched"), monkeypatch)
+    alone = training_of(finetune_device, replace(device_config, device="b", borrowed="none")).train
+    every = training_of(finetune_device, replace(device_config, device="unknown")).train
+    both = training_of(finetune_device, replace(device_config, device="b", borrowed="matched")).train
     assert set(both.filenames) == set(every.filenames) > set(alone.filenames)
     times = Counter(both.filenames)
     others = len(every) - len(alone)
@@ -280,11 +267,10 @@ def test_a_device_learns_from_all_clips_its_own_being_half(
     assert {times[name] for name in set(every.filenames) - set(alone.filenames)} == {1}
 
 
-def test_borrowed_clips_come_in_the_devices_colour(
-    device_config: FinetuneDeviceConfig, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    clips, task = training_of(replace(device_config, device="b"), monkeypatch)
-    _, plain = training_of(replace(device_config, device="b", borrowed="none"), monkeypatch)
+def test_borrowed_clips_come_in_the_devices_colour(device_config: FinetuneDeviceConfig, training_of: TrainingOf) -> None:
+    seen = training_of(finetune_device, replace(device_config, device="b"))
+    clips, task = seen.train, seen.task
+    plain = training_of(finetune_device, replace(device_config, device="b", borrowed="none")).task
     assert len(task.feature_augmentations) == len(plain.feature_augmentations) + 1
     batch = clips[range(len(clips))]
     before = batch._replace(x=task.classifier.features(batch.x), has_features=True)
@@ -304,12 +290,10 @@ def colour_distance(log_mels: torch.Tensor, own: torch.Tensor) -> float:
     return float((log_mels[own].mean(dim=(0, 1, 3)) - log_mels[~own].mean(dim=(0, 1, 3))).abs().mean())
 
 
-def test_a_refit_learns_from_the_validation_clips_too(
-    device_config: FinetuneDeviceConfig, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_refit_learns_from_the_validation_clips_too(device_config: FinetuneDeviceConfig, training_of: TrainingOf) -> None:
     config = replace(device_config, device="unknown")
-    some, _ = training_of(config, monkeypatch)
-    every, _ = training_of(replace(config, refit=True), monkeypatch)
+    some = training_of(finetune_device, config).train
+    every = training_of(finetune_device, replace(config, refit=True)).train
     assert set(every.filenames) > set(some.filenames)
 
 
@@ -330,7 +314,7 @@ def test_a_refit_cannot_leave_devices_out(config: FinetuneConfig) -> None:
 
 
 def test_impulse_responses_of_a_devices_model_reach_its_own_clips_alone(
-    config: FinetuneConfig, monkeypatch: pytest.MonkeyPatch
+    config: FinetuneConfig, training_of: TrainingOf, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     given: list[list[float]] = []
 
@@ -339,7 +323,8 @@ def test_impulse_responses_of_a_devices_model_reach_its_own_clips_alone(
         return fitting.Augmentations([], [], {})
 
     monkeypatch.setattr(fitting, "build_augmentations", build)
-    training_of(of_device(replace(config, augment=replace(PLAIN, dir_p_of={"a": 0.4, "b": 0.1})), "b", 0.1), monkeypatch)
+    of_b = of_device(replace(config, augment=replace(PLAIN, dir_p_of={"a": 0.4, "b": 0.1})), "b", 0.1)
+    training_of(finetune_device, of_b)
     assert given == [[0.0, 0.1, 0.0]]
 
 

@@ -8,9 +8,7 @@ import mlflow
 import pytest
 import torch
 
-from adaptf.data.clip_set import ClipSet
 from adaptf.errors import UserError
-from adaptf.mlproject import fitting
 from adaptf.mlproject.compare import learnt_from_them
 from adaptf.mlproject.compared import Compared
 from adaptf.mlproject.config import AverageConfig, DataConfig, OptimConfig
@@ -50,32 +48,20 @@ def refitted(config: Any) -> Any:
     return replace(config, refit=True, optim=replace(config.optim, max_epochs=EPOCHS, restart_epochs=EPOCHS))
 
 
-def clips_learnt(monkeypatch: pytest.MonkeyPatch, stage: Callable[..., Any], config: Any) -> tuple[ClipSet, ClipSet | None]:
-    """Training and validation clips that reach Lightning's training."""
-    seen: list[tuple[ClipSet, ClipSet | None]] = []
-
-    def stop(task: Any, *, train: ClipSet, validation: ClipSet | None, **others: Any) -> None:
-        seen.append((train, validation))
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(fitting, "fit", stop)
-    with pytest.raises(KeyboardInterrupt):
-        execute(stage, config)
-    return seen[0]
-
-
 @pytest.mark.parametrize("stage", ["train", "distill"])
 def test_a_refit_learns_from_all_clips_that_training_and_validation_have(
-    stage: str, train_config: TrainConfig, distill_config: DistillConfig, distilled: str, monkeypatch: pytest.MonkeyPatch
+    stage: str, train_config: TrainConfig, distill_config: DistillConfig, distilled: str, training_of: Callable[..., Any]
 ) -> None:
     upstream = mlflow.get_run(distilled).data.tags
     taught = replace(distill_config, teacher_runs=upstream["adaptf.upstream.teacher_runs"], seed=7)
     plain = replace(taught, train_run=execute(train, train_config, reuse=True))
     run, config = {"train": (train, replace(train_config, seed=7)), "distill": (distill, plain)}[stage]
-    train_clips, validation_clips = clips_learnt(monkeypatch, run, config)
+    plain_training = training_of(run, config)
+    train_clips, validation_clips = plain_training.train, plain_training.validation
     assert validation_clips is not None and len(validation_clips)
-    every, none = clips_learnt(monkeypatch, run, replace(config, refit=True))
-    assert none is None
+    refit_training = training_of(run, replace(config, refit=True))
+    every = refit_training.train
+    assert refit_training.validation is None
     assert sorted(every.filenames) == sorted((*train_clips.filenames, *validation_clips.filenames))
     assert every.teacher_logits.shape[:2] == (len(every), train_clips.teacher_logits.shape[1])
 
