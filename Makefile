@@ -21,7 +21,7 @@ install: .venv/installed
 	touch $@
 
 demo: install
-	python -m adaptf.mlproject.demo_data --folder $(DEMO)
+	python -m adaptf.demo --folder $(DEMO)
 	mlflow run . -e main --env-manager local -P preset=demo -P data.root=$(DEMO)/tau \
 		-P audioset.root=$(DEMO)/audioset -P predict.files=$(DEMO)/tau/evaluation_set
 	@echo "Open the MLflow UI with: make ui"
@@ -30,7 +30,7 @@ demo: install
 PYTEST := OMP_NUM_THREADS=1 pytest --numprocesses auto --dist loadfile
 # Arithmetic of older processors (oneDNN's is OpenVINO's too), and the tests for which it matters.
 PROCESSORS := ONEDNN_MAX_CPU_ISA=AVX2 ATEN_CPU_CAPABILITY=default
-ARITHMETIC := tests/audio tests/models tests/compression tests/tracking/test_router.py
+ARITHMETIC := tests/audio tests/models tests/compression tests/serving/test_router.py
 
 test: install lint
 	$(PYTEST)

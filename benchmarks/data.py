@@ -24,15 +24,15 @@ from measure import machine, measure_pair, seconds_of
 from scipy.signal import fftconvolve
 
 from adaptf.audio.torchaudio_import import import_torchaudio
-from adaptf.data.build_cache import as_stored, build_cache, write_at
-from adaptf.data.cache import WaveformCache, open_cache
+from adaptf.data.cache.build import as_stored, build_cache, write_at
+from adaptf.data.cache.levels import levels_of
+from adaptf.data.cache.shards import CacheFormat, checksum
+from adaptf.data.cache.waveforms import WaveformCache, open_cache
 from adaptf.data.clip_set import ClipSet, clip_set
 from adaptf.data.data_module import ClipDataModule
 from adaptf.data.decode import Resampler, read_mono
 from adaptf.data.hashes import hash_of
-from adaptf.data.levels import levels_of
 from adaptf.data.responses import load_responses
-from adaptf.data.shards import CacheFormat, checksum
 from adaptf.training.memory import keep_freed_memory
 
 RATE, SAMPLE_RATE = 44100, 32000

@@ -11,11 +11,11 @@ from pathlib import Path
 import torch
 
 from adaptf.audio.logmel import LogMel
-from adaptf.data.build_cache import as_stored
-from adaptf.data.cache import as_float
+from adaptf.data.cache.build import as_stored
+from adaptf.data.cache.shards import CacheFormat
+from adaptf.data.cache.waveforms import as_float
 from adaptf.data.decode import AUDIO_SUFFIXES, Waveform, decode
 from adaptf.data.folders import files_below
-from adaptf.data.shards import CacheFormat
 
 EXACT, ROUNDED = CacheFormat(32000, 32000), CacheFormat(32000, 32000, "int16")
 BATCH = 32

@@ -20,11 +20,11 @@ from adaptf.audio.logmel import LogMel
 from adaptf.compression.quantize import quantize_int8, save_forms
 from adaptf.compression.runtime import NETWORK_FILES
 from adaptf.data.clips import TAU_SCENES, UNKNOWN
-from adaptf.mlproject.stage import quiet_libraries
 from adaptf.models.residual_normalization import ResidualNormalization
 from adaptf.models.tfsepnet import TfSepNet
+from adaptf.pipeline.stage import quiet_libraries
+from adaptf.serving.bundle import write_bundle
 from adaptf.tracking import registry
-from adaptf.tracking.bundle import write_bundle
 
 DEVICES = ("a", "b", "c", "s1", "s2", "s3", UNKNOWN)
 RATE, FILE_RATE = 32000, 44100

@@ -16,9 +16,9 @@ import mlflow
 from measure import machine
 
 from adaptf.data.shared_objects import SharedObjects
-from adaptf.mlproject.command_line import parse
 from adaptf.mlproject.distill import DistillConfig, distill
-from adaptf.mlproject.stage import execute, quiet_libraries
+from adaptf.pipeline.command_line import parse
+from adaptf.pipeline.stage import execute, quiet_libraries
 from adaptf.tracking import runs
 from adaptf.training.task import ClassifierTask
 

@@ -5,10 +5,10 @@ from pathlib import Path
 import pandas as pd
 
 from adaptf.data.clips import TEST, TRAIN, VALIDATION
-from adaptf.data.published_lists import tau_split
-from adaptf.data.split import cut_by_location
-from adaptf.evaluation.data_figures import clips_figure
-from adaptf.mlproject.config import DataConfig
+from adaptf.data.sets.published_lists import tau_split
+from adaptf.data.sets.split import cut_by_location
+from adaptf.pipeline.config import DataConfig
+from adaptf.reports.data_figures import clips_figure
 
 
 def tau_table() -> pd.DataFrame:

@@ -15,11 +15,12 @@ with warnings.catch_warnings():
     import mlflow
 
     from adaptf.errors import UserError
-    from adaptf.evaluation.figures import DEVICE_COLOURS
-    from adaptf.mlproject.command_line import parse
     from adaptf.mlproject.main import MainConfig
-    from adaptf.mlproject.stage import quiet_libraries
-    from adaptf.tracking import log_lines, runs
+    from adaptf.pipeline.command_line import parse
+    from adaptf.pipeline.stage import quiet_libraries
+    from adaptf.reports.figures import DEVICE_COLOURS
+    from adaptf.serving import log_lines
+    from adaptf.tracking import runs
 
 PROJECT = Path(__file__).resolve().parent.parent
 PRESET, SOUNDS = "ADAPTF_PRESET", "ADAPTF_DEMO"

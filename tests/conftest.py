@@ -12,10 +12,11 @@ import torch
 from torch import Tensor
 
 from adaptf.data.clips import TRAIN
-from adaptf.data.published_lists import tau_split
+from adaptf.data.sets.published_lists import tau_split
 
 os.environ["MLFLOW_ALLOW_PICKLE_DESERIALIZATION"] = "false"
 os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
+pytest_plugins = ["fixtures.noise_data", "fixtures.serving", "fixtures.stages"]
 GOLDEN = Path(__file__).parent / "golden"
 
 

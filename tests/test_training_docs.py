@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 import yaml
 
-from adaptf.mlproject.command_line import flatten, parse, read_preset, settings
 from adaptf.mlproject.main import MainConfig
+from adaptf.pipeline.command_line import flatten, parse, read_preset, settings
 
 DOCS = (Path(__file__).parent.parent / "docs" / "training.md").read_text()
 ROW = re.compile(

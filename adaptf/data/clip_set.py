@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from adaptf.data.batch import ClipBatch
-from adaptf.data.shards import CacheFormat
+from adaptf.data.cache.shards import CacheFormat
 
 
 class Waveforms(Protocol):

@@ -8,9 +8,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from adaptf.data.cache import as_float
+from adaptf.data.cache.shards import CacheFormat
+from adaptf.data.cache.waveforms import as_float
 from adaptf.data.clip_set import ClipSet
-from adaptf.data.shards import CacheFormat
 
 OnDevice = Literal["auto", "yes", "no"]
 

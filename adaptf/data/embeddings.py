@@ -13,10 +13,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 from tqdm import tqdm
 
+from adaptf.data.cache.shards import checksum
 from adaptf.data.clip_set import ClipSet
 from adaptf.data.device_memory import WaveformsOnDevice
 from adaptf.data.files import blocks_of, write_atomically
-from adaptf.data.shards import checksum
 
 logger = logging.getLogger(__name__)
 

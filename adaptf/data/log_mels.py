@@ -11,7 +11,7 @@ from tqdm import tqdm
 
 from adaptf.audio.logmel import LogMel
 from adaptf.data.batch import ClipBatch
-from adaptf.data.cache import WaveformCache
+from adaptf.data.cache.waveforms import WaveformCache
 from adaptf.data.clip_set import ClipSet
 from adaptf.data.device_memory import OnDevice, has_room
 from adaptf.data.files import blocks_of

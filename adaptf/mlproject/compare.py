@@ -10,22 +10,22 @@ import pandas as pd
 
 from adaptf.data.clips import TEST, UNKNOWN
 from adaptf.errors import UserError
-from adaptf.evaluation.change_figures import change_figure
 from adaptf.evaluation.changes import changed_clips, group_table
-from adaptf.evaluation.figures import accuracy_figure
-from adaptf.evaluation.report import write_report
 from adaptf.evaluation.scores import Runs, macro_accuracy, places_of
 from adaptf.evaluation.tables import accuracy_table, difference_table
-from adaptf.mlproject.compare_report import PAGE, TABLES, Pair, note_of, page_of, text_of
-from adaptf.mlproject.compared import Compared, all_compared, loaded
-from adaptf.mlproject.config import file_or_name, upstream
-from adaptf.mlproject.dataset import DATA_KIND, SCENES_KIND, PreparedData, load_prepared
-from adaptf.mlproject.evaluation_report import warnings_of
-from adaptf.mlproject.prediction_files import TABLES_FOLDER, write_predictions
-from adaptf.mlproject.predictions import predict_by_device
-from adaptf.mlproject.refit import refits_of
-from adaptf.mlproject.stage import run_stage
-from adaptf.mlproject.validation_page import SYNTHESISED
+from adaptf.pipeline.compared import Compared, all_compared, loaded
+from adaptf.pipeline.config import file_or_name, upstream
+from adaptf.pipeline.dataset import DATA_KIND, SCENES_KIND, PreparedData, load_prepared
+from adaptf.pipeline.prediction_files import TABLES_FOLDER, write_predictions
+from adaptf.pipeline.predictions import predict_by_device
+from adaptf.pipeline.refit import refits_of
+from adaptf.pipeline.stage import run_stage
+from adaptf.pipeline.validation import SYNTHESISED
+from adaptf.reports.change_figures import change_figure
+from adaptf.reports.compare_report import PAGE, TABLES, Pair, note_of, page_of, text_of
+from adaptf.reports.evaluation_report import warnings_of
+from adaptf.reports.figures import accuracy_figure
+from adaptf.reports.page import write_report
 from adaptf.tracking import runs
 from adaptf.tracking.checkpoint_files import digests_of
 from adaptf.tracking.runs import NONE, Result, StageRun

@@ -5,12 +5,13 @@ from dataclasses import dataclass
 import torch
 
 from adaptf.data.clips import VALIDATION
-from adaptf.mlproject.config import AugmentConfig, OptimConfig, TrainerConfig, upstream, upstream_each, upstream_model
-from adaptf.mlproject.dataset import DATA_KIND, SCENES_KIND, load_prepared
-from adaptf.mlproject.fitting import fitted_result, student_of, train_classifier
-from adaptf.mlproject.refit import as_refit, check_choice, learnt_splits
-from adaptf.mlproject.stage import run_stage
-from adaptf.mlproject.taught import (
+from adaptf.mlproject.teacher import TEACHER_KIND
+from adaptf.pipeline.config import AugmentConfig, OptimConfig, TrainerConfig, upstream, upstream_each, upstream_model
+from adaptf.pipeline.dataset import DATA_KIND, SCENES_KIND, load_prepared
+from adaptf.pipeline.fitting import fitted_result, student_of, train_classifier
+from adaptf.pipeline.refit import as_refit, check_choice, learnt_splits
+from adaptf.pipeline.stage import run_stage
+from adaptf.pipeline.taught import (
     LossConfig,
     distillation_loss,
     distillation_objective,
@@ -20,8 +21,7 @@ from adaptf.mlproject.taught import (
     taught,
     teacher_ids,
 )
-from adaptf.mlproject.teacher import TEACHER_KIND
-from adaptf.mlproject.validation_page import DISTILLED, predict_validation, predictions_from, with_validation_tables
+from adaptf.pipeline.validation import DISTILLED, predict_validation, predictions_from, with_validation_tables
 from adaptf.tracking import runs
 from adaptf.tracking.runs import Result, StageRun
 

@@ -4,13 +4,13 @@ from dataclasses import dataclass
 
 from adaptf.data.clips import TEST
 from adaptf.errors import UserError
-from adaptf.mlproject.config import upstream, upstream_several
-from adaptf.mlproject.dataset import DATA_KIND, SCENES_KIND, load_tested
-from adaptf.mlproject.evaluation_report import report
-from adaptf.mlproject.predictions import load_models, predict_by_device
-from adaptf.mlproject.stage import run_stage
-from adaptf.mlproject.taught import teacher_name
-from adaptf.mlproject.validation_page import DISTILLED, FINETUNED, QUANTIZED, TRAINED
+from adaptf.pipeline.config import upstream, upstream_several
+from adaptf.pipeline.dataset import DATA_KIND, SCENES_KIND, load_tested
+from adaptf.pipeline.predictions import load_models, predict_by_device
+from adaptf.pipeline.stage import run_stage
+from adaptf.pipeline.taught import teacher_name
+from adaptf.pipeline.validation import DISTILLED, FINETUNED, QUANTIZED, TRAINED
+from adaptf.reports.evaluation_report import report
 from adaptf.tracking import runs
 from adaptf.tracking.checkpoint_files import files_of
 from adaptf.tracking.runs import NONE, Result, StageRun

@@ -10,17 +10,17 @@ from adaptf.data.errors import DataError
 from adaptf.data.shared_objects import SharedObjects
 from adaptf.errors import UserError
 from adaptf.evaluation.scores import accuracy
-from adaptf.mlproject.borrowed import Borrowed
-from adaptf.mlproject.config import AugmentConfig, OptimConfig, TrainerConfig, upstream, upstream_each, upstream_model
-from adaptf.mlproject.dataset import DATA_KIND, SCENES_KIND, PreparedData, load_prepared
-from adaptf.mlproject.finetune_device import KEPT, FinetuneDeviceConfig, Keep, check_keep, finetune_device
-from adaptf.mlproject.fitting import check_folder, dir_p_by_device, in_section, student_of
-from adaptf.mlproject.leave_one_device_out import epochs_for_unseen_devices
-from adaptf.mlproject.refit import as_refit, refits_of
-from adaptf.mlproject.stage import execute, run_stage
-from adaptf.mlproject.taught import LossConfig, logits_of_teachers, objective_of, taught, teacher_ids
 from adaptf.mlproject.teacher import TEACHER_KIND
-from adaptf.mlproject.validation_page import FINETUNED, by_own_models, read_validation_predictions, with_validation_tables
+from adaptf.pipeline.borrowed import Borrowed
+from adaptf.pipeline.config import AugmentConfig, OptimConfig, TrainerConfig, upstream, upstream_each, upstream_model
+from adaptf.pipeline.dataset import DATA_KIND, SCENES_KIND, PreparedData, load_prepared
+from adaptf.pipeline.finetune_device import KEPT, FinetuneDeviceConfig, Keep, check_keep, finetune_device
+from adaptf.pipeline.fitting import check_folder, dir_p_by_device, in_section, student_of
+from adaptf.pipeline.leave_one_device_out import epochs_for_unseen_devices
+from adaptf.pipeline.refit import as_refit, refits_of
+from adaptf.pipeline.stage import execute, run_stage
+from adaptf.pipeline.taught import LossConfig, logits_of_teachers, objective_of, taught, teacher_ids
+from adaptf.pipeline.validation import FINETUNED, by_own_models, read_validation_predictions, with_validation_tables
 from adaptf.tracking import runs
 from adaptf.tracking.runs import Result, StageRun
 

@@ -8,7 +8,18 @@ import mlflow
 
 from adaptf.data.clips import UNKNOWN
 from adaptf.errors import UserError
-from adaptf.mlproject.config import (
+from adaptf.mlproject.distill import DistillConfig, distill
+from adaptf.mlproject.evaluate import MEANINGS, SETTINGS, EvaluateConfig, evaluate, origin_of_teachers
+from adaptf.mlproject.finetune import FinetuneConfig, check_unknown_epochs, finetune, of_device
+from adaptf.mlproject.predict import PredictConfig, files_digest, predict
+from adaptf.mlproject.prepare import PrepareConfig, data_digest, prepare
+from adaptf.mlproject.pretrain import PretrainConfig, pretrain
+from adaptf.mlproject.promote import PROMOTED, PromoteConfig, check_reason, promote, unlike_any_other
+from adaptf.mlproject.quantize import QuantizeConfig, quantize
+from adaptf.mlproject.register import RegisterConfig, register
+from adaptf.mlproject.teacher import TeacherConfig, TeacherKind, beats_digest, teacher
+from adaptf.mlproject.train import TrainConfig, train
+from adaptf.pipeline.config import (
     SHARED_SECTIONS,
     AugmentConfig,
     DataConfig,
@@ -18,25 +29,14 @@ from adaptf.mlproject.config import (
     path_field,
     upstream_fields,
 )
-from adaptf.mlproject.dataset import SCENES_KIND, load_prepared, load_tested
-from adaptf.mlproject.distill import DistillConfig, distill
-from adaptf.mlproject.evaluate import MEANINGS, SETTINGS, EvaluateConfig, evaluate, origin_of_teachers
-from adaptf.mlproject.evaluation_report import TABLES, report
-from adaptf.mlproject.finetune import FinetuneConfig, check_unknown_epochs, finetune, of_device
-from adaptf.mlproject.finetune_device import check_keep
-from adaptf.mlproject.fitting import check_folder, dir_p_by_device, in_section
-from adaptf.mlproject.predict import PredictConfig, files_digest, predict
-from adaptf.mlproject.prediction_files import read_predictions
-from adaptf.mlproject.prepare import PrepareConfig, data_digest, prepare
-from adaptf.mlproject.pretrain import PretrainConfig, pretrain
-from adaptf.mlproject.promote import PROMOTED, PromoteConfig, check_reason, promote, unlike_any_other
-from adaptf.mlproject.quantize import QuantizeConfig, quantize
-from adaptf.mlproject.register import RegisterConfig, register
-from adaptf.mlproject.schedule import averaging_of
-from adaptf.mlproject.seeds import Study
-from adaptf.mlproject.stage import Inputs, Stage, execute, run_stage
-from adaptf.mlproject.teacher import TeacherConfig, TeacherKind, beats_digest, teacher
-from adaptf.mlproject.train import TrainConfig, train
+from adaptf.pipeline.dataset import SCENES_KIND, load_prepared, load_tested
+from adaptf.pipeline.finetune_device import check_keep
+from adaptf.pipeline.fitting import check_folder, dir_p_by_device, in_section
+from adaptf.pipeline.prediction_files import read_predictions
+from adaptf.pipeline.schedule import averaging_of
+from adaptf.pipeline.seeds import Study
+from adaptf.pipeline.stage import Inputs, Stage, execute, run_stage
+from adaptf.reports.evaluation_report import TABLES, report
 from adaptf.tracking import runs
 from adaptf.tracking.runs import LATEST, NONE, Result, StageRun
 

@@ -23,18 +23,18 @@ from mlflow.pyfunc import PyFuncModel
 from tqdm import tqdm
 
 from adaptf.data.decode import AudioError, Resampler, opened, read_mono, unfit
-from adaptf.data.download import EVALUATION_RECORD, ZENODO, download_record
 from adaptf.data.errors import DataError
 from adaptf.data.files import write_atomically
-from adaptf.data.files_to_predict import check_files, read_files_to_predict
 from adaptf.data.hashes import sha256_of
 from adaptf.data.names import find_file
+from adaptf.data.sets.download import EVALUATION_RECORD, ZENODO, download_record
+from adaptf.data.sets.files_to_predict import check_files, read_files_to_predict
 from adaptf.errors import UserError
-from adaptf.mlproject.config import file_or_name, path_field
-from adaptf.mlproject.sources import SAMPLE_RATE, SCENE_CLIP_SECONDS
-from adaptf.mlproject.stage import run_stage
+from adaptf.pipeline.config import file_or_name, path_field
+from adaptf.pipeline.sources import SAMPLE_RATE, SCENE_CLIP_SECONDS
+from adaptf.pipeline.stage import run_stage
+from adaptf.serving.requests import AUDIO, DEVICE, MAX_CHANNELS, MAX_PEAK, MAX_SAMPLE_RATE, cut_clips
 from adaptf.tracking import production, registry
-from adaptf.tracking.requests import AUDIO, DEVICE, MAX_CHANNELS, MAX_PEAK, MAX_SAMPLE_RATE, cut_clips
 from adaptf.tracking.runs import Result, StageRun, digest
 
 PREDICTIONS, OUTPUT = "predictions.csv", "output.csv"

@@ -10,22 +10,22 @@ import pandas as pd
 from numpy.typing import NDArray
 from torch import Tensor
 
-from adaptf.data.build_cache import build_cache, files_of, keys_of
-from adaptf.data.cache import WaveformCache
+from adaptf.data.cache.build import build_cache, files_of, keys_of
+from adaptf.data.cache.waveforms import WaveformCache
 from adaptf.data.clips import TRAIN, VALIDATION
-from adaptf.data.demo import is_demo
-from adaptf.data.download import DEVELOPMENT_RECORD, ZENODO, download_record
 from adaptf.data.errors import DataError, raise_problems
-from adaptf.data.findings import check_leaks, is_silent
 from adaptf.data.hashes import hash_files
 from adaptf.data.processes import process_pool
+from adaptf.data.sets.download import DEVELOPMENT_RECORD, ZENODO, download_record
+from adaptf.data.sets.findings import check_leaks, is_silent
+from adaptf.demo.data_sets import is_demo
 from adaptf.errors import UserError
-from adaptf.evaluation.data_figures import clips_figure, label_mosaic_figure, labels_figure, mosaic_figure
-from adaptf.evaluation.data_report import FINDINGS, DataReport, as_markdown, as_text, findings_table, make_report
-from adaptf.mlproject.config import DataConfig
-from adaptf.mlproject.dataset import CLIPS, DATA_KIND, DATASET, SCENES_KIND
-from adaptf.mlproject.sources import Source, read_source
-from adaptf.mlproject.stage import run_stage
+from adaptf.pipeline.config import DataConfig
+from adaptf.pipeline.dataset import CLIPS, DATA_KIND, DATASET, SCENES_KIND
+from adaptf.pipeline.sources import Source, read_source
+from adaptf.pipeline.stage import run_stage
+from adaptf.reports.data_figures import clips_figure, label_mosaic_figure, labels_figure, mosaic_figure
+from adaptf.reports.data_report import FINDINGS, DataReport, as_markdown, as_text, findings_table, make_report
 from adaptf.tracking.runs import DataSet, Result, StageRun, digest
 
 LENGTH_TOLERANCE_SAMPLES = 2

@@ -10,11 +10,12 @@ from uuid import uuid4
 import mlflow
 
 from adaptf.errors import UserError
-from adaptf.mlproject import gates, production_comparison
-from adaptf.mlproject.config import upstream_optional
 from adaptf.mlproject.quantize import QuantizeConfig
 from adaptf.mlproject.register import VERSIONS
-from adaptf.mlproject.stage import run_stage
+from adaptf.pipeline.config import upstream_optional
+from adaptf.pipeline.stage import run_stage
+from adaptf.promotion import comparison as production_comparison
+from adaptf.promotion import gates
 from adaptf.tracking import production, registry, runs
 from adaptf.tracking.runs import NONE, Result, StageRun
 

@@ -26,13 +26,13 @@ from adaptf.evaluation.bootstrap import paired_bootstrap
 from adaptf.evaluation.predict import predict_logits
 from adaptf.evaluation.scores import TEXT_COLUMNS, accuracy, macro_accuracy
 from adaptf.evaluation.tables import as_markdown
-from adaptf.mlproject.config import upstream, upstream_model
-from adaptf.mlproject.dataset import DATA_KIND, SCENES_KIND, PreparedData, load_prepared
-from adaptf.mlproject.device_models import check_clips_of, device_models
-from adaptf.mlproject.refit import refits_of, what_clips_judge
-from adaptf.mlproject.stage import run_stage
-from adaptf.mlproject.validation_page import FINETUNED, QUANTIZED, by_own_models, predictions_from, with_validation_tables
 from adaptf.models.classifier import Classifier
+from adaptf.pipeline.config import upstream, upstream_model
+from adaptf.pipeline.dataset import DATA_KIND, SCENES_KIND, PreparedData, load_prepared
+from adaptf.pipeline.device_models import check_clips_of, device_models
+from adaptf.pipeline.refit import refits_of, what_clips_judge
+from adaptf.pipeline.stage import run_stage
+from adaptf.pipeline.validation import FINETUNED, QUANTIZED, by_own_models, predictions_from, with_validation_tables
 from adaptf.tracking.runs import Result, StageRun
 
 INT8 = "int8"

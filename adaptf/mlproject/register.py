@@ -11,14 +11,14 @@ import pandas as pd
 from mlflow.entities import RunStatus
 
 from adaptf.data.clips import UNKNOWN
-from adaptf.mlproject.config import upstream, upstream_several
 from adaptf.mlproject.evaluate import QUANTIZED
-from adaptf.mlproject.prediction_files import read_predictions
 from adaptf.mlproject.quantize import DESCRIPTION, INT8, read_report
-from adaptf.mlproject.stage import run_stage
-from adaptf.mlproject.version_page import commit, data_digest, device_page, files_behind, router_page
+from adaptf.pipeline.config import upstream, upstream_several
+from adaptf.pipeline.prediction_files import read_predictions
+from adaptf.pipeline.stage import run_stage
+from adaptf.reports.version_page import commit, data_digest, device_page, files_behind, router_page
+from adaptf.serving.bundle import write_bundle
 from adaptf.tracking import registry, runs
-from adaptf.tracking.bundle import write_bundle
 from adaptf.tracking.lineage import Node, flat, tree
 from adaptf.tracking.runs import NONE, Result, StageRun
 

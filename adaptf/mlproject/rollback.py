@@ -5,9 +5,9 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from adaptf.errors import UserError
-from adaptf.mlproject import gates
 from adaptf.mlproject.promote import model_name, move, unlike_any_other
-from adaptf.mlproject.stage import run_stage
+from adaptf.pipeline.stage import run_stage
+from adaptf.promotion import gates
 from adaptf.tracking import production
 from adaptf.tracking.runs import NONE, Result, StageRun
 

@@ -12,14 +12,15 @@ from optuna.exceptions import UpdateFinishedTrialError
 from optuna.trial import FrozenTrial, TrialState
 
 from adaptf.errors import UserError
-from adaptf.mlproject.config import SHARED_SECTIONS, MelConfig, ModelConfig, TrainerConfig, file_or_name, upstream_fields
 from adaptf.mlproject.distill import DistillConfig, distill
 from adaptf.mlproject.finetune import FinetuneConfig, finetune
-from adaptf.mlproject.fitting import chosen_devices
-from adaptf.mlproject.stage import Stage, resolve_upstream, run_stage
-from adaptf.mlproject.sweep_check import check_values, devices_of
-from adaptf.mlproject.sweep_halving import Halving, halving_of
-from adaptf.mlproject.sweep_places import (
+from adaptf.mlproject.train import TrainConfig, train
+from adaptf.pipeline.config import SHARED_SECTIONS, MelConfig, ModelConfig, TrainerConfig, file_or_name, upstream_fields
+from adaptf.pipeline.fitting import chosen_devices
+from adaptf.pipeline.stage import Stage, resolve_upstream, run_stage
+from adaptf.sweeps.check import check_values, devices_of
+from adaptf.sweeps.halving import Halving, halving_of
+from adaptf.sweeps.places import (
     ERROR,
     PRUNED,
     RUN,
@@ -31,10 +32,10 @@ from adaptf.mlproject.sweep_places import (
     recover_lost,
     values_of,
 )
-from adaptf.mlproject.sweep_results import ranked, results_of
-from adaptf.mlproject.sweep_sampler import sampler_of
-from adaptf.mlproject.sweep_space import Space, read_space, values_in, words
-from adaptf.mlproject.sweep_study import (
+from adaptf.sweeps.results import ranked, results_of
+from adaptf.sweeps.sampler import sampler_of
+from adaptf.sweeps.space import Space, read_space, values_in, words
+from adaptf.sweeps.study import (
     SearchConfig,
     begin_or_join,
     check_search,
@@ -44,8 +45,7 @@ from adaptf.mlproject.sweep_study import (
     prunes,
     worker,
 )
-from adaptf.mlproject.sweep_trial import ACCURACY, WORST, SurplusTrial, TrialBusy, TrialFailed, Trials
-from adaptf.mlproject.train import TrainConfig, train
+from adaptf.sweeps.trial import ACCURACY, WORST, SurplusTrial, TrialBusy, TrialFailed, Trials
 from adaptf.tracking import runs
 from adaptf.tracking.checkpoint_files import from_root
 from adaptf.tracking.runs import LATEST, Result, StageRun

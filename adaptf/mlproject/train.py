@@ -3,20 +3,20 @@
 from dataclasses import dataclass
 
 from adaptf.data.clips import VALIDATION
-from adaptf.mlproject.config import AugmentConfig, MelConfig, ModelConfig, OptimConfig, TrainerConfig, upstream, upstream_model
-from adaptf.mlproject.dataset import DATA_KIND, SCENES_KIND, load_prepared
-from adaptf.mlproject.fitting import (
+from adaptf.models.checkpoint import initialise_from
+from adaptf.models.classifier import build_classifier
+from adaptf.pipeline.config import AugmentConfig, MelConfig, ModelConfig, OptimConfig, TrainerConfig, upstream, upstream_model
+from adaptf.pipeline.dataset import DATA_KIND, SCENES_KIND, load_prepared
+from adaptf.pipeline.fitting import (
     SCENES,
     checkpoint_of,
     fitted_result,
     tfsepnet_description,
     train_classifier,
 )
-from adaptf.mlproject.refit import as_refit, learnt_splits
-from adaptf.mlproject.stage import run_stage
-from adaptf.mlproject.validation_page import TRAINED, predict_validation, with_validation_tables
-from adaptf.models.checkpoint import initialise_from
-from adaptf.models.classifier import build_classifier
+from adaptf.pipeline.refit import as_refit, learnt_splits
+from adaptf.pipeline.stage import run_stage
+from adaptf.pipeline.validation import TRAINED, predict_validation, with_validation_tables
 from adaptf.tracking.runs import NONE, Result, StageRun, is_process_zero
 
 

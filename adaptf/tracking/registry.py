@@ -14,11 +14,11 @@ from mlflow.exceptions import MlflowException
 
 import adaptf
 from adaptf.errors import UserError
-from adaptf.tracking.bundle import BUNDLE, read_bundle
+from adaptf.serving.bundle import BUNDLE, read_bundle
+from adaptf.serving.requests import WANTED_COLUMNS
+from adaptf.serving.settings import Settings
+from adaptf.serving.signature import example_request, signature
 from adaptf.tracking.notes import LONGEST_DESCRIPTION, for_page
-from adaptf.tracking.requests import WANTED_COLUMNS
-from adaptf.tracking.settings import Settings
-from adaptf.tracking.signature import example_request, signature
 
 ROUTER_NAME = "adaptf-router"
 REQUIREMENTS = ("mlflow", "torch", "torchao", "openvino", "numpy", "pandas", "soundfile", "soxr", "prometheus_client")
@@ -38,7 +38,7 @@ def log_router(bundle: Path, name: str, *, run_id: str | None = None) -> str:
     The model holds this package's source and the installed versions of what it imports, so it needs nothing of this
     machine. Raises BundleError (a ValueError) where the bundle cannot be served.
     """
-    from adaptf.tracking import router  # Here, because importing the file offers it to MLflow as the model to log.
+    from adaptf.serving import router  # Here, because importing the file offers it to MLflow as the model to log.
 
     with run_to_log_to(run_id), warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*An input example was not provided")

@@ -1,26 +1,25 @@
 """MLflow's pages in headless Chromium, over a store that the project's own stages filled from a few clips of noise."""
 
-import importlib.util
 import os
 import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import mlflow
 import pytest
 import torch
+from fixtures.noise_data import write_tau
+from fixtures.serving import end_group, free_port, outside_environment, wait_until_healthy
 
-from adaptf.mlproject.command_line import parse
 from adaptf.mlproject.compare import CompareConfig, compare
 from adaptf.mlproject.main import DONE, MainConfig, check, main
-from adaptf.mlproject.stage import execute
+from adaptf.pipeline.command_line import parse
+from adaptf.pipeline.stage import execute
 from adaptf.tracking import runs
 
-TESTS = Path(__file__).parents[1]
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 LONGEST_MS = 60_000
 OPEN_WITHOUT_ASSISTANT = """
@@ -42,15 +41,6 @@ quantize: {tolerable_loss: 1.0, tolerable_logit_error: 10, calibration_clips: 8,
 evaluate: {draws: 100}
 promote: {tolerable_loss: 1.0, tolerable_logit_error: 10}
 """
-
-
-def load(name: str) -> ModuleType:
-    """The conftest of another folder of tests."""
-    specification = importlib.util.spec_from_file_location(f"conftest_of_{name}", TESTS / name / "conftest.py")
-    assert specification and specification.loader
-    module = importlib.util.module_from_spec(specification)
-    specification.loader.exec_module(module)
-    return module
 
 
 @pytest.fixture(scope="module")
@@ -89,7 +79,7 @@ def fill(folder: Path) -> None:
     preset.write_text(PRESET)
     given = {
         "preset": preset,
-        "data.root": load("data").write_tau(folder / "tau", scenes=("airport", "bus")),
+        "data.root": write_tau(folder / "tau", scenes=("airport", "bus")),
         "data.scenes": "airport,bus",
         "data.cache": folder / "cache",
         "data.validation_share": 0.25,
@@ -104,19 +94,18 @@ def fill(folder: Path) -> None:
 @pytest.fixture(scope="module")
 def address(store: Path) -> Iterator[str]:
     """Of a server on the store."""
-    servers = load("tracking")
-    port, log = servers.free_port(), store / "server.log"
+    port, log = free_port(), store / "server.log"
     command = [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", f"sqlite:///{store / 'mlflow.db'}"]
     command += ["--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
     with log.open("wb") as output:
         process = subprocess.Popen(
-            command, stdout=output, stderr=output, cwd=store, env=servers.outside_environment(), start_new_session=True
+            command, stdout=output, stderr=output, cwd=store, env=outside_environment(), start_new_session=True
         )
     try:
-        servers.wait_until_healthy(f"http://127.0.0.1:{port}", process, log)
+        wait_until_healthy(f"http://127.0.0.1:{port}", process, log)
         yield f"http://127.0.0.1:{port}"
     finally:
-        servers.end_group(process)
+        end_group(process)
 
 
 @pytest.fixture(scope="module")

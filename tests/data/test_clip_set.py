@@ -2,12 +2,12 @@ import numpy as np
 import pytest
 import torch
 
-from adaptf.data.build_cache import build_cache
+from adaptf.data.cache.build import build_cache
+from adaptf.data.cache.shards import CacheFormat
 from adaptf.data.clip_set import clip_set, scene_clip_set, with_teacher_logits
 from adaptf.data.clips import TAU_SCENES
 from adaptf.data.loader import BatchRows, clip_loader
-from adaptf.data.read_clips import read_clips
-from adaptf.data.shards import CacheFormat
+from adaptf.data.sets.read_clips import read_clips
 
 
 @pytest.fixture

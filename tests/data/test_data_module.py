@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 import torch
 
-from adaptf.data.build_cache import build_cache
+from adaptf.data.cache.build import build_cache
+from adaptf.data.cache.shards import CacheFormat
 from adaptf.data.clip_set import clip_set
 from adaptf.data.data_module import ClipDataModule
 from adaptf.data.device_memory import WaveformsOnDevice, fits, on_device
-from adaptf.data.shards import CacheFormat
 
 CPU, GPU = torch.device("cpu"), torch.device("cuda", 0)
 

@@ -5,11 +5,11 @@ import pytest
 import torch
 
 from adaptf.data import embeddings as module
+from adaptf.data.cache.shards import CacheFormat
 from adaptf.data.clip_set import ClipSet, clip_set
 from adaptf.data.device_memory import WaveformsOnDevice, on_device
 from adaptf.data.embeddings import cached_embeddings, embedding_clip_set
 from adaptf.data.loader import clip_loader
-from adaptf.data.shards import CacheFormat
 
 CLIPS, SAMPLES, DIM = 10, 16, 3
 KEYS = [f"content-{row}" for row in range(CLIPS)]

@@ -17,15 +17,15 @@ import soundfile
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from adaptf.data.build_cache import build_cache
-from adaptf.data.cache import open_cache
+from adaptf.data.cache.build import build_cache
+from adaptf.data.cache.shards import CacheFormat
+from adaptf.data.cache.waveforms import open_cache
 from adaptf.data.clips import TAU_SCENES
 from adaptf.data.decode import AudioError, Resampler, decode, read_mono, seconds_of
 from adaptf.data.errors import DataError
-from adaptf.data.files_to_predict import read_files_to_predict
 from adaptf.data.names import tidy, tidy_file_name
-from adaptf.data.read_clips import read_clips
-from adaptf.data.shards import CacheFormat
+from adaptf.data.sets.files_to_predict import read_files_to_predict
+from adaptf.data.sets.read_clips import read_clips
 from adaptf.data.tables import SEPARATORS, read_strings
 from adaptf.data.teacher_logits import read_teacher_logits
 

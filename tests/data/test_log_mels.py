@@ -9,12 +9,12 @@ import torch
 
 from adaptf.audio.logmel import LogMel
 from adaptf.data import log_mels as module
-from adaptf.data.build_cache import build_cache
+from adaptf.data.cache.build import build_cache
+from adaptf.data.cache.shards import CacheFormat
 from adaptf.data.clip_set import clip_set
 from adaptf.data.data_module import ClipDataModule
 from adaptf.data.device_memory import on_device
 from adaptf.data.log_mels import LogMelTables, log_mels
-from adaptf.data.shards import CacheFormat
 
 CPU, LOGMEL = torch.device("cpu"), LogMel(bands=64)
 CLIP_BYTES = 64 * 64 * 4

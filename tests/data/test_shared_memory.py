@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 import torch
 
+from adaptf.data.cache.shards import CacheFormat
 from adaptf.data.clip_set import clip_set
 from adaptf.data.data_module import ClipDataModule
 from adaptf.data.loader import bytes_ahead, clip_loader
-from adaptf.data.shards import CacheFormat
 from adaptf.data.shared_memory import SHARED_MEMORY, SharedMemoryFull
 
 TOLD = r"shared memory \(/dev/shm\) are too little .*--shm-size=.*trainer\.workers=0"

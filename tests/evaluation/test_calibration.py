@@ -17,8 +17,8 @@ from adaptf.evaluation.calibration import (
     reliability_table,
     reliability_tables,
 )
-from adaptf.evaluation.calibration_figures import rejection_figure, reliability_figure
 from adaptf.evaluation.scores import prediction_table, probabilities
+from adaptf.reports.calibration_figures import rejection_figure, reliability_figure
 
 SCENES = ("bus", "park")
 CONFIDENCE = np.array([0.55, 0.65, 0.95, 0.95, 0.85])

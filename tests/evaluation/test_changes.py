@@ -7,9 +7,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from adaptf.evaluation.change_figures import change_figure
 from adaptf.evaluation.changes import GAINED, LOST, STILL_WRONG, changed_clips, group_table, holm
 from adaptf.evaluation.scores import prediction_table
+from adaptf.reports.change_figures import change_figure
 
 SCENES = ["airport", "bus", "park"]
 NAMES = ("old", "new")

@@ -6,10 +6,10 @@ import pytest
 
 from adaptf.data.errors import DataError
 from adaptf.evaluation.bootstrap import paired_bootstrap
-from adaptf.evaluation.figures import accuracy_figure, confusion_figure, device_figure
 from adaptf.evaluation.intervals import mean_interval
 from adaptf.evaluation.scores import confusion, log_loss, macro_accuracy, macro_accuracy_per_device, prediction_table
 from adaptf.evaluation.tables import accuracy_table, as_markdown, as_text, device_table, difference_table, scene_table
+from adaptf.reports.figures import accuracy_figure, confusion_figure, device_figure
 
 SCENES = ("bus", "park", "tram")
 CLIPS = 180

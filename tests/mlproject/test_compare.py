@@ -12,13 +12,13 @@ import torch
 from adaptf.compression.int8 import save_int8
 from adaptf.compression.quantize import quantize_int8
 from adaptf.errors import UserError
-from adaptf.mlproject.command_line import parse
 from adaptf.mlproject.compare import CompareConfig, compare
-from adaptf.mlproject.stage import execute
 from adaptf.mlproject.train import TrainConfig, train
 from adaptf.models.tfsepnet import TfSepNet
+from adaptf.pipeline.command_line import parse
+from adaptf.pipeline.stage import execute
+from adaptf.serving.bundle import write_bundle
 from adaptf.tracking import registry, runs
-from adaptf.tracking.bundle import write_bundle
 
 SCENES = ("airport", "bus")
 

@@ -12,15 +12,15 @@ import pytest
 from adaptf.compression.runtime import LARGEST_DIFFERENCE, why_no_openvino
 from adaptf.errors import UserError
 from adaptf.mlproject import lineage
-from adaptf.mlproject.config import AugmentConfig, OptimConfig
 from adaptf.mlproject.evaluate import EvaluateConfig, evaluate
 from adaptf.mlproject.finetune import FinetuneConfig, finetune
 from adaptf.mlproject.promote import PromoteConfig, promote, unlike_any_other
 from adaptf.mlproject.quantize import QuantizeConfig, quantize
 from adaptf.mlproject.register import RegisterConfig, register
 from adaptf.mlproject.rollback import RollbackConfig, rollback
-from adaptf.mlproject.stage import execute
 from adaptf.mlproject.train import TrainConfig, train
+from adaptf.pipeline.config import AugmentConfig, OptimConfig
+from adaptf.pipeline.stage import execute
 from adaptf.tracking import production
 
 LOSSY = 1.0

@@ -12,12 +12,12 @@ import pytest
 from adaptf.data.errors import DataError
 from adaptf.data.teacher_logits import TeacherLogits, read_teacher_logits, write_teacher_logits
 from adaptf.errors import UserError
-from adaptf.mlproject.config import AugmentConfig, DataConfig
 from adaptf.mlproject.distill import DistillConfig, distill
 from adaptf.mlproject.prepare import PrepareConfig, data_digest, prepare
-from adaptf.mlproject.stage import execute
 from adaptf.mlproject.teacher import TeacherConfig, teacher
 from adaptf.mlproject.train import TrainConfig, train
+from adaptf.pipeline.config import AugmentConfig, DataConfig
+from adaptf.pipeline.stage import execute
 from adaptf.tracking import runs
 from adaptf.tracking.runs import STAGE, UpstreamError
 from adaptf.training.task import ClassifierTask

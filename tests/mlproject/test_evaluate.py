@@ -8,15 +8,15 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from adaptf.data.cache import WaveformCache
-from adaptf.evaluation.report_sections import NO_SOUND
+from adaptf.data.cache.waveforms import WaveformCache
 from adaptf.evaluation.scores import Runs, prediction_table
-from adaptf.mlproject.dataset import SCENES_KIND, PreparedData, load_prepared
 from adaptf.mlproject.evaluate import EvaluateConfig, evaluate
-from adaptf.mlproject.evaluation_report import report
-from adaptf.mlproject.prediction_files import read_predictions
-from adaptf.mlproject.stage import execute
 from adaptf.mlproject.train import TrainConfig, train
+from adaptf.pipeline.dataset import SCENES_KIND, PreparedData, load_prepared
+from adaptf.pipeline.prediction_files import read_predictions
+from adaptf.pipeline.stage import execute
+from adaptf.reports.evaluation_report import report
+from adaptf.reports.settings_sections import NO_SOUND
 from adaptf.tracking.runs import StageRun
 
 

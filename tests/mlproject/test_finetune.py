@@ -16,16 +16,16 @@ import torch
 from adaptf.data.clip_set import ClipSet
 from adaptf.data.errors import DataError
 from adaptf.errors import UserError
-from adaptf.mlproject import finetune_device as finetune_device_module
-from adaptf.mlproject import fitting, leave_one_device_out
-from adaptf.mlproject.config import AugmentConfig, AverageConfig, DataConfig, OptimConfig
 from adaptf.mlproject.finetune import FinetuneConfig, finetune, of_device, of_unknown, probabilities_of
-from adaptf.mlproject.finetune_device import FinetuneDeviceConfig, finetune_device
 from adaptf.mlproject.prepare import PrepareConfig, data_digest, prepare
-from adaptf.mlproject.stage import execute
-from adaptf.mlproject.taught import LossConfig
 from adaptf.mlproject.teacher import TeacherConfig, teacher
 from adaptf.mlproject.train import TrainConfig, train
+from adaptf.pipeline import finetune_device as finetune_device_module
+from adaptf.pipeline import fitting, leave_one_device_out
+from adaptf.pipeline.config import AugmentConfig, AverageConfig, DataConfig, OptimConfig
+from adaptf.pipeline.finetune_device import FinetuneDeviceConfig, finetune_device
+from adaptf.pipeline.stage import execute
+from adaptf.pipeline.taught import LossConfig
 from adaptf.tracking import runs
 from adaptf.tracking.runs import UpstreamError
 from adaptf.training.metrics import MacroAccuracy

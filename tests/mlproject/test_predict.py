@@ -20,17 +20,17 @@ from mlflow.exceptions import MlflowException
 
 from adaptf.compression.int8 import save_int8
 from adaptf.compression.quantize import quantize_int8
-from adaptf.data import files_to_predict
 from adaptf.data.decode import decode
 from adaptf.data.errors import DataError
+from adaptf.data.sets import files_to_predict
 from adaptf.errors import UserError
 from adaptf.mlproject import predict as stage
 from adaptf.mlproject.predict import OUTPUT, PREDICTIONS, PredictConfig, files_digest, predict, present_version
-from adaptf.mlproject.stage import execute
 from adaptf.models.tfsepnet import TfSepNet
+from adaptf.pipeline.stage import execute
+from adaptf.serving.bundle import write_bundle
+from adaptf.serving.requests import MAX_REQUEST_SECONDS, MAX_ROWS, clips_of, cut_clips, read_rows
 from adaptf.tracking import production, registry
-from adaptf.tracking.bundle import write_bundle
-from adaptf.tracking.requests import MAX_REQUEST_SECONDS, MAX_ROWS, clips_of, cut_clips, read_rows
 from adaptf.tracking.runs import Result, StageRun
 
 SCENES = ("airport", "bus")

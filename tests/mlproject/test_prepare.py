@@ -17,11 +17,11 @@ from adaptf.data.errors import DataError
 from adaptf.data.shared_objects import SharedObjects
 from adaptf.errors import UserError
 from adaptf.mlproject import prepare as stage
-from adaptf.mlproject.config import DataConfig, MelConfig, ModelConfig, OptimConfig, TrainerConfig
-from adaptf.mlproject.dataset import AUDIOSET_KIND, SCENES_KIND, load_prepared, load_tested
 from adaptf.mlproject.prepare import PrepareConfig, data_digest, prepare
 from adaptf.mlproject.pretrain import PretrainConfig, pretrain
-from adaptf.mlproject.stage import execute
+from adaptf.pipeline.config import DataConfig, MelConfig, ModelConfig, OptimConfig, TrainerConfig
+from adaptf.pipeline.dataset import AUDIOSET_KIND, SCENES_KIND, load_prepared, load_tested
+from adaptf.pipeline.stage import execute
 from adaptf.tracking.runs import StageRun, metric_per_epoch, scores
 
 RATE = 44100
@@ -251,7 +251,7 @@ def test_a_cache_that_this_machine_lacks_is_made_again(environment: dict[str, st
 
 
 def test_more_than_the_challenge_allows_is_refused_with_its_rule(environment: dict[str, str], tmp_path: Path) -> None:
-    from adaptf.data.published_lists import tau_split
+    from adaptf.data.sets.published_lists import tau_split
 
     root = tmp_path / "tau"
     (root / "evaluation_setup").mkdir(parents=True)

@@ -20,10 +20,8 @@ from adaptf.compression.form_cost import FormCost
 from adaptf.compression.quantize import quantize_int8, save_forms
 from adaptf.compression.runtime import NETWORK_FILES, PT2, X86, load_form
 from adaptf.data.clips import TAU_SCENES, VALIDATION
-from adaptf.data.split import cut_by_location
+from adaptf.data.sets.split import cut_by_location
 from adaptf.errors import UserError
-from adaptf.mlproject.config import DataConfig
-from adaptf.mlproject.production_comparison import compare
 from adaptf.mlproject.quantize import (
     Loss,
     OpenVinoForm,
@@ -41,6 +39,8 @@ from adaptf.mlproject.quantize import (
 )
 from adaptf.models.classifier import Classifier, ModelDescription
 from adaptf.models.tfsepnet import TfSepNet
+from adaptf.pipeline.config import DataConfig
+from adaptf.promotion.comparison import compare
 
 WITHIN = Complexity(512, 64, 126_858, 29_419_648, 126_868, 132_328, 143_248)
 TOO_LARGE = Complexity(512, 65, 128_586, 30_740_608, 128_596, 134_000, 145_000)

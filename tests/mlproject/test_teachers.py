@@ -15,15 +15,15 @@ import torch
 from adaptf.data.clips import VALIDATION
 from adaptf.data.teacher_logits import read_teacher_logits
 from adaptf.evaluation.predict import predict_logits
-from adaptf.mlproject.config import AugmentConfig, BeatsOptimConfig, OptimConfig
-from adaptf.mlproject.dataset import SCENES_KIND, load_prepared
 from adaptf.mlproject.distill import DistillConfig, distill
-from adaptf.mlproject.stage import execute
 from adaptf.mlproject.teacher import FrozenTeacherConfig, TeacherConfig, beats_digest, teacher, unused_on_embeddings
 from adaptf.mlproject.train import TrainConfig, train
 from adaptf.models.beats import BeatsEncoder
 from adaptf.models.beats_file import BeatsFileError
 from adaptf.models.checkpoint import load_classifier
+from adaptf.pipeline.config import AugmentConfig, BeatsOptimConfig, OptimConfig
+from adaptf.pipeline.dataset import SCENES_KIND, load_prepared
+from adaptf.pipeline.stage import execute
 from adaptf.tracking import runs
 from adaptf.tracking.runs import STAGE, StageRun
 

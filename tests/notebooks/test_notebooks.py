@@ -15,11 +15,11 @@ from nbclient import NotebookClient
 from nbformat import NotebookNode
 
 import adaptf
-from adaptf.data.demo import write_demo
+from adaptf.demo.data_sets import write_demo
 from adaptf.errors import UserError
-from adaptf.mlproject.command_line import parse
 from adaptf.mlproject.main import MainConfig, check, main
-from adaptf.mlproject.stage import execute
+from adaptf.pipeline.command_line import parse
+from adaptf.pipeline.stage import execute
 
 NOTEBOOKS = Path(__file__).parents[2] / "notebooks"
 NAMES = ("tour", "comparing_runs", "what_the_router_hears")

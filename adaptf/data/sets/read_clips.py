@@ -1,0 +1,98 @@
+"""From a data set as the user has it to its clip table."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import pandas as pd
+
+from adaptf.data.clips import COLUMNS, TEST, VALIDATION, check_clips
+from adaptf.data.errors import DataError
+from adaptf.data.sets.csv_table import read_csv_table
+from adaptf.data.sets.split import cut_by_file, cut_by_location
+from adaptf.data.sets.tau import TrainSplit, check_challenge_rule, is_tau, read_tau
+
+
+@dataclass(frozen=True)
+class SceneClips:
+    """What a data set's tables say."""
+
+    table: pd.DataFrame
+    """A row per file: the columns COLUMNS."""
+    scenes: tuple[str, ...]
+    """In the order of the logits."""
+    any_length: bool
+    """Whether files may be longer or shorter than a clip."""
+    notes: tuple[str, ...] = ()
+    """What a user should know of how the tables were read."""
+    cut_by_file: frozenset[str] = frozenset()
+    """Scenes of which files were cut out of places that are trained on."""
+
+
+def read_clips(
+    root: Path,
+    *,
+    scenes: Sequence[str] = (),
+    train_split: TrainSplit = "25",
+    challenge: bool = True,
+    validation_share: float,
+    test_share: float,
+    seed: int,
+) -> SceneClips:
+    """The checked clips of a TAU 2022 folder or of a CSV file, with a validation part cut out by location where it has none.
+
+    Where a scene has too few locations, its files are cut, and a note says so.
+
+    Without `scenes` they are those of the data. Raises DataError, naming the rows, for what can't be used.
+    """
+    notes: tuple[str, ...] = ()
+    if root.is_file():
+        table = read_csv_table(root)
+    elif is_tau(root):
+        clips = read_tau(root, train_split=train_split)
+        if clips.published:
+            check_challenge_rule(train_split, challenge=challenge)
+            notes = (f"the published {train_split} % training split of TAU Urban Acoustic Scenes 2022 Mobile",)
+        else:
+            notes = ("other recordings in the layout of TAU 2022 Mobile: their own lists are used whole (no data.train_split)",)
+        table = clips.table
+    else:
+        raise DataError(
+            f"{root} is neither a TAU 2022 folder (meta.csv, evaluation_setup/, audio/) nor a CSV file with the columns "
+            "filename, scene, device"
+        )
+    scenes = tuple(scenes) or tuple(sorted(set(table["scene"]) - {""}))
+    check_clips(table, scenes=scenes, source=str(root))
+    if len(scenes) < 2:
+        raise DataError(f"{root} has the scene {', '.join(scenes)} alone: a classifier needs two or more")
+    of_few_places: set[str] = set()
+    for split, share in ((TEST, test_share), (VALIDATION, validation_share)):
+        if not (table["split"] == split).any():
+            table = cut_by_location(table, share=share, to=split, seed=seed)
+            table, found = cut_by_file(table, share=share, to=split, seed=seed)
+            notes += _warning(split, found)
+            of_few_places |= set(found)
+    return SceneClips(
+        table[COLUMNS].reset_index(drop=True),
+        scenes,
+        any_length=root.is_file(),
+        notes=notes,
+        cut_by_file=frozenset(of_few_places),
+    )
+
+
+def _warning(split: str, scenes: Sequence[str]) -> tuple[str, ...]:
+    """What to know of a part for which whole files were cut out."""
+    if not scenes:
+        return ()
+    return (
+        f"Too few places to cut the {split} part by location: whole files were cut out of {', '.join(scenes)} instead, from "
+        f"places that are trained on. Scores on the {split} clips come out too good: they say how well these places are "
+        "known, not how well new ones will be. Ways out: recordings at three places or more of each scene, or a column 'split' "
+        "(train, validation, test)",
+    )
+
+
+def audio_root(root: Path) -> Path:
+    """The folder that filenames are relative to."""
+    return root.parent if root.is_file() else root

@@ -1,0 +1,102 @@
+"""Which data set a folder holds, and what its tables say of it."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from adaptf.data.cache.shards import CacheFormat
+from adaptf.data.clips import TRAIN, VALIDATION, check_parts, gaps
+from adaptf.data.sets.audioset import is_audioset, read_audioset
+from adaptf.data.sets.cut_files import cut_files
+from adaptf.data.sets.read_clips import audio_root, read_clips
+from adaptf.errors import UserError
+from adaptf.pipeline.config import DataConfig
+from adaptf.pipeline.dataset import AUDIOSET_KIND, SCENES_KIND
+
+SAMPLE_RATE = 32000
+SCENE_CLIP_SECONDS = 1.0
+
+
+@dataclass(frozen=True)
+class Source:
+    """A data set's clips with what their cache needs."""
+
+    kind: str
+    """scenes or audioset"""
+    table: pd.DataFrame
+    classes: tuple[str, ...]
+    format: CacheFormat
+    audio_root: Path
+    exact_length: bool = False
+    """Whether every file has the length of a clip, so that another one is a fault."""
+    leave_out_unreadable: bool = False
+    """Whether files that are no audio are normal, as they are among thousands of downloads."""
+    cut_by_file: frozenset[str] = frozenset()
+    """Scenes of which files were cut out of places that are trained on."""
+    missing: tuple[str, ...] = ()
+    notes: Sequence[str] = ()
+
+    @property
+    def clip_seconds(self) -> float:
+        """Length of a cached clip."""
+        return self.format.clip_samples / self.format.sample_rate
+
+
+def read_source(config: DataConfig) -> Source:
+    """The scenes or AudioSet, whichever the folder holds. Raises UserError for what can't be used."""
+    root = Path(config.root).absolute()
+    if config.root == "none" or not root.exists():
+        raise UserError(
+            f"data.root is '{config.root}', which does not exist: give the folder of TAU 2022 Mobile, of AudioSet, or a CSV "
+            "file with filename, scene, device, as in -P data.root=/data/TAU-2022"
+        )
+    return _audioset(root, config) if is_audioset(root) else _scenes(root, config)
+
+
+def _scenes(root: Path, config: DataConfig) -> Source:
+    clips = read_clips(
+        root,
+        scenes=config.scenes,
+        train_split=config.train_split,
+        challenge=config.challenge,
+        validation_share=config.validation_share,
+        test_share=config.test_share,
+        seed=config.split_seed,
+    )
+    check_parts(clips.table, source=config.root)
+    table, notes = clips.table, [*clips.notes, *gaps(clips.table, clips.scenes)]
+    if clips.any_length:
+        table, cut = cut_files(clips.table, audio_root(root), clip_seconds=SCENE_CLIP_SECONDS, workers=config.workers)
+        notes += cut
+    return Source(
+        kind=SCENES_KIND,
+        table=table,
+        classes=clips.scenes,
+        format=cache_format(SCENE_CLIP_SECONDS, config),
+        audio_root=audio_root(root),
+        exact_length=not clips.any_length,
+        cut_by_file=clips.cut_by_file,
+        notes=notes,
+    )
+
+
+def _audioset(root: Path, config: DataConfig) -> Source:
+    found = read_audioset(root, validation_share=config.validation_share, seed=config.split_seed)
+    splits = np.where(found.validation, VALIDATION, TRAIN)
+    return Source(
+        kind=AUDIOSET_KIND,
+        table=pd.DataFrame({"filename": found.filenames, "labels": found.labels, "split": splits}),
+        classes=found.class_names,
+        format=cache_format(config.audioset_clip_seconds, config),
+        audio_root=root,
+        leave_out_unreadable=True,
+        missing=found.missing,
+    )
+
+
+def cache_format(clip_seconds: float, config: DataConfig) -> CacheFormat:
+    """Of clips of this length."""
+    return CacheFormat(SAMPLE_RATE, round(clip_seconds * SAMPLE_RATE), config.sample_type)

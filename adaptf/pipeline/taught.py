@@ -1,0 +1,130 @@
+"""What the stages that learn from teachers share: the loss's settings, clips with teachers' logits, who the teachers are."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from adaptf.data.batch import ClipBatch
+from adaptf.data.clip_set import ClipSet, with_teacher_logits
+from adaptf.data.teacher_logits import TeacherLogits, read_teacher_logits
+from adaptf.evaluation.scores import Score
+from adaptf.mlproject.teacher import LOGITS, TEACHER_KIND, TEACHER_MODEL
+from adaptf.models.checkpoint import load_classifier
+from adaptf.pipeline.dataset import PreparedData
+from adaptf.pipeline.fitting import SCENES, Objective, checkpoint_of, in_section, scene_measures
+from adaptf.tracking import runs
+from adaptf.tracking.runs import NONE, StageRun
+from adaptf.training.augmentation import Augmentation, MixedTeachers
+from adaptf.training.losses import DistillationLoss, Ensemble, KlReduction
+from adaptf.training.metrics import Agreement
+from adaptf.training.online_teachers import online_teachers
+from adaptf.training.task import Measure
+
+Hearing = Literal["clean", "augmented"]
+
+
+@dataclass(frozen=True)
+class LossConfig:
+    """The distillation loss: weight * cross-entropy + (1 - weight) * T^2 * KL."""
+
+    temperature: float = 2.0
+    """T, which softens student's and teachers' logits alike."""
+    weight: float = 0.02
+    """Share of the labels' cross-entropy."""
+    reduction: KlReduction = "elements"
+    """elements: KL averaged over clips and classes, as published. clips: averaged over clips, ten times larger."""
+    mixed_teachers: MixedTeachers = "logits"
+    """With mixup: `logits` mixes the teachers' logits (the report), `terms` mixes two KL terms (the public trainer)."""
+    teacher_weights: tuple[float, ...] = ()
+    """Weights of the teachers in their mean, in the order of teacher_runs; empty: alike. Lets a better one count more."""
+    teacher_temperatures: tuple[float, ...] = ()
+    """A temperature per teacher instead of T; an empty list: T for all. Puts overconfident and timid teachers on one scale
+    (Guo et al., 2017)."""
+    teachers_hear: Hearing = "clean"
+    """clean: cached logits of the clip as it is (the report). augmented: the teachers run in every step, on the clip after its
+    impulse response; a teacher that hears what the student hears contradicts it less, at many times the cost (Beyer et al.,
+    2022)."""
+
+
+def teacher_ids(teacher_runs: str) -> list[str]:
+    """The runs that a field names; an empty list for `none`."""
+    return [] if teacher_runs == NONE else teacher_runs.split(",")
+
+
+def logits_of_teachers(run: StageRun, run_ids: Sequence[str]) -> list[TeacherLogits]:
+    """Of each teacher the table that its run holds."""
+
+    def read(run_id: str) -> TeacherLogits:
+        return read_teacher_logits(run.download(run_id, LOGITS))
+
+    return [run.shared.once(("teacher logits", run_id), partial(read, run_id)) for run_id in run_ids]
+
+
+def taught(clips: ClipSet, tables: Sequence[TeacherLogits], data: PreparedData) -> ClipSet:
+    """Clips of the data with every teacher's logits, looked up by file name; as they are where there is no teacher."""
+    logits = [table.of(clips.filenames, classes=data.classes, data_digest=data.digest) for table in tables]
+    return with_teacher_logits(clips, np.stack(logits, axis=1)) if logits else clips
+
+
+def objective_of(config: LossConfig, *, teachers: int) -> Objective:
+    """Distillation, or the labels' cross-entropy alone where there is no teacher."""
+    return distillation_objective(distillation_loss(config, teachers=teachers)) if teachers else SCENES
+
+
+def distillation_loss(config: LossConfig, *, teachers: int) -> DistillationLoss:
+    """Raises UserError where there are not as many weights or temperatures as teachers."""
+    loss = DistillationLoss(
+        temperature=config.temperature,
+        weight=config.weight,
+        reduction=config.reduction,
+        ensemble=Ensemble(config.teacher_weights, config.teacher_temperatures),
+    )
+    with in_section("loss.teacher_weights or loss.teacher_temperatures"):
+        loss.teacher(torch.zeros(1, teachers, 1))
+    return loss
+
+
+def distillation_objective(loss: DistillationLoss) -> Objective:
+    """The loss with its two terms; on validation clips also the teachers' accuracy and the student's agreement with them."""
+
+    def parts(logits: Tensor, batch: ClipBatch) -> dict[str, Tensor]:
+        return loss.parts(logits, batch.targets, batch.teacher_logits, batch.unmixed_teachers)
+
+    def measures(classes: int, devices: int, score: Score) -> dict[str, Measure]:
+        of_teachers = scene_measures(classes, devices, score)["accuracy"]
+        return {
+            **scene_measures(classes, devices, score),
+            "teacher_accuracy": Measure(
+                of_teachers.metric, lambda logits, batch: of_teachers.compares(loss.teacher(batch.teacher_logits), batch)
+            ),
+            "agreement": Measure(Agreement(), lambda logits, batch: (logits, loss.teacher(batch.teacher_logits))),
+        }
+
+    return Objective(parts, measures)
+
+
+def running_teachers(config: LossConfig, run: StageRun, run_ids: Sequence[str]) -> list[Augmentation]:
+    """The teachers themselves, from their runs' checkpoints, where they hear what the student hears."""
+    if config.teachers_hear == "clean" or not run_ids:
+        return []
+    return [online_teachers([load_classifier(checkpoint_of(run, run_id)) for run_id in run_ids])]
+
+
+def note_of(config: LossConfig, run: StageRun, run_ids: Sequence[str]) -> str:
+    """What the student learns from."""
+    if not run_ids:
+        return "No teachers: labels alone."
+    names = [run.shared.once(("teacher name", run_id), partial(teacher_name, run_id)) for run_id in run_ids]
+    heard = "" if config.teachers_hear == "clean" else " They hear the augmented clips."
+    return f"Teachers: {', '.join(names)}.{heard} T = {config.temperature:g}, weight = {config.weight:g}."
+
+
+def teacher_name(run_id: str) -> str:
+    """Kind and network of a teacher, such as 'ssl (beats)' or 'ssl (small_cnn)'."""
+    tags = runs.finished_run(run_id, "teacher").data.tags
+    return f"{tags[TEACHER_KIND]} ({tags[TEACHER_MODEL]})"

@@ -1,0 +1,118 @@
+"""What the page of a run tells of validation clips: tables by scene and by device, accuracies per device, the predictions."""
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from adaptf.data.clip_set import ClipSet
+from adaptf.data.clips import UNKNOWN, VALIDATION, devices_of
+from adaptf.evaluation.predict import inference_device, predict_logits
+from adaptf.evaluation.scores import (
+    absent_scenes,
+    accuracy,
+    macro_accuracy,
+    macro_accuracy_per_device,
+    places_of,
+    prediction_table,
+    read_prediction_table,
+    say_absent,
+)
+from adaptf.evaluation.tables import as_markdown, device_table, scene_table
+from adaptf.models.checkpoint import load_classifier
+from adaptf.models.classifier import Classifier
+from adaptf.pipeline.dataset import PreparedData
+from adaptf.pipeline.refit import what_clips_judge
+from adaptf.tracking.runs import Result, StageRun
+
+TRAINED, DISTILLED, FINETUNED, QUANTIZED = "trained", "distilled", "per device", "per device INT8"
+"""What the tables call the settings."""
+SYNTHESISED = "Synthesised sounds: these figures say nothing about real scenes."
+FOLDER = "validation"
+"""Artifact folder: a table of predictions per setting."""
+
+
+def predict_validation(
+    model: Classifier | Path, data: PreparedData, accelerator: str, *, clips: ClipSet | None = None
+) -> pd.DataFrame:
+    """Predictions by a classifier, or the one in a checkpoint, of all validation clips or of some of the data's clips."""
+    classifier = load_classifier(model) if isinstance(model, Path) else model
+    clips = data.clips(VALIDATION) if clips is None else clips
+    device = inference_device(accelerator)
+    logits = predict_logits(classifier.to(device), clips, device=device)
+    classifier.to("cpu")
+    return predictions_from(logits, clips, data)
+
+
+def predictions_from(logits: NDArray[np.float32], clips: ClipSet, data: PreparedData) -> pd.DataFrame:
+    """The table of predictions of these clips of the data, from (clips, classes) logits."""
+    rows = data.table.set_index("filename").loc[list(clips.filenames)].reset_index()
+    return prediction_table(rows, logits, data.classes)
+
+
+def by_own_models(predictions: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
+    """One table of those of the devices' models: a clip by the model of its device, or by `unknown` where it has none.
+
+    A clip that the model which is due was not asked about is left out.
+    """
+    due = {device: table["device"] == device for device, table in predictions.items()}
+    due[UNKNOWN] = ~predictions[UNKNOWN]["device"].isin(list(predictions))
+    return pd.concat([table[due[device]] for device, table in predictions.items()], ignore_index=True)
+
+
+def with_validation_tables(
+    result: Result,
+    data: PreparedData,
+    settings: Mapping[str, pd.DataFrame],
+    *,
+    chose: bool = True,
+    refits: Sequence[str] = (),
+) -> Result:
+    """The result with both tables on top of its note, and per device the accuracy of the last setting.
+
+    `chose`: whether the checkpoint was chosen on these clips. `refits`: runs behind the models that have learnt from them.
+    """
+    accuracies = macro_accuracy_per_device(list(settings.values())[-1])
+    of_devices = {f"best/accuracy/{metric_name(str(device))}": float(accuracy) for device, accuracy in accuracies.items()}
+    note = f"{validation_tables(settings, data, what_clips_judge(refits, chose=chose))}\n\n{result.note}"
+    return replace(result, metrics={**result.metrics, **of_devices}, note=note)
+
+
+def metric_name(device: str) -> str:
+    """A device's name in that of a metric, where MLflow takes no brackets and the like."""
+    return re.sub(r"[^\w.\- :]", "_", device)
+
+
+def with_predictions(result: Result, run: StageRun, settings: Mapping[str, pd.DataFrame]) -> Result:
+    """The result with the predictions of each setting as an artifact."""
+    folder = run.folder / FOLDER
+    folder.mkdir(exist_ok=True)
+    for setting, predictions in settings.items():
+        predictions.to_csv(folder / f"{setting}.csv", index=False, float_format="%.9g")
+    return replace(result, files={**result.files, FOLDER: folder})
+
+
+def read_validation_predictions(run: StageRun, run_id: str, setting: str) -> pd.DataFrame:
+    """What `with_predictions` left in another run."""
+    return read_prediction_table(run.download(run_id, f"{FOLDER}/{setting}.csv"))
+
+
+def validation_tables(settings: Mapping[str, pd.DataFrame], data: PreparedData, role: str) -> str:
+    """Markdown: a sentence, which is all that the page shows before somebody clicks, then scene by setting, device by setting.
+
+    Settings may have been asked about unlike clips; the sentence tells those of the last one, and what its means leave out.
+    """
+    runs = {setting: [predictions] for setting, predictions in settings.items()}
+    shown = list(settings.values())[-1]
+    scores = ", ".join(f"{setting} **{accuracy(one, 'mean_over_devices'):.1%}**" for setting, one in settings.items())
+    plain = ", ".join(f"{setting} {macro_accuracy(one):.1%}" for setting, one in settings.items())
+    sounds = f" {SYNTHESISED}" if data.synthesised else ""
+    clips = f"{len(shown)} validation clips of {places_of(shown).nunique()} places"
+    lead = f"Macro-average accuracy, mean over devices: {scores}, on {clips}, {role}.{sounds}"
+    more = " ".join(filter(None, [f"Over all clips together: {plain}.", say_absent(absent_scenes(shown, data.classes))]))
+    devices = device_table(runs, devices_of(data.table))
+    return "\n\n".join([lead, more, as_markdown(scene_table(runs, data.classes)), as_markdown(devices)])

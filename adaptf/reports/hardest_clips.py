@@ -1,0 +1,82 @@
+"""The clips that a setting mistakes with the highest confidence: which they are, how they look and how they sound."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import soundfile
+from matplotlib.figure import Figure
+from torch import Tensor
+
+from adaptf.audio.logmel import LogMel
+from adaptf.evaluation.scores import Runs, places_of, probabilities
+from adaptf.reports.data_figures import COLOUR_PERCENTILES, MOSAIC_BANDS, draw_scale
+from adaptf.reports.figures import save
+
+SHOWN = 12
+RULE = (
+    "Wrong answers given with the highest probability: of each scene and place the surest one, and in turn of each true scene, "
+    "so that no place and no scene fills the list."
+)
+PROBABILITY, TRUE_PROBABILITY = "probability", "probability of the true scene"
+PLAYED_SECONDS = 2.0
+"""A page holds so much of each clip at most."""
+PEAK = 0.5
+"""To which the sound of every clip is brought: recordings differ in level by a hundred times."""
+
+
+def hardest_clips(runs: Runs, scenes: Sequence[str], *, count: int = SHOWN) -> pd.DataFrame:
+    """Clips chosen by RULE, the surest mistake first.
+
+    Columns: filename, scene, device, location, predicted, PROBABILITY of what was predicted, TRUE_PROBABILITY, and a
+    probability per scene. Of several runs the mean of their probabilities decides. Equal ones are taken by file name.
+    """
+    clips = _mean_probabilities(runs, scenes)
+    wrong = clips[clips["predicted"] != clips["scene"]].sort_values([PROBABILITY, "filename"], ascending=[False, True])
+    one_per_place = wrong[~pd.concat([wrong["scene"], places_of(wrong)], axis=1).duplicated()]
+    turn = one_per_place.groupby("scene").cumcount()
+    chosen = one_per_place.loc[turn.sort_values(kind="stable").index[:count]]
+    return chosen.sort_values([PROBABILITY, "filename"], ascending=[False, True], ignore_index=True)
+
+
+def _mean_probabilities(runs: Runs, scenes: Sequence[str]) -> pd.DataFrame:
+    """The first run's clips with what all runs together make of them."""
+    first = runs[0]
+    rows = [pd.Index(run["filename"]).get_indexer(pd.Index(first["filename"])) for run in runs]
+    mean = np.mean([probabilities(run, scenes)[row] for run, row in zip(runs, rows, strict=True)], axis=0)
+    true = pd.Index(scenes).get_indexer(pd.Index(first["scene"]))
+    clips = first[["filename", "scene", "device", "location"]].assign(
+        predicted=np.array(scenes)[mean.argmax(axis=1)],
+        **{PROBABILITY: mean.max(axis=1), TRUE_PROBABILITY: mean[np.arange(len(mean)), true]},
+    )
+    return pd.concat([clips.reset_index(drop=True), pd.DataFrame(mean, columns=list(scenes))], axis=1)
+
+
+def write_pictures(waveforms: Tensor, folder: Path, *, sample_rate: int) -> list[Path]:
+    """The log-mel of each clip (clips, samples) as `01.png`, `02.png`, ..., all in the same colours."""
+    images = LogMel(bands=MOSAIC_BANDS, sample_rate=sample_rate)(waveforms)[:, 0].numpy()
+    darkest, brightest = np.percentile(images, COLOUR_PERCENTILES)
+    paths = []
+    for number, image in enumerate(images, 1):
+        figure = Figure(figsize=(2.9, 1.5), layout="constrained")
+        cell = figure.subplots()
+        colours = {"cmap": "magma", "vmin": darkest, "vmax": brightest, "interpolation": "nearest"}
+        cell.imshow(image, origin="lower", aspect="auto", extent=(0, 1, 0, 1), **colours)
+        draw_scale(cell, seconds=waveforms.shape[1] / sample_rate, highest_hz=sample_rate / 2)
+        paths.append(save(figure, folder / f"{number:02}.png"))
+    return paths
+
+
+def write_sounds(waveforms: Tensor, folder: Path, *, sample_rate: int) -> list[Path]:
+    """Each clip (clips, samples) as `01.flac`, `02.flac`, ..., at PEAK, its first PLAYED_SECONDS.
+
+    FLAC: every browser plays it, and the same samples make the same bytes, which an OGG stream's random number prevents.
+    """
+    part = waveforms[:, : round(PLAYED_SECONDS * sample_rate)]
+    levelled = part * (PEAK / part.abs().amax(dim=1, keepdim=True).clamp(min=1e-6))
+    paths = [folder / f"{number:02}.flac" for number in range(1, len(levelled) + 1)]
+    folder.mkdir(parents=True, exist_ok=True)
+    for path, samples in zip(paths, levelled.numpy(), strict=True):
+        soundfile.write(path, samples, sample_rate, subtype="PCM_16")
+    return paths

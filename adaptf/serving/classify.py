@@ -1,0 +1,114 @@
+"""Rows of a request -> probabilities of each clip, on worker threads that all requests of the process share."""
+
+import os
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor, wait
+from dataclasses import dataclass
+from functools import cache
+from itertools import groupby
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from adaptf.serving.bundle import Bundle
+from adaptf.serving.requests import Row, RowError, clips_of, invalid
+
+CLIPS_AT_ONCE = 16
+"""Most clips that a worker has in hand, so that memory stays bounded and a large request cannot keep others waiting."""
+
+_one_at_a_time = threading.Lock()
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What the router has found out about a row."""
+
+    device_asked: str | None
+    device_used: str
+    version_used: str
+    seconds: float
+    """Of audio."""
+    probabilities: NDArray[np.float64]
+    """(clips, scenes), in the order of time"""
+
+
+def classify(bundle: Bundle, rows: list[Row]) -> list[Answer]:
+    """Every row's clips, each by the network of the row's device, in the rows' order.
+
+    Raises MlflowException (INVALID_PARAMETER_VALUE) that names the first row whose audio cannot be decoded.
+    """
+    pool = workers()
+    chunks = chunks_of(bundle, rows, workers=torch.get_num_threads())
+    tasks = [pool.submit(classify_chunk, bundle, chunk) for chunk in chunks]
+    wait(tasks)
+    errors = [error for task in tasks if (error := task.exception())]
+    if bad_rows := [error for error in errors if isinstance(error, RowError)]:
+        raise invalid(str(min(bad_rows, key=lambda error: error.row)))
+    answers = {number: answer for task in tasks for number, answer in task.result()}
+    return [answers[row.number] for row in rows]
+
+
+def chunks_of(bundle: Bundle, rows: list[Row], *, workers: int) -> Iterator[list[Row]]:
+    """What a worker takes at a time: rows of one device with `CLIPS_AT_ONCE` clips or fewer, or a single longer row.
+
+    A small request is spread over all the workers.
+    """
+    clips = {row.number: max(1, round(row.seconds * bundle.sample_rate / bundle.clip_samples)) for row in rows}
+    most = min(CLIPS_AT_ONCE, -(-sum(clips.values()) // workers))
+    by_device = sorted(rows, key=lambda row: bundle.device_used(row.device))
+    for _, of_device in groupby(by_device, key=lambda row: bundle.device_used(row.device)):
+        chunk: list[Row] = []
+        for row in of_device:
+            if chunk and sum(clips[other.number] for other in chunk) + clips[row.number] > most:
+                yield chunk
+                chunk = []
+            chunk.append(row)
+        yield chunk
+
+
+def classify_chunk(bundle: Bundle, rows: list[Row]) -> list[tuple[int, Answer]]:
+    """Rows of one device, by their numbers. Raises RowError."""
+    device = bundle.device_used(rows[0].device)
+    model = bundle.models[device]
+    clips = [clips_of(row, sample_rate=bundle.sample_rate, clip_samples=bundle.clip_samples) for row in rows]
+    probabilities = probabilities_of(bundle, device, torch.from_numpy(np.concatenate(clips)))
+    parts = np.split(probabilities, np.cumsum([len(of_row) for of_row in clips])[:-1])
+    return [
+        (row.number, Answer(row.device, device, model.version, row.seconds, part))
+        for row, part in zip(rows, parts, strict=True)
+    ]
+
+
+@torch.inference_mode()
+def probabilities_of(bundle: Bundle, device: str, clips: torch.Tensor) -> NDArray[np.float64]:
+    """(clips, clip_samples) -> (clips, scenes)."""
+    logits = []
+    for some in clips.split(CLIPS_AT_ONCE):
+        logits.append(bundle.models[device].network(bundle.log_mel(some)))
+    probabilities: NDArray[np.float64] = torch.cat(logits).double().softmax(dim=1).numpy()
+    return probabilities
+
+
+def workers() -> ThreadPoolExecutor:
+    """Threads that compute on one processor core each, as many as torch uses in this process."""
+    with _one_at_a_time:
+        return _workers_of(os.getpid())
+
+
+@cache
+def _workers_of(process: int) -> ThreadPoolExecutor:
+    """`process`: a forked one has none of its parent's threads, and gets its own."""
+    threads = torch.get_num_threads()
+    pool = ThreadPoolExecutor(threads, "adaptf-router", initializer=_compute_alone)
+    all_there = threading.Barrier(threads)
+    wait([pool.submit(all_there.wait) for _ in range(threads)])
+    # What a worker sets for itself is also what torch gives to later threads of the program; it is put back.
+    torch.set_num_threads(threads)
+    return pool
+
+
+def _compute_alone() -> None:
+    torch.get_num_threads()  # The first call in a thread sets its number to the program's.
+    torch.set_num_threads(1)

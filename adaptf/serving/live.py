@@ -1,0 +1,189 @@
+"""Following the registry: what is promoted there is taken up by a serving router, which never stops for it."""
+
+import logging
+import tempfile
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from pathlib import Path
+
+from adaptf.data.clips import UNKNOWN
+from adaptf.errors import UserError
+from adaptf.serving.bundle import Bundle, BundleError, RoutedModel, read_bundle
+from adaptf.serving.log_lines import log
+from adaptf.tracking import production, registry
+
+FIRST_CHECK_SECONDS = 30.0
+"""So long a router waits for its first look at the registry before it answers with what is inside it."""
+LONGEST_WAIT_SECONDS = 600.0
+
+Download = Callable[[str, str, Path], Path]
+"""(registered model, version, folder) -> folder of the version's bundle"""
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A version that could not be taken up."""
+
+    version: str
+    """Such as `adaptf-a/3`."""
+    wait_seconds: float
+    """Until it is tried again."""
+    again_at: float
+    """By time.monotonic()."""
+
+
+class Follower:
+    """Holds the bundle that a router answers with and, once started, puts newly promoted versions in it.
+
+    Devices are followed one by one: a version that does not load changes nothing for the others. The bundle is only ever
+    replaced as a whole, so whoever reads it once per request has one version of each model.
+    """
+
+    def __init__(
+        self,
+        bundle: Bundle,
+        *,
+        check_seconds: float,
+        in_production: Callable[[], dict[str, str]] = production.in_production,
+        download: Download = registry.download_bundle,
+    ) -> None:
+        self.bundle = bundle
+        self.check_seconds, self.in_production, self.download = check_seconds, in_production, download
+        self.notes: dict[str, str] = {}
+        """By device, in what way it does not answer with the version in production."""
+        self.problem = ""
+        """Why the registry could not be read the last time."""
+        self.failures: dict[str, Failure] = {}
+        """By device."""
+        self.failed = {"registry": 0, "version": 0}
+        """How often so far."""
+        self.last_check: datetime | None = None
+        """That the registry answered."""
+        self._stop, self._first_check = threading.Event(), threading.Event()
+        self._thread: threading.Thread | None = None
+
+    @property
+    def live(self) -> bool:
+        """Whether it was started."""
+        return self._thread is not None
+
+    def is_alive(self) -> bool:
+        return self._thread is not None and self._thread.is_alive()
+
+    def start(self, *, limit_seconds: float = FIRST_CHECK_SECONDS) -> None:
+        """Returns after the first check, so that a router's first answer comes from what is in production already.
+
+        Raises UserError for the model of one device, which answers for all devices by itself.
+        """
+        check_names(self.bundle)
+        self._thread = threading.Thread(target=self._run, name="adaptf-live", daemon=True)
+        self._thread.start()
+        if not self._first_check.wait(limit_seconds):
+            self._say(f"no answer of the registry in {limit_seconds:g} s: serving the models inside the router")
+
+    def stop(self) -> None:
+        """Ends the thread after the check in hand."""
+        self._stop.set()
+
+    def _run(self) -> None:
+        while not self._stop.is_set():
+            self.check()
+            self._first_check.set()
+            self._stop.wait(self.check_seconds)
+
+    def check(self) -> None:
+        """Looks at the registry once. Raises nothing: a problem is noted, counted and, when it is new, logged."""
+        try:
+            promoted = self.in_production()
+        except Exception as error:
+            self.failed["registry"] += 1
+            if not self.problem:  # Its words may change from one time to the next.
+                self._say(f"the registry does not answer, serving on without it: {error_in_short(error)}")
+            self.problem = error_in_short(error)
+            return
+        if self.problem:
+            self._say("the registry answers again", logging.INFO)
+        self.problem, self.last_check = "", datetime.now(UTC)
+        names = {name.removeprefix(production.PREFIX): name for name in promoted if name != registry.ROUTER_NAME}
+        for device, name in sorted(names.items()):
+            self._follow(device, name, promoted[name])
+        self._note_withdrawn(set(names))
+
+    def _follow(self, device: str, name: str, version: str) -> None:
+        """Takes up a promoted version, where that is not done and did not fail just now."""
+        wanted, failure = f"{name}/{version}", self.failures.get(device)
+        if device in self.bundle.models and self.bundle.models[device].version == wanted:
+            self._settle(device)
+        elif failure is None or failure.version != wanted or time.monotonic() >= failure.again_at:
+            try:
+                model = self._load(name, version)
+            except Exception as error:  # a full disk passes, and nobody knows from here what else does
+                again = failure is not None and failure.version == wanted
+                wait_seconds = min(2 * failure.wait_seconds, LONGEST_WAIT_SECONDS) if again and failure else self.check_seconds
+                self._fail(device, wanted, wait_seconds, error)
+            else:
+                self.bundle = replace(self.bundle, models={**self.bundle.models, device: model})
+                self._settle(device)
+                form, why = model.network.form, model.network.why
+                log("live", device=device, version=wanted, form=form, why=why, message="taken up")
+
+    def _load(self, name: str, version: str) -> RoutedModel:
+        """Raises BundleError where the version is not one that could answer here."""
+        with tempfile.TemporaryDirectory(prefix="adaptf-", ignore_cleanup_errors=True) as folder:
+            bundle = read_bundle(self.download(name, version, Path(folder)))
+        if list(bundle.models) != [UNKNOWN]:
+            raise BundleError(f"it is a router for {sorted(bundle.models)}, not the model of one device")
+        here = self.bundle.input_and_output()
+        if differences := [f"{key} {value!r}" for key, value in bundle.input_and_output().items() if value != here[key]]:
+            raise BundleError(f"it has {', '.join(differences)}, unlike this router")
+        return RoutedModel(bundle.models[UNKNOWN].network, f"{name}/{version}")
+
+    def _fail(self, device: str, version: str, wait_seconds: float, error: Exception) -> None:
+        self.failed["version"] += 1
+        self.failures[device] = Failure(version, wait_seconds, time.monotonic() + wait_seconds)
+        self._note(device, f"{version} cannot be taken up, {self._serving(device)}: {error_in_short(error)}")
+
+    def _note_withdrawn(self, promoted: set[str]) -> None:
+        """Devices that no version is in production for keep their model; notes on others that are gone are dropped."""
+        for device in set(self.bundle.models) - promoted:
+            self.failures.pop(device, None)
+            self._note(device, f"no version is in production, {self._serving(device)}", logging.INFO)
+        for device in self.notes.keys() - promoted - self.bundle.models.keys():
+            self._settle(device)
+
+    def _settle(self, device: str) -> None:
+        self.notes.pop(device, None)
+        self.failures.pop(device, None)
+
+    def _note(self, device: str, message: str, level: int = logging.WARNING) -> None:
+        """Says it once."""
+        if self.notes.get(device) != message:
+            self.notes[device] = message
+            self._say(message, level, device=device)
+
+    def _serving(self, device: str) -> str:
+        used = self.bundle.device_used(device)
+        return f"{self.bundle.models[used].version} keeps answering"
+
+    @staticmethod
+    def _say(message: str, level: int = logging.WARNING, **values: str) -> None:
+        log("live", level, **values, message=message)
+
+
+def check_names(bundle: Bundle) -> None:
+    """Raises UserError where a model is not the one that the registry has for its device."""
+    for device, model in bundle.models.items():
+        name = registry.device_model_name(device)
+        if model.version.partition("/")[0] != name:
+            raise UserError(
+                f"live: {model.version} answers for {device!r} here, in the registry it is {name}: serve "
+                f"{registry.ROUTER_NAME}, only the router of all devices can follow it"
+            )
+
+
+def error_in_short(error: Exception) -> str:
+    """One line."""
+    return " ".join(f"{type(error).__name__}: {error}".split())[:500]

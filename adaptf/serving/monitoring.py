@@ -1,0 +1,143 @@
+"""What a serving router tells about its requests and its models: log lines and Prometheus metrics."""
+
+import logging
+import time
+from collections import Counter as Tally
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from itertools import count
+from typing import Any
+
+from mlflow.exceptions import MlflowException
+from prometheus_client import CollectorRegistry, Counter, Histogram
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+
+from adaptf.serving.bundle import Bundle
+from adaptf.serving.classify import Answer
+from adaptf.serving.live import Follower
+from adaptf.serving.log_lines import log
+
+SECONDS = (0.0025, 0.005, 0.01, 0.02, 0.04, 0.08, 0.16, 0.32, 0.64, 1.28, 2.56, 5.12, 10.24, 20.48)
+"""Bounds of the histogram: one clip takes a few milliseconds, the largest request some seconds."""
+
+NO_DEVICE, OTHER = "none", "other"
+"""In the metrics, devices asked for: null, and any name without a network; a client must not fill the store with names."""
+
+LONGEST_NAME = 40
+MOST_DEVICES = 20
+"""Of one request in its log line: the most frequent."""
+
+
+class Monitor:
+    """Counts what a router answers with the follower's bundle."""
+
+    def __init__(self, follower: Follower) -> None:
+        self.follower = follower
+        self.metrics = metrics = CollectorRegistry()
+        self._numbers = count(1)
+        self._requests = Counter("adaptf_requests", "Requests, by how they ended.", ["status"], registry=metrics)
+        self._seconds = Histogram(
+            "adaptf_request_seconds", "Time of a request in the router.", buckets=SECONDS, registry=metrics
+        )
+        self._audio = Counter("adaptf_audio_seconds", "Seconds of audio classified.", registry=metrics)
+        self._asked = Counter("adaptf_rows_asked", "Rows, by the device asked for.", ["device"], registry=metrics)
+        by = ["device", "scene"]
+        self._rows = Counter("adaptf_rows", "Rows, by the device used and the scene found.", by, registry=metrics)
+        self._clips = Counter("adaptf_clips", "Clips, by the device used and the scene found.", by, registry=metrics)
+        metrics.register(ModelMetrics(follower))
+
+    @contextmanager
+    def request(self) -> Iterator[list[Answer]]:
+        """Surrounds the answering of one request; its answers go into the list. Errors are counted and passed on."""
+        number, start = next(self._numbers), time.perf_counter()
+        answers: list[Answer] = []
+        try:
+            yield answers
+        except MlflowException as error:
+            self._end(number, start, "refused", {"message": error.message})
+            raise
+        except Exception as error:
+            self._end(number, start, "error", {"message": f"{type(error).__name__}: {error}"}, logging.ERROR)
+            raise
+        self._end(number, start, "ok", self._counted(answers))
+
+    def _end(self, number: int, start: float, status: str, values: dict[str, Any], level: int = logging.INFO) -> None:
+        seconds = time.perf_counter() - start
+        self._requests.labels(status).inc()
+        self._seconds.observe(seconds)
+        log("request", level, request=number, status=status, ms=round(1000 * seconds, 2), **values)
+
+    def _counted(self, answers: Sequence[Answer]) -> dict[str, Any]:
+        """Adds the answers to the metrics; returns their counts for the log line."""
+        bundle = self.follower.bundle
+        rows = Tally((answer.device_used, scene_of(answer, bundle)) for answer in answers)
+        clips = Tally(
+            (answer.device_used, bundle.scenes[best]) for answer in answers for best in answer.probabilities.argmax(axis=1)
+        )
+        for labels, number in rows.items():
+            self._rows.labels(*labels).inc(number)
+        for labels, number in clips.items():
+            self._clips.labels(*labels).inc(number)
+        for device, number in Tally(asked_label(answer.device_asked, bundle) for answer in answers).items():
+            self._asked.labels(device).inc(number)
+        seconds = sum(answer.seconds for answer in answers)
+        self._audio.inc(seconds)
+        return {
+            "rows": len(answers),
+            "clips": clips.total(),
+            "audio_seconds": round(seconds, 3),
+            "devices": devices_of(answers),
+            "versions": dict(Tally(answer.version_used for answer in answers)),
+            "scenes": dict(Tally(scene_of(answer, bundle) for answer in answers)),
+        }
+
+
+class ModelMetrics:
+    """Metrics of the models and of the registry's following, read when somebody asks, so that they never lag behind."""
+
+    def __init__(self, follower: Follower) -> None:
+        self.follower = follower
+
+    def collect(self) -> Iterator[Metric]:
+        follower = self.follower
+        models = GaugeMetricFamily("adaptf_model", "Networks that answer, 1 each.", labels=["device", "version", "form"])
+        for device, model in follower.bundle.models.items():
+            models.add_metric([device, model.version, model.network.form], 1)
+        other = GaugeMetricFamily(
+            "adaptf_form_refused",
+            "Networks whose faster form says something else on this processor: by how much of the logits' spread.",
+            labels=["device", "version"],
+        )
+        for device, model in follower.bundle.models.items():
+            if model.network.refused_difference is not None:
+                other.add_metric([device, model.version], model.network.refused_difference)
+        refused = GaugeMetricFamily(
+            "adaptf_live_not_taken_up", "Promoted versions that could not be taken up, 1 each.", labels=["device", "version"]
+        )
+        for device, failure in list(follower.failures.items()):
+            refused.add_metric([device, failure.version], 1)
+        failed = CounterMetricFamily(
+            "adaptf_live_failures", "Looks at the registry, or versions, that failed.", labels=["what"]
+        )
+        for what, number in follower.failed.items():
+            failed.add_metric([what], number)
+        yield from (models, other, refused, failed)
+        if follower.last_check:
+            name, text = "adaptf_live_last_check_timestamp_seconds", "When the registry last answered."
+            yield GaugeMetricFamily(name, text, value=follower.last_check.timestamp())
+
+
+def scene_of(answer: Answer, bundle: Bundle) -> str:
+    """Of the whole row."""
+    return bundle.scenes[int(answer.probabilities.mean(axis=0).argmax())]
+
+
+def asked_label(device: str | None, bundle: Bundle) -> str:
+    """A device that was asked for, as the metrics name it."""
+    return NO_DEVICE if device is None else bundle.known(device) or OTHER
+
+
+def devices_of(answers: Sequence[Answer]) -> list[dict[str, Any]]:
+    """Devices asked for and used, with the number of rows; a client's name is cut where it is long."""
+    pairs = Tally((answer.device_asked and answer.device_asked[:LONGEST_NAME], answer.device_used) for answer in answers)
+    return [{"asked": asked, "used": used, "rows": rows} for (asked, used), rows in pairs.most_common(MOST_DEVICES)]

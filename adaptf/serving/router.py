@@ -1,0 +1,80 @@
+"""The registered model: one network per recording device behind one `predict`, as MLflow's "model from code".
+
+MLflow runs this file to load the model, so no pickle is needed. A model for one device is the same router with a single
+entry, `unknown`, that answers for every device.
+"""
+
+import logging
+import weakref
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from mlflow.models import set_model
+from mlflow.pyfunc.model import PythonModel
+
+from adaptf.serving.bundle import BUNDLE, Bundle, read_bundle
+from adaptf.serving.classify import classify
+from adaptf.serving.live import Follower
+from adaptf.serving.log_lines import log, show_log_when_served
+from adaptf.serving.monitoring import Monitor
+from adaptf.serving.requests import read_rows
+from adaptf.serving.response import read_parameters, table_of
+from adaptf.serving.settings import read_settings
+from adaptf.serving.status_server import start_status_server
+
+
+class DeviceRouter(PythonModel):
+    """Rows of audio and device -> rows of scene, probabilities and the version that answered."""
+
+    follower: Follower
+    monitor: Monitor
+
+    @property
+    def bundle(self) -> Bundle:
+        """What answers at the moment."""
+        return self.follower.bundle
+
+    def load_context(self, context: Any) -> None:
+        """Reads the bundle, and starts what the model's configuration asks for. Raises BundleError and UserError."""
+        settings = read_settings(context.model_config)
+        show_log_when_served()
+        self.follower = Follower(read_bundle(Path(context.artifacts[BUNDLE])), check_seconds=settings.check_seconds)
+        self.monitor = Monitor(self.follower)
+        if settings.live:
+            self.follower.start()
+            weakref.finalize(self, self.follower.stop)
+        if settings.metrics_port:
+            server = start_status_server(self.monitor, host=settings.metrics_host, port=settings.metrics_port)
+            if server:
+                weakref.finalize(self, server.stop)
+        log_models(self.bundle)
+
+    def predict(self, context: Any, model_input: pd.DataFrame, params: dict[str, Any] | None = None) -> pd.DataFrame:
+        """One row per row of the request, with its index; with `aggregate="second"` one per clip of it.
+
+        `audio` is base64 of a WAV, FLAC, OGG or MP3 file of any rate; longer audio than a clip is cut (see
+        `adaptf.serving.requests.cut_clips`) and the clips' probabilities are averaged. `device` may be missing or
+        null. `probabilities` holds a dictionary by scene: `pandas.json_normalize` makes columns of it.
+        `adaptf.serving.response.Parameters` has what `params` may hold.
+
+        Raises MlflowException (INVALID_PARAMETER_VALUE) that names the row or parameter at fault.
+        """
+        bundle = self.bundle  # Once: another one may be taken up before the request is answered.
+        clip_seconds = bundle.clip_samples / bundle.sample_rate
+        with self.monitor.request() as answers:
+            parameters = read_parameters(params, scenes=len(bundle.scenes))
+            rows = read_rows(model_input, max_seconds=bundle.max_seconds)
+            answers += classify(bundle, rows)
+            index = model_input.index
+            return table_of(answers, parameters, scenes=bundle.scenes, clip_seconds=clip_seconds, index=index)
+
+
+def log_models(bundle: Bundle) -> None:
+    """Says what answers, and why it is not the faster form of a network."""
+    log("models", versions={device: model.version for device, model in bundle.models.items()})
+    if slower := {device: model.network.why for device, model in bundle.models.items() if model.network.why}:
+        log("models", logging.WARNING, message="the slower .pt2 form of these networks serves", why=slower)
+
+
+set_model(DeviceRouter())

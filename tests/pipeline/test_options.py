@@ -1,0 +1,172 @@
+"""Options that no other test takes, each on its way to the end of a stage."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import mlflow
+import numpy as np
+import pytest
+import soundfile
+
+from adaptf.errors import UserError
+from adaptf.mlproject import main as main_module
+from adaptf.mlproject.main import MainConfig, main
+from adaptf.mlproject.prepare import PrepareConfig, data_digest, prepare
+from adaptf.mlproject.teacher import TeacherConfig, teacher
+from adaptf.mlproject.train import TrainConfig, train
+from adaptf.models.small_teacher import SmallCnnTeacher
+from adaptf.pipeline.config import BeatsOptimConfig, DataConfig
+from adaptf.pipeline.fitting import optimizer_of
+from adaptf.pipeline.stage import execute
+from adaptf.sweeps.space import with_values
+from adaptf.tracking import runs
+from adaptf.tracking.runs import StageRun
+
+
+@pytest.fixture(scope="module")
+def one_epoch(train_config: TrainConfig) -> TrainConfig:
+    return replace(train_config, optim=replace(train_config.optim, max_epochs=1))
+
+
+@pytest.fixture(scope="module")
+def plain(one_epoch: TrainConfig) -> str:
+    return execute(train, one_epoch)
+
+
+@pytest.fixture(scope="module")
+def checkpoint_file(plain: str, folder: Path) -> str:
+    found = mlflow.artifacts.download_artifacts(run_id=plain, artifact_path="checkpoints/best.ckpt", dst_path=str(folder))
+    return str(found)
+
+
+def trained(config: TrainConfig, **values: Any) -> str:
+    return execute(train, with_values(config, {name.replace("__", "."): value for name, value in values.items()}))
+
+
+def losses(run_id: str) -> list[float]:
+    found = runs.metric_per_epoch(run_id, "train/loss")
+    assert np.isfinite(found).all()
+    return found
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"trainer__pin_memory": True, "trainer__workers": 1},
+        {"trainer__keep_on_device": "yes"},
+        {"trainer__keep_on_device": "no"},
+        {"trainer__devices": "auto"},
+        {"trainer__progress_bar": True},
+    ],
+    ids=str,
+)
+def test_how_a_training_reads_and_shows_changes_no_result(values: dict[str, Any], one_epoch: TrainConfig, plain: str) -> None:
+    assert losses(trained(one_epoch, **values)) == losses(plain)
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"trainer__precision": "bf16-mixed"},
+        {"trainer__precision": "64-true"},
+        {"trainer__accumulate_batches": 2, "optim__batch_size": 5},
+        {"optim__restart_epochs": 1, "optim__restart_factor": 3},
+        {"optim__restart_epochs": 0},
+        {"augment__mixstyle_alpha": 0.1},
+        {"model__dropout": 0.5},
+        {"model__depth": 6},
+        {"mel__n_fft": 2048, "mel__window_samples": 2000},
+        {"mel__hop_samples": 400},
+    ],
+    ids=str,
+)
+def test_a_setting_of_model_or_training_makes_another_training(values: dict[str, Any], train_config: TrainConfig) -> None:
+    assert losses(trained(train_config, **values)) != losses(execute(train, train_config, reuse=True))
+
+
+def test_measured_responses_and_their_levels_make_other_trainings(one_epoch: TrainConfig, plain: str, tmp_path: Path) -> None:
+    soundfile.write(tmp_path / "microphone.wav", np.array([0.0, 0.0, 0.02, 0.04, 0.01]), 44100, subtype="FLOAT")
+    unit = losses(trained(one_epoch, augment__dir_folder=str(tmp_path)))
+    recorded = losses(trained(one_epoch, augment__dir_folder=str(tmp_path), augment__dir_level="as_recorded"))
+    assert unit != losses(plain) and unit != recorded
+
+
+def test_clips_of_16_bit_train_as_those_of_32(one_epoch: TrainConfig, plain: str, data: DataConfig) -> None:
+    prepared = execute(prepare, PrepareConfig(replace(data, sample_type="int16")), inputs=data_digest)
+    assert losses(execute(train, replace(one_epoch, prepare_run=prepared))) == pytest.approx(losses(plain), rel=0.02)
+
+
+def test_tensorboards_events_are_an_artifact(one_epoch: TrainConfig) -> None:
+    found = mlflow.artifacts.list_artifacts(run_id=trained(one_epoch, trainer__tensorboard=True), artifact_path="tensorboard")
+    assert any("tfevents" in file.path for file in found)
+
+
+def test_validations_may_lie_several_epochs_apart(train_config: TrainConfig) -> None:
+    run_id = trained(train_config, trainer__validate_every_epochs=2, optim__max_epochs=4)
+    assert (len(losses(run_id)), len(runs.metric_per_epoch(run_id, "val/accuracy"))) == (4, 2)
+
+
+@pytest.mark.parametrize("load_classifier", [False, True])
+def test_a_start_brings_its_classifier_where_that_is_asked_for(
+    load_classifier: bool, one_epoch: TrainConfig, checkpoint_file: str
+) -> None:
+    run_id = trained(one_epoch, pretrain_run=checkpoint_file, load_classifier=load_classifier)
+    note = mlflow.get_run(run_id).data.tags["mlflow.note.content"]
+    fresh = next(line for line in note.splitlines() if line.startswith("- fresh"))
+    assert ("classifier" in fresh) != load_classifier
+
+
+@pytest.mark.parametrize("epochs", [0, -1])
+def test_a_training_of_no_epochs_is_refused(epochs: int, one_epoch: TrainConfig) -> None:
+    with pytest.raises(UserError, match=f"optim.max_epochs should be 1 or more, got {epochs}"):
+        trained(one_epoch, optim__max_epochs=epochs)
+
+
+def test_log_mels_of_another_rate_than_the_clips_are_refused(one_epoch: TrainConfig) -> None:
+    with pytest.raises(UserError, match=r"mel\.sample_rate is 16000 Hz, the clips are prepared at 32000 Hz"):
+        trained(one_epoch, mel__sample_rate=16000)
+
+
+def test_a_teacher_with_several_seeds_has_a_child_run_for_each(teacher_config: TeacherConfig) -> None:
+    parent = mlflow.get_run(execute(teacher, replace(teacher_config, seeds=(0, 1))))
+    assert set(runs.seed_runs(parent)) == {0, 1}
+    assert "best/accuracy/mean" in parent.data.metrics
+
+
+def test_the_settings_of_beats_reach_its_optimizer() -> None:
+    optim = BeatsOptimConfig(lr=0.1, weight_decay=0.2, betas=(0.5, 0.6), warmup_epochs=0, max_epochs=4, final_share=0.5)
+    made: Any = optimizer_of(optim)(SmallCnnTeacher(classes=2, width=8))
+    (group,) = made["optimizer"].param_groups
+    assert (group["weight_decay"], group["betas"], group["lr"]) == (0.2, (0.5, 0.6), 0.1)
+
+
+@pytest.mark.parametrize(("deploy", "repeat"), [(False, True), (True, False)])
+def test_main_ends_with_the_tables_or_with_models_in_production(
+    deploy: bool, repeat: bool, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    ran: dict[str, bool] = {}
+    checked: list[tuple[list[str], Any]] = []
+
+    def note(stage: Any, settings: Any, *, reuse: bool, **_: Any) -> str:
+        ran[stage.__name__] = reuse
+        return str(stage.__name__)
+
+    monkeypatch.setattr(main_module, "execute", note)
+    monkeypatch.setattr(main_module, "check_devices", lambda _, devices: checked.append((list(ran), devices)))
+    monkeypatch.setattr(main_module, "load_tested", lambda *_: SmallData)
+    monkeypatch.setattr(main_module, "closing_words", lambda run, evaluated, promoted: promoted)
+    monkeypatch.setattr(main_module, "note_of", lambda run_id: "")
+    monkeypatch.setattr(main_module.runs, "scores", lambda run_id: {})
+    result = main(MainConfig(deploy=deploy, repeat=repeat), StageRun("", "main", tmp_path))
+    assert checked == [(["prepare"], SmallData.training_devices)]
+    assert set(ran.values()) == {not repeat}
+    assert ({"register", "promote"} <= set(ran)) == deploy
+    assert list(ran)[:2] == ["prepare", "train"] and "evaluate" in ran
+    assert result.summary == ("promote" if deploy else "none")
+
+
+class SmallData:
+    """What `main` asks the prepared data for."""
+
+    training_devices = ("a",)

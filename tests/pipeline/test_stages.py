@@ -1,0 +1,345 @@
+"""prepare, train, teacher and distill, in their order, on a tiny data set; reuse and resuming."""
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import mlflow
+import numpy as np
+import pandas as pd
+import pytest
+import soundfile
+import torch
+from mlflow.entities import Run
+
+from adaptf.errors import UserError
+from adaptf.mlproject.distill import DistillConfig, distill
+from adaptf.mlproject.prepare import PrepareConfig, data_digest, prepare
+from adaptf.mlproject.teacher import TeacherConfig, teacher
+from adaptf.mlproject.train import TrainConfig, train
+from adaptf.pipeline.config import AverageConfig, DataConfig
+from adaptf.pipeline.stage import execute
+from adaptf.tracking import runs
+from adaptf.tracking.runs import FINGERPRINT, STAGE, Result, StageRun, UpstreamError
+from adaptf.training.metrics import MacroAccuracy
+from adaptf.training.task import ClassifierTask
+
+Checkpoint = Callable[..., dict[str, torch.Tensor]]
+
+
+@pytest.fixture(scope="module")
+def trained(train_config: TrainConfig) -> str:
+    return execute(train, train_config)
+
+
+@pytest.fixture(scope="module")
+def taught(teacher_config: TeacherConfig) -> str:
+    return execute(teacher, teacher_config)
+
+
+@pytest.fixture(scope="module")
+def distilled(distill_config: DistillConfig, trained: str, taught: str) -> str:
+    return execute(distill, replace(distill_config, train_run=trained, teacher_runs=taught))
+
+
+@pytest.fixture
+def forbidden_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Any training step fails."""
+
+    def fail(*arguments: Any) -> None:
+        raise AssertionError("the stage was run again")
+
+    monkeypatch.setattr(ClassifierTask, "training_step", fail)
+
+
+@pytest.fixture
+def score_stays(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No epoch is better than the first."""
+    monkeypatch.setattr(MacroAccuracy, "compute", lambda metric: torch.tensor(0.5))
+
+
+def artifacts(run_id: str, folder: str = "") -> set[str]:
+    found = mlflow.MlflowClient().list_artifacts(run_id, folder)
+    files = {entry.path for entry in found if not entry.is_dir}
+    return files.union(*(artifacts(run_id, entry.path) for entry in found if entry.is_dir))
+
+
+def epochs_logged(run_id: str, metric: str) -> list[float]:
+    return [entry.value for entry in mlflow.MlflowClient().get_metric_history(run_id, metric)]
+
+
+def work_left(folder: Path, run: Run) -> bool:
+    name = f"{run.data.tags[STAGE]}-{run.data.tags[FINGERPRINT][:16]}"
+    return (folder / "work" / name).exists()
+
+
+def largest_difference(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> float:
+    assert one.keys() == other.keys()
+    return max(float((one[name].double() - other[name].double()).abs().max()) for name in one if one[name].numel())
+
+
+def stage_that_counts(config: TrainConfig, run: StageRun) -> Result:
+    """Stands in for a stage where only its bookkeeping matters."""
+    print("counted")
+    return Result()
+
+
+def test_prepare_leaves_the_table_and_the_counts(prepared: str, folder: Path) -> None:
+    run = mlflow.get_run(prepared)
+    report = {f"report/{name}" for name in ("report.txt", "findings.csv", "clips.png", "log_mels.png")}
+    assert artifacts(prepared) == {"config.yaml", "data/clips.csv", "data/dataset.json", *report}
+    assert run.data.metrics["clips/test"] == 12
+    assert run.data.metrics["clips/train"] + run.data.metrics["clips/validation"] == 24
+    assert run.data.tags[STAGE] == "prepare" and run.data.tags["adaptf.data"] == "scenes"
+    stored = json.loads(
+        Path(mlflow.artifacts.download_artifacts(run_id=prepared, artifact_path="data/dataset.json")).read_text()
+    )
+    assert (stored["classes"], stored["devices"]) == (["airport", "bus"], ["a", "b", "c"])
+    assert not work_left(folder, run)
+
+
+def test_train_leaves_checkpoints_metrics_and_its_configuration(trained: str, folder: Path) -> None:
+    run = mlflow.get_run(trained)
+    assert artifacts(trained) == {"config.yaml", "checkpoints/best.ckpt", "checkpoints/last.ckpt"}
+    assert run.info.status == "FINISHED" and run.data.tags[STAGE] == "train" and run.info.run_name == "train DIR=0.5 lr=0.01"
+    assert run.data.params["optim.lr"] == "0.01" and run.data.params["model.width"] == "8"
+    accuracies = epochs_logged(trained, "val/accuracy")
+    assert len(accuracies) == len(epochs_logged(trained, "train/loss")) == 2
+    assert run.data.metrics["best/accuracy"] == pytest.approx(max(accuracies))
+    assert "From scratch." in run.data.tags["mlflow.note.content"]
+    assert not work_left(folder, run)
+
+
+def test_the_small_teacher_is_called_what_it_is_and_predicts_the_learning_clips(taught: str, prepared: str) -> None:
+    run = mlflow.get_run(taught)
+    assert run.data.tags["adaptf.teacher"] == "ssl" and run.data.tags["adaptf.teacher_model"] == "small_cnn"
+    assert "No BEATs file" in run.data.tags["mlflow.note.content"]
+    logits = pd.read_csv(mlflow.artifacts.download_artifacts(run_id=taught, artifact_path="logits/logits.csv"))
+    clips = pd.read_csv(mlflow.artifacts.download_artifacts(run_id=prepared, artifact_path="data/clips.csv"))
+    assert set(logits["filename"]) == set(clips[clips["split"] != "test"]["filename"])
+
+
+def test_distill_starts_from_the_trained_network_and_names_the_teacher(distilled: str, taught: str) -> None:
+    run = mlflow.get_run(distilled)
+    assert artifacts(distilled) == {"config.yaml", "checkpoints/best.ckpt", "checkpoints/last.ckpt"}
+    assert run.data.params["teacher_runs"] == taught
+    assert "ssl (small_cnn)" in run.data.tags["mlflow.note.content"]
+
+
+def test_a_student_learns_in_training_mode(distilled: str, trained: str, checkpoint: Checkpoint) -> None:
+    before, after = checkpoint(trained), checkpoint(distilled)
+    statistics = [name for name in before if "classifier.network" in name and name.endswith("running_mean")]
+    assert statistics and all(not torch.equal(before[name], after[name]) for name in statistics)
+    counts = [name for name in before if name.endswith("num_batches_tracked")]
+    assert all(after[name] > before[name] for name in counts)
+
+
+def test_latest_is_the_newest_finished_run(train_config: TrainConfig, trained: str, prepared: str) -> None:
+    older = execute(stage_that_counts, train_config)
+    newer = execute(stage_that_counts, replace(train_config, seed=1))
+    assert runs.latest("stage_that_counts", {}) == newer != older
+    mlflow.MlflowClient().set_terminated(newer, "FAILED")
+    assert runs.latest("stage_that_counts", {}) == older
+    config = replace(train_config, prepare_run="latest")
+    assert mlflow.get_run(execute(stage_that_counts, config)).data.params["prepare_run"] == prepared
+
+
+def test_latest_without_any_finished_run_says_how_to_make_one(train_config: TrainConfig) -> None:
+    with pytest.raises(UpstreamError, match=r"no run of stage 'pretrain' has finished.*mlflow run . -e pretrain"):
+        execute(train, replace(train_config, pretrain_run="latest"))
+
+
+def test_the_same_work_is_taken_from_the_run_that_did_it(
+    train_config: TrainConfig, trained: str, forbidden_steps: None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert execute(train, train_config, reuse=True) == trained
+    assert f"already finished in run {trained}" in capsys.readouterr().out
+
+
+def test_an_upstream_run_that_was_made_alike_counts_as_the_same(
+    train_config: TrainConfig, trained: str, data: DataConfig, forbidden_steps: None
+) -> None:
+    again = execute(prepare, PrepareConfig(data), inputs=data_digest)
+    assert again != train_config.prepare_run
+    assert execute(train, replace(train_config, prepare_run=again), reuse=True) == trained
+
+
+def test_a_changed_setting_or_upstream_runs_again(
+    train_config: TrainConfig, data: DataConfig, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = replace(train_config, seed=11)
+    first = execute(stage_that_counts, config, reuse=True)
+    assert execute(stage_that_counts, config, reuse=True) == first
+    other_setting = execute(stage_that_counts, replace(config, seed=12), reuse=True)
+    other_data = execute(prepare, PrepareConfig(replace(data, validation_share=0.5)), inputs=data_digest)
+    other_upstream = execute(stage_that_counts, replace(config, prepare_run=other_data), reuse=True)
+    assert len({first, other_setting, other_upstream}) == 3
+    assert capsys.readouterr().out.count("counted") == 3
+
+
+@pytest.mark.parametrize("name", ["microphone.wav", "old/microphone.wav"])
+def test_another_response_in_the_same_folder_trains_again(train_config: TrainConfig, tmp_path: Path, name: str) -> None:
+    (tmp_path / "old").mkdir()
+    soundfile.write(tmp_path / name, np.eye(1, 64, 3)[0], 32000)
+    config = replace(train_config, seed=51, augment=replace(train_config.augment, dir_folder=str(tmp_path)))
+    first = execute(stage_that_counts, config, reuse=True)
+    (tmp_path / ".DS_Store").write_bytes(b"what a file manager leaves")
+    assert execute(stage_that_counts, config, reuse=True) == first
+    soundfile.write(tmp_path / name, np.eye(1, 64, 5)[0], 32000)
+    assert execute(stage_that_counts, config, reuse=True) != first
+
+
+def test_a_file_that_changed_prepares_again(data: DataConfig, prepared: str) -> None:
+    config = PrepareConfig(replace(data, split_seed=5))
+    first = execute(prepare, config, inputs=data_digest, reuse=True)
+    assert execute(prepare, config, inputs=data_digest, reuse=True) == first
+    clip = next(Path(data.root).glob("audio/*.wav"))
+    content = clip.read_bytes()
+    try:
+        clip.write_bytes(content[:-2] + b"\x01\x02")
+        assert execute(prepare, config, inputs=data_digest, reuse=True) != first
+    finally:
+        clip.write_bytes(content)
+
+
+def test_a_run_of_another_stage_is_refused(distill_config: DistillConfig, trained: str, taught: str) -> None:
+    with pytest.raises(UpstreamError, match=f"run {taught} is of stage 'teacher', a run of 'train' is needed"):
+        execute(distill, replace(distill_config, train_run=taught, teacher_runs=taught))
+
+
+def test_an_unfinished_run_is_refused(distill_config: DistillConfig, taught: str) -> None:
+    run = mlflow.MlflowClient().create_run(runs.experiment_id(), tags={STAGE: "train"})
+    with pytest.raises(UpstreamError, match=f"run {run.info.run_id} of stage 'train' has not finished: its status is RUNNING"):
+        execute(distill, replace(distill_config, train_run=run.info.run_id, teacher_runs=taught))
+
+
+def test_an_unknown_run_is_refused(distill_config: DistillConfig, taught: str) -> None:
+    with pytest.raises(UpstreamError, match="there is no run '0123abcd'"):
+        execute(distill, replace(distill_config, train_run="0123abcd", teacher_runs=taught))
+
+
+def test_the_same_seed_gives_the_same_weights(train_config: TrainConfig, trained: str, checkpoint: Checkpoint) -> None:
+    torch.rand(3)  # what was drawn before does not matter
+    again = execute(train, train_config)
+    assert again != trained
+    assert largest_difference(checkpoint(trained), checkpoint(again)) == 0
+    assert largest_difference(checkpoint(trained, "last"), checkpoint(again, "last")) == 0
+
+
+def test_another_seed_gives_other_weights(train_config: TrainConfig, trained: str, checkpoint: Checkpoint) -> None:
+    other = execute(train, replace(train_config, seed=1))
+    assert largest_difference(checkpoint(trained, "last"), checkpoint(other, "last")) > 0
+
+
+@pytest.mark.parametrize("kind", ["swa", "ema"])
+def test_averaged_weights_are_what_a_training_leaves(
+    kind: Any, train_config: TrainConfig, trained: str, checkpoint: Checkpoint
+) -> None:
+    averaged = replace(train_config, optim=replace(train_config.optim, average=AverageConfig(kind=kind, share=1.0)))
+    run_id = execute(train, averaged)
+    assert epochs_logged(run_id, "train/loss") == epochs_logged(trained, "train/loss")  # the steps are the same
+    assert largest_difference(checkpoint(trained, "last"), checkpoint(run_id, "last")) > 0
+
+
+@pytest.mark.parametrize("changes", [{"spec_mask_share": 0.2}, {"time_roll_seconds": 0.1}])
+def test_an_augmentation_beyond_the_report_makes_another_model_once_it_is_on(
+    changes: dict[str, float], train_config: TrainConfig, trained: str, checkpoint: Checkpoint
+) -> None:
+    run_id = execute(train, replace(train_config, augment=replace(train_config.augment, **changes)))
+    assert largest_difference(checkpoint(trained, "last"), checkpoint(run_id, "last")) > 0
+
+
+@pytest.mark.parametrize(
+    ("section", "changes", "message"),
+    [
+        ("augment", {"spec_mask_share": 1.5}, "augment: mask_share should be .*1.5"),
+        ("optim", {"average": AverageConfig(kind="ema", ema_decay=2.0)}, "optim: ema_decay should be between 0 and 1, got 2.0"),
+    ],
+)
+def test_a_setting_out_of_range_is_named_with_its_section(
+    section: str, changes: dict[str, Any], message: str, train_config: TrainConfig, forbidden_steps: None
+) -> None:
+    with pytest.raises(UserError, match=message):
+        execute(train, replace(train_config, **{section: replace(getattr(train_config, section), **changes)}))
+
+
+def test_last_is_the_last_epoch_also_where_the_score_no_longer_rises(train_config: TrainConfig, score_stays: None) -> None:
+    run_id = execute(train, replace(train_config, seed=31))
+    epochs = {}
+    for name in ("best", "last"):
+        path = mlflow.artifacts.download_artifacts(run_id=run_id, artifact_path=f"checkpoints/{name}.ckpt")
+        epochs[name] = torch.load(path, weights_only=True)["epoch"]
+    assert epochs == {"best": 0, "last": 1}
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_an_interrupted_training_continues_in_its_run_and_ends_alike(
+    workers: int,
+    train_config: TrainConfig,
+    checkpoint: Checkpoint,
+    score_stays: None,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    optim = replace(train_config.optim, max_epochs=4, restart_epochs=4, batch_size=8)
+    config = replace(train_config, seed=21 + workers, optim=optim, trainer=replace(train_config.trainer, workers=workers))
+    whole = execute(train, config)
+    with monkeypatch.context() as patch:
+        patch.setattr(ClassifierTask, "training_step", fails_in_epoch(2, ClassifierTask.training_step))
+        with pytest.raises(RuntimeError, match="power cut"):
+            execute(train, config)
+    broken = runs.find_interrupted("train", mlflow.get_run(whole).data.tags[FINGERPRINT])
+    assert broken is not None and broken.info.status == "FAILED"
+    assert "power cut" in mlflow.artifacts.load_text(f"{broken.info.artifact_uri}/error.txt")
+    mlflow.MlflowClient().delete_run(whole)  # so that reuse does not find it
+    capsys.readouterr()
+    resumed = execute(train, config, reuse=True)
+    said = capsys.readouterr().out
+    mlflow.MlflowClient().restore_run(whole)
+    assert resumed == broken.info.run_id and f"continues run {resumed}" in said
+    assert [f"epoch {epoch}/4" in said for epoch in (1, 2, 3, 4)] == [False, False, True, True]
+    assert mlflow.get_run(resumed).info.status == "FINISHED"
+    assert epochs_logged(resumed, "train/loss") == epochs_logged(whole, "train/loss")
+    assert largest_difference(checkpoint(whole, "last"), checkpoint(resumed, "last")) == 0
+    assert largest_difference(checkpoint(whole), checkpoint(resumed)) == 0
+    assert mlflow.get_run(resumed).data.metrics["best/accuracy"] == mlflow.get_run(whole).data.metrics["best/accuracy"]
+
+
+def test_a_stage_joins_the_run_that_mlflow_made_for_it(train_config: TrainConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = mlflow.MlflowClient().create_run(runs.experiment_id()).info.run_id
+    mlflow.MlflowClient().log_param(made, "pretrain_run", "latest")  # as it was given to `mlflow run`
+    monkeypatch.setenv("MLFLOW_RUN_ID", made)
+    assert execute(stage_that_counts, replace(train_config, seed=41)) == made
+    monkeypatch.delenv("MLFLOW_RUN_ID", raising=False)  # MLflow takes it away itself once the run has begun
+    run = mlflow.get_run(made)
+    assert (run.info.status, run.data.tags[STAGE]) == ("FINISHED", "stage_that_counts")
+    assert (run.data.params["pretrain_run"], run.data.params["seed"]) == ("latest", "41")
+
+
+def test_a_stage_within_a_run_is_nested(train_config: TrainConfig) -> None:
+    with mlflow.start_run(experiment_id=runs.experiment_id()) as parent:
+        child = execute(stage_that_counts, replace(train_config, seed=42), name="a name")
+    tags = mlflow.get_run(child).data.tags
+    assert (tags["mlflow.parentRunId"], tags["mlflow.runName"]) == (parent.info.run_id, "a name")
+
+
+def test_the_same_work_is_not_done_twice_at_once(train_config: TrainConfig) -> None:
+    def stage_within_itself(config: TrainConfig, run: StageRun) -> Result:
+        execute(stage_within_itself, config)
+        return Result()
+
+    with pytest.raises(UserError, match="another process is running this stage_within_itself with the same settings"):
+        execute(stage_within_itself, train_config)
+
+
+def fails_in_epoch(epoch: int, step: Callable[..., torch.Tensor]) -> Callable[..., torch.Tensor]:
+    """A training step that fails at the second batch of an epoch."""
+
+    def training_step(task: ClassifierTask, batch: Any, batch_index: int) -> torch.Tensor:
+        if task.current_epoch == epoch and batch_index == 1:
+            raise RuntimeError("power cut")
+        return step(task, batch, batch_index)
+
+    return training_step

@@ -1,0 +1,230 @@
+"""Following a registry: what is taken up, what is not, and what is said about it."""
+
+import json
+import logging
+import shutil
+import threading
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from adaptf.errors import UserError
+from adaptf.serving.bundle import read_bundle
+from adaptf.serving.live import Follower
+
+
+class FakeRegistry:
+    """Bundles by model and version, and which are in production; a bundle may be an error that its download raises."""
+
+    def __init__(self) -> None:
+        self.bundles: dict[str, Path | Exception] = {}
+        self.production: dict[str, str] = {}
+        self.error: Exception | None = None
+        self.downloads: list[str] = []
+
+    def promote(self, name: str, version: str, bundle: Path | Exception) -> None:
+        self.bundles[f"{name}/{version}"] = bundle
+        self.production[name] = version
+
+    def in_production(self) -> dict[str, str]:
+        if self.error:
+            raise self.error
+        return dict(self.production)
+
+    def download(self, name: str, version: str, folder: Path) -> Path:
+        self.downloads.append(f"{name}/{version}")
+        bundle = self.bundles[f"{name}/{version}"]
+        if isinstance(bundle, Exception):
+            raise bundle
+        return Path(shutil.copytree(bundle, folder / "bundle"))
+
+
+@pytest.fixture
+def registry() -> FakeRegistry:
+    return FakeRegistry()
+
+
+@pytest.fixture
+def follower(registry, bundle) -> Follower:
+    return Follower(read_bundle(bundle), check_seconds=10, in_production=registry.in_production, download=registry.download)
+
+
+@pytest.fixture(scope="module")
+def of_a(make_bundle) -> Path:
+    """A device's own model."""
+    return make_bundle("unknown", network_of="a")
+
+
+@pytest.fixture
+def said(caplog) -> list[dict[str, str]]:
+    """What was logged, growing."""
+    lines: list[dict[str, str]] = []
+    handler = logging.Handler()
+    handler.emit = lambda record: lines.append(json.loads(record.getMessage()))
+    logger = logging.getLogger("adaptf.router")
+    with caplog.at_level(logging.INFO, "adaptf.router"):
+        logger.addHandler(handler)
+        yield lines
+        logger.removeHandler(handler)
+
+
+def versions(follower: Follower) -> dict[str, str]:
+    return {device: model.version for device, model in follower.bundle.models.items()}
+
+
+def test_a_promoted_version_is_taken_up_and_a_rollback_too(follower, registry, of_a, bundle):
+    before = follower.bundle
+    for version in ("5", "4"):
+        registry.promote("adaptf-b", version, of_a)
+        follower.check()
+        assert versions(follower) == {"a": "adaptf-a/1", "b": f"adaptf-b/{version}", "unknown": "adaptf-unknown/3"}
+    assert follower.bundle.models["b"].network.form == "OpenVINO"
+    assert before.models["b"].version == "adaptf-b/2", "a request that began before would mix versions"
+
+
+def test_a_version_that_serves_already_is_not_fetched(follower, registry, of_a):
+    registry.promote("adaptf-a", "1", of_a)
+    follower.check()
+    registry.promote("adaptf-b", "7", of_a)
+    follower.check()
+    follower.check()
+    assert registry.downloads == ["adaptf-b/7"]
+
+
+def test_a_new_device_and_another_general_model_are_taken_up(follower, registry, of_a):
+    registry.promote("adaptf-s1", "1", of_a)
+    registry.promote("adaptf-unknown", "9", of_a)
+    registry.promote("adaptf-router", "2", of_a)
+    follower.check()
+    assert versions(follower) == versions(follower) | {"s1": "adaptf-s1/1", "unknown": "adaptf-unknown/9"}
+    assert "router" not in versions(follower)
+    assert follower.bundle.device_used("s1") == "s1"
+
+
+def without_network(folder: Path) -> Path:
+    (folder / "unknown.pt2").write_bytes(b"no network")
+    return folder
+
+
+BROKEN = {
+    "damaged file": (lambda make: without_network(make("unknown")), "is no complete .pt2 file"),
+    "other scenes": (lambda make: make("unknown", scenes=[f"scene {n}" for n in range(10)]), "it has scenes ['scene 0'"),
+    "other features": (lambda make: make("unknown", mel={"bands": 64, "preemphasis": 0.9}), "it has preemphasis 0.9"),
+    "other length": (lambda make: make("unknown", clip_samples=31999), "it has clip_samples 31999"),
+    "a router": (lambda make: make("a", "unknown"), "it is a router for ['a', 'unknown'], not the model of one device"),
+}
+
+
+@pytest.mark.parametrize(("broken", "why"), BROKEN.values(), ids=BROKEN.keys())
+def test_a_version_that_does_not_fit_changes_nothing_and_is_not_tried_at_every_check(
+    broken, why, follower, registry, make_bundle, of_a, said
+):
+    registry.promote("adaptf-b", "8", broken(make_bundle))
+    for _ in range(3):
+        follower.check()
+    assert versions(follower)["b"] == "adaptf-b/2"
+    assert follower.notes["b"].startswith("adaptf-b/8 cannot be taken up, adaptf-b/2 keeps answering: ")
+    assert why in follower.notes["b"]
+    assert registry.downloads == ["adaptf-b/8"]
+    assert [line["level"] for line in said if line.get("device") == "b"] == ["WARNING"]
+    registry.promote("adaptf-b", "9", of_a)
+    follower.check()
+    assert versions(follower)["b"] == "adaptf-b/9"
+    assert "b" not in follower.notes and not follower.failures
+
+
+def test_one_broken_version_does_not_hold_up_the_others(follower, registry, of_a, make_bundle):
+    registry.promote("adaptf-a", "8", make_bundle("unknown", scenes=list("abcdefghij")))
+    registry.promote("adaptf-b", "8", of_a)
+    follower.check()
+    assert versions(follower)["a"] == "adaptf-a/1"
+    assert versions(follower)["b"] == "adaptf-b/8"
+
+
+def test_a_download_that_fails_is_tried_again_with_growing_waits(follower, registry, of_a, monkeypatch):
+    clock = [0.0]
+    monkeypatch.setattr(time, "monotonic", lambda: clock[0])
+    registry.promote("adaptf-b", "8", UserError("the store is away"))
+    attempts = []
+    for seconds in range(0, 200, 5):
+        clock[0] = float(seconds)
+        before = len(registry.downloads)
+        follower.check()
+        attempts += [seconds] * (len(registry.downloads) - before)
+    assert attempts == [0, 10, 30, 70, 150]
+    assert "adaptf-b/2 keeps answering: UserError: the store is away" in follower.notes["b"]
+    registry.promote("adaptf-b", "8", of_a)
+    clock[0] = 400.0
+    follower.check()
+    assert versions(follower)["b"] == "adaptf-b/8" and "b" not in follower.notes
+
+
+def test_another_version_is_not_kept_waiting_by_one_that_failed(follower, registry, of_a):
+    registry.promote("adaptf-b", "8", UserError("the store is away"))
+    follower.check()
+    registry.promote("adaptf-b", "9", of_a)
+    follower.check()
+    assert versions(follower)["b"] == "adaptf-b/9"
+
+
+def test_a_registry_that_does_not_answer_is_mentioned_once(follower, registry, said):
+    follower.check()
+    before = len(said)
+    for number in range(3):
+        registry.error = OSError(f"connection {number} refused")
+        follower.check()
+    assert follower.problem == "OSError: connection 2 refused"
+    assert follower.failed["registry"] == 3
+    registry.error = None
+    follower.check()
+    assert [line["message"][:27] for line in said[before:]] == ["the registry does not answe", "the registry answers again"]
+
+
+def test_a_device_withdrawn_from_production_keeps_its_model(follower, registry, of_a, said):
+    registry.promote("adaptf-b", "8", of_a)
+    follower.check()
+    del registry.production["adaptf-b"]
+    follower.check()
+    follower.check()
+    assert versions(follower)["b"] == "adaptf-b/8"
+    assert [line["message"] for line in said if line.get("device") == "b"][1:] == [
+        "no version is in production, adaptf-b/8 keeps answering"
+    ]
+
+
+def test_the_first_check_is_over_when_the_follower_has_started(bundle, registry, of_a):
+    registry.promote("adaptf-b", "8", of_a)
+    follower = Follower(
+        read_bundle(bundle), check_seconds=0.1, in_production=registry.in_production, download=registry.download
+    )
+    follower.start()
+    try:
+        assert versions(follower)["b"] == "adaptf-b/8"
+        registry.promote("adaptf-b", "9", of_a)
+        end = time.monotonic() + 30
+        while versions(follower)["b"] != "adaptf-b/9" and time.monotonic() < end:
+            time.sleep(0.05)
+        assert versions(follower)["b"] == "adaptf-b/9"
+        assert follower.is_alive()
+    finally:
+        follower.stop()
+
+
+def test_the_model_of_one_device_does_not_follow_the_registry(make_bundle, registry):
+    own = read_bundle(make_bundle("unknown", network_of="a"))
+    own = replace(own, models={"unknown": replace(own.models["unknown"], version="adaptf-a")})
+    with pytest.raises(UserError, match="live: adaptf-a answers for 'unknown' here, in the registry it is adaptf-unknown"):
+        Follower(own, check_seconds=1, in_production=registry.in_production, download=registry.download).start()
+
+
+def test_a_registry_that_hangs_keeps_no_router_from_starting(bundle, said):
+    answered = threading.Event()
+    follower = Follower(read_bundle(bundle), check_seconds=0.1, in_production=lambda: {"late": str(answered.wait(60))})
+    start = time.monotonic()
+    follower.start(limit_seconds=0.2)
+    assert time.monotonic() - start < 5
+    assert "no answer of the registry in 0.2 s" in said[-1]["message"]
+    follower.stop()
+    answered.set()

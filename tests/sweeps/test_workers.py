@@ -1,0 +1,206 @@
+"""Four workers with PostgreSQL, one of which is killed in mid trial: nothing is counted twice, and nothing is lost."""
+
+import multiprocessing
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from multiprocessing.context import ForkServerProcess
+from pathlib import Path
+
+import mlflow
+import optuna
+import pytest
+import torch
+from mlflow.entities import Run
+from sqlalchemy import create_engine, text
+
+from adaptf.mlproject.sweep import SweepConfig, check, sweep
+from adaptf.mlproject.train import TrainConfig
+from adaptf.pipeline.stage import execute
+from adaptf.sweeps.places import Place, places_in
+from adaptf.sweeps.study import SearchConfig, open_storage
+
+WORKERS, TRIALS, EPOCHS = 4, 9, 9
+SPACE = "optim.lr: {low: 0.001, high: 0.02, log: true}\naugment.mixup_alpha: {low: 0.0, high: 0.6}\n"
+
+
+def binaries() -> Path | None:
+    """The folder of initdb and pg_ctl."""
+    found = shutil.which("initdb")
+    folders = [Path(found).resolve().parent] if found else sorted(Path("/usr/lib/postgresql").glob("*/bin"))
+    return folders[-1] if folders else None
+
+
+@pytest.fixture(scope="module")
+def postgresql() -> Iterator[str]:
+    """URL of a server of our own, without a database's name; nobody reaches it but by its socket."""
+    pytest.importorskip("psycopg2", reason="the driver psycopg2 is not installed")
+    programs = binaries()
+    if programs is None:
+        pytest.skip("PostgreSQL is not installed (Debian: apt-get install postgresql)")
+    folder = Path(tempfile.mkdtemp(prefix="pg", dir="/tmp"))  # a socket's path is short
+    user = "nobody" if os.getuid() == 0 else None  # PostgreSQL refuses to run as root
+    if user:
+        shutil.chown(folder, user)
+
+    def run(program: str, *arguments: str) -> None:
+        command = [str(programs / program), *arguments]
+        done = subprocess.run(command, user=user, capture_output=program != "pg_ctl", text=True, cwd=folder, timeout=60)
+        assert done.returncode == 0, f"{done.stdout}\n{done.stderr}"
+
+    options = f"-k {folder} -c listen_addresses='' -c fsync=off -c max_connections=200"
+    run("initdb", "--pgdata=data", "--auth=trust", "--username=tester", "--encoding=UTF8", "--no-sync", "--no-instructions")
+    run("pg_ctl", "--pgdata=data", "--log=log.txt", f"--options={options}", "--wait", "--silent", "start")
+    try:
+        url = f"postgresql+psycopg2://tester@/DATABASE?host={folder}"
+        with create_engine(url.replace("DATABASE", "postgres"), isolation_level="AUTOCOMMIT").connect() as connection:
+            for database in ("mlflow", "sweeps"):
+                connection.execute(text(f"CREATE DATABASE {database}"))
+        yield url
+    finally:
+        run("pg_ctl", "--pgdata=data", "--mode=immediate", "--silent", "stop")
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture(scope="module")
+def environment(postgresql: str, folder: Path) -> Iterator[dict[str, str]]:
+    """As in conftest, with MLflow's store in PostgreSQL too: SQLite takes one writer at a time."""
+    uri = postgresql.replace("DATABASE", "mlflow")
+    subprocess.run([sys.executable, "-m", "mlflow", "db", "upgrade", uri], check=True, capture_output=True, timeout=120)
+    torch.set_num_threads(1)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MLFLOW_TRACKING_URI", uri)
+        patch.setenv("MLFLOW_EXPERIMENT_NAME", "tests")
+        patch.setenv("ADAPTF_WORK", str(folder / "work"))
+        patch.setenv("OMP_NUM_THREADS", "1")
+        for name in ("MLFLOW_RUN_ID", "MLFLOW_EXPERIMENT_ID"):
+            patch.setenv(name, "")
+            patch.delenv(name)
+        former = mlflow.get_tracking_uri()
+        mlflow.set_tracking_uri(uri)
+        mlflow.create_experiment("tests", artifact_location=(folder / "artifacts").as_uri())
+        yield dict(os.environ)
+        mlflow.set_tracking_uri(former)
+
+
+def work(config: SweepConfig, output: Path, environment: dict[str, str]) -> None:
+    """A worker, in a process of its own."""
+    os.environ.update(environment)
+    with open(output, "w", buffering=1) as file:
+        os.dup2(file.fileno(), 1)
+        os.dup2(file.fileno(), 2)
+    torch.set_num_threads(1)
+    execute(sweep, config, inputs=check)
+
+
+@pytest.fixture(scope="module")
+def config(train_config: TrainConfig, postgresql: str, folder: Path) -> SweepConfig:
+    (folder / "space.yaml").write_text(SPACE)
+    search = SearchConfig(
+        study="kd",
+        storage=postgresql.replace("DATABASE", "sweeps"),
+        trials=TRIALS,
+        space=str(folder / "space.yaml"),
+        startup_trials=3,
+        min_epochs=3,
+        heartbeat_seconds=2,
+    )
+    settings = replace(train_config, optim=replace(train_config.optim, max_epochs=EPOCHS, restart_epochs=EPOCHS))
+    return SweepConfig(stage="train", sweep=search, train=settings)
+
+
+@pytest.fixture(scope="module")
+def outputs(config: SweepConfig, environment: dict[str, str], folder: Path) -> list[str]:
+    """What the workers said; the first of them was killed as it was in its second trial."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["adaptf.mlproject.sweep"])
+    paths = [folder / f"worker{number}.txt" for number in range(WORKERS)]
+    processes = [context.Process(target=work, args=(config, path, environment)) for path in paths]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(str(Path(__file__).parents[2]))  # the processes look for this module where this one does
+        for process in processes:
+            process.start()
+    wait_for_second_trial(paths[0], processes[0])
+    os.kill(processes[0].pid or 0, signal.SIGKILL)
+    for process, path in zip(processes, paths, strict=True):
+        process.join(timeout=180)
+        assert process.exitcode == (-signal.SIGKILL if process is processes[0] else 0), path.read_text()
+    return [path.read_text() for path in paths]
+
+
+def wait_for_second_trial(output: Path, process: ForkServerProcess) -> None:
+    """Until the second epoch of the trial that follows one that is over."""
+    until = time.monotonic() + 120
+    while time.monotonic() < until:
+        _, over, later = (output.read_text() if output.exists() else "").partition(f" of {TRIALS}: ")
+        if over and f"epoch 2/{EPOCHS}" in later:
+            return
+        assert process.is_alive(), output.read_text()
+        time.sleep(0.02)
+    raise AssertionError(output.read_text())
+
+
+@pytest.fixture(scope="module")
+def places(outputs: list[str], config: SweepConfig) -> list[Place]:
+    storage = open_storage(config.sweep.storage, study="kd", heartbeat_seconds=1)
+    return places_in(optuna.load_study(study_name="kd", storage=storage))
+
+
+@pytest.fixture(scope="module")
+def trial_runs(outputs: list[str]) -> list[Run]:
+    found: list[Run] = mlflow.search_runs(
+        search_all_experiments=True, filter_string="tags.`adaptf.study` = 'kd'", output_format="list"
+    )
+    return found
+
+
+@pytest.mark.slow
+def test_the_budget_is_kept_exactly(places: list[Place]) -> None:
+    assert sum(place.done for place in places) == TRIALS
+    assert not any(place.taken and not place.done for place in places)
+
+
+@pytest.mark.slow
+def test_the_lost_trial_is_run_again_with_its_values(places: list[Place]) -> None:
+    again = [place for place in places if len(place.tries) > 1]
+    assert again  # one; more where the machine was so busy that no sign of life came for long
+    for place in again:
+        lost, found = place.tries[0], place.tries[-1]
+        assert lost.state == optuna.trial.TrialState.FAIL and place.done
+        assert found.params == lost.params
+        assert found.user_attrs["worker"] != lost.user_attrs["worker"]
+
+
+@pytest.mark.slow
+def test_no_values_are_tried_twice_and_the_workers_share_the_trials(places: list[Place]) -> None:
+    assert len({tuple(place.last.params.values()) for place in places}) == len(places)
+    assert len({one.user_attrs["worker"] for place in places for one in place.tries}) >= WORKERS - 1
+
+
+@pytest.mark.slow
+def test_each_trial_has_one_run_under_the_studys_own(places: list[Place], trial_runs: list[Run]) -> None:
+    ended = [run for run in trial_runs if run.data.tags["adaptf.trial.state"] in ("complete", "pruned")]
+    assert len(ended) == TRIALS
+    numbers = [int(run.data.tags["adaptf.trial"]) for run in ended]
+    assert sorted(numbers) == sorted(place.number for place in places if place.done)
+    assert {run.info.status for run in ended} <= {"FINISHED", "KILLED"}
+    assert len({run.data.tags["mlflow.parentRunId"] for run in trial_runs}) == 1
+
+
+@pytest.mark.slow
+def test_every_worker_and_the_studys_run_tell_the_result(trial_runs: list[Run]) -> None:
+    sweeps: list[Run] = mlflow.search_runs(
+        search_all_experiments=True, filter_string="tags.`adaptf.stage` = 'sweep'", output_format="list"
+    )
+    assert len(sweeps) == WORKERS
+    done = [run for run in sweeps if run.info.status == "FINISHED"]
+    assert trial_runs[0].data.tags["mlflow.parentRunId"] in {run.info.run_id for run in done}
+    assert len(done) >= WORKERS - 1
+    assert {run.data.metrics["trials/complete"] + run.data.metrics["trials/pruned"] for run in done} == {float(TRIALS)}
+    assert len({run.data.metrics["best/accuracy"] for run in done}) == 1
