@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, is_dataclass, replace
-from typing import Any, ClassVar
+from typing import Any
 
 import mlflow
 
@@ -20,7 +20,6 @@ from adaptf.mlproject.register import RegisterConfig, register
 from adaptf.mlproject.teacher import TeacherConfig, TeacherKind, beats_digest, teacher
 from adaptf.mlproject.train import TrainConfig, train
 from adaptf.pipeline.config import (
-    SHARED_SECTIONS,
     AugmentConfig,
     DataConfig,
     MelConfig,
@@ -59,9 +58,6 @@ class AudioSetConfig:
 @dataclass(frozen=True)
 class MainConfig:
     """Runs every stage. Sections that stages share (data, mel, model, trainer, seed) are given once."""
-
-    SHARED: ClassVar = SHARED_SECTIONS
-    """Sections that are given once, here, and reach every stage that has them."""
 
     data: DataConfig = DataConfig()
     audioset: AudioSetConfig = AudioSetConfig()

@@ -2,7 +2,7 @@
 
 import time
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar, Literal
+from typing import Any, Literal
 from uuid import uuid4
 
 import mlflow
@@ -15,7 +15,7 @@ from adaptf.errors import UserError
 from adaptf.mlproject.distill import DistillConfig, distill
 from adaptf.mlproject.finetune import FinetuneConfig, finetune
 from adaptf.mlproject.train import TrainConfig, train
-from adaptf.pipeline.config import SHARED_SECTIONS, MelConfig, ModelConfig, TrainerConfig, file_or_name, upstream_fields
+from adaptf.pipeline.config import MelConfig, ModelConfig, TrainerConfig, file_or_name, upstream_fields
 from adaptf.pipeline.fitting import chosen_devices
 from adaptf.pipeline.stage import Stage, resolve_upstream, run_stage
 from adaptf.sweeps.check import check_values, devices_of
@@ -59,9 +59,6 @@ LONGEST_WAIT_SECONDS = 10.0
 @dataclass(frozen=True)
 class SweepConfig:
     """Searches the best settings of a stage. Sections that stages share (mel, model, trainer, seed) are given once."""
-
-    SHARED: ClassVar = SHARED_SECTIONS
-    """Sections that are given once, here, and reach the stage."""
 
     stage: Literal["distill", "train", "finetune"] = "distill"
     """Whose settings are searched."""

@@ -1,5 +1,6 @@
 """Settings that several stages share. The dataclasses of this folder are the only place of defaults: our recipe."""
 
+from collections.abc import Iterator
 from dataclasses import Field, dataclass, field, fields, is_dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -9,10 +10,15 @@ from adaptf.data.device_memory import OnDevice
 from adaptf.data.responses import ResponseLevel
 from adaptf.data.sets.tau import TrainSplit
 from adaptf.evaluation.scores import Score
+from adaptf.tracking.runs import LATEST, NONE
 from adaptf.training.averaging import Averaging
 
 SHARED_SECTIONS = ("mel", "model", "trainer", "seed")
 """Sections that a preset, `main` and `sweep` give once for all stages."""
+PRESET_SECTIONS = ("data", "audioset", "mel", "model", "trainer")
+"""Sections of a preset beside those of stages."""
+PRESET_VALUES = ("seed", "seeds", "teacher_kinds", "deploy", "repeat")
+"""What stands in a preset outside of all sections; the same as in `main`."""
 
 
 Files = Literal["none", "one", "per device"]
@@ -21,30 +27,30 @@ Files = Literal["none", "one", "per device"]
 
 def upstream(stage: str, **tags: str) -> str:
     """A field that names the run of another stage: a run id, or `latest` for the newest one that finished."""
-    return field(default="latest", metadata={"stage": stage, "tags": tags})
+    return field(default=LATEST, metadata={"stage": stage, "tags": tags})
 
 
 def upstream_optional(stage: str) -> str:
     """The same, or `none`."""
-    return field(default="latest", metadata={"stage": stage, "tags": {}, "optional": True})
+    return field(default=LATEST, metadata={"stage": stage, "tags": {}, "optional": True})
 
 
 def upstream_model(stage: str, *, files: Files = "one", optional: bool = False) -> str:
     """A field that names the run of another stage, or checkpoint files; `optional`: or `none`."""
-    return field(default="latest", metadata={"stage": stage, "tags": {}, "files": files, "optional": optional})
+    return field(default=LATEST, metadata={"stage": stage, "tags": {}, "files": files, "optional": optional})
 
 
 def upstream_each(stage: str, tag: str, *, optional: bool = False) -> str:
     """A field that names several runs of another stage: ids separated by commas, or `latest` for the newest of each `tag`;
     `optional`: or `none`."""
-    return field(default="latest", metadata={"stage": stage, "each": tag, "optional": optional})
+    return field(default=LATEST, metadata={"stage": stage, "each": tag, "optional": optional})
 
 
 def upstream_several(stage: str, *, files: Files = "none") -> str:
     """A field that names one run of another stage or several with other seeds: ids separated by commas, or that of a run over
     `seeds`, which stands for all of its runs; or checkpoint files, or `none`."""
     metadata = {"stage": stage, "tags": {}, "several": True, "files": files, "optional": True}
-    return field(default="latest", metadata=metadata)
+    return field(default=LATEST, metadata=metadata)
 
 
 def path_field(default: str, **metadata: Any) -> str:
@@ -57,16 +63,24 @@ def file_or_name(default: str) -> str:
     return field(default=default, metadata={"file or name": True})
 
 
-def content_folders(config: Any) -> list[Path]:
-    """Folders whose files decide a stage's result as its settings do."""
-    found = []
+def leaves(config: Any, prefix: str = "") -> Iterator[tuple[str, Field[Any], Any]]:
+    """Dotted name, field and value of all settings of a configuration, also of those in its sections."""
     for one in fields(config):
         value = getattr(config, one.name)
         if is_dataclass(value):
-            found += content_folders(value)
-        elif "content" in one.metadata and Path(value).is_dir():
-            found.append(Path(value))
-    return found
+            yield from leaves(value, f"{prefix}{one.name}.")
+        else:
+            yield f"{prefix}{one.name}", one, value
+
+
+def settings(config: Any) -> dict[str, Any]:
+    """The values of a configuration and of its sections by their dotted names; a value may be a mapping."""
+    return {name: value for name, _, value in leaves(config)}
+
+
+def content_folders(config: Any) -> list[Path]:
+    """Folders whose files decide a stage's result as its settings do."""
+    return [Path(value) for _, one, value in leaves(config) if "content" in one.metadata and Path(value).is_dir()]
 
 
 def upstream_fields(config: Any) -> list[Field[Any]]:
@@ -78,7 +92,7 @@ def upstream_fields(config: Any) -> list[Field[Any]]:
 class DataConfig:
     """The clips."""
 
-    root: str = path_field("none")
+    root: str = path_field(NONE)
     """Folder of TAU Urban Acoustic Scenes 2022 Mobile, of AudioSet, or a CSV file with filename, scene, device."""
     train_split: TrainSplit = "25"
     """Percent of TAU's training clips, one of the official splits. The challenge allows 25 and less."""
@@ -142,7 +156,7 @@ class AugmentConfig:
     dir_p_of: dict[str, float] = field(default_factory=dict)
     """Probabilities that take the place of dir_p for clips of single devices, as in {b: 0.1, "s1,s2,s3": 0.2}, whether they
     are in dir_devices or not."""
-    dir_folder: str = path_field("none", content=True)
+    dir_folder: str = path_field(NONE, content=True)
     """Folder of impulse responses such as MicIRP; `none` takes simulated microphones."""
     dir_level: ResponseLevel = "unit_energy"
     """Of the folder's responses. unit_energy: each is scaled to an energy of 1, as simulated microphones are. as_recorded: each

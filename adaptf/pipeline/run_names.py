@@ -7,7 +7,7 @@ from typing import Any
 from mlflow.exceptions import MlflowException
 
 from adaptf.paths import found_path
-from adaptf.pipeline.command_line import settings
+from adaptf.pipeline.config import settings
 from adaptf.pipeline.seeds import SEEDS_SUFFIX
 from adaptf.tracking import runs
 

@@ -22,8 +22,8 @@ from adaptf.data.folders import files_below
 from adaptf.data.hashes import sha256_of
 from adaptf.data.shared_objects import SharedObjects
 from adaptf.errors import UserError
-from adaptf.pipeline.command_line import command_arguments, parse, settings
-from adaptf.pipeline.config import content_folders, upstream_fields
+from adaptf.pipeline.command_line import command_arguments, parse
+from adaptf.pipeline.config import content_folders, settings, upstream_fields
 from adaptf.pipeline.given_files import given_files
 from adaptf.pipeline.run_names import describe
 from adaptf.pipeline.seeds import SEEDS_SUFFIX, Study, over_seeds
