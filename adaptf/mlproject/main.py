@@ -65,9 +65,10 @@ class MainConfig:
     model: ModelConfig = ModelConfig()
     trainer: TrainerConfig = TrainerConfig()
     seed: int = 0
-    """Of every stage."""
+    """Any whole number: starts the random numbers of every stage that draws some."""
     teacher_kinds: tuple[TeacherKind, ...] = ("ssl", "ssl_sl", "ssl_frozen")
-    """The ensemble; each has the seed of its place added to its own."""
+    """Teachers whose mean the student learns from, as in ssl,ssl_sl; the kinds are those of `teacher`. Each
+    has a seed of its own: teacher.seed, plus 1 for the second, plus 2 for the third."""
     pretrain: PretrainConfig = PretrainConfig()
     train: TrainConfig = TrainConfig()
     teacher: TeacherConfig = TeacherConfig()

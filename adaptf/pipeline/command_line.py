@@ -34,10 +34,10 @@ def parse(config_class: type[_Config], *, stage: str, arguments: Sequence[str]) 
         for name, field, usual in leaves(defaults):
             if parsed[name] != usual:
                 parsed[name] = _meant(parsed[name], field.metadata, name)
+        parsed.pop("preset")
+        return config_class(**vars(parser.instantiate(parsed)))
     except UserError as error:
         parser.error(str(error))
-    parsed.pop("preset")
-    return config_class(**vars(parser.instantiate(parsed)))
 
 
 def _parser(config_class: type, stage: str) -> ArgumentParser:
