@@ -11,11 +11,11 @@ import pandas as pd
 from mlflow.entities import RunStatus
 
 from adaptf.data.clips import UNKNOWN
-from adaptf.mlproject.evaluate import QUANTIZED
 from adaptf.mlproject.quantize import DESCRIPTION, INT8, read_report
 from adaptf.pipeline.config import upstream, upstream_several
 from adaptf.pipeline.prediction_files import read_predictions
 from adaptf.pipeline.stage import run_stage
+from adaptf.pipeline.validation import QUANTIZED
 from adaptf.reports.version_page import commit, data_digest, device_page, files_behind, router_page
 from adaptf.serving.bundle import write_bundle
 from adaptf.tracking import registry, runs

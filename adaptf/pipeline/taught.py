@@ -30,8 +30,7 @@ Hearing = Literal["clean", "augmented"]
 
 @dataclass(frozen=True)
 class LossConfig:
-    """The distillation loss: weight * cross-entropy + (1 - weight) * T^2 * KL(teachers, student), with T =
-    temperature."""
+    """The distillation loss: weight * cross-entropy + (1 - weight) * T^2 * KL."""
 
     temperature: float = 2.0
     """T, above 0, by which the logits of student and teachers are divided: the higher, the more the less
