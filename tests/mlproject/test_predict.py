@@ -312,7 +312,7 @@ class HearingRouter(CountingRouter):
     """Decodes what it is sent, within the limits of a request; what it answers is the clip's peak."""
 
     def predict(self, context: None, request: pd.DataFrame) -> pd.DataFrame:
-        answer = super().predict(request)
+        answer = super().predict(None, request)
         rows = read_rows(request, max_seconds=1.0)
         peaks = [float(np.abs(clips_of(row, sample_rate=32000, clip_samples=32000)).max()) for row in rows]
         best = [SCENES[peak > 0.5] for peak in peaks]
