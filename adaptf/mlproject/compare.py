@@ -10,6 +10,7 @@ import pandas as pd
 
 from adaptf.data.clips import TEST, UNKNOWN
 from adaptf.errors import UserError
+from adaptf.evaluation.bootstrap import DRAWS
 from adaptf.evaluation.changes import changed_clips, group_table
 from adaptf.evaluation.scores import Runs, macro_accuracy, places_of
 from adaptf.evaluation.tables import accuracy_table, difference_table
@@ -44,11 +45,12 @@ class CompareConfig:
     prepare_run: str = upstream("prepare", **{DATA_KIND: SCENES_KIND})
     """Run of `prepare` that holds the scenes."""
     split: Literal["test", "validation"] = "test"
-    """Whose clips. Checkpoints were chosen by the validation clips."""
-    draws: int = 10_000
-    """Of the bootstrap over locations."""
+    """The clips on which models are compared: test clips, or validation clips, by which checkpoints were
+    chosen."""
+    draws: int = DRAWS
+    """Draws of locations by which the bootstrap finds intervals; more take longer and make them steadier."""
     accelerator: str = aside("auto")
-    """Where float models run: cpu, gpu, ... or auto. INT8 models run on the CPU."""
+    """Kind of processor that runs float models: cpu, gpu, ... or auto. INT8 models run on the CPU."""
 
 
 def compare(config: CompareConfig, run: StageRun) -> Result:

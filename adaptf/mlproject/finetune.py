@@ -58,10 +58,10 @@ class FinetuneConfig:
     refit: bool = FinetuneDeviceConfig.refit
     """Trains on the validation clips too, for exactly optim.max_epochs; what comes of it can't be judged on them."""
     augment: AugmentConfig = FinetuneDeviceConfig.augment
-    """Of the devices' models."""
+    """Augmentations for the devices' models; `unknown` has its own dir_p, in unknown_dir_p."""
     unknown_dir_p: float = 0.8
-    """Probability of an impulse response in training `unknown`, on clips of the devices in `augment.dir_devices`, whatever
-    `augment.dir_p_of` says for the devices' own models."""
+    """Probability, from 0 to 1, of an impulse response in training `unknown`, on clips of the devices in
+    augment.dir_devices, whatever augment.dir_p_of says for the devices' own models."""
     unknown_epochs: UnknownEpochs = "given"
     """How long `unknown` is trained. given: as the devices' models, and what `keep` says becomes of it. leave_one_device_out:
     to the epoch at which trainings without one of the devices are best on that device, on average, because an unknown device
@@ -71,9 +71,10 @@ class FinetuneConfig:
     optim: OptimConfig = FinetuneDeviceConfig.optim
     trainer: TrainerConfig = TrainerConfig()
     seed: int = 0
-    """Of order and augmentations."""
+    """Any whole number: starts the random numbers for the order of the clips and their augmentations."""
     seeds: tuple[int, ...] = ()
-    """Several seeds, as in 0,1,2: a child run with each of them, and here their mean and interval."""
+    """Several seeds instead of one, as in 0,1,2: a child run with each of them, and here their mean and its
+    95 % interval."""
 
 
 def finetune(config: FinetuneConfig, run: StageRun) -> Result:

@@ -17,7 +17,8 @@ class LineageConfig:
     """Prints the runs that a model came from."""
 
     model: str = NONE
-    """models:/adaptf-s1@production, models:/adaptf-s1/3, or a run's id. `--model` may be left out before it."""
+    """The model: models:/adaptf-s1@production, models:/adaptf-s1/3, or a run's id. `--model` may be left out
+    before it."""
 
 
 def lineage(config: LineageConfig) -> str:

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, is_dataclass, replace
-from typing import Any, ClassVar
+from typing import Any
 
 import mlflow
 
@@ -22,7 +22,6 @@ from adaptf.mlproject.train import TRAIN, TrainConfig
 from adaptf.pipeline.artifacts import DONE, PROMOTED, SCENES_KIND
 from adaptf.pipeline.checks import check_devices
 from adaptf.pipeline.config import (
-    SHARED_SECTIONS,
     DataConfig,
     MelConfig,
     ModelConfig,
@@ -54,18 +53,16 @@ class AudioSetConfig:
 class MainConfig:
     """Runs every stage. Sections that stages share (data, mel, model, trainer, seed) are given once."""
 
-    SHARED: ClassVar = SHARED_SECTIONS
-    """Sections that are given once, here, and reach every stage that has them."""
-
     data: DataConfig = DataConfig()
     audioset: AudioSetConfig = AudioSetConfig()
     mel: MelConfig = MelConfig()
     model: ModelConfig = ModelConfig()
     trainer: TrainerConfig = TrainerConfig()
     seed: int = 0
-    """Of every stage."""
+    """Any whole number: starts the random numbers of every stage that draws some."""
     teacher_kinds: tuple[TeacherKind, ...] = ("ssl", "ssl_sl", "ssl_frozen")
-    """The ensemble; each has the seed of its place added to its own."""
+    """Teachers whose mean the student learns from, as in ssl,ssl_sl; the kinds are those of `teacher`. Each
+    has a seed of its own: teacher.seed, plus 1 for the second, plus 2 for the third."""
     pretrain: PretrainConfig = PretrainConfig()
     train: TrainConfig = TrainConfig()
     teacher: TeacherConfig = TeacherConfig()

@@ -22,6 +22,7 @@ import soundfile
 from mlflow.exceptions import MlflowException
 from tqdm import tqdm
 
+from adaptf.audio.logmel import CLIP_RATE
 from adaptf.data.decode import AudioError, Resampler, opened, read_mono, unfit
 from adaptf.data.errors import DataError
 from adaptf.data.files import write_atomically
@@ -31,7 +32,7 @@ from adaptf.data.sets.download import EVALUATION_RECORD, ZENODO, download_record
 from adaptf.data.sets.files_to_predict import check_files, read_files_to_predict
 from adaptf.errors import UserError
 from adaptf.pipeline.config import file_or_name, path_field
-from adaptf.pipeline.sources import SAMPLE_RATE, SCENE_CLIP_SECONDS
+from adaptf.pipeline.sources import SCENE_CLIP_SECONDS
 from adaptf.pipeline.stage import Stage
 from adaptf.serving.local import local_router
 from adaptf.serving.logged_model import bundle_behind
@@ -69,7 +70,8 @@ class PredictConfig:
     download: bool = False
     """Fetches the evaluation set of DCASE 2025 Task 1 into the folder `files` first."""
     download_server: str = ZENODO
-    """Where the public record is."""
+    """Address of the server that has the public record, with https:// before it; a mirror may take Zenodo's
+    place."""
 
 
 @dataclass(frozen=True)
@@ -93,7 +95,7 @@ def fetch(config: PredictConfig) -> None:
 def files_digest(config: PredictConfig) -> str:
     """Of the table, the files and the present models. Raises UserError for what can't be used."""
     table, root = read_files_to_predict(Path(config.files).absolute())
-    problem_of = partial(unfit, sample_rate=SAMPLE_RATE, max_peak=MAX_PEAK)
+    problem_of = partial(unfit, sample_rate=CLIP_RATE, max_peak=MAX_PEAK)
     check_files(table, root, problem_of=problem_of, source=config.files)
     models = present_models(config.model_uri)
     contents = [sha256_of(path) for path in sorted(Path(models.uri).rglob("*")) if path.is_file()]
@@ -255,7 +257,7 @@ def clips_of(rows: pd.DataFrame, root: Path) -> Iterator[Clip]:
 
     Raises DataError for a file that changed meanwhile.
     """
-    resample = Resampler(SAMPLE_RATE)
+    resample = Resampler(CLIP_RATE)
     for row, (name, device) in enumerate(zip(rows["filename"], rows["device"], strict=True)):
         try:
             path = find_file(root, name)
@@ -269,9 +271,9 @@ def wavs_of(path: Path, resample: Resampler) -> Iterator[bytes]:
     if is_clip(path):
         yield path.read_bytes()
         return
-    for clip in cut_clips(resample(*read_mono(path)), round(SCENE_CLIP_SECONDS * SAMPLE_RATE)):
+    for clip in cut_clips(resample(*read_mono(path)), round(SCENE_CLIP_SECONDS * CLIP_RATE)):
         wav = BytesIO()
-        soundfile.write(wav, clip, SAMPLE_RATE, format="WAV", subtype="FLOAT")
+        soundfile.write(wav, clip, CLIP_RATE, format="WAV", subtype="FLOAT")
         yield wav.getvalue()
 
 

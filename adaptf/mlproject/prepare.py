@@ -40,7 +40,8 @@ class PrepareConfig:
     download: bool = False
     """Fetches TAU Urban Acoustic Scenes 2022 Mobile (30 GB) into data.root first; what is there is not fetched again."""
     download_server: str = ZENODO
-    """Where the public record is."""
+    """Address of the server that has the public record, with https:// before it; a mirror may take Zenodo's
+    place."""
 
 
 @dataclass(frozen=True)

@@ -35,15 +35,16 @@ class PromoteConfig:
     version: str = REGISTERED
     """Version number; `registered`: the one that the `register` run made."""
     register_run: str = upstream_optional("register")
-    """Run of `register`."""
+    """Run of `register` whose versions are promoted; `none` where device and version name one."""
     tolerable_loss: float = 0.01
-    """Gate: highest relative loss of accuracy by quantization, as far as it stands over places."""
+    """Gate: highest share of the float model's accuracy, from 0 to 1, that quantization may lose, as far as
+    the loss stands over places."""
     tolerable_logit_error: float = QuantizeConfig().tolerable_logit_error
     """Gate: highest difference of INT8 logits from float ones, as a share of their spread."""
     force: bool = False
     """Promotes in spite of the gates of INT8 loss and of the comparison with production. Needs a reason."""
     reason: str = ""
-    """Why; kept with the run and the version."""
+    """Why the version is promoted; kept with the run and the version, and needed with force."""
 
 
 def promote(config: PromoteConfig, run: StageRun) -> Result:

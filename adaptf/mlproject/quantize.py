@@ -61,8 +61,9 @@ class QuantizeConfig:
     """Training clips of the device, spread over the scenes, from which the ranges of activations are taken; for `unknown`
     spread over the devices too."""
     tolerable_loss: float = 0.01
-    """Highest relative loss of macro-average accuracy. A model is refused where the validation clips of all devices show that
-    it loses more: where that holds at the lower end of a 95 % interval over their places."""
+    """Highest share of the float model's macro-average accuracy, from 0 to 1, that may be lost. A model is
+    refused where the validation clips of all devices show that it loses more: where that holds at the lower
+    end of a 95 % interval over their places."""
     tolerable_logit_error: float = 0.15
     """Highest difference of INT8 logits from float ones on calibration and validation clips, as a share of their spread."""
     refuse: bool = True
@@ -70,7 +71,7 @@ class QuantizeConfig:
     min_validation_clips: int = ENOUGH_CLIPS
     """A device with fewer validation clips is told the accuracy on those of all devices."""
     seed: int = 0
-    """Of the choice of calibration clips."""
+    """Any whole number: starts the random numbers that choose calibration clips."""
 
 
 @dataclass(frozen=True)

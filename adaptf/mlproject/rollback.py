@@ -19,7 +19,7 @@ class RollbackConfig:
     device: str = NONE
     """A device, `router`, or `all`: every model that has a version to go back to."""
     reason: str = ""
-    """Why; kept with the run and the version."""
+    """Why the version is taken back; kept with the run and the version."""
 
 
 def rollback(config: RollbackConfig, run: StageRun) -> Result:

@@ -89,9 +89,11 @@ class TeacherConfig:
     small: SmallTeacherConfig = field(default_factory=SmallTeacherConfig)
     trainer: TrainerConfig = TrainerConfig()
     seed: int = 0
-    """Of weights, order and augmentations."""
+    """Any whole number: starts the random numbers for new weights, the order of the clips and their
+    augmentations."""
     seeds: tuple[int, ...] = ()
-    """Several seeds, as in 0,1,2: a child run with each of them, and here their mean and interval."""
+    """Several seeds instead of one, as in 0,1,2: a child run with each of them, and here their mean and its
+    95 % interval."""
 
 
 def beats_file(config: TeacherConfig) -> str:

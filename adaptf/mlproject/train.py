@@ -32,7 +32,8 @@ class TrainConfig:
     pretrain_run: str = upstream_model("pretrain", optional=True)
     """Run of `pretrain`, a checkpoint file, or `none` to start from scratch."""
     load_classifier: bool = False
-    """Takes the classifier from there too, which needs the same classes; else it starts afresh."""
+    """Takes the last layer of the pre-trained network too, which needs the same classes; false starts it
+    afresh."""
     refit: bool = False
     """Trains on the validation clips too, for exactly optim.max_epochs, and takes the last one: nothing is left to choose by,
     so the number of epochs should come from a run before."""
@@ -42,9 +43,11 @@ class TrainConfig:
     optim: OptimConfig = OptimConfig()
     trainer: TrainerConfig = TrainerConfig()
     seed: int = 0
-    """Of weights, order and augmentations."""
+    """Any whole number: starts the random numbers for new weights, the order of the clips and their
+    augmentations."""
     seeds: tuple[int, ...] = ()
-    """Several seeds, as in 0,1,2: a child run with each of them, and here their mean and interval."""
+    """Several seeds instead of one, as in 0,1,2: a child run with each of them, and here their mean and its
+    95 % interval."""
 
 
 def train(config: TrainConfig, run: StageRun) -> Result:

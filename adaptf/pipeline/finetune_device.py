@@ -64,7 +64,7 @@ class FinetuneDeviceConfig:
     optim: OptimConfig = OptimConfig(lr=0.0008, max_epochs=10)
     trainer: TrainerConfig = TrainerConfig()
     seed: int = 0
-    """Of order and augmentations."""
+    """Any whole number: starts the random numbers for the order of the clips and their augmentations."""
 
 
 def finetune_device(config: FinetuneDeviceConfig, run: StageRun) -> Result:

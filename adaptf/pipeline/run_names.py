@@ -6,7 +6,7 @@ from typing import Any
 from mlflow.exceptions import MlflowException
 
 from adaptf.paths import found_path
-from adaptf.pipeline.command_line import settings
+from adaptf.pipeline.config import settings
 from adaptf.tracking import runs
 
 SETTINGS = {"T": "loss.temperature", "w": "loss.weight", "DIR": "augment.dir_p", "lr": "optim.lr"}

@@ -20,8 +20,8 @@ import yaml
 
 from adaptf.data.shared_objects import SharedObjects
 from adaptf.errors import UserError
-from adaptf.pipeline.command_line import command_arguments, parse, settings
-from adaptf.pipeline.config import upstream_fields
+from adaptf.pipeline.command_line import command_arguments, parse
+from adaptf.pipeline.config import settings, upstream_fields
 from adaptf.pipeline.fingerprint import fingerprint
 from adaptf.pipeline.seeds import Study, over_seeds
 from adaptf.pipeline.upstream import resolve_upstream
