@@ -5,12 +5,14 @@ from dataclasses import dataclass
 import torch
 
 from adaptf.data.clips import VALIDATION
-from adaptf.mlproject.teacher import TEACHER_KIND
+from adaptf.pipeline.artifacts import DATA_KIND, SCENES_KIND, TEACHER_KIND
+from adaptf.pipeline.checks import check_training
 from adaptf.pipeline.config import AugmentConfig, OptimConfig, TrainerConfig, upstream, upstream_each, upstream_model
-from adaptf.pipeline.dataset import DATA_KIND, SCENES_KIND, load_prepared
+from adaptf.pipeline.dataset import load_prepared
 from adaptf.pipeline.fitting import fitted_result, student_of, train_classifier
 from adaptf.pipeline.refit import as_refit, check_choice, learnt_splits
-from adaptf.pipeline.stage import run_stage
+from adaptf.pipeline.run_names import told
+from adaptf.pipeline.stage import Stage
 from adaptf.pipeline.taught import (
     LossConfig,
     distillation_loss,
@@ -88,5 +90,15 @@ def distill(config: DistillConfig, run: StageRun) -> Result:
     return with_validation_tables(fitted_result(run, fitted, note=note), data, settings)
 
 
+DISTILL = Stage(
+    "distill",
+    run=distill,
+    config=DistillConfig,
+    check=check_training,
+    words=lambda config: told(config, "T", "w"),
+    score="best/accuracy",
+)
+
+
 if __name__ == "__main__":
-    run_stage(distill, DistillConfig)
+    DISTILL.main()

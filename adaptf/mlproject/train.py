@@ -5,8 +5,10 @@ from dataclasses import dataclass
 from adaptf.data.clips import VALIDATION
 from adaptf.models.checkpoint import initialise_from
 from adaptf.models.classifier import build_classifier
+from adaptf.pipeline.artifacts import DATA_KIND, SCENES_KIND
+from adaptf.pipeline.checks import check_training
 from adaptf.pipeline.config import AugmentConfig, MelConfig, ModelConfig, OptimConfig, TrainerConfig, upstream, upstream_model
-from adaptf.pipeline.dataset import DATA_KIND, SCENES_KIND, load_prepared
+from adaptf.pipeline.dataset import load_prepared
 from adaptf.pipeline.fitting import (
     SCENES,
     checkpoint_of,
@@ -15,7 +17,8 @@ from adaptf.pipeline.fitting import (
     train_classifier,
 )
 from adaptf.pipeline.refit import as_refit, learnt_splits
-from adaptf.pipeline.stage import run_stage
+from adaptf.pipeline.run_names import told
+from adaptf.pipeline.stage import Stage
 from adaptf.pipeline.validation import TRAINED, predict_validation, with_validation_tables
 from adaptf.tracking.runs import NONE, Result, StageRun, is_process_zero
 
@@ -77,5 +80,15 @@ def train(config: TrainConfig, run: StageRun) -> Result:
     return with_validation_tables(fitted_result(run, fitted, note=origin), data, {TRAINED: predictions})
 
 
+TRAIN = Stage(
+    "train",
+    run=train,
+    config=TrainConfig,
+    check=check_training,
+    words=lambda config: told(config, "DIR", "lr"),
+    score="best/accuracy",
+)
+
+
 if __name__ == "__main__":
-    run_stage(train, TrainConfig)
+    TRAIN.main()

@@ -64,6 +64,11 @@ def file_or_name(default: str) -> str:
     return field(default=default, metadata={"file or name": True})
 
 
+def aside(default: Any, **metadata: Any) -> Any:
+    """A field that says where and how fast a stage works, which can't change its result: no part of its fingerprint."""
+    return field(default=default, metadata={"aside": True, **metadata})
+
+
 def leaves(config: Any, prefix: str = "") -> Iterator[tuple[str, Field[Any], Any]]:
     """Dotted name, field and value of all settings of a configuration, also of those in its sections."""
     for one in fields(config):
@@ -110,12 +115,12 @@ class DataConfig:
     """Any whole number: another one cuts validation and test clips at other locations."""
     audioset_clip_seconds: float = 10.0
     """Length to which AudioSet clips are cut or padded in the cache, in seconds; training draws one second of it."""
-    cache: str = path_field("cache")
+    cache: str = aside("cache", path=True)
     """Folder of the waveform cache; `cache`, also where it is given, is one in the project's folder."""
     sample_type: SampleType = "float32"
     """How the waveform cache keeps a sample: float32 is exact; int16 takes half the space and changes
     log-mels a little (docs/data.md)."""
-    workers: int = 2
+    workers: int = aside(2)
     """Processes that decode the audio files while the cache is built."""
 
 
@@ -243,7 +248,7 @@ class BeatsOptimConfig:
 class TrainerConfig:
     """What Lightning trains on, and what it shows."""
 
-    accelerator: str = "auto"
+    accelerator: str = aside("auto")
     """Kind of processor that trains: cpu, gpu, mps, ... of Lightning, or auto, the fastest there is."""
     devices: str = "1"
     """How many processors of that kind train together, a process on each, or auto for all of them."""
@@ -257,22 +262,22 @@ class TrainerConfig:
     accumulate_batches: int = 1
     """Batches whose gradients are added up before each step: acts as so many times the batch_size, where a
     GPU holds no larger batch."""
-    workers: int = 2
+    workers: int = aside(2)
     """Processes that read batches ahead; 0 reads in the training process."""
-    pin_memory: bool = False
+    pin_memory: bool = aside(False)
     """Page-locked batches, for copies to a GPU that overlap with work."""
-    keep_on_device: OnDevice = "auto"
+    keep_on_device: OnDevice = aside("auto")
     """Training clips in the memory of the training device; auto: on a GPU where they take at most half of what is free."""
-    log_mel_gb: float = 1.0
+    log_mel_gb: float = aside(1.0)
     """Gigabytes of memory, in each process, for log-mels that are computed once instead of in every epoch: of validation clips,
     and of training clips where no augmentation changes their waveforms. 0: none. A clip takes 131 kB: TAU's validation clips
     0.7 GB, its training clips 3.9 GB."""
     score: Score = "mean_over_devices"
     """The accuracy on validation clips that chooses checkpoints, sweeps' settings and how long `unknown` trains: the mean over
     devices of their macro averages, or `plain`, that of all clips together, of which three in four of TAU's are of device a."""
-    progress_bar: bool = True
+    progress_bar: bool = aside(True)
     """Shows how far an epoch has come; a line per epoch is printed either way."""
-    tensorboard: bool = False
+    tensorboard: bool = aside(False)
     """Writes TensorBoard events too, as an artifact of the run."""
     validate_every_epochs: int = 1
     """Epochs from one validation to the next, 1 or more; only validated epochs can be chosen as the best."""
