@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 import mlflow
 
 from adaptf.data.clips import UNKNOWN
-from adaptf.errors import UserError
+from adaptf.errors import UserError, in_section
 from adaptf.mlproject.distill import DistillConfig, distill
 from adaptf.mlproject.evaluate import MEANINGS, SETTINGS, EvaluateConfig, evaluate, origin_of_teachers
 from adaptf.mlproject.finetune import FinetuneConfig, check_unknown_epochs, finetune, of_device
@@ -19,6 +19,7 @@ from adaptf.mlproject.quantize import QuantizeConfig, quantize
 from adaptf.mlproject.register import RegisterConfig, register
 from adaptf.mlproject.teacher import TeacherConfig, TeacherKind, beats_digest, teacher
 from adaptf.mlproject.train import TrainConfig, train
+from adaptf.pipeline.augmentations import check_folder, dir_p_by_device
 from adaptf.pipeline.config import (
     SHARED_SECTIONS,
     AugmentConfig,
@@ -31,7 +32,6 @@ from adaptf.pipeline.config import (
 )
 from adaptf.pipeline.dataset import SCENES_KIND, load_prepared, load_tested
 from adaptf.pipeline.finetune_device import check_keep
-from adaptf.pipeline.fitting import check_folder, dir_p_by_device, in_section
 from adaptf.pipeline.prediction_files import read_predictions
 from adaptf.pipeline.schedule import averaging_of
 from adaptf.pipeline.seeds import Study

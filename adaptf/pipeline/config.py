@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from adaptf.data.cache.shards import SampleType
-from adaptf.data.device_memory import OnDevice
+from adaptf.data.loading import Loading
 from adaptf.data.responses import ResponseLevel
 from adaptf.data.sets.tau import TrainSplit
 from adaptf.evaluation.scores import Score
@@ -216,7 +216,7 @@ class BeatsOptimConfig:
 
 
 @dataclass(frozen=True)
-class TrainerConfig:
+class TrainerConfig(Loading):
     """What Lightning trains on, and what it shows."""
 
     accelerator: str = "auto"
@@ -231,16 +231,6 @@ class TrainerConfig:
     """Arithmetic of the network; features are always 32 bit."""
     accumulate_batches: int = 1
     """Batches whose gradients are added up before each step, where a GPU holds no larger batch."""
-    workers: int = 2
-    """Processes that read batches ahead; 0 reads in the training process."""
-    pin_memory: bool = False
-    """Page-locked batches, for copies to a GPU that overlap with work."""
-    keep_on_device: OnDevice = "auto"
-    """Training clips in the memory of the training device; auto: on a GPU where they take at most half of what is free."""
-    log_mel_gb: float = 1.0
-    """Gigabytes of memory, in each process, for log-mels that are computed once instead of in every epoch: of validation clips,
-    and of training clips where no augmentation changes their waveforms. 0: none. A clip takes 131 kB: TAU's validation clips
-    0.7 GB, its training clips 3.9 GB."""
     score: Score = "mean_over_devices"
     """The accuracy on validation clips that chooses checkpoints, sweeps' settings and how long `unknown` trains: the mean over
     devices of their macro averages, or `plain`, that of all clips together, of which three in four of TAU's are of device a."""
