@@ -106,14 +106,28 @@ class Counting(L.LightningModule):
         return torch.optim.SGD(self.parameters(), lr=0.1)
 
 
-@pytest.mark.parametrize("keep", ["yes", "no"])
-def test_lightning_sees_every_clip_once_in_an_epoch(clips, keep, tmp_path):
+def learn(clips, folder, *, epochs, checkpoint=None, **loading):
+    """The rows in the order in which Lightning sees them; it leaves a checkpoint."""
     task = Counting()
     trainer = L.Trainer(
-        max_epochs=2, accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False,
-        enable_model_summary=False, use_distributed_sampler=False, limit_val_batches=0, default_root_dir=tmp_path,
+        max_epochs=epochs, accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False,
+        enable_model_summary=False, use_distributed_sampler=False, limit_val_batches=0, default_root_dir=folder,
     )  # fmt: skip
-    loading = replace(IN_PROCESS, keep_on_device=keep)
-    trainer.fit(task, datamodule=ClipDataModule(clips, clips, batch_size=7, seed=0, loading=loading))
-    assert sorted(task.seen[:36]) == sorted(task.seen[36:]) == list(range(36))
-    assert task.seen[:36] != task.seen[36:]
+    data = ClipDataModule(clips, clips, batch_size=7, seed=0, loading=replace(IN_PROCESS, **loading))
+    trainer.fit(task, datamodule=data, ckpt_path=checkpoint, weights_only=True)
+    trainer.save_checkpoint(folder / f"{epochs}.ckpt")
+    return task.seen
+
+
+@pytest.mark.parametrize("keep", ["yes", "no"])
+def test_lightning_sees_every_clip_once_in_an_epoch(clips, keep, tmp_path):
+    seen = learn(clips, tmp_path, epochs=2, keep_on_device=keep)
+    assert sorted(seen[:36]) == sorted(seen[36:]) == list(range(36))
+    assert seen[:36] != seen[36:]
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_resumed_training_sees_what_an_uninterrupted_one_would_have(clips, workers, tmp_path):
+    whole = learn(clips, tmp_path, epochs=3)
+    assert learn(clips, tmp_path, epochs=1) == whole[:36]
+    assert learn(clips, tmp_path, epochs=3, checkpoint=tmp_path / "1.ckpt", workers=workers) == whole[36:]

@@ -17,6 +17,7 @@ from adaptf.data.data_module import ClipDataModule
 from adaptf.data.loading import Loading
 from adaptf.data.log_mels import LogMelTables, log_mels
 from adaptf.data.sources import CachedWaveforms, HeldFeatures, Sample
+from adaptf.evaluation.predict import predict_logits
 
 CPU, LOGMEL = torch.device("cpu"), LogMel(bands=64)
 CLIP_BYTES = 64 * 64 * 4
@@ -151,3 +152,10 @@ def test_training_clips_get_log_mels_where_nothing_changes_their_waveforms(clips
     assert all(isinstance(batch, FeatureBatch) for batch in validation)
     assert validation.num_workers == 0
     assert made.train_dataloader().num_workers == (2 if waveforms_change else 0)
+
+
+def test_clips_with_log_mels_are_predicted_without_their_waveforms(clips, monkeypatch):
+    (held,) = given(LogMelTables(), clips)
+    expected = predict_logits(lambda waveforms: LOGMEL(waveforms).mean(dim=(1, 3)), clips)
+    monkeypatch.setattr(type(clips.source), "read", lambda *args: pytest.fail("read again"))
+    np.testing.assert_allclose(predict_logits(lambda features: features.mean(dim=(1, 3)), held), expected, atol=1e-3)
