@@ -1,6 +1,6 @@
 """How clips reach a training: settings that change its speed, and nothing of its result."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 import torch
@@ -11,17 +11,21 @@ SHARE_OF_FREE_MEMORY = 0.5
 """The network, its gradients and the activations of a batch need the rest."""
 
 
+_ASIDE = {"aside": True}
+"""Settings that are no part of a run's fingerprint."""
+
+
 @dataclass(frozen=True)
 class Loading:
     """How clips reach a training."""
 
-    workers: int = 2
+    workers: int = field(default=2, metadata=_ASIDE)
     """Processes that read batches ahead; 0 reads in the training process."""
-    pin_memory: bool = False
+    pin_memory: bool = field(default=False, metadata=_ASIDE)
     """Page-locked batches, for copies to a GPU that overlap with work."""
-    keep_on_device: OnDevice = "auto"
+    keep_on_device: OnDevice = field(default="auto", metadata=_ASIDE)
     """Training clips in the memory of the training device; auto: on a GPU where they take at most half of what is free."""
-    log_mel_gb: float = 1.0
+    log_mel_gb: float = field(default=1.0, metadata=_ASIDE)
     """Gigabytes of memory, in each process, for log-mels that are computed once instead of in every epoch: of validation
     clips, and of training clips where no augmentation changes their waveforms. 0: none. A clip takes 131 kB: TAU's
     validation clips 0.7 GB, its training clips 3.9 GB."""
