@@ -18,6 +18,7 @@ from measure import machine, seconds_of
 from adaptf.data.cache.shards import CLIPS_PER_SHARD, CacheFormat, Shard
 from adaptf.data.clips import TAU_SCENES
 from adaptf.data.data_module import ClipDataModule
+from adaptf.data.loading import Loading
 from adaptf.pipeline.artifacts import CLIPS, DATASET, SCENES_KIND
 from adaptf.pipeline.dataset import load_prepared
 
@@ -34,7 +35,9 @@ def main() -> None:
 
         def start() -> None:
             data = load_prepared(run, "run", kind=SCENES_KIND)
-            module = ClipDataModule(data.clips("train"), data.clips("validation"), batch_size=256, seed=0)
+            train, validation = data.clips("train"), data.clips("validation")
+            module = ClipDataModule(train, validation, batch_size=256, seed=0, loading=Loading())
+            module.trainer = SimpleNamespace(current_epoch=0)  # type: ignore[assignment]
             next(iter(module.train_dataloader().sampler))  # type: ignore[arg-type]
 
         taken = [seconds_of(start) for _ in range(REPEATS)]

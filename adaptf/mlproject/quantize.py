@@ -19,6 +19,7 @@ from adaptf.compression.fresh_process import FreshProcess, fresh_process, median
 from adaptf.compression.int8 import int8_convolutions
 from adaptf.compression.quantize import save_forms, tune_int8
 from adaptf.compression.runtime import LARGEST_DIFFERENCE, OPENVINO, PT2, openvino_file, remove_openvino, why_no_openvino
+from adaptf.data.batch import WaveformBatch
 from adaptf.data.clip_set import ClipSet
 from adaptf.data.clips import TRAIN, UNKNOWN, VALIDATION
 from adaptf.errors import UserError
@@ -311,7 +312,9 @@ def calibration_rows(clips: ClipSet, count: int, *, seed: int) -> Tensor:
     rows["turn"] = rows.groupby(["scene", "device"]).cumcount()
     rows["turn"] = rows.sort_values("turn", kind="stable").groupby("scene").cumcount()
     chosen = rows.sort_values("turn", kind="stable").index[:count].to_numpy()
-    return clips[np.sort(chosen).tolist()].x[torch.from_numpy(chosen.argsort().argsort())]
+    batch = clips[np.sort(chosen).tolist()]
+    assert isinstance(batch, WaveformBatch)  # of the cache
+    return batch.waveforms[torch.from_numpy(chosen.argsort().argsort())]
 
 
 def complexity_of(classifier: Classifier, clip_samples: int) -> Complexity:

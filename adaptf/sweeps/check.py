@@ -5,6 +5,7 @@ from dataclasses import replace
 from io import StringIO
 from typing import Any
 
+import numpy as np
 import pandas as pd
 from mlflow.artifacts import load_text
 from mlflow.exceptions import MlflowException
@@ -16,12 +17,13 @@ from adaptf.errors import UserError, in_section
 from adaptf.mlproject.distill import DistillConfig
 from adaptf.mlproject.finetune import FinetuneConfig, of_device
 from adaptf.pipeline.artifacts import CLIPS
+from adaptf.pipeline.augmentations import build_augmentations, check_folder, dir_p_by_device
 from adaptf.pipeline.config import MelConfig
 from adaptf.pipeline.finetune_device import check_keep
-from adaptf.pipeline.fitting import build_augmentations, check_folder, dir_p_by_device, optimizer_of
+from adaptf.pipeline.lightning_options import optimizer_of
 from adaptf.pipeline.refit import check_choice
 from adaptf.pipeline.schedule import averaging_of
-from adaptf.pipeline.taught import objective_of, teacher_ids
+from adaptf.pipeline.taught import check_weights, teacher_ids
 from adaptf.sweeps.space import DIR_OF, SPACES, Space, space_path, with_values
 from adaptf.tracking.runs import UpstreamError
 from adaptf.training.device_probability import devices_in
@@ -93,8 +95,8 @@ def check_stage(config: Any, devices: Sequence[str]) -> None:
         with in_section(section):
             check_folder(augment)
             dir_p_by_device(augment, devices)
-            # No device is given, so that no bank of impulse responses is read.
-            build_augmentations(augment, p_of_device=(), sample_rate=MelConfig().sample_rate, seed=0)
+            # No clip is given, so that no bank of impulse responses is read.
+            build_augmentations(augment, p_of_clip=np.zeros(0), sample_rate=MelConfig().sample_rate, seed=0)
     epochs = config.optim.max_epochs
     with in_section("optim"):
         optimizer_of(config.optim)
@@ -109,4 +111,4 @@ def check_stage(config: Any, devices: Sequence[str]) -> None:
     if isinstance(config, FinetuneConfig):
         check_choice("distill_run", config.distill_run)
     if isinstance(config, DistillConfig | FinetuneConfig):
-        objective_of(config.loss, teachers=len(teacher_ids(config.teacher_runs)))
+        check_weights(config.loss, teacher_ids(config.teacher_runs))
