@@ -3,10 +3,8 @@
 import hashlib
 import logging
 import os
-import zlib
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
-from itertools import chain
 from pathlib import Path
 from stat import S_ISREG
 from typing import NamedTuple
@@ -15,13 +13,14 @@ import pandas as pd
 import xxhash
 from tqdm import tqdm
 
-from adaptf.data.errors import raise_problems
-from adaptf.data.files import blocks_of, gzipped_csv, write_atomically
+from adaptf.data.errors import DataError, raise_problems
+from adaptf.data.files import blocks_of
 from adaptf.data.names import find_file, missing_file
+from adaptf.data.parquet import read_table, write_table
 
 logger = logging.getLogger(__name__)
 
-MEMORY = "files.csv.gz"
+MEMORY = "files.parquet"
 MEMORY_COLUMNS = ["path", "size", "modified", "content"]
 FILES_PER_TASK, BYTES_PER_READ = 512, 2**22
 
@@ -118,15 +117,14 @@ def _remembered(path: Path) -> dict[FileState, str]:
     if not path.is_file():
         return {}
     try:
-        table = pd.read_csv(path, dtype={"path": str, "content": str}, keep_default_na=False)[MEMORY_COLUMNS]
-        sizes, times = table["size"].astype("int64").tolist(), table["modified"].astype("int64").tolist()
-    except (OSError, EOFError, zlib.error, ValueError, KeyError, OverflowError) as error:
-        logger.warning("%s is not readable (%s): all files are hashed again", path, error)
+        rows = read_table(path)[MEMORY_COLUMNS].itertuples(index=False, name=None)
+    except (DataError, KeyError) as error:
+        logger.warning("%s: all files are hashed again", error)
         return {}
-    return dict(zip(zip(table["path"], sizes, times, strict=True), table["content"], strict=True))
+    return {(name, size, modified): content for name, size, modified, content in rows}
 
 
 def _remember(path: Path, known: dict[FileState, str]) -> None:
     latest = {state[0]: (*state, content) for state, content in known.items()}
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(path, gzipped_csv(chain([MEMORY_COLUMNS], latest.values())))
+    write_table(path, pd.DataFrame(list(latest.values()), columns=MEMORY_COLUMNS))

@@ -14,9 +14,10 @@ from adaptf.data.cache.waveforms import WaveformCache, open_cache
 from adaptf.data.clip_set import ClipSet, clip_set, scene_clip_set
 from adaptf.data.clips import TEST, TRAIN, UNKNOWN, VALIDATION, devices_of
 from adaptf.data.errors import DataError
+from adaptf.data.parquet import read_table
 from adaptf.tracking.runs import DataSet, StageRun, UpstreamError
 
-DATASET, CLIPS = "dataset.json", "clips.csv"
+DATASET, CLIPS = "dataset.json", "clips.parquet"
 SCENES_KIND, AUDIOSET_KIND = "scenes", "audioset"
 DATA_KIND = "adaptf.data"
 """Tag by which later stages find the newest run for scenes or for AudioSet."""
@@ -106,7 +107,7 @@ def _read_prepared(run: StageRun, prepare_run: str, kind: str) -> tuple[Prepared
     stored: dict[str, Any] = json.loads((folder / DATASET).read_text())
     if stored["kind"] != kind:
         raise UpstreamError(f"prepare run {prepare_run} holds data of kind '{stored['kind']}', '{kind}' is needed")
-    table = pd.read_csv(folder / CLIPS, dtype=str, keep_default_na=False)
+    table = read_table(folder / CLIPS)
     data = PreparedData(
         kind=kind,
         table=table,

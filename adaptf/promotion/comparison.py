@@ -11,10 +11,11 @@ from dataclasses import dataclass, replace
 import pandas as pd
 
 from adaptf.data.clips import UNKNOWN
+from adaptf.data.parquet import read_table
 from adaptf.errors import UserError
 from adaptf.evaluation.bootstrap import Difference, paired_bootstrap
 from adaptf.evaluation.changes import holm
-from adaptf.evaluation.scores import TEXT_COLUMNS, places_of, read_prediction_table
+from adaptf.evaluation.scores import TEXT_COLUMNS, places_of
 from adaptf.mlproject.quantize import SIGNIFICANT, VALIDATION_PREDICTIONS, QuantizeConfig
 from adaptf.mlproject.register import DEVICE_TAG, QUANTIZE_TAG
 from adaptf.pipeline.refit import refits_of
@@ -154,7 +155,7 @@ def validation_predictions(name: str, version: str, run: StageRun) -> pd.DataFra
             f"version {version} has learnt from the validation clips (refit of {', '.join(refits)}), on which nothing can be "
             "said of it: compare the two on test clips (stage compare)"
         )
-    return read_prediction_table(run.download(tags[QUANTIZE_TAG], f"{VALIDATION_PREDICTIONS}/{tags[DEVICE_TAG]}.csv"))
+    return read_table(run.download(tags[QUANTIZE_TAG], VALIDATION_PREDICTIONS) / f"{tags[DEVICE_TAG]}.parquet")
 
 
 def in_points(difference: Difference) -> str:

@@ -75,7 +75,7 @@ def test_evaluate_leaves_a_page_and_the_same_as_csv_and_png(artifacts: Path, eva
 
 def test_the_hardest_clips_are_mistakes_with_picture_and_sound(artifacts: Path) -> None:
     clips = pd.read_csv(artifacts / "hardest" / "hardest.csv", dtype={"number": str})
-    answers = pd.read_csv(artifacts / "tables" / "predictions trained.csv").set_index("filename")
+    answers = pd.read_parquet(artifacts / "tables" / "predictions trained.parquet").set_index("filename")
     mistakes = set(answers.index[answers["scene"] != answers["predicted"]])
     assert set(clips["filename"]) <= mistakes and clips.empty == (not mistakes)
     for number in clips["number"]:
@@ -85,7 +85,7 @@ def test_the_hardest_clips_are_mistakes_with_picture_and_sound(artifacts: Path) 
 
 def test_confusions_by_device_count_every_clip_once(artifacts: Path) -> None:
     counts = pd.read_csv(artifacts / "tables" / "confusions.csv", index_col=["setting", "device", "scene"])
-    assert counts.to_numpy().sum() == len(pd.read_csv(artifacts / "tables" / "predictions trained.csv"))
+    assert counts.to_numpy().sum() == len(pd.read_parquet(artifacts / "tables" / "predictions trained.parquet"))
 
 
 def test_the_calibration_error_is_a_metric(artifacts: Path, evaluated: str) -> None:
