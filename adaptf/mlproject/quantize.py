@@ -23,26 +23,28 @@ from adaptf.data.clip_set import ClipSet
 from adaptf.data.clips import TRAIN, UNKNOWN, VALIDATION
 from adaptf.data.parquet import write_table
 from adaptf.errors import UserError
-from adaptf.evaluation.bootstrap import paired_bootstrap
+from adaptf.evaluation.bootstrap import SIGNIFICANT, paired_bootstrap
 from adaptf.evaluation.predict import predict_logits
 from adaptf.evaluation.scores import TEXT_COLUMNS, accuracy, macro_accuracy
 from adaptf.evaluation.tables import as_markdown
 from adaptf.models.classifier import Classifier
+from adaptf.pipeline.artifacts import DATA_KIND, DESCRIPTION, INT8, INT8_PREDICTIONS, QUANTIZATION, SCENES_KIND
 from adaptf.pipeline.config import upstream, upstream_model
-from adaptf.pipeline.dataset import DATA_KIND, SCENES_KIND, PreparedData, load_prepared
+from adaptf.pipeline.dataset import PreparedData, load_prepared
 from adaptf.pipeline.device_models import check_clips_of, device_models
 from adaptf.pipeline.refit import refits_of, what_clips_judge
-from adaptf.pipeline.stage import run_stage
-from adaptf.pipeline.validation import FINETUNED, QUANTIZED, by_own_models, predictions_from, with_validation_tables
+from adaptf.pipeline.stage import Stage
+from adaptf.pipeline.validation import (
+    ENOUGH_CLIPS,
+    FINETUNED,
+    QUANTIZED,
+    by_own_models,
+    predictions_from,
+    with_validation_tables,
+)
 from adaptf.tracking.runs import Result, StageRun
 
-INT8 = "int8"
-REPORT = "quantization.csv"
-VALIDATION_PREDICTIONS = "validation"
-"""Artifact folder: by device what the INT8 model made of the validation clips of all devices."""
-DESCRIPTION = "description.json"
 CALIBRATION_BATCH = 32
-SIGNIFICANT = 0.05
 GOOD_ENOUGH = 0.06
 """Error of the logits with which the first way of taking ranges is taken; else the best of all is."""
 
@@ -60,16 +62,17 @@ class QuantizeConfig:
     """Training clips of the device, spread over the scenes, from which the ranges of activations are taken; for `unknown`
     spread over the devices too."""
     tolerable_loss: float = 0.01
-    """Highest relative loss of macro-average accuracy. A model is refused where the validation clips of all devices show that
-    it loses more: where that holds at the lower end of a 95 % interval over their places."""
+    """Highest share of the float model's macro-average accuracy, from 0 to 1, that may be lost. A model is
+    refused where the validation clips of all devices show that it loses more: where that holds at the lower
+    end of a 95 % interval over their places."""
     tolerable_logit_error: float = 0.15
     """Highest difference of INT8 logits from float ones on calibration and validation clips, as a share of their spread."""
     refuse: bool = True
     """Ends with an error where a model loses more, its logits differ more or it breaks the budget; false only says so."""
-    min_validation_clips: int = 100
+    min_validation_clips: int = ENOUGH_CLIPS
     """A device with fewer validation clips is told the accuracy on those of all devices."""
     seed: int = 0
-    """Of the choice of calibration clips."""
+    """Any whole number: starts the random numbers that choose calibration clips."""
 
 
 @dataclass(frozen=True)
@@ -140,7 +143,7 @@ def quantize(config: QuantizeConfig, run: StageRun) -> Result:
     check_clips_of(models, data)
     if refits := refits_of(config.finetune_run):
         print(f"Accuracies below are of validation clips, {what_clips_judge(refits)}", flush=True)
-    folder, predictions = run.folder / INT8, run.folder / VALIDATION_PREDICTIONS
+    folder, predictions = run.folder / INT8, run.folder / INT8_PREDICTIONS
     for one in (folder, predictions):
         one.mkdir(exist_ok=True)
     found = []
@@ -152,7 +155,7 @@ def quantize(config: QuantizeConfig, run: StageRun) -> Result:
     description = classifier.description.as_dict() | {"clip_samples": data.waveforms.format.clip_samples}
     (folder / DESCRIPTION).write_text(json.dumps(description, indent=1))
     table = report(found)
-    table.to_csv(run.folder / REPORT)
+    table.to_csv(run.folder / QUANTIZATION)
     verdict = judge(found, config)
     print(f"{run.name}: {verdict}", flush=True)
     settings = {
@@ -164,7 +167,7 @@ def quantize(config: QuantizeConfig, run: StageRun) -> Result:
             "best/accuracy": accuracy(settings[QUANTIZED], "mean_over_devices"),
             **{f"{column}/{device}": float(table.loc[device, column]) for device in table.index for column in METRICS},
         },
-        files={INT8: folder, REPORT: run.folder / REPORT, VALIDATION_PREDICTIONS: predictions},
+        files={INT8: folder, QUANTIZATION: run.folder / QUANTIZATION, INT8_PREDICTIONS: predictions},
         note=f"Tolerable relative loss, as far as it stands: {config.tolerable_loss:.1%}; {verdict}\n\n{as_markdown(table)}",
     )
     return with_validation_tables(result, data, settings, refits=refits)
@@ -399,10 +402,8 @@ def summary_of(found: Quantized) -> str:
     )
 
 
-def read_report(run: StageRun, quantized: str) -> pd.DataFrame:
-    """The table of another run of `quantize`, a row per device."""
-    return pd.read_csv(run.download(quantized, REPORT), dtype={"device": str}).set_index("device")
+QUANTIZE = Stage("quantize", run=quantize, config=QuantizeConfig, score="INT8 accuracy")
 
 
 if __name__ == "__main__":
-    run_stage(quantize, QuantizeConfig)
+    QUANTIZE.main()

@@ -12,19 +12,17 @@ from mlflow.entities import RunStatus
 
 from adaptf.data.clips import UNKNOWN
 from adaptf.mlproject.evaluate import QUANTIZED
-from adaptf.mlproject.quantize import DESCRIPTION, INT8, read_report
+from adaptf.pipeline.artifacts import DESCRIPTION, DEVICE, EVALUATE_RUN, INT8, QUANTIZE_RUN, VERSIONS, quantization
 from adaptf.pipeline.config import upstream, upstream_several
+from adaptf.pipeline.lineage import Node, flat, tree
 from adaptf.pipeline.prediction_files import read_predictions
-from adaptf.pipeline.stage import run_stage
+from adaptf.pipeline.stage import Stage
 from adaptf.reports.version_page import commit, data_digest, device_page, files_behind, router_page
+from adaptf.serving import logged_model
 from adaptf.serving.bundle import write_bundle
 from adaptf.tracking import registry, runs
-from adaptf.tracking.lineage import Node, flat, tree
 from adaptf.tracking.runs import NONE, Result, StageRun
 
-VERSIONS = "versions.json"
-"""Artifact: registered model -> version."""
-DEVICE_TAG, QUANTIZE_TAG, EVALUATE_TAG = "adaptf.device", "adaptf.quantize_run", "adaptf.evaluate_run"
 COMMIT_TAG = "adaptf.git_commit"
 FILES_TAG = "adaptf.from_files"
 """Checkpoint files of the user's that a version came from."""
@@ -51,7 +49,7 @@ class RegisterConfig:
 def register(config: RegisterConfig, run: StageRun) -> Result:
     """Each device's model alone, answering for every device, then the router with all of them and their versions."""
     int8 = run.download(config.quantize_run, INT8)
-    report = read_report(run, config.quantize_run)
+    report = quantization(run, config.quantize_run)
     description = json.loads((int8 / DESCRIPTION).read_text())
     evaluated = scoring_run(config)
     predictions = read_scores(run, evaluated, config.quantize_run)
@@ -59,8 +57,8 @@ def register(config: RegisterConfig, run: StageRun) -> Result:
     models: dict[str, tuple[Path, str]] = {}
 
     def add(name: str, held: dict[str, tuple[Path, str]], tags: dict[str, str], text: str, came: list[Node]) -> None:
-        uri = registry.log_router(bundle(run.folder / name, description, held, config.max_seconds), name)
-        tags |= {QUANTIZE_TAG: config.quantize_run, EVALUATE_TAG: evaluated}
+        uri = logged_model.log_router(bundle(run.folder / name, description, held, config.max_seconds), name)
+        tags |= {QUANTIZE_RUN: config.quantize_run, EVALUATE_RUN: evaluated}
         tags |= {runs.DATA_DIGEST: data_digest(came), COMMIT_TAG: commit(came)}
         tags = {tag: value for tag, value in tags.items() if value}
         versions[name] = registry.register(uri, name, tags=tags, description=text)
@@ -70,7 +68,7 @@ def register(config: RegisterConfig, run: StageRun) -> Result:
         device, name = path.stem, registry.device_model_name(path.stem)
         came = runs_behind(config.quantize_run, evaluated, device)
         text = device_page(device, report, predictions, evaluated, came)
-        tags = {DEVICE_TAG: device, FILES_TAG: files_behind(came)} | scores_of(report, device)
+        tags = {DEVICE: device, FILES_TAG: files_behind(came)} | scores_of(report, device)
         add(name, {UNKNOWN: (path, name)}, tags, text, came)
         models[device] = (path, f"{name}/{versions[name]}")
     came = runs_behind(config.quantize_run, evaluated, None)
@@ -135,5 +133,8 @@ def scores_of(report: pd.DataFrame, device: str) -> dict[str, str]:
     return {f"adaptf.{str(name).replace(' ', '_')}": str(value) for name, value in figures.items()}
 
 
+REGISTER = Stage("register", run=register, config=RegisterConfig)
+
+
 if __name__ == "__main__":
-    run_stage(register, RegisterConfig)
+    REGISTER.main()

@@ -14,16 +14,17 @@ from torch import Tensor
 from adaptf.data.clips import UNKNOWN
 from adaptf.errors import UserError
 from adaptf.evaluation.changes import OWN_COLUMNS
-from adaptf.mlproject.register import DEVICE_TAG, QUANTIZE_TAG
 from adaptf.paths import user_path
+from adaptf.pipeline.artifacts import DEVICE, QUANTIZE_RUN
 from adaptf.pipeline.dataset import PreparedData
 from adaptf.pipeline.fitting import check_scenes
 from adaptf.pipeline.given_files import check_readable, is_path
+from adaptf.pipeline.lineage import VERSION_URI, version_by_alias
 from adaptf.pipeline.predictions import DeviceRouter, Model, load_models
+from adaptf.serving import logged_model
 from adaptf.serving.bundle import Bundle, RoutedModel, read_bundle
 from adaptf.tracking import registry, runs
 from adaptf.tracking.checkpoint_files import files_of, is_mapping
-from adaptf.tracking.lineage import VERSION_URI, version_by_alias
 from adaptf.tracking.runs import StageRun
 
 QUANTIZED_DEVICE = "INT8 accuracy/"
@@ -81,7 +82,7 @@ def compared(value: str) -> Compared:
         raise UserError(f"runs names '{value}': there is no such file or folder")
     run = runs.finished_run(value)
     run_ids = tuple(runs.with_all_seeds(run))
-    device = run.data.tags.get(DEVICE_TAG)
+    device = run.data.tags.get(DEVICE)
     return Compared(runs.name_of(value), run_ids, run_ids, None if device == UNKNOWN else device)
 
 
@@ -96,10 +97,10 @@ def compared_version(uri: str) -> Compared:
         tags = mlflow.MlflowClient().get_model_version(name, version).tags
     except MlflowException as error:
         raise UserError(f"there is no {uri} in {mlflow.get_registry_uri()}: {error.message}") from error
-    device = tags.get(DEVICE_TAG)
+    device = tags.get(DEVICE)
     if device is None and name != registry.ROUTER_NAME:
-        raise UserError(f"{name} version {version} has no tag {DEVICE_TAG} that says whose clips it answers for")
-    quantized = tags.get(QUANTIZE_TAG, "")
+        raise UserError(f"{name} version {version} has no tag {DEVICE} that says whose clips it answers for")
+    quantized = tags.get(QUANTIZE_RUN, "")
     scores = runs.scores(quantized) if quantized else {}
     known = {metric.removeprefix(QUANTIZED_DEVICE) for metric in scores if metric.startswith(QUANTIZED_DEVICE)}
     return Compared(
@@ -137,7 +138,7 @@ def of_version(one: Compared, run: StageRun, data: PreparedData) -> DeviceRouter
         runs.check_data(run_id, data.digest)
     folder = run.folder / name / version
     folder.mkdir(parents=True, exist_ok=True)
-    bundle = read_bundle(registry.download_bundle(name, version, folder))
+    bundle = read_bundle(logged_model.download_bundle(name, version, folder))
     check_scenes(one.label, bundle.scenes, data)
     format = data.waveforms.format
     if (bundle.sample_rate, bundle.clip_samples) != (format.sample_rate, format.clip_samples):

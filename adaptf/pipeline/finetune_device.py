@@ -8,14 +8,15 @@ from adaptf.data.clip_set import ClipSet
 from adaptf.data.clips import TRAIN, UNKNOWN, VALIDATION
 from adaptf.errors import UserError
 from adaptf.evaluation.scores import accuracy
-from adaptf.mlproject.teacher import TEACHER_KIND
 from adaptf.models.checkpoint import load_classifier, save_classifier
 from adaptf.models.classifier import Classifier
+from adaptf.pipeline.artifacts import BEST, DATA_KIND, DEVICE, KEPT, SCENES_KIND, START, TEACHER_KIND
 from adaptf.pipeline.borrowed import Borrowed, matching_to, with_borrowed
 from adaptf.pipeline.config import AugmentConfig, OptimConfig, TrainerConfig, upstream, upstream_each, upstream_model
-from adaptf.pipeline.dataset import DATA_KIND, SCENES_KIND, PreparedData, load_prepared
-from adaptf.pipeline.fitting import BEST, files_of_training, student_of, train_classifier
+from adaptf.pipeline.dataset import PreparedData, load_prepared
+from adaptf.pipeline.fitting import files_of_training, student_of, train_classifier
 from adaptf.pipeline.refit import as_refit, check_choice, learnt_splits, refits_of
+from adaptf.pipeline.stage import Stage
 from adaptf.pipeline.taught import (
     LossConfig,
     logits_of_teachers,
@@ -30,7 +31,6 @@ from adaptf.tracking.runs import NONE, Result, StageRun
 from adaptf.training.augmentation import Augmentation, band_matching
 from adaptf.training.fit import Fitted
 
-START, KEPT = "start/accuracy", "kept/accuracy"
 Keep = Literal["last", "best"]
 
 
@@ -64,12 +64,11 @@ class FinetuneDeviceConfig:
     optim: OptimConfig = OptimConfig(lr=0.0008, max_epochs=10)
     trainer: TrainerConfig = TrainerConfig()
     seed: int = 0
-    """Of order and augmentations."""
+    """Any whole number: starts the random numbers for the order of the clips and their augmentations."""
 
 
 def finetune_device(config: FinetuneDeviceConfig, run: StageRun) -> Result:
     """The model that `keep` asks for; it, the start and the fine-tuned model are judged on the device's validation clips."""
-    check_keep(config)
     if config.keep == "best":
         check_choice("distill_run", config.distill_run)
     data = load_prepared(run, config.prepare_run, kind=SCENES_KIND)
@@ -91,7 +90,7 @@ def finetune_device(config: FinetuneDeviceConfig, run: StageRun) -> Result:
     result = Result(
         metrics={START: start_score, KEPT: kept_score},
         files={**files, BEST: save_classifier(kept, run.folder / "kept" / "best.ckpt", epoch=epochs)},
-        tags={"adaptf.device": config.device},
+        tags={DEVICE: config.device},
         note=f"{note}\n\n{note_of(config.loss, run, teacher_ids(config.teacher_runs))}",
         summary=f"{run.name}: {note}",
     )
@@ -188,3 +187,6 @@ def validation_clips(data: PreparedData, device: str | None, min_clips: int) -> 
         return own, f"{len(own)} validation clips of {device or 'all devices'}"
     every = data.clips(VALIDATION)
     return every, f"{len(every)} validation clips of all devices (only {len(own)} are of {device})"
+
+
+FINETUNE_DEVICE = Stage("finetune_device", run=finetune_device, config=FinetuneDeviceConfig, check=check_keep, score=KEPT)

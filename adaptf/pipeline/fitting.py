@@ -1,8 +1,7 @@
 """What the training stages share: augmentations from settings, Lightning from settings, the checkpoint to start from."""
 
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -21,11 +20,12 @@ from adaptf.data.hashes import FileState, state_of
 from adaptf.data.log_mels import LogMelTables
 from adaptf.data.responses import ResponseLevel, load_responses
 from adaptf.data.shared_objects import SharedObjects
-from adaptf.errors import UserError
+from adaptf.errors import UserError, in_section
 from adaptf.evaluation.scores import Score, absent_scenes, say_absent
 from adaptf.models.checkpoint import load_classifier
 from adaptf.models.classifier import TFSEPNET, Classifier, ModelDescription
 from adaptf.models.public_checkpoint import CLASSES
+from adaptf.pipeline.artifacts import BEST, CHECKPOINTS, SCENES_KIND
 from adaptf.pipeline.config import (
     AugmentConfig,
     BeatsOptimConfig,
@@ -34,7 +34,7 @@ from adaptf.pipeline.config import (
     OptimConfig,
     TrainerConfig,
 )
-from adaptf.pipeline.dataset import SCENES_KIND, PreparedData
+from adaptf.pipeline.dataset import PreparedData
 from adaptf.pipeline.schedule import averaging_of, unended_cycle
 from adaptf.tracking import runs
 from adaptf.tracking.runs import NONE, Result, StageRun
@@ -53,9 +53,6 @@ from adaptf.training.losses import cross_entropy, multi_label_loss
 from adaptf.training.metrics import MacroAccuracy, MeanAveragePrecision, MeanDPrime
 from adaptf.training.optim import ConfigureOptimizer, adam_with_warm_restarts, adamw_with_linear_decay
 from adaptf.training.task import ClassifierTask, Loss, Measure, with_targets
-
-CHECKPOINTS = "checkpoints"
-BEST = f"{CHECKPOINTS}/best.ckpt"
 
 
 @dataclass(frozen=True)
@@ -296,15 +293,6 @@ def train_classifier(
             "accumulate_grad_batches": trainer.accumulate_batches,
         },
     )
-
-
-@contextmanager
-def in_section(section: str) -> Iterator[None]:
-    """A value out of range becomes an error that says which section of the settings it stands in."""
-    try:
-        yield
-    except ValueError as error:
-        raise UserError(f"{section}: {error}") from error
 
 
 def optimizer_of(optim: OptimConfig | BeatsOptimConfig) -> ConfigureOptimizer:

@@ -11,13 +11,13 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution, Floa
 from adaptf.data import clips
 from adaptf.data.errors import raise_problems
 from adaptf.data.parquet import read_table
-from adaptf.errors import UserError
+from adaptf.errors import UserError, in_section
 from adaptf.mlproject.distill import DistillConfig
 from adaptf.mlproject.finetune import FinetuneConfig, of_device
+from adaptf.pipeline.artifacts import CLIPS, DATA
 from adaptf.pipeline.config import MelConfig
-from adaptf.pipeline.dataset import CLIPS
 from adaptf.pipeline.finetune_device import check_keep
-from adaptf.pipeline.fitting import build_augmentations, check_folder, dir_p_by_device, in_section, optimizer_of
+from adaptf.pipeline.fitting import build_augmentations, check_folder, dir_p_by_device, optimizer_of
 from adaptf.pipeline.refit import check_choice
 from adaptf.pipeline.schedule import averaging_of
 from adaptf.pipeline.taught import objective_of, teacher_ids
@@ -47,7 +47,7 @@ def check_values(space: Space, config: Any, *, value: str, stage: str) -> None:
 def devices_of(prepare_run: str) -> list[str]:
     """Device names of the training clips. Raises UpstreamError where the run holds no data."""
     with TemporaryDirectory() as folder:
-        return clips.devices_of(read_table(download(prepare_run, "data", Path(folder)) / CLIPS))
+        return clips.devices_of(read_table(download(prepare_run, DATA, Path(folder)) / CLIPS))
 
 
 def named_twice(space: Space, config: Any) -> Iterator[str]:
