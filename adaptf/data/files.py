@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TypeVar
 
-Item = TypeVar("Item")
+_Item = TypeVar("_Item")
 
 
 def write_atomically(path: Path, content: bytes, *, flush: bool = True) -> None:
@@ -25,7 +25,7 @@ def write_atomically(path: Path, content: bytes, *, flush: bool = True) -> None:
         temporary.unlink(missing_ok=True)
 
 
-def blocks_of(items: Sequence[Item], size: int) -> Iterator[Sequence[Item]]:
+def blocks_of(items: Sequence[_Item], size: int) -> Iterator[Sequence[_Item]]:
     """Consecutive parts of `size` items; the last may be shorter."""
     for start in range(0, len(items), size):
         yield items[start : start + size]

@@ -23,9 +23,9 @@ def write_table(path: Path, table: pd.DataFrame, *, flush: bool = True) -> None:
 
 
 def read_table(path: Path) -> pd.DataFrame:
-    """What was written to `path`; or the CSV file in its place that a former version left, its floats in double precision.
+    """What was written to `path`; or the CSV file that a former version left in its place, floats as float64.
 
-    Raises DataError where neither is there or can be read.
+    Raises DataError where there is neither, or it can't be read.
     """
     file = next(filter(Path.exists, (path, *map(path.with_suffix, _FORMER_SUFFIXES))), path)
     try:

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from adaptf.data.errors import DataError, raise_problems
 from adaptf.data.parquet import read_table, write_table
 
-TABLE, ABOUT = "logits.parquet", "logits.json"
+_TABLE, _ABOUT = "logits.parquet", "logits.json"
 
 
 @dataclass(frozen=True)
@@ -54,27 +54,27 @@ def write_teacher_logits(folder: Path, table: TeacherLogits) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     frame = pd.DataFrame(table.logits, columns=list(table.classes))
     frame.insert(0, "filename", list(table.filenames))
-    write_table(folder / TABLE, frame)
+    write_table(folder / _TABLE, frame)
     about = {
         "teacher_run": table.teacher_run,
         "data_digest": table.data_digest,
         "classes": list(table.classes),
         "clips": len(table.filenames),
     }
-    (folder / ABOUT).write_text(json.dumps(about, indent=1))
+    (folder / _ABOUT).write_text(json.dumps(about, indent=1))
 
 
 def read_teacher_logits(folder: Path) -> TeacherLogits:
     """Raises DataError where it is no such table, clips are missing or stand there twice, or a logit is no number."""
-    about = _read_about(folder / ABOUT)
-    frame = read_table(folder / TABLE)
+    about = _read_about(folder / _ABOUT)
+    frame = read_table(folder / _TABLE)
     columns, classes = ["filename", *about["classes"]], about["classes"]
     if list(frame.columns) != columns:
-        raise DataError(f"{folder} has the columns {', '.join(frame.columns)}, by {ABOUT} they are {', '.join(columns)}")
+        raise DataError(f"{folder} has the columns {', '.join(frame.columns)}, by {_ABOUT} they are {', '.join(columns)}")
     twice = frame["filename"][frame["filename"].duplicated()]
     raise_problems([f"{name} stands there twice" for name in twice], of=str(folder))
     if len(frame) != about["clips"]:
-        raise DataError(f"{folder} holds {len(frame)} clips; {ABOUT} there says {about['clips']}: it is not whole")
+        raise DataError(f"{folder} holds {len(frame)} clips; {_ABOUT} there says {about['clips']}: it is not whole")
     try:
         logits = frame[classes].to_numpy(np.float32)
     except ValueError as error:

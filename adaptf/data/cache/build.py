@@ -38,7 +38,7 @@ CLIPS_PER_BLOCK = 256
 SECONDS_BETWEEN_COMMITS = 5.0
 """So much decoding at most is done again after a build was killed."""
 
-FULL_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_FULL_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 class Clip(NamedTuple):
@@ -194,7 +194,7 @@ def _fill(
 
 def _explained(error: BaseException, shard: Shard, *, kept: int, missing: int) -> BaseException:
     """What a user can do about a build that ended early."""
-    if isinstance(error, OSError) and error.errno in FULL_DISK:
+    if isinstance(error, OSError) and error.errno in _FULL_DISK:
         space = missing * shard.format.row_bytes / 1e9
         return DataError(
             f"the disk of {shard.folder} is full; {kept} clips more than before are kept. Make space for {space:.2f} GB, then "
