@@ -68,8 +68,9 @@ def test_evaluate_leaves_a_page_and_the_same_as_csv_and_png(artifacts: Path, eva
     pictures = {path.name for path in artifacts.glob("*.png")}
     assert {"accuracy.png", "confusion.png", "confusion_devices.png", "devices.png"} <= pictures
     assert {"reliability.png", "rejection.png"} <= pictures
-    tables = {path.stem for path in (artifacts / "tables").glob("*.csv")}
-    assert {"scenes", "devices", "calibration", "reliability", "rejection", "confusions", "predictions trained"} <= tables
+    tables = {path.name for path in (artifacts / "tables").iterdir()}
+    names = ("scenes", "devices", "calibration", "reliability", "rejection", "confusions")
+    assert {*(f"{name}.csv" for name in names), "predictions trained.parquet"} <= tables
     note = mlflow.get_run(evaluated).data.tags["mlflow.note.content"]
     assert f"runs/{evaluated}/artifacts/report.html)" in note and f"runs/{trained})" in note
 
