@@ -19,6 +19,7 @@ from adaptf.data.cache.shards import CLIPS_PER_SHARD, CacheFormat, Shard
 from adaptf.data.clips import TAU_SCENES
 from adaptf.data.data_module import ClipDataModule
 from adaptf.data.loading import Loading
+from adaptf.data.parquet import write_table
 from adaptf.pipeline.artifacts import CLIPS, DATASET, SCENES_KIND
 from adaptf.pipeline.dataset import load_prepared
 
@@ -55,7 +56,7 @@ def write_prepared(folder: Path) -> None:
             file.truncate(len(keys) * FORMAT.row_bytes)
         shard.write_manifest([(key, "0" * 16, FORMAT.clip_samples, 0.1234, 0.0123, -0.0001, 0.0, "") for key in keys])
     (folder / "data").mkdir()
-    table.to_csv(folder / "data" / CLIPS, index=False)
+    write_table(folder / "data" / CLIPS, table)
     names = {"name": "tau", "kind": SCENES_KIND, "classes": TAU_SCENES, "devices": DEVICES, "digest": "x"}
     places = {"audio_root": "", "cache": str(folder / "cache"), "format": asdict(FORMAT), "synthesised": False}
     (folder / "data" / DATASET).write_text(json.dumps(names | places))

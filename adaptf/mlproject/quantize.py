@@ -22,6 +22,7 @@ from adaptf.compression.runtime import LARGEST_DIFFERENCE, OPENVINO, PT2, openvi
 from adaptf.data.batch import WaveformBatch
 from adaptf.data.clip_set import ClipSet
 from adaptf.data.clips import TRAIN, UNKNOWN, VALIDATION
+from adaptf.data.parquet import write_table
 from adaptf.errors import UserError
 from adaptf.evaluation.bootstrap import SIGNIFICANT, paired_bootstrap
 from adaptf.evaluation.predict import predict_logits
@@ -150,7 +151,7 @@ def quantize(config: QuantizeConfig, run: StageRun) -> Result:
     with fresh_process() as fresh:
         for device, classifier in models.items():
             found.append(quantize_device(config, data, device, classifier, folder / f"{device}.pt2", fresh))
-            found[-1].predictions.to_csv(predictions / f"{device}.csv", index=False, float_format="%.9g")
+            write_table(predictions / f"{device}.parquet", found[-1].predictions)
             print(f"{run.name} {device}: {summary_of(found[-1])}", flush=True)
     description = classifier.description.as_dict() | {"clip_samples": data.waveforms.format.clip_samples}
     (folder / DESCRIPTION).write_text(json.dumps(description, indent=1))

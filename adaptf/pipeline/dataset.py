@@ -14,6 +14,7 @@ from adaptf.data.cache.waveforms import WaveformCache, open_cache
 from adaptf.data.clip_set import ClipSet, clip_set, scene_clip_set
 from adaptf.data.clips import TEST, TRAIN, UNKNOWN, VALIDATION, devices_of
 from adaptf.data.errors import DataError
+from adaptf.data.parquet import read_table
 from adaptf.data.sources import CachedWaveforms, Sample
 from adaptf.pipeline.artifacts import CLIPS, DATA, DATASET, SCENES_KIND
 from adaptf.tracking.runs import DataSet, StageRun, UpstreamError
@@ -104,7 +105,7 @@ def _read_prepared(run: StageRun, prepare_run: str, kind: str) -> tuple[Prepared
     stored: dict[str, Any] = json.loads((folder / DATASET).read_text())
     if stored["kind"] != kind:
         raise UpstreamError(f"prepare run {prepare_run} holds data of kind '{stored['kind']}', '{kind}' is needed")
-    table = pd.read_csv(folder / CLIPS, dtype=str, keep_default_na=False)
+    table = read_table(folder / CLIPS)
     data = PreparedData(
         kind=kind,
         table=table,

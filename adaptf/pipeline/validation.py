@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from adaptf.data.clip_set import ClipSet
 from adaptf.data.clips import UNKNOWN, VALIDATION, devices_of
 from adaptf.data.log_mels import LogMelTables
+from adaptf.data.parquet import read_table, write_table
 from adaptf.evaluation.predict import inference_device, predict_logits
 from adaptf.evaluation.scores import (
     absent_scenes,
@@ -20,7 +21,6 @@ from adaptf.evaluation.scores import (
     macro_accuracy_per_device,
     places_of,
     prediction_table,
-    read_prediction_table,
     say_absent,
 )
 from adaptf.evaluation.tables import as_markdown, device_table, scene_table
@@ -102,13 +102,13 @@ def with_predictions(result: Result, run: StageRun, settings: Mapping[str, pd.Da
     folder = run.folder / FOLDER
     folder.mkdir(exist_ok=True)
     for setting, predictions in settings.items():
-        predictions.to_csv(folder / f"{setting}.csv", index=False, float_format="%.9g")
+        write_table(folder / f"{setting}.parquet", predictions)
     return replace(result, files={**result.files, FOLDER: folder})
 
 
 def read_validation_predictions(run: StageRun, run_id: str, setting: str) -> pd.DataFrame:
     """What `with_predictions` left in another run."""
-    return read_prediction_table(run.download(run_id, f"{FOLDER}/{setting}.csv"))
+    return read_table(run.download(run_id, FOLDER) / f"{setting}.parquet")
 
 
 def validation_tables(settings: Mapping[str, pd.DataFrame], data: PreparedData, role: str) -> str:

@@ -2,21 +2,20 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from io import StringIO
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
-import pandas as pd
-from mlflow.artifacts import load_text
-from mlflow.exceptions import MlflowException
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 
 from adaptf.data import clips
 from adaptf.data.errors import raise_problems
+from adaptf.data.parquet import read_table
 from adaptf.errors import UserError, in_section
 from adaptf.mlproject.distill import DistillConfig
 from adaptf.mlproject.finetune import FinetuneConfig, of_device
-from adaptf.pipeline.artifacts import CLIPS
+from adaptf.pipeline.artifacts import CLIPS, DATA
 from adaptf.pipeline.augmentations import build_augmentations, check_folder, dir_p_by_device
 from adaptf.pipeline.config import MelConfig
 from adaptf.pipeline.finetune_device import check_keep
@@ -25,7 +24,7 @@ from adaptf.pipeline.refit import check_choice
 from adaptf.pipeline.schedule import averaging_of
 from adaptf.pipeline.taught import check_weights, teacher_ids
 from adaptf.sweeps.space import DIR_OF, SPACES, Space, space_path, with_values
-from adaptf.tracking.runs import UpstreamError
+from adaptf.tracking.runs import download
 from adaptf.training.device_probability import devices_in
 
 
@@ -49,11 +48,8 @@ def check_values(space: Space, config: Any, *, value: str, stage: str) -> None:
 
 def devices_of(prepare_run: str) -> list[str]:
     """Device names of the training clips. Raises UpstreamError where the run holds no data."""
-    uri = f"runs:/{prepare_run}/data/{CLIPS}"
-    try:
-        return clips.devices_of(pd.read_csv(StringIO(load_text(uri)), dtype=str, keep_default_na=False))
-    except (MlflowException, OSError) as error:
-        raise UpstreamError(f"{uri} can't be read: {error}") from error
+    with TemporaryDirectory() as folder:
+        return clips.devices_of(read_table(download(prepare_run, DATA, Path(folder)) / CLIPS))
 
 
 def named_twice(space: Space, config: Any) -> Iterator[str]:

@@ -11,6 +11,7 @@ from typing import Any
 
 import mlflow
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from numpy.typing import NDArray
@@ -96,13 +97,10 @@ def test_a_device_with_too_few_clips_is_left_to_the_model_for_unknown_devices(
     config: FinetuneConfig, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.WARNING)
-    counts = {"a": 0, "b": 0, "c": 0}
-    table = Path(mlflow.artifacts.download_artifacts(run_id=config.prepare_run, artifact_path="data/clips.csv"))
-    for line in table.read_text().splitlines()[1:]:
-        fields = line.split(",")
-        if "train" in fields:
-            counts[fields[2]] += 1
-    most = max(counts.values())
+    path = mlflow.artifacts.download_artifacts(run_id=config.prepare_run, artifact_path="data/clips.parquet")
+    table = pd.read_parquet(path)
+    counts = table[table["split"] == "train"]["device"].value_counts()
+    most = max(counts)
     run_id = execute(FINETUNE, replace(config, devices=("a", "nobody"), min_clips=min(most, counts["a"])))
     models = json.loads(Path(mlflow.artifacts.download_artifacts(run_id=run_id, artifact_path="models.json")).read_text())
     assert list(models) == ["a", "unknown"]

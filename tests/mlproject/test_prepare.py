@@ -118,7 +118,7 @@ def test_the_data_set_with_its_digest_is_the_runs_input(prepared: str) -> None:
 def test_own_data_of_any_length_is_cut_and_the_report_says_so(environment: dict[str, str], tmp_path: Path, own: Path) -> None:
     noise(own.parent / "sounds/0.wav", 0.4, seed=100)
     run_id = run_prepare(environment, tmp_path, own)
-    table = pd.read_csv(artifact(run_id, "data/clips.csv"), dtype=str)
+    table = pd.read_parquet(artifact(run_id, "data/clips.parquet"))
     assert len(table) == 1 + 7 * 3
     assert table["filename"][:4].tolist() == ["sounds/0.wav", "sounds/1.wav#t=0", "sounds/1.wav#t=1", "sounds/1.wav#t=2"]
     assert (table.groupby(table["filename"].str.partition("#")[0])["split"].nunique() == 1).all()
@@ -204,7 +204,7 @@ def test_audioset_counts_and_leaves_out_what_is_missing_or_broken(
     environment: dict[str, str], tmp_path: Path, audioset: Path
 ) -> None:
     run_id = run_prepare(environment, tmp_path, audioset, audioset_clip_seconds=2.0, validation_share=0.3)
-    table = pd.read_csv(artifact(run_id, "data/clips.csv"), dtype=str)
+    table = pd.read_parquet(artifact(run_id, "data/clips.parquet"))
     assert len(table) == 8
     findings = pd.read_csv(artifact(run_id, "report/findings.csv")).set_index("finding")["filename"]
     assert findings["missing"] == "video000000"

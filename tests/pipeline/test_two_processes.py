@@ -55,7 +55,7 @@ def test_a_teacher_of_two_processes_predicts_every_clip(prepared: str, environme
     fields += ["--small.optim.batch_size=8", "--trainer.accelerator=cpu", "--trainer.workers=0", "--trainer.progress_bar=false"]
     run_to_its_end([sys.executable, "-m", "adaptf.mlproject.teacher", *fields], environment, folder)
     (run,) = runs_of("teacher")
-    logits = pd.read_csv(mlflow.artifacts.download_artifacts(run_id=run.info.run_id, artifact_path="logits/logits.csv"))
+    logits = pd.read_parquet(mlflow.artifacts.download_artifacts(run_id=run.info.run_id, artifact_path="logits/logits.parquet"))
     assert logits["filename"].nunique() == len(logits) == 24
     about = mlflow.artifacts.load_text(f"{run.info.artifact_uri}/logits/logits.json")
     assert json.loads(about)["teacher_run"] == run.info.run_id
