@@ -13,7 +13,6 @@ from torch.export import ExportedProgram
 
 from adaptf.compression.agreement import REFERENCE_CLIPS, Reference, save_reference
 from adaptf.compression.correction import correct, is_bias
-from adaptf.compression.equalization import equalize_stem
 from adaptf.compression.int8 import (
     DYNAMIC_BATCH,
     errors_only,
@@ -26,8 +25,9 @@ from adaptf.compression.openvino_form import save_openvino
 from adaptf.compression.runtime import openvino_file, remove_openvino
 from adaptf.errors import UserError
 from adaptf.models.residual_normalization import ResidualNormalization
-from adaptf.models.served import Statistics, served
-from adaptf.models.tfsepnet import TfSepNet
+from adaptf.models.students.tfsepnet.equalization import equalize_stem
+from adaptf.models.students.tfsepnet.network import TfSepNet
+from adaptf.models.students.tfsepnet.served import Statistics, served
 
 CORRECTION_CLIPS = 256
 """Calibration clips from which weights and biases are corrected, at most: they are run at once."""

@@ -22,11 +22,11 @@ from adaptf.data.hashes import sha256_of
 from adaptf.data.teacher_logits import TeacherLogits, write_teacher_logits
 from adaptf.evaluation.predict import inference_device, predict_logits
 from adaptf.evaluation.scores import prediction_table
-from adaptf.models import beats
-from adaptf.models.beats import BeatsClassifier, BeatsFeatures
-from adaptf.models.beats_file import load_beats
 from adaptf.models.checkpoint import load_classifier, load_network_weights, save_classifier
 from adaptf.models.classifier import BEATS, SMALL_CNN, Classifier, ModelDescription, build_classifier
+from adaptf.models.teachers import beats
+from adaptf.models.teachers.beats import BeatsClassifier, BeatsFeatures
+from adaptf.models.teachers.beats_file import load_beats
 from adaptf.pipeline.config import AugmentConfig, BeatsOptimConfig, MelConfig, OptimConfig, TrainerConfig, path_field, upstream
 from adaptf.pipeline.dataset import DATA_KIND, SCENES_KIND, PreparedData, load_prepared
 from adaptf.pipeline.fitting import SCENES, fitted_result, train_classifier

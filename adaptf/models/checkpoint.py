@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from adaptf.data.files import write_atomically
 from adaptf.errors import UserError
 from adaptf.models.classifier import TFSEPNET, Classifier, ModelDescription, build_classifier
-from adaptf.models.public_checkpoint import CLASSES, from_public, is_public
+from adaptf.models.students.tfsepnet.public_checkpoint import CLASSES, from_public, is_public
 from adaptf.models.torch_file import NamesCode, UnreadableFile, brief, compare_checksums, read_start, read_torch_file
 
 ARRAYS = ".npz"

@@ -7,9 +7,9 @@ from typing import Any
 from torch import Tensor, nn
 
 from adaptf.audio.logmel import LogMel
-from adaptf.models.beats import BeatsClassifier, BeatsEncoder, BeatsFeatures
-from adaptf.models.small_teacher import SmallCnnTeacher
-from adaptf.models.tfsepnet import TfSepNet
+from adaptf.models.students.tfsepnet.network import TfSepNet
+from adaptf.models.teachers.beats import BeatsClassifier, BeatsEncoder, BeatsFeatures
+from adaptf.models.teachers.small_cnn import SmallCnnTeacher
 
 TFSEPNET, SMALL_CNN, BEATS = "tfsepnet", "small_cnn", "beats"
 

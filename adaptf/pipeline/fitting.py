@@ -25,7 +25,7 @@ from adaptf.errors import UserError
 from adaptf.evaluation.scores import Score, absent_scenes, say_absent
 from adaptf.models.checkpoint import load_classifier
 from adaptf.models.classifier import TFSEPNET, Classifier, ModelDescription
-from adaptf.models.public_checkpoint import CLASSES
+from adaptf.models.students.tfsepnet.public_checkpoint import CLASSES
 from adaptf.pipeline.config import (
     AugmentConfig,
     BeatsOptimConfig,

@@ -14,7 +14,7 @@ from adaptf.compression.quantize import quantize_int8
 from adaptf.errors import UserError
 from adaptf.mlproject.compare import CompareConfig, compare
 from adaptf.mlproject.train import TrainConfig, train
-from adaptf.models.tfsepnet import TfSepNet
+from adaptf.models.students.tfsepnet.network import TfSepNet
 from adaptf.pipeline.command_line import parse
 from adaptf.pipeline.stage import execute
 from adaptf.serving.bundle import write_bundle

@@ -18,9 +18,9 @@ from adaptf.evaluation.predict import predict_logits
 from adaptf.mlproject.distill import DistillConfig, distill
 from adaptf.mlproject.teacher import FrozenTeacherConfig, TeacherConfig, beats_digest, teacher, unused_on_embeddings
 from adaptf.mlproject.train import TrainConfig, train
-from adaptf.models.beats import BeatsEncoder
-from adaptf.models.beats_file import BeatsFileError
 from adaptf.models.checkpoint import load_classifier
+from adaptf.models.teachers.beats import BeatsEncoder
+from adaptf.models.teachers.beats_file import BeatsFileError
 from adaptf.pipeline.config import AugmentConfig, BeatsOptimConfig, OptimConfig
 from adaptf.pipeline.dataset import SCENES_KIND, load_prepared
 from adaptf.pipeline.stage import execute

@@ -15,7 +15,7 @@ from adaptf.mlproject.main import MainConfig, main
 from adaptf.mlproject.prepare import PrepareConfig, data_digest, prepare
 from adaptf.mlproject.teacher import TeacherConfig, teacher
 from adaptf.mlproject.train import TrainConfig, train
-from adaptf.models.small_teacher import SmallCnnTeacher
+from adaptf.models.teachers.small_cnn import SmallCnnTeacher
 from adaptf.pipeline.config import BeatsOptimConfig, DataConfig
 from adaptf.pipeline.fitting import optimizer_of
 from adaptf.pipeline.stage import execute

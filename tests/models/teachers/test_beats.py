@@ -11,10 +11,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from adaptf.models.beats import BeatsClassifier, BeatsEncoder, BeatsFeatures, BeatsTeacher
-from adaptf.models.beats_file import load_beats
+from adaptf.models.teachers.beats import BeatsClassifier, BeatsEncoder, BeatsFeatures, BeatsTeacher
+from adaptf.models.teachers.beats_file import load_beats
 
-GOLDEN = Path(__file__).parent.parent / "golden"
+GOLDEN = Path(__file__).parents[2] / "golden"
 CHECKPOINT = GOLDEN / "beats_tiny.pt"
 
 
@@ -283,7 +283,7 @@ def test_checkpoints_change_no_name_and_no_setting(cfg: dict[str, Any]) -> None:
 def test_layers_run_once_and_as_they_are_where_nothing_is_trained(
     cfg: dict[str, Any], mode: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("adaptf.models.beats.checkpoint", None)
+    monkeypatch.setattr("adaptf.models.teachers.beats.checkpoint", None)
     network = BeatsClassifier(
         BeatsEncoder(cfg), classes=2, freeze_encoder=mode == "frozen", activation_checkpointing=True
     ).train(mode != "evaluating")

@@ -11,7 +11,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 
-from adaptf.models.tfsepnet import ConvNormRelu, TfSepBlock, TfSepNet, separate_convolutions
+from adaptf.models.students.tfsepnet.network import ConvNormRelu, TfSepBlock, TfSepNet, separate_convolutions
 
 Order = list[int]
 """Place i holds the channel that the shuffling network has at place order[i]."""

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from adaptf.models.tfsepnet import TfSepNet
+from adaptf.models.students.tfsepnet.network import TfSepNet
 
 QUIETEST_SHARE = 0.01
 """Of the loudest channel's maximum: channels that are never louder are not brought up further."""

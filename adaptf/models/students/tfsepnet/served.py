@@ -14,8 +14,8 @@ import torch
 from torch import Tensor, nn
 
 from adaptf.models.residual_normalization import ResidualNormalization, scale_and_shift
-from adaptf.models.tfsepnet import ConvNormRelu, TfSepNet
-from adaptf.models.unshuffled import UnshuffledBlock, reordered, unshuffled
+from adaptf.models.students.tfsepnet.network import ConvNormRelu, TfSepNet
+from adaptf.models.students.tfsepnet.unshuffled import UnshuffledBlock, reordered, unshuffled
 
 
 def served(network: TfSepNet) -> TfSepNet:

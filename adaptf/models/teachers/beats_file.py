@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from adaptf.errors import UserError
-from adaptf.models.beats import BeatsEncoder
+from adaptf.models.teachers.beats import BeatsEncoder
 from adaptf.models.torch_file import UnreadableFile, brief, read_torch_file
 
 PRETRAINED_FILE = "BEATs_iter3_plus_AS2M.pt"

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from adaptf.models.residual_normalization import ResidualNormalization
-from adaptf.models.tfsepnet import initialise
+from adaptf.models.students.tfsepnet.network import initialise
 
 STEM_KERNEL, STEM_STRIDE = (9, 3), (8, 2)
 """Over bands and frames. Mel bands are many and alike: pooled at once they cost half the time, and no accuracy."""
