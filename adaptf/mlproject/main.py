@@ -17,7 +17,7 @@ from adaptf.mlproject.pretrain import PretrainConfig, pretrain
 from adaptf.mlproject.promote import PromoteConfig, check_reason, promote, unlike_any_other
 from adaptf.mlproject.quantize import QuantizeConfig, quantize
 from adaptf.mlproject.register import RegisterConfig, register
-from adaptf.mlproject.teacher import TeacherConfig, TeacherKind, beats_digest, teacher
+from adaptf.mlproject.teacher import TeacherConfig, file_digest, teacher
 from adaptf.mlproject.train import TrainConfig, train
 from adaptf.pipeline.artifacts import DONE, PROMOTED, SCENES_KIND
 from adaptf.pipeline.config import (
@@ -69,7 +69,7 @@ class MainConfig:
     trainer: TrainerConfig = TrainerConfig()
     seed: int = 0
     """Of every stage."""
-    teacher_kinds: tuple[TeacherKind, ...] = ("ssl", "ssl_sl", "ssl_frozen")
+    teacher_kinds: tuple[str, ...] = ("ssl", "ssl_sl", "ssl_frozen")
     """The ensemble; each has the seed of its place added to its own."""
     pretrain: PretrainConfig = PretrainConfig()
     train: TrainConfig = TrainConfig()
@@ -120,7 +120,7 @@ def main(config: MainConfig, run: StageRun) -> Result:
         step(
             teacher,
             replace(config.teacher, prepare_run=scenes, kind=kind, seed=config.teacher.seed + place),
-            inputs=beats_digest,
+            inputs=file_digest,
             what=f"teacher {kind}",
         )
         for place, kind in enumerate(config.teacher_kinds)
@@ -273,7 +273,7 @@ def check(config: MainConfig) -> str:
     digests = [data_digest(PrepareConfig(config.data))]
     if config.audioset.root != NONE:
         digests.append(data_digest(PrepareConfig(replace(config.data, root=config.audioset.root))))
-    digests += [beats_digest(replace(config.teacher, kind=kind)) for kind in config.teacher_kinds]
+    digests += [file_digest(replace(config.teacher, kind=kind)) for kind in config.teacher_kinds]
     return runs.digest(*digests)
 
 

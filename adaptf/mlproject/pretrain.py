@@ -7,8 +7,9 @@ from adaptf.models.classifier import build_classifier
 from adaptf.pipeline.artifacts import AUDIOSET_KIND, DATA_KIND
 from adaptf.pipeline.config import AugmentConfig, MelConfig, ModelConfig, OptimConfig, TrainerConfig, upstream
 from adaptf.pipeline.dataset import load_prepared
-from adaptf.pipeline.fitting import LABELS, fitted_result, tfsepnet_description, train_classifier
+from adaptf.pipeline.fitting import LABELS, fitted_result, train_classifier
 from adaptf.pipeline.stage import run_stage
+from adaptf.pipeline.students import student_description
 from adaptf.tracking.runs import Result, StageRun
 
 
@@ -35,7 +36,7 @@ def pretrain(config: PretrainConfig, run: StageRun) -> Result:
     """Mean average precision on clips that were cut out chooses the checkpoint; d-prime is told beside it."""
     data = load_prepared(run, config.prepare_run, kind=AUDIOSET_KIND)
     fitted = train_classifier(
-        build_classifier(tfsepnet_description(data.classes, config.mel, config.model)),
+        build_classifier(student_description(data.classes, config.mel, config.model)),
         run,
         train=data.clips(TRAIN, sample_seconds=config.sample_seconds),
         validation=data.clips(VALIDATION, sample_seconds=config.sample_seconds),

@@ -12,11 +12,11 @@ from adaptf.pipeline.fitting import (
     SCENES,
     checkpoint_of,
     fitted_result,
-    tfsepnet_description,
     train_classifier,
 )
 from adaptf.pipeline.refit import as_refit, learnt_splits
 from adaptf.pipeline.stage import run_stage
+from adaptf.pipeline.students import student_description
 from adaptf.pipeline.validation import TRAINED, predict_validation, with_validation_tables
 from adaptf.tracking.runs import NONE, Result, StageRun, is_process_zero
 
@@ -48,7 +48,7 @@ class TrainConfig:
 def train(config: TrainConfig, run: StageRun) -> Result:
     """Macro-average accuracy on validation clips chooses the checkpoint; of a refit the last is taken."""
     data = load_prepared(run, config.prepare_run, kind=SCENES_KIND)
-    classifier = build_classifier(tfsepnet_description(data.classes, config.mel, config.model))
+    classifier = build_classifier(student_description(data.classes, config.mel, config.model))
     origin = "From scratch."
     if config.pretrain_run != NONE:
         skip = "" if config.load_classifier else "classifier."

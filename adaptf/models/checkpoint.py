@@ -13,7 +13,8 @@ from torch import Tensor, nn
 
 from adaptf.data.files import write_atomically
 from adaptf.errors import UserError
-from adaptf.models.classifier import TFSEPNET, Classifier, ModelDescription, build_classifier
+from adaptf.models.classifier import Classifier, ModelDescription, build_classifier
+from adaptf.models.students.registry import TFSEPNET
 from adaptf.models.students.tfsepnet.public_checkpoint import CLASSES, from_public, is_public
 from adaptf.models.torch_file import NamesCode, UnreadableFile, brief, compare_checksums, read_start, read_torch_file
 

@@ -50,8 +50,21 @@ class _ResidualNormalization(torch.autograd.Function):
 class ResidualNormalization(nn.Module):
     """(batch, channels, frequency, time) -> the same shape. It has no parameters."""
 
+    stays_float = True
+    """Where the network is quantized: 1 / std may reach 316, too far for 256 steps."""
+
     def forward(self, x: Tensor) -> Tensor:
         if torch.is_grad_enabled() and x.requires_grad:
             return _ResidualNormalization.apply(x)
         _, scale, shift = scale_and_shift(x)
         return torch.addcmul(shift, x, scale)
+
+
+class Statistics(nn.Module):
+    """(batch, channels, frequency, time) -> scale and shift of the residual normalization, (batch, 1, frequency, 1) each."""
+
+    stays_float = True
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        _, scale, shift = scale_and_shift(x)
+        return scale, shift

@@ -45,9 +45,10 @@ def parse(config_class: type[Config], *, stage: str, arguments: Sequence[str]) -
     except UserError as error:
         parser.error(str(error))
     given = with_lists(with_switches(arguments, config_class), config_class)
-    parsed = vars(parser.instantiate(parser.parse_args([*preset, *given])))
-    config = config_class(**{name: value for name, value in parsed.items() if name != "preset"})
+    namespace = parser.parse_args([*preset, *given])
     try:
+        parsed = vars(parser.instantiate(namespace))
+        config = config_class(**{name: value for name, value in parsed.items() if name != "preset"})
         return as_meant(config, config_class())
     except UserError as error:
         parser.error(str(error))

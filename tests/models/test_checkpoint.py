@@ -22,7 +22,8 @@ from adaptf.models.checkpoint import (
     save_classifier,
     save_weights,
 )
-from adaptf.models.classifier import TFSEPNET, Classifier, ModelDescription, build_classifier
+from adaptf.models.classifier import Classifier, ModelDescription, build_classifier
+from adaptf.models.students.registry import TFSEPNET
 from adaptf.models.students.tfsepnet.public_checkpoint import CLASSES
 
 LABELS = ModelDescription(

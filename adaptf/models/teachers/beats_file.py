@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from adaptf.errors import UserError
-from adaptf.models.teachers.beats import BeatsEncoder
+from adaptf.models.teachers.beats import BeatsClassifier, BeatsEncoder
 from adaptf.models.torch_file import UnreadableFile, brief, read_torch_file
 
 PRETRAINED_FILE = "BEATs_iter3_plus_AS2M.pt"
@@ -49,6 +49,23 @@ def load_beats(path: str | os.PathLike[str], *, finetuned: bool | None = None) -
     except BAD_CONTENT as error:
         raise BeatsFileError(path, f"its weights do not fit the network of its cfg ({brief(error)})") from error
     return encoder
+
+
+def beats_from_file(
+    path: str | os.PathLike[str],
+    *,
+    classes: int,
+    finetuned: bool,
+    freeze_encoder: bool = False,
+    activation_checkpointing: bool = False,
+) -> BeatsClassifier:
+    """The encoder of a checkpoint file behind a new classifier. Raises as `load_beats` does."""
+    return BeatsClassifier(
+        load_beats(path, finetuned=finetuned),
+        classes=classes,
+        freeze_encoder=freeze_encoder,
+        activation_checkpointing=activation_checkpointing,
+    )
 
 
 def _read(path: Path) -> Any:

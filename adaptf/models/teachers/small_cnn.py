@@ -5,14 +5,16 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 
+from adaptf.models.initialise import initialise
 from adaptf.models.residual_normalization import ResidualNormalization
-from adaptf.models.students.tfsepnet.network import initialise
 
 STEM_KERNEL, STEM_STRIDE = (9, 3), (8, 2)
 """Over bands and frames. Mel bands are many and alike: pooled at once they cost half the time, and no accuracy."""
 STAGES = (1, 2, 4, 4)
 """Channels of each residual block in widths; a block with more channels than the last one halves bands and frames."""
 MIN_BANDS = 64
+WIDTH = 32
+"""Channels of the first stage."""
 
 
 class SmallCnnTeacher(nn.Module):
@@ -24,7 +26,7 @@ class SmallCnnTeacher(nn.Module):
     Raises ValueError where a setting or a shape does not fit.
     """
 
-    def __init__(self, *, classes: int, width: int = 32, dropout: float = 0.2) -> None:
+    def __init__(self, *, classes: int, width: int = WIDTH, dropout: float = 0.2) -> None:
         super().__init__()
         if classes < 1 or width < 1:
             raise ValueError(f"classes and width should be at least 1, got {classes} and {width}")

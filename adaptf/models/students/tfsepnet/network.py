@@ -1,11 +1,11 @@
 """TF-SepNet: a network of separate convolutions over frequency and over time (Cai et al., ICASSP 2024)."""
 
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from adaptf.models.initialise import initialise
 from adaptf.models.residual_normalization import ResidualNormalization
 
 NORM, POOL = "N", "M"
@@ -15,30 +15,24 @@ LAYOUT: tuple[float | str, ...] = (
 """The body of depth 17: residual normalization, 2x2 max pooling, or a block of so many times the width."""
 
 
-@dataclass(frozen=True)
-class TfSepNetShape:
-    """What decides a network's parameters."""
-
-    width: int = 64
-    """Channels of the first blocks; 64 is the challenge's size (126,858 parameters with ten classes)."""
-    depth: int = 17
-    """How many entries of the layout are used, 17 at most."""
+WIDTH, DEPTH, DROPOUT = 64, len(LAYOUT), 0.1
+"""The challenge's size: 126,858 parameters with ten classes."""
 
 
 class TfSepNet(nn.Module):
     """Log-mel (batch, 1, bands, frames) -> logits (batch, classes).
 
+    `width`: channels of the first blocks. `depth`: how many entries of the layout are used. `dropout`: in each block.
     Raises ValueError where the width is not a multiple of 4 or the depth is not in 2 .. 17.
     """
 
-    def __init__(self, *, classes: int, width: int = 64, depth: int = 17, dropout: float = 0.1) -> None:
+    def __init__(self, *, classes: int, width: int = WIDTH, depth: int = DEPTH, dropout: float = DROPOUT) -> None:
         super().__init__()
         if width <= 0 or width % 4:
             raise ValueError(f"width should be a positive multiple of 4 (halves and pairs of channels), got {width}")
         if not 2 <= depth <= len(LAYOUT):
             raise ValueError(f"depth should be from 2 to {len(LAYOUT)}, got {depth}")
-        self.shape = TfSepNetShape(width=width, depth=depth)
-        self.classes = classes
+        self.width = width
         half, double = width // 2, 2 * width
         self.stem = nn.Sequential(
             ConvNormRelu(1, half, kernel_size=3, stride=2, padding=1),
@@ -123,11 +117,3 @@ class ConvNormRelu(nn.Sequential):
         conv = nn.Conv2d(in_channels, out_channels, kernel_size, stride, padding, groups=groups, bias=False)
         super().__init__()
         self.conv, self.norm, self.relu = conv, nn.BatchNorm2d(out_channels), nn.ReLU(inplace=True)
-
-
-def initialise(module: nn.Module) -> None:
-    """He initialisation of convolutions for the ReLU that follows them (He et al., 2015)."""
-    if isinstance(module, nn.Conv2d):
-        nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
-        if module.bias is not None:
-            nn.init.zeros_(module.bias)

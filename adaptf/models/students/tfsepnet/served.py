@@ -7,13 +7,15 @@
   a range of which 256 steps are too few; what comes into it does not.
 """
 
+from collections.abc import Sequence
 from itertools import pairwise
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from adaptf.models.residual_normalization import ResidualNormalization, scale_and_shift
+from adaptf.models.residual_normalization import ResidualNormalization, Statistics
+from adaptf.models.students.tfsepnet.equalization import equalize_stem
 from adaptf.models.students.tfsepnet.network import ConvNormRelu, TfSepNet
 from adaptf.models.students.tfsepnet.unshuffled import UnshuffledBlock, reordered, unshuffled
 
@@ -29,6 +31,13 @@ def served(network: TfSepNet) -> TfSepNet:
             copy.body[place] = nn.Identity()
             block.transition = NormalizedConvolution(block.transition)
     return copy.eval()
+
+
+def for_int8(network: TfSepNet, log_mels: Sequence[Tensor]) -> TfSepNet:
+    """The form that is served, on the CPU, with channels of the stem brought to one range on these log-mels."""
+    form = served(network).cpu()
+    equalize_stem(form, log_mels)
+    return form
 
 
 class DepthwiseParts(nn.Module):
@@ -71,11 +80,3 @@ class NormalizedConvolution(nn.Module):
         sums = self.conv.weight.sum(dim=1)[None]  # (1, out_channels, 1, 1)
         offset = torch.addcmul(self.bias[:, None, None], sums, shift)
         return torch.addcmul(offset, convolved, scale).relu()
-
-
-class Statistics(nn.Module):
-    """(batch, channels, frequency, time) -> scale and shift of the residual normalization, (batch, 1, frequency, 1) each."""
-
-    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        _, scale, shift = scale_and_shift(x)
-        return scale, shift

@@ -23,7 +23,7 @@ def unshuffled(network: TfSepNet, stem_order: Order | None = None) -> TfSepNet:
     With `stem_order` its body takes what comes out of the stem in that order; the stem itself is left as it is.
     """
     copy = deepcopy(network)
-    order = list(range(2 * network.shape.width)) if stem_order is None else stem_order
+    order = list(range(2 * network.width)) if stem_order is None else stem_order
     parts = list(copy.body)
     for place, part in enumerate(parts):
         if isinstance(part, TfSepBlock):
