@@ -12,7 +12,7 @@ import torch
 from fixtures.toy_student import ToyStudent
 from fixtures.toy_teacher import ToyTeacher
 
-from adaptf.compression.runtime import load_form
+from adaptf.compression.runtime import PT2, load_form
 from adaptf.data.teacher_logits import read_teacher_logits
 from adaptf.errors import UserError
 from adaptf.mlproject.distill import DistillConfig, distill
@@ -91,7 +91,7 @@ def test_a_toy_student_learns_from_a_toy_teacher_and_becomes_int8(
     )
     row = pd.read_csv(artifact(quantized, "quantization.csv"), index_col="device").loc["unknown"]
     assert row["INT8 convolutions"] == "3/3"
-    network = load_form(artifact(quantized, "int8") / "unknown.pt2")
+    network = load_form(artifact(quantized, "int8") / "unknown.pt2", PT2)
     assert network(torch.zeros(2, 1, 64, 64)).shape == (2, 2)
 
 
