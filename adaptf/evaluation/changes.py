@@ -6,14 +6,13 @@ from typing import Literal
 import numpy as np
 import pandas as pd
 
-from adaptf.evaluation.bootstrap import paired_bootstrap
+from adaptf.evaluation.bootstrap import SIGNIFICANT, paired_bootstrap
 from adaptf.evaluation.scores import TEXT_COLUMNS, Runs, macro_accuracy, probabilities
 from adaptf.evaluation.tables import DIFFERENCE, HIGH, LOW, STANDS, P
 
 GAINED, LOST, STILL_WRONG = "gained", "lost", "still wrong"
 """Kinds of clips whose prediction changes: to the true scene, away from it, from one wrong scene to another."""
 KINDS = [GAINED, LOST, STILL_WRONG]
-LEVEL = 0.05
 """Below which a corrected p stands."""
 CHANGE, PAIR, CLIPS = "change", "pair", "clips"
 OWN_COLUMNS = {*TEXT_COLUMNS, CHANGE, PAIR, CLIPS, DIFFERENCE, LOW, HIGH, P, STANDS, *KINDS}
@@ -62,7 +61,7 @@ def group_table(
     table[DIFFERENCE] = [100 * one.mean for one in found]
     table[LOW], table[HIGH] = [100 * one.low for one in found], [100 * one.high for one in found]
     table[P] = holm([one.p for one in found])
-    table[STANDS] = table[P].map(lambda p: "-" if np.isnan(p) else "yes" if p < LEVEL else "no")
+    table[STANDS] = table[P].map(lambda p: "-" if np.isnan(p) else "yes" if p < SIGNIFICANT else "no")
     counts = pd.crosstab(changes[by], changes[CHANGE])
     return table.join(counts.reindex(index=groups, columns=KINDS, fill_value=0))
 

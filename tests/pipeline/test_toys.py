@@ -15,11 +15,11 @@ from fixtures.toy_teacher import ToyTeacher
 from adaptf.compression.runtime import PT2, load_form
 from adaptf.data.teacher_logits import read_teacher_logits
 from adaptf.errors import UserError
-from adaptf.mlproject.distill import DistillConfig, distill
-from adaptf.mlproject.finetune import FinetuneConfig, finetune
-from adaptf.mlproject.quantize import QuantizeConfig, quantize
-from adaptf.mlproject.teacher import TeacherConfig, file_digest, teacher
-from adaptf.mlproject.train import TrainConfig, train
+from adaptf.mlproject.distill import DISTILL, DistillConfig
+from adaptf.mlproject.finetune import FINETUNE, FinetuneConfig
+from adaptf.mlproject.quantize import QUANTIZE, QuantizeConfig
+from adaptf.mlproject.teacher import TEACHER, TeacherConfig
+from adaptf.mlproject.train import TRAIN, TrainConfig
 from adaptf.models.checkpoint import load_classifier
 from adaptf.models.students.registry import STUDENTS, Student
 from adaptf.models.teachers.registry import TEACHERS, Teacher
@@ -45,14 +45,14 @@ def registered() -> Iterator[None]:
 def trained(prepared: str) -> str:
     student = ["--model.kind=toy", "--model.width=16", "--model.settings.groups=4", "--pretrain_run=none"]
     arguments = [f"--prepare_run={prepared}", *student, *MEL, *OPTIM, *ON_CPU]
-    return execute(train, parse(TrainConfig, stage="train", arguments=arguments))
+    return execute(TRAIN, parse(TrainConfig, stage="train", arguments=arguments))
 
 
 @pytest.fixture(scope="module")
 def teacher_run(prepared: str) -> str:
     small = ["--small.mel.bands=64", "--small.optim.max_epochs=1", "--small.optim.restart_epochs=1"]
     arguments = [f"--prepare_run={prepared}", "--kind=toy", *small, *ON_CPU]
-    return execute(teacher, parse(TeacherConfig, stage="teacher", arguments=arguments), inputs=file_digest)
+    return execute(TEACHER, parse(TeacherConfig, stage="teacher", arguments=arguments))
 
 
 def artifact(run_id: str, path: str) -> Path:
@@ -77,16 +77,16 @@ def test_a_toy_teacher_leaves_logits_under_its_names(teacher_run: str) -> None:
 def test_a_toy_student_learns_from_a_toy_teacher_and_becomes_int8(
     trained: str, teacher_run: str, distill_config: DistillConfig
 ) -> None:
-    distilled = execute(distill, replace(distill_config, train_run=trained, teacher_runs=teacher_run))
+    distilled = execute(DISTILL, replace(distill_config, train_run=trained, teacher_runs=teacher_run))
     assert "toy (toy_means)" in mlflow.get_run(distilled).data.tags["mlflow.note.content"]
     prepared, trainer = distill_config.prepare_run, distill_config.trainer
     optim = OptimConfig(lr=0.001, batch_size=8, max_epochs=1, restart_epochs=1)
     tuned = execute(
-        finetune,
+        FINETUNE,
         FinetuneConfig(prepare_run=prepared, distill_run=distilled, min_clips=1000, optim=optim, trainer=trainer),
     )
     quantized = execute(
-        quantize,
+        QUANTIZE,
         QuantizeConfig(prepare_run=prepared, finetune_run=tuned, tolerable_loss=1.0, tolerable_logit_error=1.0),
     )
     row = pd.read_csv(artifact(quantized, "quantization.csv"), index_col="device").loc["unknown"]
@@ -119,4 +119,4 @@ def test_a_teacher_and_settings_that_there_are_not_are_refused_before_a_run_begi
     settings: dict[str, Any], said: str, teacher_config: TeacherConfig
 ) -> None:
     with pytest.raises(UserError, match=said):
-        execute(teacher, replace(teacher_config, **settings), inputs=file_digest)
+        execute(TEACHER, replace(teacher_config, **settings))

@@ -16,11 +16,12 @@ import pytest
 from adaptf.errors import UserError
 from adaptf.evaluation.bootstrap import paired_bootstrap
 from adaptf.mlproject import promote as stage
-from adaptf.mlproject.promote import PromoteConfig, promote, unlike_any_other
-from adaptf.mlproject.rollback import RollbackConfig, rollback
+from adaptf.mlproject.promote import PROMOTE, PromoteConfig
+from adaptf.mlproject.rollback import ROLLBACK, RollbackConfig
 from adaptf.pipeline.stage import execute
 from adaptf.promotion import comparison as production_comparison
 from adaptf.promotion import gates
+from adaptf.serving import logged_model
 from adaptf.tracking import production, registry, runs
 
 GOOD = {
@@ -70,7 +71,7 @@ def real_self_test() -> None:
 def logged(experiment: str, make_bundle) -> str:
     """A device's model."""
     with mlflow.start_run(experiment_id=experiment):
-        return registry.log_router(make_bundle("unknown"), "adaptf-s1")
+        return logged_model.log_router(make_bundle("unknown"), "adaptf-s1")
 
 
 @pytest.fixture
@@ -98,11 +99,11 @@ def register(experiment: str, logged: str, device: str, tmp_path: Path) -> Regis
 def promoted(device: str, version: str, **settings: object) -> str:
     """Id of the run that promoted."""
     config = PromoteConfig(device=device, version=version, register_run="none", **settings)
-    return execute(promote, config, inputs=unlike_any_other)
+    return execute(PROMOTE, config)
 
 
 def rolled_back(device: str, **settings: object) -> str:
-    return execute(rollback, RollbackConfig(device=device, **settings), inputs=unlike_any_other)
+    return execute(ROLLBACK, RollbackConfig(device=device, **settings))
 
 
 def newest_run() -> mlflow.entities.Run:
@@ -116,7 +117,7 @@ def now(device: str) -> str | None:
 def damaged(uri: str, experiment: str, make_bundle, damage: Callable[[Path], object]) -> str:
     """URI of a device's model whose bundle was changed after it was logged."""
     with mlflow.start_run(experiment_id=experiment):
-        uri = registry.log_router(make_bundle("unknown"), "adaptf-damaged")
+        uri = logged_model.log_router(make_bundle("unknown"), "adaptf-damaged")
     location = mlflow.get_logged_model(uri.removeprefix("models:/")).artifact_location.removeprefix("file://")
     (manifest,) = Path(location).rglob("router.json")
     damage(manifest.parent)
@@ -464,7 +465,7 @@ def test_all_goes_back_where_there_is_something_to_go_back_to(device, register, 
 def router(experiment: str, bundle: Path) -> str:
     """The URI of a router with adaptf-a/1, adaptf-b/2 and adaptf-unknown/3."""
     with mlflow.start_run(experiment_id=experiment):
-        return registry.log_router(bundle, "adaptf-router")
+        return logged_model.log_router(bundle, "adaptf-router")
 
 
 @pytest.fixture
@@ -476,7 +477,7 @@ def no_router_left() -> Iterator[None]:
 
 def logged_bundle(folder: Path, experiment: str) -> str:
     with mlflow.start_run(experiment_id=experiment):
-        return registry.log_router(folder, "adaptf-alone")
+        return logged_model.log_router(folder, "adaptf-alone")
 
 
 def test_a_router_is_as_good_as_the_models_in_it(
@@ -540,7 +541,7 @@ def stored(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[tuple[str, s
             raise UserError(f"{name} version {version} has no bundle, or not any more")
         return Path(shutil.copytree(there.pop((name, version)), folder / "bundle"))
 
-    monkeypatch.setattr(registry, "download_bundle", download)
+    monkeypatch.setattr(logged_model, "download_bundle", download)
     monkeypatch.setattr(gates, "tags_of", lambda name, version: GOOD)
     return there
 

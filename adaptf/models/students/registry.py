@@ -22,16 +22,16 @@ def as_it_is(network: nn.Module, log_mels: Sequence[Tensor]) -> nn.Module:
 class Student:
     """A network that `-P model.kind=<its name>` trains, distills, fine-tunes, quantizes and serves.
 
-    It takes keyword arguments: `classes`, and whatever else decides its parameters, plain values with defaults. Of the
-    sections' `model.width`, `model.depth` and `model.dropout` it gets those that it takes, and from `model.settings` the
-    others. `forward` makes logits (batch, classes) of log-mels (batch, 1, bands, frames), of any size of batch. The last
-    layer is called `classifier`: a start from other classes leaves it out.
+    It is called with keyword arguments: `classes`, and whatever else decides its parameters, plain values with defaults.
+    Of the options `model.width`, `model.depth` and `model.dropout` it gets those that it takes, and from `model.settings`
+    the others. `forward` makes logits (batch, classes) of log-mels (batch, 1, bands, frames), of any size of batch. The
+    last layer is called `classifier`: a start from other classes leaves it out.
 
-    Quantized is what `torch.export` makes of it. Every convolution has to become INT8: plain `nn.Conv2d`s (and
-    `nn.BatchNorm2d` right behind, which is folded in) do, whatever their stride, padding and groups; a last layer is best a
-    1x1 one before the mean. All else stays as it is: a product, sum or mean runs in float or on INT8 steps as Neural
-    Compressor thinks fit. A module with a true `stays_float` is left out of that, with all that it holds; it should hold
-    no convolution.
+    What `torch.export` makes of it is quantized. All its parameters stand in plain `nn.Conv2d`s, whatever their stride,
+    padding and groups, and in an `nn.BatchNorm2d` right behind one: bytes are counted for these alone, and every
+    convolution has to become INT8. So the last layer is a 1x1 convolution before the mean. All else may be what it likes
+    and runs in float, or on INT8 steps where Neural Compressor thinks fit; a module with a true `stays_float`, which holds
+    no convolution, is left out of that.
     """
 
     network: Callable[..., nn.Module]
