@@ -1,7 +1,7 @@
 """Stage `teacher`: a teacher learns the scenes and predicts the training clips.
 
-Without the file that it starts from a small convolutional network, trained from scratch, takes the teacher's place; it is
-called what it is in the run, its tags and every table.
+Without the file that it starts from a small convolutional network, trained from scratch, takes the teacher's
+place; it is called what it is in the run, its tags and every table.
 """
 
 from dataclasses import asdict, dataclass, field, replace
@@ -27,7 +27,15 @@ from adaptf.models.teachers.registry import SMALL_CNN, Teacher, find_teacher
 from adaptf.models.teachers.small_cnn import WIDTH
 from adaptf.pipeline.artifacts import DATA_KIND, LOGITS, SCENES_KIND, TEACHER_KIND, TEACHER_MODEL
 from adaptf.pipeline.checks import check_training
-from adaptf.pipeline.config import AugmentConfig, BeatsOptimConfig, MelConfig, OptimConfig, TrainerConfig, path_field, upstream
+from adaptf.pipeline.config import (
+    AugmentConfig,
+    BeatsOptimConfig,
+    MelConfig,
+    OptimConfig,
+    TrainerConfig,
+    path_field,
+    upstream,
+)
 from adaptf.pipeline.dataset import PreparedData, load_prepared
 from adaptf.pipeline.fitting import SCENES, fitted_result, train_classifier
 from adaptf.pipeline.stage import Stage
@@ -41,7 +49,7 @@ ON_EMBEDDINGS = AugmentConfig(dir_p=0.0, mixstyle_p=0.0, mixup_alpha=0.0)
 
 @dataclass(frozen=True)
 class SmallTeacherConfig:
-    """A teacher that is trained from scratch on log-mels, such as the small residual network in the place of BEATs."""
+    """A teacher trained from scratch on log-mels, such as the small network in the place of BEATs."""
 
     width: int = WIDTH
     """Channels of its first stage."""
@@ -58,8 +66,9 @@ class FrozenTeacherConfig:
     """
 
     cache_embeddings: bool = True
-    """Computes the encoder's output of each clip once and keeps it beside the waveforms: an epoch then takes seconds, and of
-    the augmentations mixup alone remains, on embeddings (Verma et al., 2019). false runs the encoder in every epoch."""
+    """Computes the encoder's output of each clip once and keeps it beside the waveforms: an epoch then takes
+    seconds, and of the augmentations mixup alone remains, on embeddings (Verma et al., 2019). false runs the
+    encoder in every epoch."""
     augment: AugmentConfig = AugmentConfig(dir_p=0.0, mixstyle_p=0.0, spec_mask_share=0.2)
     optim: OptimConfig = OptimConfig(lr=0.001, max_epochs=60, restart_epochs=0)
 
@@ -69,14 +78,16 @@ class TeacherConfig:
     """Fine-tunes a teacher and keeps its logits of the training clips."""
 
     kind: str = "ssl"
-    """ssl: all of BEATs_iter3_plus_AS2M. ssl_sl: all of ..._finetuned_on_AS2M_cpt2. ssl_frozen: the classifier of the first.
-    small_cnn: the small teacher. Or another one of adaptf/models/teachers/registry.py."""
+    """ssl: all of BEATs_iter3_plus_AS2M. ssl_sl: all of ..._finetuned_on_AS2M_cpt2. ssl_frozen: the
+    classifier of the first. small_cnn: the small teacher. Or another one of
+    adaptf/models/teachers/registry.py."""
     prepare_run: str = upstream("prepare", **{DATA_KIND: SCENES_KIND})
     """Run of `prepare` that holds the scenes."""
     beats_ssl_file: str = path_field(NONE)
     """BEATs_iter3_plus_AS2M.pt, for ssl and ssl_frozen; `none`: the small teacher takes its place."""
     beats_ssl_sl_file: str = path_field(NONE)
-    """BEATs_iter3_plus_AS2M_finetuned_on_AS2M_cpt2.pt, for ssl_sl; `none`: the small teacher takes its place."""
+    """BEATs_iter3_plus_AS2M_finetuned_on_AS2M_cpt2.pt, for ssl_sl; `none`: the small teacher takes its
+    place."""
     file: str = path_field(NONE)
     """Pre-trained weights of a teacher other than BEATs that starts from some."""
     settings: dict[str, Any] = field(default_factory=dict)
@@ -86,7 +97,8 @@ class TeacherConfig:
     optim: BeatsOptimConfig = BeatsOptimConfig()
     """Of a teacher that starts from a file."""
     activation_checkpointing: bool = False
-    """Computes BEATs' activations again in the backward pass: a third more time for much less memory (Chen et al., 2016)."""
+    """Computes BEATs' activations again in the backward pass: a third more time for much less memory (Chen et
+    al., 2016)."""
     frozen: FrozenTeacherConfig = FrozenTeacherConfig()
     small: SmallTeacherConfig = field(default_factory=SmallTeacherConfig)
     trainer: TrainerConfig = TrainerConfig()
@@ -114,7 +126,7 @@ def network_kind(config: TeacherConfig) -> str:
 
 
 def file_digest(config: TeacherConfig) -> str:
-    """Digest of the file that the teacher starts from; file and settings are checked before any work is done."""
+    """Digest of the file that it starts from. Raises UserError where the file or a setting can't be used."""
     fresh_network(config, classes=1)
     _, file = start(config)
     return NONE if file == NONE else sha256_of(Path(file))
@@ -145,8 +157,8 @@ def what_it_is(config: TeacherConfig) -> str:
     chosen, file = start(config)
     if chosen is not find_teacher(config.kind):
         return (
-            f"**No BEATs file was given for '{config.kind}': the small teacher ({SMALL_CNN}), trained from scratch, takes "
-            "its place.** What a student gains from it says nothing about BEATs."
+            f"**No BEATs file was given for '{config.kind}': the small teacher ({SMALL_CNN}), trained from "
+            "scratch, takes its place.** What a student gains from it says nothing about BEATs."
         )
     if not chosen.from_file:
         return f"{chosen.name}, trained from scratch."
@@ -182,7 +194,7 @@ def learn(config: TeacherConfig, run: StageRun, data: PreparedData) -> tuple[Fit
 def on_embeddings(
     config: TeacherConfig, run: StageRun, data: PreparedData, classifier: Classifier
 ) -> tuple[Fitted, NDArray[np.float32]]:
-    """The last layer on embeddings that are computed once: checkpoints of all of the teacher, and its logits."""
+    """The last layer on embeddings, computed once: checkpoints of the whole teacher, and its logits."""
     clips = embedded(config, run, data, classifier)
     split = data.learning_rows()["split"].to_numpy()
     network: Any = classifier.network
@@ -214,13 +226,15 @@ def unused_on_embeddings(augment: AugmentConfig) -> str:
 
 
 def with_encoder(run: StageRun, classifier: Classifier, head: Classifier, weights: Path) -> Path:
-    """Loads these weights into the head, which is the last layer of the classifier, and writes all of the classifier."""
+    """Loads these weights into the head, the classifier's last layer, and writes all of the classifier."""
     epoch = load_network_weights(head.network, weights)
     return save_classifier(classifier, run.folder / "with_encoder" / weights.name, epoch=epoch)
 
 
 def embedded(config: TeacherConfig, run: StageRun, data: PreparedData, classifier: Classifier) -> ClipSet:
     """All learning clips as embeddings, kept beside the waveforms for other seeds and settings."""
+    chosen, file = start(config)
+    code = chosen.embedding_code() if chosen.embedding_code else ()
     device = inference_device(config.trainer.accelerator)
     classifier.eval().to(device)
     network: Any = classifier.network
@@ -231,18 +245,12 @@ def embedded(config: TeacherConfig, run: StageRun, data: PreparedData, classifie
         clips,
         list(rows["key"]),
         folder=data.waveforms.folder / "embeddings",
-        encoder_digest=encoder_digest(config),
+        encoder_digest=digest(sha256_of(Path(file)), *code),
         device=device,
         name=f"{run.name}: embeddings",
     )
     classifier.to("cpu")
     return embedding_clip_set(clips, embeddings)
-
-
-def encoder_digest(config: TeacherConfig) -> str:
-    """Of all that makes an embedding from a clip."""
-    chosen, file = start(config)
-    return digest(sha256_of(Path(file)), *(chosen.embedding_code() if chosen.embedding_code else ()))
 
 
 def train_on_clips(config: TeacherConfig, run: StageRun, data: PreparedData, classifier: Classifier) -> Fitted:

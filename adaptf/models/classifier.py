@@ -30,7 +30,7 @@ class ModelDescription:
 
 
 class Classifier(nn.Module):
-    """Waveform (batch, samples) -> logits (batch, classes); augmentations act between `features` and `network`."""
+    """Waveform (batch, samples) -> logits (batch, classes); augmentations act between both parts."""
 
     def __init__(self, description: ModelDescription, features: nn.Module, network: nn.Module) -> None:
         super().__init__()

@@ -6,13 +6,11 @@ from typing import Any
 
 from adaptf.errors import UserError
 
-_OF_NO_SETTING = ("classes", "path")
-
 
 def settings_taken(network: Callable[..., Any]) -> dict[str, Any]:
-    """The keyword arguments of a network beside `classes`, with their defaults."""
+    """The arguments of a network that have defaults, with these."""
     parameters = inspect.signature(network).parameters
-    return {name: one.default for name, one in parameters.items() if name not in _OF_NO_SETTING}
+    return {name: one.default for name, one in parameters.items() if one.default is not one.empty}
 
 
 def network_settings(

@@ -13,7 +13,7 @@ from adaptf.models.students.tfsepnet.served import for_int8
 TFSEPNET = "tfsepnet"
 
 
-def as_it_is(network: nn.Module, log_mels: Sequence[Tensor]) -> nn.Module:
+def _as_it_is(network: nn.Module, log_mels: Sequence[Tensor]) -> nn.Module:
     """The network itself."""
     return network
 
@@ -22,22 +22,24 @@ def as_it_is(network: nn.Module, log_mels: Sequence[Tensor]) -> nn.Module:
 class Student:
     """A network that `-P model.kind=<its name>` trains, distills, fine-tunes, quantizes and serves.
 
-    It is called with keyword arguments: `classes`, and whatever else decides its parameters, plain values with defaults.
-    Of the options `model.width`, `model.depth` and `model.dropout` it gets those that it takes, and from `model.settings`
-    the others. `forward` makes logits (batch, classes) of log-mels (batch, 1, bands, frames), of any size of batch. The
-    last layer is called `classifier`: a start from other classes leaves it out.
+    It is called with keyword arguments: `classes`, and whatever else decides its parameters, plain values
+    with defaults. Of the options `model.width`, `model.depth` and `model.dropout` it gets those that it
+    takes, and from `model.settings` the others. `forward` makes logits (batch, classes) of log-mels (batch,
+    1, bands, frames), of any size of batch. The last layer is called `classifier`: a start from other classes
+    leaves it out.
 
-    What `torch.export` makes of it is quantized. All its parameters stand in plain `nn.Conv2d`s, whatever their stride,
-    padding and groups, and in an `nn.BatchNorm2d` right behind one: bytes are counted for these alone, and every
-    convolution has to become INT8. So the last layer is a 1x1 convolution before the mean. All else may be what it likes
-    and runs in float, or on INT8 steps where Neural Compressor thinks fit; a module with a true `stays_float`, which holds
-    no convolution, is left out of that.
+    What `torch.export` makes of it is quantized. All its parameters stand in plain `nn.Conv2d`s, whatever
+    their stride, padding and groups, and in an `nn.BatchNorm2d` right behind one: bytes are counted for these
+    alone, and every convolution has to become INT8. So the last layer is a 1x1 convolution before the mean.
+    All else may be what it likes and runs in float, or on INT8 steps where Neural Compressor thinks fit; a
+    module with a true `stays_float`, which holds no convolution, is left out of that.
     """
 
     network: Callable[..., nn.Module]
     """Its class."""
-    for_int8: Callable[[Any, Sequence[Tensor]], nn.Module] = as_it_is
-    """From a trained network and batches of log-mels an equal one on the CPU, a copy, that loses less or runs faster."""
+    for_int8: Callable[[Any, Sequence[Tensor]], nn.Module] = _as_it_is
+    """From a trained network and batches of log-mels an equal one on the CPU, a copy, that loses less or runs
+    faster."""
 
 
 STUDENTS = {

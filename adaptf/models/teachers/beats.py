@@ -1,4 +1,5 @@
-"""BEATs as a teacher: a Transformer on patches of a spectrogram, pre-trained on AudioSet (Chen et al., ICML 2023).
+"""BEATs as a teacher: a Transformer on patches of a spectrogram, pre-trained on AudioSet (Chen et al., ICML
+2023).
 
 The waveform's way is cut in two, because the augmentations act between both parts: `BeatsFeatures` makes the
 spectrogram, `BeatsClassifier` makes logits of it.
@@ -29,7 +30,7 @@ _LAYER_PARAMETER = re.compile(r"encoder\.encoder\.layers\.(\d+)\.")
 
 
 class BeatsFeatures(nn.Module):
-    """Waveform (batch, samples) in [-1, 1] -> normalized filterbank energies (batch, 1, 128, frames), 98 a second."""
+    """Waveform (batch, samples) in [-1, 1] -> normalized energies (batch, 1, 128, frames), 98 a second."""
 
     def __init__(self, *, sample_rate: int = CLIP_RATE) -> None:
         super().__init__()
@@ -44,10 +45,12 @@ class BeatsFeatures(nn.Module):
 
 
 class BeatsEncoder(nn.Module):
-    """Filterbank energies (batch, 1, 128, frames) -> tokens (batch, tokens, dim), one for every 16 x 16 patch.
+    """Filterbank energies (batch, 1, 128, frames) -> tokens (batch, tokens, dim), one for every 16 x 16
+    patch.
 
-    `cfg` holds the settings of a BEATs checkpoint; unknown ones are left out, missing ones get speechbrain's defaults.
-    The attribute `cfg` holds all settings in use, as plain values. The weights are random until they are loaded.
+    `cfg` holds the settings of a BEATs checkpoint; unknown ones are left out, missing ones get speechbrain's
+    defaults. The attribute `cfg` holds all settings in use, as plain values. The weights are random until
+    they are loaded.
     """
 
     def __init__(self, cfg: Mapping[str, Any]) -> None:
@@ -81,17 +84,19 @@ class BeatsEncoder(nn.Module):
     def checkpoint_activations(self) -> None:
         """From now on each Transformer layer computes its activations again in the backward pass."""
         for layer in self.encoder.layers:
-            # No wrapping module, which would change the names of the weights; no closure, which a copy would share.
+            # No wrapping module, which would change the names of the weights; no closure, which a copy would
+            # share.
             layer.forward = partial(_forward_to_recompute, layer)
 
 
 class BeatsClassifier(nn.Module):
-    """Filterbank energies (batch, 1, 128, frames) -> logits (batch, classes): a linear layer per token, then the mean.
+    """Filterbank energies (batch, 1, 128, frames) -> logits (batch, classes): a linear layer per token, then
+    the mean.
 
-    With `freeze_encoder` only the linear layer learns: the encoder gets no gradient and stays in evaluation mode.
-    With `activation_checkpointing` training keeps only the input of each Transformer layer and computes the rest again
-    in the backward pass: less memory, the same gradients. It is a choice of the run, not of the network, and no part of
-    `settings`.
+    With `freeze_encoder` only the linear layer learns: the encoder gets no gradient and stays in evaluation
+    mode. With `activation_checkpointing` training keeps only the input of each Transformer layer and computes
+    the rest again in the backward pass: less memory, the same gradients. It is a choice of the run, not of
+    the network, and no part of `settings`.
     """
 
     def __init__(
@@ -127,20 +132,22 @@ class BeatsClassifier(nn.Module):
         return self.classifier(self._tokens(features)).mean(dim=1)
 
     def embed(self, features: Tensor) -> Tensor:
-        """Filterbank energies (batch, 1, 128, frames) -> mean over tokens (batch, dim); the linear layer makes logits of it."""
+        """Energies (batch, 1, 128, frames) -> mean over tokens (batch, dim), which the last layer takes."""
         return self._tokens(features).mean(dim=1)
 
     def depth_of(self, parameter_name: str) -> int:
-        """Where a parameter acts: 0 before the Transformer layers, k + 1 in layer k, one more than layers after them.
+        """Where a parameter acts: 0 before the Transformer layers, k + 1 in layer k, one more than layers
+        after them.
 
-        The bias of relative positions, which all layers share, belongs to the first. Raises ValueError for a name that is
-        none of `named_parameters`.
+        The bias of relative positions, which all layers share, belongs to the first. Raises ValueError for a
+        name that is none of `named_parameters`.
         """
         if parameter_name not in dict(self.named_parameters()):
             raise ValueError(f"'{parameter_name}' is no parameter of this classifier, such as 'classifier.weight'")
         if layer := _LAYER_PARAMETER.match(parameter_name):
             return int(layer[1]) + 1
-        # The encoder's own norm stands after the layers where each of them normalizes first, otherwise before them.
+        # The encoder's own norm stands after the layers where each of them normalizes first, otherwise before
+        # them.
         after = ("classifier.", "encoder.encoder.layer_norm.") if self.encoder.cfg["layer_norm_first"] else ("classifier.",)
         return self.encoder.cfg["encoder_layers"] + 1 if parameter_name.startswith(after) else 0
 
@@ -157,7 +164,7 @@ def rebuilt_beats(*, classes: int, encoder: Mapping[str, Any], freeze_encoder: b
 
 
 def embedding_code() -> tuple[str, ...]:
-    """What makes an embedding from a clip beside the weights: the code of features and encoder, the libraries under it."""
+    """What makes an embedding beside the weights: the code of features and encoder, and the libraries."""
     code = (inspect.getsource(module) for module in (kaldi_mel, fbank, sys.modules[__name__]))
     return *code, *(version(package) for package in ("torch", "torchaudio", "speechbrain"))
 
@@ -176,7 +183,8 @@ def _speechbrain_beats() -> ModuleType:
     # Left alone, importing speechbrain turns TF32 on and the JIT's profiler off in the whole process.
     os.environ.setdefault("SB_DISABLE_QUIRKS", "allow_tf32,disable_jit_profiling")
     beats = importlib.import_module("speechbrain.lobes.models.beats")
-    # Old names, kept among the modules, that import k2 and the like as soon as anybody looks at one, as debuggers and tests do.
+    # Old names, kept among the modules, that import k2 and the like as soon as anybody looks at one, as
+    # debuggers and tests do.
     for name in [name for name, module in sys.modules.items() if type(module).__name__ == "DeprecatedModuleRedirect"]:
         del sys.modules[name]
     return beats

@@ -1,10 +1,11 @@
-"""TF-SepNet as it is quantized and served: the same logits from operations that integers stand well and processors run fast.
+"""TF-SepNet as it is quantized and served: the same logits from operations that integers stand well and
+processors run fast.
 
 - No channel is shuffled (`unshuffled`).
-- The stem's convolution in groups of one input and four outputs is four depthwise convolutions, for which every library has
-  fast kernels: as many weights and operations, other places of the channels.
-- The residual normalization right before a block's 1x1 convolution comes after it. What it makes of a few quiet bands spans
-  a range of which 256 steps are too few; what comes into it does not.
+- The stem's convolution in groups of one input and four outputs is four depthwise convolutions, for which
+  every library has fast kernels: as many weights and operations, other places of the channels.
+- The residual normalization right before a block's 1x1 convolution comes after it. What it makes of a few
+  quiet bands spans a range of which 256 steps are too few; what comes into it does not.
 """
 
 from collections.abc import Sequence
@@ -22,7 +23,7 @@ from adaptf.models.students.tfsepnet.unshuffled import UnshuffledBlock, reordere
 
 def served(network: TfSepNet) -> TfSepNet:
     """A copy with the same logits, up to rounding, in evaluation mode. It can't be trained."""
-    depthwise = DepthwiseParts(network.stem[1])
+    depthwise = _DepthwiseParts(network.stem[1])
     copy = unshuffled(network, stem_order=depthwise.order)
     copy.stem[1] = depthwise
     for place, (before, block) in enumerate(pairwise(list(copy.body))):
@@ -34,14 +35,15 @@ def served(network: TfSepNet) -> TfSepNet:
 
 
 def for_int8(network: TfSepNet, log_mels: Sequence[Tensor]) -> TfSepNet:
-    """The form that is served, on the CPU, with channels of the stem brought to one range on these log-mels."""
+    """The served form on the CPU, with channels of the stem brought to one range on these log-mels."""
     form = served(network).cpu()
     equalize_stem(form, log_mels)
     return form
 
 
-class DepthwiseParts(nn.Module):
-    """A convolution in groups of one input each, as depthwise convolutions: the first of each group's outputs, the second, ...
+class _DepthwiseParts(nn.Module):
+    """A convolution in groups of one input each, as depthwise convolutions: the first of each group's
+    outputs, the second, ...
 
     (batch, groups, frequency, time) -> (batch, out_channels, ...), channels in `order`.
     """
@@ -58,10 +60,11 @@ class DepthwiseParts(nn.Module):
 
 
 class NormalizedConvolution(nn.Module):
-    """Residual normalization, 1x1 convolution, batch normalization and ReLU, convolved before it is normalized.
+    """Residual normalization, 1x1 convolution, batch normalization and ReLU, convolved before it is
+    normalized.
 
-    The normalization makes scale x + shift of x, with one scale and one shift for each clip and frequency. A convolution over
-    channels alone, of weights w, makes scale (w x) + shift (sum of w) of that.
+    The normalization makes scale x + shift of x, with one scale and one shift for each clip and frequency. A
+    convolution over channels alone, of weights w, makes scale (w x) + shift (sum of w) of that.
     """
 
     def __init__(self, block: ConvNormRelu) -> None:
