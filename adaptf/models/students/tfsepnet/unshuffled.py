@@ -62,7 +62,7 @@ class UnshuffledBlock(nn.Module):
             return source if has_transition else place_of[source]
 
         def sorted_by_way(channels: range) -> _Order:
-            return sorted(channels, key=lambda channel: (_way(channel, half, following), place(channel)))
+            return sorted(channels, key=lambda channel: (way(channel, half, following), place(channel)))
 
         over_frequency, over_time = sorted_by_way(range(half)), sorted_by_way(range(half, 2 * half))
         self.order = over_frequency + over_time
@@ -90,7 +90,7 @@ def _unshuffled_channel(channel: int, half: int) -> int:
     return channel // 2 + half * (channel % 2)
 
 
-def _way(channel: int, half: int, blocks: int) -> tuple[bool, ...]:
+def way(channel: int, half: int, blocks: int) -> tuple[bool, ...]:
     """For each of the blocks that follow, whether it takes the channel over time."""
     halves = []
     for _ in range(blocks):
