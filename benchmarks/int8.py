@@ -26,8 +26,8 @@ from adaptf.compression.quantize import CANDIDATES, Ranges, quantize_int8
 from adaptf.data.clips import TEST, TRAIN, UNKNOWN
 from adaptf.evaluation.predict import predict_logits
 from adaptf.mlproject.quantize import CALIBRATION_BATCH, QuantizeConfig, calibration_rows
-from adaptf.models import served
 from adaptf.models.classifier import Classifier
+from adaptf.models.students.tfsepnet import served
 from adaptf.pipeline.artifacts import SCENES_KIND
 from adaptf.pipeline.dataset import PreparedData, load_prepared
 from adaptf.pipeline.device_models import device_models
@@ -113,7 +113,7 @@ SETTINGS: dict[str, Setting] = {
     "nearest weights": (PLAIN, CLIPS, [(correction, "rounded_weight", nearest)]),
     "biases as they are": (PLAIN, CLIPS, [(quantize, "correct", biases_as_they_are)]),
     "normalization before the convolution": (PLAIN, CLIPS, [(served, "ResidualNormalization", Nowhere)]),
-    "stem as it is": (PLAIN, CLIPS, [(quantize, "equalize_stem", lambda network, log_mels: None)]),
+    "stem as it is": (PLAIN, CLIPS, [(served, "equalize_stem", lambda network, log_mels: None)]),
 }
 
 

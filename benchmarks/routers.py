@@ -21,7 +21,7 @@ from adaptf.compression.quantize import quantize_int8, save_forms
 from adaptf.compression.runtime import NETWORK_FILES
 from adaptf.data.clips import TAU_SCENES, UNKNOWN
 from adaptf.models.residual_normalization import ResidualNormalization
-from adaptf.models.tfsepnet import TfSepNet
+from adaptf.models.students.tfsepnet.network import TfSepNet
 from adaptf.pipeline.stage import quiet_libraries
 from adaptf.serving import logged_model
 from adaptf.serving.bundle import write_bundle

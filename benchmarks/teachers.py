@@ -12,8 +12,9 @@ from measure import machine, measure_pair
 from torch import nn
 
 from adaptf.data.batch import Labels, WaveformBatch
-from adaptf.models.beats import BeatsClassifier, BeatsEncoder, BeatsFeatures
-from adaptf.models.classifier import TFSEPNET, Classifier, ModelDescription, build_classifier
+from adaptf.models.classifier import Classifier, ModelDescription, build_classifier
+from adaptf.models.students.registry import TFSEPNET
+from adaptf.models.teachers.beats import BeatsClassifier, BeatsEncoder, BeatsFeatures
 from adaptf.training.memory import keep_freed_memory
 from adaptf.training.online_teachers import online_teachers
 

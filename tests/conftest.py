@@ -95,7 +95,7 @@ PUBLISHED_NAMES = {"parametrizations.weight.original0": "weight_g", "parametriza
 
 def write_random_beats(path: Path, cfg: Mapping[str, Any], *, finetuned: bool = False, seed: int = 0) -> Path:
     """Pre-trained only, or fine-tuned with a predictor of AudioSet's 527 labels."""
-    from adaptf.models.beats import BeatsEncoder
+    from adaptf.models.teachers.beats import BeatsEncoder
 
     with torch.random.fork_rng():
         torch.manual_seed(seed)

@@ -13,7 +13,6 @@ from torch.export import ExportedProgram
 
 from adaptf.compression.agreement import REFERENCE_CLIPS, Reference, save_reference
 from adaptf.compression.correction import correct, is_bias
-from adaptf.compression.equalization import equalize_stem
 from adaptf.compression.int8 import (
     DYNAMIC_BATCH,
     errors_only,
@@ -25,9 +24,7 @@ from adaptf.compression.int8 import (
 from adaptf.compression.openvino_form import save_openvino
 from adaptf.compression.runtime import openvino_file, remove_openvino
 from adaptf.errors import UserError
-from adaptf.models.residual_normalization import ResidualNormalization
-from adaptf.models.served import Statistics, served
-from adaptf.models.tfsepnet import TfSepNet
+from adaptf.models.students.registry import serving_form
 
 CORRECTION_CLIPS = 256
 """Calibration clips from which weights and biases are corrected, at most: they are run at once."""
@@ -138,15 +135,6 @@ def quantize_int8(network: nn.Module, calibration: Sequence[Tensor], ranges: Ran
     return Int8Graph(graph, clip_shape, ranges, 1, some_of(calibration))
 
 
-def serving_form(network: nn.Module, calibration: Sequence[Tensor]) -> nn.Module:
-    """What is quantized: an equal network that loses less and runs faster, where one is known."""
-    if not isinstance(network, TfSepNet):
-        return network
-    form = served(network).cpu()
-    equalize_stem(form, calibration)
-    return form
-
-
 def run(network: nn.Module, batches: Iterable[Tensor]) -> None:
     """Shows a network log-mels."""
     for clips in batches:
@@ -202,10 +190,10 @@ def configuration(network: nn.Module, ranges: Ranges) -> Any:
     from neural_compressor.torch.quantization import INT8StaticQuantConfig
 
     config = INT8StaticQuantConfig(w_granularity="per_channel", act_algo=ranges.observer, act_sym=ranges.symmetric)
-    # The quantizer takes products too, here of the statistics: 1 / std may reach 316, too far for 256 steps.
+    # The quantizer takes products too, such as those of statistics.
     in_float = INT8StaticQuantConfig(w_dtype="fp32", act_dtype="fp32")
     for name, module in network.named_modules():
-        if isinstance(module, ResidualNormalization | Statistics):
+        if getattr(module, "stays_float", False):
             config.set_local(name, in_float)
     return config
 

@@ -17,7 +17,7 @@ from adaptf.mlproject.pretrain import PRETRAIN, PretrainConfig
 from adaptf.mlproject.promote import PROMOTE, PromoteConfig
 from adaptf.mlproject.quantize import QUANTIZE, QuantizeConfig
 from adaptf.mlproject.register import REGISTER, RegisterConfig
-from adaptf.mlproject.teacher import TEACHER, TeacherConfig, TeacherKind
+from adaptf.mlproject.teacher import TEACHER, TeacherConfig
 from adaptf.mlproject.train import TRAIN, TrainConfig
 from adaptf.pipeline.artifacts import DONE, PROMOTED, SCENES_KIND
 from adaptf.pipeline.checks import check_devices
@@ -60,7 +60,7 @@ class MainConfig:
     trainer: TrainerConfig = TrainerConfig()
     seed: int = 0
     """Any whole number: starts the random numbers of every stage that draws some."""
-    teacher_kinds: tuple[TeacherKind, ...] = ("ssl", "ssl_sl", "ssl_frozen")
+    teacher_kinds: tuple[str, ...] = ("ssl", "ssl_sl", "ssl_frozen")
     """Teachers whose mean the student learns from, as in ssl,ssl_sl; the kinds are those of `teacher`. Each
     has a seed of its own: teacher.seed, plus 1 for the second, plus 2 for the third."""
     pretrain: PretrainConfig = PretrainConfig()

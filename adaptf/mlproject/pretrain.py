@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from adaptf.data.clips import TRAIN, VALIDATION
 from adaptf.models.classifier import build_classifier
 from adaptf.pipeline.artifacts import AUDIOSET_KIND, DATA_KIND
-from adaptf.pipeline.checkpoints import tfsepnet_description
 from adaptf.pipeline.checks import check_training
 from adaptf.pipeline.config import AugmentConfig, MelConfig, ModelConfig, OptimConfig, TrainerConfig, upstream
 from adaptf.pipeline.dataset import load_prepared
@@ -13,6 +12,7 @@ from adaptf.pipeline.fitting import Recipe, fitted_result, train_classifier
 from adaptf.pipeline.objectives import LABELS
 from adaptf.pipeline.run_names import told
 from adaptf.pipeline.stage import Stage
+from adaptf.pipeline.students import student_description
 from adaptf.tracking.runs import Result, StageRun
 
 
@@ -41,7 +41,7 @@ def pretrain(config: PretrainConfig, run: StageRun) -> Result:
     """Mean average precision on clips that were cut out chooses the checkpoint; d-prime is told beside it."""
     data = load_prepared(run, config.prepare_run, kind=AUDIOSET_KIND)
     fitted = train_classifier(
-        build_classifier(tfsepnet_description(data.classes, config.mel, config.model)),
+        build_classifier(student_description(data.classes, config.mel, config.model)),
         run,
         data,
         Recipe(config.augment, config.optim, config.trainer, config.seed),

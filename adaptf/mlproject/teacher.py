@@ -1,20 +1,18 @@
-"""Stage `teacher`: fine-tunes one BEATs teacher on the scenes and predicts the training clips.
+"""Stage `teacher`: a teacher learns the scenes and predicts the training clips.
 
-Without a BEATs file a small convolutional network, trained from scratch, takes the teacher's place; it is called what it is in
-the run, its tags and every table.
+Without the file that it starts from a small convolutional network, trained from scratch, takes the teacher's
+place; it is called what it is in the run, its tags and every table.
 """
 
-import inspect
 from dataclasses import asdict, dataclass, field, replace
-from importlib.metadata import version
 from pathlib import Path
-from typing import Literal
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from torch import nn
 
-from adaptf.audio import fbank, kaldi_mel
+from adaptf.audio.logmel import LogMel
 from adaptf.data.clip_set import ClipSet
 from adaptf.data.clips import TRAIN, VALIDATION
 from adaptf.data.embeddings import cached_embeddings
@@ -22,14 +20,22 @@ from adaptf.data.hashes import sha256_of
 from adaptf.data.teacher_logits import TeacherLogits, write_teacher_logits
 from adaptf.evaluation.predict import inference_device, predict_logits
 from adaptf.evaluation.scores import prediction_table
-from adaptf.models import beats
-from adaptf.models.beats import BeatsClassifier, BeatsFeatures
-from adaptf.models.beats_file import load_beats
 from adaptf.models.checkpoint import load_classifier, load_network_weights, save_classifier
-from adaptf.models.classifier import BEATS, SMALL_CNN, Classifier, ModelDescription, build_classifier
+from adaptf.models.classifier import Classifier, ModelDescription
+from adaptf.models.keywords import network_settings
+from adaptf.models.teachers.registry import SMALL_CNN, Teacher, find_teacher
+from adaptf.models.teachers.small_cnn import WIDTH
 from adaptf.pipeline.artifacts import DATA_KIND, LOGITS, SCENES_KIND, TEACHER_KIND, TEACHER_MODEL
 from adaptf.pipeline.checks import check_training
-from adaptf.pipeline.config import AugmentConfig, BeatsOptimConfig, MelConfig, OptimConfig, TrainerConfig, path_field, upstream
+from adaptf.pipeline.config import (
+    AugmentConfig,
+    BeatsOptimConfig,
+    MelConfig,
+    OptimConfig,
+    TrainerConfig,
+    path_field,
+    upstream,
+)
 from adaptf.pipeline.dataset import PreparedData, load_prepared
 from adaptf.pipeline.fitting import Recipe, fitted_result, train_classifier
 from adaptf.pipeline.objectives import SCENES
@@ -38,16 +44,15 @@ from adaptf.pipeline.validation import with_validation_tables
 from adaptf.tracking.runs import NONE, Result, StageRun, digest, is_process_zero
 from adaptf.training.fit import Fitted
 
-TeacherKind = Literal["ssl", "ssl_sl", "ssl_frozen"]
 ON_EMBEDDINGS = AugmentConfig(dir_p=0.0, mixstyle_p=0.0, mixup_alpha=0.0)
 """What can't be done to embeddings any more is off."""
 
 
 @dataclass(frozen=True)
 class SmallTeacherConfig:
-    """The teacher of those who have no BEATs file: a small residual network on log-mels."""
+    """A teacher trained from scratch on log-mels, such as the small network in the place of BEATs."""
 
-    width: int = 32
+    width: int = WIDTH
     """Channels of its first stage."""
     mel: MelConfig = MelConfig(bands=256)
     augment: AugmentConfig = AugmentConfig()
@@ -62,8 +67,9 @@ class FrozenTeacherConfig:
     """
 
     cache_embeddings: bool = True
-    """Computes the encoder's output of each clip once and keeps it beside the waveforms: an epoch then takes seconds, and of
-    the augmentations mixup alone remains, on embeddings (Verma et al., 2019). false runs the encoder in every epoch."""
+    """Computes the encoder's output of each clip once and keeps it beside the waveforms: an epoch then takes
+    seconds, and of the augmentations mixup alone remains, on embeddings (Verma et al., 2019). false runs the
+    encoder in every epoch."""
     augment: AugmentConfig = AugmentConfig(dir_p=0.0, mixstyle_p=0.0, spec_mask_share=0.2)
     optim: OptimConfig = OptimConfig(lr=0.001, max_epochs=60, restart_epochs=0)
 
@@ -72,20 +78,28 @@ class FrozenTeacherConfig:
 class TeacherConfig:
     """Fine-tunes a teacher and keeps its logits of the training clips."""
 
-    kind: TeacherKind = "ssl"
-    """ssl: all of BEATs_iter3_plus_AS2M. ssl_sl: all of ..._finetuned_on_AS2M_cpt2. ssl_frozen: the classifier of the first."""
+    kind: str = "ssl"
+    """ssl: all of BEATs_iter3_plus_AS2M. ssl_sl: all of ..._finetuned_on_AS2M_cpt2. ssl_frozen: the
+    classifier of the first. small_cnn: the small teacher. Or another one of
+    adaptf/models/teachers/registry.py."""
     prepare_run: str = upstream("prepare", **{DATA_KIND: SCENES_KIND})
     """Run of `prepare` that holds the scenes."""
     beats_ssl_file: str = path_field(NONE)
     """BEATs_iter3_plus_AS2M.pt, for ssl and ssl_frozen; `none`: the small teacher takes its place."""
     beats_ssl_sl_file: str = path_field(NONE)
-    """BEATs_iter3_plus_AS2M_finetuned_on_AS2M_cpt2.pt, for ssl_sl; `none`: the small teacher takes its place."""
+    """BEATs_iter3_plus_AS2M_finetuned_on_AS2M_cpt2.pt, for ssl_sl; `none`: the small teacher takes its
+    place."""
+    file: str = path_field(NONE)
+    """Pre-trained weights of a teacher other than BEATs that starts from some."""
+    settings: dict[str, Any] = field(default_factory=dict)
+    """What the network of a teacher takes beside the options here, as in {groups: 4}."""
     augment: AugmentConfig = AugmentConfig(dir_p=0.6, mixstyle_alpha=0.4, mixstyle_p=0.4, spec_mask_share=0.2)
-    """Of BEATs."""
+    """Of a teacher that starts from a file."""
     optim: BeatsOptimConfig = BeatsOptimConfig()
-    """Of BEATs."""
+    """Of a teacher that starts from a file."""
     activation_checkpointing: bool = False
-    """Computes BEATs' activations again in the backward pass: a third more time for much less memory (Chen et al., 2016)."""
+    """Computes BEATs' activations again in the backward pass: a third more time for much less memory (Chen et
+    al., 2016)."""
     frozen: FrozenTeacherConfig = FrozenTeacherConfig()
     small: SmallTeacherConfig = field(default_factory=SmallTeacherConfig)
     trainer: TrainerConfig = TrainerConfig()
@@ -97,34 +111,34 @@ class TeacherConfig:
     95 % interval."""
 
 
-def beats_file(config: TeacherConfig) -> str:
-    """The file that a teacher of this kind starts from, or `none`."""
-    return config.beats_ssl_sl_file if config.kind == "ssl_sl" else config.beats_ssl_file
+def start(config: TeacherConfig) -> tuple[Teacher, str]:
+    """The teacher of this kind and the file that it starts from, `none` where it starts from scratch.
+
+    The small one takes the place of one whose file is not given. Raises UserError for an unknown kind.
+    """
+    wanted = find_teacher(config.kind)
+    file = getattr(config, wanted.file_option) if wanted.from_file else NONE
+    return (find_teacher(SMALL_CNN) if wanted.from_file and file == NONE else wanted), file
 
 
 def network_kind(config: TeacherConfig) -> str:
     """Which network it is."""
-    return SMALL_CNN if beats_file(config) == NONE else BEATS
+    return start(config)[0].name
 
 
-def beats_digest(config: TeacherConfig) -> str:
-    """Digest of the BEATs file, checked before any work is done."""
-    path = beats_file(config)
-    if path == NONE:
-        return NONE
-    load_beats(path, finetuned=config.kind == "ssl_sl")
-    return sha256_of(Path(path))
+def file_digest(config: TeacherConfig) -> str:
+    """Digest of the file that it starts from. Raises UserError where the file or a setting can't be used."""
+    fresh_network(config, classes=1)
+    _, file = start(config)
+    return NONE if file == NONE else sha256_of(Path(file))
 
 
 def teacher(config: TeacherConfig, run: StageRun) -> Result:
     """The best checkpoint on validation clips predicts all training and validation clips as they are."""
     data = load_prepared(run, config.prepare_run, kind=SCENES_KIND)
-    if beats_file(config) == NONE:
-        fitted, logits, note = small_teacher(config, run, data)
-    elif config.kind == "ssl_frozen" and config.frozen.cache_embeddings:
-        fitted, logits, note = frozen_teacher(config, run, data)
-    else:
-        fitted, logits, note = beats_teacher(config, run, data)
+    note = what_it_is(config)
+    print(note, flush=True)
+    fitted, logits = learn(config, run, data)
     rows = data.learning_rows()
     table = TeacherLogits(tuple(rows["filename"]), data.classes, logits, teacher_run=run.run_id, data_digest=data.digest)
     if is_process_zero():
@@ -139,40 +153,52 @@ def teacher(config: TeacherConfig, run: StageRun) -> Result:
     )
 
 
-def small_teacher(config: TeacherConfig, run: StageRun, data: PreparedData) -> tuple[Fitted, NDArray[np.float32], str]:
-    """The small residual network on log-mels: checkpoints, logits, and a note that says what it is."""
-    note = (
-        f"**No BEATs file was given for '{config.kind}': the small teacher ({SMALL_CNN}), trained from scratch, takes its "
-        "place.** What a student gains from it says nothing about BEATs."
-    )
-    print(note, flush=True)
-    small = config.small
-    network = {"width": small.width}
-    description = ModelDescription(kind=SMALL_CNN, classes=data.classes, features=asdict(small.mel), network=network)
-    fitted = train_on_clips(config, run, data, build_classifier(description), small.augment, small.optim)
-    return fitted, logits_of(config, run, data, load_classifier(fitted.best)), note
+def what_it_is(config: TeacherConfig) -> str:
+    """The note of the run."""
+    chosen, file = start(config)
+    if chosen is not find_teacher(config.kind):
+        return (
+            f"**No BEATs file was given for '{config.kind}': the small teacher ({SMALL_CNN}), trained from "
+            "scratch, takes its place.** What a student gains from it says nothing about BEATs."
+        )
+    if not chosen.from_file:
+        return f"{chosen.name}, trained from scratch."
+    if not chosen.embedding_code:
+        return f"{chosen.name} from {file}, all of it fine-tuned."
+    on_what = f", on embeddings of the clips as they are.{unused_on_embeddings(config.frozen.augment)}"
+    return f"{chosen.name} from {file}, classifier only{on_what if config.frozen.cache_embeddings else '.'}"
 
 
-def beats_teacher(config: TeacherConfig, run: StageRun, data: PreparedData) -> tuple[Fitted, NDArray[np.float32], str]:
-    """BEATs on augmented clips; with a frozen encoder its settings are those of `frozen`."""
-    frozen = config.kind == "ssl_frozen"
-    note = f"BEATs from {beats_file(config)}, {'classifier only' if frozen else 'all of it fine-tuned'}."
-    print(note, flush=True)
-    augment = config.frozen.augment if frozen else config.augment
-    optim = config.frozen.optim if frozen else config.optim
-    classifier, _ = beats_classifier(config, data.classes)
-    fitted = train_on_clips(config, run, data, classifier, augment, optim)
-    return fitted, logits_of(config, run, data, load_classifier(fitted.best)), note
+def fresh_network(config: TeacherConfig, *, classes: int) -> tuple[nn.Module, dict[str, Any]]:
+    """The network before it learns, and the settings that rebuild it."""
+    chosen, file = start(config)
+    shared = {"width": config.small.width, "activation_checkpointing": config.activation_checkpointing}
+    make = chosen.from_file or chosen.network
+    settings = network_settings(make, shared=shared, own=config.settings, what="settings")
+    network: Any = make(*([file] if chosen.from_file else []), classes=classes, **settings)
+    return network, network.settings if chosen.from_file else settings
 
 
-def frozen_teacher(config: TeacherConfig, run: StageRun, data: PreparedData) -> tuple[Fitted, NDArray[np.float32], str]:
-    """The linear layer behind BEATs, on embeddings that are computed once."""
-    note = f"BEATs from {beats_file(config)}, classifier only, on embeddings of the clips as they are."
-    note += unused_on_embeddings(config.frozen.augment)
-    print(note, flush=True)
-    classifier, network = beats_classifier(config, data.classes)
-    clips = embedded(config, run, data, classifier, network)
+def learn(config: TeacherConfig, run: StageRun, data: PreparedData) -> tuple[Fitted, NDArray[np.float32]]:
+    """The checkpoints, and the best one's logits (learning clips, classes)."""
+    chosen, _ = start(config)
+    network, settings = fresh_network(config, classes=len(data.classes))
+    mel = asdict(config.small.mel) if chosen.features is LogMel else {}
+    description = ModelDescription(kind=chosen.name, classes=data.classes, features=mel, network=settings)
+    classifier = Classifier(description, chosen.features(**mel), network)
+    if chosen.embedding_code and config.frozen.cache_embeddings:
+        return on_embeddings(config, run, data, classifier)
+    fitted = train_on_clips(config, run, data, classifier)
+    return fitted, logits_of(config, run, data, load_classifier(fitted.best))
+
+
+def on_embeddings(
+    config: TeacherConfig, run: StageRun, data: PreparedData, classifier: Classifier
+) -> tuple[Fitted, NDArray[np.float32]]:
+    """The last layer on embeddings, computed once: checkpoints of the whole teacher, and its logits."""
+    clips = embedded(config, run, data, classifier)
     split = data.learning_rows()["split"].to_numpy()
+    network: Any = classifier.network
     head = Classifier(classifier.description, nn.Identity(), network.classifier)
     augment = replace(ON_EMBEDDINGS, mixup_alpha=config.frozen.augment.mixup_alpha)
     fitted = train_classifier(
@@ -187,7 +213,7 @@ def frozen_teacher(config: TeacherConfig, run: StageRun, data: PreparedData) -> 
     last = with_encoder(run, classifier, head, fitted.last)
     best = with_encoder(run, classifier, head, fitted.best)
     logits = predict_logits(network.classifier.eval().to("cpu"), clips, name=f"{run.name}: logits")
-    return replace(fitted, best=best, last=last), logits, note
+    return replace(fitted, best=best, last=last), logits
 
 
 def unused_on_embeddings(augment: AugmentConfig) -> str:
@@ -199,24 +225,25 @@ def unused_on_embeddings(augment: AugmentConfig) -> str:
 
 
 def with_encoder(run: StageRun, classifier: Classifier, head: Classifier, weights: Path) -> Path:
-    """Loads these weights into the head, which is the last layer of the classifier, and writes all of the classifier."""
+    """Loads these weights into the head, the classifier's last layer, and writes all of the classifier."""
     epoch = load_network_weights(head.network, weights)
     return save_classifier(classifier, run.folder / "with_encoder" / weights.name, epoch=epoch)
 
 
-def embedded(
-    config: TeacherConfig, run: StageRun, data: PreparedData, classifier: Classifier, network: BeatsClassifier
-) -> ClipSet:
+def embedded(config: TeacherConfig, run: StageRun, data: PreparedData, classifier: Classifier) -> ClipSet:
     """All learning clips as embeddings, kept beside the waveforms for other seeds and settings."""
+    chosen, file = start(config)
+    code = chosen.embedding_code() if chosen.embedding_code else ()
     device = inference_device(config.trainer.accelerator)
     classifier.eval().to(device)
+    network: Any = classifier.network
     rows = data.learning_rows()
     embeddings = cached_embeddings(
         lambda waveform: network.embed(classifier.features(waveform)),
         data.cached(rows),
         list(rows["key"]),
         folder=data.waveforms.folder / "embeddings",
-        encoder_digest=encoder_digest(config),
+        encoder_digest=digest(sha256_of(Path(file)), *code),
         device=device,
         name=f"{run.name}: embeddings",
     )
@@ -224,49 +251,31 @@ def embedded(
     return replace(data.clip_set(rows, VALIDATION), source=embeddings)
 
 
-def encoder_digest(config: TeacherConfig) -> str:
-    """Of all that makes an embedding from a clip: the BEATs file, the code of features and encoder, the libraries under it."""
-    code = (inspect.getsource(module) for module in (kaldi_mel, fbank, beats))
-    return digest(
-        sha256_of(Path(beats_file(config))), *code, *(version(package) for package in ("torch", "torchaudio", "speechbrain"))
-    )
-
-
-def beats_classifier(config: TeacherConfig, classes: tuple[str, ...]) -> tuple[Classifier, BeatsClassifier]:
-    """BEATs with a new classifier, whole and its network alone."""
-    network = BeatsClassifier(
-        load_beats(beats_file(config)),
-        classes=len(classes),
-        freeze_encoder=config.kind == "ssl_frozen",
-        activation_checkpointing=config.activation_checkpointing,
-    )
-    settings = {name: value for name, value in network.cfg.items() if name != "classes"}
-    return Classifier(ModelDescription(kind=BEATS, classes=classes, network=settings), BeatsFeatures(), network), network
-
-
-def train_on_clips(
-    config: TeacherConfig,
-    run: StageRun,
-    data: PreparedData,
-    classifier: Classifier,
-    augment: AugmentConfig,
-    optim: OptimConfig | BeatsOptimConfig,
-) -> Fitted:
+def train_on_clips(config: TeacherConfig, run: StageRun, data: PreparedData, classifier: Classifier) -> Fitted:
     """Macro-average accuracy on validation clips chooses the checkpoint."""
+    settings = learning_settings(config)
     return train_classifier(
         classifier,
         run,
         data,
-        Recipe(augment, optim, replace(config.trainer, strategy=strategy_of(config)), config.seed),
+        Recipe(settings.augment, settings.optim, replace(config.trainer, strategy=strategy_of(config)), config.seed),
         SCENES,
         train=data.clips(TRAIN),
         validation=data.clips(VALIDATION),
     )
 
 
+def learning_settings(config: TeacherConfig) -> TeacherConfig | FrozenTeacherConfig | SmallTeacherConfig:
+    """Those that hold the teacher's augmentations and its optimizer."""
+    chosen, _ = start(config)
+    if not chosen.from_file:
+        return config.small
+    return config.frozen if chosen.embedding_code else config
+
+
 def strategy_of(config: TeacherConfig) -> str:
-    """BEATs drops whole layers while it trains, whose weights then get no gradient: plain ddp waits for it in vain."""
-    waits = config.trainer.strategy == "ddp" and beats_file(config) != NONE
+    """Where a step uses not all weights, which then get no gradient, plain ddp waits for it in vain."""
+    waits = config.trainer.strategy == "ddp" and start(config)[0].skips_weights
     return "ddp_find_unused_parameters_true" if waits else config.trainer.strategy
 
 
@@ -282,7 +291,7 @@ TEACHER = Stage(
     run=teacher,
     config=TeacherConfig,
     check=check_training,
-    reads=beats_digest,
+    reads=file_digest,
     words=lambda config: [f"{config.kind} ({network_kind(config)})"],
     score="best/accuracy",
 )

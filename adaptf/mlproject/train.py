@@ -6,7 +6,7 @@ from adaptf.data.clips import VALIDATION
 from adaptf.models.checkpoint import initialise_from
 from adaptf.models.classifier import build_classifier
 from adaptf.pipeline.artifacts import DATA_KIND, SCENES_KIND
-from adaptf.pipeline.checkpoints import checkpoint_of, tfsepnet_description
+from adaptf.pipeline.checkpoints import checkpoint_of
 from adaptf.pipeline.checks import check_training
 from adaptf.pipeline.config import AugmentConfig, MelConfig, ModelConfig, OptimConfig, TrainerConfig, upstream, upstream_model
 from adaptf.pipeline.dataset import load_prepared
@@ -15,6 +15,7 @@ from adaptf.pipeline.objectives import SCENES
 from adaptf.pipeline.refit import as_refit, learnt_splits
 from adaptf.pipeline.run_names import told
 from adaptf.pipeline.stage import Stage
+from adaptf.pipeline.students import student_description
 from adaptf.pipeline.validation import TRAINED, predict_validation, with_validation_tables
 from adaptf.tracking.runs import NONE, Result, StageRun, is_process_zero
 
@@ -49,7 +50,7 @@ class TrainConfig:
 def train(config: TrainConfig, run: StageRun) -> Result:
     """Macro-average accuracy on validation clips chooses the checkpoint; of a refit the last is taken."""
     data = load_prepared(run, config.prepare_run, kind=SCENES_KIND)
-    classifier = build_classifier(tfsepnet_description(data.classes, config.mel, config.model))
+    classifier = build_classifier(student_description(data.classes, config.mel, config.model))
     origin = "From scratch."
     if config.pretrain_run != NONE:
         skip = "" if config.load_classifier else "classifier."

@@ -13,14 +13,22 @@ from torch import Tensor, nn
 
 from adaptf.data.files import write_atomically
 from adaptf.errors import UserError
-from adaptf.models.classifier import TFSEPNET, Classifier, ModelDescription, build_classifier
-from adaptf.models.public_checkpoint import CLASSES, from_public, is_public
-from adaptf.models.torch_file import NamesCode, UnreadableFile, brief, compare_checksums, read_start, read_torch_file
+from adaptf.models.classifier import Classifier, ModelDescription, build_classifier
+from adaptf.models.students.registry import TFSEPNET
+from adaptf.models.students.tfsepnet.public_checkpoint import CLASSES, from_public, is_public
+from adaptf.models.torch_file import (
+    NamesCode,
+    UnreadableFile,
+    brief,
+    compare_checksums,
+    read_start,
+    read_torch_file,
+)
 
-ARRAYS = ".npz"
+_ARRAYS = ".npz"
 """Ending of an archive of tensors, which numpy.savez writes."""
 DESCRIPTION = "adaptf_model"
-NETWORK_PREFIX = "classifier.network."
+_NETWORK_PREFIX = "classifier.network."
 """Where a training task keeps the network among its own tensors."""
 
 
@@ -43,12 +51,15 @@ class Loaded:
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:
-    """The content of a checkpoint file, or of an .npz archive of tensors, without running any code that it may name.
+    """The content of a checkpoint file, or of an .npz archive of tensors, without running any code that it
+    may name.
 
     Its 'state_dict' holds tensors by name; what a trainer keeps beside them may be left out.
     """
     try:
-        content = {"state_dict": _read_arrays(path)} if path.suffix.lower() == ARRAYS else read_torch_file(path, stand_ins=True)
+        content = (
+            {"state_dict": _read_arrays(path)} if path.suffix.lower() == _ARRAYS else read_torch_file(path, stand_ins=True)
+        )
     except NamesCode as error:
         raise CheckpointError(f"checkpoint {path}: {error}. {_way_out(path)}") from None
     except UnreadableFile as error:
@@ -79,26 +90,28 @@ def _way_out(path: Path) -> str:
         f'import torch; content = torch.load({given}, map_location="cpu", weights_only=False); '
         f'torch.save({{"state_dict": content["state_dict"]}}, {left})'
     )
-    return f"Where you trust it and may run what is in it, take its tensors out of it: python -c {shlex.quote(code)}"
+    way = "Where you trust it and may run what is in it, take its tensors out of it"
+    return f"{way}: python -c {shlex.quote(code)}"
 
 
 def save_weights(trained: Path, path: Path) -> Path:
-    """Writes the classifier of a trainer's checkpoint, without optimizer, counters of batches or folders, and returns `path`.
+    """Writes the classifier of a trainer's checkpoint, without optimizer, counters of batches or folders, and
+    returns `path`.
 
     Trainings alike leave the same bytes.
     """
     content = read_checkpoint(trained)
-    state = {name: tensor for name, tensor in content["state_dict"].items() if name.startswith(NETWORK_PREFIX)}
-    return _write(path, content[DESCRIPTION], state, epoch=content["epoch"])
+    weights = _network_weights(content["state_dict"])
+    return _write(path, content[DESCRIPTION], weights, epoch=content["epoch"])
 
 
 def save_classifier(classifier: Classifier, path: Path, *, epoch: int) -> Path:
     """Writes a classifier as `save_weights` does."""
-    state = {f"{NETWORK_PREFIX}{name}": tensor for name, tensor in classifier.network.state_dict().items()}
-    return _write(path, classifier.description.as_dict(), state, epoch=epoch)
+    return _write(path, classifier.description.as_dict(), classifier.network.state_dict(), epoch=epoch)
 
 
-def _write(path: Path, description: dict[str, Any], state: dict[str, Tensor], *, epoch: int) -> Path:
+def _write(path: Path, description: dict[str, Any], weights: dict[str, Tensor], *, epoch: int) -> Path:
+    state = {f"{_NETWORK_PREFIX}{name}": tensor for name, tensor in weights.items()}
     written = io.BytesIO()
     torch.save({DESCRIPTION: description, "state_dict": state, "epoch": epoch}, written)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -132,18 +145,19 @@ def _size(description: ModelDescription) -> str:
 
 
 def load_network_weights(network: nn.Module, path: Path) -> int:
-    """Loads the weights that `save_weights` wrote into a network of the same shape, and returns their epoch."""
+    """Loads what `save_weights` wrote into a network of the same shape, and returns its epoch."""
     content = read_checkpoint(path)
     network.load_state_dict(_network_weights(content["state_dict"]))
     return int(content["epoch"])
 
 
 def initialise_from(classifier: Classifier, path: Path, *, skip: str) -> Loaded:
-    """Loads a checkpoint's weights except those whose name begins with `skip`, such as a classifier of other classes.
+    """Loads a checkpoint's weights except those whose name begins with `skip`, such as a classifier of other
+    classes.
 
-    An empty `skip` leaves out nothing; the classes have to be the same then. Raises CheckpointError naming both values where
-    bands, width, depth or another setting differ. A checkpoint of the public trainer tells shapes alone; its classes are the
-    challenge's.
+    An empty `skip` leaves out nothing; the classes have to be the same then. Raises CheckpointError naming
+    both values where bands, width, depth or another setting differ. A checkpoint of the public trainer tells
+    shapes alone; its classes are the challenge's.
     """
     as_public = classifier.description if skip else replace(classifier.description, classes=CLASSES)
     description, weights = _read_network(path, as_public)
@@ -173,8 +187,8 @@ def _check_shapes(theirs: dict[str, Tensor], ours: dict[str, Tensor], path: Path
     if wrong:
         here, there = tuple(ours[wrong[0]].shape), tuple(theirs[wrong[0]].shape)
         raise CheckpointError(
-            f"{path} does not fit this model: {wrong[0]} is {here} here and {there} there, {len(wrong) - 1} more differ "
-            "(another width, another depth or other classes)"
+            f"{path} does not fit this model: {wrong[0]} is {here} here and {there} there, {len(wrong) - 1} more "
+            "differ (another width, another depth or other classes)"
         )
 
 
@@ -202,4 +216,5 @@ def _read_network(path: Path, public_description: ModelDescription | None) -> tu
 
 def _network_weights(state: dict[str, Tensor]) -> dict[str, Tensor]:
     """The network's tensors, by their names in the network."""
-    return {name.removeprefix(NETWORK_PREFIX): tensor for name, tensor in state.items() if name.startswith(NETWORK_PREFIX)}
+    start = _NETWORK_PREFIX
+    return {name.removeprefix(start): tensor for name, tensor in state.items() if name.startswith(start)}

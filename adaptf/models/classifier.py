@@ -1,17 +1,14 @@
 """A classifier of waveforms: features and a network, rebuildable from plain values and tensors."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from torch import Tensor, nn
 
 from adaptf.audio.logmel import LogMel
-from adaptf.models.beats import BeatsClassifier, BeatsEncoder, BeatsFeatures
-from adaptf.models.small_teacher import SmallCnnTeacher
-from adaptf.models.tfsepnet import TfSepNet
-
-TFSEPNET, SMALL_CNN, BEATS = "tfsepnet", "small_cnn", "beats"
+from adaptf.models.students.registry import STUDENTS
+from adaptf.models.teachers.registry import TEACHERS
 
 
 @dataclass(frozen=True)
@@ -19,7 +16,7 @@ class ModelDescription:
     """All that is needed to build a classifier, kept beside its weights."""
 
     kind: str
-    """tfsepnet, small_cnn or beats."""
+    """A name in `STUDENTS`, or of a network of `TEACHERS`: tfsepnet, small_cnn, beats, ..."""
     classes: tuple[str, ...]
     """Class names in the order of the logits."""
     features: Mapping[str, Any] = field(default_factory=dict)
@@ -33,7 +30,7 @@ class ModelDescription:
 
 
 class Classifier(nn.Module):
-    """Waveform (batch, samples) -> logits (batch, classes); augmentations act between `features` and `network`."""
+    """Waveform (batch, samples) -> logits (batch, classes); augmentations act between both parts."""
 
     def __init__(self, description: ModelDescription, features: nn.Module, network: nn.Module) -> None:
         super().__init__()
@@ -45,15 +42,18 @@ class Classifier(nn.Module):
 
 def build_classifier(description: ModelDescription) -> Classifier:
     """A classifier with fresh weights. Raises ValueError for an unknown kind."""
-    classes = len(description.classes)
-    if description.kind == TFSEPNET:
-        network: nn.Module = TfSepNet(classes=classes, **description.network)
-        return Classifier(description, LogMel(**description.features), network)
-    if description.kind == SMALL_CNN:
-        network = SmallCnnTeacher(classes=classes, **description.network)
-        return Classifier(description, LogMel(**description.features), network)
-    if description.kind == BEATS:
-        settings = dict(description.network)
-        network = BeatsClassifier(BeatsEncoder(settings["encoder"]), classes=classes, freeze_encoder=settings["freeze_encoder"])
-        return Classifier(description, BeatsFeatures(**description.features), network)
-    raise ValueError(f"model kind '{description.kind}' is unknown; there are {TFSEPNET}, {SMALL_CNN} and {BEATS}")
+    kinds = _kinds()
+    if description.kind not in kinds:
+        raise ValueError(f"model kind '{description.kind}' is unknown; there are {', '.join(kinds)}")
+    features, network = kinds[description.kind]
+    return Classifier(
+        description,
+        features(**description.features),
+        network(classes=len(description.classes), **description.network),
+    )
+
+
+def _kinds() -> dict[str, tuple[Callable[..., nn.Module], Callable[..., nn.Module]]]:
+    """Features and network of each kind."""
+    teachers = {teacher.name: (teacher.features, teacher.network) for teacher in TEACHERS.values()}
+    return {**teachers, **{name: (LogMel, student.network) for name, student in STUDENTS.items()}}

@@ -1,29 +1,30 @@
-"""Residual normalization: 0.1 x + (x - mean) / std over channels and time, per clip and frequency (Kim et al., 2021)."""
+"""Residual normalization per clip and frequency: 0.1 x + (x - mean) / std (Kim et al., 2021)."""
 
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-EPSILON = 1e-5
-SHORTCUT = 0.1
+_EPSILON = 1e-5
+_SHORTCUT = 0.1
 
 
-def sum_over_channels_and_time(x: Tensor) -> Tensor:
-    """(batch, channels, frequency, time) -> (batch, 1, frequency, 1), one axis after the other: both at once take longer."""
+def _sum_over_channels_and_time(x: Tensor) -> Tensor:
+    """(batch, channels, frequency, time) -> (batch, 1, frequency, 1), axis by axis, which is faster."""
     return x.sum(dim=3, keepdim=True).sum(dim=1, keepdim=True)
 
 
-def scale_and_shift(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """(batch, 1, frequency, 1) each: 1 / std, and the factor and offset that make the normalization one multiply-add."""
+def _scale_and_shift(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """(batch, 1, frequency, 1) each: 1 / std, and the factor and offset that normalize by a multiply-add."""
     mean = x.mean(dim=3, keepdim=True).mean(dim=1, keepdim=True)
     squares = torch.linalg.vector_norm(x - mean, dim=3, keepdim=True).square().sum(dim=1, keepdim=True)
-    inverse_std = (squares / (x.shape[1] * x.shape[3] - 1) + EPSILON).rsqrt()
-    return inverse_std, inverse_std + SHORTCUT, -mean * inverse_std
+    inverse_std = (squares / (x.shape[1] * x.shape[3] - 1) + _EPSILON).rsqrt()
+    return inverse_std, inverse_std + _SHORTCUT, -mean * inverse_std
 
 
 class _ResidualNormalization(torch.autograd.Function):
-    """The analytic gradient reads x and the incoming gradient twice, where autograd's chain keeps six copies of x.
+    """The analytic gradient reads x and the incoming gradient twice, where autograd's chain keeps six copies
+    of x.
 
     With r = 1 / std and h = (x - mean) r over n values of unbiased variance,
     dx = 0.1 g + r (g - mean(g) - h sum(g h) / (n - 1)).
@@ -31,7 +32,7 @@ class _ResidualNormalization(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:
-        inverse_std, scale, shift = scale_and_shift(x)
+        inverse_std, scale, shift = _scale_and_shift(x)
         ctx.save_for_backward(x, inverse_std, scale, shift)
         return torch.addcmul(shift, x, scale)
 
@@ -39,8 +40,8 @@ class _ResidualNormalization(torch.autograd.Function):
     def backward(ctx: Any, gradient: Tensor) -> Tensor:
         x, inverse_std, scale, shift = ctx.saved_tensors
         count = x.shape[1] * x.shape[3]
-        sum_g = sum_over_channels_and_time(gradient)
-        sum_gx = sum_over_channels_and_time(gradient * x)
+        sum_g = _sum_over_channels_and_time(gradient)
+        sum_gx = _sum_over_channels_and_time(gradient * x)
         sum_gh = inverse_std * sum_gx + shift * sum_g
         x_factor = -(inverse_std**2) * sum_gh / (count - 1)
         offset = -inverse_std * sum_g / count - inverse_std * shift * sum_gh / (count - 1)
@@ -50,8 +51,21 @@ class _ResidualNormalization(torch.autograd.Function):
 class ResidualNormalization(nn.Module):
     """(batch, channels, frequency, time) -> the same shape. It has no parameters."""
 
+    stays_float = True
+    """Where the network is quantized: 1 / std may reach 316, too far for 256 steps."""
+
     def forward(self, x: Tensor) -> Tensor:
         if torch.is_grad_enabled() and x.requires_grad:
             return _ResidualNormalization.apply(x)  # type: ignore[no-untyped-call]
-        _, scale, shift = scale_and_shift(x)
+        _, scale, shift = _scale_and_shift(x)
         return torch.addcmul(shift, x, scale)
+
+
+class Statistics(nn.Module):
+    """(batch, channels, frequency, time) -> the normalization's scale and shift, (batch, 1, frequency, 1)."""
+
+    stays_float = True
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        _, scale, shift = _scale_and_shift(x)
+        return scale, shift

@@ -1,4 +1,4 @@
-"""A file of torch.save read without running any code that it names: what is not tensors and plain values stays out."""
+"""Files of torch.save, read without running code that they name: tensors and plain values alone."""
 
 import os
 import re
@@ -10,7 +10,7 @@ from typing import Any, Self
 import torch
 from torch.serialization import get_unsafe_globals_in_checkpoint, safe_globals
 
-ZIP_MAGIC, PICKLE_MAGIC = b"PK\x03\x04", b"\x80"
+_ZIP_MAGIC, _PICKLE_MAGIC = b"PK\x03\x04", b"\x80"
 """What a file of torch.save begins with, since PyTorch 1.6 and before."""
 
 
@@ -22,7 +22,7 @@ class NamesCode(UnreadableFile):
     """The file is whole, and reading it would need code that it names."""
 
 
-class StandIn:
+class _StandIn:
     """Takes the place of every class and function that a file names beside tensors, and does nothing."""
 
     def __new__(cls, *args: Any, **kwargs: Any) -> Self:
@@ -36,33 +36,34 @@ class StandIn:
 def read_torch_file(path: Path, *, stand_ins: bool = False) -> Any:
     """Tensors and plain values. Raises UnreadableFile, and NamesCode where the file names code.
 
-    With `stand_ins`, what trainers keep beside them, such as pickled settings, comes as `StandIn`s. PyTorch's reader with
-    `weights_only` does the reading all the same: it calls what PyTorch itself allows, which makes tensors, and StandIn, and
-    looks up nothing by the names in the file. What StandIn can't take the place of is refused.
+    With `stand_ins`, what trainers keep beside them, such as pickled settings, comes as `_StandIn`s.
+    PyTorch's reader with `weights_only` does the reading all the same: it calls what PyTorch itself allows,
+    which makes tensors, and _StandIn, and looks up nothing by the names in the file. What _StandIn can't take
+    the place of is refused.
     """
-    check_whole(path)
+    _check_whole(path)
     try:
         named = get_unsafe_globals_in_checkpoint(path) if stand_ins and zipfile.is_zipfile(path) else []
-        with safe_globals([(StandIn, name) for name in named]):
+        with safe_globals([(_StandIn, name) for name in named]):
             return torch.load(path, map_location="cpu", weights_only=True)
     except UnpicklingError as error:
         # PyTorch's own message, which would follow in a chain, advises to read the file without the check.
-        raise NamesCode(refusal(str(error))) from None
+        raise NamesCode(_refusal(str(error))) from None
     except Exception as error:  # damaged bytes can break the reader anywhere
         raise UnreadableFile(f"it is cut off or damaged ({brief(error)})") from error
 
 
-def check_whole(path: Path) -> None:
-    """Raises UnreadableFile for what torch.save did not write, and for changed bytes, which PyTorch would take for weights."""
+def _check_whole(path: Path) -> None:
+    """Raises UnreadableFile for what torch.save did not write, and for changed bytes, which PyTorch takes."""
     start = read_start(path)
-    if not start.startswith((ZIP_MAGIC, PICKLE_MAGIC)):
+    if not start.startswith((_ZIP_MAGIC, _PICKLE_MAGIC)):
         raise UnreadableFile(f"it was not written by torch.save (it begins with {start!r})")
-    if start.startswith(ZIP_MAGIC):
+    if start.startswith(_ZIP_MAGIC):
         compare_checksums(path)
 
 
 def read_start(path: Path) -> bytes:
-    """The first bytes. Raises UnreadableFile for a folder, for nothing at all, and for what may not be read."""
+    """The first bytes. Raises UnreadableFile for a folder, for nothing, and for what may not be read."""
     if not os.path.isfile(path):
         raise UnreadableFile("it is a folder" if os.path.isdir(path) else "there is no such file")
     try:
@@ -83,7 +84,7 @@ def compare_checksums(path: Path) -> None:
         raise UnreadableFile(f"it is cut off or damaged (bad checksum of {damaged})")
 
 
-def refusal(message: str) -> str:
+def _refusal(message: str) -> str:
     """Of an error of PyTorch's reader: what it met, without its advice to read the file unchecked."""
     named = re.search(r"GLOBAL (\S+)", message)
     what = f"names code ({named[1]})" if named else "holds more than tensors and plain values, or is damaged"

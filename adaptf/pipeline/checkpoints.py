@@ -1,16 +1,15 @@
 """The checkpoint that a stage starts from: that of a run, or a file of the user's."""
 
 from collections.abc import Sequence
-from dataclasses import asdict
 from pathlib import Path
 
 from adaptf.errors import UserError
 from adaptf.models.checkpoint import load_classifier
-from adaptf.models.classifier import TFSEPNET, Classifier, ModelDescription
-from adaptf.models.public_checkpoint import CLASSES
+from adaptf.models.classifier import Classifier
+from adaptf.models.students.registry import STUDENTS
 from adaptf.pipeline.artifacts import BEST
-from adaptf.pipeline.config import MelConfig, ModelConfig
 from adaptf.pipeline.dataset import PreparedData
+from adaptf.pipeline.students import PUBLIC
 from adaptf.tracking import runs
 from adaptf.tracking.runs import StageRun
 
@@ -38,10 +37,12 @@ def classifier_of(run: StageRun, value: str, data: PreparedData) -> Classifier:
 
 
 def student_of(run: StageRun, value: str, data: PreparedData) -> Classifier:
-    """The same of TF-SepNet. Raises UserError for another network, such as a teacher's."""
+    """The same of a student. Raises UserError for another network, such as a teacher's."""
     classifier = classifier_of(run, value, data)
-    if classifier.description.kind != TFSEPNET:
-        raise UserError(f"{value} holds a network of kind '{classifier.description.kind}', one of '{TFSEPNET}' is needed")
+    kind = classifier.description.kind
+    if kind not in STUDENTS:
+        known = ", ".join(f"'{name}'" for name in STUDENTS)
+        raise UserError(f"{value} holds a network of kind '{kind}', one of {known} is needed")
     return classifier
 
 
@@ -50,14 +51,3 @@ def check_scenes(what: str, scenes: Sequence[str], data: PreparedData) -> None:
     if tuple(scenes) != data.classes:
         other = "in another order" if set(scenes) == set(data.classes) else "another task"
         raise UserError(f"{what} tells {', '.join(scenes)} apart, the data has {', '.join(data.classes)}: {other}")
-
-
-def tfsepnet_description(
-    classes: Sequence[str], mel: MelConfig = MelConfig(), model: ModelConfig = ModelConfig()
-) -> ModelDescription:
-    """TF-SepNet for these classes, of the report's size where nothing else is said."""
-    return ModelDescription(kind=TFSEPNET, classes=tuple(classes), features=asdict(mel), network=asdict(model))
-
-
-PUBLIC = tfsepnet_description(CLASSES)
-"""What a checkpoint of the public trainer is taken for, which does not say it: its own published settings."""

@@ -10,7 +10,11 @@ from adaptf.data.cache.shards import SampleType
 from adaptf.data.loading import Loading
 from adaptf.data.responses import ResponseLevel
 from adaptf.data.sets.tau import TrainSplit
+from adaptf.errors import UserError
 from adaptf.evaluation.scores import Score
+from adaptf.models.keywords import network_settings, settings_taken
+from adaptf.models.students.registry import TFSEPNET, find_student
+from adaptf.models.students.tfsepnet.network import DEPTH, DROPOUT, WIDTH
 from adaptf.tracking.runs import LATEST, NONE
 from adaptf.training.averaging import Averaging
 
@@ -142,14 +146,31 @@ class MelConfig:
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """TF-SepNet."""
+    """The student. Raises UserError for one that there is not, and for a setting that it does not have."""
 
-    width: int = 64
+    kind: str = TFSEPNET
+    """tfsepnet, or another student of adaptf/models/students/registry.py."""
+    width: int = WIDTH
     """Channels of the first blocks."""
-    depth: int = 17
-    """Entries of the layout that are used."""
-    dropout: float = 0.1
+    depth: int = DEPTH
+    """Of tfsepnet the entries of the layout that are used, 17 at most; of another student what it takes for its depth."""
+    dropout: float = DROPOUT
     """Dropout in each block."""
+    settings: dict[str, Any] = field(default_factory=dict)
+    """What else the student takes, as in {groups: 4}."""
+
+    def __post_init__(self) -> None:
+        self.network_settings()
+
+    def network_settings(self) -> dict[str, Any]:
+        """Keyword arguments of the student's network."""
+        network = find_student(self.kind).network
+        taken = settings_taken(network)
+        for name in ("width", "depth", "dropout"):
+            if name not in taken and getattr(self, name) != getattr(ModelConfig, name):
+                raise UserError(f"model.{name}: {self.kind} has none, it takes {', '.join(taken) or 'no settings'}")
+        shared = {"width": self.width, "depth": self.depth, "dropout": self.dropout}
+        return network_settings(network, shared=shared, own=self.settings, what="model.settings")
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from adaptf.compression.complexity import MAX_BYTES, MAX_MACS, Complexity, measure_complexity, over_budget
-from adaptf.models.tfsepnet import TfSepNet
+from adaptf.models.students.tfsepnet.network import TfSepNet
 
 
 def small_network() -> TfSepNet:

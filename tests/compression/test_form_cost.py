@@ -10,7 +10,7 @@ from adaptf.compression import runtime
 from adaptf.compression.complexity import MAX_BYTES, MAX_MACS
 from adaptf.compression.form_cost import FormCost, cost_of_openvino, cost_of_program
 from adaptf.compression.quantize import quantize_int8, save_forms
-from adaptf.models.tfsepnet import TfSepNet
+from adaptf.models.students.tfsepnet.network import TfSepNet
 
 
 @pytest.fixture(scope="module")

@@ -14,8 +14,8 @@ from torch.export import ExportedProgram
 from adaptf.compression.complexity import measure_complexity
 from adaptf.compression.int8 import CLIPS_AT_ONCE, DYNAMIC_BATCH, Int8Network, int8_convolutions, load_int8, save_int8
 from adaptf.compression.quantize import quantize_int8
-from adaptf.models.public_checkpoint import from_public
-from adaptf.models.tfsepnet import TfSepNet
+from adaptf.models.students.tfsepnet.network import TfSepNet
+from adaptf.models.students.tfsepnet.public_checkpoint import from_public
 
 CONVOLUTIONS = 46
 """The network has 43; its grouped one is served as four."""

@@ -15,7 +15,7 @@ from adaptf.compression import runtime
 from adaptf.compression.quantize import Int8Graph, quantize_int8, save_forms
 from adaptf.compression.runtime import OPENVINO, PT2, ExportedNetwork, OpenVinoNetwork, load_form, load_network
 from adaptf.errors import UserError
-from adaptf.models.tfsepnet import TfSepNet
+from adaptf.models.students.tfsepnet.network import TfSepNet
 
 openvino = pytest.importorskip("openvino", reason="OpenVINO is not installed")
 pytestmark = pytest.mark.skipif(platform.machine().lower() not in runtime.X86, reason="the OpenVINO form is for x86")

@@ -12,7 +12,7 @@ from adaptf.compression.correction import correct
 from adaptf.compression.int8 import CONVOLUTION, for_running
 from adaptf.compression.quantize import CANDIDATES, Ranges, quantize_int8, tune_int8
 from adaptf.errors import UserError
-from adaptf.models.tfsepnet import TfSepNet
+from adaptf.models.students.tfsepnet.network import TfSepNet
 
 torch.manual_seed(0)
 NETWORK = TfSepNet(classes=3, width=8, depth=3)

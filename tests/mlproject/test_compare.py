@@ -14,7 +14,7 @@ from adaptf.compression.quantize import quantize_int8
 from adaptf.errors import UserError
 from adaptf.mlproject.compare import COMPARE, CompareConfig
 from adaptf.mlproject.train import TRAIN, TrainConfig
-from adaptf.models.tfsepnet import TfSepNet
+from adaptf.models.students.tfsepnet.network import TfSepNet
 from adaptf.pipeline.command_line import parse
 from adaptf.pipeline.stage import execute
 from adaptf.serving import logged_model

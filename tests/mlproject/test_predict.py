@@ -26,7 +26,7 @@ from adaptf.data.sets import files_to_predict
 from adaptf.errors import UserError
 from adaptf.mlproject import predict as stage
 from adaptf.mlproject.predict import OUTPUT, PREDICT, PREDICTIONS, PredictConfig, files_digest, predict, present_version
-from adaptf.models.tfsepnet import TfSepNet
+from adaptf.models.students.tfsepnet.network import TfSepNet
 from adaptf.pipeline.stage import execute
 from adaptf.serving import logged_model
 from adaptf.serving.bundle import write_bundle

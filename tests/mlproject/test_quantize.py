@@ -39,7 +39,7 @@ from adaptf.mlproject.quantize import (
     summary_of,
 )
 from adaptf.models.classifier import Classifier, ModelDescription
-from adaptf.models.tfsepnet import TfSepNet
+from adaptf.models.students.tfsepnet.network import TfSepNet
 from adaptf.pipeline.config import DataConfig
 from adaptf.promotion.comparison import compare
 

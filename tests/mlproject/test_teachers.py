@@ -18,9 +18,9 @@ from adaptf.evaluation.predict import predict_logits
 from adaptf.mlproject.distill import DISTILL, DistillConfig
 from adaptf.mlproject.teacher import TEACHER, FrozenTeacherConfig, TeacherConfig, unused_on_embeddings
 from adaptf.mlproject.train import TRAIN, TrainConfig
-from adaptf.models.beats import BeatsEncoder
-from adaptf.models.beats_file import BeatsFileError
 from adaptf.models.checkpoint import load_classifier
+from adaptf.models.teachers.beats import BeatsEncoder
+from adaptf.models.teachers.beats_file import BeatsFileError
 from adaptf.pipeline.artifacts import SCENES_KIND
 from adaptf.pipeline.config import AugmentConfig, BeatsOptimConfig, OptimConfig
 from adaptf.pipeline.dataset import load_prepared

@@ -22,8 +22,9 @@ from adaptf.models.checkpoint import (
     save_classifier,
     save_weights,
 )
-from adaptf.models.classifier import TFSEPNET, Classifier, ModelDescription, build_classifier
-from adaptf.models.public_checkpoint import CLASSES
+from adaptf.models.classifier import Classifier, ModelDescription, build_classifier
+from adaptf.models.students.registry import TFSEPNET
+from adaptf.models.students.tfsepnet.public_checkpoint import CLASSES
 
 LABELS = ModelDescription(
     kind=TFSEPNET, classes=("Bird", "Rain", "Siren"), features={"bands": 64}, network={"width": 8, "depth": 17, "dropout": 0.1}

@@ -28,7 +28,9 @@ from adaptf.mlproject.sweep import SweepConfig, stage_settings
 from adaptf.mlproject.teacher import TeacherConfig
 from adaptf.mlproject.train import TRAIN, TrainConfig
 from adaptf.models.checkpoint import save_classifier
-from adaptf.models.classifier import SMALL_CNN, TFSEPNET, ModelDescription, build_classifier
+from adaptf.models.classifier import ModelDescription, build_classifier
+from adaptf.models.students.registry import TFSEPNET
+from adaptf.models.teachers.registry import SMALL_CNN
 from adaptf.pipeline.artifacts import BEST
 from adaptf.pipeline.command_line import parse
 from adaptf.pipeline.config import MelConfig, upstream_fields

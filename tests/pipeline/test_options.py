@@ -15,7 +15,7 @@ from adaptf.mlproject.main import MainConfig, main
 from adaptf.mlproject.prepare import PREPARE, PrepareConfig
 from adaptf.mlproject.teacher import TEACHER, TeacherConfig
 from adaptf.mlproject.train import TRAIN, TrainConfig
-from adaptf.models.small_teacher import SmallCnnTeacher
+from adaptf.models.teachers.small_cnn import SmallCnnTeacher
 from adaptf.pipeline.config import BeatsOptimConfig, DataConfig
 from adaptf.pipeline.lightning_options import optimizer_of
 from adaptf.pipeline.stage import execute

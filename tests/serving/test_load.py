@@ -18,7 +18,7 @@ from adaptf.audio.logmel import LogMel
 from adaptf.compression.int8 import save_int8
 from adaptf.compression.quantize import quantize_int8, save_forms
 from adaptf.compression.runtime import load_network
-from adaptf.models.tfsepnet import TfSepNet
+from adaptf.models.students.tfsepnet.network import TfSepNet
 from adaptf.serving import logged_model
 from adaptf.serving.bundle import write_bundle
 from adaptf.tracking import production, registry

@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 import torch
 
-from adaptf.models.beats_file import FINETUNED_FILE, PRETRAINED_FILE, BeatsFileError, load_beats
+from adaptf.models.teachers.beats_file import FINETUNED_FILE, PRETRAINED_FILE, BeatsFileError, load_beats
 
-CHECKPOINT = Path(__file__).parent.parent / "golden" / "beats_tiny.pt"
+CHECKPOINT = Path(__file__).parents[2] / "golden" / "beats_tiny.pt"
 
 
 @pytest.fixture

@@ -1,44 +1,38 @@
 """TF-SepNet: a network of separate convolutions over frequency and over time (Cai et al., ICASSP 2024)."""
 
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from adaptf.models.initialise import initialise
 from adaptf.models.residual_normalization import ResidualNormalization
 
-NORM, POOL = "N", "M"
-LAYOUT: tuple[float | str, ...] = (
-    NORM, 1.0, 1.0, NORM, POOL, 1.5, 1.5, NORM, POOL, 2.0, 2.0, NORM, POOL, 2.5, 2.5, 2.5, NORM,
+_NORM, _POOL = "N", "M"
+_LAYOUT: tuple[float | str, ...] = (
+    _NORM, 1.0, 1.0, _NORM, _POOL, 1.5, 1.5, _NORM, _POOL, 2.0, 2.0, _NORM, _POOL, 2.5, 2.5, 2.5, _NORM,
 )  # fmt: skip
 """The body of depth 17: residual normalization, 2x2 max pooling, or a block of so many times the width."""
 
 
-@dataclass(frozen=True)
-class TfSepNetShape:
-    """What decides a network's parameters."""
-
-    width: int = 64
-    """Channels of the first blocks; 64 is the challenge's size (126,858 parameters with ten classes)."""
-    depth: int = 17
-    """How many entries of the layout are used, 17 at most."""
+WIDTH, DEPTH, DROPOUT = 64, len(_LAYOUT), 0.1
+"""The challenge's size: 126,858 parameters with ten classes."""
 
 
 class TfSepNet(nn.Module):
     """Log-mel (batch, 1, bands, frames) -> logits (batch, classes).
 
-    Raises ValueError where the width is not a multiple of 4 or the depth is not in 2 .. 17.
+    `width`: channels of the first blocks. `depth`: how many entries of the layout are used. `dropout`: in
+    each block. Raises ValueError where the width is not a multiple of 4 or the depth is not in 2 .. 17.
     """
 
-    def __init__(self, *, classes: int, width: int = 64, depth: int = 17, dropout: float = 0.1) -> None:
+    def __init__(self, *, classes: int, width: int = WIDTH, depth: int = DEPTH, dropout: float = DROPOUT) -> None:
         super().__init__()
         if width <= 0 or width % 4:
             raise ValueError(f"width should be a positive multiple of 4 (halves and pairs of channels), got {width}")
-        if not 2 <= depth <= len(LAYOUT):
-            raise ValueError(f"depth should be from 2 to {len(LAYOUT)}, got {depth}")
-        self.shape = TfSepNetShape(width=width, depth=depth)
-        self.classes = classes
+        if not 2 <= depth <= len(_LAYOUT):
+            raise ValueError(f"depth should be from 2 to {len(_LAYOUT)}, got {depth}")
+        self.width = width
         half, double = width // 2, 2 * width
         self.stem = nn.Sequential(
             ConvNormRelu(1, half, kernel_size=3, stride=2, padding=1),
@@ -46,10 +40,10 @@ class TfSepNet(nn.Module):
         )
         body: list[nn.Module] = []
         channels = double
-        for entry in LAYOUT[:depth]:
-            if entry == NORM:
+        for entry in _LAYOUT[:depth]:
+            if entry == _NORM:
                 body.append(ResidualNormalization())
-            elif entry == POOL:
+            elif entry == _POOL:
                 body.append(nn.MaxPool2d(2))
             else:
                 block_channels = int(width * float(entry))
@@ -64,7 +58,8 @@ class TfSepNet(nn.Module):
 
 
 class TfSepBlock(nn.Module):
-    """One half of the channels is convolved over frequency, the other over time, each averaged over its own axis.
+    """One half of the channels is convolved over frequency, the other over time, each averaged over its own
+    axis.
 
     (batch, in_channels, frequency, time) -> (batch, out_channels, frequency, time)
     """
@@ -86,7 +81,7 @@ class TfSepBlock(nn.Module):
 
 
 def separate_convolutions(block: Any, over_frequency: Tensor, over_time: Tensor) -> Tensor:
-    """A block's layers on both halves (batch, out_channels / 2, frequency, time) -> (batch, out_channels, frequency, time)."""
+    """A block's layers on halves (batch, channels / 2, frequency, time) -> (batch, channels, ...)."""
     frequency_context = block.frequency_depthwise(over_frequency).mean(dim=2, keepdim=True)
     time_context = block.time_depthwise(over_time).mean(dim=3, keepdim=True)
     return torch.cat(
@@ -99,7 +94,7 @@ def separate_convolutions(block: Any, over_frequency: Tensor, over_time: Tensor)
 
 
 class ChannelShuffle(nn.Module):
-    """Interleaves both halves of the channels, so that each half of the next split holds channels of each half."""
+    """Interleaves both halves of the channels: each half of the next split holds some of each."""
 
     def forward(self, x: Tensor) -> Tensor:
         batch, channels, frequency, time = x.shape
@@ -123,11 +118,3 @@ class ConvNormRelu(nn.Sequential):
         conv = nn.Conv2d(in_channels, out_channels, kernel_size, stride, padding, groups=groups, bias=False)
         super().__init__()
         self.conv, self.norm, self.relu = conv, nn.BatchNorm2d(out_channels), nn.ReLU(inplace=True)
-
-
-def initialise(module: nn.Module) -> None:
-    """He initialisation of convolutions for the ReLU that follows them (He et al., 2015)."""
-    if isinstance(module, nn.Conv2d):
-        nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
-        if module.bias is not None:
-            nn.init.zeros_(module.bias)

@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from adaptf.compression.complexity import measure_complexity
-from adaptf.models.tfsepnet import ChannelShuffle, TfSepNet
-from adaptf.models.unshuffled import UnshuffledBlock, runs_of, unshuffled, way
+from adaptf.models.students.tfsepnet.network import ChannelShuffle, TfSepNet
+from adaptf.models.students.tfsepnet.unshuffled import UnshuffledBlock, runs_of, unshuffled, way
 
 
 @pytest.mark.parametrize(

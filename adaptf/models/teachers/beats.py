@@ -1,15 +1,18 @@
-"""BEATs as a teacher: a Transformer on patches of a spectrogram, pre-trained on AudioSet (Chen et al., ICML 2023).
+"""BEATs as a teacher: a Transformer on patches of a spectrogram, pre-trained on AudioSet (Chen et al., ICML
+2023).
 
 The waveform's way is cut in two, because the augmentations act between both parts: `BeatsFeatures` makes the
 spectrogram, `BeatsClassifier` makes logits of it.
 """
 
 import importlib
+import inspect
 import os
 import re
 import sys
 from collections.abc import Mapping
 from functools import partial
+from importlib.metadata import version
 from types import ModuleType
 from typing import Any
 
@@ -17,16 +20,17 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from adaptf.audio import fbank, kaldi_mel
 from adaptf.audio.fbank import BANDS, SAMPLE_RATE, Fbank
 from adaptf.audio.logmel import CLIP_RATE
 from adaptf.audio.torchaudio_import import import_torchaudio
 
-OLD_PREDICTOR = ("finetuned_model", "predictor_dropout", "predictor_class")
-LAYER_PARAMETER = re.compile(r"encoder\.encoder\.layers\.(\d+)\.")
+_OLD_PREDICTOR = ("finetuned_model", "predictor_dropout", "predictor_class")
+_LAYER_PARAMETER = re.compile(r"encoder\.encoder\.layers\.(\d+)\.")
 
 
 class BeatsFeatures(nn.Module):
-    """Waveform (batch, samples) in [-1, 1] -> normalized filterbank energies (batch, 1, 128, frames), 98 a second."""
+    """Waveform (batch, samples) in [-1, 1] -> normalized energies (batch, 1, 128, frames), 98 a second."""
 
     def __init__(self, *, sample_rate: int = CLIP_RATE) -> None:
         super().__init__()
@@ -41,10 +45,12 @@ class BeatsFeatures(nn.Module):
 
 
 class BeatsEncoder(nn.Module):
-    """Filterbank energies (batch, 1, 128, frames) -> tokens (batch, tokens, dim), one for every 16 x 16 patch.
+    """Filterbank energies (batch, 1, 128, frames) -> tokens (batch, tokens, dim), one for every 16 x 16
+    patch.
 
-    `cfg` holds the settings of a BEATs checkpoint; unknown ones are left out, missing ones get speechbrain's defaults.
-    The attribute `cfg` holds all settings in use, as plain values. The weights are random until they are loaded.
+    `cfg` holds the settings of a BEATs checkpoint; unknown ones are left out, missing ones get speechbrain's
+    defaults. The attribute `cfg` holds all settings in use, as plain values. The weights are random until
+    they are loaded.
     """
 
     def __init__(self, cfg: Mapping[str, Any]) -> None:
@@ -52,7 +58,7 @@ class BeatsEncoder(nn.Module):
         beats = _speechbrain_beats()
         known = vars(beats.BEATsConfig())
         settings = beats.BEATsConfig({name: value for name, value in cfg.items() if name in known})
-        self.cfg = {name: value for name, value in vars(settings).items() if name not in OLD_PREDICTOR}
+        self.cfg = {name: value for name, value in vars(settings).items() if name not in _OLD_PREDICTOR}
         self.patch_size, self.dim = settings.input_patch_size, settings.encoder_embed_dim
         self.patch_embedding = nn.Conv2d(
             1, settings.embed_dim, self.patch_size, stride=self.patch_size, bias=settings.conv_bias
@@ -78,16 +84,19 @@ class BeatsEncoder(nn.Module):
     def checkpoint_activations(self) -> None:
         """From now on each Transformer layer computes its activations again in the backward pass."""
         for layer in self.encoder.layers:
-            # No wrapping module, which would change the names of the weights; no closure, which a copy would share.
+            # No wrapping module, which would change the names of the weights; no closure, which a copy would
+            # share.
             layer.forward = partial(_forward_to_recompute, layer)
 
 
 class BeatsClassifier(nn.Module):
-    """Filterbank energies (batch, 1, 128, frames) -> logits (batch, classes): a linear layer per token, then the mean.
+    """Filterbank energies (batch, 1, 128, frames) -> logits (batch, classes): a linear layer per token, then
+    the mean.
 
-    With `freeze_encoder` only the linear layer learns: the encoder gets no gradient and stays in evaluation mode.
-    With `activation_checkpointing` training keeps only the input of each Transformer layer and computes the rest again in
-    the backward pass: less memory, the same gradients. It is a choice of the run, not of the network, and no part of `cfg`.
+    With `freeze_encoder` only the linear layer learns: the encoder gets no gradient and stays in evaluation
+    mode. With `activation_checkpointing` training keeps only the input of each Transformer layer and computes
+    the rest again in the backward pass: less memory, the same gradients. It is a choice of the run, not of
+    the network, and no part of `settings`.
     """
 
     def __init__(
@@ -101,27 +110,17 @@ class BeatsClassifier(nn.Module):
         super().__init__()
         if classes < 1:
             raise ValueError(f"classes should be at least 1, got {classes}")
-        self.encoder, self.classes, self.freeze_encoder = encoder, classes, freeze_encoder
+        self.encoder, self.freeze_encoder = encoder, freeze_encoder
         self.classifier = nn.Linear(encoder.dim, classes)
         self.encoder.requires_grad_(not freeze_encoder)
         if activation_checkpointing:
             self.encoder.checkpoint_activations()
         self.train(self.training)
 
-    @classmethod
-    def from_state(cls, cfg: Mapping[str, Any], state: Mapping[str, Tensor]) -> "BeatsClassifier":
-        """Rebuilds a classifier from its `cfg` and its state dict, without the BEATs file.
-
-        Raises KeyError where `cfg` lacks an entry, RuntimeError where the weights belong to another network.
-        """
-        classifier = cls(BeatsEncoder(cfg["encoder"]), classes=cfg["classes"], freeze_encoder=cfg["freeze_encoder"])
-        classifier.load_state_dict(state)
-        return classifier
-
     @property
-    def cfg(self) -> dict[str, Any]:
-        """Plain values that rebuild the network with `from_state`."""
-        return {"encoder": dict(self.encoder.cfg), "classes": self.classes, "freeze_encoder": self.freeze_encoder}
+    def settings(self) -> dict[str, Any]:
+        """Plain values from which, with `classes`, `rebuilt_beats` makes the network again."""
+        return {"encoder": dict(self.encoder.cfg), "freeze_encoder": self.freeze_encoder}
 
     def train(self, mode: bool = True) -> "BeatsClassifier":
         super().train(mode)
@@ -133,20 +132,22 @@ class BeatsClassifier(nn.Module):
         return self.classifier(self._tokens(features)).mean(dim=1)
 
     def embed(self, features: Tensor) -> Tensor:
-        """Filterbank energies (batch, 1, 128, frames) -> mean over tokens (batch, dim); the linear layer makes logits of it."""
+        """Energies (batch, 1, 128, frames) -> mean over tokens (batch, dim), which the last layer takes."""
         return self._tokens(features).mean(dim=1)
 
     def depth_of(self, parameter_name: str) -> int:
-        """Where a parameter acts: 0 before the Transformer layers, k + 1 in layer k, one more than layers after them.
+        """Where a parameter acts: 0 before the Transformer layers, k + 1 in layer k, one more than layers
+        after them.
 
-        The bias of relative positions, which all layers share, belongs to the first. Raises ValueError for a name that is
-        none of `named_parameters`.
+        The bias of relative positions, which all layers share, belongs to the first. Raises ValueError for a
+        name that is none of `named_parameters`.
         """
         if parameter_name not in dict(self.named_parameters()):
             raise ValueError(f"'{parameter_name}' is no parameter of this classifier, such as 'classifier.weight'")
-        if layer := LAYER_PARAMETER.match(parameter_name):
+        if layer := _LAYER_PARAMETER.match(parameter_name):
             return int(layer[1]) + 1
-        # The encoder's own norm stands after the layers where each of them normalizes first, otherwise before them.
+        # The encoder's own norm stands after the layers where each of them normalizes first, otherwise before
+        # them.
         after = ("classifier.", "encoder.encoder.layer_norm.") if self.encoder.cfg["layer_norm_first"] else ("classifier.",)
         return self.encoder.cfg["encoder_layers"] + 1 if parameter_name.startswith(after) else 0
 
@@ -157,16 +158,15 @@ class BeatsClassifier(nn.Module):
         return tokens
 
 
-class BeatsTeacher(nn.Module):
-    """Waveform (batch, samples) at 32 kHz in [-1, 1] -> logits (batch, classes): `features`, then `network`."""
+def rebuilt_beats(*, classes: int, encoder: Mapping[str, Any], freeze_encoder: bool) -> BeatsClassifier:
+    """The network of these `settings`, with random weights."""
+    return BeatsClassifier(BeatsEncoder(encoder), classes=classes, freeze_encoder=freeze_encoder)
 
-    def __init__(self, network: BeatsClassifier, *, sample_rate: int = CLIP_RATE) -> None:
-        super().__init__()
-        self.features = BeatsFeatures(sample_rate=sample_rate)
-        self.network = network
 
-    def forward(self, waveform: Tensor) -> Tensor:
-        return self.network(self.features(waveform))
+def embedding_code() -> tuple[str, ...]:
+    """What makes an embedding beside the weights: the code of features and encoder, and the libraries."""
+    code = (inspect.getsource(module) for module in (kaldi_mel, fbank, sys.modules[__name__]))
+    return *code, *(version(package) for package in ("torch", "torchaudio", "speechbrain"))
 
 
 def _forward_to_recompute(layer: nn.Module, *inputs: Any, **settings: Any) -> Any:
@@ -183,7 +183,8 @@ def _speechbrain_beats() -> ModuleType:
     # Left alone, importing speechbrain turns TF32 on and the JIT's profiler off in the whole process.
     os.environ.setdefault("SB_DISABLE_QUIRKS", "allow_tf32,disable_jit_profiling")
     beats = importlib.import_module("speechbrain.lobes.models.beats")
-    # Old names, kept among the modules, that import k2 and the like as soon as anybody looks at one, as debuggers and tests do.
+    # Old names, kept among the modules, that import k2 and the like as soon as anybody looks at one, as
+    # debuggers and tests do.
     for name in [name for name, module in sys.modules.items() if type(module).__name__ == "DeprecatedModuleRedirect"]:
         del sys.modules[name]
     return beats

@@ -7,8 +7,8 @@ import torch
 from torch import nn
 
 from adaptf.models.residual_normalization import ResidualNormalization
-from adaptf.models.served import NormalizedConvolution, served
-from adaptf.models.tfsepnet import ConvNormRelu, TfSepNet
+from adaptf.models.students.tfsepnet.network import ConvNormRelu, TfSepNet
+from adaptf.models.students.tfsepnet.served import NormalizedConvolution, served
 
 
 @pytest.mark.parametrize(

@@ -7,9 +7,10 @@ from torch import Tensor
 from adaptf.data.clips import TAU_SCENES
 
 CLASSES = TAU_SCENES
-"""In the order of the logits. The trainer sorts the scenes' names; its checkpoints hold neither names nor mel bands."""
-PREFIX = "backbone."
-RENAMES = (
+"""In the order of the logits. The trainer sorts the scenes' names; its checkpoints hold neither names nor mel
+bands."""
+_PREFIX = "backbone."
+_RENAMES = (
     (r"^conv_layers\.", "stem."),
     (r"^middle_layers\.", "body."),
     (r"\btrans_conv\b", "transition"),
@@ -25,16 +26,16 @@ RENAMES = (
 
 def is_public(state: dict[str, Tensor]) -> bool:
     """Whether a state dict has the key layout of the public trainer."""
-    return any(key.startswith(PREFIX + "conv_layers.") for key in state)
+    return any(key.startswith(_PREFIX + "conv_layers.") for key in state)
 
 
 def from_public(state: dict[str, Tensor]) -> dict[str, Tensor]:
     """The network's tensors under the names of `TfSepNet`; whatever else the trainer kept is left out."""
     converted = {}
     for key, tensor in state.items():
-        if key.startswith(PREFIX):
-            name = key.removeprefix(PREFIX)
-            for pattern, replacement in RENAMES:
+        if key.startswith(_PREFIX):
+            name = key.removeprefix(_PREFIX)
+            for pattern, replacement in _RENAMES:
                 name = re.sub(pattern, replacement, name)
             converted[name] = tensor
     return converted

@@ -1,26 +1,29 @@
-"""TF-SepNet as it is quantized and served: the same logits from operations that integers stand well and processors run fast.
+"""TF-SepNet as it is quantized and served: the same logits from operations that integers stand well and
+processors run fast.
 
 - No channel is shuffled (`unshuffled`).
-- The stem's convolution in groups of one input and four outputs is four depthwise convolutions, for which every library has
-  fast kernels: as many weights and operations, other places of the channels.
-- The residual normalization right before a block's 1x1 convolution comes after it. What it makes of a few quiet bands spans
-  a range of which 256 steps are too few; what comes into it does not.
+- The stem's convolution in groups of one input and four outputs is four depthwise convolutions, for which
+  every library has fast kernels: as many weights and operations, other places of the channels.
+- The residual normalization right before a block's 1x1 convolution comes after it. What it makes of a few
+  quiet bands spans a range of which 256 steps are too few; what comes into it does not.
 """
 
+from collections.abc import Sequence
 from itertools import pairwise
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from adaptf.models.residual_normalization import ResidualNormalization, scale_and_shift
-from adaptf.models.tfsepnet import ConvNormRelu, TfSepNet
-from adaptf.models.unshuffled import UnshuffledBlock, reordered, unshuffled
+from adaptf.models.residual_normalization import ResidualNormalization, Statistics
+from adaptf.models.students.tfsepnet.equalization import equalize_stem
+from adaptf.models.students.tfsepnet.network import ConvNormRelu, TfSepNet
+from adaptf.models.students.tfsepnet.unshuffled import UnshuffledBlock, reordered, unshuffled
 
 
 def served(network: TfSepNet) -> TfSepNet:
     """A copy with the same logits, up to rounding, in evaluation mode. It can't be trained."""
-    depthwise = DepthwiseParts(network.stem[1])
+    depthwise = _DepthwiseParts(network.stem[1])
     copy = unshuffled(network, stem_order=depthwise.order)
     copy.stem[1] = depthwise
     for place, (before, block) in enumerate(pairwise(list(copy.body))):
@@ -31,8 +34,16 @@ def served(network: TfSepNet) -> TfSepNet:
     return copy.eval()
 
 
-class DepthwiseParts(nn.Module):
-    """A convolution in groups of one input each, as depthwise convolutions: the first of each group's outputs, the second, ...
+def for_int8(network: TfSepNet, log_mels: Sequence[Tensor]) -> TfSepNet:
+    """The served form on the CPU, with channels of the stem brought to one range on these log-mels."""
+    form = served(network).cpu()
+    equalize_stem(form, log_mels)
+    return form
+
+
+class _DepthwiseParts(nn.Module):
+    """A convolution in groups of one input each, as depthwise convolutions: the first of each group's
+    outputs, the second, ...
 
     (batch, groups, frequency, time) -> (batch, out_channels, ...), channels in `order`.
     """
@@ -49,10 +60,11 @@ class DepthwiseParts(nn.Module):
 
 
 class NormalizedConvolution(nn.Module):
-    """Residual normalization, 1x1 convolution, batch normalization and ReLU, convolved before it is normalized.
+    """Residual normalization, 1x1 convolution, batch normalization and ReLU, convolved before it is
+    normalized.
 
-    The normalization makes scale x + shift of x, with one scale and one shift for each clip and frequency. A convolution over
-    channels alone, of weights w, makes scale (w x) + shift (sum of w) of that.
+    The normalization makes scale x + shift of x, with one scale and one shift for each clip and frequency. A
+    convolution over channels alone, of weights w, makes scale (w x) + shift (sum of w) of that.
     """
 
     def __init__(self, block: ConvNormRelu) -> None:
@@ -71,11 +83,3 @@ class NormalizedConvolution(nn.Module):
         sums = self.conv.weight.sum(dim=1)[None]  # (1, out_channels, 1, 1)
         offset = torch.addcmul(self.bias[:, None, None], sums, shift)
         return torch.addcmul(offset, convolved, scale).relu()
-
-
-class Statistics(nn.Module):
-    """(batch, channels, frequency, time) -> scale and shift of the residual normalization, (batch, 1, frequency, 1) each."""
-
-    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        _, scale, shift = scale_and_shift(x)
-        return scale, shift

@@ -3,9 +3,9 @@
 import torch
 from torch import nn
 
-from adaptf.compression.equalization import QUIETEST_SHARE, equalize_stem
-from adaptf.models.served import served
-from adaptf.models.tfsepnet import TfSepNet
+from adaptf.models.students.tfsepnet.equalization import QUIETEST_SHARE, equalize_stem
+from adaptf.models.students.tfsepnet.network import TfSepNet
+from adaptf.models.students.tfsepnet.served import served
 
 
 def test_every_channel_reaches_one_and_the_logits_stay() -> None:

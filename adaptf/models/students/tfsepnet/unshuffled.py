@@ -1,7 +1,8 @@
-"""TF-SepNet without channel shuffles, as it is served: equal logits, from weights whose channels are kept in another order.
+"""TF-SepNet without channel shuffles, as it is served: equal logits, from weights whose channels are kept in
+another order.
 
-A shuffle moves every channel in memory and computes nothing. Which half of a later split a channel goes to is known in advance,
-though: if those that go together lie side by side, a shuffle and a split are a few slices.
+A shuffle moves every channel in memory and computes nothing. Which half of a later split a channel goes to is
+known in advance, though: if those that go together lie side by side, a shuffle and a split are a few slices.
 """
 
 from collections.abc import Sequence
@@ -11,30 +12,32 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 
-from adaptf.models.tfsepnet import ConvNormRelu, TfSepBlock, TfSepNet, separate_convolutions
+from adaptf.models.students.tfsepnet.network import ConvNormRelu, TfSepBlock, TfSepNet, separate_convolutions
 
-Order = list[int]
+_Order = list[int]
 """Place i holds the channel that the shuffling network has at place order[i]."""
 
 
-def unshuffled(network: TfSepNet, stem_order: Order | None = None) -> TfSepNet:
-    """A copy with the same logits, up to the order in which sums are added up, and the same numbers of parameters.
+def unshuffled(network: TfSepNet, stem_order: _Order | None = None) -> TfSepNet:
+    """A copy with the same logits, up to the order in which sums are added up, and the same numbers of
+    parameters.
 
-    With `stem_order` its body takes what comes out of the stem in that order; the stem itself is left as it is.
+    With `stem_order` its body takes what comes out of the stem in that order; the stem itself is left as it
+    is.
     """
     copy = deepcopy(network)
-    order = list(range(2 * network.shape.width)) if stem_order is None else stem_order
+    order = list(range(2 * network.width)) if stem_order is None else stem_order
     parts = list(copy.body)
     for place, part in enumerate(parts):
         if isinstance(part, TfSepBlock):
-            served = UnshuffledBlock(part, order, following=blocks_without_transition(parts[place + 1 :]))
+            served = UnshuffledBlock(part, order, following=_blocks_without_transition(parts[place + 1 :]))
             copy.body[place], order = served, served.order
     copy.classifier.weight.data = copy.classifier.weight.data[:, order]
     return copy
 
 
-def blocks_without_transition(parts: Sequence[nn.Module]) -> int:
-    """How many blocks come before the next one that has a convolution over all channels and with it any order it likes."""
+def _blocks_without_transition(parts: Sequence[nn.Module]) -> int:
+    """How many blocks come before the next one with a convolution over all channels, for any order."""
     count = 0
     for part in parts:
         if isinstance(part, TfSepBlock):
@@ -45,9 +48,9 @@ def blocks_without_transition(parts: Sequence[nn.Module]) -> int:
 
 
 class UnshuffledBlock(nn.Module):
-    """(batch, in_channels, frequency, time), channels in `in_order` -> (batch, out_channels, ...), channels in `order`."""
+    """(batch, in_channels, ...), in `in_order` -> (batch, out_channels, ...), in `order`."""
 
-    def __init__(self, block: TfSepBlock, in_order: Order, *, following: int) -> None:
+    def __init__(self, block: TfSepBlock, in_order: _Order, *, following: int) -> None:
         super().__init__()
         half = block.frequency_depthwise.conv.out_channels
         has_transition = isinstance(block.transition, ConvNormRelu)
@@ -55,10 +58,10 @@ class UnshuffledBlock(nn.Module):
 
         def place(channel: int) -> int:
             """Where the block finds a channel of the shuffled ones."""
-            source = unshuffled_channel(channel, half)
+            source = _unshuffled_channel(channel, half)
             return source if has_transition else place_of[source]
 
-        def sorted_by_way(channels: range) -> Order:
+        def sorted_by_way(channels: range) -> _Order:
             return sorted(channels, key=lambda channel: (way(channel, half, following), place(channel)))
 
         over_frequency, over_time = sorted_by_way(range(half)), sorted_by_way(range(half, 2 * half))
@@ -82,7 +85,7 @@ class UnshuffledBlock(nn.Module):
         return separate_convolutions(self, over_frequency, over_time)
 
 
-def unshuffled_channel(channel: int, half: int) -> int:
+def _unshuffled_channel(channel: int, half: int) -> int:
     """The channel that a shuffle of 2 x half channels puts at this place: both halves take turns."""
     return channel // 2 + half * (channel % 2)
 
@@ -102,8 +105,8 @@ def runs_of(places: Sequence[int]) -> list[slice]:
     return [slice(places[start], places[end - 1] + 1) for start, end in pairwise([*starts, len(places)])]
 
 
-def reordered(block: ConvNormRelu, *, rows: Order, columns: Order | None = None) -> ConvNormRelu:
-    """The convolution and its batch normalization with output channels in the order `rows` and inputs in that of `columns`."""
+def reordered(block: ConvNormRelu, *, rows: _Order, columns: _Order | None = None) -> ConvNormRelu:
+    """The convolution and its normalization, outputs in the order `rows`, inputs in that of `columns`."""
     copy = deepcopy(block)
     weight = copy.conv.weight.data[rows]
     copy.conv.weight.data = weight if columns is None else weight[:, columns]

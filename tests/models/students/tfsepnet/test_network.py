@@ -2,10 +2,11 @@ import pytest
 import torch
 
 from adaptf.models.checkpoint import load_classifier
-from adaptf.models.classifier import TFSEPNET, ModelDescription
-from adaptf.models.public_checkpoint import from_public, is_public
+from adaptf.models.classifier import ModelDescription
 from adaptf.models.residual_normalization import ResidualNormalization
-from adaptf.models.tfsepnet import TfSepNet
+from adaptf.models.students.registry import TFSEPNET
+from adaptf.models.students.tfsepnet.network import TfSepNet
+from adaptf.models.students.tfsepnet.public_checkpoint import from_public, is_public
 
 SCENES = tuple("abcdefghij")
 

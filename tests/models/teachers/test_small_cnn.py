@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from adaptf.models.small_teacher import SmallCnnTeacher
+from adaptf.models.teachers.small_cnn import SmallCnnTeacher
 
 
 def noise(*shape: int) -> Tensor:

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from adaptf.models.tfsepnet import TfSepNet
+from adaptf.models.students.tfsepnet.network import TfSepNet
 
 
 @pytest.fixture
