@@ -14,6 +14,8 @@ from adaptf.evaluation.scores import Runs, macro_accuracy, places_of
 
 TAIL = 0.025
 """On each side of a 95 % interval."""
+SIGNIFICANT = 0.05
+"""p, corrected for how many are looked at, below which a difference stands."""
 BLOCK = 2**22
 """Drawn locations at a time: two arrays of 32 MiB."""
 

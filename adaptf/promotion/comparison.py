@@ -12,10 +12,10 @@ import pandas as pd
 
 from adaptf.data.clips import UNKNOWN
 from adaptf.errors import UserError
-from adaptf.evaluation.bootstrap import Difference, paired_bootstrap
+from adaptf.evaluation.bootstrap import SIGNIFICANT, Difference, paired_bootstrap
 from adaptf.evaluation.changes import holm
 from adaptf.evaluation.scores import TEXT_COLUMNS, places_of, read_prediction_table
-from adaptf.mlproject.quantize import SIGNIFICANT, QuantizeConfig
+from adaptf.mlproject.quantize import QuantizeConfig
 from adaptf.pipeline.artifacts import DEVICE, INT8_PREDICTIONS, QUANTIZE_RUN
 from adaptf.pipeline.refit import refits_of
 from adaptf.tracking.registry import tags_of
