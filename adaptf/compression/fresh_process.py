@@ -15,7 +15,7 @@ from torch.utils.benchmark import Timer
 from adaptf.compression.runtime import Network, load_form
 from adaptf.data.processes import process_pool
 
-TIMED_SECONDS = 0.1
+_TIMED_SECONDS = 0.1
 """For which a clip is run again and again."""
 
 
@@ -63,4 +63,4 @@ def median_ms(network: Callable[[Tensor], object], clip: Tensor) -> float:
     """Time of a network on one processor core."""
     with torch.no_grad():
         timer = Timer("network(clip)", globals={"network": network, "clip": clip}, num_threads=1)
-        return 1000 * timer.blocked_autorange(min_run_time=TIMED_SECONDS).median
+        return 1000 * timer.blocked_autorange(min_run_time=_TIMED_SECONDS).median

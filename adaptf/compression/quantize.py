@@ -24,12 +24,13 @@ from adaptf.compression.int8 import (
 )
 from adaptf.compression.openvino_form import save_openvino
 from adaptf.compression.runtime import openvino_file, remove_openvino
+from adaptf.data.shared_objects import SharedObjects
 from adaptf.errors import UserError
 from adaptf.models.residual_normalization import ResidualNormalization
 from adaptf.models.served import Statistics, served
 from adaptf.models.tfsepnet import TfSepNet
 
-CORRECTION_CLIPS = 256
+_CORRECTION_CLIPS = 256
 """Calibration clips from which weights and biases are corrected, at most: they are run at once."""
 Closeness = Callable[[Callable[[Tensor], Tensor]], float]
 """How close a network (log-mel -> logits) is to the float one, which has 1."""
@@ -78,13 +79,14 @@ def tune_int8(
     *,
     tolerable_distance: float,
     candidates: Sequence[Ranges] = CANDIDATES,
+    shared: SharedObjects | None = None,
 ) -> Int8Graph:
     """The first candidate whose closeness to the float network is at most so much below 1, or the closest where none is.
 
     Each convolution gets INT8 weights with a scale per output channel, a bias of FP16 values with the batch normalization
     folded in, and UINT8 input; all else stays float. The ranges of the inputs and the corrections of weights and biases come
     from the batches of log-mels (batch, 1, bands, frames) in `calibration`. The network is left as it was: a copy in another
-    form (`models/served.py`) is quantized.
+    form (`models/served.py`) is quantized. `shared` keeps the graph of that form for further networks of its shape.
 
     Raises UserError without a calibration batch, where two hold clips of different shapes, or without candidates.
     """
@@ -92,7 +94,7 @@ def tune_int8(
     if not candidates:
         raise UserError("at least one way to take the ranges of activations should be tried, got none")
     form, example = _serving_form(network, calibration), example_of(clip_shape)
-    clips = torch.cat(list(calibration))[:CORRECTION_CLIPS].cpu()
+    clips = torch.cat(list(calibration))[:_CORRECTION_CLIPS].cpu()
     found: list[float] = []
     finished: list[fx.GraphModule] = []
 
@@ -111,7 +113,7 @@ def tune_int8(
 
         configurations = [_configuration(form, one) for one in candidates]
         graph = autotune(
-            _traced(form, example),
+            _traced(form, example, shared or SharedObjects()),
             TuningConfig(configurations, tolerable_loss=tolerable_distance, max_trials=len(candidates)),
             eval_fn=evaluate,
             run_fn=lambda observed: _run(observed, calibration),
@@ -195,12 +197,21 @@ def _serving_form(network: nn.Module, calibration: Sequence[Tensor]) -> nn.Modul
     return form
 
 
-def _traced(network: nn.Module, example: tuple[Tensor, ...]) -> fx.GraphModule:
+def _traced(network: nn.Module, example: tuple[Tensor], shared: SharedObjects) -> fx.GraphModule:
     """The graph of a copy of the network, as Neural Compressor's own export leaves it but in a third of the time."""
-    copy = deepcopy(network).cpu().eval()
-    graph = torch.export.export(copy, example, dynamic_shapes=DYNAMIC_BATCH, strict=False).module()
+    if isinstance(network, TfSepNet):
+        key = ("traced", network.shape, network.classes, example[0].shape)
+        graph = deepcopy(shared.once(key, lambda: _trace(network, example)))
+        graph.load_state_dict(network.state_dict())
+    else:
+        graph = _trace(network, example)
     vars(graph).update(_exported=True, dynamic_shapes=DYNAMIC_BATCH)
     return graph
+
+
+def _trace(network: nn.Module, example: tuple[Tensor]) -> fx.GraphModule:
+    copy = deepcopy(network).cpu().eval()
+    return torch.export.export(copy, example, dynamic_shapes=DYNAMIC_BATCH, strict=False).module()
 
 
 def _configuration(network: nn.Module, ranges: Ranges) -> Any:

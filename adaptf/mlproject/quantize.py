@@ -21,7 +21,7 @@ from adaptf.pipeline.validation import FINETUNED, QUANTIZED, by_own_models, with
 from adaptf.reports.quantization_table import quantization_line, quantization_table
 from adaptf.tracking.runs import Result, StageRun
 
-METRICS = ("float accuracy", "INT8 accuracy", "relative loss", "logit error", "same scene")
+_METRICS = ("float accuracy", "INT8 accuracy", "relative loss", "logit error", "same scene")
 """Columns of the table that become metrics, one per device."""
 
 
@@ -70,7 +70,7 @@ def quantize(config: QuantizeConfig, run: StageRun) -> Result:
     result = Result(
         metrics={
             "best/accuracy": accuracy(settings[QUANTIZED], "mean_over_devices"),
-            **{f"{column}/{device}": float(table.loc[device, column]) for device in table.index for column in METRICS},
+            **{f"{column}/{device}": float(table.loc[device, column]) for device in table.index for column in _METRICS},
         },
         files={name: run.folder / name for name in (INT8, QUANTIZATION, INT8_PREDICTIONS)},
         note=f"{tolerable}; {verdict}\n\n{as_markdown(table)}",
@@ -96,6 +96,7 @@ def _quantize_all(
                 calibration_clips=config.calibration_clips,
                 min_validation_clips=config.min_validation_clips,
                 seed=config.seed,
+                shared=run.shared,
             )
             quantized.predictions.to_csv(predictions / f"{device}.csv", index=False, float_format="%.9g")
             print(f"{run.name} {device}: {quantization_line(quantized)}", flush=True)

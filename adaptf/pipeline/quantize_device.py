@@ -25,6 +25,7 @@ from adaptf.compression.runtime import (
 )
 from adaptf.data.clip_set import ClipSet
 from adaptf.data.clips import TRAIN, UNKNOWN, VALIDATION
+from adaptf.data.shared_objects import SharedObjects
 from adaptf.evaluation.predict import predict_logits
 from adaptf.evaluation.relative_loss import Loss, relative_loss
 from adaptf.evaluation.scores import TEXT_COLUMNS, macro_accuracy
@@ -33,7 +34,7 @@ from adaptf.pipeline.dataset import PreparedData
 from adaptf.pipeline.validation import predictions_from
 
 CALIBRATION_BATCH = 32
-GOOD_ENOUGH = 0.06
+_GOOD_ENOUGH = 0.06
 """Error of the logits with which the first way of taking ranges is taken; else the best of all is."""
 
 
@@ -98,6 +99,7 @@ def quantize_device(
     calibration_clips: int,
     min_validation_clips: int,
     seed: int,
+    shared: SharedObjects,
 ) -> Quantized:
     """Leaves all forms at `path`, and judges what the fresh process makes of the files.
 
@@ -114,7 +116,8 @@ def quantize_device(
         classifier.network,
         log_mels,
         lambda network: 1 - agreement(judged.logits(network), of_float).logit_error,
-        tolerable_distance=GOOD_ENOUGH,
+        tolerable_distance=_GOOD_ENOUGH,
+        shared=shared,
     )
     program = save_forms(tuned, path)
     of_file = judged.logits(fresh.network(path, PT2))
