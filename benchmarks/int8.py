@@ -25,12 +25,13 @@ from adaptf.compression.int8 import errors_only, for_running
 from adaptf.compression.quantize import CANDIDATES, Ranges, quantize_int8
 from adaptf.data.clips import TEST, TRAIN, UNKNOWN
 from adaptf.evaluation.predict import predict_logits
-from adaptf.mlproject.quantize import CALIBRATION_BATCH, QuantizeConfig, calibration_rows
+from adaptf.mlproject.quantize import QuantizeConfig
 from adaptf.models.classifier import Classifier
 from adaptf.models.students.tfsepnet import served
 from adaptf.pipeline.artifacts import SCENES_KIND
 from adaptf.pipeline.dataset import PreparedData, load_prepared
 from adaptf.pipeline.device_models import device_models
+from adaptf.pipeline.quantize_device import CALIBRATION_BATCH, calibration_rows
 from adaptf.tracking import runs
 from adaptf.tracking.runs import StageRun
 

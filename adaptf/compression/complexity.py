@@ -1,11 +1,16 @@
 """What a network costs: parameters, operations for one clip, and bytes once it is INT8."""
 
+import math
 from copy import deepcopy
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torchinfo
 from torch import nn
+
+from adaptf.errors import UserError
+from adaptf.models.classifier import Classifier
 
 MAX_BYTES = 128_000
 """Limit on the parameters of one device's model (DCASE 2025, task 1)."""
@@ -33,13 +38,27 @@ class Complexity:
     """The same with FP32 biases and one FP32 quantization scale per output channel."""
 
 
+def clip_complexity(classifier: Classifier, clip_samples: int) -> Complexity:
+    """Of the network on one clip's log-mel. Raises UserError where that has more frames than the clip has hops."""
+    features: Any = classifier.features
+    with torch.no_grad():
+        _, _, bands, frames = features(torch.zeros(1, clip_samples)).shape
+    right = math.ceil(clip_samples / features.hop_samples)
+    if frames != right:
+        raise UserError(
+            f"the log-mel of a clip of {clip_samples:,} samples has {frames} frames of {features.hop_samples} samples, "
+            f"{right} are right: each one more costs operations that the limit does not allow"
+        )
+    return measure_complexity(classifier.network, bands=bands, frames=frames)
+
+
 def measure_complexity(network: nn.Module, *, bands: int, frames: int) -> Complexity:
     """Costs of a network for log-mels (1, 1, bands, frames); the network is left as it was.
 
     Raises ValueError where the network holds parameters other than those of two-dimensional convolutions and of batch
     normalizations that follow one: how such parameters would be stored is not known.
     """
-    weights, biases, scales = folded_parameters(network)
+    weights, biases, scales = _folded_parameters(network)
     clip = torch.zeros(1, 1, bands, frames)  # torchinfo's own would be drawn at random
     counted = torchinfo.summary(deepcopy(network).cpu(), input_data=clip, mode="eval", verbose=0)
     return Complexity(
@@ -53,7 +72,7 @@ def measure_complexity(network: nn.Module, *, bands: int, frames: int) -> Comple
     )
 
 
-def folded_parameters(network: nn.Module) -> tuple[int, int, int]:
+def _folded_parameters(network: nn.Module) -> tuple[int, int, int]:
     """Numbers of weights, biases and output channels, each batch normalization folded into the convolution before it.
 
     Raises ValueError for parameters of any other kind.

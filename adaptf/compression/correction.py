@@ -9,11 +9,11 @@ from torch import Tensor, fx
 from adaptf.compression.int8 import CONVOLUTION, quantized_operators
 from adaptf.compression.weight_rounding import input_moments, rounded_weight, step_sizes
 
-BIAS = 2
+_BIAS = 2
 """Place of the bias among the arguments of a convolution."""
-STEPS = 1
+_STEPS = 1
 """Place of the sizes of steps among the arguments of a weight's quantization."""
-DEFAULTS: tuple[Any, ...] = (None, None, None, (1, 1), (0, 0), (1, 1), 1)
+_DEFAULTS: tuple[Any, ...] = (None, None, None, (1, 1), (0, 0), (1, 1), 1)
 """Of the arguments of a convolution: input, weight, bias, stride, padding, dilation, groups."""
 
 
@@ -25,16 +25,16 @@ def correct(graph: fx.GraphModule, logmel: Tensor) -> None:
     channel's mean (Nagel et al., 2019, arXiv:1906.04721), and all biases become values of FP16. A convolution's error is
     measured behind convolutions that are corrected already. All clips are run at once: some 4 MB each.
     """
-    read_weights_rounded(graph)
-    round_biases(graph)
+    _read_weights_rounded(graph)
+    _round_biases(graph)
     means = _FloatMeans(graph)
     means.run(logmel)
     _Correction(graph, means.of_channels).run(logmel)
 
 
-def read_weights_rounded(graph: fx.GraphModule) -> None:
+def _read_weights_rounded(graph: fx.GraphModule) -> None:
     """Whatever else reads a convolution's weight gets what the convolution gets."""
-    for rounded in rounded_weights(graph):
+    for rounded in _rounded_weights(graph):
         quantize = rounded.all_input_nodes[0]
         stored = quantize.all_input_nodes[0]
         others = [user for user in stored.users if user is not quantize]
@@ -43,14 +43,14 @@ def read_weights_rounded(graph: fx.GraphModule) -> None:
     graph.recompile()
 
 
-def rounded_weights(graph: fx.GraphModule) -> list[fx.Node]:
+def _rounded_weights(graph: fx.GraphModule) -> list[fx.Node]:
     """What convolutions read for their weights, of those that were quantized."""
     convolutions = graph.graph.find_nodes(op="call_function", target=CONVOLUTION)
     dequantize = quantized_operators().dequantize_per_channel.default
     return [read for read in (one.all_input_nodes[1] for one in convolutions) if read.target == dequantize]
 
 
-def round_biases(graph: fx.GraphModule) -> None:
+def _round_biases(graph: fx.GraphModule) -> None:
     """Those of no convolution are not moved, and become values of FP16 at once."""
     for node in graph.graph.find_nodes(op="get_attr"):
         if is_bias(node, graph):
@@ -99,9 +99,9 @@ class _Correction(fx.Interpreter):
         if node.all_input_nodes[1].target == self.dequantize:
             self.round_weight(node)
         result = super().run_node(node)
-        if len(node.all_input_nodes) <= BIAS:
+        if len(node.all_input_nodes) <= _BIAS:
             return result
-        bias = self.stored(node.all_input_nodes[BIAS])
+        bias = self.stored(node.all_input_nodes[_BIAS])
         moved = (bias + self.means[node.name] - channel_means(result)).half().float()
         error = moved - bias
         bias.copy_(moved)
@@ -111,9 +111,9 @@ class _Correction(fx.Interpreter):
         """In the graph, and for whatever is run from here on."""
         read = convolution.all_input_nodes[1]
         quantize = read.all_input_nodes[0]
-        weight, steps = (self.stored(quantize.all_input_nodes[place]) for place in (0, STEPS))
+        weight, steps = (self.stored(quantize.all_input_nodes[place]) for place in (0, _STEPS))
         given, _ = self.fetch_args_kwargs_from_env(convolution)
-        x, _, _, stride, padding, _, groups = (*given, *DEFAULTS[len(given) :])
+        x, _, _, stride, padding, _, groups = (*given, *_DEFAULTS[len(given) :])
         steps.copy_(step_sizes(weight))
         moments = input_moments(x, tuple(weight.shape[2:]), stride=tuple(stride), padding=tuple(padding), groups=groups)
         weight.copy_(rounded_weight(weight, steps, moments))

@@ -12,7 +12,7 @@ from adaptf.compression.complexity import limits_broken
 from adaptf.compression.int8 import CONVOLUTION, quantized_operators
 from adaptf.compression.runtime import core
 
-CONVOLUTIONS = {"Convolution": 1, "GroupConvolution": 2}
+_CONVOLUTIONS = {"Convolution": 1, "GroupConvolution": 2}
 """OpenVINO's operations, and how many axes of their weights tell output channels apart."""
 
 
@@ -53,35 +53,35 @@ def cost_of_program(program: ExportedProgram) -> FormCost:
 def cost_of_openvino(path: Path) -> FormCost:
     """Of an .xml file with the .bin beside it."""
     operations = core().read_model(path).get_ops()
-    convolutions = [one for one in operations if one.get_type_name() in CONVOLUTIONS]
-    of_quantization = {name for one in convolutions for name in scales_of(one)}
-    ranges = [source for one in operations if one.get_type_name() == "FakeQuantize" for source in sources_of(one)[1:]]
+    convolutions = [one for one in operations if one.get_type_name() in _CONVOLUTIONS]
+    of_quantization = {name for one in convolutions for name in _scales_of(one)}
+    ranges = [source for one in operations if one.get_type_name() == "FakeQuantize" for source in _sources_of(one)[1:]]
     of_quantization |= {one.get_friendly_name() for one in ranges}
-    counted = [one for one in operations if is_tensor(one) and one.get_friendly_name() not in of_quantization]
-    return FormCost(sum(map(macs_of, convolutions)), sum(one.get_data().nbytes for one in counted))
+    counted = [one for one in operations if _is_tensor(one) and one.get_friendly_name() not in of_quantization]
+    return FormCost(sum(map(_macs_of, convolutions)), sum(one.get_data().nbytes for one in counted))
 
 
-def macs_of(convolution: Any) -> int:
+def _macs_of(convolution: Any) -> int:
     """Of one of OpenVINO's convolutions."""
     weight, out = convolution.input(1).get_shape(), convolution.output(0).get_shape()
-    return int(math.prod(out[1:]) * math.prod(weight[CONVOLUTIONS[convolution.get_type_name()] :]))
+    return int(math.prod(out[1:]) * math.prod(weight[_CONVOLUTIONS[convolution.get_type_name()] :]))
 
 
-def scales_of(convolution: Any) -> list[str]:
+def _scales_of(convolution: Any) -> list[str]:
     """Names of the constants by which a convolution's stored weights are multiplied."""
-    names, node = [], sources_of(convolution)[1]
+    names, node = [], _sources_of(convolution)[1]
     while node.get_type_name() != "Constant":
-        node, *others = sources_of(node)
+        node, *others = _sources_of(node)
         names += [other.get_friendly_name() for other in others]
     return names
 
 
-def sources_of(operation: Any) -> list[Any]:
+def _sources_of(operation: Any) -> list[Any]:
     """What an operation takes its inputs from."""
     return [one.get_source_output().get_node() for one in operation.inputs()]
 
 
-def is_tensor(operation: Any) -> bool:
+def _is_tensor(operation: Any) -> bool:
     """Whether it is a constant of more than one number that is no shape and no axis."""
     if operation.get_type_name() != "Constant" or math.prod(operation.output(0).get_shape()) <= 1:
         return False

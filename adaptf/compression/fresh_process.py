@@ -1,7 +1,5 @@
 """Saved INT8 networks run by a process that has nothing but the files: what it finds is what everybody will find."""
 
-import statistics
-import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
@@ -12,12 +10,13 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.utils.benchmark import Timer
 
 from adaptf.compression.runtime import Network, load_form
 from adaptf.data.processes import process_pool
 
-REPEATS = 15
-"""Of the timing of one clip; two more before it warm up."""
+_TIMED_SECONDS = 0.1
+"""For which a clip is run again and again."""
 
 
 class FreshProcess:
@@ -62,12 +61,6 @@ def _clip_ms(path: Path, form: str, logmel: NDArray[np.float32]) -> float:
 
 def median_ms(network: Callable[[Tensor], object], clip: Tensor) -> float:
     """Time of a network on one processor core."""
-    seconds, threads = [], torch.get_num_threads()
-    torch.set_num_threads(1)
     with torch.no_grad():
-        for _ in range(REPEATS + 2):
-            start = time.perf_counter()
-            network(clip)
-            seconds.append(time.perf_counter() - start)
-    torch.set_num_threads(threads)
-    return 1000 * statistics.median(seconds[2:])
+        timer = Timer("network(clip)", globals={"network": network, "clip": clip}, num_threads=1)
+        return 1000 * timer.blocked_autorange(min_run_time=_TIMED_SECONDS).median

@@ -2,18 +2,19 @@
 
 import io
 import logging
-import operator
-import os
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
 from torch.export import Dim, ExportedProgram
+from torch.fx.experimental.const_fold import split_const_subgraphs
 
+from adaptf.data.files import write_atomically
 from adaptf.errors import UserError
 
 CLIPS_AT_ONCE = 8
@@ -22,8 +23,27 @@ CLIPS_AT_ONCE = 8
 DYNAMIC_BATCH = ({0: Dim("batch", min=1)},)
 """Of (batch, 1, bands, frames)."""
 CONVOLUTION = torch.ops.aten.conv2d.default
-NOISY_LOGGERS = ("", "neural_compressor", "torchao", "torch.utils._pytree", "torch.export")
+_NOISY_LOGGERS = ("", "neural_compressor", "torchao", "torch.utils._pytree", "torch.export")
 """They (torchao also by the root) log progress, extensions for other machines, and deprecations within torch, as warnings."""
+
+
+@contextmanager
+def errors_only() -> Iterator[None]:
+    """Keeps back what the quantizing libraries log below an error, and their warnings."""
+
+    def is_error(record: logging.LogRecord) -> bool:
+        return record.levelno >= logging.ERROR
+
+    loggers = [logging.getLogger(name) for name in _NOISY_LOGGERS]
+    for logger in loggers:
+        logger.addFilter(is_error)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        for logger in loggers:
+            logger.removeFilter(is_error)
 
 
 def example_of(clip_shape: tuple[int, ...]) -> tuple[Tensor]:
@@ -34,10 +54,10 @@ def example_of(clip_shape: tuple[int, ...]) -> tuple[Tensor]:
 def int8_convolutions(program: ExportedProgram) -> tuple[int, int]:
     """How many convolutions have weights kept as INT8 and quantized input, and how many there are."""
     convolutions = program.graph.find_nodes(op="call_function", target=CONVOLUTION)
-    return sum(is_int8(convolution) for convolution in convolutions), len(convolutions)
+    return sum(_is_int8(convolution) for convolution in convolutions), len(convolutions)
 
 
-def is_int8(convolution: fx.Node) -> bool:
+def _is_int8(convolution: fx.Node) -> bool:
     quantized = quantized_operators()
     activation, weight = convolution.all_input_nodes[:2]
     return (
@@ -50,15 +70,9 @@ def is_int8(convolution: fx.Node) -> bool:
 
 def save_int8(program: ExportedProgram, path: Path | str) -> None:
     """Writes a program to a .pt2 file, which is there completely or not at all."""
-    path = Path(path)
     buffer = io.BytesIO()
     torch.export.save(program, buffer)
-    beside = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        beside.write_bytes(buffer.getvalue())
-        beside.replace(path)
-    finally:
-        beside.unlink(missing_ok=True)
+    write_atomically(Path(path), buffer.getvalue())
 
 
 def load_int8(path: Path | str) -> "Int8Network":
@@ -103,43 +117,23 @@ class Int8Network(nn.Module):
         return torch.cat([self.graph(clips) for clips in logmel.split(CLIPS_AT_ONCE)])
 
 
+@errors_only()
 def for_running(module: fx.GraphModule) -> fx.GraphModule:
     """A copy of a graph with equal results in less time: weights made float once, inputs rounded in one copy."""
-    graph = fx.GraphModule(module, copy_of(module.graph))  # unlike an exported module, it allows eval()
-    fold_constants(graph)
-    target = quantized_operators().quantize_per_tensor.default
-    for quantize in graph.graph.find_nodes(op="call_function", target=target):
+    graph = split_const_subgraphs(fx.GraphModule(module, deepcopy(module.graph)))
+    graph.run_folding()
+    graph.graph.set_codegen(module.graph._codegen)
+    quantize_per_tensor = quantized_operators().quantize_per_tensor.default
+    for quantize in graph.graph.find_nodes(op="call_function", target=quantize_per_tensor):
         with graph.graph.inserting_before(quantize):
-            once = graph.graph.call_function(rounded, quantize.args[:-1])
+            once = graph.graph.call_function(_rounded, quantize.args[:-1])
         for dequantize in list(quantize.users):
             dequantize.replace_all_uses_with(once)
     graph.graph.eliminate_dead_code()
-    return fx.GraphModule(graph, graph.graph)
+    return fx.GraphModule(graph, graph.graph)  # unlike an exported module, it allows eval()
 
 
-def copy_of(graph: fx.Graph) -> fx.Graph:
-    """The same nodes, inputs and outputs."""
-    copy = fx.Graph()
-    copy.output(copy.graph_copy(graph, {}))
-    copy.set_codegen(graph._codegen)
-    return copy
-
-
-def fold_constants(graph: fx.GraphModule) -> None:
-    """Replaces what depends on stored tensors alone by its value."""
-    constants: dict[fx.Node, Tensor] = {}
-    for node in graph.graph.nodes:
-        if node.op == "get_attr":
-            constants[node] = operator.attrgetter(node.target)(graph)
-        elif node.op == "call_function" and node.all_input_nodes and constants.keys() >= set(node.all_input_nodes):
-            constants[node] = node.target(*fx.map_arg(node.args, constants.__getitem__), **node.kwargs)
-            name = f"folded_{node.name}"
-            graph.register_buffer(name, constants[node])
-            with graph.graph.inserting_before(node):
-                node.replace_all_uses_with(graph.graph.get_attr(name))
-
-
-def rounded(x: Tensor, scale: float, zero_point: int, low: int, high: int) -> Tensor:
+def _rounded(x: Tensor, scale: float, zero_point: int, low: int, high: int) -> Tensor:
     """What quantizing and dequantizing make of a tensor, step by step in one copy of it."""
     return x.mul(1 / scale).round_().add_(zero_point).clamp_(low, high).sub_(zero_point).mul_(scale)
 
@@ -149,22 +143,3 @@ def quantized_operators() -> Any:
     import torch.ao.quantization.fx._decomposed
 
     return torch.ops.quantized_decomposed
-
-
-@contextmanager
-def errors_only() -> Iterator[None]:
-    """Keeps back what the quantizing libraries log below an error, and their warnings."""
-
-    def is_error(record: logging.LogRecord) -> bool:
-        return record.levelno >= logging.ERROR
-
-    loggers = [logging.getLogger(name) for name in NOISY_LOGGERS]
-    for logger in loggers:
-        logger.addFilter(is_error)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        for logger in loggers:
-            logger.removeFilter(is_error)

@@ -9,14 +9,15 @@ import numpy as np
 import torch
 from torch import fx
 
-from adaptf.compression.int8 import DYNAMIC_BATCH, errors_only, example_of
+from adaptf.compression.int8 import errors_only
 
 
 def save_openvino(graph: fx.GraphModule, clip_shape: tuple[int, ...], path: Path) -> None:
     """Writes the program of a converted graph, weights not folded yet, to `path` (.xml) and the .bin file beside it.
 
-    `clip_shape` is (1, bands, frames). Folded weights would be INT8 constants, behind which OpenVINO does not recognise a
-    quantized convolution; a batch that is not fixed does not compile. The .xml comes last: without it there is no such form.
+    `clip_shape` is (1, bands, frames). Folded weights would be INT8 constants, behind which OpenVINO does not recognise
+    a quantized convolution; a batch that is not fixed does not compile, and takes longer to trace. The .xml comes last:
+    without it there is no such form.
     """
     import openvino
 
@@ -24,17 +25,17 @@ def save_openvino(graph: fx.GraphModule, clip_shape: tuple[int, ...], path: Path
         graph = deepcopy(graph)
         graph.graph.eliminate_dead_code()
         graph.recompile()
-        program = torch.export.export(graph, example_of(clip_shape), dynamic_shapes=DYNAMIC_BATCH, strict=False)
+        program = torch.export.export(graph, (torch.zeros(1, *clip_shape),), strict=False)
         model = openvino.convert_model(program)
     model.reshape([1, *clip_shape])
-    keep_biases_as_fp16(model)
+    _keep_biases_as_fp16(model)
     with tempfile.TemporaryDirectory(dir=path.parent, prefix=".openvino") as folder:
         openvino.save_model(model, Path(folder) / path.name, compress_to_fp16=False)
         for suffix in (".bin", ".xml"):
             (Path(folder) / path.with_suffix(suffix).name).replace(path.with_suffix(suffix))
 
 
-def keep_biases_as_fp16(model: Any) -> None:
+def _keep_biases_as_fp16(model: Any) -> None:
     """What is added to channels has values of FP16; kept as such, it takes the bytes that the challenge counts."""
     import openvino
     from openvino import opset13

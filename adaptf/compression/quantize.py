@@ -15,18 +15,19 @@ from adaptf.compression.agreement import REFERENCE_CLIPS, Reference, save_refere
 from adaptf.compression.correction import correct, is_bias
 from adaptf.compression.int8 import (
     DYNAMIC_BATCH,
+    Int8Network,
     errors_only,
     example_of,
     for_running,
-    load_int8,
     save_int8,
 )
 from adaptf.compression.openvino_form import save_openvino
 from adaptf.compression.runtime import openvino_file, remove_openvino
+from adaptf.data.shared_objects import SharedObjects
 from adaptf.errors import UserError
 from adaptf.models.students.registry import serving_form
 
-CORRECTION_CLIPS = 256
+_CORRECTION_CLIPS = 256
 """Calibration clips from which weights and biases are corrected, at most: they are run at once."""
 Closeness = Callable[[Callable[[Tensor], Tensor]], float]
 """How close a network (log-mel -> logits) is to the float one, which has 1."""
@@ -65,7 +66,7 @@ class Int8Graph:
 
     def program(self) -> ExportedProgram:
         """The reference: log-mel (batch, 1, bands, frames) -> logits (batch, classes), INT8 weights and FP16 biases alone."""
-        return packed(self.graph, self.clip_shape)
+        return _packed(self)
 
 
 def tune_int8(
@@ -75,20 +76,24 @@ def tune_int8(
     *,
     tolerable_distance: float,
     candidates: Sequence[Ranges] = CANDIDATES,
+    shared: SharedObjects | None = None,
+    program: str = "",
 ) -> Int8Graph:
     """The first candidate whose closeness to the float network is at most so much below 1, or the closest where none is.
 
     Each convolution gets INT8 weights with a scale per output channel, a bias of FP16 values with the batch normalization
     folded in, and UINT8 input; all else stays float. The ranges of the inputs and the corrections of weights and biases come
     from the batches of log-mels (batch, 1, bands, frames) in `calibration`. The network is left as it was: a copy in another
-    form (`serving_form`) is quantized.
+    form (`models/served.py`) is quantized. `shared` keeps the graph of that form for
+    further networks of the same `program`, which differ from it in weights alone.
 
     Raises UserError without a calibration batch, where two hold clips of different shapes, or without candidates.
     """
-    clip_shape = shape_of_clips(calibration)
+    clip_shape = _shape_of_clips(calibration)
     if not candidates:
         raise UserError("at least one way to take the ranges of activations should be tried, got none")
     form, example = serving_form(network, calibration), example_of(clip_shape)
+    clips = torch.cat(list(calibration))[:_CORRECTION_CLIPS].cpu()
     found: list[float] = []
     finished: list[fx.GraphModule] = []
 
@@ -97,7 +102,7 @@ def tune_int8(
         if not found:
             found.append(1.0)
         else:
-            finish(graph, calibration)
+            correct(graph, clips)
             finished.append(graph)
             found.append(closeness(for_running(graph)))
         return found[-1]
@@ -105,50 +110,25 @@ def tune_int8(
     with errors_only(), torch.no_grad():
         from neural_compressor.torch.quantization import TuningConfig, autotune
 
-        configurations = [configuration(form, one) for one in candidates]
+        configurations = [_configuration(form, one) for one in candidates]
         graph = autotune(
-            traced(form, example),
+            _traced(form, example, shared or SharedObjects(), program),
             TuningConfig(configurations, tolerable_loss=tolerable_distance, max_trials=len(candidates)),
             eval_fn=evaluate,
-            run_fn=lambda observed: run(observed, calibration),
+            run_fn=lambda observed: _run(observed, calibration),
             example_inputs=example,
         )
     if not any(graph is one for one in finished):  # the best was not the last one, and has been quantized anew
-        finish(graph, calibration)
+        correct(graph, clips)
     _, *tried = found
     within = (place for place, one in enumerate(tried) if one >= 1 - tolerable_distance)
     best = next(within, tried.index(max(tried)))
-    return Int8Graph(graph, clip_shape, candidates[best], len(tried), some_of(calibration))
+    return Int8Graph(graph, clip_shape, candidates[best], len(tried), clips[:REFERENCE_CLIPS].half().float())
 
 
 def quantize_int8(network: nn.Module, calibration: Sequence[Tensor], ranges: Ranges = CANDIDATES[0]) -> Int8Graph:
     """What `tune_int8` makes of one candidate, whatever it loses."""
-    clip_shape = shape_of_clips(calibration)
-    form, example = serving_form(network, calibration), example_of(clip_shape)
-    with errors_only(), torch.no_grad():
-        from neural_compressor.torch.quantization import convert, prepare
-
-        observed = prepare(traced(form, example), configuration(form, ranges), example_inputs=example)
-        run(observed, calibration)
-        graph = convert(observed)
-    finish(graph, calibration)
-    return Int8Graph(graph, clip_shape, ranges, 1, some_of(calibration))
-
-
-def run(network: nn.Module, batches: Iterable[Tensor]) -> None:
-    """Shows a network log-mels."""
-    for clips in batches:
-        network(clips.cpu())
-
-
-def finish(graph: fx.GraphModule, calibration: Sequence[Tensor]) -> None:
-    """What is ours on top of Neural Compressor: corrected weights and biases, which all forms keep as the same values."""
-    correct(graph, torch.cat(list(calibration))[:CORRECTION_CLIPS])
-
-
-def some_of(calibration: Sequence[Tensor]) -> Tensor:
-    """The first clips, of FP16 values."""
-    return torch.cat(list(calibration))[:REFERENCE_CLIPS].cpu().half().float()
+    return tune_int8(network, calibration, lambda _: 1.0, tolerable_distance=0.0, candidates=[ranges])
 
 
 def save_forms(quantized: Int8Graph, path: Path) -> ExportedProgram:
@@ -161,11 +141,41 @@ def save_forms(quantized: Int8Graph, path: Path) -> ExportedProgram:
     program = quantized.program()
     save_int8(program, path)
     with torch.no_grad():
-        save_reference(Reference(quantized.heard, load_int8(path)(quantized.heard)), path)
+        save_reference(Reference(quantized.heard, Int8Network(program)(quantized.heard)), path)
     return program
 
 
-def shape_of_clips(calibration: Sequence[Tensor]) -> tuple[int, ...]:
+@errors_only()
+def _packed(quantized: Int8Graph) -> ExportedProgram:
+    """Weights are kept as INT8 and biases as FP16, with nothing beside them."""
+    from torchao.quantization.pt2e.constant_fold import constant_fold
+
+    graph = deepcopy(quantized.graph)
+    constant_fold(graph)
+    for node in graph.graph.find_nodes(op="get_attr"):
+        if is_bias(node, graph):
+            _keep_as_fp16(node, graph)
+    graph = fx.GraphModule(graph, graph.graph)  # takes along what the graph reads: the float weights stay behind
+    example = example_of(quantized.clip_shape)
+    program = torch.export.export(graph, example, dynamic_shapes=DYNAMIC_BATCH, strict=False)
+    program.example_inputs = None
+    for node in program.graph.nodes:  # stack traces are half of a file, and tell where the code lies on this machine
+        node.meta = {key: node.meta[key] for key in node.meta.keys() & {"val"}}
+    return program
+
+
+def _keep_as_fp16(node: fx.Node, graph: fx.GraphModule) -> None:
+    """Puts a tensor in FP16, made float again when run, in the place of one in FP32."""
+    name = f"{node.name}_half"
+    graph.register_buffer(name, operator.attrgetter(str(node.target))(graph).detach().half())
+    with graph.graph.inserting_before(node):
+        half = graph.graph.get_attr(name)
+        single = graph.graph.call_function(torch.ops.aten._to_copy.default, (half,), {"dtype": torch.float32})
+    node.replace_all_uses_with(single)
+    graph.graph.erase_node(node)
+
+
+def _shape_of_clips(calibration: Sequence[Tensor]) -> tuple[int, ...]:
     """(1, bands, frames)"""
     if not calibration:
         raise UserError("calibration should hold at least one batch of log-mels (batch, 1, bands, frames), got none")
@@ -177,15 +187,24 @@ def shape_of_clips(calibration: Sequence[Tensor]) -> tuple[int, ...]:
     return tuple(first.shape[1:])
 
 
-def traced(network: nn.Module, example: tuple[Tensor, ...]) -> fx.GraphModule:
+def _traced(network: nn.Module, example: tuple[Tensor], shared: SharedObjects, program: str) -> fx.GraphModule:
     """The graph of a copy of the network, as Neural Compressor's own export leaves it but in a third of the time."""
-    copy = deepcopy(network).cpu().eval()
-    graph = torch.export.export(copy, example, dynamic_shapes=DYNAMIC_BATCH, strict=False).module()
+    if program:
+        key = ("traced", program, example[0].shape)
+        graph = deepcopy(shared.once(key, lambda: _trace(network, example)))
+        graph.load_state_dict(network.state_dict())
+    else:
+        graph = _trace(network, example)
     vars(graph).update(_exported=True, dynamic_shapes=DYNAMIC_BATCH)
     return graph
 
 
-def configuration(network: nn.Module, ranges: Ranges) -> Any:
+def _trace(network: nn.Module, example: tuple[Tensor]) -> fx.GraphModule:
+    copy = deepcopy(network).cpu().eval()
+    return torch.export.export(copy, example, dynamic_shapes=DYNAMIC_BATCH, strict=False).module()
+
+
+def _configuration(network: nn.Module, ranges: Ranges) -> Any:
     """Neural Compressor's configuration: INT8 weights per channel, activations as the ranges say."""
     from neural_compressor.torch.quantization import INT8StaticQuantConfig
 
@@ -198,30 +217,7 @@ def configuration(network: nn.Module, ranges: Ranges) -> Any:
     return config
 
 
-@errors_only()
-def packed(graph: fx.GraphModule, clip_shape: tuple[int, ...]) -> ExportedProgram:
-    """A converted graph whose weights are kept as INT8 and biases as FP16, with nothing beside them."""
-    from torchao.quantization.pt2e.constant_fold import constant_fold
-
-    graph = deepcopy(graph)
-    constant_fold(graph)
-    for node in graph.graph.find_nodes(op="get_attr"):
-        if is_bias(node, graph):
-            keep_as_fp16(node, graph)
-    graph = fx.GraphModule(graph, graph.graph)  # takes along what the graph reads: the float weights stay behind
-    program = torch.export.export(graph, example_of(clip_shape), dynamic_shapes=DYNAMIC_BATCH, strict=False)
-    program.example_inputs = None
-    for node in program.graph.nodes:  # stack traces are half of a file, and tell where the code lies on this machine
-        node.meta = {key: node.meta[key] for key in node.meta.keys() & {"val"}}
-    return program
-
-
-def keep_as_fp16(node: fx.Node, graph: fx.GraphModule) -> None:
-    """Puts a tensor in FP16, made float again when run, in the place of one in FP32."""
-    name = f"{node.name}_half"
-    graph.register_buffer(name, operator.attrgetter(str(node.target))(graph).detach().half())
-    with graph.graph.inserting_before(node):
-        half = graph.graph.get_attr(name)
-        single = graph.graph.call_function(torch.ops.aten._to_copy.default, (half,), {"dtype": torch.float32})
-    node.replace_all_uses_with(single)
-    graph.graph.erase_node(node)
+def _run(network: nn.Module, batches: Iterable[Tensor]) -> None:
+    """Shows a network log-mels."""
+    for clips in batches:
+        network(clips.cpu())

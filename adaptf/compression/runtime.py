@@ -15,8 +15,8 @@ from adaptf.compression.int8 import load_int8
 from adaptf.errors import UserError
 
 OPENVINO, PT2 = "OpenVINO", "pt2"
-OPENVINO_SUFFIXES = (".xml", ".bin")
-NETWORK_FILES = (".pt2", *OPENVINO_SUFFIXES, REFERENCE_SUFFIX)
+_OPENVINO_SUFFIXES = (".xml", ".bin")
+NETWORK_FILES = (".pt2", *_OPENVINO_SUFFIXES, REFERENCE_SUFFIX)
 """Ends of the files of a network: the exported program, its OpenVINO form, which may be missing, and clips to try both with."""
 LARGEST_DIFFERENCE = 0.1
 """Of the logits of a form that says the same, relative to their spread. Sums that lie between two steps are rounded to either
@@ -112,7 +112,7 @@ def openvino_file(path: Path) -> Path:
 
 def remove_openvino(path: Path) -> None:
     """Takes the OpenVINO form of a .pt2 file away."""
-    for suffix in OPENVINO_SUFFIXES:
+    for suffix in _OPENVINO_SUFFIXES:
         path.with_suffix(suffix).unlink(missing_ok=True)
 
 
@@ -122,7 +122,7 @@ def why_no_openvino(path: Path) -> str:
         return f"the processor is not x86 but {platform.machine()}"
     if importlib.util.find_spec("openvino") is None:
         return "OpenVINO is not installed"
-    missing = [file.name for file in map(path.with_suffix, OPENVINO_SUFFIXES) if not file.is_file()]
+    missing = [file.name for file in map(path.with_suffix, _OPENVINO_SUFFIXES) if not file.is_file()]
     return f"there is no {' and no '.join(missing)} beside {path.name}" if missing else ""
 
 
@@ -135,24 +135,24 @@ def load_network(path: Path) -> Network:
     if not why:
         try:
             network: Network = OpenVinoNetwork(openvino_file(path))
-            difference = difference_from(reference, network)
+            difference = _difference_from(reference, network)
         except UserError:
             raise
         except (RuntimeError, ValueError, ImportError, OSError) as error:
-            why = f"OpenVINO does not take {openvino_file(path).name}: {last_line(error)}"
+            why = f"OpenVINO does not take {openvino_file(path).name}: {_last_line(error)}"
         else:
             if difference <= LARGEST_DIFFERENCE:
                 return network
-            why, refused = f"OpenVINO {something_else(difference)}", difference
+            why, refused = f"OpenVINO {_something_else(difference)}", difference
     network = ExportedNetwork(path, why=why)
     network.refused_difference = refused
-    difference = difference_from(reference, network)
+    difference = _difference_from(reference, network)
     if not difference <= LARGEST_DIFFERENCE:  # nor where it is no number
-        raise UserError(f"{path} {something_else(difference)}, and no other form of it does better: {why or 'there is none'}")
+        raise UserError(f"{path} {_something_else(difference)}, and no other form of it does better: {why or 'there is none'}")
     return network
 
 
-def difference_from(reference: Reference | None, network: Network) -> float:
+def _difference_from(reference: Reference | None, network: Network) -> float:
     """Of a network's logits from those that were kept; 0 where none were. Raises UserError where they are of another task."""
     if reference is None:
         return 0.0
@@ -163,7 +163,7 @@ def difference_from(reference: Reference | None, network: Network) -> float:
     return agreement(logits, reference.logits).logit_error
 
 
-def something_else(difference: float) -> str:
+def _something_else(difference: float) -> str:
     """What is to be said of a form that is not used."""
     return (
         f"says something else on this processor than where it was made: logits of the clips kept for this differ by "
@@ -171,7 +171,7 @@ def something_else(difference: float) -> str:
     )
 
 
-def last_line(error: Exception) -> str:
+def _last_line(error: Exception) -> str:
     """What an error of OpenVINO says behind the places of its own source, or its kind."""
     return "\n".join([type(error).__name__, str(error)]).strip().splitlines()[-1].strip()
 

@@ -7,10 +7,10 @@ LARGEST_STEP = 63
 """Seven bits. Processors without VNNI add two products of UINT8 inputs and INT8 weights in 16 bits: 2 x 255 x 63 fits there,
 and 2 x 255 x 127 does not, so that logits would depend on the processor. The eighth bit is worth little (docs/int8.md)."""
 
-SMALLEST = 1e-12
+_SMALLEST = 1e-12
 """Largest weight of a channel without weights; of a smaller step there would be no reciprocal."""
 
-DAMPING = 0.01
+_DAMPING = 0.01
 """Of the inputs' mean power, added to each one's: inputs that hardly differ would otherwise make up for anything."""
 CLIPS = 32
 """Whose inputs of convolutions wider than 1x1 are looked at: each is there as often as the kernel has places."""
@@ -18,7 +18,7 @@ CLIPS = 32
 
 def step_sizes(weight: Tensor) -> Tensor:
     """(out_channels, ...) -> (out_channels,): each channel's largest weight is LARGEST_STEP steps."""
-    return weight.abs().flatten(1).amax(dim=1).clamp(min=SMALLEST) / LARGEST_STEP
+    return weight.abs().flatten(1).amax(dim=1).clamp(min=_SMALLEST) / LARGEST_STEP
 
 
 def rounded_weight(weight: Tensor, steps: Tensor, moments: Tensor) -> Tensor:
@@ -30,7 +30,7 @@ def rounded_weight(weight: Tensor, steps: Tensor, moments: Tensor) -> Tensor:
     groups, inputs = moments.shape[:2]
     power = moments.diagonal(dim1=1, dim2=2)
     order = power.mean(dim=0).argsort(descending=True)
-    damping = torch.diag_embed(DAMPING * power.mean(dim=1, keepdim=True).expand(-1, inputs) + torch.finfo(torch.float32).tiny)
+    damping = torch.diag_embed(_DAMPING * power.mean(dim=1, keepdim=True).expand(-1, inputs) + torch.finfo(torch.float32).tiny)
     inverse = torch.linalg.inv((moments + damping)[:, order][:, :, order])
     makes_up = torch.linalg.cholesky(inverse, upper=True)
     left = weight.double().reshape(groups, -1, inputs)[:, :, order].clone()

@@ -6,7 +6,17 @@ import pytest
 import torch
 from torch import nn
 
-from adaptf.compression.complexity import MAX_BYTES, MAX_MACS, Complexity, measure_complexity, over_budget
+from adaptf.audio.logmel import LogMel
+from adaptf.compression.complexity import (
+    MAX_BYTES,
+    MAX_MACS,
+    Complexity,
+    clip_complexity,
+    measure_complexity,
+    over_budget,
+)
+from adaptf.errors import UserError
+from adaptf.models.classifier import Classifier, ModelDescription
 from adaptf.models.students.tfsepnet.network import TfSepNet
 
 
@@ -72,3 +82,16 @@ def test_measuring_leaves_network_and_random_numbers_as_they_were() -> None:
     assert all(torch.equal(tensor, state[name]) for name, tensor in network.state_dict().items())
     assert torch.equal(torch.get_rng_state(), random_state)
     assert not any(module._forward_hooks or module._forward_pre_hooks for module in network.modules())
+
+
+def test_a_log_mel_with_a_frame_too_many_is_refused():
+    class Centred(LogMel):
+        def forward(self, waveform):
+            return nn.functional.pad(super().forward(waveform), (0, 1))
+
+    def classifier(features):
+        return Classifier(ModelDescription("tfsepnet", ("a", "b")), features, TfSepNet(classes=2, width=4))
+
+    assert clip_complexity(classifier(LogMel(bands=64)), 32000).frames == 64
+    with pytest.raises(UserError, match=r"a clip of 32,000 samples has 65 frames of 500 samples, 64 are right"):
+        clip_complexity(classifier(Centred(bands=64)), 32000)

@@ -11,6 +11,7 @@ from adaptf.compression import quantize
 from adaptf.compression.correction import correct
 from adaptf.compression.int8 import CONVOLUTION, for_running
 from adaptf.compression.quantize import CANDIDATES, Ranges, quantize_int8, tune_int8
+from adaptf.data.shared_objects import SharedObjects
 from adaptf.errors import UserError
 from adaptf.models.students.tfsepnet.network import TfSepNet
 
@@ -74,6 +75,23 @@ def test_what_is_asked_about_are_int8_networks(clips: Tensor) -> None:
         (said,) = logits
         torch.testing.assert_close(said, for_running(found.graph)(clips), rtol=0, atol=1e-5)
         assert not torch.allclose(said, NETWORK.eval()(clips), rtol=0, atol=1e-5)
+
+
+def test_networks_of_one_program_share_the_graph_but_not_the_weights(clips: Tensor) -> None:
+    shared = SharedObjects()
+
+    def quantized(network: TfSepNet, shared: SharedObjects) -> Tensor:
+        found = tune_int8(network, [clips], lambda _: 1.0, tolerable_distance=0.0, shared=shared, program="small")
+        with torch.no_grad():
+            logits: Tensor = found.graph(clips)
+        return logits
+
+    of_first = quantized(NETWORK, shared)
+    other = TfSepNet(classes=3, width=8, depth=3)
+    of_other = quantized(other, shared)
+    assert torch.equal(of_other, quantized(other, SharedObjects()))
+    assert not torch.allclose(of_other, of_first, rtol=0, atol=1e-3)
+    assert torch.equal(quantized(NETWORK, shared), of_first)
 
 
 def test_without_clips_of_one_shape_or_candidates_there_is_nothing_to_try(clips: Tensor, tried) -> None:

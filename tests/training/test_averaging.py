@@ -180,7 +180,6 @@ def test_a_resumed_training_equals_an_uninterrupted_one(tmp_path: Path, kind: Av
 def test_swa_averages_its_share_of_the_epochs_but_at_least_one(tmp_path: Path, share: float, epochs: int) -> None:
     toy = fitted(tmp_path, "swa", share=share)
     assert_close(toy.state_dict(), mean(toy.after_step[STEPS - 1 :: STEPS][-epochs:]))
-    assert saved(tmp_path / "last.ckpt")["averaging_state"]["n_averaged"] == epochs
 
 
 @pytest.mark.parametrize("share", [0.0, 1.2])
