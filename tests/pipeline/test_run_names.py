@@ -7,14 +7,10 @@ from mlflow.exceptions import MlflowException
 
 from adaptf.mlproject.compare import CompareConfig
 from adaptf.mlproject.distill import DistillConfig
-from adaptf.mlproject.evaluate import EvaluateConfig
 from adaptf.mlproject.finetune import FinetuneConfig
 from adaptf.mlproject.predict import PredictConfig
 from adaptf.mlproject.prepare import PrepareConfig
-from adaptf.mlproject.pretrain import PretrainConfig
 from adaptf.mlproject.promote import PromoteConfig
-from adaptf.mlproject.quantize import QuantizeConfig
-from adaptf.mlproject.rollback import RollbackConfig
 from adaptf.mlproject.teacher import TeacherConfig
 from adaptf.mlproject.train import TrainConfig
 from adaptf.pipeline.config import AugmentConfig, DataConfig, OptimConfig
@@ -40,25 +36,18 @@ def one_run_is_known(monkeypatch: pytest.MonkeyPatch) -> None:
     ("stage", "config", "name"),
     [
         ("prepare", PrepareConfig(DataConfig(root="/data/TAU-2022/")), "prepare TAU-2022"),
-        ("pretrain", PretrainConfig(), "pretrain DIR=0.4 lr=0.004"),
         ("train", TrainConfig(), "train DIR=0.4 lr=0.004"),
-        ("teacher", TeacherConfig(), "teacher ssl (small_cnn)"),
         ("teacher", TeacherConfig(kind="ssl_sl", beats_ssl_sl_file="beats.pt"), "teacher ssl_sl (beats)"),
         ("distill", DistillConfig(), "distill T=2 w=0.02"),
         ("distill", DistillConfig(loss=LossConfig(temperature=1.7, weight=0.031)), "distill T=1.7 w=0.031"),
-        ("finetune", FinetuneConfig(), "finetune"),
         ("finetune_device", FinetuneDeviceConfig(device="s1"), "finetune s1"),
         ("finetune_device", FinetuneDeviceConfig(left_out="s1"), "finetune without s1"),
-        ("quantize", QuantizeConfig(), "quantize"),
-        ("evaluate", EvaluateConfig(), "evaluate"),
         ("compare", CompareConfig(f"{A},{B}"), "compare distill T=2 w=0.02, fedcba"),
         ("compare", CompareConfig(f"models:/adaptf-s1/3,{A}"), "compare adaptf-s1/3, distill T=2 w=0.02"),
         ("compare", CompareConfig(f"{A},{B},{A},{B}"), "compare 4 models"),
         ("predict", PredictConfig(files="/data/evaluation.csv"), "predict evaluation"),
         ("promote", PromoteConfig(), "promote"),
         ("promote", PromoteConfig(device="s1"), "promote s1"),
-        ("rollback", RollbackConfig(device="router"), "rollback router"),
-        ("another_stage", object(), "another_stage"),
     ],
 )
 def test_a_run_is_called_after_its_stage_and_what_tells_it_from_others(stage: str, config: object, name: str) -> None:
