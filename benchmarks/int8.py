@@ -28,7 +28,8 @@ from adaptf.evaluation.predict import predict_logits
 from adaptf.mlproject.quantize import CALIBRATION_BATCH, QuantizeConfig, calibration_rows
 from adaptf.models import served
 from adaptf.models.classifier import Classifier
-from adaptf.pipeline.dataset import SCENES_KIND, PreparedData, load_prepared
+from adaptf.pipeline.artifacts import SCENES_KIND
+from adaptf.pipeline.dataset import PreparedData, load_prepared
 from adaptf.pipeline.device_models import device_models
 from adaptf.tracking import runs
 from adaptf.tracking.runs import StageRun

@@ -18,7 +18,8 @@ from measure import machine, seconds_of
 from adaptf.data.cache.shards import CLIPS_PER_SHARD, CacheFormat, Shard
 from adaptf.data.clips import TAU_SCENES
 from adaptf.data.data_module import ClipDataModule
-from adaptf.pipeline.dataset import CLIPS, DATASET, SCENES_KIND, load_prepared
+from adaptf.pipeline.artifacts import CLIPS, DATASET, SCENES_KIND
+from adaptf.pipeline.dataset import load_prepared
 
 FORMAT = CacheFormat(32000, 32000)
 TAU_CLIPS, DEVICES = 230_350, ("a", "b", "c", "s1", "s2")

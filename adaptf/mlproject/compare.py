@@ -13,9 +13,10 @@ from adaptf.errors import UserError
 from adaptf.evaluation.changes import changed_clips, group_table
 from adaptf.evaluation.scores import Runs, macro_accuracy, places_of
 from adaptf.evaluation.tables import accuracy_table, difference_table
+from adaptf.pipeline.artifacts import DATA_KIND, SCENES_KIND
 from adaptf.pipeline.compared import Compared, all_compared, loaded
 from adaptf.pipeline.config import file_or_name, upstream
-from adaptf.pipeline.dataset import DATA_KIND, SCENES_KIND, PreparedData, load_prepared
+from adaptf.pipeline.dataset import PreparedData, load_prepared
 from adaptf.pipeline.prediction_files import TABLES_FOLDER, write_predictions
 from adaptf.pipeline.predictions import predict_by_device
 from adaptf.pipeline.refit import refits_of

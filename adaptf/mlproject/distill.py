@@ -5,9 +5,9 @@ from dataclasses import dataclass
 import torch
 
 from adaptf.data.clips import VALIDATION
-from adaptf.mlproject.teacher import TEACHER_KIND
+from adaptf.pipeline.artifacts import DATA_KIND, SCENES_KIND, TEACHER_KIND
 from adaptf.pipeline.config import AugmentConfig, OptimConfig, TrainerConfig, upstream, upstream_each, upstream_model
-from adaptf.pipeline.dataset import DATA_KIND, SCENES_KIND, load_prepared
+from adaptf.pipeline.dataset import load_prepared
 from adaptf.pipeline.fitting import fitted_result, student_of, train_classifier
 from adaptf.pipeline.refit import as_refit, check_choice, learnt_splits
 from adaptf.pipeline.stage import run_stage

@@ -4,8 +4,9 @@ from dataclasses import dataclass
 
 from adaptf.data.clips import TEST
 from adaptf.errors import UserError
+from adaptf.pipeline.artifacts import DATA_KIND, SCENES_KIND
 from adaptf.pipeline.config import upstream, upstream_several
-from adaptf.pipeline.dataset import DATA_KIND, SCENES_KIND, load_tested
+from adaptf.pipeline.dataset import load_tested
 from adaptf.pipeline.predictions import load_models, predict_by_device
 from adaptf.pipeline.stage import run_stage
 from adaptf.pipeline.taught import teacher_name

@@ -10,11 +10,11 @@ from adaptf.data.errors import DataError
 from adaptf.data.shared_objects import SharedObjects
 from adaptf.errors import UserError
 from adaptf.evaluation.scores import accuracy
-from adaptf.mlproject.teacher import TEACHER_KIND
+from adaptf.pipeline.artifacts import DATA_KIND, DEVICE_RUNS, KEPT, SCENES_KIND, TEACHER_KIND
 from adaptf.pipeline.borrowed import Borrowed
 from adaptf.pipeline.config import AugmentConfig, OptimConfig, TrainerConfig, upstream, upstream_each, upstream_model
-from adaptf.pipeline.dataset import DATA_KIND, SCENES_KIND, PreparedData, load_prepared
-from adaptf.pipeline.finetune_device import KEPT, FinetuneDeviceConfig, Keep, check_keep, finetune_device
+from adaptf.pipeline.dataset import PreparedData, load_prepared
+from adaptf.pipeline.finetune_device import FinetuneDeviceConfig, Keep, check_keep, finetune_device
 from adaptf.pipeline.fitting import check_folder, dir_p_by_device, in_section, student_of
 from adaptf.pipeline.leave_one_device_out import epochs_for_unseen_devices
 from adaptf.pipeline.refit import as_refit, refits_of
@@ -25,8 +25,6 @@ from adaptf.tracking import runs
 from adaptf.tracking.runs import Result, StageRun
 
 logger = logging.getLogger(__name__)
-MODELS = "models.json"
-"""Artifact: device -> run id of its model."""
 UnknownEpochs = Literal["given", "leave_one_device_out"]
 
 
@@ -94,7 +92,7 @@ def finetune(config: FinetuneConfig, run: StageRun) -> Result:
     models[UNKNOWN] = execute(finetune_device, unknown, reuse=True, shared=run.shared)
     if not runs.is_process_zero():
         return Result()
-    path = run.folder / MODELS
+    path = run.folder / DEVICE_RUNS
     path.write_text(json.dumps(models, indent=1))
     rows = "\n".join(f"| {device} | {run_id} |" for device, run_id in models.items())
     settings = {
@@ -106,7 +104,7 @@ def finetune(config: FinetuneConfig, run: StageRun) -> Result:
             "best/accuracy": accuracy(settings[FINETUNED], config.trainer.score),
             **{f"{KEPT}/{device}": runs.scores(run_id)[KEPT] for device, run_id in models.items()},
         },
-        files={MODELS: path},
+        files={DEVICE_RUNS: path},
         note=f"| device | run |\n|---|---|\n{rows}",
     )
     refits = [*refits_of(config.distill_run), *[run.name] * config.refit]

@@ -14,11 +14,12 @@ from adaptf.mlproject.finetune import FinetuneConfig, check_unknown_epochs, fine
 from adaptf.mlproject.predict import PredictConfig, files_digest, predict
 from adaptf.mlproject.prepare import PrepareConfig, data_digest, prepare
 from adaptf.mlproject.pretrain import PretrainConfig, pretrain
-from adaptf.mlproject.promote import PROMOTED, PromoteConfig, check_reason, promote, unlike_any_other
+from adaptf.mlproject.promote import PromoteConfig, check_reason, promote, unlike_any_other
 from adaptf.mlproject.quantize import QuantizeConfig, quantize
 from adaptf.mlproject.register import RegisterConfig, register
 from adaptf.mlproject.teacher import TeacherConfig, TeacherKind, beats_digest, teacher
 from adaptf.mlproject.train import TrainConfig, train
+from adaptf.pipeline.artifacts import DONE, PROMOTED, SCENES_KIND
 from adaptf.pipeline.config import (
     SHARED_SECTIONS,
     AugmentConfig,
@@ -29,7 +30,7 @@ from adaptf.pipeline.config import (
     path_field,
     upstream_fields,
 )
-from adaptf.pipeline.dataset import SCENES_KIND, load_prepared, load_tested
+from adaptf.pipeline.dataset import load_prepared, load_tested
 from adaptf.pipeline.finetune_device import check_keep
 from adaptf.pipeline.fitting import check_folder, dir_p_by_device, in_section
 from adaptf.pipeline.prediction_files import read_predictions
@@ -40,8 +41,6 @@ from adaptf.reports.evaluation_report import TABLES, report
 from adaptf.tracking import runs
 from adaptf.tracking.runs import LATEST, NONE, Result, StageRun
 
-DONE = "adaptf.run."
-"""Begin of a tag per step, which holds its run."""
 EVALUATED = {"train_run": "train", "distill_run": "distill", "finetune_run": "finetune", "quantize_run": "quantize"}
 """Field of `evaluate` -> the step that it judges."""
 PRETRAIN = "pretrain"

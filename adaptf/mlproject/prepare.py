@@ -20,13 +20,13 @@ from adaptf.data.sets.download import DEVELOPMENT_RECORD, ZENODO, download_recor
 from adaptf.data.sets.findings import check_leaks, is_silent
 from adaptf.demo.data_sets import is_demo
 from adaptf.errors import UserError
+from adaptf.pipeline.artifacts import CLIPS, DATA, DATA_KIND, DATASET, SCENES_KIND
 from adaptf.pipeline.config import DataConfig
-from adaptf.pipeline.dataset import CLIPS, DATA_KIND, DATASET, SCENES_KIND
 from adaptf.pipeline.sources import Source, read_source
 from adaptf.pipeline.stage import run_stage
 from adaptf.reports.data_figures import clips_figure, label_mosaic_figure, labels_figure, mosaic_figure
 from adaptf.reports.data_report import FINDINGS, DataReport, as_markdown, as_text, findings_table, make_report
-from adaptf.tracking.runs import DataSet, Result, StageRun, digest
+from adaptf.tracking.runs import DATA_DIGEST, DataSet, Result, StageRun, digest
 
 LENGTH_TOLERANCE_SAMPLES = 2
 """Resampling rounds a clip's length."""
@@ -104,15 +104,15 @@ def prepare(config: PrepareConfig, run: StageRun) -> Result:
         table=usable.table,
         source=str(Path(config.data.root).absolute()),
     )
-    folder = run.folder / "data"
+    folder = run.folder / DATA
     write_data(folder, source, data_set, cache_root=cache_root)
     files = report_files(run.folder / "report", report, source, usable.table, built.waveforms)
     built.waveforms.flush()
     return Result(
         metrics={f"clips/{split}": int(count) for split, count in usable.table["split"].value_counts().items()}
         | {f"found/{finding.name.replace(' ', '_')}": len(finding.files) for finding in report.all_findings},
-        files={"data": folder, **files},
-        tags={DATA_KIND: source.kind, "adaptf.digest": data_set.digest},
+        files={DATA: folder, **files},
+        tags={DATA_KIND: source.kind, DATA_DIGEST: data_set.digest},
         data_sets=[data_set],
         note=as_markdown(report),
         summary=as_text(report),

@@ -4,8 +4,9 @@ from dataclasses import dataclass
 
 from adaptf.data.clips import TRAIN, VALIDATION
 from adaptf.models.classifier import build_classifier
+from adaptf.pipeline.artifacts import AUDIOSET_KIND, DATA_KIND
 from adaptf.pipeline.config import AugmentConfig, MelConfig, ModelConfig, OptimConfig, TrainerConfig, upstream
-from adaptf.pipeline.dataset import AUDIOSET_KIND, DATA_KIND, load_prepared
+from adaptf.pipeline.dataset import load_prepared
 from adaptf.pipeline.fitting import LABELS, fitted_result, tfsepnet_description, train_classifier
 from adaptf.pipeline.stage import run_stage
 from adaptf.tracking.runs import Result, StageRun

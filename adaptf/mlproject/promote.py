@@ -11,7 +11,7 @@ import mlflow
 
 from adaptf.errors import UserError
 from adaptf.mlproject.quantize import QuantizeConfig
-from adaptf.mlproject.register import VERSIONS
+from adaptf.pipeline.artifacts import PROMOTED, REPLACED, VERSIONS
 from adaptf.pipeline.config import upstream_optional
 from adaptf.pipeline.stage import run_stage
 from adaptf.promotion import comparison as production_comparison
@@ -19,10 +19,6 @@ from adaptf.promotion import gates
 from adaptf.tracking import production, registry, runs
 from adaptf.tracking.runs import NONE, Result, StageRun
 
-PROMOTED = "adaptf.promoted."
-"""Begin of a tag per promoted model, whose value is the version."""
-REPLACED = "adaptf.replaced."
-"""Begin of a tag per promoted model: the version that was in production before, or `none`."""
 REASON, OVERRIDDEN, MOVED_BY = "adaptf.reason", "adaptf.overridden", "adaptf.promote_run"
 """Tags of the run and of the version; the last, of the version alone, is the run that put it into production."""
 LONGEST_TAG = 5000

@@ -27,19 +27,15 @@ from adaptf.evaluation.predict import predict_logits
 from adaptf.evaluation.scores import TEXT_COLUMNS, accuracy, macro_accuracy
 from adaptf.evaluation.tables import as_markdown
 from adaptf.models.classifier import Classifier
+from adaptf.pipeline.artifacts import DATA_KIND, DESCRIPTION, INT8, INT8_PREDICTIONS, QUANTIZATION, SCENES_KIND
 from adaptf.pipeline.config import upstream, upstream_model
-from adaptf.pipeline.dataset import DATA_KIND, SCENES_KIND, PreparedData, load_prepared
+from adaptf.pipeline.dataset import PreparedData, load_prepared
 from adaptf.pipeline.device_models import check_clips_of, device_models
 from adaptf.pipeline.refit import refits_of, what_clips_judge
 from adaptf.pipeline.stage import run_stage
 from adaptf.pipeline.validation import FINETUNED, QUANTIZED, by_own_models, predictions_from, with_validation_tables
 from adaptf.tracking.runs import Result, StageRun
 
-INT8 = "int8"
-REPORT = "quantization.csv"
-VALIDATION_PREDICTIONS = "validation"
-"""Artifact folder: by device what the INT8 model made of the validation clips of all devices."""
-DESCRIPTION = "description.json"
 CALIBRATION_BATCH = 32
 SIGNIFICANT = 0.05
 GOOD_ENOUGH = 0.06
@@ -139,7 +135,7 @@ def quantize(config: QuantizeConfig, run: StageRun) -> Result:
     check_clips_of(models, data)
     if refits := refits_of(config.finetune_run):
         print(f"Accuracies below are of validation clips, {what_clips_judge(refits)}", flush=True)
-    folder, predictions = run.folder / INT8, run.folder / VALIDATION_PREDICTIONS
+    folder, predictions = run.folder / INT8, run.folder / INT8_PREDICTIONS
     for one in (folder, predictions):
         one.mkdir(exist_ok=True)
     found = []
@@ -151,7 +147,7 @@ def quantize(config: QuantizeConfig, run: StageRun) -> Result:
     description = classifier.description.as_dict() | {"clip_samples": data.waveforms.format.clip_samples}
     (folder / DESCRIPTION).write_text(json.dumps(description, indent=1))
     table = report(found)
-    table.to_csv(run.folder / REPORT)
+    table.to_csv(run.folder / QUANTIZATION)
     verdict = judge(found, config)
     print(f"{run.name}: {verdict}", flush=True)
     settings = {
@@ -163,7 +159,7 @@ def quantize(config: QuantizeConfig, run: StageRun) -> Result:
             "best/accuracy": accuracy(settings[QUANTIZED], "mean_over_devices"),
             **{f"{column}/{device}": float(table.loc[device, column]) for device in table.index for column in METRICS},
         },
-        files={INT8: folder, REPORT: run.folder / REPORT, VALIDATION_PREDICTIONS: predictions},
+        files={INT8: folder, QUANTIZATION: run.folder / QUANTIZATION, INT8_PREDICTIONS: predictions},
         note=f"Tolerable relative loss, as far as it stands: {config.tolerable_loss:.1%}; {verdict}\n\n{as_markdown(table)}",
     )
     return with_validation_tables(result, data, settings, refits=refits)
@@ -396,11 +392,6 @@ def summary_of(found: Quantized) -> str:
         f"{found.int8_convolutions}/{found.convolutions} convolutions INT8, {found.pt2_ms:.1f} ms a clip; {openvino} "
         f"({found.ranges}, trial {found.trials}, {found.calibration_clips} clips)"
     )
-
-
-def read_report(run: StageRun, quantized: str) -> pd.DataFrame:
-    """The table of another run of `quantize`, a row per device."""
-    return pd.read_csv(run.download(quantized, REPORT), dtype={"device": str}).set_index("device")
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ from mlflow.entities import RunStatus
 
 from adaptf.data.clips import UNKNOWN
 from adaptf.mlproject.evaluate import QUANTIZED
-from adaptf.mlproject.quantize import DESCRIPTION, INT8, read_report
+from adaptf.pipeline.artifacts import DESCRIPTION, DEVICE, EVALUATE_RUN, INT8, QUANTIZE_RUN, VERSIONS, quantization
 from adaptf.pipeline.config import upstream, upstream_several
 from adaptf.pipeline.prediction_files import read_predictions
 from adaptf.pipeline.stage import run_stage
@@ -22,9 +22,6 @@ from adaptf.tracking import registry, runs
 from adaptf.tracking.lineage import Node, flat, tree
 from adaptf.tracking.runs import NONE, Result, StageRun
 
-VERSIONS = "versions.json"
-"""Artifact: registered model -> version."""
-DEVICE_TAG, QUANTIZE_TAG, EVALUATE_TAG = "adaptf.device", "adaptf.quantize_run", "adaptf.evaluate_run"
 COMMIT_TAG = "adaptf.git_commit"
 FILES_TAG = "adaptf.from_files"
 """Checkpoint files of the user's that a version came from."""
@@ -51,7 +48,7 @@ class RegisterConfig:
 def register(config: RegisterConfig, run: StageRun) -> Result:
     """Each device's model alone, answering for every device, then the router with all of them and their versions."""
     int8 = run.download(config.quantize_run, INT8)
-    report = read_report(run, config.quantize_run)
+    report = quantization(run, config.quantize_run)
     description = json.loads((int8 / DESCRIPTION).read_text())
     evaluated = scoring_run(config)
     predictions = read_scores(run, evaluated, config.quantize_run)
@@ -60,7 +57,7 @@ def register(config: RegisterConfig, run: StageRun) -> Result:
 
     def add(name: str, held: dict[str, tuple[Path, str]], tags: dict[str, str], text: str, came: list[Node]) -> None:
         uri = registry.log_router(bundle(run.folder / name, description, held, config.max_seconds), name)
-        tags |= {QUANTIZE_TAG: config.quantize_run, EVALUATE_TAG: evaluated}
+        tags |= {QUANTIZE_RUN: config.quantize_run, EVALUATE_RUN: evaluated}
         tags |= {runs.DATA_DIGEST: data_digest(came), COMMIT_TAG: commit(came)}
         tags = {tag: value for tag, value in tags.items() if value}
         versions[name] = registry.register(uri, name, tags=tags, description=text)
@@ -70,7 +67,7 @@ def register(config: RegisterConfig, run: StageRun) -> Result:
         device, name = path.stem, registry.device_model_name(path.stem)
         came = runs_behind(config.quantize_run, evaluated, device)
         text = device_page(device, report, predictions, evaluated, came)
-        tags = {DEVICE_TAG: device, FILES_TAG: files_behind(came)} | scores_of(report, device)
+        tags = {DEVICE: device, FILES_TAG: files_behind(came)} | scores_of(report, device)
         add(name, {UNKNOWN: (path, name)}, tags, text, came)
         models[device] = (path, f"{name}/{versions[name]}")
     came = runs_behind(config.quantize_run, evaluated, None)

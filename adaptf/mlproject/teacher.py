@@ -27,8 +27,9 @@ from adaptf.models.beats import BeatsClassifier, BeatsFeatures
 from adaptf.models.beats_file import load_beats
 from adaptf.models.checkpoint import load_classifier, load_network_weights, save_classifier
 from adaptf.models.classifier import BEATS, SMALL_CNN, Classifier, ModelDescription, build_classifier
+from adaptf.pipeline.artifacts import DATA_KIND, LOGITS, SCENES_KIND, TEACHER_KIND, TEACHER_MODEL
 from adaptf.pipeline.config import AugmentConfig, BeatsOptimConfig, MelConfig, OptimConfig, TrainerConfig, path_field, upstream
-from adaptf.pipeline.dataset import DATA_KIND, SCENES_KIND, PreparedData, load_prepared
+from adaptf.pipeline.dataset import PreparedData, load_prepared
 from adaptf.pipeline.fitting import SCENES, fitted_result, train_classifier
 from adaptf.pipeline.stage import run_stage
 from adaptf.pipeline.validation import with_validation_tables
@@ -36,8 +37,6 @@ from adaptf.tracking.runs import NONE, Result, StageRun, digest, is_process_zero
 from adaptf.training.fit import Fitted
 
 TeacherKind = Literal["ssl", "ssl_sl", "ssl_frozen"]
-LOGITS = "logits"
-TEACHER_KIND, TEACHER_MODEL = "adaptf.teacher", "adaptf.teacher_model"
 ON_EMBEDDINGS = AugmentConfig(dir_p=0.0, mixstyle_p=0.0, mixup_alpha=0.0)
 """What can't be done to embeddings any more is off."""
 

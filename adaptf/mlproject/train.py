@@ -5,8 +5,9 @@ from dataclasses import dataclass
 from adaptf.data.clips import VALIDATION
 from adaptf.models.checkpoint import initialise_from
 from adaptf.models.classifier import build_classifier
+from adaptf.pipeline.artifacts import DATA_KIND, SCENES_KIND
 from adaptf.pipeline.config import AugmentConfig, MelConfig, ModelConfig, OptimConfig, TrainerConfig, upstream, upstream_model
-from adaptf.pipeline.dataset import DATA_KIND, SCENES_KIND, load_prepared
+from adaptf.pipeline.dataset import load_prepared
 from adaptf.pipeline.fitting import (
     SCENES,
     checkpoint_of,

@@ -14,8 +14,8 @@ from torch import Tensor
 from adaptf.data.clips import UNKNOWN
 from adaptf.errors import UserError
 from adaptf.evaluation.changes import OWN_COLUMNS
-from adaptf.mlproject.register import DEVICE_TAG, QUANTIZE_TAG
 from adaptf.paths import user_path
+from adaptf.pipeline.artifacts import DEVICE, QUANTIZE_RUN
 from adaptf.pipeline.dataset import PreparedData
 from adaptf.pipeline.fitting import check_scenes
 from adaptf.pipeline.given_files import check_readable, is_path
@@ -81,7 +81,7 @@ def compared(value: str) -> Compared:
         raise UserError(f"runs names '{value}': there is no such file or folder")
     run = runs.finished_run(value)
     run_ids = tuple(runs.with_all_seeds(run))
-    device = run.data.tags.get(DEVICE_TAG)
+    device = run.data.tags.get(DEVICE)
     return Compared(runs.name_of(value), run_ids, run_ids, None if device == UNKNOWN else device)
 
 
@@ -96,10 +96,10 @@ def compared_version(uri: str) -> Compared:
         tags = mlflow.MlflowClient().get_model_version(name, version).tags
     except MlflowException as error:
         raise UserError(f"there is no {uri} in {mlflow.get_registry_uri()}: {error.message}") from error
-    device = tags.get(DEVICE_TAG)
+    device = tags.get(DEVICE)
     if device is None and name != registry.ROUTER_NAME:
-        raise UserError(f"{name} version {version} has no tag {DEVICE_TAG} that says whose clips it answers for")
-    quantized = tags.get(QUANTIZE_TAG, "")
+        raise UserError(f"{name} version {version} has no tag {DEVICE} that says whose clips it answers for")
+    quantized = tags.get(QUANTIZE_RUN, "")
     scores = runs.scores(quantized) if quantized else {}
     known = {metric.removeprefix(QUANTIZED_DEVICE) for metric in scores if metric.startswith(QUANTIZED_DEVICE)}
     return Compared(

@@ -14,12 +14,8 @@ from adaptf.data.cache.waveforms import WaveformCache, open_cache
 from adaptf.data.clip_set import ClipSet, clip_set, scene_clip_set
 from adaptf.data.clips import TEST, TRAIN, UNKNOWN, VALIDATION, devices_of
 from adaptf.data.errors import DataError
+from adaptf.pipeline.artifacts import CLIPS, DATA, DATASET, SCENES_KIND
 from adaptf.tracking.runs import DataSet, StageRun, UpstreamError
-
-DATASET, CLIPS = "dataset.json", "clips.csv"
-SCENES_KIND, AUDIOSET_KIND = "scenes", "audioset"
-DATA_KIND = "adaptf.data"
-"""Tag by which later stages find the newest run for scenes or for AudioSet."""
 
 
 @dataclass(frozen=True)
@@ -102,7 +98,7 @@ def load_tested(run: StageRun, prepare_run: str) -> PreparedData:
 
 
 def _read_prepared(run: StageRun, prepare_run: str, kind: str) -> tuple[PreparedData, DataSet]:
-    folder = run.download(prepare_run, "data")
+    folder = run.download(prepare_run, DATA)
     stored: dict[str, Any] = json.loads((folder / DATASET).read_text())
     if stored["kind"] != kind:
         raise UpstreamError(f"prepare run {prepare_run} holds data of kind '{stored['kind']}', '{kind}' is needed")

@@ -1,24 +1,22 @@
 """The model of each device, of a run of `finetune` or of checkpoint files, loaded and held against the data and each other."""
 
 import inspect
-import json
 from collections.abc import Iterable
 from typing import Any
 
 from adaptf.audio.logmel import LogMel
 from adaptf.data.clips import UNKNOWN, devices_of
 from adaptf.errors import UserError
-from adaptf.mlproject.finetune import MODELS
 from adaptf.models.classifier import Classifier
+from adaptf.pipeline.artifacts import device_runs
 from adaptf.pipeline.dataset import PreparedData
 from adaptf.pipeline.fitting import student_of
-from adaptf.tracking.checkpoint_files import files_of
 from adaptf.tracking.runs import StageRun
 
 
 def device_models(run: StageRun, value: str, data: PreparedData) -> dict[str, Classifier]:
     """By device. Raises UserError where one is no TF-SepNet for the data's scenes, or takes another log-mel than the others."""
-    held = models_of(run, value)
+    held = device_runs(run, value)
     models = {device: student_of(run, one, data) for device, one in held.items()}
     wanted = log_mel_of(models[UNKNOWN])
     for device, model in models.items():
@@ -34,13 +32,6 @@ def device_models(run: StageRun, value: str, data: PreparedData) -> dict[str, Cl
 def log_mel_of(student: Classifier) -> dict[str, Any]:
     """Its settings, those of defaults too."""
     return {name: getattr(student.features, name) for name in inspect.signature(LogMel).parameters}
-
-
-def models_of(run: StageRun, value: str) -> dict[str, str]:
-    """Device -> what holds its model: runs, of a run of `finetune`, or the checkpoint files that were given in its place."""
-    if files := files_of(value):
-        return {device: str(path) for device, path in files.items()}
-    return dict(json.loads(run.download(value, MODELS).read_text()))
 
 
 def check_devices(what: str, devices: Iterable[str], data: PreparedData) -> None:

@@ -8,13 +8,13 @@ from adaptf.data.clip_set import ClipSet
 from adaptf.data.clips import TRAIN, UNKNOWN, VALIDATION
 from adaptf.errors import UserError
 from adaptf.evaluation.scores import accuracy
-from adaptf.mlproject.teacher import TEACHER_KIND
 from adaptf.models.checkpoint import load_classifier, save_classifier
 from adaptf.models.classifier import Classifier
+from adaptf.pipeline.artifacts import BEST, DATA_KIND, DEVICE, KEPT, SCENES_KIND, START, TEACHER_KIND
 from adaptf.pipeline.borrowed import Borrowed, matching_to, with_borrowed
 from adaptf.pipeline.config import AugmentConfig, OptimConfig, TrainerConfig, upstream, upstream_each, upstream_model
-from adaptf.pipeline.dataset import DATA_KIND, SCENES_KIND, PreparedData, load_prepared
-from adaptf.pipeline.fitting import BEST, files_of_training, student_of, train_classifier
+from adaptf.pipeline.dataset import PreparedData, load_prepared
+from adaptf.pipeline.fitting import files_of_training, student_of, train_classifier
 from adaptf.pipeline.refit import as_refit, check_choice, learnt_splits, refits_of
 from adaptf.pipeline.taught import (
     LossConfig,
@@ -30,7 +30,6 @@ from adaptf.tracking.runs import NONE, Result, StageRun
 from adaptf.training.augmentation import Augmentation, band_matching
 from adaptf.training.fit import Fitted
 
-START, KEPT = "start/accuracy", "kept/accuracy"
 Keep = Literal["last", "best"]
 
 
@@ -91,7 +90,7 @@ def finetune_device(config: FinetuneDeviceConfig, run: StageRun) -> Result:
     result = Result(
         metrics={START: start_score, KEPT: kept_score},
         files={**files, BEST: save_classifier(kept, run.folder / "kept" / "best.ckpt", epoch=epochs)},
-        tags={"adaptf.device": config.device},
+        tags={DEVICE: config.device},
         note=f"{note}\n\n{note_of(config.loss, run, teacher_ids(config.teacher_runs))}",
         summary=f"{run.name}: {note}",
     )

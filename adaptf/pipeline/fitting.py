@@ -26,6 +26,7 @@ from adaptf.evaluation.scores import Score, absent_scenes, say_absent
 from adaptf.models.checkpoint import load_classifier
 from adaptf.models.classifier import TFSEPNET, Classifier, ModelDescription
 from adaptf.models.public_checkpoint import CLASSES
+from adaptf.pipeline.artifacts import BEST, CHECKPOINTS, SCENES_KIND
 from adaptf.pipeline.config import (
     AugmentConfig,
     BeatsOptimConfig,
@@ -34,7 +35,7 @@ from adaptf.pipeline.config import (
     OptimConfig,
     TrainerConfig,
 )
-from adaptf.pipeline.dataset import SCENES_KIND, PreparedData
+from adaptf.pipeline.dataset import PreparedData
 from adaptf.pipeline.schedule import averaging_of, unended_cycle
 from adaptf.tracking import runs
 from adaptf.tracking.runs import NONE, Result, StageRun
@@ -53,9 +54,6 @@ from adaptf.training.losses import cross_entropy, multi_label_loss
 from adaptf.training.metrics import MacroAccuracy, MeanAveragePrecision, MeanDPrime
 from adaptf.training.optim import ConfigureOptimizer, adam_with_warm_restarts, adamw_with_linear_decay
 from adaptf.training.task import ClassifierTask, Loss, Measure, with_targets
-
-CHECKPOINTS = "checkpoints"
-BEST = f"{CHECKPOINTS}/best.ckpt"
 
 
 @dataclass(frozen=True)

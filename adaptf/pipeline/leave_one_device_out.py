@@ -6,7 +6,8 @@ import numpy as np
 
 from adaptf.data.shared_objects import SharedObjects
 from adaptf.errors import UserError
-from adaptf.pipeline.finetune_device import START, FinetuneDeviceConfig, finetune_device
+from adaptf.pipeline.artifacts import START
+from adaptf.pipeline.finetune_device import FinetuneDeviceConfig, finetune_device
 from adaptf.pipeline.stage import execute
 from adaptf.tracking import runs
 

@@ -14,8 +14,8 @@ from adaptf.compression.int8 import load_int8
 from adaptf.data.clips import TEST, UNKNOWN
 from adaptf.evaluation.predict import inference_device, predict_logits
 from adaptf.evaluation.scores import prediction_table
-from adaptf.mlproject.quantize import DESCRIPTION, INT8
 from adaptf.models.classifier import ModelDescription, build_classifier
+from adaptf.pipeline.artifacts import DESCRIPTION, INT8
 from adaptf.pipeline.dataset import PreparedData
 from adaptf.pipeline.device_models import check_devices, device_models
 from adaptf.pipeline.fitting import classifier_of

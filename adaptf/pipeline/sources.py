@@ -13,8 +13,8 @@ from adaptf.data.sets.audioset import is_audioset, read_audioset
 from adaptf.data.sets.cut_files import cut_files
 from adaptf.data.sets.read_clips import audio_root, read_clips
 from adaptf.errors import UserError
+from adaptf.pipeline.artifacts import AUDIOSET_KIND, SCENES_KIND
 from adaptf.pipeline.config import DataConfig
-from adaptf.pipeline.dataset import AUDIOSET_KIND, SCENES_KIND
 
 SAMPLE_RATE = 32000
 SCENE_CLIP_SECONDS = 1.0

@@ -13,8 +13,8 @@ from adaptf.data.batch import ClipBatch
 from adaptf.data.clip_set import ClipSet, with_teacher_logits
 from adaptf.data.teacher_logits import TeacherLogits, read_teacher_logits
 from adaptf.evaluation.scores import Score
-from adaptf.mlproject.teacher import LOGITS, TEACHER_KIND, TEACHER_MODEL
 from adaptf.models.checkpoint import load_classifier
+from adaptf.pipeline.artifacts import LOGITS, TEACHER_KIND, TEACHER_MODEL
 from adaptf.pipeline.dataset import PreparedData
 from adaptf.pipeline.fitting import SCENES, Objective, checkpoint_of, in_section, scene_measures
 from adaptf.tracking import runs

@@ -15,8 +15,8 @@ from adaptf.errors import UserError
 from adaptf.evaluation.bootstrap import Difference, paired_bootstrap
 from adaptf.evaluation.changes import holm
 from adaptf.evaluation.scores import TEXT_COLUMNS, places_of, read_prediction_table
-from adaptf.mlproject.quantize import SIGNIFICANT, VALIDATION_PREDICTIONS, QuantizeConfig
-from adaptf.mlproject.register import DEVICE_TAG, QUANTIZE_TAG
+from adaptf.mlproject.quantize import SIGNIFICANT, QuantizeConfig
+from adaptf.pipeline.artifacts import DEVICE, INT8_PREDICTIONS, QUANTIZE_RUN
 from adaptf.pipeline.refit import refits_of
 from adaptf.tracking.registry import tags_of
 from adaptf.tracking.runs import StageRun, UpstreamError
@@ -86,7 +86,7 @@ def compare_versions(name: str, version: str, former: str | None, run: StageRun)
         return Comparison(name, version, former)
     try:
         before, after = (validation_predictions(name, str(number), run) for number in (former, version))
-        judged, difference = compare(before, after, (tags_of(name, version) or {}).get(DEVICE_TAG, UNKNOWN))
+        judged, difference = compare(before, after, (tags_of(name, version) or {}).get(DEVICE, UNKNOWN))
     except UserError as error:
         return Comparison(name, version, former, problem=str(error))
     return Comparison(name, version, former, judged, difference, difference.p)
@@ -147,14 +147,14 @@ def of_several_places(clips: pd.DataFrame) -> pd.DataFrame:
 def validation_predictions(name: str, version: str, run: StageRun) -> pd.DataFrame:
     """A version's predictions of the clips that it was judged on. Raises UpstreamError where they are not known."""
     tags = tags_of(name, version) or {}
-    if not {DEVICE_TAG, QUANTIZE_TAG} <= tags.keys():
-        raise UpstreamError(f"version {version} has no tags {DEVICE_TAG} and {QUANTIZE_TAG} that say how it was judged")
-    if refits := refits_of(tags[QUANTIZE_TAG], tags[DEVICE_TAG]):
+    if not {DEVICE, QUANTIZE_RUN} <= tags.keys():
+        raise UpstreamError(f"version {version} has no tags {DEVICE} and {QUANTIZE_RUN} that say how it was judged")
+    if refits := refits_of(tags[QUANTIZE_RUN], tags[DEVICE]):
         raise UpstreamError(
             f"version {version} has learnt from the validation clips (refit of {', '.join(refits)}), on which nothing can be "
             "said of it: compare the two on test clips (stage compare)"
         )
-    return read_prediction_table(run.download(tags[QUANTIZE_TAG], f"{VALIDATION_PREDICTIONS}/{tags[DEVICE_TAG]}.csv"))
+    return read_prediction_table(run.download(tags[QUANTIZE_RUN], f"{INT8_PREDICTIONS}/{tags[DEVICE]}.csv"))
 
 
 def in_points(difference: Difference) -> str:

@@ -11,7 +11,7 @@ from adaptf.data.clips import TEST, devices_of
 from adaptf.data.errors import DataError
 from adaptf.evaluation.scores import Runs, absent_scenes, confusion, places_of, say_absent
 from adaptf.evaluation.tables import MEAN, as_markdown, as_text
-from adaptf.mlproject.quantize import read_report
+from adaptf.pipeline.artifacts import quantization
 from adaptf.pipeline.dataset import PreparedData
 from adaptf.pipeline.prediction_files import TABLES_FOLDER
 from adaptf.pipeline.validation import SYNTHESISED
@@ -161,7 +161,7 @@ def quantization_of(run: StageRun, origins: Origins) -> pd.DataFrame | None:
     quantized = [node.run_id for node, _ in origins.roots if node.stage == "quantize"]
     if not quantized:
         return None
-    return read_report(run, quantized[-1])
+    return quantization(run, quantized[-1])
 
 
 def lead_of(tables: Mapping[str, pd.DataFrame]) -> tuple[str, ...]:

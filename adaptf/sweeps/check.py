@@ -15,8 +15,8 @@ from adaptf.data.errors import raise_problems
 from adaptf.errors import UserError
 from adaptf.mlproject.distill import DistillConfig
 from adaptf.mlproject.finetune import FinetuneConfig, of_device
+from adaptf.pipeline.artifacts import CLIPS
 from adaptf.pipeline.config import MelConfig
-from adaptf.pipeline.dataset import CLIPS
 from adaptf.pipeline.finetune_device import check_keep
 from adaptf.pipeline.fitting import build_augmentations, check_folder, dir_p_by_device, in_section, optimizer_of
 from adaptf.pipeline.refit import check_choice

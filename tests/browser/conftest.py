@@ -15,7 +15,8 @@ from fixtures.noise_data import write_tau
 from fixtures.serving import end_group, free_port, outside_environment, wait_until_healthy
 
 from adaptf.mlproject.compare import CompareConfig, compare
-from adaptf.mlproject.main import DONE, MainConfig, check, main
+from adaptf.mlproject.main import MainConfig, check, main
+from adaptf.pipeline.artifacts import DONE
 from adaptf.pipeline.command_line import parse
 from adaptf.pipeline.stage import execute
 from adaptf.tracking import runs

@@ -12,7 +12,8 @@ from adaptf.data.cache.waveforms import WaveformCache
 from adaptf.evaluation.scores import Runs, prediction_table
 from adaptf.mlproject.evaluate import EvaluateConfig, evaluate
 from adaptf.mlproject.train import TrainConfig, train
-from adaptf.pipeline.dataset import SCENES_KIND, PreparedData, load_prepared
+from adaptf.pipeline.artifacts import SCENES_KIND
+from adaptf.pipeline.dataset import PreparedData, load_prepared
 from adaptf.pipeline.prediction_files import read_predictions
 from adaptf.pipeline.stage import execute
 from adaptf.reports.evaluation_report import report

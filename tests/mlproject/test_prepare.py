@@ -19,8 +19,9 @@ from adaptf.errors import UserError
 from adaptf.mlproject import prepare as stage
 from adaptf.mlproject.prepare import PrepareConfig, data_digest, prepare
 from adaptf.mlproject.pretrain import PretrainConfig, pretrain
+from adaptf.pipeline.artifacts import AUDIOSET_KIND, SCENES_KIND
 from adaptf.pipeline.config import DataConfig, MelConfig, ModelConfig, OptimConfig, TrainerConfig
-from adaptf.pipeline.dataset import AUDIOSET_KIND, SCENES_KIND, load_prepared, load_tested
+from adaptf.pipeline.dataset import load_prepared, load_tested
 from adaptf.pipeline.stage import execute
 from adaptf.tracking.runs import StageRun, metric_per_epoch, scores
 

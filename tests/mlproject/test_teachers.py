@@ -21,8 +21,9 @@ from adaptf.mlproject.train import TrainConfig, train
 from adaptf.models.beats import BeatsEncoder
 from adaptf.models.beats_file import BeatsFileError
 from adaptf.models.checkpoint import load_classifier
+from adaptf.pipeline.artifacts import SCENES_KIND
 from adaptf.pipeline.config import AugmentConfig, BeatsOptimConfig, OptimConfig
-from adaptf.pipeline.dataset import SCENES_KIND, load_prepared
+from adaptf.pipeline.dataset import load_prepared
 from adaptf.pipeline.stage import execute
 from adaptf.tracking import runs
 from adaptf.tracking.runs import STAGE, StageRun

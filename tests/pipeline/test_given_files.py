@@ -30,10 +30,10 @@ from adaptf.mlproject.teacher import TeacherConfig
 from adaptf.mlproject.train import TrainConfig, train
 from adaptf.models.checkpoint import save_classifier
 from adaptf.models.classifier import SMALL_CNN, TFSEPNET, ModelDescription, build_classifier
+from adaptf.pipeline.artifacts import BEST
 from adaptf.pipeline.command_line import parse
 from adaptf.pipeline.config import MelConfig, upstream_fields
 from adaptf.pipeline.finetune_device import FinetuneDeviceConfig, finetune_device
-from adaptf.pipeline.fitting import BEST
 from adaptf.pipeline.stage import execute, resolved
 from adaptf.tracking import runs
 

@@ -1,0 +1,73 @@
+"""What a run leaves for later stages: its artifacts, tags and metrics, in the order of the pipeline.
+
+What every run has, whichever stage it is of, stands in `tracking/runs.py`.
+"""
+
+import json
+
+import pandas as pd
+
+from adaptf.tracking.checkpoint_files import files_of
+from adaptf.tracking.runs import StageRun
+
+# prepare
+DATA_KIND = "adaptf.data"
+"""Tag: scenes or audioset."""
+SCENES_KIND, AUDIOSET_KIND = "scenes", "audioset"
+DATA, DATASET, CLIPS = "data", "dataset.json", "clips.csv"
+"""Artifact folder, and what it holds: the data set's description and its clip table."""
+
+# pretrain, train, teacher, distill
+CHECKPOINTS = "checkpoints"
+BEST = f"{CHECKPOINTS}/best.ckpt"
+"""Artifact: the checkpoint that later stages take."""
+
+# teacher
+TEACHER_KIND, TEACHER_MODEL = "adaptf.teacher", "adaptf.teacher_model"
+"""Tags: which teacher of the ensemble it is, and which network."""
+LOGITS = "logits"
+"""Artifact folder: the teacher's logits of training and validation clips."""
+
+# finetune
+DEVICE_RUNS = "models.json"
+"""Artifact: device -> id of the run that holds its model."""
+DEVICE = "adaptf.device"
+"""Tag: the device whose model a run, or a registered version, holds."""
+START, KEPT = "start/accuracy", "kept/accuracy"
+"""Metrics of a device's run: before fine-tuning, and of the model that is kept."""
+
+# quantize
+INT8 = "int8"
+"""Artifact folder: a network per device, <device>.pt2 with its other forms."""
+DESCRIPTION = "description.json"
+"""In that folder: classes and features, the same for all of them."""
+QUANTIZATION = "quantization.csv"
+"""Artifact: what was found about each model, a row per device."""
+INT8_PREDICTIONS = "validation"
+"""Artifact folder: by device what its INT8 model made of the validation clips of all devices."""
+
+# register
+VERSIONS = "versions.json"
+"""Artifact: registered model -> version."""
+QUANTIZE_RUN, EVALUATE_RUN = "adaptf.quantize_run", "adaptf.evaluate_run"
+"""Tags of a version: the runs that made and scored it."""
+
+# promote, rollback
+PROMOTED, REPLACED = "adaptf.promoted.", "adaptf.replaced."
+"""Begin of a tag per registered model: the version that went into production, and the one before."""
+
+# main
+DONE = "adaptf.run."
+"""Begin of a tag per step, which holds its run."""
+
+
+def device_runs(run: StageRun, value: str) -> dict[str, str]:
+    """Device -> what holds its model: runs, of a run of `finetune`, or the checkpoint files given in its place."""
+    if files := files_of(value):
+        return {device: str(path) for device, path in files.items()}
+    return dict(json.loads(run.download(value, DEVICE_RUNS).read_text()))
+
+
+def quantization(run: StageRun, quantize_run: str) -> pd.DataFrame:
+    """What a run of `quantize` found, a row per device."""
+    return pd.read_csv(run.download(quantize_run, QUANTIZATION), dtype={"device": str}).set_index("device")
