@@ -12,8 +12,10 @@ from adaptf.data.errors import DataError
 from adaptf.evaluation.intervals import MeanInterval, mean_interval
 from adaptf.evaluation.scores import Runs, macro_accuracy, places_of
 
-TAIL = 0.025
+_TAIL = 0.025
 """On each side of a 95 % interval."""
+DRAWS = 10_000
+"""By default."""
 BLOCK = 2**22
 """Drawn locations at a time: two arrays of 32 MiB."""
 
@@ -48,7 +50,7 @@ class Difference:
         return over_locations and over_runs
 
 
-def paired_bootstrap(first: Runs, second: Runs, *, draws: int = 10_000, seed: int = 0) -> Difference:
+def paired_bootstrap(first: Runs, second: Runs, *, draws: int = DRAWS, seed: int = 0) -> Difference:
     """The difference between two settings, its percentile interval over locations and its t interval over runs.
 
     Clips of one place are alike, so places are drawn and not clips, the same ones for both settings (Efron and Tibshirani,
@@ -63,7 +65,7 @@ def paired_bootstrap(first: Runs, second: Runs, *, draws: int = 10_000, seed: in
     low, high, p = math.nan, math.nan, math.nan
     if len(units) > len(single):
         drawn = _draw(units, draws, seed) / len(first)
-        low, high = np.quantile(drawn, [TAIL, 1 - TAIL]).tolist()
+        low, high = np.quantile(drawn, [_TAIL, 1 - _TAIL]).tolist()
         p = max(_p_over_locations(drawn, units.drop(list(single), level="scene")), _p_over_runs(over_runs))
     return Difference(
         mean=over_runs.mean,

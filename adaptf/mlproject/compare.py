@@ -10,6 +10,7 @@ import pandas as pd
 
 from adaptf.data.clips import TEST, UNKNOWN
 from adaptf.errors import UserError
+from adaptf.evaluation.bootstrap import DRAWS
 from adaptf.evaluation.changes import changed_clips, group_table
 from adaptf.evaluation.scores import Runs, macro_accuracy, places_of
 from adaptf.evaluation.tables import accuracy_table, difference_table
@@ -22,10 +23,9 @@ from adaptf.pipeline.predictions import predict_by_device
 from adaptf.pipeline.refit import refits_of
 from adaptf.pipeline.stage import run_stage
 from adaptf.pipeline.validation import SYNTHESISED
-from adaptf.reports.change_figures import change_figure
 from adaptf.reports.compare_report import PAGE, TABLES, Pair, note_of, page_of, text_of
+from adaptf.reports.difference_figures import accuracy_figure, change_figure
 from adaptf.reports.evaluation_report import warnings_of
-from adaptf.reports.figures import accuracy_figure
 from adaptf.reports.page import write_report
 from adaptf.tracking import runs
 from adaptf.tracking.checkpoint_files import digests_of
@@ -44,7 +44,7 @@ class CompareConfig:
     """Run of `prepare` that holds the scenes."""
     split: Literal["test", "validation"] = "test"
     """Whose clips. Checkpoints were chosen by the validation clips."""
-    draws: int = 10_000
+    draws: int = DRAWS
     """Of the bootstrap over locations."""
     accelerator: str = "auto"
     """Where float models run: cpu, gpu, ... or auto. INT8 models run on the CPU."""

@@ -9,7 +9,8 @@ from adaptf.evaluation.bootstrap import paired_bootstrap
 from adaptf.evaluation.intervals import mean_interval
 from adaptf.evaluation.scores import confusion, log_loss, macro_accuracy, macro_accuracy_per_device, prediction_table
 from adaptf.evaluation.tables import accuracy_table, as_markdown, as_text, device_table, difference_table, scene_table
-from adaptf.reports.figures import accuracy_figure, confusion_figure, device_figure
+from adaptf.reports.difference_figures import accuracy_figure
+from adaptf.reports.figures import confusion_figure, device_figure
 
 SCENES = ("bus", "park", "tram")
 CLIPS = 180
@@ -112,14 +113,14 @@ def test_difference_table_is_in_points_of_the_second_beyond_the_first(settings, 
 
 
 def test_one_setting_differs_from_none(settings):
-    table = difference_table({"trained": settings["trained"]})
+    table = difference_table({"trained": settings["trained"]}, draws=500)
     assert table.empty
     assert as_markdown(table).splitlines()[0] == "| settings | difference | low | high | runs low | runs high | stands |"
 
 
 def test_settings_that_cannot_be_compared_are_named(settings):
     with pytest.raises(DataError, match=r"'trained' \(first\) and 'distilled' \(second\) .* the first has 1, the second 3"):
-        difference_table({"trained": settings["trained"][:1], "distilled": settings["distilled"]})
+        difference_table({"trained": settings["trained"][:1], "distilled": settings["distilled"]}, draws=500)
 
 
 def test_tables_round_percentages_to_one_digit_and_the_log_loss_to_two():

@@ -149,7 +149,7 @@ def test_one_setting_has_no_best_and_nothing_to_compare(picture: Path, tmp_path:
     settings = {"only": [predict(0, 1.0)]}
     sections = (
         figures_section(scene_table(settings, SCENES), device_table(settings, ["s4"]), picture),
-        differences_section(accuracy_table(settings), difference_table(settings), picture),
+        differences_section(accuracy_table(settings), difference_table(settings, draws=100), picture),
     )
     text = write_report(Report("", (), (), (), sections), tmp_path / "report.html").read_text()
     assert "nothing to compare it with" in text
