@@ -17,6 +17,8 @@ from adaptf.compression.quantize import quantize_int8
 from adaptf.models.public_checkpoint import from_public
 from adaptf.models.tfsepnet import TfSepNet
 
+pytestmark = pytest.mark.slow
+
 CONVOLUTIONS = 46
 """The network has 43; its grouped one is served as four."""
 

@@ -14,6 +14,8 @@ from adaptf.compression.quantize import CANDIDATES, Ranges, quantize_int8, tune_
 from adaptf.errors import UserError
 from adaptf.models.tfsepnet import TfSepNet
 
+pytestmark = pytest.mark.slow
+
 torch.manual_seed(0)
 NETWORK = TfSepNet(classes=3, width=8, depth=3)
 HISTOGRAM, EXTREMES, SYMMETRIC = CANDIDATES[0], Ranges("minmax", False), Ranges("kl", True)
