@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
+import pytest
 import yaml
 
 ROOT = Path(__file__).parents[2]
@@ -114,6 +115,7 @@ def test_nothing_unpickles() -> None:
                 assert given.get("allow_pickle", "False") == "False", path
 
 
+@pytest.mark.slow
 def test_importing_all_modules_prints_nothing_and_starts_nothing(tmp_path: Path) -> None:
     lines = [f"import {module}" for module in sorted(MODULES)]
     lines += ["import mlflow", "assert mlflow.active_run() is None", "assert not mlflow.is_tracking_uri_set()"]

@@ -145,6 +145,7 @@ def test_nothing_stands_where_a_scene_has_one_place_only():
     assert loss_of(predicted({"bus": [False] * 20, "tram": [True] * 2}), exact) == Loss(pytest.approx(0.5), 0.0)
 
 
+@pytest.mark.slow
 def test_without_a_true_loss_chance_refuses_hardly_any_model():
     """Of 400 clips of 200 places a twentieth changes sides for no reason, as often to the right scene as away from it."""
     generator, refused = np.random.default_rng(0), 0
@@ -258,6 +259,7 @@ def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
+@pytest.mark.slow
 def test_a_fresh_process_runs_the_file_as_this_one_does_and_names_a_broken_one(saved: Path, tmp_path: Path):
     logmel = torch.randn(5, 1, 16, 16)
     with fresh.fresh_process() as process:
@@ -305,6 +307,7 @@ def copied(saved: Path, tmp_path: Path) -> Path:
     return path
 
 
+@pytest.mark.slow
 def test_an_openvino_form_that_nobody_could_check_is_removed(saved: Path, copied: Path, monkeypatch, capsys):
     for machine in ("x86_64", "aarch64"):
         for suffix in NETWORK_FILES:
@@ -316,6 +319,7 @@ def test_an_openvino_form_that_nobody_could_check_is_removed(saved: Path, copied
     assert "no kernel" in said and "the processor is not x86 but aarch64" in said
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(platform.machine().lower() not in X86, reason="the OpenVINO form is for x86")
 def test_an_openvino_form_stays_where_its_logits_are_near_though_a_near_tie_falls_to_the_other_scene(copied: Path, capsys):
     of_file = torch.tensor([[1.0, -1.0], [-1.0, 1.0]] * 3 + [[0.001, 0.0]] * 2)
