@@ -10,7 +10,6 @@ import pandas as pd
 
 from adaptf.data.clips import TEST, UNKNOWN
 from adaptf.errors import UserError
-from adaptf.evaluation.bootstrap import DRAWS
 from adaptf.evaluation.changes import changed_clips, group_table
 from adaptf.evaluation.scores import Runs, macro_accuracy, places_of
 from adaptf.evaluation.tables import accuracy_table, difference_table
@@ -44,7 +43,7 @@ class CompareConfig:
     """Run of `prepare` that holds the scenes."""
     split: Literal["test", "validation"] = "test"
     """Whose clips. Checkpoints were chosen by the validation clips."""
-    draws: int = DRAWS
+    draws: int = 10_000
     """Of the bootstrap over locations."""
     accelerator: str = "auto"
     """Where float models run: cpu, gpu, ... or auto. INT8 models run on the CPU."""

@@ -4,7 +4,6 @@ from dataclasses import dataclass
 
 from adaptf.data.clips import TEST
 from adaptf.errors import UserError
-from adaptf.evaluation.bootstrap import DRAWS
 from adaptf.pipeline.artifacts import DATA_KIND, SCENES_KIND
 from adaptf.pipeline.config import upstream, upstream_several
 from adaptf.pipeline.dataset import load_tested
@@ -43,7 +42,7 @@ class EvaluateConfig:
     '{a: a.ckpt, unknown: u.ckpt}'."""
     quantize_run: str = upstream_several("quantize")
     """The same as INT8."""
-    draws: int = DRAWS
+    draws: int = 10_000
     """Of the bootstrap over locations."""
     accelerator: str = "auto"
     """Where float models run: cpu, gpu, ... or auto. INT8 models run on the CPU."""
