@@ -23,6 +23,7 @@ from adaptf.data.clips import TAU_SCENES, UNKNOWN
 from adaptf.models.residual_normalization import ResidualNormalization
 from adaptf.models.tfsepnet import TfSepNet
 from adaptf.pipeline.stage import quiet_libraries
+from adaptf.serving import logged_model
 from adaptf.serving.bundle import write_bundle
 from adaptf.tracking import registry
 
@@ -110,7 +111,7 @@ def logged_router(folder: Path) -> Iterator[str]:
     mlflow.set_tracking_uri(f"sqlite:///{folder / 'mlflow.db'}")
     experiment = mlflow.create_experiment("benchmark", artifact_location=(folder / "artifacts").as_uri())
     with mlflow.start_run(experiment_id=experiment):
-        uri = registry.log_router(folder / "bundle", registry.ROUTER_NAME)
+        uri = logged_model.log_router(folder / "bundle", registry.ROUTER_NAME)
     try:
         yield uri
     finally:

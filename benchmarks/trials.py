@@ -16,7 +16,7 @@ import mlflow
 from measure import machine
 
 from adaptf.data.shared_objects import SharedObjects
-from adaptf.mlproject.distill import DistillConfig, distill
+from adaptf.mlproject.distill import DISTILL, DistillConfig
 from adaptf.pipeline.command_line import parse
 from adaptf.pipeline.stage import execute, quiet_libraries
 from adaptf.tracking import runs
@@ -67,7 +67,7 @@ def costs_of(config: DistillConfig, shared: SharedObjects) -> Costs:
     validated: list[Times] = []
     with training_steps() as steps, contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
         start = now()
-        run_id = execute(distill, config, watch=lambda epoch, score: validated.append(now()), shared=shared)
+        run_id = execute(DISTILL, config, watch=lambda epoch, score: validated.append(now()), shared=shared)
         end = now()
         mlflow.delete_run(run_id)
     return Costs(between(start, steps[0]), between(validated[-1], end), between(steps[0], validated[-1]))

@@ -8,7 +8,8 @@ import pytest
 import yaml
 
 from adaptf.mlproject.main import MainConfig
-from adaptf.pipeline.command_line import flatten, parse, read_preset, settings
+from adaptf.pipeline.command_line import flatten, parse, read_preset
+from adaptf.pipeline.config import settings
 
 DOCS = (Path(__file__).parent.parent / "docs" / "training.md").read_text()
 ROW = re.compile(

@@ -5,6 +5,10 @@ from torch import Tensor, nn
 
 from adaptf.audio.kaldi_mel import kaldi_mel_filterbank
 
+CLIP_RATE = 32_000
+"""Samples a second of the clips that networks hear."""
+BANDS, N_FFT, WINDOW_SAMPLES, HOP_SAMPLES = 512, 4096, 3072, 500
+"""The log-mel of the paper, by default."""
 LOG_OFFSET = 1e-5
 SHIFT, SCALE = 4.5, 5.0
 """The published normalization: (log-mel + 4.5) / 5 has a spread near one on TAU."""
@@ -29,11 +33,11 @@ class LogMel(nn.Module):
     def __init__(
         self,
         *,
-        bands: int = 512,
-        sample_rate: int = 32000,
-        n_fft: int = 4096,
-        window_samples: int = 3072,
-        hop_samples: int = 500,
+        bands: int = BANDS,
+        sample_rate: int = CLIP_RATE,
+        n_fft: int = N_FFT,
+        window_samples: int = WINDOW_SAMPLES,
+        hop_samples: int = HOP_SAMPLES,
         preemphasis: float = 0.97,
     ) -> None:
         super().__init__()

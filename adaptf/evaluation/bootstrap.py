@@ -14,6 +14,10 @@ from adaptf.evaluation.scores import Runs, macro_accuracy, places_of
 
 _TAIL = 0.025
 """On each side of a 95 % interval."""
+SIGNIFICANT = 0.05
+"""p, corrected for how many are looked at, below which a difference stands."""
+DRAWS = 10_000
+"""By default."""
 BLOCK = 2**22
 """Drawn locations at a time: two arrays of 32 MiB."""
 
@@ -48,7 +52,7 @@ class Difference:
         return over_locations and over_runs
 
 
-def paired_bootstrap(first: Runs, second: Runs, *, draws: int = 10_000, seed: int = 0) -> Difference:
+def paired_bootstrap(first: Runs, second: Runs, *, draws: int = DRAWS, seed: int = 0) -> Difference:
     """The difference between two settings, its percentile interval over locations and its t interval over runs.
 
     Clips of one place are alike, so places are drawn and not clips, the same ones for both settings (Efron and Tibshirani,

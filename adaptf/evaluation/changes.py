@@ -6,15 +6,13 @@ from typing import Literal
 import numpy as np
 import pandas as pd
 
-from adaptf.evaluation.bootstrap import paired_bootstrap
+from adaptf.evaluation.bootstrap import SIGNIFICANT, paired_bootstrap
 from adaptf.evaluation.scores import TEXT_COLUMNS, Runs, macro_accuracy, probabilities
 from adaptf.evaluation.tables import DIFFERENCE, HIGH, LOW, STANDS, P
 
 GAINED, LOST, STILL_WRONG = "gained", "lost", "still wrong"
 """Kinds of clips whose prediction changes: to the true scene, away from it, from one wrong scene to another."""
 _KINDS = [GAINED, LOST, STILL_WRONG]
-_LEVEL = 0.05
-"""Below which a corrected p stands."""
 CHANGE, _PAIR, _CLIPS = "change", "pair", "clips"
 OWN_COLUMNS = {*TEXT_COLUMNS, CHANGE, _PAIR, _CLIPS, DIFFERENCE, LOW, HIGH, P, STANDS, *_KINDS}
 """Of the tables below; a setting has to be called otherwise."""
@@ -61,7 +59,7 @@ def group_table(
     table[DIFFERENCE] = [100 * one.mean for one in found]
     table[LOW], table[HIGH] = [100 * one.low for one in found], [100 * one.high for one in found]
     table[P] = holm([one.p for one in found])
-    table[STANDS] = table[P].map(lambda p: "-" if np.isnan(p) else "yes" if p < _LEVEL else "no")
+    table[STANDS] = table[P].map(lambda p: "-" if np.isnan(p) else "yes" if p < SIGNIFICANT else "no")
     counts = pd.crosstab(changes[by], changes[CHANGE])
     return table.join(counts.reindex(index=groups, columns=_KINDS, fill_value=0))
 

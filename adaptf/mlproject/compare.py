@@ -10,17 +10,19 @@ import pandas as pd
 
 from adaptf.data.clips import TEST, UNKNOWN
 from adaptf.errors import UserError
+from adaptf.evaluation.bootstrap import DRAWS
 from adaptf.evaluation.changes import changed_clips, group_table
 from adaptf.evaluation.scores import Runs, macro_accuracy, places_of
 from adaptf.evaluation.tables import accuracy_table, difference_table
 from adaptf.pipeline.artifacts import DATA_KIND, SCENES_KIND
 from adaptf.pipeline.compared import Compared, all_compared, loaded
-from adaptf.pipeline.config import file_or_name, upstream
+from adaptf.pipeline.config import aside, file_or_name, upstream
 from adaptf.pipeline.dataset import PreparedData, load_prepared
 from adaptf.pipeline.prediction_files import TABLES_FOLDER, write_predictions
 from adaptf.pipeline.predictions import predict_by_device
 from adaptf.pipeline.refit import refits_of
-from adaptf.pipeline.stage import run_stage
+from adaptf.pipeline.run_names import short
+from adaptf.pipeline.stage import Stage
 from adaptf.pipeline.validation import SYNTHESISED
 from adaptf.reports.compare_report import PAGE, TABLES, Pair, note_of, page_of, text_of
 from adaptf.reports.difference_figures import accuracy_figure, change_figure
@@ -42,11 +44,12 @@ class CompareConfig:
     prepare_run: str = upstream("prepare", **{DATA_KIND: SCENES_KIND})
     """Run of `prepare` that holds the scenes."""
     split: Literal["test", "validation"] = "test"
-    """Whose clips. Checkpoints were chosen by the validation clips."""
-    draws: int = 10_000
-    """Of the bootstrap over locations."""
-    accelerator: str = "auto"
-    """Where float models run: cpu, gpu, ... or auto. INT8 models run on the CPU."""
+    """The clips on which models are compared: test clips, or validation clips, by which checkpoints were
+    chosen."""
+    draws: int = DRAWS
+    """Draws of locations by which the bootstrap finds intervals; more take longer and make them steadier."""
+    accelerator: str = aside("auto")
+    """Kind of processor that runs float models: cpu, gpu, ... or auto. INT8 models run on the CPU."""
 
 
 def compare(config: CompareConfig, run: StageRun) -> Result:
@@ -82,10 +85,20 @@ def compare(config: CompareConfig, run: StageRun) -> Result:
     )
 
 
-def check(config: CompareConfig) -> str:
-    """Digest of the checkpoint files; says what can't be compared before any work."""
+def check(config: CompareConfig) -> None:
+    """Raises UserError for what can't be compared."""
+    all_compared(config.runs.split(","))
+
+
+def names(config: CompareConfig) -> list[str]:
+    """Of what is compared; more than two are counted."""
+    found = [short(value) for value in config.runs.split(",")]
+    return [", ".join(found) if len(found) <= 2 else f"{len(found)} models"]
+
+
+def files_digest(config: CompareConfig) -> str:
+    """Digest of the checkpoint files."""
     values = config.runs.split(",")
-    all_compared(values)
     return runs.digest(*(json.dumps(digests_of(value)) for value in values if not value.startswith("models:/")))
 
 
@@ -161,5 +174,8 @@ def metrics_of(settings: Mapping[str, Runs], pairs: Sequence[Pair], split: str) 
     return metrics
 
 
+COMPARE = Stage("compare", run=compare, config=CompareConfig, check=check, reads=files_digest, words=names)
+
+
 if __name__ == "__main__":
-    run_stage(compare, CompareConfig, inputs=check)
+    COMPARE.main()

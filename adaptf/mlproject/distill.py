@@ -6,11 +6,13 @@ import torch
 
 from adaptf.data.clips import VALIDATION
 from adaptf.pipeline.artifacts import DATA_KIND, SCENES_KIND, TEACHER_KIND
+from adaptf.pipeline.checks import check_training
 from adaptf.pipeline.config import AugmentConfig, OptimConfig, TrainerConfig, upstream, upstream_each, upstream_model
 from adaptf.pipeline.dataset import load_prepared
 from adaptf.pipeline.fitting import fitted_result, student_of, train_classifier
 from adaptf.pipeline.refit import as_refit, check_choice, learnt_splits
-from adaptf.pipeline.stage import run_stage
+from adaptf.pipeline.run_names import told
+from adaptf.pipeline.stage import Stage
 from adaptf.pipeline.taught import (
     LossConfig,
     distillation_loss,
@@ -35,7 +37,8 @@ class DistillConfig:
     train_run: str = upstream_model("train")
     """Run of `train`, or a checkpoint file, from which the student starts."""
     teacher_runs: str = upstream_each("teacher", TEACHER_KIND)
-    """Runs of `teacher`, separated by commas; `latest`: the newest one of each kind."""
+    """Runs of `teacher`, separated by commas, whose logits the student learns from; `latest`: the newest of
+    each kind."""
     refit: bool = False
     """Learns from the validation clips too, of which the teachers have left logits, for exactly optim.max_epochs, and takes the
     last one: nothing is left to choose by, so the number of epochs should come from a run before."""
@@ -44,9 +47,10 @@ class DistillConfig:
     optim: OptimConfig = OptimConfig(max_epochs=310)
     trainer: TrainerConfig = TrainerConfig()
     seed: int = 0
-    """Of order and augmentations."""
+    """Any whole number: starts the random numbers for the order of the clips and their augmentations."""
     seeds: tuple[int, ...] = ()
-    """Several seeds, as in 0,1,2: a child run with each of them, and here their mean and interval."""
+    """Several seeds instead of one, as in 0,1,2: a child run with each of them, and here their mean and its
+    95 % interval."""
 
 
 def distill(config: DistillConfig, run: StageRun) -> Result:
@@ -86,5 +90,15 @@ def distill(config: DistillConfig, run: StageRun) -> Result:
     return with_validation_tables(fitted_result(run, fitted, note=note), data, settings)
 
 
+DISTILL = Stage(
+    "distill",
+    run=distill,
+    config=DistillConfig,
+    check=check_training,
+    words=lambda config: told(config, "T", "w"),
+    score="best/accuracy",
+)
+
+
 if __name__ == "__main__":
-    run_stage(distill, DistillConfig)
+    DISTILL.main()

@@ -4,11 +4,12 @@ from dataclasses import dataclass
 
 from adaptf.data.clips import TEST
 from adaptf.errors import UserError
+from adaptf.evaluation.bootstrap import DRAWS
 from adaptf.pipeline.artifacts import DATA_KIND, SCENES_KIND
-from adaptf.pipeline.config import upstream, upstream_several
+from adaptf.pipeline.config import aside, upstream, upstream_several
 from adaptf.pipeline.dataset import load_tested
 from adaptf.pipeline.predictions import load_models, predict_by_device
-from adaptf.pipeline.stage import run_stage
+from adaptf.pipeline.stage import Stage
 from adaptf.pipeline.taught import teacher_name
 from adaptf.pipeline.validation import DISTILLED, FINETUNED, QUANTIZED, TRAINED
 from adaptf.reports.evaluation_report import report
@@ -41,11 +42,11 @@ class EvaluateConfig:
     """A model per device: with device fine-tuning; can be checkpoint files: a folder of <device>.ckpt, or a mapping such as
     '{a: a.ckpt, unknown: u.ckpt}'."""
     quantize_run: str = upstream_several("quantize")
-    """The same as INT8."""
-    draws: int = 10_000
-    """Of the bootstrap over locations."""
-    accelerator: str = "auto"
-    """Where float models run: cpu, gpu, ... or auto. INT8 models run on the CPU."""
+    """A model per device in INT8, as it is served: a run of `quantize`."""
+    draws: int = DRAWS
+    """Draws of locations by which the bootstrap finds intervals; more take longer and make them steadier."""
+    accelerator: str = aside("auto")
+    """Kind of processor that runs float models: cpu, gpu, ... or auto. INT8 models run on the CPU."""
 
 
 def evaluate(config: EvaluateConfig, run: StageRun) -> Result:
@@ -82,5 +83,8 @@ def origin_of_teachers(config: EvaluateConfig) -> str:
     return f"Teachers: {', '.join(teacher_name(run_id) for run_id in run_ids)}."
 
 
+EVALUATE = Stage("evaluate", run=evaluate, config=EvaluateConfig, score="test/accuracy/per device INT8")
+
+
 if __name__ == "__main__":
-    run_stage(evaluate, EvaluateConfig)
+    EVALUATE.main()

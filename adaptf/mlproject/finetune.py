@@ -8,17 +8,19 @@ from typing import Literal
 from adaptf.data.clips import TRAIN, UNKNOWN, devices_of
 from adaptf.data.errors import DataError
 from adaptf.data.shared_objects import SharedObjects
-from adaptf.errors import UserError
+from adaptf.errors import UserError, in_section
 from adaptf.evaluation.scores import accuracy
 from adaptf.pipeline.artifacts import DATA_KIND, DEVICE_RUNS, KEPT, SCENES_KIND, TEACHER_KIND
 from adaptf.pipeline.borrowed import Borrowed
+from adaptf.pipeline.checks import check_training
 from adaptf.pipeline.config import AugmentConfig, OptimConfig, TrainerConfig, upstream, upstream_each, upstream_model
 from adaptf.pipeline.dataset import PreparedData, load_prepared
-from adaptf.pipeline.finetune_device import FinetuneDeviceConfig, Keep, check_keep, finetune_device
-from adaptf.pipeline.fitting import check_folder, dir_p_by_device, in_section, student_of
+from adaptf.pipeline.finetune_device import FINETUNE_DEVICE, FinetuneDeviceConfig, Keep, check_keep
+from adaptf.pipeline.fitting import check_folder, dir_p_by_device, student_of
 from adaptf.pipeline.leave_one_device_out import epochs_for_unseen_devices
 from adaptf.pipeline.refit import as_refit, refits_of
-from adaptf.pipeline.stage import execute, run_stage
+from adaptf.pipeline.run_names import told
+from adaptf.pipeline.stage import Stage, execute
 from adaptf.pipeline.taught import LossConfig, logits_of_teachers, objective_of, taught, teacher_ids
 from adaptf.pipeline.validation import FINETUNED, by_own_models, read_validation_predictions, with_validation_tables
 from adaptf.tracking import runs
@@ -56,10 +58,10 @@ class FinetuneConfig:
     refit: bool = FinetuneDeviceConfig.refit
     """Trains on the validation clips too, for exactly optim.max_epochs; what comes of it can't be judged on them."""
     augment: AugmentConfig = FinetuneDeviceConfig.augment
-    """Of the devices' models."""
+    """Augmentations for the devices' models; `unknown` has its own dir_p, in unknown_dir_p."""
     unknown_dir_p: float = 0.8
-    """Probability of an impulse response in training `unknown`, on clips of the devices in `augment.dir_devices`, whatever
-    `augment.dir_p_of` says for the devices' own models."""
+    """Probability, from 0 to 1, of an impulse response in training `unknown`, on clips of the devices in
+    augment.dir_devices, whatever augment.dir_p_of says for the devices' own models."""
     unknown_epochs: UnknownEpochs = "given"
     """How long `unknown` is trained. given: as the devices' models, and what `keep` says becomes of it. leave_one_device_out:
     to the epoch at which trainings without one of the devices are best on that device, on average, because an unknown device
@@ -69,27 +71,26 @@ class FinetuneConfig:
     optim: OptimConfig = FinetuneDeviceConfig.optim
     trainer: TrainerConfig = TrainerConfig()
     seed: int = 0
-    """Of order and augmentations."""
+    """Any whole number: starts the random numbers for the order of the clips and their augmentations."""
     seeds: tuple[int, ...] = ()
-    """Several seeds, as in 0,1,2: a child run with each of them, and here their mean and interval."""
+    """Several seeds instead of one, as in 0,1,2: a child run with each of them, and here their mean and its
+    95 % interval."""
 
 
 def finetune(config: FinetuneConfig, run: StageRun) -> Result:
     """A nested run per device; a device whose run has finished is not trained again."""
-    # What is wrong is said before there is a run for a device.
-    check_keep(of_device(config, UNKNOWN, config.unknown_dir_p))
-    check_unknown_epochs(config, refit=config.refit or bool(refits_of(config.distill_run)))
+    check_unknown_epochs(config, refit=bool(refits_of(config.distill_run)))
     data = load_prepared(run, config.prepare_run, kind=SCENES_KIND)
     student_of(run, config.distill_run, data)
     check_teachers(config, run, data)
     devices = devices_to_tune(config, data)
     dir_p = probabilities_of(config, data)
+    settings_of = {device: of_device(config, device, dir_p.get(device, 0.0)) for device in devices}
+    settings_of[UNKNOWN] = of_unknown(config, devices, shared=run.shared)
     models = {
-        device: execute(finetune_device, of_device(config, device, dir_p.get(device, 0.0)), reuse=True, shared=run.shared)
-        for device in devices
+        device: execute(FINETUNE_DEVICE, own, name=f"finetune {device}", reuse=True, shared=run.shared)
+        for device, own in settings_of.items()
     }
-    unknown = of_unknown(config, devices, shared=run.shared)
-    models[UNKNOWN] = execute(finetune_device, unknown, reuse=True, shared=run.shared)
     if not runs.is_process_zero():
         return Result()
     path = run.folder / DEVICE_RUNS
@@ -110,6 +111,15 @@ def finetune(config: FinetuneConfig, run: StageRun) -> Result:
     refits = [*refits_of(config.distill_run), *[run.name] * config.refit]
     result = as_refit(result) if config.refit else result
     return with_validation_tables(result, data, settings, chose=config.keep == "best", refits=refits)
+
+
+def check(config: FinetuneConfig) -> None:
+    """Raises UserError for settings that can't be used together."""
+    check_training(config)
+    check_keep(of_device(config, UNKNOWN, config.unknown_dir_p))
+    check_unknown_epochs(config, refit=config.refit)
+    if not 0 <= config.unknown_dir_p <= 1:
+        raise UserError(f"unknown_dir_p is {config.unknown_dir_p}: it should be a probability, from 0 to 1")
 
 
 def check_unknown_epochs(config: FinetuneConfig, *, refit: bool) -> None:
@@ -184,5 +194,8 @@ def devices_to_tune(config: FinetuneConfig, data: PreparedData) -> list[str]:
     return [device for device in wanted if device not in few and device != UNKNOWN]
 
 
+FINETUNE = Stage("finetune", run=finetune, config=FinetuneConfig, check=check, words=told)
+
+
 if __name__ == "__main__":
-    run_stage(finetune, FinetuneConfig)
+    FINETUNE.main()

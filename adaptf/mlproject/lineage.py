@@ -6,9 +6,9 @@ from dataclasses import dataclass
 
 from adaptf.errors import UserError
 from adaptf.pipeline.command_line import command_arguments, parse
+from adaptf.pipeline.lineage import as_text, origin_of, tree
 from adaptf.pipeline.stage import quiet_libraries
 from adaptf.tracking import runs
-from adaptf.tracking.lineage import as_text, origin_of, tree
 from adaptf.tracking.runs import NONE
 
 
@@ -17,7 +17,8 @@ class LineageConfig:
     """Prints the runs that a model came from."""
 
     model: str = NONE
-    """models:/adaptf-s1@production, models:/adaptf-s1/3, or a run's id. `--model` may be left out before it."""
+    """The model: models:/adaptf-s1@production, models:/adaptf-s1/3, or a run's id. `--model` may be left out
+    before it."""
 
 
 def lineage(config: LineageConfig) -> str:

@@ -2,27 +2,26 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, is_dataclass, replace
-from typing import Any, ClassVar
+from typing import Any
 
 import mlflow
 
 from adaptf.data.clips import UNKNOWN
-from adaptf.errors import UserError
-from adaptf.mlproject.distill import DistillConfig, distill
-from adaptf.mlproject.evaluate import MEANINGS, SETTINGS, EvaluateConfig, evaluate, origin_of_teachers
-from adaptf.mlproject.finetune import FinetuneConfig, check_unknown_epochs, finetune, of_device
-from adaptf.mlproject.predict import PredictConfig, files_digest, predict
-from adaptf.mlproject.prepare import PrepareConfig, data_digest, prepare
-from adaptf.mlproject.pretrain import PretrainConfig, pretrain
-from adaptf.mlproject.promote import PromoteConfig, check_reason, promote, unlike_any_other
-from adaptf.mlproject.quantize import QuantizeConfig, quantize
-from adaptf.mlproject.register import RegisterConfig, register
-from adaptf.mlproject.teacher import TeacherConfig, TeacherKind, beats_digest, teacher
-from adaptf.mlproject.train import TrainConfig, train
+from adaptf.errors import UserError, in_section
+from adaptf.mlproject.distill import DISTILL, DistillConfig
+from adaptf.mlproject.evaluate import EVALUATE, MEANINGS, SETTINGS, EvaluateConfig, origin_of_teachers
+from adaptf.mlproject.finetune import FINETUNE, FinetuneConfig, check_unknown_epochs
+from adaptf.mlproject.predict import PREDICT, PredictConfig
+from adaptf.mlproject.prepare import PREPARE, PrepareConfig
+from adaptf.mlproject.pretrain import PRETRAIN, PretrainConfig
+from adaptf.mlproject.promote import PROMOTE, PromoteConfig
+from adaptf.mlproject.quantize import QUANTIZE, QuantizeConfig
+from adaptf.mlproject.register import REGISTER, RegisterConfig
+from adaptf.mlproject.teacher import TEACHER, TeacherConfig, TeacherKind
+from adaptf.mlproject.train import TRAIN, TrainConfig
 from adaptf.pipeline.artifacts import DONE, PROMOTED, SCENES_KIND
+from adaptf.pipeline.checks import check_devices
 from adaptf.pipeline.config import (
-    SHARED_SECTIONS,
-    AugmentConfig,
     DataConfig,
     MelConfig,
     ModelConfig,
@@ -31,20 +30,15 @@ from adaptf.pipeline.config import (
     upstream_fields,
 )
 from adaptf.pipeline.dataset import load_prepared, load_tested
-from adaptf.pipeline.finetune_device import check_keep
-from adaptf.pipeline.fitting import check_folder, dir_p_by_device, in_section
 from adaptf.pipeline.prediction_files import read_predictions
-from adaptf.pipeline.schedule import averaging_of
 from adaptf.pipeline.seeds import Study
-from adaptf.pipeline.stage import Inputs, Stage, execute, run_stage
+from adaptf.pipeline.stage import Stage, execute
 from adaptf.reports.evaluation_report import TABLES, report
 from adaptf.tracking import runs
 from adaptf.tracking.runs import LATEST, NONE, Result, StageRun
 
 EVALUATED = {"train_run": "train", "distill_run": "distill", "finetune_run": "finetune", "quantize_run": "quantize"}
 """Field of `evaluate` -> the step that it judges."""
-PRETRAIN = "pretrain"
-"""The stage whose clips are AudioSet's, which tell no devices."""
 
 
 @dataclass(frozen=True)
@@ -59,18 +53,16 @@ class AudioSetConfig:
 class MainConfig:
     """Runs every stage. Sections that stages share (data, mel, model, trainer, seed) are given once."""
 
-    SHARED: ClassVar = SHARED_SECTIONS
-    """Sections that are given once, here, and reach every stage that has them."""
-
     data: DataConfig = DataConfig()
     audioset: AudioSetConfig = AudioSetConfig()
     mel: MelConfig = MelConfig()
     model: ModelConfig = ModelConfig()
     trainer: TrainerConfig = TrainerConfig()
     seed: int = 0
-    """Of every stage."""
+    """Any whole number: starts the random numbers of every stage that draws some."""
     teacher_kinds: tuple[TeacherKind, ...] = ("ssl", "ssl_sl", "ssl_frozen")
-    """The ensemble; each has the seed of its place added to its own."""
+    """Teachers whose mean the student learns from, as in ssl,ssl_sl; the kinds are those of `teacher`. Each
+    has a seed of its own: teacher.seed, plus 1 for the second, plus 2 for the third."""
     pretrain: PretrainConfig = PretrainConfig()
     train: TrainConfig = TrainConfig()
     teacher: TeacherConfig = TeacherConfig()
@@ -95,17 +87,17 @@ def main(config: MainConfig, run: StageRun) -> Result:
     """A parent run whose note lists the stages' runs."""
     done: dict[str, str] = {}
 
-    def step(stage: Stage, settings: Any, *, inputs: Inputs | None = None, what: str = "", name: str = "") -> str:
-        what = what or stage.__name__
+    def step(stage: Stage[Any], settings: Any, *, what: str = "", name: str = "") -> str:
+        what = what or stage.name
         print(f"\n=== {what} ===", flush=True)
-        done[what] = execute(stage, settings, inputs=inputs, name=name, reuse=not config.repeat)
+        done[what] = execute(stage, settings, name=name, reuse=not config.repeat)
         return done[what]
 
     def prepared(root: str, name: str) -> str:
-        return step(prepare, PrepareConfig(replace(config.data, root=root)), inputs=data_digest, what=name, name=name)
+        return step(PREPARE, PrepareConfig(replace(config.data, root=root)), what=name, name=name)
 
     scenes = prepared(config.data.root, "prepare scenes")
-    check_devices(config, load_tested(run, scenes).training_devices)  # it ends with tables of the test clips
+    check_training_devices(config, load_tested(run, scenes).training_devices)  # it ends with tables of the test clips
     pretrained = NONE
     if config.audioset.root == NONE:
         print(
@@ -114,38 +106,22 @@ def main(config: MainConfig, run: StageRun) -> Result:
         )
     else:
         audioset = prepared(config.audioset.root, "prepare AudioSet")
-        pretrained = step(pretrain, replace(config.pretrain, prepare_run=audioset))
-    trained = step(train, replace(config.train, prepare_run=scenes, pretrain_run=pretrained))
-    teachers = [
-        step(
-            teacher,
-            replace(config.teacher, prepare_run=scenes, kind=kind, seed=config.teacher.seed + place),
-            inputs=beats_digest,
-            what=f"teacher {kind}",
-        )
-        for place, kind in enumerate(config.teacher_kinds)
-    ]
-    taught_by = ",".join(teachers)
-    distilled = step(distill, replace(config.distill, prepare_run=scenes, train_run=trained, teacher_runs=taught_by))
-    tuned = step(finetune, replace(config.finetune, prepare_run=scenes, distill_run=distilled, teacher_runs=taught_by))
-    quantized = step(quantize, replace(config.quantize, prepare_run=scenes, finetune_run=tuned))
-    step(
-        evaluate,
-        replace(
-            config.evaluate,
-            prepare_run=scenes,
-            train_run=trained,
-            distill_run=distilled,
-            finetune_run=tuned,
-            quantize_run=quantized,
-        ),
+        pretrained = step(PRETRAIN, replace(config.pretrain, prepare_run=audioset))
+    trained = step(TRAIN, replace(config.train, prepare_run=scenes, pretrain_run=pretrained))
+    taught_by = ",".join(
+        step(TEACHER, replace(each, prepare_run=scenes), what=f"teacher {each.kind}") for each in teachers(config)
     )
+    distilled = step(DISTILL, replace(config.distill, prepare_run=scenes, train_run=trained, teacher_runs=taught_by))
+    tuned = step(FINETUNE, replace(config.finetune, prepare_run=scenes, distill_run=distilled, teacher_runs=taught_by))
+    quantized = step(QUANTIZE, replace(config.quantize, prepare_run=scenes, finetune_run=tuned))
+    judged = replace(config.evaluate, prepare_run=scenes, train_run=trained, distill_run=distilled)
+    evaluated = step(EVALUATE, replace(judged, finetune_run=tuned, quantize_run=quantized))
     promoted = NONE
     if config.deploy:
-        registered = step(register, replace(config.register, quantize_run=quantized, evaluate_run=done["evaluate"]))
-        promoted = step(promote, replace(config.promote, register_run=registered), inputs=unlike_any_other)
+        registered = step(REGISTER, replace(config.register, quantize_run=quantized, evaluate_run=evaluated))
+        promoted = step(PROMOTE, replace(config.promote, register_run=registered))
         if config.predict.files != NONE:
-            step(predict, config.predict, inputs=files_digest)
+            step(PREDICT, config.predict)
     rows = "\n".join(f"| {name} | {run_id} |" for name, run_id in done.items())
     return Result(
         metrics=runs.scores(done["evaluate"]),
@@ -155,35 +131,29 @@ def main(config: MainConfig, run: StageRun) -> Result:
     )
 
 
-def check_devices(config: MainConfig, training_devices: Sequence[str]) -> None:
+def teachers(config: MainConfig) -> list[TeacherConfig]:
+    """One of each kind; each has the seed of its place added to its own."""
+    seed = config.teacher.seed
+    return [replace(config.teacher, kind=kind, seed=seed + place) for place, kind in enumerate(config.teacher_kinds)]
+
+
+def stages_to_run(config: MainConfig) -> Iterator[tuple[Stage[Any], Any]]:
+    """The stages that have settings of their own here, with these, in their order."""
+    if config.audioset.root != NONE:
+        yield PRETRAIN, config.pretrain
+    yield TRAIN, config.train
+    yield from ((TEACHER, each) for each in teachers(config))
+    yield from ((DISTILL, config.distill), (FINETUNE, config.finetune), (QUANTIZE, config.quantize))
+    yield EVALUATE, config.evaluate
+    if config.deploy:
+        yield from ((REGISTER, config.register), (PROMOTE, config.promote))
+
+
+def check_training_devices(config: MainConfig, devices: Sequence[str]) -> None:
     """Raises UserError where augmentations of a later stage name a device of which there are no training clips."""
-    for section, augment in augmentations_of(config):
-        with in_section(section):
-            dir_p_by_device(augment, [UNKNOWN] if section.startswith(f"{PRETRAIN}.") else training_devices)
-
-
-def check_folders(config: MainConfig) -> None:
-    """Raises UserError where augmentations name a folder of impulse responses that is none."""
-    for section, augment in augmentations_of(config):
-        with in_section(section):
-            check_folder(augment)
-
-
-def augmentations_of(config: MainConfig) -> Iterator[tuple[str, AugmentConfig]]:
-    """Those of all stages that will train, by the sections in which they stand."""
-    pretrained = () if config.audioset.root == NONE else (PRETRAIN,)
-    for stage in (*pretrained, "train", "teacher", "distill", "finetune"):
-        yield from augmentations_in(getattr(config, stage), stage)
-
-
-def augmentations_in(config: Any, section: str) -> Iterator[tuple[str, AugmentConfig]]:
-    """The augmentations among a stage's settings, by the sections in which they stand."""
-    for one in fields(config):
-        value, name = getattr(config, one.name), f"{section}.{one.name}"
-        if isinstance(value, AugmentConfig):
-            yield name, value
-        elif is_dataclass(value):
-            yield from augmentations_in(value, name)
+    for stage, settings in stages_to_run(config):
+        with in_section(stage.name):
+            check_devices(settings, [UNKNOWN] if stage is PRETRAIN else devices)  # AudioSet tells no devices
 
 
 def note_of(run_id: str) -> str:
@@ -244,8 +214,8 @@ def report_over_seeds(config: MainConfig, children: Mapping[int, str], run: Stag
     )
 
 
-def check(config: MainConfig) -> str:
-    """Digest of all that is read; what is wrong with it or with the settings is said before the first stage begins."""
+def check(config: MainConfig) -> None:
+    """Raises UserError for settings that a stage would refuse, or that don't go together, before the first stage begins."""
     if config.trainer.devices != "1" or config.trainer.num_nodes != 1:
         raise UserError(
             f"main trains on one device, trainer.devices is {config.trainer.devices} and trainer.num_nodes "
@@ -255,6 +225,15 @@ def check(config: MainConfig) -> str:
         raise UserError(
             "repeat and seeds don't go together: the seeds share pre-training and teachers, which repeat makes anew"
         )
+    check_refits(config)
+    for stage, settings in stages_to_run(config):
+        with in_section(stage.name):
+            stage.check(settings)
+    check_wiring(config)
+
+
+def check_refits(config: MainConfig) -> None:
+    """Raises UserError where a later stage would choose by the validation clips that an earlier one has learnt from."""
     if config.train.refit and not config.distill.refit:
         raise UserError(
             "train.refit leaves no clips by which distill could choose an epoch: set distill.refit=true too, with the number "
@@ -262,19 +241,16 @@ def check(config: MainConfig) -> str:
         )
     if config.distill.refit and config.finetune.keep == "best":
         raise UserError("distill.refit leaves no clips by which finetune.keep = best could choose: set it to last")
-    check_keep(of_device(config.finetune, UNKNOWN, config.finetune.unknown_dir_p))
-    check_unknown_epochs(config.finetune, refit=config.finetune.refit or config.distill.refit)
-    for stage in ("pretrain", "train", "teacher", "distill", "finetune"):
-        with in_section(f"{stage}.optim"):
-            averaging_of(getattr(config, stage).optim)
-    check_reason(config.promote)
-    check_wiring(config)
-    check_folders(config)
-    digests = [data_digest(PrepareConfig(config.data))]
-    if config.audioset.root != NONE:
-        digests.append(data_digest(PrepareConfig(replace(config.data, root=config.audioset.root))))
-    digests += [beats_digest(replace(config.teacher, kind=kind)) for kind in config.teacher_kinds]
-    return runs.digest(*digests)
+    with in_section(FINETUNE.name):
+        check_unknown_epochs(config.finetune, refit=config.distill.refit)
+
+
+def files_read(config: MainConfig) -> str:
+    """Digest of all that its stages read from outside of MLflow. Raises UserError for what can't be used."""
+    roots = [config.data.root, *[config.audioset.root] * (config.audioset.root != NONE)]
+    digests = [PREPARE.reads(PrepareConfig(replace(config.data, root=root))) for root in roots]
+    digests += [TEACHER.reads(each) for each in teachers(config)]
+    return runs.digest(*map(str, digests))
 
 
 def check_wiring(config: MainConfig) -> None:
@@ -293,5 +269,7 @@ def check_wiring(config: MainConfig) -> None:
         )
 
 
+MAIN = Stage("main", run=main, config=MainConfig, check=check, reads=files_read, study=Study(with_seed, report_over_seeds))
+
 if __name__ == "__main__":
-    run_stage(main, MainConfig, inputs=check, study=Study(with_seed, report_over_seeds))
+    MAIN.main()

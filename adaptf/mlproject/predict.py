@@ -13,15 +13,16 @@ from dataclasses import dataclass
 from functools import partial
 from io import BytesIO
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import NamedTuple, TextIO
 
 import mlflow
 import pandas as pd
 import soundfile
 from mlflow.exceptions import MlflowException
-from mlflow.pyfunc import PyFuncModel
 from tqdm import tqdm
 
+from adaptf.audio.logmel import CLIP_RATE
 from adaptf.data.decode import AudioError, Resampler, opened, read_mono, unfit
 from adaptf.data.errors import DataError
 from adaptf.data.files import write_atomically
@@ -31,9 +32,12 @@ from adaptf.data.sets.download import EVALUATION_RECORD, ZENODO, download_record
 from adaptf.data.sets.files_to_predict import check_files, read_files_to_predict
 from adaptf.errors import UserError
 from adaptf.pipeline.config import file_or_name, path_field
-from adaptf.pipeline.sources import SAMPLE_RATE, SCENE_CLIP_SECONDS
-from adaptf.pipeline.stage import run_stage
+from adaptf.pipeline.sources import SCENE_CLIP_SECONDS
+from adaptf.pipeline.stage import Stage
+from adaptf.serving.local import local_router
+from adaptf.serving.logged_model import bundle_behind
 from adaptf.serving.requests import AUDIO, DEVICE, MAX_CHANNELS, MAX_PEAK, MAX_SAMPLE_RATE, cut_clips
+from adaptf.serving.router import DeviceRouter
 from adaptf.tracking import production, registry
 from adaptf.tracking.runs import Result, StageRun, digest
 
@@ -66,7 +70,8 @@ class PredictConfig:
     download: bool = False
     """Fetches the evaluation set of DCASE 2025 Task 1 into the folder `files` first."""
     download_server: str = ZENODO
-    """Where the public record is."""
+    """Address of the server that has the public record, with https:// before it; a mirror may take Zenodo's
+    place."""
 
 
 @dataclass(frozen=True)
@@ -81,12 +86,16 @@ class Models:
     """Tells them from all others, also from those of the same names and numbers in another store."""
 
 
-def files_digest(config: PredictConfig) -> str:
-    """Of the table, the files and the present models. Raises UserError for what can't be used."""
+def fetch(config: PredictConfig) -> None:
+    """Downloads the evaluation set, where that is asked for."""
     if config.download:
         download_record(EVALUATION_RECORD, Path(config.files).absolute(), server=config.download_server)
+
+
+def files_digest(config: PredictConfig) -> str:
+    """Of the table, the files and the present models. Raises UserError for what can't be used."""
     table, root = read_files_to_predict(Path(config.files).absolute())
-    problem_of = partial(unfit, sample_rate=SAMPLE_RATE, max_peak=MAX_PEAK)
+    problem_of = partial(unfit, sample_rate=CLIP_RATE, max_peak=MAX_PEAK)
     check_files(table, root, problem_of=problem_of, source=config.files)
     models = present_models(config.model_uri)
     contents = [sha256_of(path) for path in sorted(Path(models.uri).rglob("*")) if path.is_file()]
@@ -181,13 +190,15 @@ def answer_parts(table: pd.DataFrame, root: Path, run: StageRun, models: Models)
         place = f"goes on with {next(iter(missing.values()))['filename'].iloc[0]}" if missing else "joins them"
         print(f"{run.name}: {len(parts) - len(missing)} of {len(parts)} parts are answered, {place}", flush=True)
     if missing:
-        router = mlflow.pyfunc.load_model(models.uri, model_config=FOLLOWING if models.versions else AS_REGISTERED)
-        answer_missing(router, missing, root, name=run.name, versions=models.versions)
+        with TemporaryDirectory() as there:
+            bundle = bundle_behind(models.uri, Path(there), what=models.uri)
+            router = local_router(bundle, **(FOLLOWING if models.versions else AS_REGISTERED))
+            answer_missing(router, missing, root, name=run.name, versions=models.versions)
     return list(parts)
 
 
 def answer_missing(
-    router: PyFuncModel,
+    router: DeviceRouter,
     missing: Mapping[Path, pd.DataFrame],
     root: Path,
     *,
@@ -246,7 +257,7 @@ def clips_of(rows: pd.DataFrame, root: Path) -> Iterator[Clip]:
 
     Raises DataError for a file that changed meanwhile.
     """
-    resample = Resampler(SAMPLE_RATE)
+    resample = Resampler(CLIP_RATE)
     for row, (name, device) in enumerate(zip(rows["filename"], rows["device"], strict=True)):
         try:
             path = find_file(root, name)
@@ -260,9 +271,9 @@ def wavs_of(path: Path, resample: Resampler) -> Iterator[bytes]:
     if is_clip(path):
         yield path.read_bytes()
         return
-    for clip in cut_clips(resample(*read_mono(path)), round(SCENE_CLIP_SECONDS * SAMPLE_RATE)):
+    for clip in cut_clips(resample(*read_mono(path)), round(SCENE_CLIP_SECONDS * CLIP_RATE)):
         wav = BytesIO()
-        soundfile.write(wav, clip, SAMPLE_RATE, format="WAV", subtype="FLOAT")
+        soundfile.write(wav, clip, CLIP_RATE, format="WAV", subtype="FLOAT")
         yield wav.getvalue()
 
 
@@ -281,14 +292,14 @@ def requests_of(clips: Iterator[Clip]) -> Iterator[list[Clip]]:
         yield request
 
 
-def ask(router: PyFuncModel, clips: Sequence[Clip]) -> pd.DataFrame:
+def ask(router: DeviceRouter, clips: Sequence[Clip]) -> pd.DataFrame:
     """The answer that the served router would give to each clip, by the file's row, with a column per scene.
 
     Raises DataError that names a file at fault.
     """
     request = pd.DataFrame({AUDIO: [clip.audio for clip in clips], DEVICE: [clip.device for clip in clips]})
     try:
-        answer = pd.DataFrame(router.predict(request))
+        answer = pd.DataFrame(router.predict(None, request))
     except MlflowException as error:
         if at_fault := re.match(r"row (\d+): (.*)", error.message, flags=re.DOTALL):
             raise DataError(f"{clips[int(at_fault[1])].filename}: {at_fault[2]}") from error
@@ -338,5 +349,15 @@ def whole_or_not_at_all(path: Path) -> Iterator[TextIO]:
     temporary.replace(path)
 
 
+PREDICT = Stage(
+    "predict",
+    run=predict,
+    config=PredictConfig,
+    fetch=fetch,
+    reads=files_digest,
+    words=lambda config: [Path(config.files).stem],
+)
+
+
 if __name__ == "__main__":
-    run_stage(predict, PredictConfig, inputs=files_digest)
+    PREDICT.main()

@@ -23,7 +23,7 @@ from adaptf.errors import UserError
 from adaptf.pipeline.artifacts import CLIPS, DATA, DATA_KIND, DATASET, SCENES_KIND
 from adaptf.pipeline.config import DataConfig
 from adaptf.pipeline.sources import Source, read_source
-from adaptf.pipeline.stage import run_stage
+from adaptf.pipeline.stage import Stage
 from adaptf.reports.data_figures import clips_figure, label_mosaic_figure, labels_figure, mosaic_figure
 from adaptf.reports.data_report import FINDINGS, DataReport, as_markdown, as_text, findings_table, make_report
 from adaptf.tracking.runs import DATA_DIGEST, DataSet, Result, StageRun, digest
@@ -40,7 +40,8 @@ class PrepareConfig:
     download: bool = False
     """Fetches TAU Urban Acoustic Scenes 2022 Mobile (30 GB) into data.root first; what is there is not fetched again."""
     download_server: str = ZENODO
-    """Where the public record is."""
+    """Address of the server that has the public record, with https:// before it; a mirror may take Zenodo's
+    place."""
 
 
 @dataclass(frozen=True)
@@ -55,10 +56,14 @@ class Usable:
     notes: tuple[str, ...]
 
 
-def data_digest(config: PrepareConfig) -> str:
-    """Digest of the table and of the content of every file. Raises UserError for what can't be used."""
+def fetch(config: PrepareConfig) -> None:
+    """Downloads what is not there yet, where that is asked for."""
     if config.download:
         download_record(DEVELOPMENT_RECORD, Path(config.data.root).absolute(), server=config.download_server)
+
+
+def data_digest(config: PrepareConfig) -> str:
+    """Digest of the table and of the content of every file. Raises UserError for what can't be used."""
     source, memory_folder = read_source(config.data), cache_folder(config.data)
     names = list(source.table["filename"])
     with process_pool(config.data.workers) as pool:
@@ -194,5 +199,16 @@ def report_files(
     return {"report": folder}
 
 
+PREPARE = Stage(
+    "prepare",
+    run=prepare,
+    config=PrepareConfig,
+    fetch=fetch,
+    reads=data_digest,
+    words=lambda config: [Path(config.data.root).stem],
+    score="clips/train",
+)
+
+
 if __name__ == "__main__":
-    run_stage(prepare, PrepareConfig, inputs=data_digest)
+    PREPARE.main()

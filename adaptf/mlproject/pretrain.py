@@ -5,10 +5,12 @@ from dataclasses import dataclass
 from adaptf.data.clips import TRAIN, VALIDATION
 from adaptf.models.classifier import build_classifier
 from adaptf.pipeline.artifacts import AUDIOSET_KIND, DATA_KIND
+from adaptf.pipeline.checks import check_training
 from adaptf.pipeline.config import AugmentConfig, MelConfig, ModelConfig, OptimConfig, TrainerConfig, upstream
 from adaptf.pipeline.dataset import load_prepared
 from adaptf.pipeline.fitting import LABELS, fitted_result, tfsepnet_description, train_classifier
-from adaptf.pipeline.stage import run_stage
+from adaptf.pipeline.run_names import told
+from adaptf.pipeline.stage import Stage
 from adaptf.tracking.runs import Result, StageRun
 
 
@@ -26,9 +28,11 @@ class PretrainConfig:
     optim: OptimConfig = OptimConfig(batch_size=128, max_epochs=310)
     trainer: TrainerConfig = TrainerConfig()
     seed: int = 0
-    """Of weights, order and augmentations."""
+    """Any whole number: starts the random numbers for new weights, the order of the clips and their
+    augmentations."""
     seeds: tuple[int, ...] = ()
-    """Several seeds, as in 0,1,2: a child run with each of them, and here their mean and interval."""
+    """Several seeds instead of one, as in 0,1,2: a child run with each of them, and here their mean and its
+    95 % interval."""
 
 
 def pretrain(config: PretrainConfig, run: StageRun) -> Result:
@@ -49,5 +53,15 @@ def pretrain(config: PretrainConfig, run: StageRun) -> Result:
     return fitted_result(run, fitted, note=f"{len(data.classes)} AudioSet labels.")
 
 
+PRETRAIN = Stage(
+    "pretrain",
+    run=pretrain,
+    config=PretrainConfig,
+    check=check_training,
+    words=lambda config: told(config, "DIR", "lr"),
+    score="best/mean_average_precision",
+)
+
+
 if __name__ == "__main__":
-    run_stage(pretrain, PretrainConfig)
+    PRETRAIN.main()

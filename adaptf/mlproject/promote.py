@@ -5,7 +5,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from uuid import uuid4
 
 import mlflow
 
@@ -13,7 +12,7 @@ from adaptf.errors import UserError
 from adaptf.mlproject.quantize import QuantizeConfig
 from adaptf.pipeline.artifacts import PROMOTED, REPLACED, VERSIONS
 from adaptf.pipeline.config import upstream_optional
-from adaptf.pipeline.stage import run_stage
+from adaptf.pipeline.stage import Stage
 from adaptf.promotion import comparison as production_comparison
 from adaptf.promotion import gates
 from adaptf.tracking import production, registry, runs
@@ -24,27 +23,28 @@ REASON, OVERRIDDEN, MOVED_BY = "adaptf.reason", "adaptf.overridden", "adaptf.pro
 LONGEST_TAG = 5000
 GATES = "gates.csv"
 """Artifact: how each version compares with the one in production."""
-REGISTERED = "registered"
+ALL, REGISTERED = "all", "registered"
 
 
 @dataclass(frozen=True)
 class PromoteConfig:
     """Promotes one device's model, or all versions of a `register` run."""
 
-    device: str = "all"
+    device: str = ALL
     """A device, `router`, or `all`: every model of the `register` run and the router."""
     version: str = REGISTERED
     """Version number; `registered`: the one that the `register` run made."""
     register_run: str = upstream_optional("register")
-    """Run of `register`."""
+    """Run of `register` whose versions are promoted; `none` where device and version name one."""
     tolerable_loss: float = 0.01
-    """Gate: highest relative loss of accuracy by quantization, as far as it stands over places."""
+    """Gate: highest share of the float model's accuracy, from 0 to 1, that quantization may lose, as far as
+    the loss stands over places."""
     tolerable_logit_error: float = QuantizeConfig().tolerable_logit_error
     """Gate: highest difference of INT8 logits from float ones, as a share of their spread."""
     force: bool = False
     """Promotes in spite of the gates of INT8 loss and of the comparison with production. Needs a reason."""
     reason: str = ""
-    """Why; kept with the run and the version."""
+    """Why the version is promoted; kept with the run and the version, and needed with force."""
 
 
 def promote(config: PromoteConfig, run: StageRun) -> Result:
@@ -75,22 +75,20 @@ def check_reason(config: PromoteConfig) -> None:
         raise UserError("promote.force needs a reason, which is kept with the version: give -P reason='why' too")
 
 
-def unlike_any_other(config: object) -> str:
-    """A digest for `execute` that no other run has: production changes outside of the settings, so no earlier promotion or
-    rollback stands for this one."""
-    return uuid4().hex
+def production_changes(config: object) -> None:
+    """No earlier promotion or rollback stands for this one: what is in production changes outside of the settings."""
 
 
 def versions_to_promote(config: PromoteConfig, run: StageRun) -> dict[str, str]:
     """Registered model -> version."""
-    if config.version != REGISTERED and config.device == "all":
+    if config.version != REGISTERED and config.device == ALL:
         raise UserError(f"version {config.version} needs a device: give -P device=<device> or device=router too")
     if config.version != REGISTERED:
         return {model_name(config.device): config.version}
     if config.register_run == NONE:
         raise UserError("there is nothing to promote: give a register_run, or a device and a version")
     registered: dict[str, str] = json.loads(run.download(config.register_run, VERSIONS).read_text())
-    if config.device == "all":
+    if config.device == ALL:
         return registered
     name = model_name(config.device)
     if name not in registered:
@@ -175,5 +173,15 @@ def check_unchanged(seen: Mapping[str, str | None]) -> None:
         )
 
 
+PROMOTE = Stage(
+    "promote",
+    run=promote,
+    config=PromoteConfig,
+    check=check_reason,
+    reads=production_changes,
+    words=lambda config: [config.device] * (config.device != ALL),
+)
+
+
 if __name__ == "__main__":
-    run_stage(promote, PromoteConfig, inputs=unlike_any_other)
+    PROMOTE.main()

@@ -22,7 +22,7 @@ from adaptf.compression.runtime import LARGEST_DIFFERENCE, OPENVINO, PT2, openvi
 from adaptf.data.clip_set import ClipSet
 from adaptf.data.clips import TRAIN, UNKNOWN, VALIDATION
 from adaptf.errors import UserError
-from adaptf.evaluation.bootstrap import paired_bootstrap
+from adaptf.evaluation.bootstrap import SIGNIFICANT, paired_bootstrap
 from adaptf.evaluation.predict import predict_logits
 from adaptf.evaluation.scores import TEXT_COLUMNS, accuracy, macro_accuracy
 from adaptf.evaluation.tables import as_markdown
@@ -32,12 +32,18 @@ from adaptf.pipeline.config import upstream, upstream_model
 from adaptf.pipeline.dataset import PreparedData, load_prepared
 from adaptf.pipeline.device_models import check_clips_of, device_models
 from adaptf.pipeline.refit import refits_of, what_clips_judge
-from adaptf.pipeline.stage import run_stage
-from adaptf.pipeline.validation import FINETUNED, QUANTIZED, by_own_models, predictions_from, with_validation_tables
+from adaptf.pipeline.stage import Stage
+from adaptf.pipeline.validation import (
+    ENOUGH_CLIPS,
+    FINETUNED,
+    QUANTIZED,
+    by_own_models,
+    predictions_from,
+    with_validation_tables,
+)
 from adaptf.tracking.runs import Result, StageRun
 
 CALIBRATION_BATCH = 32
-SIGNIFICANT = 0.05
 GOOD_ENOUGH = 0.06
 """Error of the logits with which the first way of taking ranges is taken; else the best of all is."""
 
@@ -55,16 +61,17 @@ class QuantizeConfig:
     """Training clips of the device, spread over the scenes, from which the ranges of activations are taken; for `unknown`
     spread over the devices too."""
     tolerable_loss: float = 0.01
-    """Highest relative loss of macro-average accuracy. A model is refused where the validation clips of all devices show that
-    it loses more: where that holds at the lower end of a 95 % interval over their places."""
+    """Highest share of the float model's macro-average accuracy, from 0 to 1, that may be lost. A model is
+    refused where the validation clips of all devices show that it loses more: where that holds at the lower
+    end of a 95 % interval over their places."""
     tolerable_logit_error: float = 0.15
     """Highest difference of INT8 logits from float ones on calibration and validation clips, as a share of their spread."""
     refuse: bool = True
     """Ends with an error where a model loses more, its logits differ more or it breaks the budget; false only says so."""
-    min_validation_clips: int = 100
+    min_validation_clips: int = ENOUGH_CLIPS
     """A device with fewer validation clips is told the accuracy on those of all devices."""
     seed: int = 0
-    """Of the choice of calibration clips."""
+    """Any whole number: starts the random numbers that choose calibration clips."""
 
 
 @dataclass(frozen=True)
@@ -394,5 +401,8 @@ def summary_of(found: Quantized) -> str:
     )
 
 
+QUANTIZE = Stage("quantize", run=quantize, config=QuantizeConfig, score="INT8 accuracy")
+
+
 if __name__ == "__main__":
-    run_stage(quantize, QuantizeConfig)
+    QUANTIZE.main()

@@ -14,12 +14,13 @@ from adaptf.data.clips import UNKNOWN
 from adaptf.mlproject.evaluate import QUANTIZED
 from adaptf.pipeline.artifacts import DESCRIPTION, DEVICE, EVALUATE_RUN, INT8, QUANTIZE_RUN, VERSIONS, quantization
 from adaptf.pipeline.config import upstream, upstream_several
+from adaptf.pipeline.lineage import Node, flat, tree
 from adaptf.pipeline.prediction_files import read_predictions
-from adaptf.pipeline.stage import run_stage
+from adaptf.pipeline.stage import Stage
 from adaptf.reports.version_page import commit, data_digest, device_page, files_behind, router_page
+from adaptf.serving import logged_model
 from adaptf.serving.bundle import write_bundle
 from adaptf.tracking import registry, runs
-from adaptf.tracking.lineage import Node, flat, tree
 from adaptf.tracking.runs import NONE, Result, StageRun
 
 COMMIT_TAG = "adaptf.git_commit"
@@ -56,7 +57,7 @@ def register(config: RegisterConfig, run: StageRun) -> Result:
     models: dict[str, tuple[Path, str]] = {}
 
     def add(name: str, held: dict[str, tuple[Path, str]], tags: dict[str, str], text: str, came: list[Node]) -> None:
-        uri = registry.log_router(bundle(run.folder / name, description, held, config.max_seconds), name)
+        uri = logged_model.log_router(bundle(run.folder / name, description, held, config.max_seconds), name)
         tags |= {QUANTIZE_RUN: config.quantize_run, EVALUATE_RUN: evaluated}
         tags |= {runs.DATA_DIGEST: data_digest(came), COMMIT_TAG: commit(came)}
         tags = {tag: value for tag, value in tags.items() if value}
@@ -132,5 +133,8 @@ def scores_of(report: pd.DataFrame, device: str) -> dict[str, str]:
     return {f"adaptf.{str(name).replace(' ', '_')}": str(value) for name, value in figures.items()}
 
 
+REGISTER = Stage("register", run=register, config=RegisterConfig)
+
+
 if __name__ == "__main__":
-    run_stage(register, RegisterConfig)
+    REGISTER.main()

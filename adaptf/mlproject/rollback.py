@@ -5,8 +5,8 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from adaptf.errors import UserError
-from adaptf.mlproject.promote import model_name, move, unlike_any_other
-from adaptf.pipeline.stage import run_stage
+from adaptf.mlproject.promote import ALL, model_name, move, production_changes
+from adaptf.pipeline.stage import Stage
 from adaptf.promotion import gates
 from adaptf.tracking import production
 from adaptf.tracking.runs import NONE, Result, StageRun
@@ -19,7 +19,7 @@ class RollbackConfig:
     device: str = NONE
     """A device, `router`, or `all`: every model that has a version to go back to."""
     reason: str = ""
-    """Why; kept with the run and the version."""
+    """Why the version is taken back; kept with the run and the version."""
 
 
 def rollback(config: RollbackConfig, run: StageRun) -> Result:
@@ -39,7 +39,7 @@ def versions_to_return_to(device: str) -> dict[str, str]:
     """Registered model -> version. Raises UserError where there is none."""
     if device == NONE:
         raise UserError("give the device whose model goes back: -P device=<device>, device=router or device=all")
-    if device != "all":
+    if device != ALL:
         name = model_name(device)
         return {name: production.previous_version(name)}
     found = {model.name: production.previous_or_none(model.name) for model in production.models()}
@@ -49,5 +49,14 @@ def versions_to_return_to(device: str) -> dict[str, str]:
     return wanted
 
 
+ROLLBACK = Stage(
+    "rollback",
+    run=rollback,
+    config=RollbackConfig,
+    reads=production_changes,
+    words=lambda config: [config.device] * (config.device != ALL),
+)
+
+
 if __name__ == "__main__":
-    run_stage(rollback, RollbackConfig, inputs=unlike_any_other)
+    ROLLBACK.main()

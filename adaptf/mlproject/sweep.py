@@ -2,7 +2,7 @@
 
 import time
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar, Literal
+from typing import Any, Literal
 from uuid import uuid4
 
 import mlflow
@@ -15,7 +15,7 @@ from adaptf.errors import UserError
 from adaptf.mlproject.distill import DistillConfig, distill
 from adaptf.mlproject.finetune import FinetuneConfig, finetune
 from adaptf.mlproject.train import TrainConfig, train
-from adaptf.pipeline.config import SHARED_SECTIONS, MelConfig, ModelConfig, TrainerConfig, file_or_name, upstream_fields
+from adaptf.pipeline.config import MelConfig, ModelConfig, TrainerConfig, file_or_name, upstream_fields
 from adaptf.pipeline.fitting import chosen_devices
 from adaptf.pipeline.stage import Stage, resolve_upstream, run_stage
 from adaptf.sweeps.check import check_values, devices_of
@@ -60,28 +60,26 @@ LONGEST_WAIT_SECONDS = 10.0
 class SweepConfig:
     """Searches the best settings of a stage. Sections that stages share (mel, model, trainer, seed) are given once."""
 
-    SHARED: ClassVar = SHARED_SECTIONS
-    """Sections that are given once, here, and reach the stage."""
-
     stage: Literal["distill", "train", "finetune"] = "distill"
-    """Whose settings are searched."""
+    """The stage whose settings are searched."""
     sweep: SearchConfig = SearchConfig()
     prepare_run: str = file_or_name(LATEST)
     """Run of `prepare` that holds the scenes. This and the other runs are as in the stage; `latest` is looked up once, when a
     study begins."""
     pretrain_run: str = file_or_name(LATEST)
-    """For `train`."""
+    """Where stage is train: run of `pretrain` from which the trials start, a checkpoint file, or `none`."""
     train_run: str = file_or_name(LATEST)
-    """For `distill`."""
+    """Where stage is distill: run of `train`, or a checkpoint file, from which the trials start."""
     teacher_runs: str = file_or_name(LATEST)
-    """For `distill` and `finetune`."""
+    """Where stage is distill or finetune: runs of `teacher`, separated by commas, that teach the trials."""
     distill_run: str = file_or_name(LATEST)
-    """For `finetune`."""
+    """Where stage is finetune: run of `distill`, or a checkpoint file, from which the trials start."""
     mel: MelConfig = MelConfig()
     model: ModelConfig = ModelConfig()
     trainer: TrainerConfig = TrainerConfig()
     seed: int = 0
-    """Of every trial's training; that of the search is sweep.seed."""
+    """Any whole number: starts the random numbers of every trial's training; those of the search start from
+    sweep.seed."""
     train: TrainConfig = TrainConfig()
     distill: DistillConfig = DistillConfig()
     finetune: FinetuneConfig = FinetuneConfig()

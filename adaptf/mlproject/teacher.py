@@ -28,10 +28,11 @@ from adaptf.models.beats_file import load_beats
 from adaptf.models.checkpoint import load_classifier, load_network_weights, save_classifier
 from adaptf.models.classifier import BEATS, SMALL_CNN, Classifier, ModelDescription, build_classifier
 from adaptf.pipeline.artifacts import DATA_KIND, LOGITS, SCENES_KIND, TEACHER_KIND, TEACHER_MODEL
+from adaptf.pipeline.checks import check_training
 from adaptf.pipeline.config import AugmentConfig, BeatsOptimConfig, MelConfig, OptimConfig, TrainerConfig, path_field, upstream
 from adaptf.pipeline.dataset import PreparedData, load_prepared
 from adaptf.pipeline.fitting import SCENES, fitted_result, train_classifier
-from adaptf.pipeline.stage import run_stage
+from adaptf.pipeline.stage import Stage
 from adaptf.pipeline.validation import with_validation_tables
 from adaptf.tracking.runs import NONE, Result, StageRun, digest, is_process_zero
 from adaptf.training.fit import Fitted
@@ -88,9 +89,11 @@ class TeacherConfig:
     small: SmallTeacherConfig = field(default_factory=SmallTeacherConfig)
     trainer: TrainerConfig = TrainerConfig()
     seed: int = 0
-    """Of weights, order and augmentations."""
+    """Any whole number: starts the random numbers for new weights, the order of the clips and their
+    augmentations."""
     seeds: tuple[int, ...] = ()
-    """Several seeds, as in 0,1,2: a child run with each of them, and here their mean and interval."""
+    """Several seeds instead of one, as in 0,1,2: a child run with each of them, and here their mean and its
+    95 % interval."""
 
 
 def beats_file(config: TeacherConfig) -> str:
@@ -279,5 +282,16 @@ def logits_of(config: TeacherConfig, run: StageRun, data: PreparedData, best: Cl
     return predict_logits(best.to(device), clips, device=device, name=f"{run.name}: logits")
 
 
+TEACHER = Stage(
+    "teacher",
+    run=teacher,
+    config=TeacherConfig,
+    check=check_training,
+    reads=beats_digest,
+    words=lambda config: [f"{config.kind} ({network_kind(config)})"],
+    score="best/accuracy",
+)
+
+
 if __name__ == "__main__":
-    run_stage(teacher, TeacherConfig, inputs=beats_digest)
+    TEACHER.main()

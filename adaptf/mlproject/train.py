@@ -6,6 +6,7 @@ from adaptf.data.clips import VALIDATION
 from adaptf.models.checkpoint import initialise_from
 from adaptf.models.classifier import build_classifier
 from adaptf.pipeline.artifacts import DATA_KIND, SCENES_KIND
+from adaptf.pipeline.checks import check_training
 from adaptf.pipeline.config import AugmentConfig, MelConfig, ModelConfig, OptimConfig, TrainerConfig, upstream, upstream_model
 from adaptf.pipeline.dataset import load_prepared
 from adaptf.pipeline.fitting import (
@@ -16,7 +17,8 @@ from adaptf.pipeline.fitting import (
     train_classifier,
 )
 from adaptf.pipeline.refit import as_refit, learnt_splits
-from adaptf.pipeline.stage import run_stage
+from adaptf.pipeline.run_names import told
+from adaptf.pipeline.stage import Stage
 from adaptf.pipeline.validation import TRAINED, predict_validation, with_validation_tables
 from adaptf.tracking.runs import NONE, Result, StageRun, is_process_zero
 
@@ -30,7 +32,8 @@ class TrainConfig:
     pretrain_run: str = upstream_model("pretrain", optional=True)
     """Run of `pretrain`, a checkpoint file, or `none` to start from scratch."""
     load_classifier: bool = False
-    """Takes the classifier from there too, which needs the same classes; else it starts afresh."""
+    """Takes the last layer of the pre-trained network too, which needs the same classes; false starts it
+    afresh."""
     refit: bool = False
     """Trains on the validation clips too, for exactly optim.max_epochs, and takes the last one: nothing is left to choose by,
     so the number of epochs should come from a run before."""
@@ -40,9 +43,11 @@ class TrainConfig:
     optim: OptimConfig = OptimConfig()
     trainer: TrainerConfig = TrainerConfig()
     seed: int = 0
-    """Of weights, order and augmentations."""
+    """Any whole number: starts the random numbers for new weights, the order of the clips and their
+    augmentations."""
     seeds: tuple[int, ...] = ()
-    """Several seeds, as in 0,1,2: a child run with each of them, and here their mean and interval."""
+    """Several seeds instead of one, as in 0,1,2: a child run with each of them, and here their mean and its
+    95 % interval."""
 
 
 def train(config: TrainConfig, run: StageRun) -> Result:
@@ -75,5 +80,15 @@ def train(config: TrainConfig, run: StageRun) -> Result:
     return with_validation_tables(fitted_result(run, fitted, note=origin), data, {TRAINED: predictions})
 
 
+TRAIN = Stage(
+    "train",
+    run=train,
+    config=TrainConfig,
+    check=check_training,
+    words=lambda config: told(config, "DIR", "lr"),
+    score="best/accuracy",
+)
+
+
 if __name__ == "__main__":
-    run_stage(train, TrainConfig)
+    TRAIN.main()

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from adaptf.audio.fbank import BANDS, SAMPLE_RATE, Fbank
+from adaptf.audio.logmel import CLIP_RATE
 from adaptf.audio.torchaudio_import import import_torchaudio
 
 OLD_PREDICTOR = ("finetuned_model", "predictor_dropout", "predictor_class")
@@ -27,7 +28,7 @@ LAYER_PARAMETER = re.compile(r"encoder\.encoder\.layers\.(\d+)\.")
 class BeatsFeatures(nn.Module):
     """Waveform (batch, samples) in [-1, 1] -> normalized filterbank energies (batch, 1, 128, frames), 98 a second."""
 
-    def __init__(self, *, sample_rate: int = 32000) -> None:
+    def __init__(self, *, sample_rate: int = CLIP_RATE) -> None:
         super().__init__()
         # With the default width of 6 the bands from 6.5 kHz on already miss what a better resampler keeps.
         self.resample = import_torchaudio().transforms.Resample(sample_rate, SAMPLE_RATE, lowpass_filter_width=16)
@@ -159,7 +160,7 @@ class BeatsClassifier(nn.Module):
 class BeatsTeacher(nn.Module):
     """Waveform (batch, samples) at 32 kHz in [-1, 1] -> logits (batch, classes): `features`, then `network`."""
 
-    def __init__(self, network: BeatsClassifier, *, sample_rate: int = 32000) -> None:
+    def __init__(self, network: BeatsClassifier, *, sample_rate: int = CLIP_RATE) -> None:
         super().__init__()
         self.features = BeatsFeatures(sample_rate=sample_rate)
         self.network = network

@@ -19,11 +19,12 @@ from adaptf.pipeline.artifacts import DEVICE, QUANTIZE_RUN
 from adaptf.pipeline.dataset import PreparedData
 from adaptf.pipeline.fitting import check_scenes
 from adaptf.pipeline.given_files import check_readable, is_path
+from adaptf.pipeline.lineage import VERSION_URI, version_by_alias
 from adaptf.pipeline.predictions import DeviceRouter, Model, load_models
+from adaptf.serving import logged_model
 from adaptf.serving.bundle import Bundle, RoutedModel, read_bundle
 from adaptf.tracking import registry, runs
 from adaptf.tracking.checkpoint_files import files_of, is_mapping
-from adaptf.tracking.lineage import VERSION_URI, version_by_alias
 from adaptf.tracking.runs import StageRun
 
 QUANTIZED_DEVICE = "INT8 accuracy/"
@@ -137,7 +138,7 @@ def of_version(one: Compared, run: StageRun, data: PreparedData) -> DeviceRouter
         runs.check_data(run_id, data.digest)
     folder = run.folder / name / version
     folder.mkdir(parents=True, exist_ok=True)
-    bundle = read_bundle(registry.download_bundle(name, version, folder))
+    bundle = read_bundle(logged_model.download_bundle(name, version, folder))
     check_scenes(one.label, bundle.scenes, data)
     format = data.waveforms.format
     if (bundle.sample_rate, bundle.clip_samples) != (format.sample_rate, format.clip_samples):

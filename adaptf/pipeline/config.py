@@ -1,18 +1,25 @@
 """Settings that several stages share. The dataclasses of this folder are the only place of defaults: our recipe."""
 
+from collections.abc import Iterator
 from dataclasses import Field, dataclass, field, fields, is_dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from adaptf.audio.logmel import BANDS, CLIP_RATE, HOP_SAMPLES, N_FFT, WINDOW_SAMPLES
 from adaptf.data.cache.shards import SampleType
 from adaptf.data.device_memory import OnDevice
 from adaptf.data.responses import ResponseLevel
 from adaptf.data.sets.tau import TrainSplit
 from adaptf.evaluation.scores import Score
+from adaptf.tracking.runs import LATEST, NONE
 from adaptf.training.averaging import Averaging
 
 SHARED_SECTIONS = ("mel", "model", "trainer", "seed")
 """Sections that a preset, `main` and `sweep` give once for all stages."""
+PRESET_SECTIONS = ("data", "audioset", "mel", "model", "trainer")
+"""Sections of a preset beside those of stages."""
+PRESET_VALUES = ("seed", "seeds", "teacher_kinds", "deploy", "repeat")
+"""What stands in a preset outside of all sections; the same as in `main`."""
 
 
 Files = Literal["none", "one", "per device"]
@@ -21,30 +28,30 @@ Files = Literal["none", "one", "per device"]
 
 def upstream(stage: str, **tags: str) -> str:
     """A field that names the run of another stage: a run id, or `latest` for the newest one that finished."""
-    return field(default="latest", metadata={"stage": stage, "tags": tags})
+    return field(default=LATEST, metadata={"stage": stage, "tags": tags})
 
 
 def upstream_optional(stage: str) -> str:
     """The same, or `none`."""
-    return field(default="latest", metadata={"stage": stage, "tags": {}, "optional": True})
+    return field(default=LATEST, metadata={"stage": stage, "tags": {}, "optional": True})
 
 
 def upstream_model(stage: str, *, files: Files = "one", optional: bool = False) -> str:
     """A field that names the run of another stage, or checkpoint files; `optional`: or `none`."""
-    return field(default="latest", metadata={"stage": stage, "tags": {}, "files": files, "optional": optional})
+    return field(default=LATEST, metadata={"stage": stage, "tags": {}, "files": files, "optional": optional})
 
 
 def upstream_each(stage: str, tag: str, *, optional: bool = False) -> str:
     """A field that names several runs of another stage: ids separated by commas, or `latest` for the newest of each `tag`;
     `optional`: or `none`."""
-    return field(default="latest", metadata={"stage": stage, "each": tag, "optional": optional})
+    return field(default=LATEST, metadata={"stage": stage, "each": tag, "optional": optional})
 
 
 def upstream_several(stage: str, *, files: Files = "none") -> str:
     """A field that names one run of another stage or several with other seeds: ids separated by commas, or that of a run over
     `seeds`, which stands for all of its runs; or checkpoint files, or `none`."""
     metadata = {"stage": stage, "tags": {}, "several": True, "files": files, "optional": True}
-    return field(default="latest", metadata=metadata)
+    return field(default=LATEST, metadata=metadata)
 
 
 def path_field(default: str, **metadata: Any) -> str:
@@ -57,16 +64,29 @@ def file_or_name(default: str) -> str:
     return field(default=default, metadata={"file or name": True})
 
 
-def content_folders(config: Any) -> list[Path]:
-    """Folders whose files decide a stage's result as its settings do."""
-    found = []
+def aside(default: Any, **metadata: Any) -> Any:
+    """A field that says where and how fast a stage works, which can't change its result: no part of its fingerprint."""
+    return field(default=default, metadata={"aside": True, **metadata})
+
+
+def leaves(config: Any, prefix: str = "") -> Iterator[tuple[str, Field[Any], Any]]:
+    """Dotted name, field and value of all settings of a configuration, also of those in its sections."""
     for one in fields(config):
         value = getattr(config, one.name)
         if is_dataclass(value):
-            found += content_folders(value)
-        elif "content" in one.metadata and Path(value).is_dir():
-            found.append(Path(value))
-    return found
+            yield from leaves(value, f"{prefix}{one.name}.")
+        else:
+            yield f"{prefix}{one.name}", one, value
+
+
+def settings(config: Any) -> dict[str, Any]:
+    """The values of a configuration and of its sections by their dotted names; a value may be a mapping."""
+    return {name: value for name, _, value in leaves(config)}
+
+
+def content_folders(config: Any) -> list[Path]:
+    """Folders whose files decide a stage's result as its settings do."""
+    return [Path(value) for _, one, value in leaves(config) if "content" in one.metadata and Path(value).is_dir()]
 
 
 def upstream_fields(config: Any) -> list[Field[Any]]:
@@ -78,43 +98,45 @@ def upstream_fields(config: Any) -> list[Field[Any]]:
 class DataConfig:
     """The clips."""
 
-    root: str = path_field("none")
+    root: str = path_field(NONE)
     """Folder of TAU Urban Acoustic Scenes 2022 Mobile, of AudioSet, or a CSV file with filename, scene, device."""
     train_split: TrainSplit = "25"
     """Percent of TAU's training clips, one of the official splits. The challenge allows 25 and less."""
     challenge: bool = True
-    """Refuses what the challenge forbids; false for work outside of it."""
+    """Refuses what DCASE 2025 Task 1 forbids, such as a larger train_split; false for work outside of it."""
     scenes: tuple[str, ...] = ()
     """Scene names in the order of the logits; an empty list means those of the data, sorted."""
     validation_share: float = 0.15
-    """Share of the training clips that is cut out, by location, for choosing checkpoints."""
+    """Share of the training clips, from 0 to 1, that is cut out, by location, for choosing checkpoints."""
     test_share: float = 0.2
-    """Share cut out, by location, for testing where the data has no test clips of its own."""
+    """Share of the training clips, from 0 to 1, that is cut out, by location, for testing where the data has
+    no test clips of its own."""
     split_seed: int = 0
-    """Another seed cuts at other locations."""
+    """Any whole number: another one cuts validation and test clips at other locations."""
     audioset_clip_seconds: float = 10.0
     """Length to which AudioSet clips are cut or padded in the cache, in seconds; training draws one second of it."""
-    cache: str = path_field("cache")
+    cache: str = aside("cache", path=True)
     """Folder of the waveform cache; `cache`, also where it is given, is one in the project's folder."""
     sample_type: SampleType = "float32"
-    """Of the waveform cache: float32 is exact; int16 takes half the space and changes log-mels a little (docs/data.md)."""
-    workers: int = 2
-    """Processes that decode."""
+    """How the waveform cache keeps a sample: float32 is exact; int16 takes half the space and changes
+    log-mels a little (docs/data.md)."""
+    workers: int = aside(2)
+    """Processes that decode the audio files while the cache is built."""
 
 
 @dataclass(frozen=True)
 class MelConfig:
-    """The log-mel input."""
+    """The log-mel input of the student."""
 
-    bands: int = 512
-    """Mel bands from 0 Hz to half the sample rate."""
-    sample_rate: int = 32000
-    """In Hz."""
-    n_fft: int = 4096
-    """Length of the Fourier transform in samples."""
-    window_samples: int = 3072
+    bands: int = BANDS
+    """Number of mel bands between 0 Hz and half the sample rate."""
+    sample_rate: int = CLIP_RATE
+    """Samples a second of the clips, in Hz. They are prepared at this rate alone: leave it as it is."""
+    n_fft: int = N_FFT
+    """Length of the Fourier transform in samples, no less than that of the window."""
+    window_samples: int = WINDOW_SAMPLES
     """Length of the Hann window in samples."""
-    hop_samples: int = 500
+    hop_samples: int = HOP_SAMPLES
     """Distance of two frames in samples; 500 gives 64 frames a second."""
 
 
@@ -135,30 +157,34 @@ class AugmentConfig:
     """Augmentations of training batches."""
 
     dir_p: float = 0.4
-    """Probability per clip of a device impulse response (DIR)."""
+    """Probability, from 0 to 1, that a clip is played through the impulse response of a microphone (DIR)."""
     dir_devices: tuple[str, ...] = ("a",)
     """Devices whose clips get impulse responses; an empty list means all, as the default does for data without such training
     clips."""
     dir_p_of: dict[str, float] = field(default_factory=dict)
     """Probabilities that take the place of dir_p for clips of single devices, as in {b: 0.1, "s1,s2,s3": 0.2}, whether they
     are in dir_devices or not."""
-    dir_folder: str = path_field("none", content=True)
-    """Folder of impulse responses such as MicIRP; `none` takes simulated microphones."""
+    dir_folder: str = path_field(NONE, content=True)
+    """Folder of WAV files with impulse responses, such as those of MicIRP; `none` takes simulated
+    microphones."""
     dir_level: ResponseLevel = "unit_energy"
-    """Of the folder's responses. unit_energy: each is scaled to an energy of 1, as simulated microphones are. as_recorded: each
-    has its file's gain; those of MicIRP differ by up to 21 dB."""
+    """How loud the responses in dir_folder are. unit_energy: each is scaled to an energy of 1, as simulated
+    microphones are. as_recorded: each has its file's gain; those of MicIRP differ by up to 21 dB."""
     mixstyle_p: float = 0.8
-    """Probability per batch of Freq-MixStyle."""
+    """Probability, from 0 to 1, that a batch goes through Freq-MixStyle: each clip takes over part of
+    another's mean and deviation per band, so that the student relies less on a device's colour."""
     mixstyle_alpha: float = 0.4
-    """Freq-MixStyle's share is drawn from Beta(alpha, alpha)."""
+    """How evenly Freq-MixStyle mixes: the share of a clip's own statistics is drawn from Beta(alpha, alpha);
+    above 0, and the larger, the nearer to halves."""
     mixup_alpha: float = 0.3
-    """Mixup's share is drawn from Beta(alpha, alpha); 0 is off."""
+    """How evenly mixup blends two clips and their labels: the share of the first is drawn from Beta(alpha,
+    alpha); the larger, the nearer to halves; 0 is off."""
     spec_mask_share: float = 0.0
-    """SpecAugment's masks take up to this share of the bands and of the frames; 0 is off. Against overfitting of large networks
-    (Park et al., 2019)."""
+    """SpecAugment's masks blank up to this share, from 0 to 1, of the bands and of the frames; 0 is off.
+    Against overfitting of large networks (Park et al., 2019)."""
     time_roll_seconds: float = 0.0
-    """Clips are rolled by up to so much in either direction; 0 is off. More starts of a clip from the same recordings
-    (Schmid et al., 2023)."""
+    """Clips are rolled around by up to so many seconds in either direction; 0 is off. More starts of a clip
+    from the same recordings (Schmid et al., 2023)."""
 
 
 @dataclass(frozen=True)
@@ -166,12 +192,12 @@ class AverageConfig:
     """Averaging of weights over the last epochs: flatter minima generalise better, at no cost in serving."""
 
     kind: Averaging = "none"
-    """swa: equal average over the last epochs (Izmailov et al., 2018). ema: exponential moving average over all steps
-    (Tarvainen and Valpola, 2017)."""
+    """none: the weights as they are. swa: equal average over the last epochs (Izmailov et al., 2018). ema:
+    exponential moving average over all steps (Tarvainen and Valpola, 2017)."""
     share: float = 0.25
-    """Share of the epochs, at the end, that swa averages."""
+    """Share of the epochs, from 0 to 1 and counted from the end, that swa averages."""
     ema_decay: float = 0.999
-    """What ema keeps of its average at each step."""
+    """Share of its average, from 0 to 1, that ema keeps at each step; the rest comes from the new weights."""
 
 
 @dataclass(frozen=True)
@@ -179,15 +205,16 @@ class OptimConfig:
     """Adam with cosine warm restarts."""
 
     lr: float = 0.004
-    """Learning rate at the start of each cosine."""
+    """Learning rate at the start of each cosine. From there it falls to nearly 0 within a cycle of epochs."""
     batch_size: int = 256
-    """Clips per step (and process)."""
+    """Clips per step of the optimizer, in each process."""
     max_epochs: int = 150
-    """Epochs. With the restarts below cycles end after 10, 30, 70, 150 and 310 epochs."""
+    """Epochs that the training takes, best where a cycle ends: with the restarts below after 10, 30, 70, 150
+    or 310."""
     restart_epochs: int = 10
-    """Epochs until the first restart; 0 keeps the rate as it is."""
+    """Epochs of the first cycle, after which the rate jumps back to lr; 0 keeps the rate as it is."""
     restart_factor: int = 2
-    """Each cycle is so many times as long as the one before."""
+    """Each cycle is so many times as long as the one before; a whole number from 1."""
     average: AverageConfig = AverageConfig()
 
 
@@ -196,22 +223,24 @@ class BeatsOptimConfig:
     """AdamW for fine-tuning BEATs: the rate rises exponentially for some epochs and then falls linearly."""
 
     lr: float = 1e-5
-    """Highest learning rate."""
+    """Highest learning rate, reached when warm-up ends."""
     weight_decay: float = 0.01
-    """Of AdamW."""
+    """AdamW takes this share, times the learning rate, off every weight at each step: against overfitting; 0
+    is off."""
     betas: tuple[float, float] = (0.9, 0.98)
-    """Of AdamW."""
+    """Two shares below 1 that AdamW keeps at each step: of the mean of gradients, and of that of their
+    squares."""
     batch_size: int = 128
-    """Clips per step (and process)."""
+    """Clips per step of the optimizer, in each process."""
     max_epochs: int = 30
-    """Epochs."""
+    """Epochs that the training takes."""
     warmup_epochs: int = 4
-    """Epochs until the highest rate."""
+    """Epochs in which the rate rises to its highest."""
     final_share: float = 0.005
-    """The share of the highest rate towards which it falls."""
+    """Share of the highest rate, from 0 to 1, to which it has fallen at the end."""
     layer_decay: float = 1.0
-    """Each layer learns at so many times the rate of the one above it; 1 is off. Keeps what lower layers know (Howard and
-    Ruder, 2018)."""
+    """Each layer learns at so many times the rate of the one above it, from 0 to 1; 1 is off. Keeps what
+    lower layers know (Howard and Ruder, 2018)."""
     average: AverageConfig = AverageConfig()
 
 
@@ -219,34 +248,36 @@ class BeatsOptimConfig:
 class TrainerConfig:
     """What Lightning trains on, and what it shows."""
 
-    accelerator: str = "auto"
-    """cpu, gpu, mps, ... or auto."""
+    accelerator: str = aside("auto")
+    """Kind of processor that trains: cpu, gpu, mps, ... of Lightning, or auto, the fastest there is."""
     devices: str = "1"
-    """Number of devices (processes), or auto for all of them."""
+    """How many processors of that kind train together, a process on each, or auto for all of them."""
     strategy: str = "auto"
-    """auto, ddp, ..."""
+    """How several processes work together: ddp or another strategy of Lightning; auto chooses one."""
     num_nodes: int = 1
-    """Machines."""
+    """How many machines train together, with as many processes on each."""
     precision: Literal["32-true", "16-mixed", "bf16-mixed", "64-true"] = "32-true"
-    """Arithmetic of the network; features are always 32 bit."""
+    """Bits of the network's arithmetic, as Lightning names them: 16-mixed and bf16-mixed take less time and
+    memory on a GPU. Log-mels are always computed in 32 bits."""
     accumulate_batches: int = 1
-    """Batches whose gradients are added up before each step, where a GPU holds no larger batch."""
-    workers: int = 2
+    """Batches whose gradients are added up before each step: acts as so many times the batch_size, where a
+    GPU holds no larger batch."""
+    workers: int = aside(2)
     """Processes that read batches ahead; 0 reads in the training process."""
-    pin_memory: bool = False
+    pin_memory: bool = aside(False)
     """Page-locked batches, for copies to a GPU that overlap with work."""
-    keep_on_device: OnDevice = "auto"
+    keep_on_device: OnDevice = aside("auto")
     """Training clips in the memory of the training device; auto: on a GPU where they take at most half of what is free."""
-    log_mel_gb: float = 1.0
+    log_mel_gb: float = aside(1.0)
     """Gigabytes of memory, in each process, for log-mels that are computed once instead of in every epoch: of validation clips,
     and of training clips where no augmentation changes their waveforms. 0: none. A clip takes 131 kB: TAU's validation clips
     0.7 GB, its training clips 3.9 GB."""
     score: Score = "mean_over_devices"
     """The accuracy on validation clips that chooses checkpoints, sweeps' settings and how long `unknown` trains: the mean over
     devices of their macro averages, or `plain`, that of all clips together, of which three in four of TAU's are of device a."""
-    progress_bar: bool = True
-    """A bar within the epoch beside the line per epoch."""
-    tensorboard: bool = False
+    progress_bar: bool = aside(True)
+    """Shows how far an epoch has come; a line per epoch is printed either way."""
+    tensorboard: bool = aside(False)
     """Writes TensorBoard events too, as an artifact of the run."""
     validate_every_epochs: int = 1
-    """Epochs from one validation to the next."""
+    """Epochs from one validation to the next, 1 or more; only validated epochs can be chosen as the best."""

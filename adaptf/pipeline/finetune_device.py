@@ -16,6 +16,7 @@ from adaptf.pipeline.config import AugmentConfig, OptimConfig, TrainerConfig, up
 from adaptf.pipeline.dataset import PreparedData, load_prepared
 from adaptf.pipeline.fitting import files_of_training, student_of, train_classifier
 from adaptf.pipeline.refit import as_refit, check_choice, learnt_splits, refits_of
+from adaptf.pipeline.stage import Stage
 from adaptf.pipeline.taught import (
     LossConfig,
     logits_of_teachers,
@@ -63,12 +64,11 @@ class FinetuneDeviceConfig:
     optim: OptimConfig = OptimConfig(lr=0.0008, max_epochs=10)
     trainer: TrainerConfig = TrainerConfig()
     seed: int = 0
-    """Of order and augmentations."""
+    """Any whole number: starts the random numbers for the order of the clips and their augmentations."""
 
 
 def finetune_device(config: FinetuneDeviceConfig, run: StageRun) -> Result:
     """The model that `keep` asks for; it, the start and the fine-tuned model are judged on the device's validation clips."""
-    check_keep(config)
     if config.keep == "best":
         check_choice("distill_run", config.distill_run)
     data = load_prepared(run, config.prepare_run, kind=SCENES_KIND)
@@ -187,3 +187,6 @@ def validation_clips(data: PreparedData, device: str | None, min_clips: int) -> 
         return own, f"{len(own)} validation clips of {device or 'all devices'}"
     every = data.clips(VALIDATION)
     return every, f"{len(every)} validation clips of all devices (only {len(own)} are of {device})"
+
+
+FINETUNE_DEVICE = Stage("finetune_device", run=finetune_device, config=FinetuneDeviceConfig, check=check_keep, score=KEPT)

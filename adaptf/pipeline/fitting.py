@@ -1,8 +1,7 @@
 """What the training stages share: augmentations from settings, Lightning from settings, the checkpoint to start from."""
 
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -21,7 +20,7 @@ from adaptf.data.hashes import FileState, state_of
 from adaptf.data.log_mels import LogMelTables
 from adaptf.data.responses import ResponseLevel, load_responses
 from adaptf.data.shared_objects import SharedObjects
-from adaptf.errors import UserError
+from adaptf.errors import UserError, in_section
 from adaptf.evaluation.scores import Score, absent_scenes, say_absent
 from adaptf.models.checkpoint import load_classifier
 from adaptf.models.classifier import TFSEPNET, Classifier, ModelDescription
@@ -294,15 +293,6 @@ def train_classifier(
             "accumulate_grad_batches": trainer.accumulate_batches,
         },
     )
-
-
-@contextmanager
-def in_section(section: str) -> Iterator[None]:
-    """A value out of range becomes an error that says which section of the settings it stands in."""
-    try:
-        yield
-    except ValueError as error:
-        raise UserError(f"{section}: {error}") from error
 
 
 def optimizer_of(optim: OptimConfig | BeatsOptimConfig) -> ConfigureOptimizer:

@@ -7,7 +7,7 @@ import numpy as np
 from adaptf.data.shared_objects import SharedObjects
 from adaptf.errors import UserError
 from adaptf.pipeline.artifacts import START
-from adaptf.pipeline.finetune_device import FinetuneDeviceConfig, finetune_device
+from adaptf.pipeline.finetune_device import FINETUNE_DEVICE, FinetuneDeviceConfig
 from adaptf.pipeline.stage import execute
 from adaptf.tracking import runs
 
@@ -41,5 +41,5 @@ def scores_without(settings: FinetuneDeviceConfig, device: str, shared: SharedOb
     """Accuracy on a device's validation clips before and after each epoch of a training without it."""
     every_epoch = replace(settings, keep="best", patience_epochs=0)
     without = replace(every_epoch, left_out=device, min_validation_clips=1)
-    run_id = execute(finetune_device, without, reuse=True, shared=shared)
+    run_id = execute(FINETUNE_DEVICE, without, name=f"finetune without {device}", reuse=True, shared=shared)
     return [runs.scores(run_id)[START], *runs.metric_per_epoch(run_id, "val/accuracy")]

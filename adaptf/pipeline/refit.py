@@ -5,8 +5,8 @@ from dataclasses import replace
 
 from adaptf.data.clips import TRAIN, VALIDATION
 from adaptf.errors import UserError
+from adaptf.pipeline.lineage import refits_behind
 from adaptf.tracking.checkpoint_files import files_of
-from adaptf.tracking.lineage import refits_behind
 from adaptf.tracking.runs import REFIT, Result
 
 

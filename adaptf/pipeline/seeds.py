@@ -71,17 +71,18 @@ class Study:
     """What the parent makes of its children: from its configuration, run ids by seed, and its run."""
 
 
-def over_seeds(execute: Callable[..., str], study: Study, *, name: str) -> Callable[[Any, StageRun], Result]:
-    """The stage that runs another one, which `execute` does, with every seed."""
+def over_seeds(stage: Any, execute: Callable[..., str]) -> Any:
+    """The stage that runs another one with every seed: `execute` does so for a configuration and a run's name."""
 
     def parent(config: Any, run: StageRun) -> Result:
         if len(set(config.seeds)) != len(config.seeds):
             raise UserError(f"seeds are {', '.join(map(str, config.seeds))}: each should stand there once")
-        children = {seed: execute(study.config_of(config, seed), name=f"{name} seed {seed}") for seed in config.seeds}
+        children = {
+            seed: execute(stage.study.config_of(config, seed), name=f"{stage.name} seed {seed}") for seed in config.seeds
+        }
         if not runs.is_process_zero():
             return Result()
-        result = study.result(config, children, run)
+        result = stage.study.result(config, children, run)
         return replace(result, tags={**result.tags, **{f"{runs.SEED}{seed}": run_id for seed, run_id in children.items()}})
 
-    parent.__name__ = name + SEEDS_SUFFIX
-    return parent
+    return replace(stage, name=stage.name + SEEDS_SUFFIX, run=parent)

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from adaptf.audio.logmel import CLIP_RATE
 from adaptf.data.cache.shards import CacheFormat
 from adaptf.data.clips import TRAIN, VALIDATION, check_parts, gaps
 from adaptf.data.sets.audioset import is_audioset, read_audioset
@@ -16,7 +17,6 @@ from adaptf.errors import UserError
 from adaptf.pipeline.artifacts import AUDIOSET_KIND, SCENES_KIND
 from adaptf.pipeline.config import DataConfig
 
-SAMPLE_RATE = 32000
 SCENE_CLIP_SECONDS = 1.0
 
 
@@ -99,4 +99,4 @@ def _audioset(root: Path, config: DataConfig) -> Source:
 
 def cache_format(clip_seconds: float, config: DataConfig) -> CacheFormat:
     """Of clips of this length."""
-    return CacheFormat(SAMPLE_RATE, round(clip_seconds * SAMPLE_RATE), config.sample_type)
+    return CacheFormat(CLIP_RATE, round(clip_seconds * CLIP_RATE), config.sample_type)

@@ -12,11 +12,12 @@ from torch import Tensor
 from adaptf.data.batch import ClipBatch
 from adaptf.data.clip_set import ClipSet, with_teacher_logits
 from adaptf.data.teacher_logits import TeacherLogits, read_teacher_logits
+from adaptf.errors import in_section
 from adaptf.evaluation.scores import Score
 from adaptf.models.checkpoint import load_classifier
 from adaptf.pipeline.artifacts import LOGITS, TEACHER_KIND, TEACHER_MODEL
 from adaptf.pipeline.dataset import PreparedData
-from adaptf.pipeline.fitting import SCENES, Objective, checkpoint_of, in_section, scene_measures
+from adaptf.pipeline.fitting import SCENES, Objective, checkpoint_of, scene_measures
 from adaptf.tracking import runs
 from adaptf.tracking.runs import NONE, StageRun
 from adaptf.training.augmentation import Augmentation, MixedTeachers
@@ -30,21 +31,26 @@ Hearing = Literal["clean", "augmented"]
 
 @dataclass(frozen=True)
 class LossConfig:
-    """The distillation loss: weight * cross-entropy + (1 - weight) * T^2 * KL."""
+    """The distillation loss: weight * cross-entropy + (1 - weight) * T^2 * KL(teachers, student), with T =
+    temperature."""
 
     temperature: float = 2.0
-    """T, which softens student's and teachers' logits alike."""
+    """T, above 0, by which the logits of student and teachers are divided: the higher, the more the less
+    likely scenes count."""
     weight: float = 0.02
-    """Share of the labels' cross-entropy."""
+    """Share of the labels' cross-entropy in the loss, from 0 (teachers alone) to 1 (labels alone)."""
     reduction: KlReduction = "elements"
-    """elements: KL averaged over clips and classes, as published. clips: averaged over clips, ten times larger."""
+    """elements: KL is averaged over clips and classes, as published. clips: over clips alone, which makes it
+    as many times larger as there are classes."""
     mixed_teachers: MixedTeachers = "logits"
-    """With mixup: `logits` mixes the teachers' logits (the report), `terms` mixes two KL terms (the public trainer)."""
+    """What is mixed where mixup blends two clips. logits: the teachers' logits of both (the report). terms:
+    the KL terms against each (the public trainer)."""
     teacher_weights: tuple[float, ...] = ()
-    """Weights of the teachers in their mean, in the order of teacher_runs; empty: alike. Lets a better one count more."""
+    """Weights of the teachers in the mean of their logits, as in 2,1,1, in the order of teacher_runs, so that
+    a better one counts more; an empty list: all alike."""
     teacher_temperatures: tuple[float, ...] = ()
-    """A temperature per teacher instead of T; an empty list: T for all. Puts overconfident and timid teachers on one scale
-    (Guo et al., 2017)."""
+    """A temperature per teacher instead of T, in the order of teacher_runs; an empty list: T for all. Puts
+    overconfident and timid teachers on one scale (Guo et al., 2017)."""
     teachers_hear: Hearing = "clean"
     """clean: cached logits of the clip as it is (the report). augmented: the teachers run in every step, on the clip after its
     impulse response; a teacher that hears what the student hears contradicts it less, at many times the cost (Beyer et al.,

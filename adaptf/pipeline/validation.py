@@ -32,6 +32,8 @@ from adaptf.tracking.runs import Result, StageRun
 TRAINED, DISTILLED, FINETUNED, QUANTIZED = "trained", "distilled", "per device", "per device INT8"
 """What the tables call the settings."""
 SYNTHESISED = "Synthesised sounds: these figures say nothing about real scenes."
+ENOUGH_CLIPS = 100
+"""Of a device: with fewer validation clips it is judged on those of all devices."""
 FOLDER = "validation"
 """Artifact folder: a table of predictions per setting."""
 

@@ -12,17 +12,16 @@ import pandas as pd
 
 from adaptf.data.clips import UNKNOWN
 from adaptf.errors import UserError
-from adaptf.evaluation.bootstrap import Difference, paired_bootstrap
+from adaptf.evaluation.bootstrap import SIGNIFICANT, Difference, paired_bootstrap
 from adaptf.evaluation.changes import holm
 from adaptf.evaluation.scores import TEXT_COLUMNS, places_of, read_prediction_table
-from adaptf.mlproject.quantize import SIGNIFICANT, QuantizeConfig
 from adaptf.pipeline.artifacts import DEVICE, INT8_PREDICTIONS, QUANTIZE_RUN
 from adaptf.pipeline.refit import refits_of
+from adaptf.pipeline.validation import ENOUGH_CLIPS
 from adaptf.tracking.registry import tags_of
 from adaptf.tracking.runs import StageRun, UpstreamError
 
 MIN_COMMON_CLIPS = 20
-MIN_OWN_CLIPS = QuantizeConfig().min_validation_clips
 MIN_OWN_PLACES = 10
 """Of a device: fewer clips or places are no measure of its model."""
 
@@ -123,7 +122,7 @@ def clips_that_decide(common: pd.DataFrame, device: str, scenes: Sequence[str]) 
     """Of the clips that both were judged on those of the device where they are enough, else those of all devices."""
     own = common[common["device"] == device]
     usable = of_several_places(own)
-    if len(usable) >= MIN_OWN_CLIPS and places_of(usable).nunique() >= MIN_OWN_PLACES:
+    if len(usable) >= ENOUGH_CLIPS and places_of(usable).nunique() >= MIN_OWN_PLACES:
         shown, of = own, f"of {device}"
     elif device != UNKNOWN and len(own) == len(common) and len(usable):
         raise UserError(

@@ -16,6 +16,7 @@ from adaptf.data.hashes import sha256_of
 from adaptf.errors import UserError
 from adaptf.promotion.comparison import Comparison, compare_versions, corrected
 from adaptf.promotion.self_test import routing_problems
+from adaptf.serving import logged_model
 from adaptf.serving.bundle import MANIFEST, Bundle
 from adaptf.serving.log_lines import LOGGER
 from adaptf.tracking import production, registry
@@ -206,7 +207,7 @@ def bundle_of(name: str, version: str, run: StageRun) -> Path:
     """The folder of a version's bundle, downloaded once. Raises UserError where there is none."""
     folder = run.folder / f"{name}-{version}"
     there = next(folder.rglob(MANIFEST), None)
-    return there.parent if there else registry.download_bundle(name, version, folder)
+    return there.parent if there else logged_model.download_bundle(name, version, folder)
 
 
 def manifest_of(name: str, version: str, run: StageRun) -> dict[str, Any]:

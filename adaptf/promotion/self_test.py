@@ -3,7 +3,6 @@
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from types import SimpleNamespace
 
 import pandas as pd
 from mlflow.exceptions import MlflowException
@@ -11,7 +10,8 @@ from mlflow.exceptions import MlflowException
 from adaptf.compression.runtime import PT2, load_form
 from adaptf.data.clips import UNKNOWN
 from adaptf.errors import UserError
-from adaptf.serving.bundle import BUNDLE, MANIFEST, BundleError
+from adaptf.serving.bundle import MANIFEST, BundleError
+from adaptf.serving.local import local_router
 from adaptf.serving.requests import AUDIO, DEVICE
 from adaptf.serving.signature import example_request
 
@@ -24,11 +24,8 @@ def routing_problems(folder: Path) -> list[str]:
     Every device of the bundle is asked for, also with blanks around its name, and null, empty, upper-case and unseen names,
     which are for `unknown`.
     """
-    from adaptf.serving import router  # Here, because importing the file offers it to MLflow as the model to log.
-
-    model = router.DeviceRouter()
     try:
-        model.load_context(SimpleNamespace(artifacts={BUNDLE: str(folder)}, model_config=None))
+        model = local_router(folder)
         # From the manifest itself, lest a mistake in reading it goes unseen.
         manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))["models"]
         for entry in manifest.values():

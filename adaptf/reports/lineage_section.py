@@ -3,10 +3,10 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from adaptf.pipeline.lineage import FILE, Node, file_node, flat, node_of
 from adaptf.pipeline.taught import teacher_name
 from adaptf.reports.page import Cell, Row, Section, Table
 from adaptf.tracking.checkpoint_files import labels_of
-from adaptf.tracking.lineage import FILE, Node, file_node, flat, node_of
 
 _EXPLAINED = "Every run that these figures came from, each once: first a setting's, then those that it took from."
 _CAPTION = "Id: of the MLflow run. Code: Git commit, where the run began in a checkout. Data: begin of the digest of its data."

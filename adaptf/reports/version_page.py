@@ -10,8 +10,8 @@ from adaptf.compression.complexity import MAX_BYTES, MAX_MACS
 from adaptf.data.clips import UNKNOWN
 from adaptf.evaluation.scores import accuracy_per_scene
 from adaptf.evaluation.tables import MEAN, as_markdown
+from adaptf.pipeline.lineage import FILE, Node
 from adaptf.pipeline.refit import what_clips_judge
-from adaptf.tracking.lineage import FILE, Node
 
 NOT_SCORED = "It was not scored on test clips: no finished run of `evaluate` did so before it was registered."
 _COSTS = {

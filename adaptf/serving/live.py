@@ -11,6 +11,7 @@ from pathlib import Path
 
 from adaptf.data.clips import UNKNOWN
 from adaptf.errors import UserError
+from adaptf.serving import logged_model
 from adaptf.serving.bundle import Bundle, BundleError, RoutedModel, read_bundle
 from adaptf.serving.log_lines import log
 from adaptf.tracking import production, registry
@@ -48,7 +49,7 @@ class Follower:
         *,
         check_seconds: float,
         in_production: Callable[[], dict[str, str]] = production.in_production,
-        download: Download = registry.download_bundle,
+        download: Download = logged_model.download_bundle,
     ) -> None:
         self.bundle = bundle
         self.check_seconds, self.in_production, self.download = check_seconds, in_production, download

@@ -12,13 +12,13 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution, Floa
 
 from adaptf.data import clips
 from adaptf.data.errors import raise_problems
-from adaptf.errors import UserError
+from adaptf.errors import UserError, in_section
 from adaptf.mlproject.distill import DistillConfig
 from adaptf.mlproject.finetune import FinetuneConfig, of_device
 from adaptf.pipeline.artifacts import CLIPS
 from adaptf.pipeline.config import MelConfig
 from adaptf.pipeline.finetune_device import check_keep
-from adaptf.pipeline.fitting import build_augmentations, check_folder, dir_p_by_device, in_section, optimizer_of
+from adaptf.pipeline.fitting import build_augmentations, check_folder, dir_p_by_device, optimizer_of
 from adaptf.pipeline.refit import check_choice
 from adaptf.pipeline.schedule import averaging_of
 from adaptf.pipeline.taught import objective_of, teacher_ids

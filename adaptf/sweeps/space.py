@@ -13,8 +13,7 @@ from optuna.trial import Trial
 from adaptf.data.errors import raise_problems
 from adaptf.errors import UserError
 from adaptf.paths import user_file_or_name
-from adaptf.pipeline.command_line import settings
-from adaptf.pipeline.config import upstream_fields
+from adaptf.pipeline.config import settings, upstream_fields
 from adaptf.pipeline.run_names import SETTINGS
 from adaptf.training.device_probability import devices_in
 

@@ -22,8 +22,7 @@ from sqlalchemy import create_engine, make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError, OperationalError, SQLAlchemyError
 
 from adaptf.errors import UserError
-from adaptf.pipeline.command_line import settings
-from adaptf.pipeline.config import file_or_name, upstream_fields
+from adaptf.pipeline.config import file_or_name, settings, upstream_fields
 from adaptf.pipeline.stage import plain, resolve_upstream
 from adaptf.sweeps.space import NOT_SEARCHED, Space
 from adaptf.tracking.runs import LATEST, work_root

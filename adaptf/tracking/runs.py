@@ -6,7 +6,6 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
-from functools import cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -37,6 +36,8 @@ TRIAL = "adaptf.trial"
 """Tag: the number of the trial of a sweep whose run it is; `latest` never means such a run."""
 REFIT = "adaptf.refit"
 """Tag: the run learnt from the validation clips too, on which nothing that comes of it can be judged."""
+SCORE = "adaptf.score"
+"""Tag: the metric, or the begin of those, that tells how good the run's model is."""
 DATA_DIGEST = "adaptf.digest"
 """Tag: digest of the data set that a run made or worked on."""
 LATEST, NONE = "latest", "none"
@@ -319,14 +320,6 @@ def work_folder(stage: str, fingerprint: str) -> Iterator[Path]:
 def digest(*parts: str) -> str:
     """A short name of some text."""
     return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:32]
-
-
-@cache
-def package_digest() -> str:
-    """Digest of this package's source, as this process found it: another version of the code is another result."""
-    package = Path(__file__).parent.parent
-    sources = sorted([*package.rglob("*.py"), *package.rglob("*.html")])
-    return digest(*(f"{path.relative_to(package)}\0{path.read_text()}" for path in sources))
 
 
 def upstream_of(run_id: str, stage: str, field: str) -> str:

@@ -14,8 +14,8 @@ import torch
 from fixtures.noise_data import write_tau
 from fixtures.serving import end_group, free_port, outside_environment, wait_until_healthy
 
-from adaptf.mlproject.compare import CompareConfig, compare
-from adaptf.mlproject.main import MainConfig, check, main
+from adaptf.mlproject.compare import COMPARE, CompareConfig
+from adaptf.mlproject.main import MAIN, MainConfig
 from adaptf.pipeline.artifacts import DONE
 from adaptf.pipeline.command_line import parse
 from adaptf.pipeline.stage import execute
@@ -87,9 +87,9 @@ def fill(folder: Path) -> None:
         "data.workers": 1,
     }
     config = parse(MainConfig, stage="main", arguments=[f"--{name}={value}" for name, value in given.items()])
-    done = mlflow.get_run(execute(main, config, inputs=check)).data.tags
+    done = mlflow.get_run(execute(MAIN, config)).data.tags
     compared = ",".join(done[f"{DONE}{stage}"] for stage in ("train", "distill"))
-    execute(compare, CompareConfig(compared, prepare_run=done[f"{DONE}prepare_scenes"], draws=100, accelerator="cpu"))
+    execute(COMPARE, CompareConfig(compared, prepare_run=done[f"{DONE}prepare_scenes"], draws=100, accelerator="cpu"))
 
 
 @pytest.fixture(scope="module")

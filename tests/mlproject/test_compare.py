@@ -12,11 +12,12 @@ import torch
 from adaptf.compression.int8 import save_int8
 from adaptf.compression.quantize import quantize_int8
 from adaptf.errors import UserError
-from adaptf.mlproject.compare import CompareConfig, compare
-from adaptf.mlproject.train import TrainConfig, train
+from adaptf.mlproject.compare import COMPARE, CompareConfig
+from adaptf.mlproject.train import TRAIN, TrainConfig
 from adaptf.models.tfsepnet import TfSepNet
 from adaptf.pipeline.command_line import parse
 from adaptf.pipeline.stage import execute
+from adaptf.serving import logged_model
 from adaptf.serving.bundle import write_bundle
 from adaptf.tracking import registry, runs
 
@@ -34,13 +35,13 @@ class Runs:
 
 @pytest.fixture(scope="module")
 def trained(train_config: TrainConfig) -> Runs:
-    parent = execute(train, replace(train_config, optim=replace(train_config.optim, max_epochs=1), seeds=(0, 1)))
+    parent = execute(TRAIN, replace(train_config, optim=replace(train_config.optim, max_epochs=1), seeds=(0, 1)))
     return Runs(parent, *runs.seed_runs(mlflow.get_run(parent)).values())
 
 
 @pytest.fixture(scope="module")
 def compared(trained: Runs, train_config: TrainConfig) -> str:
-    return execute(compare, config_of(train_config, trained.first, trained.second))
+    return execute(COMPARE, config_of(train_config, trained.first, trained.second))
 
 
 @pytest.fixture(scope="module")
@@ -57,7 +58,7 @@ def make_version(trained: Runs, folder: Path) -> Callable[..., str]:
             bundle = folder / f"bundle {name}"
             values = {"scenes": scenes, "mel": {"bands": 64}, "sample_rate": 32000, "clip_samples": samples}
             write_bundle(bundle, {"unknown": (file, f"{name}/1")}, max_seconds=60, **values)
-            uri = registry.log_router(bundle, name, run_id=quantize_run)
+            uri = logged_model.log_router(bundle, name, run_id=quantize_run)
             return f"models:/{name}/{registry.register(uri, name, tags=tags, description='')}"
         client = mlflow.MlflowClient()
         client.create_registered_model(name)
@@ -125,7 +126,7 @@ def test_page_note_and_text_tell_the_same(compared: str) -> None:
 
 
 def test_validation_clips_are_said_to_flatter(train_config: TrainConfig, trained: Runs) -> None:
-    run_id = execute(compare, config_of(train_config, trained.first, trained.second, split="validation"))
+    run_id = execute(COMPARE, config_of(train_config, trained.first, trained.second, split="validation"))
     assert "Checkpoints were chosen by these clips" in artifact(run_id, "tables.txt").read_text()
     assert "validation/accuracy/2" in mlflow.get_run(run_id).data.metrics
 
@@ -134,7 +135,7 @@ def test_three_models_are_held_against_the_first(train_config: TrainConfig, trai
     file = mlflow.artifacts.download_artifacts(
         run_id=trained.first, artifact_path="checkpoints/best.ckpt", dst_path=str(folder)
     )
-    run_id = execute(compare, config_of(train_config, file, trained.first, trained.second))
+    run_id = execute(COMPARE, config_of(train_config, file, trained.first, trained.second))
     assert len(table_of(run_id, "differences")) == 3
     metrics = mlflow.get_run(run_id).data.metrics
     assert metrics["changed/2"] == 0 and metrics["difference/2"] == 0, "the file is the first run's checkpoint"
@@ -142,8 +143,8 @@ def test_three_models_are_held_against_the_first(train_config: TrainConfig, trai
 
 
 def test_a_run_over_seeds_stands_for_all_of_its_runs(train_config: TrainConfig, trained: Runs) -> None:
-    other = execute(train, replace(train_config, seeds=(2, 3)))
-    run_id = execute(compare, config_of(train_config, trained.over_seeds, other))
+    other = execute(TRAIN, replace(train_config, seeds=(2, 3)))
+    run_id = execute(COMPARE, config_of(train_config, trained.over_seeds, other))
     assert list(table_of(run_id, "accuracies")["runs"]) == [2, 2]
     changes = table_of(run_id, "changed clips")
     assert "pair" in changes.columns or changes.empty
@@ -151,7 +152,7 @@ def test_a_run_over_seeds_stands_for_all_of_its_runs(train_config: TrainConfig, 
 
 
 def test_a_version_is_compared_on_the_clips_of_its_device(train_config: TrainConfig, trained: Runs, version: str) -> None:
-    run_id = execute(compare, config_of(train_config, version, trained.second))
+    run_id = execute(COMPARE, config_of(train_config, version, trained.second))
     assert list(table_of(run_id, "devices").index) == ["a"] and table_of(run_id, "accuracies").index[0] == "adaptf-a/1"
     assert mlflow.get_run(run_id).data.tags["adaptf.upstream.runs"] == f"{trained.first},{trained.second}"
 
@@ -162,7 +163,7 @@ def test_a_model_for_unknown_devices_is_compared_where_no_device_has_its_own(
     with mlflow.start_run() as quantized:
         mlflow.log_metrics({f"INT8 accuracy/{device}": 0.5 for device in ("a", "b", "unknown")})
     run_id = execute(
-        compare,
+        COMPARE,
         config_of(train_config, make_version("adaptf-unknown", "unknown", quantized.info.run_id, SCENES), trained.first),
     )
     assert list(table_of(run_id, "devices").index) == ["c"]
@@ -173,7 +174,7 @@ def test_models_of_different_devices_are_refused(
 ) -> None:
     other = make_version("adaptf-b", "b", trained.first)
     with pytest.raises(UserError, match=r"models of different devices .* adaptf-a/1 of a, adaptf-b/1 of b"):
-        execute(compare, config_of(train_config, version, other))
+        execute(COMPARE, config_of(train_config, version, other))
 
 
 def test_a_version_that_tells_other_scenes_apart_is_refused(
@@ -181,13 +182,13 @@ def test_a_version_that_tells_other_scenes_apart_is_refused(
 ) -> None:
     other = make_version("adaptf-other", "a", trained.first, ("park", "tram"))
     with pytest.raises(UserError, match="adaptf-other/1 tells park, tram apart, the data has airport, bus"):
-        execute(compare, config_of(train_config, other, trained.first))
+        execute(COMPARE, config_of(train_config, other, trained.first))
 
 
 def test_a_device_without_clips_is_refused(train_config: TrainConfig, trained: Runs, make_version: Callable[..., str]) -> None:
     nobody = make_version("adaptf-nobody", "nobody", trained.first)
     with pytest.raises(UserError, match="adaptf-nobody/1 answers for clips of device nobody: there is no test clip of those"):
-        execute(compare, config_of(train_config, nobody, trained.first))
+        execute(COMPARE, config_of(train_config, nobody, trained.first))
 
 
 @pytest.mark.parametrize(
@@ -207,14 +208,14 @@ def test_what_cannot_be_compared_is_refused(
 ) -> None:
     given = [getattr(trained, value, value) for value in values]
     with pytest.raises(UserError, match=message):
-        execute(compare, config_of(train_config, *given))
+        execute(COMPARE, config_of(train_config, *given))
 
 
 def test_a_version_without_a_device_is_refused(
     train_config: TrainConfig, trained: Runs, make_version: Callable[..., str]
 ) -> None:
     with pytest.raises(UserError, match=r"strange version 1 has no tag adaptf\.device"):
-        execute(compare, config_of(train_config, make_version("strange", None, trained.first), trained.first))
+        execute(COMPARE, config_of(train_config, make_version("strange", None, trained.first), trained.first))
 
 
 def test_runs_on_other_data_are_refused(train_config: TrainConfig, trained: Runs, prepared: str) -> None:
@@ -223,7 +224,7 @@ def test_runs_on_other_data_are_refused(train_config: TrainConfig, trained: Runs
     client.set_tag(trained.second, runs.DATA_DIGEST, "another")
     try:
         with pytest.raises(UserError, match="learnt from other data"):
-            execute(compare, config_of(train_config, trained.first, trained.second))
+            execute(COMPARE, config_of(train_config, trained.first, trained.second))
     finally:
         client.set_tag(trained.second, runs.DATA_DIGEST, digest)
 

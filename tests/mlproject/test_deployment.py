@@ -12,13 +12,13 @@ import pytest
 from adaptf.compression.runtime import LARGEST_DIFFERENCE, why_no_openvino
 from adaptf.errors import UserError
 from adaptf.mlproject import lineage
-from adaptf.mlproject.evaluate import EvaluateConfig, evaluate
-from adaptf.mlproject.finetune import FinetuneConfig, finetune
-from adaptf.mlproject.promote import PromoteConfig, promote, unlike_any_other
-from adaptf.mlproject.quantize import QuantizeConfig, quantize
-from adaptf.mlproject.register import RegisterConfig, register
-from adaptf.mlproject.rollback import RollbackConfig, rollback
-from adaptf.mlproject.train import TrainConfig, train
+from adaptf.mlproject.evaluate import EVALUATE, EvaluateConfig
+from adaptf.mlproject.finetune import FINETUNE, FinetuneConfig
+from adaptf.mlproject.promote import PROMOTE, PromoteConfig
+from adaptf.mlproject.quantize import QUANTIZE, QuantizeConfig
+from adaptf.mlproject.register import REGISTER, RegisterConfig
+from adaptf.mlproject.rollback import ROLLBACK, RollbackConfig
+from adaptf.mlproject.train import TRAIN, TrainConfig
 from adaptf.pipeline.config import AugmentConfig, OptimConfig
 from adaptf.pipeline.stage import execute
 from adaptf.tracking import production
@@ -38,10 +38,10 @@ class Deployed:
 @pytest.fixture(scope="module")
 def deployed(train_config: TrainConfig, folder: Path) -> Deployed:
     """Only the model for unknown devices: the others have too few clips."""
-    prepared, trained = train_config.prepare_run, execute(train, train_config)
+    prepared, trained = train_config.prepare_run, execute(TRAIN, train_config)
     start = mlflow.artifacts.download_artifacts(run_id=trained, artifact_path="checkpoints/best.ckpt", dst_path=str(folder))
     tuned = execute(
-        finetune,
+        FINETUNE,
         FinetuneConfig(
             prepare_run=prepared,
             distill_run=start,
@@ -53,19 +53,19 @@ def deployed(train_config: TrainConfig, folder: Path) -> Deployed:
         ),
     )
     quantized = execute(
-        quantize, QuantizeConfig(prepare_run=prepared, finetune_run=tuned, tolerable_loss=LOSSY, tolerable_logit_error=LOSSY)
+        QUANTIZE, QuantizeConfig(prepare_run=prepared, finetune_run=tuned, tolerable_loss=LOSSY, tolerable_logit_error=LOSSY)
     )
     only = EvaluateConfig(
         prepare_run=prepared, train_run="none", distill_run="none", finetune_run="none", quantize_run=quantized, draws=100
     )
-    evaluated = execute(evaluate, only)
-    return Deployed(quantized, execute(register, RegisterConfig(quantized, evaluated)))
+    evaluated = execute(EVALUATE, only)
+    return Deployed(quantized, execute(REGISTER, RegisterConfig(quantized, evaluated)))
 
 
 @pytest.fixture(scope="module")
 def first_promotion(deployed: Deployed) -> PromoteConfig:
     config = PromoteConfig(register_run=deployed.registered, tolerable_loss=LOSSY, tolerable_logit_error=LOSSY)
-    execute(promote, config, inputs=unlike_any_other)
+    execute(PROMOTE, config)
     return config
 
 
@@ -110,16 +110,16 @@ def test_what_was_promoted_is_in_production_and_the_runs_tell_it(first_promotion
 def test_versions_without_enough_clips_in_common_need_a_reason_and_can_be_rolled_back(
     first_promotion: PromoteConfig, deployed: Deployed
 ):
-    execute(register, RegisterConfig(deployed.quantized))
+    execute(REGISTER, RegisterConfig(deployed.quantized))
     second = replace(first_promotion, device="unknown", version="2")
     with pytest.raises(UserError, match=r"adaptf-unknown version 2 can't be compared with version 1.* at least 20 are needed"):
-        execute(promote, second, inputs=unlike_any_other)
+        execute(PROMOTE, second)
     assert production.resolve_production("adaptf-unknown") == "1"
-    run_id = execute(promote, replace(second, force=True, reason="a trial"), inputs=unlike_any_other)
+    run_id = execute(PROMOTE, replace(second, force=True, reason="a trial"))
     tags = mlflow.get_run(run_id).data.tags
     assert (tags["adaptf.promoted.adaptf-unknown"], tags["adaptf.replaced.adaptf-unknown"]) == ("2", "1")
     assert tags["adaptf.reason"] == "a trial"
-    execute(rollback, RollbackConfig("unknown"), inputs=unlike_any_other)
+    execute(ROLLBACK, RollbackConfig("unknown"))
     assert production.resolve_production("adaptf-unknown") == "1"
 
 

@@ -12,10 +12,10 @@ import pytest
 from adaptf.data.errors import DataError
 from adaptf.data.teacher_logits import TeacherLogits, read_teacher_logits, write_teacher_logits
 from adaptf.errors import UserError
-from adaptf.mlproject.distill import DistillConfig, distill
-from adaptf.mlproject.prepare import PrepareConfig, data_digest, prepare
-from adaptf.mlproject.teacher import TeacherConfig, teacher
-from adaptf.mlproject.train import TrainConfig, train
+from adaptf.mlproject.distill import DISTILL, DistillConfig
+from adaptf.mlproject.prepare import PREPARE, PrepareConfig
+from adaptf.mlproject.teacher import TEACHER, TeacherConfig
+from adaptf.mlproject.train import TRAIN, TrainConfig
 from adaptf.pipeline.config import AugmentConfig, DataConfig
 from adaptf.pipeline.stage import execute
 from adaptf.tracking import runs
@@ -26,7 +26,7 @@ from adaptf.training.task import ClassifierTask
 @pytest.fixture(scope="module")
 def config(distill_config: DistillConfig, train_config: TrainConfig, teacher_config: TeacherConfig) -> DistillConfig:
     """From a trained network and one teacher."""
-    trained, taught = execute(train, train_config), execute(teacher, teacher_config)
+    trained, taught = execute(TRAIN, train_config), execute(TEACHER, teacher_config)
     return replace(distill_config, train_run=trained, teacher_runs=taught)
 
 
@@ -60,7 +60,7 @@ def per_epoch(run_id: str) -> dict[str, list[float]]:
 
 
 def test_student_and_teachers_are_measured_in_every_epoch(config: DistillConfig) -> None:
-    run_id = execute(distill, replace(config, optim=replace(config.optim, max_epochs=2)))
+    run_id = execute(DISTILL, replace(config, optim=replace(config.optim, max_epochs=2)))
     curves = per_epoch(run_id)
     losses = {f"{phase}/{name}" for phase in ("train", "val") for name in ("loss", "label_loss", "distillation_loss")}
     assert set(curves) == losses | {"val/accuracy", "val/accuracy_over_all_clips", "val/teacher_accuracy", "val/agreement"}
@@ -75,25 +75,25 @@ def test_logits_that_lack_a_clip_are_refused(config: DistillConfig, other_teache
     table = read_teacher_logits(Path(path))
     lacking = other_teacher(filenames=table.filenames[1:], logits=table.logits[1:])
     with pytest.raises(DataError, match=rf"(?s)teacher run {config.teacher_runs}.*{table.filenames[0]}: no logits"):
-        execute(distill, replace(config, teacher_runs=lacking))
+        execute(DISTILL, replace(config, teacher_runs=lacking))
 
 
 def test_logits_of_another_order_of_classes_are_refused(config: DistillConfig, other_teacher: Callable[..., str]) -> None:
     with pytest.raises(DataError, match="hold the classes bus, airport, expected airport, bus, in this order"):
-        execute(distill, replace(config, teacher_runs=other_teacher(classes=("bus", "airport"))))
+        execute(DISTILL, replace(config, teacher_runs=other_teacher(classes=("bus", "airport"))))
 
 
 def test_a_teacher_of_other_data_is_refused(config: DistillConfig, other_teacher: Callable[..., str]) -> None:
     with pytest.raises(DataError, match=r"belong to other data \(digest of-another-split\)"):
-        execute(distill, replace(config, teacher_runs=other_teacher(data_digest="of-another-split")))
+        execute(DISTILL, replace(config, teacher_runs=other_teacher(data_digest="of-another-split")))
 
 
 def test_a_start_that_was_trained_on_another_split_is_refused(config: DistillConfig, data: DataConfig) -> None:
-    other_split = execute(prepare, PrepareConfig(replace(data, validation_share=0.5)), inputs=data_digest)
+    other_split = execute(PREPARE, PrepareConfig(replace(data, validation_share=0.5)))
     with pytest.raises(
         UpstreamError, match=f"(?s)run {config.train_run} learnt from other data.*prepare_run={config.prepare_run}"
     ):
-        execute(distill, replace(config, prepare_run=other_split))
+        execute(DISTILL, replace(config, prepare_run=other_split))
 
 
 def test_other_teachers_weights_make_another_student(config: DistillConfig, other_teacher: Callable[..., str]) -> None:
@@ -103,14 +103,14 @@ def test_other_teachers_weights_make_another_student(config: DistillConfig, othe
 
     def teacher_accuracy(*weights: float) -> float:
         loss = replace(config.loss, teacher_weights=weights)
-        return runs.metric_per_epoch(execute(distill, replace(config, teacher_runs=both, loss=loss)), "val/teacher_accuracy")[0]
+        return runs.metric_per_epoch(execute(DISTILL, replace(config, teacher_runs=both, loss=loss)), "val/teacher_accuracy")[0]
 
     assert teacher_accuracy(3.0, 1.0) == pytest.approx(1 - teacher_accuracy(1.0, 3.0))
 
 
 def test_more_weights_than_teachers_are_refused_before_training(config: DistillConfig) -> None:
     with pytest.raises(UserError, match=r"teacher_weights.*there are 1 teachers: weights should be as many positive numbers"):
-        execute(distill, replace(config, loss=replace(config.loss, teacher_weights=(1.0, 1.0))))
+        execute(DISTILL, replace(config, loss=replace(config.loss, teacher_weights=(1.0, 1.0))))
 
 
 def test_teachers_that_run_online_hear_what_the_student_hears(config: DistillConfig) -> None:
@@ -119,7 +119,7 @@ def test_teachers_that_run_online_hear_what_the_student_hears(config: DistillCon
 
     def first_loss(hears: Any, augment: AugmentConfig) -> float:
         settings = replace(config, augment=augment, loss=replace(config.loss, teachers_hear=hears))
-        return runs.metric_per_epoch(execute(distill, settings), "train/distillation_loss")[0]
+        return runs.metric_per_epoch(execute(DISTILL, settings), "train/distillation_loss")[0]
 
     assert first_loss("augmented", quiet) == pytest.approx(first_loss("clean", quiet), rel=1e-4)
     loud = replace(quiet, dir_p=1.0, dir_devices=())
@@ -128,14 +128,14 @@ def test_teachers_that_run_online_hear_what_the_student_hears(config: DistillCon
 
 @pytest.mark.parametrize("changes", [{"mixed_teachers": "terms"}, {"reduction": "clips"}, {"teacher_temperatures": (4.0,)}])
 def test_other_forms_of_distillation_give_other_students(config: DistillConfig, changes: dict[str, Any]) -> None:
-    plain = execute(distill, config, reuse=True)
-    other = execute(distill, replace(config, loss=replace(config.loss, **changes)))
+    plain = execute(DISTILL, config, reuse=True)
+    other = execute(DISTILL, replace(config, loss=replace(config.loss, **changes)))
     first, second = (runs.metric_per_epoch(run_id, "train/distillation_loss")[0] for run_id in (plain, other))
     assert np.isfinite(second) and abs(second / first - 1) > 1e-3
 
 
 def test_the_same_seed_gives_the_same_checkpoint_bytes(config: DistillConfig, train_config: TrainConfig) -> None:
-    for stage, settings in ((train, train_config), (distill, config)):
+    for stage, settings in ((TRAIN, train_config), (DISTILL, config)):
         first, second = execute(stage, settings), execute(stage, settings)
         assert first != second
         for name in ("best", "last"):
@@ -146,7 +146,7 @@ def test_an_interrupted_distillation_ends_with_the_metrics_of_an_uninterrupted_o
     config: DistillConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config = replace(config, seed=5, optim=replace(config.optim, max_epochs=4, restart_epochs=4))
-    whole = execute(distill, config)
+    whole = execute(DISTILL, config)
     step = ClassifierTask.training_step
 
     def breaks(task: ClassifierTask, batch: Any, batch_index: int) -> Any:
@@ -157,8 +157,8 @@ def test_an_interrupted_distillation_ends_with_the_metrics_of_an_uninterrupted_o
     with monkeypatch.context() as patch:
         patch.setattr(ClassifierTask, "training_step", breaks)
         with pytest.raises(RuntimeError, match="power cut"):
-            execute(distill, config)
-    resumed = execute(distill, config)
+            execute(DISTILL, config)
+    resumed = execute(DISTILL, config)
     assert resumed != whole
     assert per_epoch(resumed) == per_epoch(whole)
     assert runs.scores(resumed) == runs.scores(whole)

@@ -10,8 +10,8 @@ import pytest
 
 from adaptf.data.cache.waveforms import WaveformCache
 from adaptf.evaluation.scores import Runs, prediction_table
-from adaptf.mlproject.evaluate import EvaluateConfig, evaluate
-from adaptf.mlproject.train import TrainConfig, train
+from adaptf.mlproject.evaluate import EVALUATE, EvaluateConfig
+from adaptf.mlproject.train import TRAIN, TrainConfig
 from adaptf.pipeline.artifacts import SCENES_KIND
 from adaptf.pipeline.dataset import PreparedData, load_prepared
 from adaptf.pipeline.prediction_files import read_predictions
@@ -23,7 +23,7 @@ from adaptf.tracking.runs import StageRun
 
 @pytest.fixture(scope="module")
 def trained(train_config: TrainConfig) -> str:
-    return execute(train, train_config)
+    return execute(TRAIN, train_config)
 
 
 @pytest.fixture(scope="module")
@@ -31,7 +31,7 @@ def evaluated(train_config: TrainConfig, trained: str) -> str:
     """One setting of one run."""
     nothing = dict.fromkeys(("distill_run", "finetune_run", "quantize_run"), "none")
     return execute(
-        evaluate,
+        EVALUATE,
         EvaluateConfig(prepare_run=train_config.prepare_run, train_run=trained, accelerator="cpu", draws=100, **nothing),
     )
 

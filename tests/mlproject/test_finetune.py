@@ -16,14 +16,14 @@ import torch
 from adaptf.data.clip_set import ClipSet
 from adaptf.data.errors import DataError
 from adaptf.errors import UserError
-from adaptf.mlproject.finetune import FinetuneConfig, finetune, of_device, of_unknown, probabilities_of
-from adaptf.mlproject.prepare import PrepareConfig, data_digest, prepare
-from adaptf.mlproject.teacher import TeacherConfig, teacher
-from adaptf.mlproject.train import TrainConfig, train
+from adaptf.mlproject.finetune import FINETUNE, FinetuneConfig, of_device, of_unknown, probabilities_of
+from adaptf.mlproject.prepare import PREPARE, PrepareConfig
+from adaptf.mlproject.teacher import TEACHER, TeacherConfig
+from adaptf.mlproject.train import TRAIN, TrainConfig
 from adaptf.pipeline import finetune_device as finetune_device_module
 from adaptf.pipeline import fitting, leave_one_device_out
 from adaptf.pipeline.config import AugmentConfig, AverageConfig, DataConfig, OptimConfig
-from adaptf.pipeline.finetune_device import FinetuneDeviceConfig, finetune_device
+from adaptf.pipeline.finetune_device import FINETUNE_DEVICE, FinetuneDeviceConfig
 from adaptf.pipeline.stage import execute
 from adaptf.pipeline.taught import LossConfig
 from adaptf.tracking import runs
@@ -38,7 +38,7 @@ OPTIM = OptimConfig(lr=0.001, batch_size=8, max_epochs=2, restart_epochs=2)
 @pytest.fixture(scope="module")
 def start(train_config: TrainConfig, folder: Path) -> str:
     """A checkpoint file to start from."""
-    run_id = execute(train, train_config)
+    run_id = execute(TRAIN, train_config)
     return mlflow.artifacts.download_artifacts(run_id=run_id, artifact_path="checkpoints/best.ckpt", dst_path=str(folder))
 
 
@@ -100,7 +100,7 @@ def test_a_device_with_too_few_clips_is_left_to_the_model_for_unknown_devices(
         if "train" in fields:
             counts[fields[2]] += 1
     most = max(counts.values())
-    run_id = execute(finetune, replace(config, devices=("a", "nobody"), min_clips=min(most, counts["a"])))
+    run_id = execute(FINETUNE, replace(config, devices=("a", "nobody"), min_clips=min(most, counts["a"])))
     models = json.loads(Path(mlflow.artifacts.download_artifacts(run_id=run_id, artifact_path="models.json")).read_text())
     assert list(models) == ["a", "unknown"]
     assert "Device nobody has 0 training clips, fewer than min_clips" in caplog.text
@@ -115,7 +115,7 @@ def test_the_better_one_of_start_and_fine_tuned_model_is_kept(
 ) -> None:
     scores = iter([0.5, 0.6 if helps else 0.5])
     monkeypatch.setattr(finetune_device_module, "accuracy", lambda predictions, score: next(scores))
-    run_id = execute(finetune_device, replace(device_config, keep="best", seed=1 + helps))
+    run_id = execute(FINETUNE_DEVICE, replace(device_config, keep="best", seed=1 + helps))
     assert same_weights(best_of(run_id), start) != helps
     assert runs.scores(run_id)["start/accuracy"] == 0.5
     assert runs.scores(run_id)["kept/accuracy"] == (0.6 if helps else 0.5)
@@ -127,7 +127,7 @@ def test_the_last_epoch_is_kept_whatever_it_scores(
     device_config: FinetuneDeviceConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(finetune_device_module, "accuracy", lambda predictions, score: 0.5)
-    run_id = execute(finetune_device, replace(device_config, keep="last"))
+    run_id = execute(FINETUNE_DEVICE, replace(device_config, keep="last"))
     assert same_weights(best_of(run_id), last_of(run_id))
     assert len(runs.metric_per_epoch(run_id, "train/loss")) == 2
     assert len(runs.metric_per_epoch(run_id, "val/accuracy")) == 1
@@ -139,20 +139,20 @@ def test_the_last_epoch_is_kept_whatever_it_scores(
 
 def test_patience_without_a_choice_is_refused_before_any_device(config: FinetuneConfig) -> None:
     with pytest.raises(UserError, match="keep = last takes the last epoch, which patience_epochs = 5 would choose"):
-        execute(finetune, replace(config, patience_epochs=5))
+        execute(FINETUNE, replace(config, patience_epochs=5))
 
 
 def test_a_file_to_start_from_and_no_teacher_is_told_the_way_out(config: FinetuneConfig) -> None:
     with pytest.raises(UpstreamError, match=r"no run of stage 'teacher' has finished.*or do without: teacher_runs=none"):
-        execute(finetune, replace(config, teacher_runs="latest"))
+        execute(FINETUNE, replace(config, teacher_runs="latest"))
 
 
 def test_a_device_learns_from_labels_and_teachers(config: FinetuneConfig, teacher_config: TeacherConfig) -> None:
-    taught = execute(teacher, teacher_config)
+    taught = execute(TEACHER, teacher_config)
     teachers = ",".join([taught] * 2)
     with pytest.raises(UserError, match=r"teacher_weights.*there are 2 teachers: weights should be as many positive numbers"):
-        execute(finetune, replace(config, teacher_runs=teachers, loss=LossConfig(teacher_weights=(1.0,))))
-    run_id = execute(finetune, replace(config, devices=("a",), teacher_runs=taught))
+        execute(FINETUNE, replace(config, teacher_runs=teachers, loss=LossConfig(teacher_weights=(1.0,))))
+    run_id = execute(FINETUNE, replace(config, devices=("a",), teacher_runs=taught))
     models = json.loads(mlflow.artifacts.load_text(f"runs:/{run_id}/models.json"))
     for device_run in models.values():
         run = mlflow.get_run(device_run)
@@ -163,19 +163,19 @@ def test_a_device_learns_from_labels_and_teachers(config: FinetuneConfig, teache
 def test_teachers_of_other_data_are_refused_before_any_device(
     config: FinetuneConfig, teacher_config: TeacherConfig, data: DataConfig
 ) -> None:
-    other_split = execute(prepare, PrepareConfig(replace(data, validation_share=0.5)), inputs=data_digest)
-    taught = execute(teacher, replace(teacher_config, prepare_run=other_split))
+    other_split = execute(PREPARE, PrepareConfig(replace(data, validation_share=0.5)))
+    taught = execute(TEACHER, replace(teacher_config, prepare_run=other_split))
     with pytest.raises(DataError, match=r"belong to other data.*Or do without teachers: teacher_runs=none"):
-        execute(finetune, replace(config, teacher_runs=taught))
+        execute(FINETUNE, replace(config, teacher_runs=taught))
 
 
 def test_training_ends_once_patience_is_over(device_config: FinetuneDeviceConfig, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(MacroAccuracy, "compute", lambda metric: torch.tensor(0.5))
     long = replace(device_config, keep="best", seed=3, optim=replace(OPTIM, max_epochs=9, restart_epochs=9))
-    impatient = execute(finetune_device, replace(long, patience_epochs=2))
+    impatient = execute(FINETUNE_DEVICE, replace(long, patience_epochs=2))
     assert len(runs.metric_per_epoch(impatient, "val/accuracy")) == 3
     assert len(runs.metric_per_epoch(execute_after_a_cut(long, monkeypatch), "val/accuracy")) == 3
-    endless = execute(finetune_device, replace(long, patience_epochs=0))
+    endless = execute(FINETUNE_DEVICE, replace(long, patience_epochs=0))
     assert len(runs.metric_per_epoch(endless, "val/accuracy")) == 9
 
 
@@ -185,14 +185,14 @@ def execute_after_a_cut(config: FinetuneDeviceConfig, monkeypatch: pytest.Monkey
     with monkeypatch.context() as patch:
         patch.setattr(runs, "log_result", lambda result: (_ for _ in ()).throw(OSError("the store is lost")))
         with pytest.raises(OSError, match="the store is lost"):
-            execute(finetune_device, impatient)
-    return execute(finetune_device, impatient)
+            execute(FINETUNE_DEVICE, impatient)
+    return execute(FINETUNE_DEVICE, impatient)
 
 
 def test_an_average_of_the_last_epochs_needs_them(device_config: FinetuneDeviceConfig) -> None:
     averaged = replace(device_config, keep="best", patience_epochs=160, optim=replace(OPTIM, average=AverageConfig(kind="swa")))
     with pytest.raises(UserError, match="swa averages the last 25% of the epochs, which patience_epochs = 160 may leave out"):
-        execute(finetune_device, averaged)
+        execute(FINETUNE_DEVICE, averaged)
 
 
 def test_unknown_is_trained_on_all_devices_with_more_impulse_responses(config: FinetuneConfig) -> None:
@@ -225,7 +225,7 @@ def test_unseen_devices_tell_how_long_unknown_is_trained(config: FinetuneConfig,
 
 
 def test_leaving_devices_out_trains_without_each_and_ends_with_all(config: FinetuneConfig, start: str) -> None:
-    run_id = execute(finetune, replace(config, devices=("a", "b"), unknown_epochs="leave_one_device_out", seed=4))
+    run_id = execute(FINETUNE, replace(config, devices=("a", "b"), unknown_epochs="leave_one_device_out", seed=4))
     children = mlflow.search_runs(
         search_all_experiments=True, filter_string=f"tags.`mlflow.parentRunId` = '{run_id}'", output_format="list"
     )
@@ -241,7 +241,7 @@ def test_unknown_is_the_last_epoch_of_those_that_unseen_devices_chose(
 ) -> None:
     monkeypatch.setattr(leave_one_device_out, "scores_without", lambda settings, device, shared: [0.5, 0.6, 0.4])
     held_out = replace(config, devices=("a", "b"), unknown_epochs="leave_one_device_out", seed=5)
-    models = json.loads(mlflow.artifacts.load_text(f"runs:/{execute(finetune, held_out)}/models.json"))
+    models = json.loads(mlflow.artifacts.load_text(f"runs:/{execute(FINETUNE, held_out)}/models.json"))
     unknown = models["unknown"]
     assert len(runs.metric_per_epoch(unknown, "val/accuracy")) == 1
     last = last_of(unknown)
@@ -250,16 +250,16 @@ def test_unknown_is_the_last_epoch_of_those_that_unseen_devices_chose(
 
 
 def test_zero_epochs_keep_the_start(device_config: FinetuneDeviceConfig, start: str) -> None:
-    run_id = execute(finetune_device, replace(device_config, optim=replace(OPTIM, max_epochs=0)))
+    run_id = execute(FINETUNE_DEVICE, replace(device_config, optim=replace(OPTIM, max_epochs=0)))
     assert same_weights(best_of(run_id), start)
 
 
 def test_a_device_learns_from_all_clips_its_own_being_half(
     device_config: FinetuneDeviceConfig, training_of: TrainingOf
 ) -> None:
-    alone = training_of(finetune_device, replace(device_config, device="b", borrowed="none")).train
-    every = training_of(finetune_device, replace(device_config, device="unknown")).train
-    both = training_of(finetune_device, replace(device_config, device="b", borrowed="matched")).train
+    alone = training_of(FINETUNE_DEVICE, replace(device_config, device="b", borrowed="none")).train
+    every = training_of(FINETUNE_DEVICE, replace(device_config, device="unknown")).train
+    both = training_of(FINETUNE_DEVICE, replace(device_config, device="b", borrowed="matched")).train
     assert set(both.filenames) == set(every.filenames) > set(alone.filenames)
     times = Counter(both.filenames)
     others = len(every) - len(alone)
@@ -268,9 +268,9 @@ def test_a_device_learns_from_all_clips_its_own_being_half(
 
 
 def test_borrowed_clips_come_in_the_devices_colour(device_config: FinetuneDeviceConfig, training_of: TrainingOf) -> None:
-    seen = training_of(finetune_device, replace(device_config, device="b"))
+    seen = training_of(FINETUNE_DEVICE, replace(device_config, device="b"))
     clips, task = seen.train, seen.task
-    plain = training_of(finetune_device, replace(device_config, device="b", borrowed="none")).task
+    plain = training_of(FINETUNE_DEVICE, replace(device_config, device="b", borrowed="none")).task
     assert len(task.feature_augmentations) == len(plain.feature_augmentations) + 1
     batch = clips[range(len(clips))]
     before = batch._replace(x=task.classifier.features(batch.x), has_features=True)
@@ -292,25 +292,25 @@ def colour_distance(log_mels: torch.Tensor, own: torch.Tensor) -> float:
 
 def test_a_refit_learns_from_the_validation_clips_too(device_config: FinetuneDeviceConfig, training_of: TrainingOf) -> None:
     config = replace(device_config, device="unknown")
-    some = training_of(finetune_device, config).train
-    every = training_of(finetune_device, replace(config, refit=True)).train
+    some = training_of(FINETUNE_DEVICE, config).train
+    every = training_of(FINETUNE_DEVICE, replace(config, refit=True)).train
     assert set(every.filenames) > set(some.filenames)
 
 
 def test_what_a_refit_has_learnt_from_is_said(config: FinetuneConfig) -> None:
-    run_id = execute(finetune, replace(config, refit=True, devices=("a",)))
+    run_id = execute(FINETUNE, replace(config, refit=True, devices=("a",)))
     assert runs.REFIT in mlflow.get_run(run_id).data.tags
     assert "from which the model has learnt" in mlflow.get_run(run_id).data.tags["mlflow.note.content"]
 
 
 def test_a_refit_cannot_keep_the_best(config: FinetuneConfig) -> None:
     with pytest.raises(UserError, match="refit trains on the validation clips, by which keep = best would choose"):
-        execute(finetune, replace(config, refit=True, keep="best"))
+        execute(FINETUNE, replace(config, refit=True, keep="best"))
 
 
 def test_a_refit_cannot_leave_devices_out(config: FinetuneConfig) -> None:
     with pytest.raises(UserError, match="unknown_epochs = leave_one_device_out chooses by validation clips"):
-        execute(finetune, replace(config, refit=True, unknown_epochs="leave_one_device_out"))
+        execute(FINETUNE, replace(config, refit=True, unknown_epochs="leave_one_device_out"))
 
 
 def test_impulse_responses_of_a_devices_model_reach_its_own_clips_alone(
@@ -324,10 +324,10 @@ def test_impulse_responses_of_a_devices_model_reach_its_own_clips_alone(
 
     monkeypatch.setattr(fitting, "build_augmentations", build)
     of_b = of_device(replace(config, augment=replace(PLAIN, dir_p_of={"a": 0.4, "b": 0.1})), "b", 0.1)
-    training_of(finetune_device, of_b)
+    training_of(FINETUNE_DEVICE, of_b)
     assert given == [[0.0, 0.1, 0.0]]
 
 
 def test_a_device_without_training_clips_cannot_borrow(device_config: FinetuneDeviceConfig) -> None:
     with pytest.raises(UserError, match="device nobody has no training clips"):
-        execute(finetune_device, replace(device_config, device="nobody"))
+        execute(FINETUNE_DEVICE, replace(device_config, device="nobody"))

@@ -25,9 +25,10 @@ from adaptf.data.errors import DataError
 from adaptf.data.sets import files_to_predict
 from adaptf.errors import UserError
 from adaptf.mlproject import predict as stage
-from adaptf.mlproject.predict import OUTPUT, PREDICTIONS, PredictConfig, files_digest, predict, present_version
+from adaptf.mlproject.predict import OUTPUT, PREDICT, PREDICTIONS, PredictConfig, files_digest, predict, present_version
 from adaptf.models.tfsepnet import TfSepNet
 from adaptf.pipeline.stage import execute
+from adaptf.serving import logged_model
 from adaptf.serving.bundle import write_bundle
 from adaptf.serving.requests import MAX_REQUEST_SECONDS, MAX_ROWS, clips_of, cut_clips, read_rows
 from adaptf.tracking import production, registry
@@ -51,7 +52,7 @@ class CountingRouter:
     def asked(self) -> int:
         return sum(self.requests)
 
-    def predict(self, request: pd.DataFrame) -> pd.DataFrame:
+    def predict(self, context: None, request: pd.DataFrame) -> pd.DataFrame:
         if self.asked + len(request) > self.ends_at:
             raise KeyboardInterrupt
         if self.fault:
@@ -130,11 +131,12 @@ def run_with(evaluation_set: Path, work: Path, models: FakeRegistry, monkeypatch
     run = StageRun(run_id="", name="predict", folder=work)
 
     def call(router: CountingRouter, **settings: Any) -> Result:
-        def load(uri: str, **settings: Any) -> CountingRouter:
-            router.loaded.append((uri, settings))
+        def load(bundle: Path, **settings: Any) -> CountingRouter:
+            router.loaded.append((str(bundle), settings))
             return router
 
-        monkeypatch.setattr(mlflow.pyfunc, "load_model", load)
+        monkeypatch.setattr(stage, "bundle_behind", lambda uri, folder, what: uri)
+        monkeypatch.setattr(stage, "local_router", load)
         return predict(PredictConfig(**({"files": str(evaluation_set)} | settings)), run)
 
     return call
@@ -227,7 +229,7 @@ def test_what_is_in_production_answers_and_no_later_promotion_is_followed(
     router.versions = {"s1": "adaptf-s1/1", "unknown": "adaptf-unknown/1"}
     run_with(router)
     assert models.looked == ["adaptf-router"]
-    assert router.loaded == [("models:/adaptf-router/1", {"model_config": {"live": True, "check_seconds": 86_400.0}})]
+    assert router.loaded == [("models:/adaptf-router/1", {"live": True, "check_seconds": 86_400.0})]
 
 
 @pytest.mark.parametrize(
@@ -239,7 +241,7 @@ def test_a_version_and_the_model_of_one_device_answer_as_they_were_registered(
     models.production |= {"adaptf-s1": "2", "adaptf-unknown": "2"}
     router = CountingRouter(version="adaptf-s1/1", used="unknown")
     assert run_with(router, model_uri=uri).tags == {"adaptf.model": version}
-    assert router.loaded == [(f"models:/{version}", {"model_config": {"live": False}})]
+    assert router.loaded == [(f"models:/{version}", {"live": False})]
 
 
 def test_a_device_without_a_version_in_production_is_answered_by_the_one_inside_the_router(
@@ -309,8 +311,8 @@ def test_a_request_holds_no_more_clips_than_the_router_takes(predict_with: Predi
 class HearingRouter(CountingRouter):
     """Decodes what it is sent, within the limits of a request; what it answers is the clip's peak."""
 
-    def predict(self, request: pd.DataFrame) -> pd.DataFrame:
-        answer = super().predict(request)
+    def predict(self, context: None, request: pd.DataFrame) -> pd.DataFrame:
+        answer = super().predict(None, request)
         rows = read_rows(request, max_seconds=1.0)
         peaks = [float(np.abs(clips_of(row, sample_rate=32000, clip_samples=32000)).max()) for row in rows]
         best = [SCENES[peak > 0.5] for peak in peaks]
@@ -391,7 +393,8 @@ def peak_bytes(call: Callable[[], object]) -> int:
 def test_memory_does_not_grow_with_the_answers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(stage, "FILES_PER_PART", 32)
     monkeypatch.setattr(stage, "REQUESTS_AT_ONCE", 1)
-    monkeypatch.setattr(mlflow.pyfunc, "load_model", lambda uri, **settings: CountingRouter())
+    monkeypatch.setattr(stage, "bundle_behind", lambda uri, folder, what: uri)
+    monkeypatch.setattr(stage, "local_router", lambda bundle, **settings: CountingRouter())
 
     def peak(files: int) -> int:
         """The lower of two: once in a while a table of the interpreter's own doubles."""
@@ -434,7 +437,7 @@ def promoted(environment: dict[str, str], folder: Path) -> None:
         max_seconds=60.0,
     )
     with mlflow.start_run():
-        uri = registry.log_router(folder / "bundle", registry.ROUTER_NAME)
+        uri = logged_model.log_router(folder / "bundle", registry.ROUTER_NAME)
     for name in (registry.ROUTER_NAME, "adaptf-unknown", "adaptf-unknown"):
         production.promote(name, registry.register(uri, name, tags={}, description="one network"))
 
@@ -445,7 +448,7 @@ def test_a_promoted_device_model_answers_in_place_of_that_inside_the_router(tmp_
     root = write_evaluation_set(tmp_path / "evaluation", 4)
 
     def versions_used(**settings: Any) -> set[str]:
-        run_id = execute(predict, PredictConfig(files=str(root), **settings), inputs=files_digest)
+        run_id = execute(PREDICT, PredictConfig(files=str(root), **settings))
         return set(pd.read_csv(mlflow.artifacts.download_artifacts(f"runs:/{run_id}/{PREDICTIONS}"))["version_used"])
 
     assert versions_used() == {"adaptf-unknown/2"}

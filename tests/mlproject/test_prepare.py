@@ -17,8 +17,8 @@ from adaptf.data.errors import DataError
 from adaptf.data.shared_objects import SharedObjects
 from adaptf.errors import UserError
 from adaptf.mlproject import prepare as stage
-from adaptf.mlproject.prepare import PrepareConfig, data_digest, prepare
-from adaptf.mlproject.pretrain import PretrainConfig, pretrain
+from adaptf.mlproject.prepare import PREPARE, PrepareConfig
+from adaptf.mlproject.pretrain import PRETRAIN, PretrainConfig
 from adaptf.pipeline.artifacts import AUDIOSET_KIND, SCENES_KIND
 from adaptf.pipeline.config import DataConfig, MelConfig, ModelConfig, OptimConfig, TrainerConfig
 from adaptf.pipeline.dataset import load_prepared, load_tested
@@ -49,7 +49,7 @@ def own(tmp_path: Path) -> Path:
 
 def run_prepare(environment: dict[str, str], folder: Path, root: Path, **settings: object) -> str:
     data = DataConfig(root=str(root), cache=str(folder / "cache"), workers=1, validation_share=0.25)
-    return execute(prepare, PrepareConfig(replace(data, **settings)), inputs=data_digest)  # type: ignore[arg-type]
+    return execute(PREPARE, PrepareConfig(replace(data, **settings)))  # type: ignore[arg-type]
 
 
 def artifact(run_id: str, path: str) -> Path:
@@ -234,7 +234,7 @@ def test_pretraining_takes_samples_as_long_as_asked(environment: dict[str, str],
         optim=OptimConfig(batch_size=4, max_epochs=1),
         trainer=TrainerConfig(accelerator="cpu", workers=0, progress_bar=False),
     )
-    longer, shorter = execute(pretrain, config), execute(pretrain, replace(config, sample_seconds=1.0))
+    longer, shorter = execute(PRETRAIN, config), execute(PRETRAIN, replace(config, sample_seconds=1.0))
     assert scores(longer)["best/mean_average_precision"] > 0
     assert metric_per_epoch(longer, "train/loss") != metric_per_epoch(shorter, "train/loss")
 
@@ -277,6 +277,6 @@ def test_download_fetches_the_record_into_the_folder_before_it_is_read(
 
     monkeypatch.setattr(stage, "download_record", fetch)
     config = replace(data, root=str(tmp_path / "tau"), cache=str(tmp_path / "cache"))
-    run_id = execute(prepare, PrepareConfig(config, download=True, download_server="http://127.0.0.1:1"), inputs=data_digest)
+    run_id = execute(PREPARE, PrepareConfig(config, download=True, download_server="http://127.0.0.1:1"))
     assert fetched == [(6337421, tmp_path / "tau", "http://127.0.0.1:1")]
     assert mlflow.get_run(run_id).data.metrics["clips/test"] == 12

@@ -15,11 +15,12 @@ from fixtures.predictions import predictions
 from adaptf.errors import UserError
 from adaptf.evaluation.bootstrap import paired_bootstrap
 from adaptf.mlproject import promote as stage
-from adaptf.mlproject.promote import PromoteConfig, promote, unlike_any_other
-from adaptf.mlproject.rollback import RollbackConfig, rollback
+from adaptf.mlproject.promote import PROMOTE, PromoteConfig
+from adaptf.mlproject.rollback import ROLLBACK, RollbackConfig
 from adaptf.pipeline.stage import execute
 from adaptf.promotion import gates
 from adaptf.promotion.comparison import Comparison
+from adaptf.serving import logged_model
 from adaptf.tracking import production, registry, runs
 
 GOOD = {
@@ -55,7 +56,7 @@ def real_self_test() -> None:
 def logged(experiment: str, make_bundle) -> str:
     """A device's model."""
     with mlflow.start_run(experiment_id=experiment):
-        return registry.log_router(make_bundle("unknown"), "adaptf-s1")
+        return logged_model.log_router(make_bundle("unknown"), "adaptf-s1")
 
 
 @pytest.fixture
@@ -83,11 +84,11 @@ def register(experiment: str, logged: str, device: str, tmp_path: Path) -> Regis
 def promoted(device: str, version: str, **settings: object) -> str:
     """Id of the run that promoted."""
     config = PromoteConfig(device=device, version=version, register_run="none", **settings)
-    return execute(promote, config, inputs=unlike_any_other)
+    return execute(PROMOTE, config)
 
 
 def rolled_back(device: str, **settings: object) -> str:
-    return execute(rollback, RollbackConfig(device=device, **settings), inputs=unlike_any_other)
+    return execute(ROLLBACK, RollbackConfig(device=device, **settings))
 
 
 def newest_run() -> mlflow.entities.Run:
@@ -101,7 +102,7 @@ def now(device: str) -> str | None:
 def damaged(uri: str, experiment: str, make_bundle, damage: Callable[[Path], object]) -> str:
     """URI of a device's model whose bundle was changed after it was logged."""
     with mlflow.start_run(experiment_id=experiment):
-        uri = registry.log_router(make_bundle("unknown"), "adaptf-damaged")
+        uri = logged_model.log_router(make_bundle("unknown"), "adaptf-damaged")
     location = mlflow.get_logged_model(uri.removeprefix("models:/")).artifact_location.removeprefix("file://")
     (manifest,) = Path(location).rglob("router.json")
     damage(manifest.parent)
@@ -367,7 +368,7 @@ def test_all_goes_back_where_there_is_something_to_go_back_to(device, register, 
 def router(experiment: str, bundle: Path) -> str:
     """The URI of a router with adaptf-a/1, adaptf-b/2 and adaptf-unknown/3."""
     with mlflow.start_run(experiment_id=experiment):
-        return registry.log_router(bundle, "adaptf-router")
+        return logged_model.log_router(bundle, "adaptf-router")
 
 
 @pytest.fixture
@@ -379,7 +380,7 @@ def no_router_left() -> Iterator[None]:
 
 def logged_bundle(folder: Path, experiment: str) -> str:
     with mlflow.start_run(experiment_id=experiment):
-        return registry.log_router(folder, "adaptf-alone")
+        return logged_model.log_router(folder, "adaptf-alone")
 
 
 def test_a_router_is_as_good_as_the_models_in_it(

@@ -15,9 +15,9 @@ import torch
 from adaptf.data.clips import VALIDATION
 from adaptf.data.teacher_logits import read_teacher_logits
 from adaptf.evaluation.predict import predict_logits
-from adaptf.mlproject.distill import DistillConfig, distill
-from adaptf.mlproject.teacher import FrozenTeacherConfig, TeacherConfig, beats_digest, teacher, unused_on_embeddings
-from adaptf.mlproject.train import TrainConfig, train
+from adaptf.mlproject.distill import DISTILL, DistillConfig
+from adaptf.mlproject.teacher import TEACHER, FrozenTeacherConfig, TeacherConfig, unused_on_embeddings
+from adaptf.mlproject.train import TRAIN, TrainConfig
 from adaptf.models.beats import BeatsEncoder
 from adaptf.models.beats_file import BeatsFileError
 from adaptf.models.checkpoint import load_classifier
@@ -74,7 +74,7 @@ def logits_of_checkpoint(run_id: str, prepare_run: str, folder: Path) -> tuple[t
 def test_a_teacher_leaves_its_checkpoints_logits_with_run_digest_and_classes(
     kind: Any, config: TeacherConfig, prepared: str, folder: Path
 ) -> None:
-    run_id = execute(teacher, replace(config, kind=kind), inputs=beats_digest)
+    run_id = execute(TEACHER, replace(config, kind=kind))
     table = read_teacher_logits(downloaded(run_id, "logits"))
     assert (table.teacher_run, table.classes) == (run_id, ("airport", "bus"))
     assert table.data_digest == mlflow.get_run(prepared).data.tags["adaptf.digest"]
@@ -87,9 +87,9 @@ def test_a_teacher_leaves_its_checkpoints_logits_with_run_digest_and_classes(
 
 def test_a_frozen_encoder_is_run_once_for_all_seeds(config: TeacherConfig, request: pytest.FixtureRequest) -> None:
     frozen = replace(config, kind="ssl_frozen")
-    execute(teacher, frozen, inputs=beats_digest)
+    execute(TEACHER, frozen)
     request.getfixturevalue("forbidden_encoder")
-    execute(teacher, replace(frozen, seed=7), inputs=beats_digest)
+    execute(TEACHER, replace(frozen, seed=7))
 
 
 def test_a_frozen_encoder_without_cached_embeddings_hears_augmented_clips(
@@ -97,7 +97,7 @@ def test_a_frozen_encoder_without_cached_embeddings_hears_augmented_clips(
 ) -> None:
     every_epoch = replace(config, kind="ssl_frozen", frozen=replace(FROZEN, cache_embeddings=False))
     with pytest.raises(AssertionError, match="the encoder was run"):
-        execute(teacher, every_epoch, inputs=beats_digest)
+        execute(TEACHER, every_epoch)
 
 
 def test_fine_tuning_changes_the_encoder_and_freezing_does_not(
@@ -105,8 +105,8 @@ def test_fine_tuning_changes_the_encoder_and_freezing_does_not(
 ) -> None:
     weight = "encoder.layers.0.fc1.weight"
     published = torch.load(files["beats_ssl_file"], weights_only=True)["model"][weight]
-    tuned = execute(teacher, replace(config, kind="ssl"), inputs=beats_digest, reuse=True)
-    frozen = execute(teacher, replace(config, kind="ssl_frozen"), inputs=beats_digest, reuse=True)
+    tuned = execute(TEACHER, replace(config, kind="ssl"), reuse=True)
+    frozen = execute(TEACHER, replace(config, kind="ssl_frozen"), reuse=True)
     assert not torch.equal(checkpoint(tuned)[f"classifier.network.encoder.{weight}"], published)
     assert torch.equal(checkpoint(frozen)[f"classifier.network.encoder.{weight}"], published)
 
@@ -118,7 +118,7 @@ def test_options_for_small_gpus_train_too(config: TeacherConfig, monkeypatch: py
     )
     trainer = replace(config.trainer, accumulate_batches=2, precision="bf16-mixed")
     optim = replace(ONE_EPOCH, layer_decay=0.8)
-    run_id = execute(teacher, replace(config, activation_checkpointing=True, trainer=trainer, optim=optim), inputs=beats_digest)
+    run_id = execute(TEACHER, replace(config, activation_checkpointing=True, trainer=trainer, optim=optim))
     metrics = mlflow.get_run(run_id).data.metrics
     assert np.isfinite(metrics["train/loss"])
     assert asked
@@ -132,7 +132,7 @@ def test_a_file_of_the_other_kind_is_refused_before_a_run_begins(
     swapped = dict(zip(files, reversed(files.values()), strict=True))
     before = len(mlflow.search_runs(search_all_experiments=True, filter_string=f"tags.`{STAGE}` = 'teacher'"))
     with pytest.raises(BeatsFileError, match=re.escape(wanted)):
-        execute(teacher, replace(config, kind=kind, **swapped), inputs=beats_digest)
+        execute(TEACHER, replace(config, kind=kind, **swapped))
     assert len(mlflow.search_runs(search_all_experiments=True, filter_string=f"tags.`{STAGE}` = 'teacher'")) == before
 
 
@@ -152,9 +152,9 @@ def test_beats_of_the_published_size_teach_a_student(
         "beats_ssl_sl_file": str(write_beats_file(tmp_path / "ssl_sl.pt", cfg, finetuned=True)),
     }
     kinds: tuple[Any, ...] = ("ssl", "ssl_sl", "ssl_frozen")
-    teachers = [execute(teacher, replace(config, kind=kind, **large), inputs=beats_digest) for kind in kinds]
-    trained = execute(train, train_config, reuse=True)
-    distilled = execute(distill, replace(distill_config, train_run=trained, teacher_runs=",".join(teachers)))
+    teachers = [execute(TEACHER, replace(config, kind=kind, **large)) for kind in kinds]
+    trained = execute(TRAIN, train_config, reuse=True)
+    distilled = execute(DISTILL, replace(distill_config, train_run=trained, teacher_runs=",".join(teachers)))
     run = mlflow.get_run(distilled)
     assert "ssl (beats), ssl_sl (beats), ssl_frozen (beats)" in run.data.tags["mlflow.note.content"]
     assert {"val/agreement", "val/teacher_accuracy", "train/label_loss", "train/distillation_loss"} <= set(run.data.metrics)

@@ -17,7 +17,7 @@ from nbformat import NotebookNode
 import adaptf
 from adaptf.demo.data_sets import write_demo
 from adaptf.errors import UserError
-from adaptf.mlproject.main import MainConfig, check, main
+from adaptf.mlproject.main import MAIN, MainConfig
 from adaptf.pipeline.command_line import parse
 from adaptf.pipeline.stage import execute
 
@@ -73,7 +73,7 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         patch.setenv("JUPYTER_PATH", str(folder / "jupyter"))
         mlflow.set_tracking_uri(f"sqlite:///{folder / 'mlflow.db'}")
         folders = [f"--{name}.root=demo_data/{part}" for name, part in (("data", "tau"), ("audioset", "audioset"))]
-        execute(main, parse(MainConfig, stage="main", arguments=["--preset=tiny.yaml", *folders]), inputs=check)
+        execute(MAIN, parse(MainConfig, stage="main", arguments=["--preset=tiny.yaml", *folders]))
         os.environ.pop("MLFLOW_EXPERIMENT_ID", None)
         yield folder
     mlflow.set_tracking_uri(former)

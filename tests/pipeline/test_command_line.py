@@ -16,7 +16,8 @@ from adaptf import paths
 from adaptf.mlproject.finetune import FinetuneDeviceConfig
 from adaptf.mlproject.prepare import PrepareConfig
 from adaptf.mlproject.train import TrainConfig
-from adaptf.pipeline.command_line import PRESETS, flatten, parse, preset_names, settings, shared_leaves
+from adaptf.pipeline.command_line import PRESETS, flatten, parse, preset_names, shared_leaves
+from adaptf.pipeline.config import PRESET_SECTIONS, PRESET_VALUES, settings
 
 PROJECT = Path(__file__).parents[2] / "MLproject"
 ENTRY_POINTS: dict[str, dict[str, Any]] = yaml.safe_load(PROJECT.read_text())["entry_points"]
@@ -111,12 +112,19 @@ def test_a_preset_changes_only_what_it_says(stage: str, preset_name: str) -> Non
     defaults = flatten(dataclasses.asdict(config_class(stage)()))
     if stage in SHARING:
         links = shared_leaves(config_class(stage))
-        expected = said | {target: said[source] for source in said for target in links.get(source, [])}
+        expected = said | {target: said[source] for source, target in links if source in said}
         expected = {name: value for name, value in expected.items() if stage == "main" or name in defaults}
     else:
         own = {name.removeprefix(f"{stage}."): value for name, value in said.items() if name.startswith(f"{stage}.")}
         expected = {name: value for name, value in said.items() if name in defaults} | own
     assert flatten(dataclasses.asdict(parsed(stage, "--preset", preset_name))) == defaults | expected
+
+
+def test_a_preset_holds_the_sections_of_main() -> None:
+    assert {*PRESET_SECTIONS, *PRESET_VALUES, *ENTRY_POINTS} >= {
+        field.name for field in dataclasses.fields(config_class("main"))
+    }
+    assert dataclasses.asdict(config_class("main")()).keys() >= {*PRESET_SECTIONS, *PRESET_VALUES}
 
 
 def test_a_preset_has_the_same_effect_in_main_and_in_the_stage_alone() -> None:

@@ -13,14 +13,14 @@ import soundfile
 from optuna.distributions import FloatDistribution
 
 from adaptf.errors import UserError
-from adaptf.mlproject.finetune import FinetuneConfig, finetune, of_unknown
+from adaptf.mlproject.finetune import FINETUNE, FinetuneConfig, of_unknown
 from adaptf.mlproject.main import AudioSetConfig, MainConfig, check, check_devices
-from adaptf.mlproject.prepare import PrepareConfig, data_digest, prepare
+from adaptf.mlproject.prepare import PREPARE, PrepareConfig
 from adaptf.mlproject.sweep import SearchConfig, put_first
-from adaptf.mlproject.train import TrainConfig, train
+from adaptf.mlproject.train import TRAIN, TrainConfig
 from adaptf.pipeline import fitting
 from adaptf.pipeline.config import AugmentConfig, DataConfig
-from adaptf.pipeline.finetune_device import finetune_device
+from adaptf.pipeline.finetune_device import FINETUNE_DEVICE
 from adaptf.pipeline.stage import execute
 
 PLAIN = AugmentConfig(dir_p=0.0, mixstyle_p=0.0, mixup_alpha=0.0)
@@ -41,7 +41,7 @@ def phones(environment: dict[str, str], folder: Path) -> str:
                 rows.append(f"{name},{scene},{device},{scene}{place},{split}")
     (root / "clips.csv").write_text("\n".join(rows))
     data = DataConfig(root=str(root / "clips.csv"), cache=str(folder / "cache"), workers=1)
-    return execute(prepare, PrepareConfig(data), inputs=data_digest)
+    return execute(PREPARE, PrepareConfig(data))
 
 
 @pytest.fixture(scope="module")
@@ -51,7 +51,7 @@ def config(train_config: TrainConfig, phones: str) -> TrainConfig:
 
 @pytest.fixture(scope="module")
 def tuning(config: TrainConfig) -> FinetuneConfig:
-    checkpoint = mlflow.artifacts.download_artifacts(run_id=execute(train, config), artifact_path="checkpoints/best.ckpt")
+    checkpoint = mlflow.artifacts.download_artifacts(run_id=execute(TRAIN, config), artifact_path="checkpoints/best.ckpt")
     return FinetuneConfig(
         prepare_run=config.prepare_run,
         distill_run=checkpoint,
@@ -84,7 +84,7 @@ def test_the_default_means_all_devices_where_the_data_has_none_of_its(
     config: TrainConfig, heard: Heard, capsys: pytest.CaptureFixture[str]
 ) -> None:
     settings = replace(config, seed=1, augment=AugmentConfig())
-    assert heard(lambda: execute(train, settings)) == [[0.4, 0.4, 0.0]]
+    assert heard(lambda: execute(TRAIN, settings)) == [[0.4, 0.4, 0.0]]
     told = "No training clips of the data are of a, the default of dir_devices: those of all devices (nova, pixel) get"
     assert capsys.readouterr().out.count(told) == 1
 
@@ -93,14 +93,14 @@ def test_the_default_means_device_a_where_there_is_one(
     train_config: TrainConfig, heard: Heard, capsys: pytest.CaptureFixture[str]
 ) -> None:
     settings = replace(train_config, seed=1, augment=AugmentConfig())
-    assert heard(lambda: execute(train, settings)) == [[0.4, 0.0, 0.0]]
+    assert heard(lambda: execute(TRAIN, settings)) == [[0.4, 0.0, 0.0]]
     assert "dir_devices" not in capsys.readouterr().out
 
 
 def test_without_impulse_responses_nothing_is_said_of_devices(
     config: TrainConfig, heard: Heard, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert heard(lambda: execute(train, replace(config, seed=1, augment=PLAIN))) == [[0.0, 0.0, 0.0]]
+    assert heard(lambda: execute(TRAIN, replace(config, seed=1, augment=PLAIN))) == [[0.0, 0.0, 0.0]]
     assert "dir_devices" not in capsys.readouterr().out
 
 
@@ -109,7 +109,7 @@ def test_a_device_that_there_is_not_is_refused_with_those_that_there_are(named: 
     missing = next(device for device in named if device != "nova")
     told = f"augment: dir_devices names the device '{missing}', the training clips are of nova, pixel"
     with pytest.raises(UserError, match=told):
-        execute(train, replace(config, augment=replace(PLAIN, dir_devices=named)))
+        execute(TRAIN, replace(config, augment=replace(PLAIN, dir_devices=named)))
 
 
 def test_main_refuses_a_device_of_a_later_stage_before_anything_is_trained() -> None:
@@ -158,7 +158,7 @@ def test_finetune_refuses_a_wrong_folder_of_impulse_responses_before_anything_is
 
     def refused() -> None:
         with pytest.raises(UserError, match=f"augment: {said}"):
-            execute(finetune, replace(tuning, augment=augment))
+            execute(FINETUNE, replace(tuning, augment=augment))
 
     assert heard(refused) == []
 
@@ -168,19 +168,19 @@ def test_a_stage_alone_refuses_a_wrong_folder_by_the_name_of_its_field(
 ) -> None:
     augment, said = wrong_folder
     with pytest.raises(UserError, match=f"augment: {said}"):
-        execute(train, replace(config, augment=replace(augment, dir_p=0.5)))
+        execute(TRAIN, replace(config, augment=replace(augment, dir_p=0.5)))
 
 
 def test_unknown_gets_impulse_responses_on_clips_of_all_devices(
     tuning: FinetuneConfig, heard: Heard, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    found = heard(lambda: execute(finetune, tuning))
+    found = heard(lambda: execute(FINETUNE, tuning))
     assert found == [[0.0, 0.0, 0.0], [0.0, 0.0, 0.0], [0.8, 0.8, 0.0]]
     assert "those of all devices (nova, pixel) get impulse responses" in capsys.readouterr().out
 
 
 def test_a_device_beside_a_gets_none_of_its_impulse_responses(train_config: TrainConfig, heard: Heard) -> None:
-    checkpoint = mlflow.artifacts.download_artifacts(run_id=execute(train, train_config), artifact_path="checkpoints/best.ckpt")
+    checkpoint = mlflow.artifacts.download_artifacts(run_id=execute(TRAIN, train_config), artifact_path="checkpoints/best.ckpt")
     tuning = FinetuneConfig(
         prepare_run=train_config.prepare_run,
         distill_run=checkpoint,
@@ -192,9 +192,9 @@ def test_a_device_beside_a_gets_none_of_its_impulse_responses(train_config: Trai
         optim=replace(train_config.optim, max_epochs=1),
         trainer=train_config.trainer,
     )
-    assert heard(lambda: execute(finetune, tuning)) == [[0.0, 0.0, 0.0], [0.8, 0.0, 0.0]]
+    assert heard(lambda: execute(FINETUNE, tuning)) == [[0.0, 0.0, 0.0], [0.8, 0.0, 0.0]]
     without_a = replace(of_unknown(tuning, ["b"]), left_out="a")
-    assert heard(lambda: execute(finetune_device, without_a)) == [[0.0, 0.0, 0.0]]
+    assert heard(lambda: execute(FINETUNE_DEVICE, without_a)) == [[0.0, 0.0, 0.0]]
 
 
 def test_the_first_trial_of_a_sweep_has_the_probabilities_that_the_settings_mean(config: TrainConfig) -> None:

@@ -2,7 +2,6 @@
 
 import functools
 import json
-from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -14,26 +13,26 @@ import torch
 
 from adaptf.data.hashes import sha256_of
 from adaptf.errors import UserError
-from adaptf.mlproject.compare import CompareConfig, check, compare
-from adaptf.mlproject.distill import DistillConfig, distill
-from adaptf.mlproject.evaluate import EvaluateConfig, evaluate
-from adaptf.mlproject.finetune import FinetuneConfig, finetune
+from adaptf.mlproject.compare import COMPARE, CompareConfig, check
+from adaptf.mlproject.distill import DISTILL, DistillConfig
+from adaptf.mlproject.evaluate import EVALUATE, EvaluateConfig
+from adaptf.mlproject.finetune import FINETUNE, FinetuneConfig
 from adaptf.mlproject.lineage import LineageConfig, lineage
 from adaptf.mlproject.main import MainConfig
 from adaptf.mlproject.main import check as check_main
 from adaptf.mlproject.pretrain import PretrainConfig
 from adaptf.mlproject.promote import PromoteConfig
-from adaptf.mlproject.quantize import QuantizeConfig, quantize
-from adaptf.mlproject.register import RegisterConfig, register
+from adaptf.mlproject.quantize import QUANTIZE, QuantizeConfig
+from adaptf.mlproject.register import REGISTER, RegisterConfig
 from adaptf.mlproject.sweep import SweepConfig, stage_settings
 from adaptf.mlproject.teacher import TeacherConfig
-from adaptf.mlproject.train import TrainConfig, train
+from adaptf.mlproject.train import TRAIN, TrainConfig
 from adaptf.models.checkpoint import save_classifier
 from adaptf.models.classifier import SMALL_CNN, TFSEPNET, ModelDescription, build_classifier
 from adaptf.pipeline.artifacts import BEST
 from adaptf.pipeline.command_line import parse
 from adaptf.pipeline.config import MelConfig, upstream_fields
-from adaptf.pipeline.finetune_device import FinetuneDeviceConfig, finetune_device
+from adaptf.pipeline.finetune_device import FINETUNE_DEVICE, FinetuneDeviceConfig
 from adaptf.pipeline.stage import execute, resolved
 from adaptf.tracking import runs
 
@@ -183,7 +182,7 @@ def quantize_config(prepared: str, models: Path) -> QuantizeConfig:
 
 @pytest.fixture(scope="module")
 def quantized(quantize_config: QuantizeConfig) -> str:
-    return execute(quantize, quantize_config)
+    return execute(QUANTIZE, quantize_config)
 
 
 @pytest.fixture(scope="module")
@@ -201,7 +200,7 @@ def evaluate_config(prepared: str, models: Path) -> EvaluateConfig:
 
 @pytest.fixture(scope="module")
 def evaluated(evaluate_config: EvaluateConfig, quantized: str) -> str:
-    return execute(evaluate, replace(evaluate_config, quantize_run=quantized))
+    return execute(EVALUATE, replace(evaluate_config, quantize_run=quantized))
 
 
 def label(path: Path) -> str:
@@ -210,7 +209,7 @@ def label(path: Path) -> str:
 
 def test_files_become_int8_models_that_are_scored_and_registered(quantized: str, evaluated: str, models: Path) -> None:
     assert set(runs.scores(quantized)) >= {"INT8 accuracy/a", "INT8 accuracy/unknown"}
-    registered = execute(register, RegisterConfig(quantized, evaluated))
+    registered = execute(REGISTER, RegisterConfig(quantized, evaluated))
     assert mlflow.get_run(registered).info.status == "FINISHED"
     client = mlflow.MlflowClient()
     one, other = (client.get_model_version(f"adaptf-{device}", "1") for device in ("a", "unknown"))
@@ -232,7 +231,7 @@ def test_the_same_files_elsewhere_or_as_a_folder_are_the_same_work_and_other_con
     for path in models.iterdir():
         (tmp_path / path.name).write_bytes(path.read_bytes())
     as_folder = replace(quantize_config, finetune_run=str(tmp_path))
-    assert execute(quantize, as_folder, reuse=True) == quantized
+    assert execute(QUANTIZE, as_folder, reuse=True) == quantized
     write(tmp_path / "a.ckpt", seed=7)
     monitor: list[str] = []
 
@@ -240,12 +239,11 @@ def test_the_same_files_elsewhere_or_as_a_folder_are_the_same_work_and_other_con
         monitor.append(config.finetune_run)
         return runs.Result()
 
-    quantize_again.__name__ = "quantize"
-    assert execute(quantize_again, as_folder, reuse=True) != quantized and len(monitor) == 1
+    again = replace(QUANTIZE, run=quantize_again)
+    assert execute(again, as_folder, reuse=True) != quantized and len(monitor) == 1
 
 
-def stage_of(name: str) -> Callable[..., str]:
-    return {"quantize": quantize, "evaluate": evaluate, "finetune": finetune, "distill": distill}[name]  # type: ignore[return-value]
+STAGES = {stage.name: stage for stage in (QUANTIZE, EVALUATE, FINETUNE, DISTILL)}
 
 
 @pytest.mark.parametrize(
@@ -285,14 +283,14 @@ def test_a_file_for_another_task_is_refused_before_anything_is_computed(
     for module in ("quantize", "predictions"):
         monkeypatch.setattr(f"adaptf.mlproject.{module}.predict_logits", None)
     with pytest.raises(UserError, match=message):
-        execute(stage_of(stage), configs[stage])  # type: ignore[arg-type]
+        execute(STAGES[stage], configs[stage])
 
 
 def test_models_of_other_mel_bands_do_not_stand_side_by_side(
     quantize_config: QuantizeConfig, evaluate_config: EvaluateConfig, models: Path, tmp_path: Path
 ) -> None:
     given = mapping(a=write(tmp_path / "a.ckpt", features=MEL | {"bands": 128}), unknown=models / "unknown.ckpt")
-    for stage, config in ((quantize, quantize_config), (evaluate, evaluate_config)):
+    for stage, config in ((QUANTIZE, quantize_config), (EVALUATE, evaluate_config)):
         with pytest.raises(UserError, match=r"a.ckpt of a and .* of unknown take different log-mels.*: bands is 128 and 64"):
             execute(stage, replace(config, finetune_run=given))
 
@@ -302,9 +300,9 @@ def test_a_device_that_the_data_does_not_know_is_refused(
 ) -> None:
     given = mapping(A=models / "a.ckpt", unknown=models / "unknown.ckpt")
     with pytest.raises(UserError, match="there are models of A, and training clips of a, b, c alone"):
-        execute(quantize, replace(quantize_config, finetune_run=given))
+        execute(QUANTIZE, replace(quantize_config, finetune_run=given))
     with pytest.raises(UserError, match="has models of A; the data's devices are a, b, c"):
-        execute(evaluate, replace(evaluate_config, finetune_run=given))
+        execute(EVALUATE, replace(evaluate_config, finetune_run=given))
 
 
 def test_a_public_checkpoint_is_held_against_the_scenes_of_the_challenge(
@@ -316,11 +314,11 @@ def test_a_public_checkpoint_is_held_against_the_scenes_of_the_challenge(
         with pytest.raises(
             UserError, match=r"tells airport, bus, metro, .*, tram apart, the data has airport, bus: another task"
         ):
-            execute(quantize, replace(quantize_config, finetune_run=str(path)))
+            execute(QUANTIZE, replace(quantize_config, finetune_run=str(path)))
 
 
 def test_a_run_that_began_from_a_file_says_so(train_config: TrainConfig, models: Path) -> None:
-    started = execute(train, replace(train_config, pretrain_run=str(models / "a.ckpt")))
+    started = execute(TRAIN, replace(train_config, pretrain_run=str(models / "a.ckpt")))
     assert mlflow.get_run(started).data.tags["adaptf.file.pretrain_run/unknown"] == label(models / "a.ckpt")
     assert f"─ {label(models / 'a.ckpt')}\n" in lineage(LineageConfig(started))
 
@@ -337,7 +335,7 @@ def test_a_start_that_is_kept_leaves_what_lies_beside_its_weights(
         optim=replace(train_config.optim, max_epochs=0),
         trainer=train_config.trainer,
     )
-    run_id = execute(finetune_device, config)
+    run_id = execute(FINETUNE_DEVICE, config)
     kept = torch.load(mlflow.artifacts.download_artifacts(run_id=run_id, artifact_path=BEST), weights_only=True)
     assert set(kept) == {"adaptf_model", "state_dict", "epoch"}
     assert all(torch.equal(kept["state_dict"][name], tensor) for name, tensor in content["state_dict"].items())
@@ -368,6 +366,6 @@ def test_a_folder_is_compared_with_a_file(quantize_config: QuantizeConfig, model
 
 def test_a_comparison_with_a_folder_names_its_files(quantize_config: QuantizeConfig, models: Path) -> None:
     config = CompareConfig(f"{models},{models / 'unknown.ckpt'}", prepare_run=quantize_config.prepare_run, draws=100)
-    run = mlflow.get_run(execute(compare, replace(config, accelerator="cpu"), inputs=check))
+    run = mlflow.get_run(execute(COMPARE, replace(config, accelerator="cpu")))
     assert run.info.run_name == "compare models, unknown"
     assert run.data.tags["adaptf.file.runs.1/a"] == label(models / "a.ckpt")

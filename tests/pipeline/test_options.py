@@ -12,9 +12,9 @@ import soundfile
 from adaptf.errors import UserError
 from adaptf.mlproject import main as main_module
 from adaptf.mlproject.main import MainConfig, main
-from adaptf.mlproject.prepare import PrepareConfig, data_digest, prepare
-from adaptf.mlproject.teacher import TeacherConfig, teacher
-from adaptf.mlproject.train import TrainConfig, train
+from adaptf.mlproject.prepare import PREPARE, PrepareConfig
+from adaptf.mlproject.teacher import TEACHER, TeacherConfig
+from adaptf.mlproject.train import TRAIN, TrainConfig
 from adaptf.models.small_teacher import SmallCnnTeacher
 from adaptf.pipeline.config import BeatsOptimConfig, DataConfig
 from adaptf.pipeline.fitting import optimizer_of
@@ -31,7 +31,7 @@ def one_epoch(train_config: TrainConfig) -> TrainConfig:
 
 @pytest.fixture(scope="module")
 def plain(one_epoch: TrainConfig) -> str:
-    return execute(train, one_epoch)
+    return execute(TRAIN, one_epoch)
 
 
 @pytest.fixture(scope="module")
@@ -41,7 +41,7 @@ def checkpoint_file(plain: str, folder: Path) -> str:
 
 
 def trained(config: TrainConfig, **values: Any) -> str:
-    return execute(train, with_values(config, {name.replace("__", "."): value for name, value in values.items()}))
+    return execute(TRAIN, with_values(config, {name.replace("__", "."): value for name, value in values.items()}))
 
 
 def losses(run_id: str) -> list[float]:
@@ -82,7 +82,7 @@ def test_how_a_training_reads_and_shows_changes_no_result(values: dict[str, Any]
     ids=str,
 )
 def test_a_setting_of_model_or_training_makes_another_training(values: dict[str, Any], train_config: TrainConfig) -> None:
-    assert losses(trained(train_config, **values)) != losses(execute(train, train_config, reuse=True))
+    assert losses(trained(train_config, **values)) != losses(execute(TRAIN, train_config, reuse=True))
 
 
 def test_measured_responses_and_their_levels_make_other_trainings(one_epoch: TrainConfig, plain: str, tmp_path: Path) -> None:
@@ -93,8 +93,8 @@ def test_measured_responses_and_their_levels_make_other_trainings(one_epoch: Tra
 
 
 def test_clips_of_16_bit_train_as_those_of_32(one_epoch: TrainConfig, plain: str, data: DataConfig) -> None:
-    prepared = execute(prepare, PrepareConfig(replace(data, sample_type="int16")), inputs=data_digest)
-    assert losses(execute(train, replace(one_epoch, prepare_run=prepared))) == pytest.approx(losses(plain), rel=0.02)
+    prepared = execute(PREPARE, PrepareConfig(replace(data, sample_type="int16")))
+    assert losses(execute(TRAIN, replace(one_epoch, prepare_run=prepared))) == pytest.approx(losses(plain), rel=0.02)
 
 
 def test_tensorboards_events_are_an_artifact(one_epoch: TrainConfig) -> None:
@@ -129,7 +129,7 @@ def test_log_mels_of_another_rate_than_the_clips_are_refused(one_epoch: TrainCon
 
 
 def test_a_teacher_with_several_seeds_has_a_child_run_for_each(teacher_config: TeacherConfig) -> None:
-    parent = mlflow.get_run(execute(teacher, replace(teacher_config, seeds=(0, 1))))
+    parent = mlflow.get_run(execute(TEACHER, replace(teacher_config, seeds=(0, 1))))
     assert set(runs.seed_runs(parent)) == {0, 1}
     assert "best/accuracy/mean" in parent.data.metrics
 

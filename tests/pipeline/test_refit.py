@@ -10,14 +10,14 @@ import torch
 
 from adaptf.errors import UserError
 from adaptf.mlproject.compare import learnt_from_them
-from adaptf.mlproject.distill import DistillConfig, distill
+from adaptf.mlproject.distill import DISTILL, DistillConfig, distill
 from adaptf.mlproject.finetune import FinetuneConfig
 from adaptf.mlproject.main import MainConfig, check
-from adaptf.mlproject.quantize import QuantizeConfig, quantize
+from adaptf.mlproject.quantize import QUANTIZE, QuantizeConfig
 from adaptf.mlproject.sweep import SweepConfig
 from adaptf.mlproject.sweep import check as check_sweep
-from adaptf.mlproject.teacher import TeacherConfig, teacher
-from adaptf.mlproject.train import TrainConfig, train
+from adaptf.mlproject.teacher import TEACHER, TeacherConfig
+from adaptf.mlproject.train import TRAIN, TrainConfig, train
 from adaptf.pipeline.compared import Compared
 from adaptf.pipeline.config import AverageConfig, DataConfig, OptimConfig
 from adaptf.pipeline.refit import refits_of, what_clips_judge
@@ -35,13 +35,13 @@ Weights = Callable[..., dict[str, torch.Tensor]]
 @pytest.fixture(scope="module")
 def refit(train_config: TrainConfig) -> str:
     """Id of a run of `train`."""
-    return execute(train, refitted(train_config))
+    return execute(TRAIN, refitted(train_config))
 
 
 @pytest.fixture(scope="module")
 def distilled(distill_config: DistillConfig, teacher_config: TeacherConfig, refit: str) -> str:
     """Id of a run of `distill` that is a refit too."""
-    return execute(distill, replace(refitted(distill_config), train_run=refit, teacher_runs=execute(teacher, teacher_config)))
+    return execute(DISTILL, replace(refitted(distill_config), train_run=refit, teacher_runs=execute(TEACHER, teacher_config)))
 
 
 def refitted(config: Any) -> Any:
@@ -54,7 +54,7 @@ def test_a_refit_learns_from_all_clips_that_training_and_validation_have(
 ) -> None:
     upstream = mlflow.get_run(distilled).data.tags
     taught = replace(distill_config, teacher_runs=upstream["adaptf.upstream.teacher_runs"], seed=7)
-    plain = replace(taught, train_run=execute(train, train_config, reuse=True))
+    plain = replace(taught, train_run=execute(TRAIN, train_config, reuse=True))
     run, config = {"train": (train, replace(train_config, seed=7)), "distill": (distill, plain)}[stage]
     plain_training = training_of(run, config)
     train_clips, validation_clips = plain_training.train, plain_training.validation
@@ -93,19 +93,19 @@ def test_an_interrupted_refit_goes_on_and_ends_after_its_epochs(
     with monkeypatch.context() as patch:
         patch.setattr(ClassifierTask, "training_step", breaks)
         with pytest.raises(RuntimeError, match="power cut"):
-            execute(train, refitted(train_config))
-    resumed = execute(train, refitted(train_config))
+            execute(TRAIN, refitted(train_config))
+    resumed = execute(TRAIN, refitted(train_config))
     assert resumed != refit
     assert runs.metric_per_epoch(resumed, "train/loss") == runs.metric_per_epoch(refit, "train/loss")
 
 
 def test_refits_are_found_behind_what_was_built_on_them(distilled: str, refit: str, train_config: TrainConfig) -> None:
     assert len(refits_of(distilled)) == 2 and len(refits_of(refit)) == 1
-    assert refits_of(execute(train, train_config, reuse=True)) == []
+    assert refits_of(execute(TRAIN, train_config, reuse=True)) == []
 
 
 def test_seeds_of_a_refit_are_listed_without_a_mean(train_config: TrainConfig) -> None:
-    parent = mlflow.get_run(execute(train, replace(refitted(train_config), seeds=(0, 1))))
+    parent = mlflow.get_run(execute(TRAIN, replace(refitted(train_config), seeds=(0, 1))))
     assert set(runs.seed_runs(parent)) == {0, 1}
 
 
@@ -114,7 +114,7 @@ def test_a_distillation_does_not_choose_by_clips_that_its_start_has_learnt_from(
 ) -> None:
     teachers = mlflow.get_run(distilled).data.tags["adaptf.upstream.teacher_runs"]
     with pytest.raises(UserError, match=rf"train_run={refit} has learnt from the validation clips \(refit of train"):
-        execute(distill, replace(distill_config, train_run=refit, teacher_runs=teachers))
+        execute(DISTILL, replace(distill_config, train_run=refit, teacher_runs=teachers))
 
 
 def test_a_sweep_does_not_begin_on_a_start_that_has_learnt_from_the_clips_that_judge(
@@ -158,7 +158,7 @@ def test_main_says_before_any_work_what_does_not_go_together(data: DataConfig, c
 
 
 def test_a_comparison_says_which_model_has_learnt_from_its_clips(train_config: TrainConfig, refit: str) -> None:
-    plain = execute(train, train_config, reuse=True)
+    plain = execute(TRAIN, train_config, reuse=True)
     found = [Compared("before", (plain,), (plain,)), Compared("after", (refit,), (refit,))]
     (told,) = learnt_from_them(found, "validation")
     assert told.startswith("after has **learnt from these clips** (refit of train ")
@@ -179,7 +179,7 @@ def test_quantize_says_that_its_clips_were_learnt(
         mlflow.log_dict({"unknown": distilled}, "models.json")
     monkeypatch.setattr("adaptf.mlproject.quantize.fresh_process", lambda: pytest.fail("the models are judged"))
     with pytest.raises(pytest.fail.Exception, match="judged"):
-        execute(quantize, QuantizeConfig(prepare_run=distill_config.prepare_run, finetune_run=tuned.info.run_id))
+        execute(QUANTIZE, QuantizeConfig(prepare_run=distill_config.prepare_run, finetune_run=tuned.info.run_id))
     said = "Accuracies below are of validation clips, **from which the model has learnt** (refit of distill"
     assert said in capsys.readouterr().out
 

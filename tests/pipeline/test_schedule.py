@@ -8,7 +8,7 @@ import torch
 from adaptf.errors import UserError
 from adaptf.mlproject.distill import DistillConfig
 from adaptf.mlproject.pretrain import PretrainConfig
-from adaptf.mlproject.train import TrainConfig, train
+from adaptf.mlproject.train import TRAIN, TrainConfig
 from adaptf.pipeline.config import AverageConfig, BeatsOptimConfig, OptimConfig
 from adaptf.pipeline.fitting import optimizer_of
 from adaptf.pipeline.schedule import averaging_of, unended_cycle
@@ -48,7 +48,7 @@ def test_the_rate_that_is_told_is_the_optimizers() -> None:
 
 
 def test_a_training_says_once_that_it_ends_in_a_cycle(train_config: TrainConfig, capsys: pytest.CaptureFixture[str]) -> None:
-    execute(train, replace(train_config, optim=replace(train_config.optim, max_epochs=3, restart_factor=2)))
+    execute(TRAIN, replace(train_config, optim=replace(train_config.optim, max_epochs=3, restart_factor=2)))
     assert capsys.readouterr().out.count("optim.max_epochs = 3 ends after 1 of a cycle's 4 epochs") == 1
 
 

@@ -7,10 +7,10 @@ import pandas as pd
 import pytest
 
 from adaptf.errors import UserError
-from adaptf.mlproject.distill import DistillConfig, distill
-from adaptf.mlproject.evaluate import EvaluateConfig, evaluate
-from adaptf.mlproject.teacher import TeacherConfig, teacher
-from adaptf.mlproject.train import TrainConfig, train
+from adaptf.mlproject.distill import DISTILL, DistillConfig
+from adaptf.mlproject.evaluate import EVALUATE, EvaluateConfig
+from adaptf.mlproject.teacher import TEACHER, TeacherConfig
+from adaptf.mlproject.train import TRAIN, TrainConfig
 from adaptf.pipeline.stage import execute
 from adaptf.tracking import runs
 from adaptf.tracking.runs import UpstreamError
@@ -20,13 +20,13 @@ SEEDS = (0, 1, 2)
 
 @pytest.fixture(scope="module")
 def trained(train_config: TrainConfig) -> str:
-    return execute(train, replace(train_config, seeds=SEEDS))
+    return execute(TRAIN, replace(train_config, seeds=SEEDS))
 
 
 @pytest.fixture(scope="module")
 def distilled(distill_config: DistillConfig, teacher_config: TeacherConfig, trained: str) -> str:
-    taught = execute(teacher, teacher_config)
-    return execute(distill, replace(distill_config, train_run=trained, teacher_runs=taught, seeds=SEEDS))
+    taught = execute(TEACHER, teacher_config)
+    return execute(DISTILL, replace(distill_config, train_run=trained, teacher_runs=taught, seeds=SEEDS))
 
 
 def children_of(run_id: str) -> dict[int, str]:
@@ -68,7 +68,7 @@ def test_a_seed_that_upstream_lacks_is_named(distill_config: DistillConfig, trai
     taught = mlflow.get_run(distilled).data.tags["adaptf.upstream.teacher_runs"]
     config = replace(distill_config, train_run=trained, teacher_runs=taught, seeds=(0, 9))
     with pytest.raises(UpstreamError, match=f"run {trained} holds the seeds 0, 1, 2, seed 9 is needed"):
-        execute(distill, config)
+        execute(DISTILL, config)
 
 
 def test_a_single_run_does_not_start_from_several_but_is_told_which_there_are(
@@ -76,7 +76,7 @@ def test_a_single_run_does_not_start_from_several_but_is_told_which_there_are(
 ) -> None:
     taught = mlflow.get_run(distilled).data.tags["adaptf.upstream.teacher_runs"]
     with pytest.raises(UpstreamError, match=f"is of stage 'train_seeds', a run of 'train'.*seed 1: {children_of(trained)[1]}"):
-        execute(distill, replace(distill_config, train_run=trained, teacher_runs=taught))
+        execute(DISTILL, replace(distill_config, train_run=trained, teacher_runs=taught))
 
 
 def test_latest_is_never_the_parent_of_seeds(trained: str) -> None:
@@ -85,7 +85,7 @@ def test_latest_is_never_the_parent_of_seeds(trained: str) -> None:
 
 def test_a_seed_given_twice_is_refused(train_config: TrainConfig) -> None:
     with pytest.raises(UserError, match="seeds are 3, 3: each should stand there once"):
-        execute(train, replace(train_config, seeds=(3, 3)))
+        execute(TRAIN, replace(train_config, seeds=(3, 3)))
 
 
 def test_evaluate_shows_runs_over_seeds_by_mean_and_interval(train_config: TrainConfig, trained: str, distilled: str) -> None:
@@ -98,7 +98,7 @@ def test_evaluate_shows_runs_over_seeds_by_mean_and_interval(train_config: Train
         accelerator="cpu",
         draws=200,
     )
-    run_id = execute(evaluate, config)
+    run_id = execute(EVALUATE, config)
     accuracies = tables_of(run_id, "accuracies")
     assert list(accuracies.index) == ["trained", "distilled"] and list(accuracies["runs"]) == [3, 3]
     difference = tables_of(run_id, "differences").loc["distilled - trained"]
@@ -110,4 +110,4 @@ def test_evaluate_shows_runs_over_seeds_by_mean_and_interval(train_config: Train
 def test_evaluate_of_nothing_is_refused(train_config: TrainConfig) -> None:
     nothing = dict.fromkeys(("train_run", "distill_run", "finetune_run", "quantize_run"), "none")
     with pytest.raises(UserError, match="there is nothing to evaluate"):
-        execute(evaluate, EvaluateConfig(prepare_run=train_config.prepare_run, **nothing))
+        execute(EVALUATE, EvaluateConfig(prepare_run=train_config.prepare_run, **nothing))

@@ -15,12 +15,12 @@ import torch
 from mlflow.entities import Run
 
 from adaptf.errors import UserError
-from adaptf.mlproject.distill import DistillConfig, distill
-from adaptf.mlproject.prepare import PrepareConfig, data_digest, prepare
-from adaptf.mlproject.teacher import TeacherConfig, teacher
-from adaptf.mlproject.train import TrainConfig, train
+from adaptf.mlproject.distill import DISTILL, DistillConfig
+from adaptf.mlproject.prepare import PREPARE, PrepareConfig
+from adaptf.mlproject.teacher import TEACHER, TeacherConfig
+from adaptf.mlproject.train import TRAIN, TrainConfig
 from adaptf.pipeline.config import AverageConfig, DataConfig
-from adaptf.pipeline.stage import execute
+from adaptf.pipeline.stage import Stage, execute
 from adaptf.tracking import runs
 from adaptf.tracking.runs import FINGERPRINT, STAGE, Result, StageRun, UpstreamError
 from adaptf.training.metrics import MacroAccuracy
@@ -31,17 +31,17 @@ Checkpoint = Callable[..., dict[str, torch.Tensor]]
 
 @pytest.fixture(scope="module")
 def trained(train_config: TrainConfig) -> str:
-    return execute(train, train_config)
+    return execute(TRAIN, train_config)
 
 
 @pytest.fixture(scope="module")
 def taught(teacher_config: TeacherConfig) -> str:
-    return execute(teacher, teacher_config)
+    return execute(TEACHER, teacher_config)
 
 
 @pytest.fixture(scope="module")
 def distilled(distill_config: DistillConfig, trained: str, taught: str) -> str:
-    return execute(distill, replace(distill_config, train_run=trained, teacher_runs=taught))
+    return execute(DISTILL, replace(distill_config, train_run=trained, teacher_runs=taught))
 
 
 @pytest.fixture
@@ -84,6 +84,9 @@ def stage_that_counts(config: TrainConfig, run: StageRun) -> Result:
     """Stands in for a stage where only its bookkeeping matters."""
     print("counted")
     return Result()
+
+
+COUNTING = Stage("stage_that_counts", run=stage_that_counts, config=TrainConfig)
 
 
 def test_prepare_leaves_the_table_and_the_counts(prepared: str, folder: Path) -> None:
@@ -137,46 +140,68 @@ def test_a_student_learns_in_training_mode(distilled: str, trained: str, checkpo
 
 
 def test_latest_is_the_newest_finished_run(train_config: TrainConfig, trained: str, prepared: str) -> None:
-    older = execute(stage_that_counts, train_config)
-    newer = execute(stage_that_counts, replace(train_config, seed=1))
+    older = execute(COUNTING, train_config)
+    newer = execute(COUNTING, replace(train_config, seed=1))
     assert runs.latest("stage_that_counts", {}) == newer != older
     mlflow.MlflowClient().set_terminated(newer, "FAILED")
     assert runs.latest("stage_that_counts", {}) == older
     config = replace(train_config, prepare_run="latest")
-    assert mlflow.get_run(execute(stage_that_counts, config)).data.params["prepare_run"] == prepared
+    assert mlflow.get_run(execute(COUNTING, config)).data.params["prepare_run"] == prepared
 
 
 def test_latest_without_any_finished_run_says_how_to_make_one(train_config: TrainConfig) -> None:
     with pytest.raises(UpstreamError, match=r"no run of stage 'pretrain' has finished.*mlflow run . -e pretrain"):
-        execute(train, replace(train_config, pretrain_run="latest"))
+        execute(TRAIN, replace(train_config, pretrain_run="latest"))
 
 
 def test_the_same_work_is_taken_from_the_run_that_did_it(
     train_config: TrainConfig, trained: str, forbidden_steps: None, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert execute(train, train_config, reuse=True) == trained
+    assert execute(TRAIN, train_config, reuse=True) == trained
     assert f"already finished in run {trained}" in capsys.readouterr().out
 
 
 def test_an_upstream_run_that_was_made_alike_counts_as_the_same(
     train_config: TrainConfig, trained: str, data: DataConfig, forbidden_steps: None
 ) -> None:
-    again = execute(prepare, PrepareConfig(data), inputs=data_digest)
+    again = execute(PREPARE, PrepareConfig(data))
     assert again != train_config.prepare_run
-    assert execute(train, replace(train_config, prepare_run=again), reuse=True) == trained
+    assert execute(TRAIN, replace(train_config, prepare_run=again), reuse=True) == trained
 
 
 def test_a_changed_setting_or_upstream_runs_again(
     train_config: TrainConfig, data: DataConfig, capsys: pytest.CaptureFixture[str]
 ) -> None:
     config = replace(train_config, seed=11)
-    first = execute(stage_that_counts, config, reuse=True)
-    assert execute(stage_that_counts, config, reuse=True) == first
-    other_setting = execute(stage_that_counts, replace(config, seed=12), reuse=True)
-    other_data = execute(prepare, PrepareConfig(replace(data, validation_share=0.5)), inputs=data_digest)
-    other_upstream = execute(stage_that_counts, replace(config, prepare_run=other_data), reuse=True)
+    first = execute(COUNTING, config, reuse=True)
+    assert execute(COUNTING, config, reuse=True) == first
+    other_setting = execute(COUNTING, replace(config, seed=12), reuse=True)
+    other_data = execute(PREPARE, PrepareConfig(replace(data, validation_share=0.5)))
+    other_upstream = execute(COUNTING, replace(config, prepare_run=other_data), reuse=True)
     assert len({first, other_setting, other_upstream}) == 3
     assert capsys.readouterr().out.count("counted") == 3
+
+
+def test_what_cannot_change_a_result_makes_no_other_run(train_config: TrainConfig) -> None:
+    config = replace(train_config, seed=13)
+    elsewhere = replace(train_config.trainer, workers=1, accelerator="auto", progress_bar=True, log_mel_gb=0.0)
+    assert execute(COUNTING, config, reuse=True) == execute(COUNTING, replace(config, trainer=elsewhere), reuse=True)
+    longer = replace(train_config.trainer, accumulate_batches=2)
+    assert execute(COUNTING, config, reuse=True) != execute(COUNTING, replace(config, trainer=longer), reuse=True)
+
+
+def test_what_a_stage_cannot_tell_is_never_taken_from_an_earlier_run(train_config: TrainConfig) -> None:
+    stage = replace(COUNTING, reads=lambda config: None)
+    assert execute(stage, train_config, reuse=True) != execute(stage, train_config, reuse=True)
+
+
+def test_settings_are_refused_before_there_is_a_run(train_config: TrainConfig) -> None:
+    def refuse(config: TrainConfig) -> None:
+        raise UserError("no")
+
+    with pytest.raises(UserError, match="no"):
+        execute(replace(COUNTING, name="refused", check=refuse), train_config)
+    assert not runs.any_finished("refused") and not list(runs.work_root().glob("refused*"))
 
 
 @pytest.mark.parametrize("name", ["microphone.wav", "old/microphone.wav"])
@@ -184,52 +209,52 @@ def test_another_response_in_the_same_folder_trains_again(train_config: TrainCon
     (tmp_path / "old").mkdir()
     soundfile.write(tmp_path / name, np.eye(1, 64, 3)[0], 32000)
     config = replace(train_config, seed=51, augment=replace(train_config.augment, dir_folder=str(tmp_path)))
-    first = execute(stage_that_counts, config, reuse=True)
+    first = execute(COUNTING, config, reuse=True)
     (tmp_path / ".DS_Store").write_bytes(b"what a file manager leaves")
-    assert execute(stage_that_counts, config, reuse=True) == first
+    assert execute(COUNTING, config, reuse=True) == first
     soundfile.write(tmp_path / name, np.eye(1, 64, 5)[0], 32000)
-    assert execute(stage_that_counts, config, reuse=True) != first
+    assert execute(COUNTING, config, reuse=True) != first
 
 
 def test_a_file_that_changed_prepares_again(data: DataConfig, prepared: str) -> None:
     config = PrepareConfig(replace(data, split_seed=5))
-    first = execute(prepare, config, inputs=data_digest, reuse=True)
-    assert execute(prepare, config, inputs=data_digest, reuse=True) == first
+    first = execute(PREPARE, config, reuse=True)
+    assert execute(PREPARE, config, reuse=True) == first
     clip = next(Path(data.root).glob("audio/*.wav"))
     content = clip.read_bytes()
     try:
         clip.write_bytes(content[:-2] + b"\x01\x02")
-        assert execute(prepare, config, inputs=data_digest, reuse=True) != first
+        assert execute(PREPARE, config, reuse=True) != first
     finally:
         clip.write_bytes(content)
 
 
 def test_a_run_of_another_stage_is_refused(distill_config: DistillConfig, trained: str, taught: str) -> None:
     with pytest.raises(UpstreamError, match=f"run {taught} is of stage 'teacher', a run of 'train' is needed"):
-        execute(distill, replace(distill_config, train_run=taught, teacher_runs=taught))
+        execute(DISTILL, replace(distill_config, train_run=taught, teacher_runs=taught))
 
 
 def test_an_unfinished_run_is_refused(distill_config: DistillConfig, taught: str) -> None:
     run = mlflow.MlflowClient().create_run(runs.experiment_id(), tags={STAGE: "train"})
     with pytest.raises(UpstreamError, match=f"run {run.info.run_id} of stage 'train' has not finished: its status is RUNNING"):
-        execute(distill, replace(distill_config, train_run=run.info.run_id, teacher_runs=taught))
+        execute(DISTILL, replace(distill_config, train_run=run.info.run_id, teacher_runs=taught))
 
 
 def test_an_unknown_run_is_refused(distill_config: DistillConfig, taught: str) -> None:
     with pytest.raises(UpstreamError, match="there is no run '0123abcd'"):
-        execute(distill, replace(distill_config, train_run="0123abcd", teacher_runs=taught))
+        execute(DISTILL, replace(distill_config, train_run="0123abcd", teacher_runs=taught))
 
 
 def test_the_same_seed_gives_the_same_weights(train_config: TrainConfig, trained: str, checkpoint: Checkpoint) -> None:
     torch.rand(3)  # what was drawn before does not matter
-    again = execute(train, train_config)
+    again = execute(TRAIN, train_config)
     assert again != trained
     assert largest_difference(checkpoint(trained), checkpoint(again)) == 0
     assert largest_difference(checkpoint(trained, "last"), checkpoint(again, "last")) == 0
 
 
 def test_another_seed_gives_other_weights(train_config: TrainConfig, trained: str, checkpoint: Checkpoint) -> None:
-    other = execute(train, replace(train_config, seed=1))
+    other = execute(TRAIN, replace(train_config, seed=1))
     assert largest_difference(checkpoint(trained, "last"), checkpoint(other, "last")) > 0
 
 
@@ -238,7 +263,7 @@ def test_averaged_weights_are_what_a_training_leaves(
     kind: Any, train_config: TrainConfig, trained: str, checkpoint: Checkpoint
 ) -> None:
     averaged = replace(train_config, optim=replace(train_config.optim, average=AverageConfig(kind=kind, share=1.0)))
-    run_id = execute(train, averaged)
+    run_id = execute(TRAIN, averaged)
     assert epochs_logged(run_id, "train/loss") == epochs_logged(trained, "train/loss")  # the steps are the same
     assert largest_difference(checkpoint(trained, "last"), checkpoint(run_id, "last")) > 0
 
@@ -247,7 +272,7 @@ def test_averaged_weights_are_what_a_training_leaves(
 def test_an_augmentation_beyond_the_report_makes_another_model_once_it_is_on(
     changes: dict[str, float], train_config: TrainConfig, trained: str, checkpoint: Checkpoint
 ) -> None:
-    run_id = execute(train, replace(train_config, augment=replace(train_config.augment, **changes)))
+    run_id = execute(TRAIN, replace(train_config, augment=replace(train_config.augment, **changes)))
     assert largest_difference(checkpoint(trained, "last"), checkpoint(run_id, "last")) > 0
 
 
@@ -262,11 +287,11 @@ def test_a_setting_out_of_range_is_named_with_its_section(
     section: str, changes: dict[str, Any], message: str, train_config: TrainConfig, forbidden_steps: None
 ) -> None:
     with pytest.raises(UserError, match=message):
-        execute(train, replace(train_config, **{section: replace(getattr(train_config, section), **changes)}))
+        execute(TRAIN, replace(train_config, **{section: replace(getattr(train_config, section), **changes)}))
 
 
 def test_last_is_the_last_epoch_also_where_the_score_no_longer_rises(train_config: TrainConfig, score_stays: None) -> None:
-    run_id = execute(train, replace(train_config, seed=31))
+    run_id = execute(TRAIN, replace(train_config, seed=31))
     epochs = {}
     for name in ("best", "last"):
         path = mlflow.artifacts.download_artifacts(run_id=run_id, artifact_path=f"checkpoints/{name}.ckpt")
@@ -285,17 +310,17 @@ def test_an_interrupted_training_continues_in_its_run_and_ends_alike(
 ) -> None:
     optim = replace(train_config.optim, max_epochs=4, restart_epochs=4, batch_size=8)
     config = replace(train_config, seed=21 + workers, optim=optim, trainer=replace(train_config.trainer, workers=workers))
-    whole = execute(train, config)
+    whole = execute(TRAIN, config)
     with monkeypatch.context() as patch:
         patch.setattr(ClassifierTask, "training_step", fails_in_epoch(2, ClassifierTask.training_step))
         with pytest.raises(RuntimeError, match="power cut"):
-            execute(train, config)
+            execute(TRAIN, config)
     broken = runs.find_interrupted("train", mlflow.get_run(whole).data.tags[FINGERPRINT])
     assert broken is not None and broken.info.status == "FAILED"
     assert "power cut" in mlflow.artifacts.load_text(f"{broken.info.artifact_uri}/error.txt")
     mlflow.MlflowClient().delete_run(whole)  # so that reuse does not find it
     capsys.readouterr()
-    resumed = execute(train, config, reuse=True)
+    resumed = execute(TRAIN, config, reuse=True)
     said = capsys.readouterr().out
     mlflow.MlflowClient().restore_run(whole)
     assert resumed == broken.info.run_id and f"continues run {resumed}" in said
@@ -311,7 +336,7 @@ def test_a_stage_joins_the_run_that_mlflow_made_for_it(train_config: TrainConfig
     made = mlflow.MlflowClient().create_run(runs.experiment_id()).info.run_id
     mlflow.MlflowClient().log_param(made, "pretrain_run", "latest")  # as it was given to `mlflow run`
     monkeypatch.setenv("MLFLOW_RUN_ID", made)
-    assert execute(stage_that_counts, replace(train_config, seed=41)) == made
+    assert execute(COUNTING, replace(train_config, seed=41)) == made
     monkeypatch.delenv("MLFLOW_RUN_ID", raising=False)  # MLflow takes it away itself once the run has begun
     run = mlflow.get_run(made)
     assert (run.info.status, run.data.tags[STAGE]) == ("FINISHED", "stage_that_counts")
@@ -320,18 +345,20 @@ def test_a_stage_joins_the_run_that_mlflow_made_for_it(train_config: TrainConfig
 
 def test_a_stage_within_a_run_is_nested(train_config: TrainConfig) -> None:
     with mlflow.start_run(experiment_id=runs.experiment_id()) as parent:
-        child = execute(stage_that_counts, replace(train_config, seed=42), name="a name")
+        child = execute(COUNTING, replace(train_config, seed=42), name="a name")
     tags = mlflow.get_run(child).data.tags
     assert (tags["mlflow.parentRunId"], tags["mlflow.runName"]) == (parent.info.run_id, "a name")
 
 
 def test_the_same_work_is_not_done_twice_at_once(train_config: TrainConfig) -> None:
     def stage_within_itself(config: TrainConfig, run: StageRun) -> Result:
-        execute(stage_within_itself, config)
+        execute(stage, config)
         return Result()
 
+    stage = Stage("stage_within_itself", run=stage_within_itself, config=TrainConfig)
+
     with pytest.raises(UserError, match="another process is running this stage_within_itself with the same settings"):
-        execute(stage_within_itself, train_config)
+        execute(stage, train_config)
 
 
 def fails_in_epoch(epoch: int, step: Callable[..., torch.Tensor]) -> Callable[..., torch.Tensor]:

@@ -8,7 +8,8 @@ import pytest
 
 from adaptf.errors import UserError
 from adaptf.promotion import gates
-from adaptf.tracking import registry, runs
+from adaptf.serving import logged_model
+from adaptf.tracking import runs
 
 ROUTER = "adaptf-router"
 TOGETHER = {"adaptf-a": "1", ROUTER: "7"}
@@ -24,7 +25,7 @@ def stored(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[tuple[str, s
             raise UserError(f"{name} version {version} has no bundle, or not any more")
         return Path(shutil.copytree(there.pop((name, version)), folder / "bundle"))
 
-    monkeypatch.setattr(registry, "download_bundle", download)
+    monkeypatch.setattr(logged_model, "download_bundle", download)
     monkeypatch.setattr(gates, "tags_of", lambda name, version: {})
     return there
 

@@ -6,9 +6,9 @@ import pytest
 from mlflow.entities import RunStatus
 
 from adaptf.mlproject.register import RegisterConfig, scores_of, scoring_run
+from adaptf.pipeline.lineage import Node
 from adaptf.reports.version_page import NOT_SCORED, device_page, router_page
 from adaptf.tracking import runs
-from adaptf.tracking.lineage import Node
 
 REPORT = pd.DataFrame(
     {

@@ -19,6 +19,7 @@ from adaptf.compression.int8 import save_int8
 from adaptf.compression.quantize import quantize_int8, save_forms
 from adaptf.compression.runtime import load_network
 from adaptf.models.tfsepnet import TfSepNet
+from adaptf.serving import logged_model
 from adaptf.serving.bundle import write_bundle
 from adaptf.tracking import production, registry
 
@@ -70,7 +71,7 @@ def address(serve, database, tracked, files, scenes, tmp_path_factory):
 
     def register(place, name, models):
         write_bundle(folder / place, models, **values)
-        version = registry.register(registry.log_router(folder / place, name), name, tags={}, description=place)
+        version = registry.register(logged_model.log_router(folder / place, name), name, tags={}, description=place)
         if version == "1":
             production.promote(name, version)
 

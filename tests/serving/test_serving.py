@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import requests
 
+from adaptf.serving import logged_model
 from adaptf.serving.requests import MAX_ROWS
 from adaptf.tracking import production, registry
 
@@ -29,7 +30,7 @@ def store(serve, database, tracked) -> Iterator[str]:
 def in_production(bundle: Path, name: str) -> str:
     """Logs, registers and promotes a bundle; returns the version."""
     with mlflow.start_run():
-        version = registry.register(registry.log_router(bundle, name), name, tags={}, description="")
+        version = registry.register(logged_model.log_router(bundle, name), name, tags={}, description="")
     production.promote(name, version)
     return version
 

@@ -15,9 +15,9 @@ from adaptf.audio import logmel
 from adaptf.data import log_mels
 from adaptf.data.shared_objects import SharedObjects
 from adaptf.errors import UserError
-from adaptf.mlproject.distill import DistillConfig, distill
-from adaptf.mlproject.teacher import TeacherConfig, teacher
-from adaptf.mlproject.train import TrainConfig, train
+from adaptf.mlproject.distill import DISTILL, DistillConfig
+from adaptf.mlproject.teacher import TEACHER, TeacherConfig
+from adaptf.mlproject.train import TRAIN, TrainConfig
 from adaptf.pipeline import dataset
 from adaptf.pipeline import taught as taught_module
 from adaptf.pipeline.fitting import build_augmentations, dir_p_of_clips
@@ -31,7 +31,7 @@ Checkpoint = Callable[..., dict[str, torch.Tensor]]
 @pytest.fixture(scope="module")
 def config(distill_config: DistillConfig, train_config: TrainConfig, teacher_config: TeacherConfig) -> DistillConfig:
     """Two epochs from a trained network and one teacher."""
-    trained, taught = execute(train, train_config), execute(teacher, teacher_config)
+    trained, taught = execute(TRAIN, train_config), execute(TEACHER, teacher_config)
     two_epochs = replace(distill_config.optim, max_epochs=2, restart_epochs=2)
     return replace(distill_config, train_run=trained, teacher_runs=taught, optim=two_epochs)
 
@@ -48,7 +48,7 @@ def test_two_trials_that_share_are_what_two_alone_are(config: DistillConfig, che
     other = replace(config, loss=replace(config.loss, temperature=4.0), augment=replace(config.augment, dir_p=0.0))
     shared = SharedObjects()
     for settings in (config, other, config):
-        together, alone = execute(distill, settings, shared=shared), execute(distill, settings)
+        together, alone = execute(DISTILL, settings, shared=shared), execute(DISTILL, settings)
         assert history(together) == history(alone)
         for name in ("best", "last"):
             one, two = checkpoint(together, name), checkpoint(alone, name)
@@ -66,10 +66,10 @@ def test_what_trials_share_is_read_once(config: DistillConfig, monkeypatch: pyte
     counting(dataset, "open_cache")
     counting(taught_module, "read_teacher_logits")
     shared = SharedObjects()
-    execute(distill, replace(config, seed=1), shared=shared)
+    execute(DISTILL, replace(config, seed=1), shared=shared)
     assert sorted(read) == [*["download_artifacts"] * 3, "open_cache", "read_teacher_logits"]
     read.clear()
-    execute(distill, replace(config, seed=2), shared=shared)
+    execute(DISTILL, replace(config, seed=2), shared=shared)
     assert read == []
 
 
@@ -83,7 +83,7 @@ def test_downloads_go_with_what_shared_them(config: DistillConfig, folder: Path)
 
 def test_a_watch_is_told_of_every_validation(config: DistillConfig) -> None:
     told: list[tuple[int, float]] = []
-    run_id = execute(distill, config, watch=lambda epoch, score: told.append((epoch, score)))
+    run_id = execute(DISTILL, config, watch=lambda epoch, score: told.append((epoch, score)))
     assert told == list(zip((1, 2), history(run_id)["val/accuracy"], strict=True))
 
 
@@ -96,7 +96,7 @@ def test_a_stopped_training_is_killed_and_nothing_of_it_is_continued(config: Dis
 
     with mlflow.start_run(experiment_id=runs.experiment_id()) as parent:
         with pytest.raises(Pruned, match="hopeless"):
-            execute(distill, replace(config, seed=3), watch=stop)
+            execute(DISTILL, replace(config, seed=3), watch=stop)
         active = mlflow.active_run()
         assert active and active.info.run_id == parent.info.run_id
     children = f"tags.`mlflow.parentRunId` = '{parent.info.run_id}'"
@@ -104,7 +104,7 @@ def test_a_stopped_training_is_killed_and_nothing_of_it_is_continued(config: Dis
     assert stopped.info.status == "KILLED" and FINGERPRINT not in stopped.data.tags
     assert {entry.path for entry in mlflow.MlflowClient().list_artifacts(stopped.info.run_id)} == {"config.yaml"}
     assert not list((folder / "work").glob("distill-*/*"))
-    assert execute(distill, replace(config, seed=3)) != stopped.info.run_id
+    assert execute(DISTILL, replace(config, seed=3)) != stopped.info.run_id
 
 
 def test_any_other_error_of_a_watch_reaches_the_caller_and_the_training_can_go_on(config: DistillConfig) -> None:
@@ -117,22 +117,22 @@ def test_any_other_error_of_a_watch_reaches_the_caller_and_the_training_can_go_o
 
     settings = replace(config, seed=4)
     with pytest.raises(LookupError, match="the study is lost"):
-        execute(distill, settings, watch=fail_at_two)
+        execute(DISTILL, settings, watch=fail_at_two)
     failed = newest()
     assert failed.info.status == "FAILED"
-    assert execute(distill, settings, watch=fail_at_two) == failed.info.run_id
+    assert execute(DISTILL, settings, watch=fail_at_two) == failed.info.run_id
     assert told == [1, 2, 2]
 
 
 def test_an_unknown_device_in_a_group_is_refused(config: DistillConfig) -> None:
     augment = replace(config.augment, dir_p_of={"b": 0.1, "s1,c": 0.2})
     with pytest.raises(UserError, match="augment: dir_p_of names the device 's1' in 's1,c', the training clips are of a, b, c"):
-        execute(distill, replace(config, augment=augment))
+        execute(DISTILL, replace(config, augment=augment))
 
 
 def test_groups_of_one_probability_are_that_probability_for_all(config: DistillConfig) -> None:
     def trained(**augment: Any) -> dict[str, list[float]]:
-        return history(execute(distill, replace(config, augment=replace(config.augment, **augment))))
+        return history(execute(DISTILL, replace(config, augment=replace(config.augment, **augment))))
 
     for_all = trained(dir_p=0.5, dir_devices=())
     assert trained(dir_p=0.5, dir_p_of={"a": 0.5, "b,c": 0.5}) == for_all
@@ -144,11 +144,11 @@ def test_groups_are_parameters_and_part_of_the_configuration(config: DistillConf
     def with_groups(p: float) -> DistillConfig:
         return replace(config, augment=replace(config.augment, dir_p_of={"b,c": p}))
 
-    run_id = execute(distill, with_groups(0.25))
+    run_id = execute(DISTILL, with_groups(0.25))
     assert mlflow.get_run(run_id).data.params["augment.dir_p_of"] == "{'b,c': 0.25}"
     assert "  dir_p_of:\n    b,c: 0.25\n" in mlflow.artifacts.load_text(f"runs:/{run_id}/config.yaml")
-    assert execute(distill, with_groups(0.25), reuse=True) == run_id
-    assert execute(distill, with_groups(0.5), reuse=True) != run_id
+    assert execute(DISTILL, with_groups(0.25), reuse=True) == run_id
+    assert execute(DISTILL, with_groups(0.5), reuse=True) != run_id
 
 
 def test_log_mels_kept_in_memory_change_no_training_and_are_computed_once(
@@ -160,12 +160,12 @@ def test_log_mels_kept_in_memory_change_no_training_and_are_computed_once(
     monkeypatch.setattr(logmel, "CLIPS_IN_CACHE", 1)  # its last bits may depend on which clips are transformed at once
     no_dir = replace(config, seed=6, augment=replace(config.augment, dir_p=0.0))
     shared = SharedObjects()
-    kept = history(execute(distill, no_dir, shared=shared))
+    kept = history(execute(DISTILL, no_dir, shared=shared))
     sets = len(computed)
-    execute(distill, replace(no_dir, seed=7), shared=shared)
-    execute(distill, replace(config, seed=7), shared=shared)
+    execute(DISTILL, replace(no_dir, seed=7), shared=shared)
+    execute(DISTILL, replace(config, seed=7), shared=shared)
     assert len(computed) == sets == 2
-    none = history(execute(distill, replace(no_dir, trainer=replace(config.trainer, log_mel_gb=0.0))))
+    none = history(execute(DISTILL, replace(no_dir, trainer=replace(config.trainer, log_mel_gb=0.0))))
     assert len(computed) == 2
     assert kept == none
 

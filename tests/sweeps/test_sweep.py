@@ -18,10 +18,10 @@ from adaptf.errors import UserError
 from adaptf.mlproject import sweep as sweep_module
 from adaptf.mlproject.distill import DistillConfig
 from adaptf.mlproject.finetune import FinetuneConfig
-from adaptf.mlproject.prepare import PrepareConfig, data_digest, prepare
-from adaptf.mlproject.sweep import SweepConfig, check, sweep
-from adaptf.mlproject.teacher import TeacherConfig, teacher
-from adaptf.mlproject.train import TrainConfig, train
+from adaptf.mlproject.prepare import PREPARE, PrepareConfig
+from adaptf.mlproject.sweep import SWEEP, SweepConfig, check
+from adaptf.mlproject.teacher import TEACHER, TeacherConfig
+from adaptf.mlproject.train import TRAIN, TrainConfig
 from adaptf.pipeline.command_line import parse
 from adaptf.pipeline.config import AverageConfig, DataConfig
 from adaptf.pipeline.stage import execute
@@ -52,7 +52,7 @@ def config(train_config: TrainConfig, space: str) -> SweepConfig:
 
 def swept(config: SweepConfig, **search: Any) -> Run:
     """The run of a sweep."""
-    run_id = execute(sweep, replace(config, sweep=replace(config.sweep, **search)), inputs=check)
+    run_id = execute(SWEEP, replace(config, sweep=replace(config.sweep, **search)))
     return mlflow.get_run(run_id)
 
 
@@ -130,7 +130,7 @@ def test_the_best_settings_go_on_as_a_preset(finished: Run, config: SweepConfig)
 def test_latest_never_means_the_run_of_a_trial(finished: Run, train_config: TrainConfig) -> None:
     with pytest.raises(runs.UpstreamError, match="no run of stage 'train' has finished"):
         runs.latest("train", {})
-    of_its_own = execute(train, replace(train_config, seed=5))
+    of_its_own = execute(TRAIN, replace(train_config, seed=5))
     assert runs.latest("train", {}) == of_its_own
 
 
@@ -375,7 +375,7 @@ def test_a_study_with_other_settings_is_refused(
         (folder / "other.yaml").write_text(changes["space"])
         search["space"] = str(folder / "other.yaml")
     if "prepare_run" in changes:
-        other = execute(prepare, PrepareConfig(replace(data, validation_share=0.5)), inputs=data_digest)
+        other = execute(PREPARE, PrepareConfig(replace(data, validation_share=0.5)))
         config = replace(config, prepare_run=other)
     search |= {"objectives": changes["objectives"]} if "objectives" in changes else {}
     with pytest.raises(UserError, match=rf"(?s)study 'whole' has other settings.*{told}"):
@@ -480,7 +480,7 @@ def test_several_devices_or_seeds_are_refused(config: SweepConfig) -> None:
 def test_a_distillation_is_swept_with_the_shipped_space(
     distill_config: DistillConfig, train_config: TrainConfig, teacher_config: TeacherConfig
 ) -> None:
-    trained, taught = execute(train, train_config), execute(teacher, teacher_config)
+    trained, taught = execute(TRAIN, train_config), execute(TEACHER, teacher_config)
     settings = replace(distill_config, augment=replace(distill_config.augment, mixstyle_p=0.0))
     config = SweepConfig(train_run=trained, teacher_runs=taught, distill=settings, sweep=SearchConfig(trials=3))
     parent = swept(config)
@@ -498,7 +498,7 @@ def test_fine_tuning_is_swept_per_device_group(
 ) -> None:
     path = folder / "groups.yaml"
     path.write_text("augment.dir_p_of:\n  a: {low: 0.0, high: 1.0}\n  b,c: {low: 0.0, high: 1.0}\n")
-    trained = execute(train, train_config)
+    trained = execute(TRAIN, train_config)
     start = mlflow.artifacts.download_artifacts(run_id=trained, artifact_path="checkpoints/best.ckpt", dst_path=str(folder))
     settings = FinetuneConfig(
         prepare_run=train_config.prepare_run,

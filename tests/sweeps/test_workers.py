@@ -20,7 +20,7 @@ import torch
 from mlflow.entities import Run
 from sqlalchemy import create_engine, text
 
-from adaptf.mlproject.sweep import SweepConfig, check, sweep
+from adaptf.mlproject.sweep import SWEEP, SweepConfig
 from adaptf.mlproject.train import TrainConfig
 from adaptf.pipeline.stage import execute
 from adaptf.sweeps.places import Place, places_in
@@ -96,7 +96,7 @@ def work(config: SweepConfig, output: Path, environment: dict[str, str]) -> None
         os.dup2(file.fileno(), 1)
         os.dup2(file.fileno(), 2)
     torch.set_num_threads(1)
-    execute(sweep, config, inputs=check)
+    execute(SWEEP, config)
 
 
 @pytest.fixture(scope="module")

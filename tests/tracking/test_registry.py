@@ -13,6 +13,7 @@ import mlflow
 import pytest
 
 from adaptf.errors import UserError
+from adaptf.serving import logged_model
 from adaptf.tracking import registry
 
 
@@ -25,7 +26,7 @@ def experiment(database, tracked) -> Iterator[str]:
 @pytest.fixture(scope="module")
 def logged(experiment, bundle) -> str:
     with mlflow.start_run(experiment_id=experiment):
-        return registry.log_router(bundle, "adaptf-router")
+        return logged_model.log_router(bundle, "adaptf-router")
 
 
 @pytest.fixture(scope="module")
@@ -42,22 +43,22 @@ def registered(logged: str, name: str, *, versions: int = 1) -> str:
 
 def test_a_model_is_logged_only_to_a_run(bundle):
     with pytest.raises(ValueError, match="no run is active"):
-        registry.log_router(bundle, "adaptf-router")
+        logged_model.log_router(bundle, "adaptf-router")
 
 
 def test_a_model_can_be_logged_to_a_finished_run_of_another_experiment(make_bundle, experiment):
     with mlflow.start_run(experiment_id=experiment) as finished:
         pass
     with mlflow.start_run(experiment_id=mlflow.create_experiment("another")) as active:
-        uri = registry.log_router(make_bundle("unknown"), "adaptf-a", run_id=finished.info.run_id)
+        uri = logged_model.log_router(make_bundle("unknown"), "adaptf-a", run_id=finished.info.run_id)
         assert mlflow.active_run().info.run_id == active.info.run_id
-    logged_model = mlflow.get_logged_model(uri.removeprefix("models:/"))
-    assert (logged_model.source_run_id, logged_model.experiment_id) == (finished.info.run_id, experiment)
+    logged = mlflow.get_logged_model(uri.removeprefix("models:/"))
+    assert (logged.source_run_id, logged.experiment_id) == (finished.info.run_id, experiment)
 
 
 def test_a_bundle_that_cannot_answer_is_not_logged(make_bundle, experiment):
     with mlflow.start_run(experiment_id=experiment), pytest.raises(ValueError, match="none for 'unknown'"):
-        registry.log_router(make_bundle("a"), "adaptf-router")
+        logged_model.log_router(make_bundle("a"), "adaptf-router")
 
 
 def test_the_logged_model_holds_no_pickle(files):
@@ -112,7 +113,7 @@ def test_a_registered_version_has_its_tags_and_description(logged):
 
 
 def test_the_bundle_of_a_version_is_downloaded(logged, bundle, tmp_path):
-    found = registry.download_bundle("adaptf-bundled", registered(logged, "adaptf-bundled"), tmp_path)
+    found = logged_model.download_bundle("adaptf-bundled", registered(logged, "adaptf-bundled"), tmp_path)
     names = sorted(path.name for path in bundle.iterdir())
     assert sorted(path.name for path in found.iterdir()) == names
     assert (found / "router.json").read_text() == (bundle / "router.json").read_text()
@@ -123,7 +124,7 @@ def test_a_version_without_a_bundle_is_named(tmp_path):
     client.create_registered_model("adaptf-foreign")
     client.create_model_version("adaptf-foreign", source=str(tmp_path))
     with pytest.raises(UserError, match="adaptf-foreign version 1 has no bundle that can be read"):
-        registry.download_bundle("adaptf-foreign", "1", tmp_path)
+        logged_model.download_bundle("adaptf-foreign", "1", tmp_path)
 
 
 def test_a_device_called_router_has_no_model_name():

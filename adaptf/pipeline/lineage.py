@@ -10,24 +10,12 @@ from mlflow.exceptions import MlflowException
 from mlflow.utils.mlflow_tags import MLFLOW_GIT_COMMIT
 
 from adaptf.errors import UserError
+from adaptf.pipeline.artifacts import DEVICE, DEVICE_RUNS
 from adaptf.tracking import production, runs
 from adaptf.tracking.runs import NONE, UPSTREAM
 
-CHILDREN = {"finetune": "models.json"}
-"""Stages whose work was done in runs of their own, with the artifact that names these by device."""
-LEAVES = ("evaluate",)
+JUDGES = ("evaluate",)
 """Stages that nothing came from: what they judged is not shown below them."""
-SCORES = {
-    "prepare": "clips/train",
-    "pretrain": "best/mean_average_precision",
-    "train": "best/accuracy",
-    "teacher": "best/accuracy",
-    "distill": "best/accuracy",
-    "finetune_device": "kept/accuracy",
-    "quantize": "INT8 accuracy",
-    "evaluate": "test/accuracy/per device INT8",
-}
-"""By stage: begin of the metrics that tell how good its model is."""
 MOST_SCORES = 8
 FILE = "file"
 """In place of a stage: it is a checkpoint file of the user's."""
@@ -78,7 +66,7 @@ def origin_of(model: str) -> Origin:
     if not found.run_id:
         raise UserError(f"{name} version {version} names no run that it came from: it was not registered by `register`")
     place = ", in production" if production.production_or_none(name) == version else ""
-    return Origin(f"{name} version {version}{place}", str(found.run_id), found.tags.get("adaptf.device"))
+    return Origin(f"{name} version {version}{place}", str(found.run_id), found.tags.get(DEVICE))
 
 
 def origin_of_run(run_id: str) -> Origin:
@@ -87,7 +75,7 @@ def origin_of_run(run_id: str) -> Origin:
         run = mlflow.get_run(run_id)
     except MlflowException as error:
         raise UserError(f"there is no run '{run_id}' in {mlflow.get_tracking_uri()}") from error
-    return Origin(f"run {run_id}", run_id, run.data.tags.get("adaptf.device"))
+    return Origin(f"run {run_id}", run_id, run.data.tags.get(DEVICE))
 
 
 def version_by_alias(name: str, alias: str) -> str:
@@ -118,7 +106,7 @@ def node_of(run_id: str, device: str | None, known: dict[str, Node]) -> Node:
 def files_read(run: Run, device: str | None) -> tuple[Node, ...]:
     """The checkpoint files that a run took from: where there is one for each device, that of one device, or all."""
     fields: dict[str, dict[str, str]] = {}
-    if run.data.tags.get(runs.STAGE, "") in LEAVES:
+    if run.data.tags.get(runs.STAGE, "") in JUDGES:
         return ()
     for tag, label in sorted(run.data.tags.items()):
         if tag.startswith(runs.FILE):
@@ -137,7 +125,7 @@ def described(run: Run, device: str | None) -> Node:
     """What a run's line tells."""
     tags = run.data.tags
     stage = tags.get(runs.STAGE, "")
-    begin = SCORES.get(stage, "\0")
+    begin = tags.get(runs.SCORE) or "\0"
     scores = sorted((name, value) for name, value in run.data.metrics.items() if name.startswith(begin))
     whole = [(name, value) for name, value in scores if name == begin]
     of_device = [(name, value) for name, value in scores if name.rpartition("/")[2] == device]
@@ -157,9 +145,9 @@ def described(run: Run, device: str | None) -> Node:
 def upstream_ids(run: Run, device: str | None) -> list[str]:
     """The runs that a run took from; data come last, because every run took from those."""
     stage = run.data.tags.get(runs.STAGE, "")
-    if stage in LEAVES:
+    if stage in JUDGES:
         return []
-    if children := child_ids(run, CHILDREN.get(stage), device):
+    if children := child_ids(run, device):
         return children  # they took from what their parent took from
     tags = run.data.tags
     files = {tag.removeprefix(runs.FILE).partition("/")[0] for tag in tags if tag.startswith(runs.FILE)}
@@ -168,12 +156,12 @@ def upstream_ids(run: Run, device: str | None) -> list[str]:
     return list(dict.fromkeys(one for tag in ordered for one in fields[tag].split(",") if one not in ("", NONE)))
 
 
-def child_ids(run: Run, artifact: str | None, device: str | None) -> list[str]:
-    """The runs in which a stage's work was done: of one device, or of all."""
-    if artifact is None:
+def child_ids(run: Run, device: str | None) -> list[str]:
+    """The runs in which the work of `finetune` was done: of one device, or of all; none for other stages."""
+    if run.data.tags.get(runs.STAGE) != "finetune":
         return []
     try:
-        models = mlflow.artifacts.load_dict(f"runs:/{run.info.run_id}/{artifact}")
+        models = mlflow.artifacts.load_dict(f"runs:/{run.info.run_id}/{DEVICE_RUNS}")
     except (MlflowException, OSError, ValueError):
         return []
     return [str(child) for of, child in models.items() if device in (None, of)]

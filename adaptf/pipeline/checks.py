@@ -1,0 +1,47 @@
+"""What no training could use of its settings, said before any work begins."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import fields, is_dataclass
+from typing import Any
+
+from adaptf.errors import UserError, in_section
+from adaptf.pipeline.config import AugmentConfig, BeatsOptimConfig, MelConfig, OptimConfig
+from adaptf.pipeline.fitting import build_augmentations, check_folder, dir_p_by_device, optimizer_of
+from adaptf.pipeline.schedule import averaging_of
+
+
+def check_training(config: Any) -> None:
+    """Raises UserError for augmentations and schedules, in whatever section, that no training could use."""
+    for section, part in _sections(config):
+        with in_section(section):
+            if isinstance(part, AugmentConfig):
+                check_folder(part)
+                # No device is given, so that no bank of impulse responses is read.
+                build_augmentations(part, p_of_device=(), sample_rate=MelConfig().sample_rate, seed=0)
+            if isinstance(part, OptimConfig | BeatsOptimConfig):
+                optimizer_of(part)
+                averaging_of(part)
+
+
+def check_devices(config: Any, devices: Sequence[str]) -> None:
+    """Raises UserError where augmentations name a device of which there are no training clips."""
+    for section, part in _sections(config):
+        if isinstance(part, AugmentConfig):
+            with in_section(section):
+                dir_p_by_device(part, devices)
+
+
+def check_validated(config: Any) -> None:
+    """Raises UserError where a training would end before its first validation, and so without a score."""
+    epochs, every = config.optim.max_epochs, config.trainer.validate_every_epochs
+    if 0 < epochs < every:
+        raise UserError(f"trainer.validate_every_epochs is {every}, optim.max_epochs {epochs}: there would be no score")
+
+
+def _sections(config: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """The sections of a configuration, also within others, by their dotted names."""
+    for one in fields(config):
+        value, name = getattr(config, one.name), f"{prefix}{one.name}"
+        if is_dataclass(value):
+            yield name, value
+            yield from _sections(value, f"{name}.")
