@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 import soundfile
 from matplotlib.figure import Figure
@@ -41,15 +40,12 @@ def hardest_clips(runs: Runs, scenes: Sequence[str], *, count: int = _SHOWN) -> 
 
 def _mean_probabilities(runs: Runs, scenes: Sequence[str]) -> pd.DataFrame:
     """The first run's clips with what all runs together make of them."""
-    first = runs[0]
-    rows = [pd.Index(run["filename"]).get_indexer(pd.Index(first["filename"])) for run in runs]
-    mean = np.mean([probabilities(run, scenes)[row] for run, row in zip(runs, rows, strict=True)], axis=0)
-    true = pd.Index(scenes).get_indexer(pd.Index(first["scene"]))
-    clips = first[["filename", "scene", "device", "location"]].assign(
-        predicted=np.array(scenes)[mean.argmax(axis=1)],
-        **{PROBABILITY: mean.max(axis=1), TRUE_PROBABILITY: mean[np.arange(len(mean)), true]},
-    )
-    return pd.concat([clips.reset_index(drop=True), pd.DataFrame(mean, columns=list(scenes))], axis=1)
+    each = [pd.DataFrame(probabilities(run, scenes), run["filename"], scenes) for run in runs]
+    mean = pd.concat(each).groupby(level=0, sort=False).mean()
+    clips = runs[0][["filename", "scene", "device", "location"]].set_index("filename")
+    clips["predicted"], clips[PROBABILITY] = mean.idxmax(axis=1), mean.max(axis=1)
+    clips[TRUE_PROBABILITY] = [mean.at[filename, scene] for filename, scene in clips["scene"].items()]
+    return clips.join(mean).reset_index()
 
 
 def write_pictures(waveforms: Tensor, folder: Path, *, sample_rate: int) -> list[Path]:

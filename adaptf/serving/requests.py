@@ -98,16 +98,12 @@ def _read_seconds(files: Sequence[BytesIO], max_seconds: float) -> list[float]:
     seconds: list[float] = []
     for of_row in _each_row(files, lambda file: checked_seconds(file, max_seconds)):
         seconds.append(of_row)
-        _check_request_seconds(sum(seconds))
+        # Time and memory of an answer are bounded only if the request is as a whole.
+        if (together := sum(seconds)) > MAX_REQUEST_SECONDS:
+            raise invalid(
+                f"the rows hold {together:.1f} s of audio together, more than {MAX_REQUEST_SECONDS:g} s: send fewer at once"
+            )
     return seconds
-
-
-def _check_request_seconds(seconds: float) -> None:
-    """The server answers in bounded time and memory only if a request is bounded as a whole, too."""
-    if seconds > MAX_REQUEST_SECONDS:
-        raise invalid(
-            f"the rows hold {seconds:.1f} s of audio together, more than {MAX_REQUEST_SECONDS:g} s: send fewer at once"
-        )
 
 
 def _each_row(values: Iterable[_Value], read: Callable[[_Value], _Result]) -> Iterator[_Result]:
