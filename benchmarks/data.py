@@ -32,7 +32,9 @@ from adaptf.data.clip_set import ClipSet, clip_set
 from adaptf.data.data_module import ClipDataModule
 from adaptf.data.decode import Resampler, read_mono
 from adaptf.data.hashes import hash_of
+from adaptf.data.loading import Loading
 from adaptf.data.responses import load_responses
+from adaptf.data.sources import CachedWaveforms, Sample
 from adaptf.training.memory import keep_freed_memory
 
 RATE, SAMPLE_RATE = 44100, 32000
@@ -125,13 +127,14 @@ def build_parts(folder: Path, names: list[str]) -> Iterator[tuple[str, float]]:
 def clips_of(waveforms: WaveformCache, count: int) -> ClipSet:
     targets, devices = np.zeros((count, 10), dtype=np.float32), np.zeros(count, dtype=np.int64)
     names = tuple(str(row) for row in range(count))
-    return clip_set(names, waveforms, np.arange(count), targets=targets, devices=devices, samples=SAMPLE_RATE)
+    source = CachedWaveforms(waveforms, np.arange(count), Sample(SAMPLE_RATE))
+    return clip_set(names, source, targets=targets, devices=devices)
 
 
 def module_of(clips: ClipSet) -> ClipDataModule:
-    module = ClipDataModule(clips, clips, batch_size=BATCH, seed=0)
+    module = ClipDataModule(clips, clips, batch_size=BATCH, seed=0, loading=Loading(workers=0))
     device = SimpleNamespace(root_device=torch.device("cpu"))
-    module.trainer = SimpleNamespace(strategy=device, num_devices=1)  # type: ignore[assignment]
+    module.trainer = SimpleNamespace(strategy=device, num_devices=1, current_epoch=0)  # type: ignore[assignment]
     module.setup("fit")
     return module
 

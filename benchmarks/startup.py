@@ -18,6 +18,8 @@ from measure import machine, seconds_of
 from adaptf.data.cache.shards import CLIPS_PER_SHARD, CacheFormat, Shard
 from adaptf.data.clips import TAU_SCENES
 from adaptf.data.data_module import ClipDataModule
+from adaptf.data.loading import Loading
+from adaptf.data.parquet import write_table
 from adaptf.pipeline.artifacts import CLIPS, DATASET, SCENES_KIND
 from adaptf.pipeline.dataset import load_prepared
 
@@ -34,7 +36,9 @@ def main() -> None:
 
         def start() -> None:
             data = load_prepared(run, "run", kind=SCENES_KIND)
-            module = ClipDataModule(data.clips("train"), data.clips("validation"), batch_size=256, seed=0)
+            train, validation = data.clips("train"), data.clips("validation")
+            module = ClipDataModule(train, validation, batch_size=256, seed=0, loading=Loading())
+            module.trainer = SimpleNamespace(current_epoch=0)  # type: ignore[assignment]
             next(iter(module.train_dataloader().sampler))  # type: ignore[arg-type]
 
         taken = [seconds_of(start) for _ in range(REPEATS)]
@@ -52,7 +56,7 @@ def write_prepared(folder: Path) -> None:
             file.truncate(len(keys) * FORMAT.row_bytes)
         shard.write_manifest([(key, "0" * 16, FORMAT.clip_samples, 0.1234, 0.0123, -0.0001, 0.0, "") for key in keys])
     (folder / "data").mkdir()
-    table.to_csv(folder / "data" / CLIPS, index=False)
+    write_table(folder / "data" / CLIPS, table)
     names = {"name": "tau", "kind": SCENES_KIND, "classes": TAU_SCENES, "devices": DEVICES, "digest": "x"}
     places = {"audio_root": "", "cache": str(folder / "cache"), "format": asdict(FORMAT), "synthesised": False}
     (folder / "data" / DATASET).write_text(json.dumps(names | places))

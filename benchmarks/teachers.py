@@ -6,11 +6,12 @@ python benchmarks/teachers.py
 import copy
 from collections.abc import Callable
 
+import numpy as np
 import torch
 from measure import machine, measure_pair
 from torch import nn
 
-from adaptf.data.batch import ClipBatch
+from adaptf.data.batch import Labels, WaveformBatch
 from adaptf.models.beats import BeatsClassifier, BeatsEncoder, BeatsFeatures
 from adaptf.models.classifier import TFSEPNET, Classifier, ModelDescription, build_classifier
 from adaptf.training.memory import keep_freed_memory
@@ -51,12 +52,12 @@ def distillation_step(beats: Classifier) -> tuple[str, Callable[[], object], Cal
     """Training TF-SepNet-64 with three teachers."""
     student = build_classifier(ModelDescription(TFSEPNET, CLASSES)).train()
     waveforms = torch.randn(BATCH, 32000)
-    number = torch.arange(BATCH)
-    cached = ClipBatch(waveforms, torch.zeros(BATCH, 10), torch.zeros(BATCH, TEACHERS, 10), number, number)
+    logits, device = torch.zeros(BATCH, TEACHERS, 10), torch.zeros(BATCH, dtype=torch.int64)
+    cached = WaveformBatch(waveforms, Labels(torch.zeros(BATCH, 10), logits, device, np.arange(BATCH)))
     hear = online_teachers([copy.deepcopy(beats)] * TEACHERS)  # a copy: it is frozen for good
 
-    def learn(batch: ClipBatch) -> None:
-        nn.functional.mse_loss(student(batch.x), batch.teacher_logits.mean(dim=1)).backward()
+    def learn(batch: WaveformBatch) -> None:
+        nn.functional.mse_loss(student(batch.waveforms), batch.labels.teacher_logits.mean(dim=1)).backward()
 
     return "distill, a step: three teachers run, cached logits", lambda: learn(hear(cached)), lambda: learn(cached)
 

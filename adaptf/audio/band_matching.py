@@ -9,6 +9,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from adaptf.audio.on_device import moved
+
 LARGEST_FACTOR = 2.0
 """Of a band's deviation, and its reciprocal: few clips may have a band that is nearly still."""
 
@@ -56,5 +58,6 @@ class BandMatching:
 
     def __call__(self, logmel: Tensor, device: Tensor) -> Tensor:
         """Log-mels (batch, 1, bands, frames) of devices (batch,) -> the same shape."""
-        factor, offset = (one.to(logmel)[device.to(logmel.device)][:, None, :, None] for one in (self.factor, self.offset))
+        tables = (moved(one, logmel.device).to(logmel) for one in (self.factor, self.offset))
+        factor, offset = (table[device.to(logmel.device)][:, None, :, None] for table in tables)
         return torch.addcmul(offset, logmel, factor)

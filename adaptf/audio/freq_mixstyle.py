@@ -6,6 +6,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from adaptf.audio.on_device import moved
+
 EPSILON = 1e-6
 OVER = (1, 3)
 """Channels and time of (batch, 1, bands, frames): what remains is one mean and one deviation per clip and band."""
@@ -42,7 +44,7 @@ def mix_style(logmel: Tensor, draw: StyleDraw) -> Tensor:
     with torch.no_grad():
         variance, mean = torch.var_mean(logmel, dim=OVER, keepdim=True)
         deviation = (variance + EPSILON).sqrt()
-        partner = draw.partner.to(logmel.device)
+        partner = moved(draw.partner, logmel.device)
         mixed_mean = torch.lerp(mean[partner], mean, draw.own_share)
         mixed_deviation = torch.lerp(deviation[partner], deviation, draw.own_share)
     return (logmel - mean) / deviation * mixed_deviation + mixed_mean

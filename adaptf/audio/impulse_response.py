@@ -8,6 +8,7 @@ from scipy.fft import next_fast_len
 from torch import Tensor
 from torch.nn.functional import pad
 
+from adaptf.audio.on_device import moved
 from adaptf.audio.simulated_microphones import simulate_responses
 
 SIMULATED_RESPONSES = 64
@@ -40,7 +41,7 @@ class ResponseBank:
         samples = waveform.shape[1]
         length = next_fast_len(samples + self.responses.shape[1] - 1, real=True)
         spectra, convolved = self._spectra_on(length, waveform.device), torch.empty_like(waveform)
-        places = choice.to(waveform.device).split(CLIPS_AT_ONCE)
+        places = moved(choice, waveform.device).split(CLIPS_AT_ONCE)
         for into, clips, chosen in zip(convolved.split(CLIPS_AT_ONCE), waveform.split(CLIPS_AT_ONCE), places, strict=True):
             product = torch.fft.rfft(clips, n=length).mul_(spectra[chosen])
             into.copy_(torch.fft.irfft(product, n=length)[:, :samples])
@@ -84,7 +85,7 @@ class DeviceImpulseResponse:
         """(batch, samples) and each clip's probability (batch,), on the CPU -> the same shape."""
         draw = self.draw(len(waveform))
         kept = draw.number < p[draw.clips]
-        clips, choice = draw.clips[kept].to(waveform.device), draw.choice[kept]
+        clips, choice = moved(draw.clips[kept], waveform.device), draw.choice[kept]
         if not len(clips):
             return waveform
         return waveform.index_copy(0, clips, self.bank.convolve(waveform[clips], choice))

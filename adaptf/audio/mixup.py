@@ -6,6 +6,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from adaptf.audio.on_device import moved
+
 
 @dataclass(frozen=True)
 class MixDraw:
@@ -31,4 +33,4 @@ class Mixup:
 
 def mix(values: Tensor, draw: MixDraw) -> Tensor:
     """share * values + (1 - share) * values of the partners, over the first axis: log-mels, soft targets or logits."""
-    return torch.lerp(values[draw.partner.to(values.device)], values, draw.own_share)
+    return torch.lerp(values[moved(draw.partner, values.device)], values, draw.own_share)

@@ -6,6 +6,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from adaptf.audio.on_device import moved
+
 
 @dataclass(frozen=True)
 class Stripes:
@@ -63,4 +65,4 @@ def mask(features: Tensor, draw: MaskDraw) -> Tensor:
 def _inside(stripes: Stripes, size: int, device: torch.device) -> Tensor:
     """(batch, size), True inside each clip's stripe."""
     place = torch.arange(size, device=device)
-    return (place >= stripes.start.to(device)[:, None]) & (place < stripes.end.to(device)[:, None])
+    return (place >= moved(stripes.start, device)[:, None]) & (place < moved(stripes.end, device)[:, None])

@@ -4,6 +4,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from adaptf.audio.on_device import moved
+
 
 class TimeRoll:
     """A shift of up to `max_seconds` either way, drawn evenly in samples for each clip; 0 switches it off.
@@ -40,4 +42,4 @@ def roll(waveform: Tensor, shifts: Tensor) -> Tensor:
     around = torch.cat([waveform[:, samples - reach :], waveform, waveform[:, :reach]], dim=1)
     windows = around.unfold(1, samples, 1)  # [b, 2 * reach + 1, samples], a view
     clips = torch.arange(len(waveform), device=waveform.device)
-    return windows[clips, (reach - shifts).to(waveform.device)]
+    return windows[clips, moved(reach - shifts, waveform.device)]

@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import lightning as L
 import torch
@@ -9,11 +10,11 @@ from torch.utils.data import DataLoader
 
 from adaptf.data.batch import ClipBatch
 from adaptf.data.clip_set import ClipSet
-from adaptf.data.device_memory import OnDevice, fits, on_device
 from adaptf.data.loader import bytes_ahead, clip_loader
+from adaptf.data.loading import Loading, has_room
 from adaptf.data.shared_memory import check_shared_memory
 
-LogMelsOf = Callable[[Sequence[ClipSet], torch.device], Sequence[ClipSet]]
+Keep = Callable[[Sequence[ClipSet], torch.device], Sequence[ClipSet]]
 """From clip sets to the same sets, with log-mels in the memory of the device as far as there is room."""
 logger = logging.getLogger(__name__)
 
@@ -28,83 +29,56 @@ class ClipDataModule(L.LightningDataModule):
         *,
         batch_size: int,
         seed: int,
-        workers: int = 0,
-        pin_memory: bool = False,
-        keep_on_device: OnDevice = "auto",
-        first_epoch: int = 0,
-        log_mels_of: LogMelsOf | None = None,
+        loading: Loading,
+        keep: Keep = lambda sets, device: sets,
         waveforms_change: bool = True,
     ) -> None:
-        """Without `validation` nothing is validated. `first_epoch`: that of a resumed training; workers read ahead before
-        Lightning says which epoch it is.
+        """Without `validation` nothing is validated.
 
-        `log_mels_of` is asked for the validation clips, and for the training clips unless `waveforms_change` by augmentations.
+        `keep` is asked for the validation clips, and for the training clips unless `waveforms_change` by augmentations.
         """
         super().__init__()
         self.train_clips, self.validation_clips = train, validation
-        self.batch_size, self.seed, self.first_epoch = batch_size, seed, first_epoch
-        self.workers, self.pin_memory, self.keep_on_device = workers, pin_memory, keep_on_device
-        self.log_mels_of, self.waveforms_change = log_mels_of, waveforms_change
-        self.train_is_on_device = False
+        self.batch_size, self.seed, self.loading = batch_size, seed, loading
+        self.keep, self.waveforms_change = keep, waveforms_change
 
     def setup(self, stage: str) -> None:
         """Moves to the memory of this process's device what is wanted there: log-mels, or else the training clips.
 
         Raises SharedMemoryFull where the batches of the workers would fill it.
         """
-        if self.trainer is None:
-            raise RuntimeError("a trainer has to call setup: it knows the device")
-        device = self.trainer.strategy.root_device
-        if self.log_mels_of is not None:
-            judging = [] if self.validation_clips is None else [self.validation_clips]
-            learnt = [] if self.waveforms_change else [self.train_clips]
-            made = self.log_mels_of([*judging, *learnt], device)
-            self.validation_clips = made[0] if judging else None
-            self.train_clips = made[-1] if learnt else self.train_clips
-            self.train_is_on_device |= self.train_clips.log_mels is not None
-        if not self.train_is_on_device and fits(self.train_clips, device, self.keep_on_device):
+        trainer = self._trainer()
+        device = trainer.strategy.root_device
+        self._keep_log_mels(device)
+        source = self.train_clips.source
+        if source.memory != device and has_room(source.held_bytes, device, self.loading.keep_on_device):
             logger.info("%d training clips are kept in the memory of %s", len(self.train_clips), device)
-            self.train_clips, self.train_is_on_device = on_device(self.train_clips, device), True
-        for clips, workers in ((self.train_clips, self.train_workers), (self.validation_clips, self.validation_workers)):
-            if clips is None:
-                continue
-            needed = bytes_ahead(clips, batch_size=self.batch_size, workers=workers)  # one loader at a time reads ahead
-            check_shared_memory(needed * self.trainer.num_devices)
+            self.train_clips = replace(self.train_clips, source=source.held(device))
+        for clips in (self.train_clips, *self._validated()):  # one loader at a time reads ahead
+            needed = bytes_ahead(clips, batch_size=self.batch_size, loading=self.loading)
+            check_shared_memory(needed * trainer.num_devices)
 
-    @property
-    def train_workers(self) -> int:
-        """Processes that read training clips: none where they are in memory."""
-        return 0 if self.train_is_on_device else self.workers
+    def _trainer(self) -> L.Trainer:
+        if self.trainer is None:
+            raise RuntimeError("a trainer has to ask: it knows the device and the epoch")
+        return self.trainer
 
-    @property
-    def validation_workers(self) -> int:
-        """Processes that read validation clips: none where their log-mels are in memory."""
-        return 0 if self._validates_log_mels else self.workers
+    def _validated(self) -> list[ClipSet]:
+        return [] if self.validation_clips is None else [self.validation_clips]
 
-    @property
-    def _validates_log_mels(self) -> bool:
-        return self.validation_clips is not None and self.validation_clips.log_mels is not None
+    def _keep_log_mels(self, device: torch.device) -> None:
+        validated, learnt = self._validated(), [] if self.waveforms_change else [self.train_clips]
+        kept = self.keep([*validated, *learnt], device)
+        if validated:
+            self.validation_clips = kept[0]
+        if learnt:
+            self.train_clips = kept[-1]
 
     def train_dataloader(self) -> DataLoader[ClipBatch]:
-        """Shuffled by seed and epoch."""
-        return clip_loader(
-            self.train_clips,
-            batch_size=self.batch_size,
-            shuffle=True,
-            seed=self.seed,
-            first_epoch=self.first_epoch,
-            workers=self.train_workers,
-            pin_memory=self.pin_memory and not self.train_is_on_device,
-        )
+        """Shuffled by seed and epoch: workers read ahead before Lightning says which epoch it is."""
+        epoch = self._trainer().current_epoch
+        return clip_loader(self.train_clips, batch_size=self.batch_size, loading=self.loading, seed=self.seed, epoch=epoch)
 
-    def val_dataloader(self) -> DataLoader[ClipBatch] | list[DataLoader[ClipBatch]]:
+    def val_dataloader(self) -> list[DataLoader[ClipBatch]]:
         """In the order of the set; an empty list where there is none."""
-        if self.validation_clips is None:
-            return []
-        return clip_loader(
-            self.validation_clips,
-            batch_size=self.batch_size,
-            shuffle=False,
-            workers=self.validation_workers,
-            pin_memory=self.pin_memory and not self._validates_log_mels,
-        )
+        return [clip_loader(clips, batch_size=self.batch_size, loading=self.loading) for clips in self._validated()]

@@ -22,28 +22,28 @@ Waveform = NDArray[np.float32]
 AUDIO_SUFFIXES = frozenset({".wav", ".flac", ".ogg", ".mp3"})
 """Of files that libsndfile reads, in small letters."""
 
-PCM_16_STEP = np.float32(2**-15)
+_PCM_16_STEP = np.float32(2**-15)
 
-MAX_SAMPLES = 2**31
+_MAX_SAMPLES = 2**31
 """Thirteen hours at 44.1 kHz. A damaged header claims any length, and what it claims is allocated."""
 
 UNKNOWN_FRAMES = 2**63 - 1
 """libsndfile's number of frames where a header holds none."""
 
-MAX_SECONDS = MAX_SAMPLES / 48000
+_MAX_SECONDS = _MAX_SAMPLES / 48000
 """Of an MP3, whose length is known when it is decoded."""
 
 GUESSING = ("MP3", "OGG")
 """Formats whose headers do not hold their length: libsndfile guesses it, or reads it off the last page."""
 
-RATES = range(1000, 768_001)
+_RATES = range(1000, 768_001)
 """In Hz. A damaged header claims any rate; resampling would make nothing of the samples, or more than fits in memory."""
 
-LARGEST_SAMPLE = 2.0**31
+_LARGEST_SAMPLE = 2.0**31
 """That of 32-bit integers written as float. Beyond it are damaged samples, which would overflow when they are summed."""
 
 
-NO_SAMPLES = "the audio has no samples"
+_NO_SAMPLES = "the audio has no samples"
 
 
 class AudioError(ValueError):
@@ -66,7 +66,7 @@ def seconds_of(source: Path | BinaryIO, *, max_seconds: float = math.inf) -> flo
     with opened(source) as file:
         if file.format not in GUESSING and not _joined(source, file):
             if not file.frames:
-                raise AudioError(NO_SAMPLES)
+                raise AudioError(_NO_SAMPLES)
             return float(file.frames / file.samplerate)
     audio, rate = read_mono(source, max_seconds=max_seconds)
     return len(audio) / rate
@@ -115,15 +115,15 @@ def read_mono(source: Path | BinaryIO, *, max_seconds: float = math.inf) -> tupl
     """
     with opened(source) as file:
         if file.format == "MP3":
-            audio, rate, _ = read_mp3(_content(source), max_seconds=min(max_seconds, MAX_SECONDS))
-            if max_seconds > MAX_SECONDS <= len(audio) / rate:
-                raise AudioError(f"it is longer than {MAX_SECONDS / 3600:.0f} hours: cut it into shorter files")
+            audio, rate, _ = read_mp3(_content(source), max_seconds=min(max_seconds, _MAX_SECONDS))
+            if max_seconds > _MAX_SECONDS <= len(audio) / rate:
+                raise AudioError(f"it is longer than {_MAX_SECONDS / 3600:.0f} hours: cut it into shorter files")
         elif joined := _joined(source, file):
             audio, rate = _read_joined(joined, max_seconds)
         else:
             audio, rate = _read_samples(file, max_seconds), int(file.samplerate)
     if not len(audio):
-        raise AudioError(NO_SAMPLES)
+        raise AudioError(_NO_SAMPLES)
     return audio, rate
 
 
@@ -187,13 +187,13 @@ def _read_joined(files: Sequence[bytes], max_seconds: float) -> tuple[Waveform, 
 
 def _check_header(header: Any) -> None:
     """`header`: with the rate, the frames and the channels that the file claims to have."""
-    if header.samplerate not in RATES:
-        raise AudioError(f"its header claims {header.samplerate} samples a second, {RATES[0]} to {RATES[-1]} are expected")
+    if header.samplerate not in _RATES:
+        raise AudioError(f"its header claims {header.samplerate} samples a second, {_RATES[0]} to {_RATES[-1]} are expected")
     if header.format == "MP3":
         return
     if header.frames == UNKNOWN_FRAMES:
         raise AudioError("its header does not say how long it is, as in a stream: write it to a file again")
-    if header.frames * header.channels > MAX_SAMPLES:
+    if header.frames * header.channels > _MAX_SAMPLES:
         raise AudioError(f"its header claims {header.frames / header.samplerate / 3600:.0f} hours: cut it into shorter files")
 
 
@@ -201,10 +201,10 @@ def _read_samples(file: soundfile.SoundFile, max_seconds: float) -> Waveform:
     """(samples,). 16-bit samples are scaled here: the same values in two thirds of the time."""
     frames = int(min(file.frames, max_seconds * file.samplerate + 2))  # one more than wanted, however that is rounded
     if file.subtype == "PCM_16":
-        audio: Waveform = np.multiply(file.read(frames, dtype="int16"), PCM_16_STEP, dtype=np.float32)
+        audio: Waveform = np.multiply(file.read(frames, dtype="int16"), _PCM_16_STEP, dtype=np.float32)
     else:
         audio = file.read(frames, dtype="float32")
-        if not (np.abs(audio) <= LARGEST_SAMPLE).all():
+        if not (np.abs(audio) <= _LARGEST_SAMPLE).all():
             raise AudioError("the audio holds values that are not numbers, or far beyond full scale, which is 1")
     return audio.mean(axis=1, dtype=np.float32) if audio.ndim > 1 else audio
 

@@ -4,7 +4,6 @@ import hashlib
 import io
 import logging
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,9 +13,8 @@ from torch import Tensor
 from tqdm import tqdm
 
 from adaptf.data.cache.shards import checksum
-from adaptf.data.clip_set import ClipSet
-from adaptf.data.device_memory import WaveformsOnDevice
 from adaptf.data.files import blocks_of, write_atomically
+from adaptf.data.sources import CachedWaveforms, HeldFeatures
 
 logger = logging.getLogger(__name__)
 
@@ -26,7 +24,7 @@ CLIPS_PER_BLOCK = 1024
 
 def cached_embeddings(
     encode: Callable[[Tensor], Tensor],
-    clips: ClipSet,
+    clips: CachedWaveforms,
     keys: Sequence[str],
     *,
     folder: Path,
@@ -34,57 +32,46 @@ def cached_embeddings(
     device: torch.device | str,
     batch_size: int = 64,
     name: str = "",
-) -> NDArray[np.float32]:
-    """(clips, dim) in the order of the set: read from `folder` where they are, computed and kept where they are not.
+) -> HeldFeatures:
+    """A row for each clip: read from `folder` where they are, computed and kept where they are not.
 
-    `encode` takes waveforms (batch, samples) on `device` and returns (batch, dim); `encoder_digest` stands for all that decides
-    its result. `keys` are the clips' keys in the waveform cache. Raises ValueError where there is not one for each clip, where
-    parts of the clips are drawn at random, or where `encode` returns another shape.
+    `encode` takes waveforms (batch, samples) on `device` and returns (batch, dim); `encoder_digest` stands for all that
+    decides its result. `keys` are the clips' keys in the waveform cache. Raises ValueError where there is not one for each
+    clip, where parts of the clips are drawn at random, or where `encode` returns another shape.
     """
-    if len(keys) != len(clips):
-        raise ValueError(f"keys should be one for each of {len(clips)} clips, got {len(keys)}")
-    if clips.random_part:
-        raise ValueError("embeddings of parts that are drawn at random can't be kept: random_part should be False")
+    if len(keys) != len(clips.cache_rows):
+        raise ValueError(f"keys should be one for each of {len(clips.cache_rows)} clips, got {len(keys)}")
+    if clips.sample.random:
+        raise ValueError("embeddings of parts that are drawn at random can't be kept: random should be False")
     folder = folder / encoder_digest[:16]
     folder.mkdir(parents=True, exist_ok=True)
     blocks = [np.zeros((0, 0), dtype=np.float32)] if not keys else []
-    with tqdm(None, name or "embeddings", len(clips), unit="clip", delay=3, mininterval=1) as bar:
-        for rows in blocks_of(range(len(clips)), CLIPS_PER_BLOCK):
+    with tqdm(None, name or "embeddings", len(keys), unit="clip", delay=3, mininterval=1) as bar:
+        for rows in blocks_of(range(len(keys)), CLIPS_PER_BLOCK):
             digest = _block_digest(clips, [keys[row] for row in rows], encoder_digest)
             block = _read_block(folder, digest, clips=len(rows))
             if block is None:
-                block = np.concatenate([_encode(encode, clips, batch, device) for batch in blocks_of(rows, batch_size)])
+                batches = (clips.read(np.array(batch)).to(device) for batch in blocks_of(rows, batch_size))
+                block = np.concatenate([_encode(encode, waveforms) for waveforms in batches])
                 _write_block(folder, digest, block)
             blocks.append(block)
             bar.update(len(rows))
-    return np.concatenate(blocks)
+    return HeldFeatures(torch.from_numpy(np.concatenate(blocks)))
 
 
-def embedding_clip_set(clips: ClipSet, embeddings: NDArray[np.float32]) -> ClipSet:
-    """The same clips with embeddings (batch, dim) as their batches' `x`. Raises ValueError where there is not one for each."""
-    if embeddings.ndim != 2 or len(embeddings) != len(clips):
-        raise ValueError(f"embeddings should be ({len(clips)} clips, dim), got {embeddings.shape}")
-    dim = embeddings.shape[1]
-    format = replace(clips.waveforms.format, clip_samples=dim, sample_type="float32")
-    held = WaveformsOnDevice(format, torch.from_numpy(np.ascontiguousarray(embeddings, dtype=np.float32)))
-    return replace(clips, waveforms=held, cache_rows=np.arange(len(clips)), samples=dim, random_part=False)
-
-
-def _encode(
-    encode: Callable[[Tensor], Tensor], clips: ClipSet, rows: Sequence[int], device: torch.device | str
-) -> NDArray[np.float32]:
-    """(rows, dim)"""
+def _encode(encode: Callable[[Tensor], Tensor], waveforms: Tensor) -> NDArray[np.float32]:
+    """(batch, dim)"""
     with torch.no_grad():
-        embeddings = encode(clips[rows].x.to(device))
-    if embeddings.ndim != 2 or len(embeddings) != len(rows):
-        raise ValueError(f"the encoder should return ({len(rows)} clips, dim), got {tuple(embeddings.shape)}")
+        embeddings = encode(waveforms)
+    if embeddings.ndim != 2 or len(embeddings) != len(waveforms):
+        raise ValueError(f"the encoder should return ({len(waveforms)} clips, dim), got {tuple(embeddings.shape)}")
     values: NDArray[np.float32] = embeddings.float().cpu().numpy()
     return values
 
 
-def _block_digest(clips: ClipSet, keys: Sequence[str], encoder_digest: str) -> str:
+def _block_digest(clips: CachedWaveforms, keys: Sequence[str], encoder_digest: str) -> str:
     """Of all that decides a block's values: the encoder, how the samples are read, and which clips, in order."""
-    parts = [encoder_digest, clips.waveforms.format.folder_name, str(clips.samples), *keys]
+    parts = [encoder_digest, clips.cache.format.folder_name, str(clips.sample.samples), *keys]
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:32]
 
 

@@ -1,14 +1,11 @@
 """Writing files so that a half-written one is never taken for a whole one."""
 
-import csv
-import gzip
-import io
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
-Item = TypeVar("Item")
+_Item = TypeVar("_Item")
 
 
 def write_atomically(path: Path, content: bytes, *, flush: bool = True) -> None:
@@ -28,14 +25,7 @@ def write_atomically(path: Path, content: bytes, *, flush: bool = True) -> None:
         temporary.unlink(missing_ok=True)
 
 
-def gzipped_csv(rows: Iterable[Sequence[Any]]) -> bytes:
-    """The rows as a compressed CSV file: alike for alike rows, and with a checksum that reading verifies."""
-    text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerows(rows)
-    return gzip.compress(text.getvalue().encode(), compresslevel=6, mtime=0)
-
-
-def blocks_of(items: Sequence[Item], size: int) -> Iterator[Sequence[Item]]:
+def blocks_of(items: Sequence[_Item], size: int) -> Iterator[Sequence[_Item]]:
     """Consecutive parts of `size` items; the last may be shorter."""
     for start in range(0, len(items), size):
         yield items[start : start + size]

@@ -3,10 +3,8 @@
 import hashlib
 import logging
 import os
-import zlib
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
-from itertools import chain
 from pathlib import Path
 from stat import S_ISREG
 from typing import NamedTuple
@@ -15,15 +13,16 @@ import pandas as pd
 import xxhash
 from tqdm import tqdm
 
-from adaptf.data.errors import raise_problems
-from adaptf.data.files import blocks_of, gzipped_csv, write_atomically
+from adaptf.data.errors import DataError, raise_problems
+from adaptf.data.files import blocks_of
 from adaptf.data.names import find_file, missing_file
+from adaptf.data.parquet import read_table, write_table
 
 logger = logging.getLogger(__name__)
 
-MEMORY = "files.csv.gz"
-MEMORY_COLUMNS = ["path", "size", "modified", "content"]
-FILES_PER_TASK, BYTES_PER_READ = 512, 2**22
+_MEMORY = "files.parquet"
+_MEMORY_COLUMNS = ["path", "size", "modified", "content"]
+_FILES_PER_TASK, _BYTES_PER_READ = 512, 2**22
 
 FileState = tuple[str, int, int]
 """Path, size in bytes, time of change in ns: a file whose state is the same has the same content."""
@@ -45,7 +44,7 @@ def hash_files(
     A file is read again only where its size or time of change differs from the last time. Raises DataError that names the
     files which are missing or may not be read.
     """
-    known = _remembered(memory_folder / MEMORY)
+    known = _remembered(memory_folder / _MEMORY)
     folder = str(root.resolve())
     states = [state_of(os.path.join(folder, name)) or state_of(str(find_file(Path(folder), name))) for name in filenames]
     missing = [f"{name}: {missing_file(root / name)}" for name, state in zip(filenames, states, strict=True) if state is None]
@@ -60,7 +59,7 @@ def hash_files(
             [f"{name}: it can't be read ({refused[state]})" for name, state in named if state in refused], of=str(root)
         )
         known |= {state: content for state, content in hashed.items() if isinstance(content, str)}
-        _remember(memory_folder / MEMORY, known)
+        _remember(memory_folder / _MEMORY, known)
     return {name: HashedFile(state, known[state]) for name, state in zip(filenames, present, strict=True)}
 
 
@@ -86,7 +85,7 @@ def _hash_all(paths: Sequence[str], pool: ProcessPoolExecutor) -> list[str | OSE
     """
     hashes: list[str | OSError] = []
     with tqdm(None, "hashing files", len(paths), unit="file", delay=2, mininterval=1) as bar:
-        for block in pool.map(_hash_block, blocks_of(paths, FILES_PER_TASK)):
+        for block in pool.map(_hash_block, blocks_of(paths, _FILES_PER_TASK)):
             hashes += block
             bar.update(len(block))
     return hashes
@@ -107,7 +106,7 @@ def hash_of(path: str) -> str:
     """Hash of one file, read without a buffer in between: files are small, and many."""
     hasher, file = xxhash.xxh3_128(), os.open(path, os.O_RDONLY)
     try:
-        while content := os.read(file, BYTES_PER_READ):
+        while content := os.read(file, _BYTES_PER_READ):
             hasher.update(content)
     finally:
         os.close(file)
@@ -118,15 +117,14 @@ def _remembered(path: Path) -> dict[FileState, str]:
     if not path.is_file():
         return {}
     try:
-        table = pd.read_csv(path, dtype={"path": str, "content": str}, keep_default_na=False)[MEMORY_COLUMNS]
-        sizes, times = table["size"].astype("int64").tolist(), table["modified"].astype("int64").tolist()
-    except (OSError, EOFError, zlib.error, ValueError, KeyError, OverflowError) as error:
-        logger.warning("%s is not readable (%s): all files are hashed again", path, error)
+        rows = read_table(path)[_MEMORY_COLUMNS].itertuples(index=False, name=None)
+    except (DataError, KeyError) as error:
+        logger.warning("%s: all files are hashed again", error)
         return {}
-    return dict(zip(zip(table["path"], sizes, times, strict=True), table["content"], strict=True))
+    return {(name, size, modified): content for name, size, modified, content in rows}
 
 
 def _remember(path: Path, known: dict[FileState, str]) -> None:
     latest = {state[0]: (*state, content) for state, content in known.items()}
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(path, gzipped_csv(chain([MEMORY_COLUMNS], latest.values())))
+    write_table(path, pd.DataFrame(list(latest.values()), columns=_MEMORY_COLUMNS))

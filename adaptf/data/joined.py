@@ -4,10 +4,10 @@ import itertools
 import re
 from collections.abc import Iterator
 
-OGG_FIRST_PAGE = re.compile(rb"OggS\0[\x02\x06]")
-OGG_HEADER_BYTES = 27
+_OGG_FIRST_PAGE = re.compile(rb"OggS\0[\x02\x06]")
+_OGG_HEADER_BYTES = 27
 """Of a page, the last of them the number of the segment lengths that follow."""
-FLAC_BEGIN = re.compile(rb"fLaC[\x00\x80]\0\0\x22")
+_FLAC_BEGIN = re.compile(rb"fLaC[\x00\x80]\0\0\x22")
 
 
 def files_in(content: bytes, format: str) -> list[bytes]:
@@ -19,16 +19,16 @@ def files_in(content: bytes, format: str) -> list[bytes]:
 
 
 def _flac_begins(content: bytes) -> Iterator[int]:
-    return (found.start() for found in FLAC_BEGIN.finditer(content))
+    return (found.start() for found in _FLAC_BEGIN.finditer(content))
 
 
 def _ogg_begins(content: bytes) -> Iterator[int]:
     """First pages; those right behind another are of streams that belong together, such as picture and sound."""
     end_of_last = -1
-    for found in OGG_FIRST_PAGE.finditer(content):
+    for found in _OGG_FIRST_PAGE.finditer(content):
         if found.start() != end_of_last:
             yield found.start()
-        lengths = found.start() + OGG_HEADER_BYTES
+        lengths = found.start() + _OGG_HEADER_BYTES
         segments = content[lengths - 1 : lengths]
         end_of_last = lengths + sum(segments) + sum(content[lengths : lengths + sum(segments)])
 

@@ -4,20 +4,22 @@ import copy
 import hashlib
 from collections.abc import Container, Hashable, Iterator, Sequence
 from dataclasses import replace
+from functools import partial
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from tqdm import tqdm
 
 from adaptf.audio.logmel import LogMel
-from adaptf.data.batch import ClipBatch
-from adaptf.data.cache.waveforms import WaveformCache
+from adaptf.data.batch import FeatureBatch, with_features
 from adaptf.data.clip_set import ClipSet
-from adaptf.data.device_memory import OnDevice, has_room
+from adaptf.data.data_module import Keep
 from adaptf.data.files import blocks_of
+from adaptf.data.loading import Loading, has_room
+from adaptf.data.sources import FLOAT_BYTES, CachedWaveforms, HeldFeatures
 
 CLIPS_AT_ONCE = 256
-FLOAT_BYTES = 4
+BYTES_PER_GB = 1e9
 
 
 class LogMelTables:
@@ -26,32 +28,30 @@ class LogMelTables:
     def __init__(self) -> None:
         self._tables: dict[Hashable, Tensor] = {}  # the one asked for last stands last
 
-    def given_to(
-        self,
-        sets: Sequence[ClipSet],
-        device: torch.device,
-        *,
-        logmel: LogMel,
-        limit_bytes: float,
-        on_device: OnDevice = "auto",
-    ) -> list[ClipSet]:
+    def keeper(self, features: nn.Module, loading: Loading) -> Keep:
+        """What gives clip sets the log-mels of these features; where they are others, sets stay as they are."""
+        if not isinstance(features, LogMel):
+            return lambda sets, device: sets
+        return partial(self.given_to, logmel=features, loading=loading)
+
+    def given_to(self, sets: Sequence[ClipSet], device: torch.device, *, logmel: LogMel, loading: Loading) -> list[ClipSet]:
         """The sets with their log-mels in the memory of `device`, the first ones where not all of them fit together.
 
-        On a GPU `on_device` says whether anything may be kept there, and `auto` keeps what takes half of its free memory.
-        Clips stay as they are where parts of them are drawn at random or they are in no waveform cache.
+        On a GPU `loading.keep_on_device` says whether anything may be kept there, and `auto` keeps what takes half of its
+        free memory. Clips stay as they are where parts of them are drawn at random or they are in no waveform cache.
         """
-        given: dict[Hashable, ClipSet] = {}
+        given: set[Hashable] = set()
         found = []
         for clips in sets:
-            key = _key(clips, logmel, device)
-            size = len(clips) * logmel.bands * logmel.frames(clips.samples) * FLOAT_BYTES
-            left = limit_bytes - sum(self._tables[other].nbytes for other in given if other != key)
-            room = key in self._tables or device.type == "cpu" or has_room(size, device, on_device)
-            if size <= left and room and not clips.random_part and isinstance(clips.waveforms, WaveformCache):
-                table = self._tables.pop(key) if key in self._tables else None
+            key, size = _key(clips, logmel, device), _table_bytes(clips, logmel)
+            left = loading.log_mel_gb * BYTES_PER_GB - sum(self._tables[other].nbytes for other in given - {key})
+            room = key in self._tables or device.type == "cpu" or has_room(size, device, loading.keep_on_device)
+            if key is not None and size <= left and room:
+                table = self._tables.pop(key, None)
                 self._drop_oldest(left - size, keep=given)
                 self._tables[key] = log_mels(clips, logmel, device) if table is None else table
-                clips = given[key] = replace(clips, log_mels=self._tables[key])
+                given.add(key)
+                clips = replace(clips, source=HeldFeatures(self._tables[key]))
             found.append(clips)
         return found
 
@@ -66,28 +66,36 @@ class LogMelTables:
 
 def log_mels(clips: ClipSet, logmel: LogMel, device: torch.device) -> Tensor:
     """float32 (clips, 1, bands, frames) on the device."""
-    table = torch.empty(len(clips), 1, logmel.bands, logmel.frames(clips.samples), device=device)
+    table = torch.empty(len(clips), 1, logmel.bands, _frames(clips, logmel), device=device)
     first = 0
     for batch in with_log_mels(clips, logmel, device):
-        table[first : first + len(batch.x)] = batch.x
-        first += len(batch.x)
+        table[first : first + len(batch.features)] = batch.features
+        first += len(batch.features)
     return table
 
 
-def with_log_mels(clips: ClipSet, logmel: LogMel, device: torch.device) -> Iterator[ClipBatch]:
-    """The clips in their order, as batches that hold float32 log-mels (batch, 1, bands, frames) on the device."""
+def with_log_mels(clips: ClipSet, logmel: LogMel, device: torch.device) -> Iterator[FeatureBatch]:
+    """Clips with waveforms in their order, as batches of float32 log-mels (batch, 1, bands, frames) on the device."""
     logmel = copy.deepcopy(logmel).float().to(device)
     with tqdm(None, "log-mels", len(clips), unit="clip", delay=3, mininterval=1) as bar:
         for rows in blocks_of(range(len(clips)), CLIPS_AT_ONCE):
-            batch = clips[rows]
-            with torch.no_grad():
-                heard = logmel(batch.x.to(device))
-            yield batch._replace(x=heard, has_features=True)
+            yield with_features(clips[rows], lambda waveforms: logmel(waveforms.to(device)))
             bar.update(len(rows))
 
 
+def _frames(clips: ClipSet, logmel: LogMel) -> int:
+    """Of clips with waveforms."""
+    return logmel.frames(clips.source.clip_bytes // FLOAT_BYTES)
+
+
+def _table_bytes(clips: ClipSet, logmel: LogMel) -> int:
+    return len(clips) * logmel.bands * _frames(clips, logmel) * FLOAT_BYTES
+
+
 def _key(clips: ClipSet, logmel: LogMel, device: torch.device) -> Hashable:
-    """All that decides the values of a table."""
-    folder = clips.waveforms.folder if isinstance(clips.waveforms, WaveformCache) else None
-    rows = hashlib.sha256(clips.cache_rows.tobytes()).digest()
-    return folder, clips.waveforms.format, clips.samples, rows, logmel.settings, str(device)
+    """All that decides the values of a table; None of clips for which there should be none."""
+    source = clips.source
+    if not isinstance(source, CachedWaveforms) or source.sample.random:
+        return None
+    rows = hashlib.sha256(source.cache_rows.tobytes()).digest()
+    return source.cache.folder, source.cache.format, source.sample.samples, rows, logmel.settings, str(device)

@@ -18,20 +18,22 @@ import numpy as np
 import soundfile
 from numpy.typing import NDArray
 
-RATES_AND_KBPS = re.escape(bytes(byte for byte in range(0x10, 0xF0) if byte & 0x0C != 0x0C))
-ENCODERS_NOTE = re.compile(rb"\xff[\xe2\xe3\xf2\xf3\xfa\xfb][" + RATES_AND_KBPS + rb"].(?:..)?\0{9,32}(?:Xing|Info)", re.DOTALL)
+_RATES_AND_KBPS = re.escape(bytes(byte for byte in range(0x10, 0xF0) if byte & 0x0C != 0x0C))
+ENCODERS_NOTE = re.compile(
+    rb"\xff[\xe2\xe3\xf2\xf3\xfa\xfb][" + _RATES_AND_KBPS + rb"].(?:..)?\0{9,32}(?:Xing|Info)", re.DOTALL
+)
 """A silent frame in front of a stream: how many frames follow, and how many samples the encoder added."""
-DECODER_DELAY = 529
+_DECODER_DELAY = 529
 """Samples by which any MP3 decoder is late."""
-MPEG_1_KBPS = (0, 32, 40, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224, 256, 320)
-MPEG_2_KBPS = (0, 8, 16, 24, 32, 40, 48, 56, 64, 80, 96, 112, 128, 144, 160)
+_MPEG_1_KBPS = (0, 32, 40, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224, 256, 320)
+_MPEG_2_KBPS = (0, 8, 16, 24, 32, 40, 48, 56, 64, 80, 96, 112, 128, 144, 160)
 """By the four bits of a frame's header."""
-BLOCK_SAMPLES, BYTES_PER_READ = 2**16, 2**16
-ROUNDING = 1
+_BLOCK_SAMPLES, _BYTES_PER_READ = 2**16, 2**16
+_ROUNDING = 1
 """In samples, so that what is longer than a limit never ends at it."""
-MOST_ZEROS = 1024
+_MOST_ZEROS = 1024
 """In which a frame may end, and over which the decoder comes; more of them are a reserve that a recorder did not fill."""
-MOST_SECONDS_LOST = 1.0
+_MOST_SECONDS_LOST = 1.0
 """As bytes that cannot be decoded, at the rate of those before: tags that nobody knows are shorter, audio is mostly longer."""
 
 
@@ -73,7 +75,7 @@ def read_mp3(content: bytes, *, max_seconds: float = math.inf) -> Stream:
 def _parts(content: bytes) -> Iterator[bytearray]:
     """The streams of joined files, each from its encoder's note on; without the tags in front and a reserve of zeros behind."""
     begin, end = _after_tags(content), len(content.rstrip(b"\0"))
-    end += min(len(content) - end, MOST_ZEROS)
+    end += min(len(content) - end, _MOST_ZEROS)
     starts = [begin, *(note.start() for note in ENCODERS_NOTE.finditer(content, begin + 1)), end]
     for start, stop in itertools.pairwise(starts):
         yield bytearray(content[start:stop])
@@ -97,7 +99,7 @@ def _read_stream(part: bytearray, *, max_seconds: float) -> Stream:
         del part[: _frame_bytes(part)]
     stream = _decode(part, max_seconds=max_seconds, added=before + behind)
     whole = len(stream.samples) == frames * _frame_samples(stream.rate)
-    if not whole and stream.rest * stream.seconds > (len(part) - stream.rest) * MOST_SECONDS_LOST:
+    if not whole and stream.rest * stream.seconds > (len(part) - stream.rest) * _MOST_SECONDS_LOST:
         raise Mp3Error(f"it can't be decoded beyond {stream.seconds:.1f} s: it is damaged there, or another rate begins")
     return stream._replace(samples=stream.samples[before : len(stream.samples) - behind * whole])
 
@@ -113,12 +115,12 @@ def _read_note(fields: bytearray) -> tuple[int, int, int]:
     if len(lame) < 24 or not lame[0]:
         return frames, 0, 0
     delay, padding = lame[21] << 4 | lame[22] >> 4, (lame[22] & 0x0F) << 8 | lame[23]
-    return frames, delay + DECODER_DELAY, max(0, padding - DECODER_DELAY)
+    return frames, delay + _DECODER_DELAY, max(0, padding - _DECODER_DELAY)
 
 
 def _frame_bytes(frame: bytearray) -> int:
     """Length of a frame by its header."""
-    version, kbps = frame[1] >> 3 & 3, (MPEG_1_KBPS if frame[1] & 8 else MPEG_2_KBPS)[frame[2] >> 4]
+    version, kbps = frame[1] >> 3 & 3, (_MPEG_1_KBPS if frame[1] & 8 else _MPEG_2_KBPS)[frame[2] >> 4]
     rate = (44100, 48000, 32000)[frame[2] >> 2 & 3] // {3: 1, 2: 2, 0: 4}[version]
     return _frame_samples(rate) // 8 * kbps * 1000 // rate + (frame[2] >> 1 & 1)
 
@@ -134,19 +136,19 @@ def _decode(part: bytearray, *, max_seconds: float, added: int) -> Stream:
     An error may be the end of a file that was cut off. All that comes before it is kept by a slower reading, frame by frame.
     """
     try:
-        return _read(part, max_seconds, added, BLOCK_SAMPLES)
+        return _read(part, max_seconds, added, _BLOCK_SAMPLES)
     except soundfile.SoundFileError as error:
         return _read(part, max_seconds, added, 576, type(error))
 
 
 def _read(part: bytearray, max_seconds: float, added: int, block_samples: int, *may_end_it: type[Exception]) -> Stream:
     with _piped(part) as pipe, soundfile.SoundFile(pipe, closefd=False) as file:
-        blocks, missing = [np.zeros(0, np.float32)], max_seconds * file.samplerate + added + ROUNDING
+        blocks, missing = [np.zeros(0, np.float32)], max_seconds * file.samplerate + added + _ROUNDING
         with suppress(*may_end_it):
             while missing >= 0 and len(block := file.read(block_samples, dtype="float32")):
                 blocks.append(block if block.ndim == 1 else block.mean(axis=1, dtype=np.float32))
                 missing -= len(block)
-        rest = sum(map(len, iter(lambda: os.read(pipe, BYTES_PER_READ), b""))) if missing >= 0 else 0
+        rest = sum(map(len, iter(lambda: os.read(pipe, _BYTES_PER_READ), b""))) if missing >= 0 else 0
         return Stream(np.concatenate(blocks), int(file.samplerate), rest)
 
 

@@ -8,17 +8,17 @@ from collections.abc import Iterable
 from functools import lru_cache
 from pathlib import Path, PurePosixPath
 
-INVISIBLE = dict.fromkeys(map(ord, "\u00ad\u200b\u200e\u200f\u2060\ufeff"))
+_INVISIBLE = dict.fromkeys(map(ord, "\u00ad\u200b\u200e\u200f\u2060\ufeff"))
 """Soft hyphen, zero-width space, marks of direction, word joiner, byte order mark."""
-CYRILLIC_TO_LATIN = str.maketrans("авекмнорстухі", "abekmhopctyxi")
+_CYRILLIC_TO_LATIN = str.maketrans("авекмнорстухі", "abekmhopctyxi")
 """Letters of which the small or the capital one looks like a Latin letter."""
-FOLDERS_REMEMBERED = 1024
+_FOLDERS_REMEMBERED = 1024
 
 
 def tidy(name: str) -> str:
     """Without blanks around it, invisible characters and double blanks, its accents composed (NFC)."""
     if not name.isascii():
-        name = unicodedata.normalize("NFC", name.translate(INVISIBLE))
+        name = unicodedata.normalize("NFC", name.translate(_INVISIBLE))
     return " ".join(name.split())
 
 
@@ -30,7 +30,7 @@ def tidy_file_name(name: str) -> str:
 
 def outline(name: str) -> str:
     """Equal for names that a reader may take for each other: capitals, dashes, underscores, look-alike letters."""
-    letters = unicodedata.normalize("NFKC", name).casefold().translate(CYRILLIC_TO_LATIN)
+    letters = unicodedata.normalize("NFKC", name).casefold().translate(_CYRILLIC_TO_LATIN)
     return tidy("".join(" " if unicodedata.category(letter) in ("Pc", "Pd") else letter for letter in letters))
 
 
@@ -79,7 +79,7 @@ def _entries(folder: Path) -> tuple[str, ...]:
         return ()
 
 
-@lru_cache(FOLDERS_REMEMBERED)
+@lru_cache(_FOLDERS_REMEMBERED)
 def _entries_at(folder: Path, modified_ns: int) -> tuple[str, ...]:
     """Read once as long as nothing in it changes: thousands of files may be missing from one folder."""
     return tuple(sorted(os.listdir(folder)))

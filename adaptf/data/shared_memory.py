@@ -4,6 +4,7 @@ import errno
 import shutil
 from pathlib import Path
 
+from lightning_utilities.core.apply_func import apply_to_collection
 from torch import Tensor
 from torch.utils.data import get_worker_info
 
@@ -40,7 +41,8 @@ def handed_over(batch: ClipBatch) -> ClipBatch:
     if get_worker_info() is None:
         return batch
     try:
-        return batch._replace(**{name: x.share_memory_() for name, x in batch._asdict().items() if isinstance(x, Tensor)})
+        shared: ClipBatch = apply_to_collection(batch, Tensor, Tensor.share_memory_)
+        return shared
     except RuntimeError as error:
         if f"({errno.ENOSPC})" not in str(error):
             raise

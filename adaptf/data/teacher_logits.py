@@ -1,7 +1,7 @@
 """A teacher's logits as a table keyed by file name: never by row number, which another split or order would break.
 
-folder/logits.csv    filename and one column per class
-folder/logits.json   the teacher's run, the digest of its data, the classes in order, the number of clips
+folder/logits.parquet   filename and one column per class
+folder/logits.json      the teacher's run, the digest of its data, the classes in order, the number of clips
 """
 
 import json
@@ -15,9 +15,9 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from adaptf.data.errors import DataError, raise_problems
-from adaptf.data.tables import read_strings
+from adaptf.data.parquet import read_table, write_table
 
-TABLE, ABOUT = "logits.csv", "logits.json"
+_TABLE, _ABOUT = "logits.parquet", "logits.json"
 
 
 @dataclass(frozen=True)
@@ -50,38 +50,37 @@ class TeacherLogits:
 
 
 def write_teacher_logits(folder: Path, table: TeacherLogits) -> None:
-    """Nine digits give each float32 back exactly."""
+    """The folder is made."""
     folder.mkdir(parents=True, exist_ok=True)
     frame = pd.DataFrame(table.logits, columns=list(table.classes))
     frame.insert(0, "filename", list(table.filenames))
-    frame.to_csv(folder / TABLE, index=False, float_format="%.9g")
+    write_table(folder / _TABLE, frame)
     about = {
         "teacher_run": table.teacher_run,
         "data_digest": table.data_digest,
         "classes": list(table.classes),
         "clips": len(table.filenames),
     }
-    (folder / ABOUT).write_text(json.dumps(about, indent=1))
+    (folder / _ABOUT).write_text(json.dumps(about, indent=1))
 
 
 def read_teacher_logits(folder: Path) -> TeacherLogits:
     """Raises DataError where it is no such table, clips are missing or stand there twice, or a logit is no number."""
-    path = folder / TABLE
-    about = _read_about(folder / ABOUT)
-    frame = read_strings(path, ["filename"])
+    about = _read_about(folder / _ABOUT)
+    frame = read_table(folder / _TABLE)
+    columns, classes = ["filename", *about["classes"]], about["classes"]
+    if list(frame.columns) != columns:
+        raise DataError(f"{folder} has the columns {', '.join(frame.columns)}, by {_ABOUT} they are {', '.join(columns)}")
     twice = frame["filename"][frame["filename"].duplicated()]
-    raise_problems([f"{name} stands there twice" for name in twice], of=str(path))
-    classes = [name for name in frame.columns if name != "filename"]
-    if classes != about["classes"]:
-        raise DataError(f"{path} has the columns {', '.join(classes)}, {ABOUT} beside it names {', '.join(about['classes'])}")
+    raise_problems([f"{name} stands there twice" for name in twice], of=str(folder))
     if len(frame) != about["clips"]:
-        raise DataError(f"{path} holds {len(frame)} clips, {ABOUT} beside it says {about['clips']}: it is not whole")
+        raise DataError(f"{folder} holds {len(frame)} clips; {_ABOUT} there says {about['clips']}: it is not whole")
     try:
         logits = frame[classes].to_numpy(np.float32)
     except ValueError as error:
-        raise DataError(f"{path} holds logits that are no numbers: {error}") from error
+        raise DataError(f"{folder} holds logits that are no numbers: {error}") from error
     if not np.isfinite(logits).all():
-        raise DataError(f"{path} holds logits that are not finite")
+        raise DataError(f"{folder} holds logits that are not finite")
     return TeacherLogits(tuple(frame["filename"]), tuple(classes), logits, about["teacher_run"], about["data_digest"])
 
 

@@ -28,20 +28,20 @@ from adaptf.data.folders import files_below
 from adaptf.demo.sounds import SCENES, Clips, render_events, render_scene
 
 # Part of the settings: data of an older generator is not taken for that of this one.
-GENERATOR = 1
-DESCRIPTION = "demo.json"
-TAU_RATE = 44100
-AUDIOSET_RATE = 32000
-AUDIOSET_BATCH = 25
-SEGMENTS_PER_RECORDING = 10
+_GENERATOR = 1
+_DESCRIPTION = "demo.json"
+_TAU_RATE = 44100
+_AUDIOSET_RATE = 32000
+_AUDIOSET_BATCH = 25
+_SEGMENTS_PER_RECORDING = 10
 CITIES = ("barcelona", "helsinki", "lisbon", "london", "lyon", "milan", "paris", "prague", "stockholm", "vienna")
 TRAINING_DEVICES = ("a", "b", "c", "s1", "s2", "s3")
-TEST_DEVICES = (*TRAINING_DEVICES, "s4", "s5", "s6")
-EVALUATION_DEVICES = (*TRAINING_DEVICES, "s7", "s8", "s9", "s10")
-SIMULATED_DEVICES = ("b", "c", *(f"s{number}" for number in range(1, 11)))
+_TEST_DEVICES = (*TRAINING_DEVICES, "s4", "s5", "s6")
+_EVALUATION_DEVICES = (*TRAINING_DEVICES, "s7", "s8", "s9", "s10")
+_SIMULATED_DEVICES = ("b", "c", *(f"s{number}" for number in range(1, 11)))
 # Far from the seeds that a bank for augmentation is drawn with: no demo device may be in it.
-DEVICE_SEED = 2_022_000_000
-RECORDER_NOISE_DB = -62.0
+_DEVICE_SEED = 2_022_000_000
+_RECORDER_NOISE_DB = -62.0
 
 # Sound, AudioSet's identifier of the class, its display name.
 EVENT_CLASSES = {
@@ -71,7 +71,7 @@ EVENT_CLASSES = {
     "traffic": ("/m/0btp2", "Traffic noise, roadway noise"),
 }
 
-README = """Demo data of adaptf
+_README = """Demo data of adaptf
 
 Synthesised sounds; figures on them say nothing about real scenes.
 
@@ -147,7 +147,7 @@ def write_demo(
     too small.
     """
     # Every argument but the folder decides about the content.
-    settings = {name: value for name, value in locals().items() if name != "root"} | {"generator": GENERATOR}
+    settings = {name: value for name, value in locals().items() if name != "root"} | {"generator": _GENERATOR}
     _check(settings)
     root = Path(root).absolute()
     if (found := _existing(root, settings)) is not None:
@@ -165,9 +165,9 @@ def write_demo(
             counts |= _write_audioset(
                 partial / "audioset", seed, audioset_clips, audioset_seconds, audioset_missing, progress.update
             )
-        (partial / "README.txt").write_text(README, encoding="utf-8")
+        (partial / "README.txt").write_text(_README, encoding="utf-8")
         description = {"settings": settings, "counts": counts}
-        (partial / DESCRIPTION).write_text(json.dumps(description, indent=2) + "\n", encoding="utf-8")
+        (partial / _DESCRIPTION).write_text(json.dumps(description, indent=2) + "\n", encoding="utf-8")
         if root.exists():
             root.rmdir()
         partial.rename(root)
@@ -178,7 +178,7 @@ def write_demo(
 
 def is_demo(folder: Path) -> bool:
     """Whether a data set's folder (tau/ or audioset/) belongs to demo data."""
-    return (folder.parent / DESCRIPTION).is_file()
+    return (folder.parent / _DESCRIPTION).is_file()
 
 
 def _check(settings: dict[str, float]) -> None:
@@ -199,7 +199,7 @@ def _existing(root: Path, settings: dict[str, float]) -> DemoSummary | None:
     if not root.exists() or (root.is_dir() and not any(root.iterdir())):
         return None
     try:
-        description = json.loads((root / DESCRIPTION).read_text(encoding="utf-8"))
+        description = json.loads((root / _DESCRIPTION).read_text(encoding="utf-8"))
         counts = description["counts"]
         written = description["settings"]
     except (OSError, ValueError, KeyError, TypeError):
@@ -226,12 +226,12 @@ def _write_tau(
     progress: Callable[[int], object],
 ) -> dict[str, int]:
     """Write TAU's folder; returns the numbers of clips by their name in DemoSummary."""
-    bank = simulate_responses(len(SIMULATED_DEVICES), sample_rate=TAU_RATE, seed=DEVICE_SEED + seed)
-    responses = dict(zip(SIMULATED_DEVICES, bank, strict=True))
+    bank = simulate_responses(len(_SIMULATED_DEVICES), sample_rate=_TAU_RATE, seed=_DEVICE_SEED + seed)
+    responses = dict(zip(_SIMULATED_DEVICES, bank, strict=True))
     for subfolder in ("audio", "evaluation_setup", "evaluation_set/audio", "evaluation_set/evaluation_setup"):
         (folder / subfolder).mkdir(parents=True)
     train_rows = _write_part(folder, seed, training, TRAINING_DEVICES, device_share, responses, progress)
-    test_rows = _write_part(folder, seed, test, TEST_DEVICES, 1.0, responses, progress)
+    test_rows = _write_part(folder, seed, test, _TEST_DEVICES, 1.0, responses, progress)
     setup = folder / "evaluation_setup"
     _write_table(folder / "meta.csv", _Clip._fields, train_rows + test_rows)
     _write_table(setup / "fold1_train.csv", _Clip._fields[:2], [row[:2] for row in train_rows])
@@ -260,7 +260,7 @@ def _write_part(
             chosen = _spread_over_locations(rng, part, count)
             clips = [_clip(scene, part, number, index, device) for index in chosen]
             recorded = _record(signals[chosen], device, responses, rng)
-            _write_audio([folder / clip.filename for clip in clips], recorded, TAU_RATE)
+            _write_audio([folder / clip.filename for clip in clips], recorded, _TAU_RATE)
             rows += clips
             progress(count)
     return rows
@@ -269,7 +269,7 @@ def _write_part(
 def _render_scene(scene: str, part: _Part, rng: np.random.Generator) -> np.ndarray:
     """Clips (locations * clips_per_location, samples) as device a hears them, ordered by location."""
     place = np.repeat(np.arange(part.locations), part.clips_per_location)
-    return render_scene(SCENES[scene], Clips(rng, place, TAU_RATE, TAU_RATE))
+    return render_scene(SCENES[scene], Clips(rng, place, _TAU_RATE, _TAU_RATE))
 
 
 def _spread_over_locations(rng: np.random.Generator, part: _Part, count: int) -> np.ndarray:
@@ -282,7 +282,7 @@ def _clip(scene: str, part: _Part, scene_number: int, index: int, device: str) -
     place, clip = divmod(int(index), part.clips_per_location)
     location = part.first_location + scene_number * part.locations + place
     city = CITIES[location % len(CITIES)]
-    recording, segment = divmod(clip, SEGMENTS_PER_RECORDING)
+    recording, segment = divmod(clip, _SEGMENTS_PER_RECORDING)
     # TAU numbers recordings through all locations; a hundred for each are enough to keep the numbers apart.
     recording += 100 * location
     return _Clip(f"audio/{scene}-{city}-{location}-{recording}-{segment}-{device}.wav", scene, f"{city}-{location}", device)
@@ -296,8 +296,8 @@ def _record(signals: np.ndarray, device: str, responses: dict[str, np.ndarray], 
     length = next_fast_len(samples + len(responses[device]) - 1, real=True)
     heard = irfft(rfft(signals, length, axis=1) * rfft(responses[device], length), length, axis=1)[:, :samples]
     if device.startswith("s"):
-        return compress(heard, sample_rate=TAU_RATE)
-    return heard + 10 ** (RECORDER_NOISE_DB / 20) * rng.standard_normal(heard.shape, dtype=np.float32)
+        return compress(heard, sample_rate=_TAU_RATE)
+    return heard + 10 ** (_RECORDER_NOISE_DB / 20) * rng.standard_normal(heard.shape, dtype=np.float32)
 
 
 def _write_evaluation_set(
@@ -308,12 +308,12 @@ def _write_evaluation_set(
     scenes = np.repeat(list(SCENES), part.locations * part.clips_per_location)
     signals = np.concatenate([_render_scene(scene, part, rng) for scene in SCENES])
     order = rng.permutation(len(signals))
-    devices = rng.permutation(np.resize(EVALUATION_DEVICES, len(signals)))
+    devices = rng.permutation(np.resize(_EVALUATION_DEVICES, len(signals)))
     names = [f"audio/{number}.wav" for number in range(len(signals))]
     for device in np.unique(devices):
         chosen = np.flatnonzero(devices == device)
         recorded = _record(signals[order[chosen]], str(device), responses, rng)
-        _write_audio([folder / names[number] for number in chosen], recorded, TAU_RATE)
+        _write_audio([folder / names[number] for number in chosen], recorded, _TAU_RATE)
     told = [device if device in TRAINING_DEVICES else "unknown" for device in devices]
     _write_table(folder / "evaluation_setup/test.csv", ("filename", "device_id"), zip(names, told, strict=True))
     truth = zip(names, scenes[order], devices, strict=True)
@@ -335,12 +335,12 @@ def _write_audioset(
     _write_segments(folder / "balanced_train_segments.csv", ids, starts, clip_seconds, events)
     _write_classes(folder / "class_labels_indices.csv")
     there = np.sort(rng.permutation(clips)[missing:])
-    for batch in np.split(there, range(AUDIOSET_BATCH, len(there), AUDIOSET_BATCH)):
+    for batch in np.split(there, range(_AUDIOSET_BATCH, len(there), _AUDIOSET_BATCH)):
         present = dict(zip(EVENT_CLASSES, events[batch].T, strict=True))
-        samples = round(clip_seconds * AUDIOSET_RATE)
-        signals = render_events(present, Clips(rng, np.arange(len(batch)), samples, AUDIOSET_RATE))
+        samples = round(clip_seconds * _AUDIOSET_RATE)
+        signals = render_events(present, Clips(rng, np.arange(len(batch)), samples, _AUDIOSET_RATE))
         paths = [folder / "audio" / f"{ids[clip]}_{1000 * starts[clip]}.wav" for clip in batch]
-        _write_audio(paths, signals, AUDIOSET_RATE)
+        _write_audio(paths, signals, _AUDIOSET_RATE)
         progress(len(batch))
     return {"audioset_clips": len(there), "audioset_missing": missing}
 

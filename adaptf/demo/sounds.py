@@ -11,10 +11,10 @@ from functools import cached_property
 import numpy as np
 from scipy.fft import irfft, rfft
 
-TABLE_SAMPLES = 1024
-PURE = np.ones((1, 1))
+_TABLE_SAMPLES = 1024
+_PURE = np.ones((1, 1))
 # First three formants in Hz of six imagined vowels.
-VOWELS_HZ = np.array(
+_VOWELS_HZ = np.array(
     [[750, 1150, 2500], [300, 2200, 2900], [320, 850, 2300], [520, 1800, 2500], [560, 900, 2450], [450, 1400, 2300]]
 )
 
@@ -110,19 +110,19 @@ class Clips:
 
 
 def _wave_table(harmonics: np.ndarray) -> np.ndarray:
-    """One period (..., TABLE_SAMPLES) of the amplitudes (..., harmonics), their phases spread to keep peaks low."""
+    """One period (..., _TABLE_SAMPLES) of the amplitudes (..., harmonics), their phases spread to keep peaks low."""
     order = np.arange(1, harmonics.shape[-1] + 1)
-    spectrum = np.zeros((*harmonics.shape[:-1], TABLE_SAMPLES // 2 + 1), np.complex64)
+    spectrum = np.zeros((*harmonics.shape[:-1], _TABLE_SAMPLES // 2 + 1), np.complex64)
     spectrum[..., 1 : len(order) + 1] = harmonics * np.exp(1j * order**2)
-    return irfft(spectrum, TABLE_SAMPLES, axis=-1) * TABLE_SAMPLES
+    return irfft(spectrum, _TABLE_SAMPLES, axis=-1) * _TABLE_SAMPLES
 
 
 def _look_up(table: np.ndarray, phase: np.ndarray, row: np.ndarray | int = 0) -> np.ndarray:
-    """Values of a `row` of `table` (clips, [rows,] TABLE_SAMPLES) at `phase` in periods (clips, samples)."""
-    tables = table.reshape(len(table), -1, TABLE_SAMPLES)
+    """Values of a `row` of `table` (clips, [rows,] _TABLE_SAMPLES) at `phase` in periods (clips, samples)."""
+    tables = table.reshape(len(table), -1, _TABLE_SAMPLES)
     first = np.arange(len(table))[:, None] * tables.shape[1] + row
-    column = (phase * TABLE_SAMPLES).astype(np.int64) & (TABLE_SAMPLES - 1)
-    return tables.reshape(-1)[first * TABLE_SAMPLES + column]
+    column = (phase * _TABLE_SAMPLES).astype(np.int64) & (_TABLE_SAMPLES - 1)
+    return tables.reshape(-1)[first * _TABLE_SAMPLES + column]
 
 
 def _falling(clips: Clips, count: int, slope: np.ndarray) -> np.ndarray:
@@ -135,7 +135,7 @@ def band(hz: np.ndarray, low_hz: np.ndarray | float, high_hz: np.ndarray | float
     return 1 / np.sqrt((1 + (low_hz / hz) ** (2 * order)) * (1 + (hz / high_hz) ** (2 * order)))
 
 
-def ringing(hz: np.ndarray, center_hz: np.ndarray, decay_seconds: np.ndarray) -> np.ndarray:
+def _ringing(hz: np.ndarray, center_hz: np.ndarray, decay_seconds: np.ndarray) -> np.ndarray:
     """Complex spectrum of a sine at `center_hz` that starts at once and dies away, all of about the same energy."""
     damping = 1 / decay_seconds
     sine = center_hz / ((damping + 2j * np.pi * hz) ** 2 + (2 * np.pi * center_hz) ** 2)
@@ -146,7 +146,7 @@ def _modes(clips: Clips, count: int, low_hz: float, high_hz: float, short: float
     """Spectrum (clips, bins) of a body with `count` modes that ring for `short` to `long` seconds."""
     body = np.zeros((len(clips), len(clips.hz)), np.complex64)
     for _ in range(count):
-        mode = ringing(clips.hz, clips.log_uniform(low_hz, high_hz), clips.log_uniform(short, long))
+        mode = _ringing(clips.hz, clips.log_uniform(low_hz, high_hz), clips.log_uniform(short, long))
         body += clips.uniform(0.3, 1) * mode
     return body
 
@@ -158,13 +158,13 @@ def engine(clips: Clips) -> np.ndarray:
 
 
 def siren(clips: Clips) -> np.ndarray:
-    sweep = clips.tone(clips.log_uniform(0.3, 4), PURE)
+    sweep = clips.tone(clips.log_uniform(0.3, 4), _PURE)
     hz = clips.log_uniform(600, 1200) * (1 + clips.uniform(0.1, 0.2) * sweep)
     return clips.tone(hz, _falling(clips, 6, clips.uniform(0.8, 2)))
 
 
 def bird(clips: Clips) -> np.ndarray:
-    trill = clips.tone(clips.log_uniform(8, 40), PURE)
+    trill = clips.tone(clips.log_uniform(8, 40), _PURE)
     hz = clips.log_uniform(2200, 5500) * clips.curve(0.75, 1.25, per_second=9) * (1 + 0.04 * trill)
     song = clips.tone(hz, _falling(clips, 2, clips.uniform(2, 4)))
     return song * clips.gate(clips.log_uniform(2, 8), share=clips.uniform(0.3, 0.7))
@@ -174,7 +174,7 @@ def chirp(clips: Clips) -> np.ndarray:
     per_second = clips.log_uniform(5, 18)
     rise = (clips.seconds * per_second) % 1
     hz = clips.log_uniform(3000, 6000) * (1 + clips.uniform(-0.3, 0.5) * rise)
-    return clips.tone(hz, PURE) * np.sin(np.pi * rise) ** 4 * clips.curve(0, 1, per_second=3)
+    return clips.tone(hz, _PURE) * np.sin(np.pi * rise) ** 4 * clips.curve(0, 1, per_second=3)
 
 
 def wind(clips: Clips) -> np.ndarray:
@@ -194,7 +194,7 @@ def footsteps(clips: Clips) -> np.ndarray:
     sole = clips.noise(band(clips.hz, clips.log_uniform(400, 1500), clips.log_uniform(2500, 8000)))
     sole *= np.exp(-clips.seconds / clips.log_uniform(0.008, 0.04))
     body = _modes(clips, 2, 70, 350, 0.01, 0.05)
-    return clips.filter(walkers, unit_spectrum(body) + clips.log_uniform(0.3, 1.5) * unit_spectrum(rfft(sole, axis=1)))
+    return clips.filter(walkers, _unit_spectrum(body) + clips.log_uniform(0.3, 1.5) * _unit_spectrum(rfft(sole, axis=1)))
 
 
 def speech(clips: Clips) -> np.ndarray:
@@ -208,7 +208,7 @@ def _voice(clips: Clips) -> np.ndarray:
     beat = clips.seconds * clips.uniform(3, 6) + clips.rng.random((len(clips), 1), dtype=np.float32)
     syllable = beat.astype(np.int64)
     drawn = (len(clips), syllable.max() + 1)
-    vowel = np.take_along_axis(clips.rng.integers(0, len(VOWELS_HZ), drawn), syllable, axis=1)
+    vowel = np.take_along_axis(clips.rng.integers(0, len(_VOWELS_HZ), drawn), syllable, axis=1)
     strength = clips.rng.uniform(-0.3, 1, drawn).clip(0).astype(np.float32)
     # The vowel changes where the mouth is closed, so a look-up in another table makes no click.
     opening = np.take_along_axis(strength, syllable, axis=1) * np.sin(np.float32(np.pi) * (beat - np.floor(beat)))
@@ -218,9 +218,9 @@ def _voice(clips: Clips) -> np.ndarray:
 
 
 def _vowel_tables(clips: Clips, pitch_hz: np.ndarray) -> np.ndarray:
-    """Wave tables (clips, vowels, TABLE_SAMPLES) of voices of the given pitch (clips, 1)."""
+    """Wave tables (clips, vowels, _TABLE_SAMPLES) of voices of the given pitch (clips, 1)."""
     harmonics_hz = (pitch_hz * np.arange(1, 31))[:, None, :, None]
-    formants_hz = clips.uniform(0.9, 1.25)[:, :, None, None] * VOWELS_HZ[None, :, None, :]
+    formants_hz = clips.uniform(0.9, 1.25)[:, :, None, None] * _VOWELS_HZ[None, :, None, :]
     peaks = np.array([1, 0.5, 0.25]) / (1 + ((harmonics_hz - formants_hz) / (0.12 * formants_hz + 40)) ** 2)
     return _wave_table(peaks.sum(-1) + 0.01)
 
@@ -283,7 +283,7 @@ def air_brake(clips: Clips) -> np.ndarray:
 
 def squeal(clips: Clips) -> np.ndarray:
     hz = clips.log_uniform(1400, 5000) * clips.curve(0.96, 1.04, per_second=12)
-    partials = clips.tone(hz, PURE) + 0.6 * clips.tone(hz * clips.uniform(1.3, 1.9), PURE)
+    partials = clips.tone(hz, _PURE) + 0.6 * clips.tone(hz * clips.uniform(1.3, 1.9), _PURE)
     return partials * clips.curve(-0.3, 1, per_second=4).clip(0)
 
 
@@ -294,7 +294,7 @@ def clickety_clack(clips: Clips) -> np.ndarray:
 
 
 def insect(clips: Clips) -> np.ndarray:
-    tone = clips.tone(clips.log_uniform(3500, 8000) * clips.curve(0.98, 1.02, per_second=40), PURE)
+    tone = clips.tone(clips.log_uniform(3500, 8000) * clips.curve(0.98, 1.02, per_second=40), _PURE)
     return tone * clips.gate(clips.log_uniform(15, 70), share=clips.uniform(0.4, 0.9))
 
 
@@ -324,7 +324,7 @@ def unit(signal: np.ndarray) -> np.ndarray:
     return signal / (np.sqrt(np.mean(signal**2, axis=1, keepdims=True)) + 1e-9)
 
 
-def unit_spectrum(spectrum: np.ndarray) -> np.ndarray:
+def _unit_spectrum(spectrum: np.ndarray) -> np.ndarray:
     """`spectrum` (clips, bins) with a mean power of 1 in every clip."""
     return spectrum / np.sqrt(np.mean(np.abs(spectrum) ** 2, axis=1, keepdims=True))
 
@@ -438,4 +438,4 @@ def _room_gain(places: Clips, reverberation_seconds: tuple[float, float]) -> np.
     decay = np.exp(-6.9 * places.seconds / places.uniform(*reverberation_seconds))
     tail = places.noise(band(places.hz, 80, 5000, 1)) * decay
     tilt = (places.hz / 1000) ** places.uniform(-0.4, 0.4)
-    return (1 + places.log_uniform(0.2, 1.5) * unit_spectrum(rfft(tail, axis=1))) * tilt
+    return (1 + places.log_uniform(0.2, 1.5) * _unit_spectrum(rfft(tail, axis=1))) * tilt

@@ -1,7 +1,6 @@
 """Scores from a table of predictions: one row per clip with filename, scene, device, location and a logit per scene."""
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Literal
 
 import numpy as np
@@ -27,11 +26,6 @@ def prediction_table(clips: pd.DataFrame, logits: NDArray[np.float32], scenes: S
     table = clips[list(TEXT_COLUMNS[:-1])].reset_index(drop=True)
     table["predicted"] = [scenes[place] for place in logits.argmax(axis=1)]
     return pd.concat([table, pd.DataFrame(logits, columns=list(scenes))], axis=1)
-
-
-def read_prediction_table(path: Path) -> pd.DataFrame:
-    """A CSV file of such a table; names such as 'nan' stay text."""
-    return pd.read_csv(path, dtype=dict.fromkeys(TEXT_COLUMNS, str), keep_default_na=False)
 
 
 def probabilities(predictions: pd.DataFrame, scenes: Sequence[str]) -> NDArray[np.float64]:

@@ -134,7 +134,7 @@ def pairs_of(settings: Mapping[str, Runs], data: PreparedData, folder: Path, dra
 
 
 def write_tables(settings: Mapping[str, Runs], tables: Mapping[str, pd.DataFrame], pairs: Sequence[Pair], folder: Path) -> None:
-    """CSV files of all tables and predictions, which are called after the model's place."""
+    """CSV files of all tables, and predictions, which are called after the model's place."""
     folder.mkdir(exist_ok=True)
     for name, table in tables.items():
         table.to_csv(folder / f"{name}.csv")

@@ -6,20 +6,20 @@ import torch
 
 from adaptf.data.clips import VALIDATION
 from adaptf.pipeline.artifacts import DATA_KIND, SCENES_KIND, TEACHER_KIND
+from adaptf.pipeline.checkpoints import student_of
 from adaptf.pipeline.checks import check_training
 from adaptf.pipeline.config import AugmentConfig, OptimConfig, TrainerConfig, upstream, upstream_each, upstream_model
 from adaptf.pipeline.dataset import load_prepared
-from adaptf.pipeline.fitting import fitted_result, student_of, train_classifier
+from adaptf.pipeline.fitting import Recipe, fitted_result, train_classifier
 from adaptf.pipeline.refit import as_refit, check_choice, learnt_splits
 from adaptf.pipeline.run_names import told
 from adaptf.pipeline.stage import Stage
 from adaptf.pipeline.taught import (
     LossConfig,
     distillation_loss,
-    distillation_objective,
     logits_of_teachers,
     note_of,
-    running_teachers,
+    objective_of,
     taught,
     teacher_ids,
 )
@@ -69,22 +69,17 @@ def distill(config: DistillConfig, run: StageRun) -> Result:
     fitted = train_classifier(
         student,
         run,
+        data,
+        Recipe(config.augment, config.optim, config.trainer, config.seed),
+        objective_of(config.loss, run, run_ids),
         train=train,
         validation=validation,
-        data=data,
-        objective=distillation_objective(loss),
-        teachers=config.loss.mixed_teachers,
-        further_waveform_augmentations=running_teachers(config.loss, run, run_ids),
-        augment=config.augment,
-        optim=config.optim,
-        trainer=config.trainer,
-        seed=config.seed,
     )
     if not runs.is_process_zero():
         return Result()
     if validation is None:
         return as_refit(fitted_result(run, fitted, note=note))
-    predictions = predict_validation(fitted.best, data, config.trainer.accelerator)
+    predictions = predict_validation(fitted.best, run, data, config.trainer)
     logits = loss.teacher(torch.from_numpy(validation.teacher_logits)).numpy()
     settings = {"teachers": predictions_from(logits, validation, data), DISTILLED: predictions}
     return with_validation_tables(fitted_result(run, fitted, note=note), data, settings)

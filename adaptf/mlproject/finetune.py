@@ -11,17 +11,18 @@ from adaptf.data.shared_objects import SharedObjects
 from adaptf.errors import UserError, in_section
 from adaptf.evaluation.scores import accuracy
 from adaptf.pipeline.artifacts import DATA_KIND, DEVICE_RUNS, KEPT, SCENES_KIND, TEACHER_KIND
+from adaptf.pipeline.augmentations import check_folder, dir_p_by_device
 from adaptf.pipeline.borrowed import Borrowed
+from adaptf.pipeline.checkpoints import student_of
 from adaptf.pipeline.checks import check_training
 from adaptf.pipeline.config import AugmentConfig, OptimConfig, TrainerConfig, upstream, upstream_each, upstream_model
 from adaptf.pipeline.dataset import PreparedData, load_prepared
 from adaptf.pipeline.finetune_device import FINETUNE_DEVICE, FinetuneDeviceConfig, Keep, check_keep
-from adaptf.pipeline.fitting import check_folder, dir_p_by_device, student_of
 from adaptf.pipeline.leave_one_device_out import epochs_for_unseen_devices
 from adaptf.pipeline.refit import as_refit, refits_of
 from adaptf.pipeline.run_names import told
 from adaptf.pipeline.stage import Stage, execute
-from adaptf.pipeline.taught import LossConfig, logits_of_teachers, objective_of, taught, teacher_ids
+from adaptf.pipeline.taught import LossConfig, check_weights, logits_of_teachers, taught, teacher_ids
 from adaptf.pipeline.validation import FINETUNED, by_own_models, read_validation_predictions, with_validation_tables
 from adaptf.tracking import runs
 from adaptf.tracking.runs import Result, StageRun
@@ -134,7 +135,7 @@ def check_unknown_epochs(config: FinetuneConfig, *, refit: bool) -> None:
 def check_teachers(config: FinetuneConfig, run: StageRun, data: PreparedData) -> None:
     """Raises UserError where there are not as many weights as teachers, DataError where logits are not those of the data."""
     run_ids = teacher_ids(config.teacher_runs)
-    objective_of(config.loss, teachers=len(run_ids))
+    check_weights(config.loss, run_ids)
     try:
         taught(data.clip_set(data.learning_rows(), TRAIN), logits_of_teachers(run, run_ids), data)
     except DataError as error:

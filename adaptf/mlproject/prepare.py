@@ -15,6 +15,7 @@ from adaptf.data.cache.waveforms import WaveformCache
 from adaptf.data.clips import TRAIN, VALIDATION
 from adaptf.data.errors import DataError, raise_problems
 from adaptf.data.hashes import hash_files
+from adaptf.data.parquet import write_table
 from adaptf.data.processes import process_pool
 from adaptf.data.sets.download import DEVELOPMENT_RECORD, ZENODO, download_record
 from adaptf.data.sets.findings import check_leaks, is_silent
@@ -162,7 +163,7 @@ def write_data(folder: Path, source: Source, data_set: DataSet, *, cache_root: P
     """The artifact by which later stages find the clips."""
     folder.mkdir(exist_ok=True)
     table = data_set.table
-    table.to_csv(folder / CLIPS, index=False)
+    write_table(folder / CLIPS, table)
     stored: dict[str, Any] = {
         "name": data_set.name,
         "kind": source.kind,

@@ -5,10 +5,12 @@ from dataclasses import dataclass
 from adaptf.data.clips import TRAIN, VALIDATION
 from adaptf.models.classifier import build_classifier
 from adaptf.pipeline.artifacts import AUDIOSET_KIND, DATA_KIND
+from adaptf.pipeline.checkpoints import tfsepnet_description
 from adaptf.pipeline.checks import check_training
 from adaptf.pipeline.config import AugmentConfig, MelConfig, ModelConfig, OptimConfig, TrainerConfig, upstream
 from adaptf.pipeline.dataset import load_prepared
-from adaptf.pipeline.fitting import LABELS, fitted_result, tfsepnet_description, train_classifier
+from adaptf.pipeline.fitting import Recipe, fitted_result, train_classifier
+from adaptf.pipeline.objectives import LABELS
 from adaptf.pipeline.run_names import told
 from adaptf.pipeline.stage import Stage
 from adaptf.tracking.runs import Result, StageRun
@@ -41,14 +43,11 @@ def pretrain(config: PretrainConfig, run: StageRun) -> Result:
     fitted = train_classifier(
         build_classifier(tfsepnet_description(data.classes, config.mel, config.model)),
         run,
+        data,
+        Recipe(config.augment, config.optim, config.trainer, config.seed),
+        LABELS,
         train=data.clips(TRAIN, sample_seconds=config.sample_seconds),
         validation=data.clips(VALIDATION, sample_seconds=config.sample_seconds),
-        data=data,
-        objective=LABELS,
-        augment=config.augment,
-        optim=config.optim,
-        trainer=config.trainer,
-        seed=config.seed,
     )
     return fitted_result(run, fitted, note=f"{len(data.classes)} AudioSet labels.")
 

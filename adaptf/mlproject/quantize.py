@@ -19,8 +19,10 @@ from adaptf.compression.fresh_process import FreshProcess, fresh_process, median
 from adaptf.compression.int8 import int8_convolutions
 from adaptf.compression.quantize import save_forms, tune_int8
 from adaptf.compression.runtime import LARGEST_DIFFERENCE, OPENVINO, PT2, openvino_file, remove_openvino, why_no_openvino
+from adaptf.data.batch import WaveformBatch
 from adaptf.data.clip_set import ClipSet
 from adaptf.data.clips import TRAIN, UNKNOWN, VALIDATION
+from adaptf.data.parquet import write_table
 from adaptf.errors import UserError
 from adaptf.evaluation.bootstrap import SIGNIFICANT, paired_bootstrap
 from adaptf.evaluation.predict import predict_logits
@@ -149,7 +151,7 @@ def quantize(config: QuantizeConfig, run: StageRun) -> Result:
     with fresh_process() as fresh:
         for device, classifier in models.items():
             found.append(quantize_device(config, data, device, classifier, folder / f"{device}.pt2", fresh))
-            found[-1].predictions.to_csv(predictions / f"{device}.csv", index=False, float_format="%.9g")
+            write_table(predictions / f"{device}.parquet", found[-1].predictions)
             print(f"{run.name} {device}: {summary_of(found[-1])}", flush=True)
     description = classifier.description.as_dict() | {"clip_samples": data.waveforms.format.clip_samples}
     (folder / DESCRIPTION).write_text(json.dumps(description, indent=1))
@@ -311,7 +313,9 @@ def calibration_rows(clips: ClipSet, count: int, *, seed: int) -> Tensor:
     rows["turn"] = rows.groupby(["scene", "device"]).cumcount()
     rows["turn"] = rows.sort_values("turn", kind="stable").groupby("scene").cumcount()
     chosen = rows.sort_values("turn", kind="stable").index[:count].to_numpy()
-    return clips[np.sort(chosen).tolist()].x[torch.from_numpy(chosen.argsort().argsort())]
+    batch = clips[np.sort(chosen).tolist()]
+    assert isinstance(batch, WaveformBatch)  # of the cache
+    return batch.waveforms[torch.from_numpy(chosen.argsort().argsort())]
 
 
 def complexity_of(classifier: Classifier, clip_samples: int) -> Complexity:

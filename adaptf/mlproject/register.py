@@ -11,12 +11,12 @@ import pandas as pd
 from mlflow.entities import RunStatus
 
 from adaptf.data.clips import UNKNOWN
-from adaptf.mlproject.evaluate import QUANTIZED
 from adaptf.pipeline.artifacts import DESCRIPTION, DEVICE, EVALUATE_RUN, INT8, QUANTIZE_RUN, VERSIONS, quantization
 from adaptf.pipeline.config import upstream, upstream_several
 from adaptf.pipeline.lineage import Node, flat, tree
 from adaptf.pipeline.prediction_files import read_predictions
 from adaptf.pipeline.stage import Stage
+from adaptf.pipeline.validation import QUANTIZED
 from adaptf.reports.version_page import commit, data_digest, device_page, files_behind, router_page
 from adaptf.serving import logged_model
 from adaptf.serving.bundle import write_bundle

@@ -15,9 +15,10 @@ from adaptf.errors import UserError
 from adaptf.mlproject.distill import DistillConfig, distill
 from adaptf.mlproject.finetune import FinetuneConfig, finetune
 from adaptf.mlproject.train import TrainConfig, train
+from adaptf.pipeline.augmentations import chosen_devices
 from adaptf.pipeline.config import MelConfig, ModelConfig, TrainerConfig, file_or_name, upstream_fields
-from adaptf.pipeline.fitting import chosen_devices
-from adaptf.pipeline.stage import Stage, resolve_upstream, run_stage
+from adaptf.pipeline.stage import Stage, run_stage
+from adaptf.pipeline.upstream import resolve_upstream
 from adaptf.sweeps.check import check_values, devices_of
 from adaptf.sweeps.halving import Halving, halving_of
 from adaptf.sweeps.places import (

@@ -17,7 +17,7 @@ from torch import nn
 from adaptf.audio import fbank, kaldi_mel
 from adaptf.data.clip_set import ClipSet
 from adaptf.data.clips import TRAIN, VALIDATION
-from adaptf.data.embeddings import cached_embeddings, embedding_clip_set
+from adaptf.data.embeddings import cached_embeddings
 from adaptf.data.hashes import sha256_of
 from adaptf.data.teacher_logits import TeacherLogits, write_teacher_logits
 from adaptf.evaluation.predict import inference_device, predict_logits
@@ -31,7 +31,8 @@ from adaptf.pipeline.artifacts import DATA_KIND, LOGITS, SCENES_KIND, TEACHER_KI
 from adaptf.pipeline.checks import check_training
 from adaptf.pipeline.config import AugmentConfig, BeatsOptimConfig, MelConfig, OptimConfig, TrainerConfig, path_field, upstream
 from adaptf.pipeline.dataset import PreparedData, load_prepared
-from adaptf.pipeline.fitting import SCENES, fitted_result, train_classifier
+from adaptf.pipeline.fitting import Recipe, fitted_result, train_classifier
+from adaptf.pipeline.objectives import SCENES
 from adaptf.pipeline.stage import Stage
 from adaptf.pipeline.validation import with_validation_tables
 from adaptf.tracking.runs import NONE, Result, StageRun, digest, is_process_zero
@@ -173,21 +174,19 @@ def frozen_teacher(config: TeacherConfig, run: StageRun, data: PreparedData) -> 
     clips = embedded(config, run, data, classifier, network)
     split = data.learning_rows()["split"].to_numpy()
     head = Classifier(classifier.description, nn.Identity(), network.classifier)
+    augment = replace(ON_EMBEDDINGS, mixup_alpha=config.frozen.augment.mixup_alpha)
     fitted = train_classifier(
         head,
         run,
+        data,
+        Recipe(augment, config.frozen.optim, config.trainer, config.seed),
+        SCENES,
         train=clips.part(split == TRAIN),
         validation=clips.part(split == VALIDATION),
-        data=data,
-        objective=SCENES,
-        augment=replace(ON_EMBEDDINGS, mixup_alpha=config.frozen.augment.mixup_alpha),
-        optim=config.frozen.optim,
-        trainer=config.trainer,
-        seed=config.seed,
     )
     last = with_encoder(run, classifier, head, fitted.last)
     best = with_encoder(run, classifier, head, fitted.best)
-    logits = predict_logits(head.eval().to("cpu"), clips, name=f"{run.name}: logits")
+    logits = predict_logits(network.classifier.eval().to("cpu"), clips, name=f"{run.name}: logits")
     return replace(fitted, best=best, last=last), logits, note
 
 
@@ -212,10 +211,9 @@ def embedded(
     device = inference_device(config.trainer.accelerator)
     classifier.eval().to(device)
     rows = data.learning_rows()
-    clips = data.clip_set(rows, VALIDATION)
     embeddings = cached_embeddings(
         lambda waveform: network.embed(classifier.features(waveform)),
-        clips,
+        data.cached(rows),
         list(rows["key"]),
         folder=data.waveforms.folder / "embeddings",
         encoder_digest=encoder_digest(config),
@@ -223,7 +221,7 @@ def embedded(
         name=f"{run.name}: embeddings",
     )
     classifier.to("cpu")
-    return embedding_clip_set(clips, embeddings)
+    return replace(data.clip_set(rows, VALIDATION), source=embeddings)
 
 
 def encoder_digest(config: TeacherConfig) -> str:
@@ -258,14 +256,11 @@ def train_on_clips(
     return train_classifier(
         classifier,
         run,
+        data,
+        Recipe(augment, optim, replace(config.trainer, strategy=strategy_of(config)), config.seed),
+        SCENES,
         train=data.clips(TRAIN),
         validation=data.clips(VALIDATION),
-        data=data,
-        objective=SCENES,
-        augment=augment,
-        optim=optim,
-        trainer=replace(config.trainer, strategy=strategy_of(config)),
-        seed=config.seed,
     )
 
 

@@ -6,16 +6,12 @@ from adaptf.data.clips import VALIDATION
 from adaptf.models.checkpoint import initialise_from
 from adaptf.models.classifier import build_classifier
 from adaptf.pipeline.artifacts import DATA_KIND, SCENES_KIND
+from adaptf.pipeline.checkpoints import checkpoint_of, tfsepnet_description
 from adaptf.pipeline.checks import check_training
 from adaptf.pipeline.config import AugmentConfig, MelConfig, ModelConfig, OptimConfig, TrainerConfig, upstream, upstream_model
 from adaptf.pipeline.dataset import load_prepared
-from adaptf.pipeline.fitting import (
-    SCENES,
-    checkpoint_of,
-    fitted_result,
-    tfsepnet_description,
-    train_classifier,
-)
+from adaptf.pipeline.fitting import Recipe, fitted_result, train_classifier
+from adaptf.pipeline.objectives import SCENES
 from adaptf.pipeline.refit import as_refit, learnt_splits
 from adaptf.pipeline.run_names import told
 from adaptf.pipeline.stage import Stage
@@ -63,20 +59,17 @@ def train(config: TrainConfig, run: StageRun) -> Result:
     fitted = train_classifier(
         classifier,
         run,
+        data,
+        Recipe(config.augment, config.optim, config.trainer, config.seed),
+        SCENES,
         train=data.clips(*learnt_splits(config.refit)),
         validation=None if config.refit else data.clips(VALIDATION),
-        data=data,
-        objective=SCENES,
-        augment=config.augment,
-        optim=config.optim,
-        trainer=config.trainer,
-        seed=config.seed,
     )
     if not is_process_zero():
         return Result()
     if config.refit:
         return as_refit(fitted_result(run, fitted, note=origin))
-    predictions = predict_validation(fitted.best, data, config.trainer.accelerator)
+    predictions = predict_validation(fitted.best, run, data, config.trainer)
     return with_validation_tables(fitted_result(run, fitted, note=origin), data, {TRAINED: predictions})
 
 

@@ -52,6 +52,6 @@ class ResidualNormalization(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         if torch.is_grad_enabled() and x.requires_grad:
-            return _ResidualNormalization.apply(x)
+            return _ResidualNormalization.apply(x)  # type: ignore[no-untyped-call]
         _, scale, shift = scale_and_shift(x)
         return torch.addcmul(shift, x, scale)

@@ -14,7 +14,7 @@ from adaptf.tracking.runs import StageRun
 DATA_KIND = "adaptf.data"
 """Tag: scenes or audioset."""
 SCENES_KIND, AUDIOSET_KIND = "scenes", "audioset"
-DATA, DATASET, CLIPS = "data", "dataset.json", "clips.csv"
+DATA, DATASET, CLIPS = "data", "dataset.json", "clips.parquet"
 """Artifact folder, and what it holds: the data set's description and its clip table."""
 
 # pretrain, train, teacher, distill

@@ -44,5 +44,5 @@ def moments_of(clips: ClipSet, logmel: LogMel, *, devices: int) -> BandMoments:
     """Of the log-mels of all clips."""
     moments = BandMoments(devices, clips.targets.shape[1], logmel.bands)
     for batch in with_log_mels(clips, logmel, torch.device("cpu")):
-        moments.add(batch.x, batch.device, batch.targets.argmax(dim=1))
+        moments.add(batch.features, batch.labels.device, batch.labels.targets.argmax(dim=1))
     return moments

@@ -4,9 +4,12 @@ from collections.abc import Iterator, Sequence
 from dataclasses import fields, is_dataclass
 from typing import Any
 
+import numpy as np
+
 from adaptf.errors import UserError, in_section
+from adaptf.pipeline.augmentations import build_augmentations, check_folder, dir_p_by_device
 from adaptf.pipeline.config import AugmentConfig, BeatsOptimConfig, MelConfig, OptimConfig
-from adaptf.pipeline.fitting import build_augmentations, check_folder, dir_p_by_device, optimizer_of
+from adaptf.pipeline.lightning_options import optimizer_of
 from adaptf.pipeline.schedule import averaging_of
 
 
@@ -16,8 +19,8 @@ def check_training(config: Any) -> None:
         with in_section(section):
             if isinstance(part, AugmentConfig):
                 check_folder(part)
-                # No device is given, so that no bank of impulse responses is read.
-                build_augmentations(part, p_of_device=(), sample_rate=MelConfig().sample_rate, seed=0)
+                # No clip is given, so that no bank of impulse responses is read.
+                build_augmentations(part, p_of_clip=np.zeros(0), sample_rate=MelConfig().sample_rate, seed=0)
             if isinstance(part, OptimConfig | BeatsOptimConfig):
                 optimizer_of(part)
                 averaging_of(part)

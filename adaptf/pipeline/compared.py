@@ -16,8 +16,8 @@ from adaptf.errors import UserError
 from adaptf.evaluation.changes import OWN_COLUMNS
 from adaptf.paths import user_path
 from adaptf.pipeline.artifacts import DEVICE, QUANTIZE_RUN
+from adaptf.pipeline.checkpoints import check_scenes
 from adaptf.pipeline.dataset import PreparedData
-from adaptf.pipeline.fitting import check_scenes
 from adaptf.pipeline.given_files import check_readable, is_path
 from adaptf.pipeline.lineage import VERSION_URI, version_by_alias
 from adaptf.pipeline.predictions import DeviceRouter, Model, load_models

@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from adaptf.audio.logmel import BANDS, CLIP_RATE, HOP_SAMPLES, N_FFT, WINDOW_SAMPLES
 from adaptf.data.cache.shards import SampleType
-from adaptf.data.device_memory import OnDevice
+from adaptf.data.loading import Loading
 from adaptf.data.responses import ResponseLevel
 from adaptf.data.sets.tau import TrainSplit
 from adaptf.evaluation.scores import Score
@@ -245,7 +245,7 @@ class BeatsOptimConfig:
 
 
 @dataclass(frozen=True)
-class TrainerConfig:
+class TrainerConfig(Loading):
     """What Lightning trains on, and what it shows."""
 
     accelerator: str = aside("auto")
@@ -260,18 +260,7 @@ class TrainerConfig:
     """Bits of the network's arithmetic, as Lightning names them: 16-mixed and bf16-mixed take less time and
     memory on a GPU. Log-mels are always computed in 32 bits."""
     accumulate_batches: int = 1
-    """Batches whose gradients are added up before each step: acts as so many times the batch_size, where a
-    GPU holds no larger batch."""
-    workers: int = aside(2)
-    """Processes that read batches ahead; 0 reads in the training process."""
-    pin_memory: bool = aside(False)
-    """Page-locked batches, for copies to a GPU that overlap with work."""
-    keep_on_device: OnDevice = aside("auto")
-    """Training clips in the memory of the training device; auto: on a GPU where they take at most half of what is free."""
-    log_mel_gb: float = aside(1.0)
-    """Gigabytes of memory, in each process, for log-mels that are computed once instead of in every epoch: of validation clips,
-    and of training clips where no augmentation changes their waveforms. 0: none. A clip takes 131 kB: TAU's validation clips
-    0.7 GB, its training clips 3.9 GB."""
+    """Batches whose gradients are added up before each step, where a GPU holds no larger batch."""
     score: Score = "mean_over_devices"
     """The accuracy on validation clips that chooses checkpoints, sweeps' settings and how long `unknown` trains: the mean over
     devices of their macro averages, or `plain`, that of all clips together, of which three in four of TAU's are of device a."""

@@ -14,6 +14,8 @@ from adaptf.data.cache.waveforms import WaveformCache, open_cache
 from adaptf.data.clip_set import ClipSet, clip_set, scene_clip_set
 from adaptf.data.clips import TEST, TRAIN, UNKNOWN, VALIDATION, devices_of
 from adaptf.data.errors import DataError
+from adaptf.data.parquet import read_table
+from adaptf.data.sources import CachedWaveforms, Sample
 from adaptf.pipeline.artifacts import CLIPS, DATA, DATASET, SCENES_KIND
 from adaptf.tracking.runs import DataSet, StageRun, UpstreamError
 
@@ -51,19 +53,20 @@ class PreparedData:
 
     def clip_set(self, rows: pd.DataFrame, split: str, *, sample_seconds: float = 1.0) -> ClipSet:
         """Any rows of the table."""
-        cache_rows = self.waveforms.rows_of(list(rows["key"]))
         if self.kind == SCENES_KIND:
-            return scene_clip_set(rows, self.waveforms, cache_rows, scenes=self.classes, devices=self.devices)
+            return scene_clip_set(rows, self.cached(rows), scenes=self.classes, devices=self.devices)
         samples = round(sample_seconds * self.waveforms.format.sample_rate)
         return clip_set(
             tuple(rows["filename"]),
-            self.waveforms,
-            cache_rows,
+            self.cached(rows, Sample(samples, random=split == TRAIN)),
             targets=label_targets(rows["labels"], len(self.classes)),
             devices=np.zeros(len(rows), dtype=np.int64),
-            samples=samples,
-            random_part=split == TRAIN,
         )
+
+    def cached(self, rows: pd.DataFrame, sample: Sample | None = None) -> CachedWaveforms:
+        """The waveforms of rows of the table, whole unless a sample of each is wanted."""
+        sample = sample or Sample(self.waveforms.format.clip_samples)
+        return CachedWaveforms(self.waveforms, self.waveforms.rows_of(list(rows["key"])), sample)
 
     def learning_rows(self) -> pd.DataFrame:
         """Training and validation clips: all that a teacher predicts."""
@@ -102,7 +105,7 @@ def _read_prepared(run: StageRun, prepare_run: str, kind: str) -> tuple[Prepared
     stored: dict[str, Any] = json.loads((folder / DATASET).read_text())
     if stored["kind"] != kind:
         raise UpstreamError(f"prepare run {prepare_run} holds data of kind '{stored['kind']}', '{kind}' is needed")
-    table = pd.read_csv(folder / CLIPS, dtype=str, keep_default_na=False)
+    table = read_table(folder / CLIPS)
     data = PreparedData(
         kind=kind,
         table=table,

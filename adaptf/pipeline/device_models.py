@@ -9,8 +9,8 @@ from adaptf.data.clips import UNKNOWN, devices_of
 from adaptf.errors import UserError
 from adaptf.models.classifier import Classifier
 from adaptf.pipeline.artifacts import device_runs
+from adaptf.pipeline.checkpoints import student_of
 from adaptf.pipeline.dataset import PreparedData
-from adaptf.pipeline.fitting import student_of
 from adaptf.tracking.runs import StageRun
 
 

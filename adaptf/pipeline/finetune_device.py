@@ -12,9 +12,10 @@ from adaptf.models.checkpoint import load_classifier, save_classifier
 from adaptf.models.classifier import Classifier
 from adaptf.pipeline.artifacts import BEST, DATA_KIND, DEVICE, KEPT, SCENES_KIND, START, TEACHER_KIND
 from adaptf.pipeline.borrowed import Borrowed, matching_to, with_borrowed
+from adaptf.pipeline.checkpoints import student_of
 from adaptf.pipeline.config import AugmentConfig, OptimConfig, TrainerConfig, upstream, upstream_each, upstream_model
 from adaptf.pipeline.dataset import PreparedData, load_prepared
-from adaptf.pipeline.fitting import files_of_training, student_of, train_classifier
+from adaptf.pipeline.fitting import Recipe, files_of_training, train_classifier
 from adaptf.pipeline.refit import as_refit, check_choice, learnt_splits, refits_of
 from adaptf.pipeline.stage import Stage
 from adaptf.pipeline.taught import (
@@ -22,13 +23,12 @@ from adaptf.pipeline.taught import (
     logits_of_teachers,
     note_of,
     objective_of,
-    running_teachers,
     taught,
     teacher_ids,
 )
 from adaptf.pipeline.validation import predict_validation, with_predictions, with_validation_tables
 from adaptf.tracking.runs import NONE, Result, StageRun
-from adaptf.training.augmentation import Augmentation, band_matching
+from adaptf.training.augmentation import FeatureAugmentation, band_matching
 from adaptf.training.fit import Fitted
 
 Keep = Literal["last", "best"]
@@ -74,7 +74,7 @@ def finetune_device(config: FinetuneDeviceConfig, run: StageRun) -> Result:
     data = load_prepared(run, config.prepare_run, kind=SCENES_KIND)
     start = student_of(run, config.distill_run, data)
     validation, judged_on = validation_clips(data, judge_of(config), config.min_validation_clips)
-    predict = partial(predict_validation, data=data, accelerator=config.trainer.accelerator, clips=validation)
+    predict = partial(predict_validation, run=run, data=data, trainer=config.trainer, clips=validation)
     tuned, epochs, files = start, 0, {}
     if config.optim.max_epochs:
         fitted = tune(config, run, data, validation)
@@ -124,18 +124,12 @@ def tune(config: FinetuneDeviceConfig, run: StageRun, data: PreparedData, valida
     return train_classifier(
         student,
         run,
+        data,
+        Recipe(config.augment, config.optim, trainer, config.seed, config.patience_epochs),
+        objective_of(config.loss, run, run_ids),
         train=taught(training_clips(config, data), tables, data),
         validation=taught(validation, tables, data),
-        data=data,
-        objective=objective_of(config.loss, teachers=len(run_ids)),
-        teachers=config.loss.mixed_teachers,
-        further_waveform_augmentations=running_teachers(config.loss, run, run_ids),
         first_feature_augmentations=matched_to_device(config, data, student, run),
-        augment=config.augment,
-        optim=config.optim,
-        trainer=trainer,
-        seed=config.seed,
-        patience_epochs=config.patience_epochs,
     )
 
 
@@ -173,7 +167,7 @@ def borrows(config: FinetuneDeviceConfig) -> bool:
 
 def matched_to_device(
     config: FinetuneDeviceConfig, data: PreparedData, student: Classifier, run: StageRun
-) -> list[Augmentation]:
+) -> list[FeatureAugmentation]:
     """What makes them so; nothing where none are borrowed."""
     if not borrows(config):
         return []

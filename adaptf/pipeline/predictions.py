@@ -16,9 +16,9 @@ from adaptf.evaluation.predict import inference_device, predict_logits
 from adaptf.evaluation.scores import prediction_table
 from adaptf.models.classifier import ModelDescription, build_classifier
 from adaptf.pipeline.artifacts import DESCRIPTION, INT8
+from adaptf.pipeline.checkpoints import classifier_of
 from adaptf.pipeline.dataset import PreparedData
 from adaptf.pipeline.device_models import check_devices, device_models
-from adaptf.pipeline.fitting import classifier_of
 from adaptf.tracking import runs
 from adaptf.tracking.checkpoint_files import files_of, is_several
 from adaptf.tracking.runs import StageRun, UpstreamError

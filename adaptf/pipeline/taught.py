@@ -9,18 +9,19 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from adaptf.data.batch import ClipBatch
+from adaptf.data.batch import Labels
 from adaptf.data.clip_set import ClipSet, with_teacher_logits
 from adaptf.data.teacher_logits import TeacherLogits, read_teacher_logits
 from adaptf.errors import in_section
 from adaptf.evaluation.scores import Score
 from adaptf.models.checkpoint import load_classifier
 from adaptf.pipeline.artifacts import LOGITS, TEACHER_KIND, TEACHER_MODEL
+from adaptf.pipeline.checkpoints import checkpoint_of
 from adaptf.pipeline.dataset import PreparedData
-from adaptf.pipeline.fitting import SCENES, Objective, checkpoint_of, scene_measures
+from adaptf.pipeline.objectives import SCENES, Objective, scene_measures
 from adaptf.tracking import runs
 from adaptf.tracking.runs import NONE, StageRun
-from adaptf.training.augmentation import Augmentation, MixedTeachers
+from adaptf.training.augmentation import MixedTeachers, WaveformAugmentation
 from adaptf.training.losses import DistillationLoss, Ensemble, KlReduction
 from adaptf.training.metrics import Agreement
 from adaptf.training.online_teachers import online_teachers
@@ -31,8 +32,7 @@ Hearing = Literal["clean", "augmented"]
 
 @dataclass(frozen=True)
 class LossConfig:
-    """The distillation loss: weight * cross-entropy + (1 - weight) * T^2 * KL(teachers, student), with T =
-    temperature."""
+    """The distillation loss: weight * cross-entropy + (1 - weight) * T^2 * KL."""
 
     temperature: float = 2.0
     """T, above 0, by which the logits of student and teachers are divided: the higher, the more the less
@@ -77,9 +77,10 @@ def taught(clips: ClipSet, tables: Sequence[TeacherLogits], data: PreparedData) 
     return with_teacher_logits(clips, np.stack(logits, axis=1)) if logits else clips
 
 
-def objective_of(config: LossConfig, *, teachers: int) -> Objective:
-    """Distillation, or the labels' cross-entropy alone where there is no teacher."""
-    return distillation_objective(distillation_loss(config, teachers=teachers)) if teachers else SCENES
+def check_weights(config: LossConfig, run_ids: Sequence[str]) -> None:
+    """Raises UserError where there are teachers, and not as many weights or temperatures."""
+    if run_ids:
+        distillation_loss(config, teachers=len(run_ids))
 
 
 def distillation_loss(config: LossConfig, *, teachers: int) -> DistillationLoss:
@@ -95,28 +96,33 @@ def distillation_loss(config: LossConfig, *, teachers: int) -> DistillationLoss:
     return loss
 
 
-def distillation_objective(loss: DistillationLoss) -> Objective:
-    """The loss with its two terms; on validation clips also the teachers' accuracy and the student's agreement with them."""
+def objective_of(config: LossConfig, run: StageRun, run_ids: Sequence[str]) -> Objective:
+    """Distillation: the loss with its two terms, and on validation clips also the teachers' accuracy and the student's
+    agreement with them. The labels' cross-entropy alone where there are no teachers."""
+    if not run_ids:
+        return SCENES
+    loss = distillation_loss(config, teachers=len(run_ids))
 
-    def parts(logits: Tensor, batch: ClipBatch) -> dict[str, Tensor]:
-        return loss.parts(logits, batch.targets, batch.teacher_logits, batch.unmixed_teachers)
+    def parts(logits: Tensor, labels: Labels) -> dict[str, Tensor]:
+        return loss.parts(logits, labels.targets, labels.teacher_logits, labels.unmixed_teachers)
 
     def measures(classes: int, devices: int, score: Score) -> dict[str, Measure]:
         of_teachers = scene_measures(classes, devices, score)["accuracy"]
         return {
             **scene_measures(classes, devices, score),
             "teacher_accuracy": Measure(
-                of_teachers.metric, lambda logits, batch: of_teachers.compares(loss.teacher(batch.teacher_logits), batch)
+                of_teachers.metric,
+                lambda logits, labels: of_teachers.compares(loss.teacher(labels.teacher_logits), labels),
             ),
-            "agreement": Measure(Agreement(), lambda logits, batch: (logits, loss.teacher(batch.teacher_logits))),
+            "agreement": Measure(Agreement(), lambda logits, labels: (logits, loss.teacher(labels.teacher_logits))),
         }
 
-    return Objective(parts, measures)
+    return Objective(parts, measures, config.mixed_teachers, _running_teachers(config, run, run_ids))
 
 
-def running_teachers(config: LossConfig, run: StageRun, run_ids: Sequence[str]) -> list[Augmentation]:
+def _running_teachers(config: LossConfig, run: StageRun, run_ids: Sequence[str]) -> list[WaveformAugmentation]:
     """The teachers themselves, from their runs' checkpoints, where they hear what the student hears."""
-    if config.teachers_hear == "clean" or not run_ids:
+    if config.teachers_hear == "clean":
         return []
     return [online_teachers([load_classifier(checkpoint_of(run, run_id)) for run_id in run_ids])]
 

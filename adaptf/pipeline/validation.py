@@ -11,6 +11,8 @@ from numpy.typing import NDArray
 
 from adaptf.data.clip_set import ClipSet
 from adaptf.data.clips import UNKNOWN, VALIDATION, devices_of
+from adaptf.data.log_mels import LogMelTables
+from adaptf.data.parquet import read_table, write_table
 from adaptf.evaluation.predict import inference_device, predict_logits
 from adaptf.evaluation.scores import (
     absent_scenes,
@@ -19,12 +21,12 @@ from adaptf.evaluation.scores import (
     macro_accuracy_per_device,
     places_of,
     prediction_table,
-    read_prediction_table,
     say_absent,
 )
 from adaptf.evaluation.tables import as_markdown, device_table, scene_table
 from adaptf.models.checkpoint import load_classifier
 from adaptf.models.classifier import Classifier
+from adaptf.pipeline.config import TrainerConfig
 from adaptf.pipeline.dataset import PreparedData
 from adaptf.pipeline.refit import what_clips_judge
 from adaptf.tracking.runs import Result, StageRun
@@ -39,13 +41,19 @@ FOLDER = "validation"
 
 
 def predict_validation(
-    model: Classifier | Path, data: PreparedData, accelerator: str, *, clips: ClipSet | None = None
+    model: Classifier | Path, run: StageRun, data: PreparedData, trainer: TrainerConfig, *, clips: ClipSet | None = None
 ) -> pd.DataFrame:
-    """Predictions by a classifier, or the one in a checkpoint, of all validation clips or of some of the data's clips."""
+    """Predictions by a classifier, or the one in a checkpoint, of all validation clips or of some of the data's clips.
+
+    Log-mels that a training has kept are not computed again.
+    """
     classifier = load_classifier(model) if isinstance(model, Path) else model
     clips = data.clips(VALIDATION) if clips is None else clips
-    device = inference_device(accelerator)
-    logits = predict_logits(classifier.to(device), clips, device=device)
+    device = inference_device(trainer.accelerator)
+    keep = run.shared.once(LogMelTables, LogMelTables).keeper(classifier.features, trainer)
+    (heard,) = keep([clips], device)
+    classifier.to(device)
+    logits = predict_logits(classifier if heard is clips else classifier.network, heard, device=device)
     classifier.to("cpu")
     return predictions_from(logits, clips, data)
 
@@ -94,13 +102,13 @@ def with_predictions(result: Result, run: StageRun, settings: Mapping[str, pd.Da
     folder = run.folder / FOLDER
     folder.mkdir(exist_ok=True)
     for setting, predictions in settings.items():
-        predictions.to_csv(folder / f"{setting}.csv", index=False, float_format="%.9g")
+        write_table(folder / f"{setting}.parquet", predictions)
     return replace(result, files={**result.files, FOLDER: folder})
 
 
 def read_validation_predictions(run: StageRun, run_id: str, setting: str) -> pd.DataFrame:
     """What `with_predictions` left in another run."""
-    return read_prediction_table(run.download(run_id, f"{FOLDER}/{setting}.csv"))
+    return read_table(run.download(run_id, FOLDER) / f"{setting}.parquet")
 
 
 def validation_tables(settings: Mapping[str, pd.DataFrame], data: PreparedData, role: str) -> str:

@@ -11,10 +11,11 @@ from dataclasses import dataclass, replace
 import pandas as pd
 
 from adaptf.data.clips import UNKNOWN
+from adaptf.data.parquet import read_table
 from adaptf.errors import UserError
 from adaptf.evaluation.bootstrap import SIGNIFICANT, Difference, paired_bootstrap
 from adaptf.evaluation.changes import holm
-from adaptf.evaluation.scores import TEXT_COLUMNS, places_of, read_prediction_table
+from adaptf.evaluation.scores import TEXT_COLUMNS, places_of
 from adaptf.pipeline.artifacts import DEVICE, INT8_PREDICTIONS, QUANTIZE_RUN
 from adaptf.pipeline.refit import refits_of
 from adaptf.pipeline.validation import ENOUGH_CLIPS
@@ -153,7 +154,7 @@ def validation_predictions(name: str, version: str, run: StageRun) -> pd.DataFra
             f"version {version} has learnt from the validation clips (refit of {', '.join(refits)}), on which nothing can be "
             "said of it: compare the two on test clips (stage compare)"
         )
-    return read_prediction_table(run.download(tags[QUANTIZE_RUN], f"{INT8_PREDICTIONS}/{tags[DEVICE]}.csv"))
+    return read_table(run.download(tags[QUANTIZE_RUN], INT8_PREDICTIONS) / f"{tags[DEVICE]}.parquet")
 
 
 def in_points(difference: Difference) -> str:

@@ -34,7 +34,7 @@ def _differences_of(settings: Mapping[str, Runs], draws: int) -> pd.DataFrame:
 
 
 def write_tables(settings: Mapping[str, Runs], data: PreparedData, tables: Mapping[str, pd.DataFrame], folder: Path) -> None:
-    """CSV files of all tables that are not empty, of the confusions and of the predictions."""
+    """CSV files of all tables that are not empty and of the confusions, and the predictions."""
     folder.mkdir(exist_ok=True)
     for name, table in tables.items():
         if len(table):

@@ -2,28 +2,29 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from io import StringIO
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
-import pandas as pd
-from mlflow.artifacts import load_text
-from mlflow.exceptions import MlflowException
+import numpy as np
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 
 from adaptf.data import clips
 from adaptf.data.errors import raise_problems
+from adaptf.data.parquet import read_table
 from adaptf.errors import UserError, in_section
 from adaptf.mlproject.distill import DistillConfig
 from adaptf.mlproject.finetune import FinetuneConfig, of_device
-from adaptf.pipeline.artifacts import CLIPS
+from adaptf.pipeline.artifacts import CLIPS, DATA
+from adaptf.pipeline.augmentations import build_augmentations, check_folder, dir_p_by_device
 from adaptf.pipeline.config import MelConfig
 from adaptf.pipeline.finetune_device import check_keep
-from adaptf.pipeline.fitting import build_augmentations, check_folder, dir_p_by_device, optimizer_of
+from adaptf.pipeline.lightning_options import optimizer_of
 from adaptf.pipeline.refit import check_choice
 from adaptf.pipeline.schedule import averaging_of
-from adaptf.pipeline.taught import objective_of, teacher_ids
+from adaptf.pipeline.taught import check_weights, teacher_ids
 from adaptf.sweeps.space import DIR_OF, SPACES, Space, space_path, with_values
-from adaptf.tracking.runs import UpstreamError
+from adaptf.tracking.runs import download
 from adaptf.training.device_probability import devices_in
 
 
@@ -47,11 +48,8 @@ def check_values(space: Space, config: Any, *, value: str, stage: str) -> None:
 
 def devices_of(prepare_run: str) -> list[str]:
     """Device names of the training clips. Raises UpstreamError where the run holds no data."""
-    uri = f"runs:/{prepare_run}/data/{CLIPS}"
-    try:
-        return clips.devices_of(pd.read_csv(StringIO(load_text(uri)), dtype=str, keep_default_na=False))
-    except (MlflowException, OSError) as error:
-        raise UpstreamError(f"{uri} can't be read: {error}") from error
+    with TemporaryDirectory() as folder:
+        return clips.devices_of(read_table(download(prepare_run, DATA, Path(folder)) / CLIPS))
 
 
 def named_twice(space: Space, config: Any) -> Iterator[str]:
@@ -93,8 +91,8 @@ def check_stage(config: Any, devices: Sequence[str]) -> None:
         with in_section(section):
             check_folder(augment)
             dir_p_by_device(augment, devices)
-            # No device is given, so that no bank of impulse responses is read.
-            build_augmentations(augment, p_of_device=(), sample_rate=MelConfig().sample_rate, seed=0)
+            # No clip is given, so that no bank of impulse responses is read.
+            build_augmentations(augment, p_of_clip=np.zeros(0), sample_rate=MelConfig().sample_rate, seed=0)
     epochs = config.optim.max_epochs
     with in_section("optim"):
         optimizer_of(config.optim)
@@ -109,4 +107,4 @@ def check_stage(config: Any, devices: Sequence[str]) -> None:
     if isinstance(config, FinetuneConfig):
         check_choice("distill_run", config.distill_run)
     if isinstance(config, DistillConfig | FinetuneConfig):
-        objective_of(config.loss, teachers=len(teacher_ids(config.teacher_runs)))
+        check_weights(config.loss, teacher_ids(config.teacher_runs))

@@ -23,7 +23,8 @@ from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError, Operati
 
 from adaptf.errors import UserError
 from adaptf.pipeline.config import file_or_name, settings, upstream_fields
-from adaptf.pipeline.stage import plain, resolve_upstream
+from adaptf.pipeline.stage import plain
+from adaptf.pipeline.upstream import resolve_upstream
 from adaptf.sweeps.space import NOT_SEARCHED, Space
 from adaptf.tracking.runs import LATEST, work_root
 

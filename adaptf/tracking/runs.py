@@ -121,10 +121,11 @@ class StageRun:
     def download(self, run_id: str, artifact: str) -> Path:
         """Local path of another run's artifact (file or folder), fetched once for all that share it: nobody may change it."""
         downloads = self.shared.once("downloads", lambda: TemporaryDirectory(prefix="adaptf-"))  # goes when `shared` does
-        return self.shared.once(("download", run_id, artifact), lambda: _download(run_id, artifact, Path(downloads.name)))
+        return self.shared.once(("download", run_id, artifact), lambda: download(run_id, artifact, Path(downloads.name)))
 
 
-def _download(run_id: str, artifact: str, folder: Path) -> Path:
+def download(run_id: str, artifact: str, folder: Path) -> Path:
+    """Local path of a run's artifact, in a subfolder of its own. Raises UpstreamError where there is none."""
     target = folder / run_id
     target.mkdir(exist_ok=True)
     try:

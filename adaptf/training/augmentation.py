@@ -1,59 +1,57 @@
-"""Augmentations of batches: each takes a ClipBatch and returns one, so that a step applies a list of them."""
+"""Augmentations of batches: each takes a batch and returns one, so that a step applies a list of them."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Literal
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
+from torch import Tensor
 
 from adaptf.audio.band_matching import BandMatching
-from adaptf.audio.freq_mixstyle import FreqMixStyle
 from adaptf.audio.impulse_response import DeviceImpulseResponse
 from adaptf.audio.mixup import Mixup, mix
-from adaptf.audio.spec_augment import SpecAugment
-from adaptf.audio.time_roll import TimeRoll
-from adaptf.data.batch import ClipBatch
+from adaptf.data.batch import FeatureBatch, WaveformBatch
 
-Augmentation = Callable[[ClipBatch], ClipBatch]
+WaveformAugmentation = Callable[[WaveformBatch], WaveformBatch]
+FeatureAugmentation = Callable[[FeatureBatch], FeatureBatch]
 MixedTeachers = Literal["logits", "terms"]
 """`logits`: the teachers' logits are mixed (the report). `terms`: the loss mixes two divergences (the public trainer)."""
 
 
-def impulse_responses(transform: DeviceImpulseResponse, *, p_of_device: Sequence[float]) -> Augmentation:
-    """On waveforms, with a probability for each of the data's device names, none higher than the transform's own."""
-    p = torch.tensor(list(p_of_device), dtype=torch.float64)
-    return lambda batch: batch._replace(x=transform(batch.x, p[batch.device.cpu()]))
+def on_waveforms(transform: Callable[[Tensor], Tensor]) -> WaveformAugmentation:
+    """A transform (batch, samples) -> (batch, samples)."""
+    return lambda batch: batch._replace(waveforms=transform(batch.waveforms))
 
 
-def time_roll(transform: TimeRoll) -> Augmentation:
-    """On waveforms."""
-    return lambda batch: batch._replace(x=transform(batch.x))
+def on_features(transform: Callable[[Tensor], Tensor]) -> FeatureAugmentation:
+    """A transform that keeps the shape of features."""
+    return lambda batch: batch._replace(features=transform(batch.features))
 
 
-def band_matching(transform: BandMatching) -> Augmentation:
+def impulse_responses(transform: DeviceImpulseResponse, *, p_of_clip: NDArray[np.float64]) -> WaveformAugmentation:
+    """With a probability for each row of the clip set, none higher than the transform's own."""
+    p = torch.from_numpy(p_of_clip)
+    return lambda batch: batch._replace(waveforms=transform(batch.waveforms, p[batch.labels.row]))
+
+
+def band_matching(transform: BandMatching) -> FeatureAugmentation:
     """On log-mels: each by its device."""
-    return lambda batch: batch._replace(x=transform(batch.x, batch.device))
+    return lambda batch: batch._replace(features=transform(batch.features, batch.labels.device))
 
 
-def freq_mixstyle(transform: FreqMixStyle) -> Augmentation:
-    """On log-mels."""
-    return lambda batch: batch._replace(x=transform(batch.x))
+def soft_mixup(transform: Mixup, *, teachers: MixedTeachers = "logits") -> FeatureAugmentation:
+    """On features: inputs, targets and teachers' logits share one draw (the report, equations 2 to 4)."""
 
-
-def spec_augment(transform: SpecAugment) -> Augmentation:
-    """On features: log-mels or filterbank energies."""
-    return lambda batch: batch._replace(x=transform(batch.x))
-
-
-def soft_mixup(transform: Mixup, *, teachers: MixedTeachers = "logits") -> Augmentation:
-    """On log-mels: inputs, targets and teachers' logits share one draw (the report, equations 2 to 4)."""
-
-    def augment(batch: ClipBatch) -> ClipBatch:
-        draw = transform.draw(len(batch.x))
+    def augment(batch: FeatureBatch) -> FeatureBatch:
+        labels, draw = batch.labels, transform.draw(len(batch.features))
         if draw is None:
             return batch
-        mixed = batch._replace(x=mix(batch.x, draw), targets=mix(batch.targets, draw))
+        mixed = labels._replace(targets=mix(labels.targets, draw))
         if teachers == "terms":
-            return mixed._replace(unmixed_teachers=draw)
-        return mixed._replace(teacher_logits=mix(batch.teacher_logits, draw))
+            mixed = mixed._replace(unmixed_teachers=draw)
+        else:
+            mixed = mixed._replace(teacher_logits=mix(labels.teacher_logits, draw))
+        return FeatureBatch(mix(batch.features, draw), mixed)
 
     return augment

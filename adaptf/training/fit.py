@@ -2,28 +2,24 @@
 
 import logging
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import lightning as L
-from lightning.pytorch.callbacks import Callback, EarlyStopping, LearningRateMonitor, ModelCheckpoint, TQDMProgressBar
+from lightning.pytorch.callbacks import Callback, EarlyStopping, LearningRateMonitor, ModelCheckpoint
 from lightning.pytorch.loggers import Logger
 
-from adaptf.audio.logmel import LogMel
-from adaptf.data.clip_set import ClipSet
-from adaptf.data.data_module import ClipDataModule, LogMelsOf
-from adaptf.data.device_memory import OnDevice
-from adaptf.data.log_mels import LogMelTables
-from adaptf.models.checkpoint import read_checkpoint, save_weights
+from adaptf.data.data_module import ClipDataModule
+from adaptf.models.checkpoint import save_weights
 from adaptf.training.memory import keep_freed_memory
 from adaptf.training.progress import EpochLines
 from adaptf.training.task import ClassifierTask
 
 BEST, LAST = "best", "last"
-BYTES_PER_GB = 1e9
 logger = logging.getLogger(__name__)
 
 
@@ -37,12 +33,22 @@ class Patience(EarlyStopping):
 class Watched(Callback):
     """Tells the epochs that are done, so 1 first, and the validation's score; what `watch` raises reaches fit's caller."""
 
-    def __init__(self, watch: Callable[[int, float], None], score_name: str) -> None:
-        self.watch, self.score_name = watch, score_name
+    def __init__(self, watch: Callable[[int, float], None]) -> None:
+        self.watch = watch
 
-    def on_validation_end(self, trainer: L.Trainer, task: L.LightningModule) -> None:
+    def on_validation_end(self, trainer: L.Trainer, task: Any) -> None:
         if not trainer.sanity_checking:
-            self.watch(trainer.current_epoch + 1, float(trainer.callback_metrics[self.score_name]))
+            self.watch(trainer.current_epoch + 1, float(trainer.callback_metrics[f"val/{task.score_name}"]))
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """When a training is judged, and when it ends."""
+
+    max_epochs: int
+    validate_every_epochs: int
+    patience_epochs: int
+    """It ends after so many epochs without a better score; 0 never ends it early."""
 
 
 @dataclass(frozen=True)
@@ -61,64 +67,42 @@ class Fitted:
 
 def fit(
     task: ClassifierTask,
+    data: ClipDataModule,
+    schedule: Schedule,
     *,
-    train: ClipSet,
-    validation: ClipSet | None,
     folder: Path,
-    max_epochs: int,
-    batch_size: int,
-    seed: int,
     name: str,
     loggers: Sequence[Logger] = (),
-    workers: int = 0,
-    pin_memory: bool = False,
-    keep_on_device: OnDevice = "auto",
-    progress_bar: bool = True,
-    validate_every_epochs: int = 1,
-    patience_epochs: int = 0,
-    averaging: Callback | None = None,
-    watch: Callable[[int, float], None] | None = None,
-    log_mels: LogMelTables | None = None,
-    log_mel_gb: float = 0.0,
+    callbacks: Sequence[Callback] = (),
     trainer_options: Mapping[str, Any] | None = None,
 ) -> Fitted:
     """Trains from `last.ckpt` in `folder` where an interrupted run left one, else from the task's weights.
 
-    Without `validation` nothing chooses: all `max_epochs` are trained, and the last one is taken. `patience_epochs`: training
-    ends after so many epochs without a better score; 0 never ends it early. `averaging` averages weights (averaging.py).
-    `watch` is told of every validation (Watched). `log_mels` keeps up to `log_mel_gb` of them. `trainer_options` go to
+    Without validation clips nothing chooses: all epochs are trained, and the last one is taken. `trainer_options` go to
     lightning.Trainer as they are: accelerator, devices, strategy, ... Raises ValueError where a set is empty.
     """
-    for part, clips in (("training", train), ("validation", validation)):
-        if clips is not None and not len(clips):
-            raise ValueError(f"{name} has no {part} clips")
+    _check_clips(data, name)
     keep_freed_memory()
-    checkpoint = partial(ModelCheckpoint, dirpath=folder, auto_insert_metric_name=False, enable_version_counter=False)
     score_name = f"val/{task.score_name}"
-    best = checkpoint(filename=BEST, monitor=score_name, mode="max") if validation is not None else None
+    checkpoint = partial(ModelCheckpoint, dirpath=folder, auto_insert_metric_name=False, enable_version_counter=False)
+    best = checkpoint(filename=BEST, monitor=score_name, mode="max") if data.validation_clips is not None else None
     # Lightning's own save_last writes only when the best does: after a bad epoch it would not be the last.
     newest = checkpoint(filename=LAST, save_on_train_epoch_end=True)
-    callbacks: list[Callback] = [*([best] if best else []), newest, EpochLines(name, task.score_name)]
-    if averaging is not None:
-        callbacks.append(averaging)
-    if watch is not None:
-        callbacks.append(Watched(watch, score_name))
-    if patience_epochs and validation is not None:
-        validations = max(1, patience_epochs // validate_every_epochs)
-        callbacks.append(Patience(score_name, mode="max", patience=validations, check_on_train_epoch_end=False))
-    if loggers:
-        callbacks.append(LearningRateMonitor(logging_interval="epoch"))
-    if progress_bar:
-        callbacks.append(TQDMProgressBar(refresh_rate=5))
     trainer = L.Trainer(
-        max_epochs=max_epochs,
-        callbacks=callbacks,
+        max_epochs=schedule.max_epochs,
+        callbacks=[
+            *([best] if best else []),
+            newest,
+            EpochLines(name, task.score_name),
+            *callbacks,
+            *(_patience(schedule, score_name) if best else []),
+            *([LearningRateMonitor(logging_interval="epoch")] if loggers else []),
+        ],
         logger=list(loggers) or False,
-        check_val_every_n_epoch=validate_every_epochs,
+        check_val_every_n_epoch=schedule.validate_every_epochs,
         log_every_n_steps=1,
         num_sanity_val_steps=0,
         use_distributed_sampler=False,
-        enable_progress_bar=progress_bar,
         enable_model_summary=False,
         default_root_dir=folder,
         **(trainer_options or {}),
@@ -127,6 +111,37 @@ def fit(
     last = folder / f"{LAST}.ckpt"
     if last.is_file():
         logger.info("%s continues from %s", name, last)
+    with _known_warnings_ignored():
+        trainer.fit(task, datamodule=data, ckpt_path=str(last) if last.is_file() else None, weights_only=True)
+    weights = folder / "weights"
+    return Fitted(
+        best=save_weights(Path(best.best_model_path or last) if best else last, weights / f"{BEST}.ckpt"),
+        last=save_weights(last, weights / f"{LAST}.ckpt"),
+        score_name=task.score_name,
+        best_score=_score(best) if best else None,
+        epochs=trainer.current_epoch,
+    )
+
+
+def _check_clips(data: ClipDataModule, name: str) -> None:
+    for part, clips in (("training", data.train_clips), ("validation", data.validation_clips)):
+        if clips is not None and not len(clips):
+            raise ValueError(f"{name} has no {part} clips")
+
+
+def _patience(schedule: Schedule, score_name: str) -> list[Callback]:
+    if not schedule.patience_epochs:
+        return []
+    validations = max(1, schedule.patience_epochs // schedule.validate_every_epochs)
+    return [Patience(score_name, mode="max", patience=validations, check_on_train_epoch_end=False)]
+
+
+def _score(best: ModelCheckpoint) -> float:
+    return float("nan") if best.best_model_score is None else float(best.best_model_score)
+
+
+@contextmanager
+def _known_warnings_ignored() -> Iterator[None]:
     with warnings.catch_warnings():
         # A batch is one indexed read of a mapped file: more workers than asked for would gain nothing.
         warnings.filterwarnings("ignore", message=".*does not have many workers.*")
@@ -135,35 +150,4 @@ def fit(
         warnings.filterwarnings("ignore", message="No (positive|negative) samples in targets.*")  # rare labels
         warnings.filterwarnings("ignore", message=".*LeafSpec.*is deprecated")
         warnings.filterwarnings("ignore", message="Total length of `list`.*")  # where nothing is validated
-        data = ClipDataModule(
-            train,
-            validation,
-            batch_size=batch_size,
-            seed=seed,
-            workers=workers,
-            pin_memory=pin_memory,
-            keep_on_device=keep_on_device,
-            first_epoch=read_checkpoint(last)["epoch"] + 1 if last.is_file() else 0,
-            log_mels_of=log_mels_of(task, log_mels, limit_bytes=log_mel_gb * BYTES_PER_GB, on_device=keep_on_device),
-            waveforms_change=bool(task.waveform_augmentations),
-        )
-        trainer.fit(task, datamodule=data, ckpt_path=str(last) if last.is_file() else None, weights_only=True)
-    score = best.best_model_score if best else None
-    weights = folder / "weights"
-    return Fitted(
-        best=save_weights(Path(best.best_model_path or last) if best else last, weights / f"{BEST}.ckpt"),
-        last=save_weights(last, weights / f"{LAST}.ckpt"),
-        score_name=task.score_name,
-        best_score=(float("nan") if score is None else float(score)) if best else None,
-        epochs=trainer.current_epoch,
-    )
-
-
-def log_mels_of(
-    task: ClassifierTask, tables: LogMelTables | None, *, limit_bytes: float, on_device: OnDevice
-) -> LogMelsOf | None:
-    """What gives clips the log-mels of the task's classifier; None where it takes other features or there are no tables."""
-    features = task.classifier.features
-    if tables is None or not isinstance(features, LogMel):
-        return None
-    return partial(tables.given_to, logmel=features, limit_bytes=limit_bytes, on_device=on_device)
+        yield

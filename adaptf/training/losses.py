@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from adaptf.audio.mixup import MixDraw
+from adaptf.audio.on_device import moved
 
 KlReduction = Literal["elements", "clips"]
 """`elements` averages KL over clips *and* classes: the published weight 0.02 was tuned with it. `clips` averages over clips
@@ -57,7 +58,7 @@ class Ensemble:
         teachers = teacher_logits.shape[1]
         shares = torch.tensor(_one_each(self.weights or [1.0] * teachers, teachers, what="weights"))
         own = torch.tensor(_one_each(self.temperatures or [temperature] * teachers, teachers, what="temperatures"))
-        scale = (shares / shares.sum() * temperature / own).to(teacher_logits)
+        scale = moved(shares / shares.sum() * temperature / own, teacher_logits.device).to(teacher_logits)
         return (teacher_logits * scale[:, None]).sum(dim=1)  # no matrix product: autocast would round it
 
 
@@ -90,7 +91,7 @@ class DistillationLoss:
         if unmixed_teachers is None:
             distillation_loss = self._kl(student, teacher)
         else:
-            share, partner = unmixed_teachers.own_share, unmixed_teachers.partner.to(student.device)
+            share, partner = unmixed_teachers.own_share, moved(unmixed_teachers.partner, student.device)
             distillation_loss = share * self._kl(student, teacher) + (1 - share) * self._kl(student, teacher[partner])
         loss = self.weight * label_loss + (1 - self.weight) * distillation_loss
         return {"loss": loss, "label_loss": label_loss, "distillation_loss": distillation_loss}

@@ -6,20 +6,19 @@ from typing import Any
 
 import lightning as L
 import numpy as np
-import torch
 from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor, nn
 from torchmetrics import Metric
 
-from adaptf.data.batch import ClipBatch
+from adaptf.data.batch import ClipBatch, Labels, WaveformBatch, with_features
 from adaptf.models.checkpoint import DESCRIPTION
 from adaptf.models.classifier import Classifier
-from adaptf.training.augmentation import Augmentation
+from adaptf.training.augmentation import FeatureAugmentation, WaveformAugmentation
 from adaptf.training.generators import generator_states, restore_generators
 from adaptf.training.optim import ConfigureOptimizer
 
-Loss = Callable[[Tensor, ClipBatch], dict[str, Tensor]]
-"""From logits and the batch to the parts of the loss by name, `loss` being the one to minimise."""
+Loss = Callable[[Tensor, Labels], dict[str, Tensor]]
+"""From logits and the batch's labels to the parts of the loss by name, `loss` being the one to minimise."""
 
 
 @dataclass(frozen=True)
@@ -27,13 +26,13 @@ class Measure:
     """A metric, and what it compares."""
 
     metric: Metric
-    compares: Callable[[Tensor, ClipBatch], tuple[Tensor, ...]]
-    """From logits and the batch to the arguments of the metric's update."""
+    compares: Callable[[Tensor, Labels], tuple[Tensor, ...]]
+    """From logits and the batch's labels to the arguments of the metric's update."""
 
 
 def with_targets(metric: Metric) -> Measure:
     """A metric of the logits against the targets."""
-    return Measure(metric, lambda logits, batch: (logits, batch.targets))
+    return Measure(metric, lambda logits, labels: (logits, labels.targets))
 
 
 class ClassifierTask(L.LightningModule):
@@ -49,8 +48,8 @@ class ClassifierTask(L.LightningModule):
         loss: Loss,
         measures: Mapping[str, Measure],
         optimizer: ConfigureOptimizer,
-        waveform_augmentations: Sequence[Augmentation] = (),
-        feature_augmentations: Sequence[Augmentation] = (),
+        waveform_augmentations: Sequence[WaveformAugmentation] = (),
+        feature_augmentations: Sequence[FeatureAugmentation] = (),
         generators: Mapping[str, np.random.Generator] | None = None,
     ) -> None:
         super().__init__()
@@ -64,34 +63,27 @@ class ClassifierTask(L.LightningModule):
         return self.classifier(waveform)
 
     def training_step(self, batch: ClipBatch, batch_index: int) -> Tensor:
-        return self._step(batch, "train", self.waveform_augmentations, self.feature_augmentations)[0]
+        if isinstance(batch, WaveformBatch):
+            for augment_waveforms in self.waveform_augmentations:
+                batch = augment_waveforms(batch)
+        batch = with_features(batch, self.classifier.features)
+        for augment in self.feature_augmentations:
+            batch = augment(batch)
+        logits = self.classifier.network(batch.features)
+        return self._logged_loss("train", logits, batch.labels)
 
     def validation_step(self, batch: ClipBatch, batch_index: int) -> None:
-        _, logits = self._step(batch, "val", (), ())
+        logits = self.classifier.network(with_features(batch, self.classifier.features).features)
+        self._logged_loss("val", logits, batch.labels)
         for name, measure in self.measures.items():
-            measure.metric.update(*measure.compares(logits, batch))
-            self.log(f"val/{name}", measure.metric, on_step=False, on_epoch=True, batch_size=len(batch.x))
+            measure.metric.update(*measure.compares(logits, batch.labels))
+            self.log(f"val/{name}", measure.metric, on_step=False, on_epoch=True, batch_size=len(logits))
 
-    def _step(
-        self,
-        batch: ClipBatch,
-        phase: str,
-        waveform_augmentations: Sequence[Augmentation],
-        feature_augmentations: Sequence[Augmentation],
-    ) -> tuple[Tensor, Tensor]:
-        """The loss and the logits."""
-        for augment in waveform_augmentations:
-            batch = augment(batch)
-        if not batch.has_features:
-            with torch.no_grad():
-                batch = batch._replace(x=self.classifier.features(batch.x), has_features=True)
-        for augment in feature_augmentations:
-            batch = augment(batch)
-        logits = self.classifier.network(batch.x)
-        parts = self.loss(logits, batch)
+    def _logged_loss(self, phase: str, logits: Tensor, labels: Labels) -> Tensor:
+        parts = self.loss(logits, labels)
         for name, part in parts.items():
-            self.log(f"{phase}/{name}", part.detach(), on_step=False, on_epoch=True, batch_size=len(batch.x), sync_dist=True)
-        return parts["loss"], logits
+            self.log(f"{phase}/{name}", part.detach(), on_step=False, on_epoch=True, batch_size=len(logits), sync_dist=True)
+        return parts["loss"]
 
     def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
         return self.optimizer(self.classifier.network)

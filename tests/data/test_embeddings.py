@@ -1,3 +1,4 @@
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -7,26 +8,31 @@ import torch
 from adaptf.data import embeddings as module
 from adaptf.data.cache.shards import CacheFormat
 from adaptf.data.clip_set import ClipSet, clip_set
-from adaptf.data.device_memory import WaveformsOnDevice, on_device
-from adaptf.data.embeddings import cached_embeddings, embedding_clip_set
+from adaptf.data.embeddings import cached_embeddings
 from adaptf.data.loader import clip_loader
+from adaptf.data.loading import Loading
+from adaptf.data.sources import CachedWaveforms, HeldFeatures, Sample
 
 CLIPS, SAMPLES, DIM = 10, 16, 3
 KEYS = [f"content-{row}" for row in range(CLIPS)]
 
 
-def clips_of(rows, *, samples=SAMPLES, random_part=False) -> ClipSet:
-    """These rows of the same ten random clips."""
+class Cache:
+    """Ten random clips."""
+
+    format = CacheFormat(16000, SAMPLES)
     waveforms = torch.randn(CLIPS, SAMPLES, generator=torch.Generator().manual_seed(0))
-    return clip_set(
-        [f"{row}.wav" for row in rows],
-        WaveformsOnDevice(CacheFormat(16000, SAMPLES), waveforms),
-        np.array(rows, dtype=np.int64),
-        targets=np.eye(CLIPS, dtype=np.float32)[list(rows)],
-        devices=np.array(rows, dtype=np.int64) % 3,
-        samples=samples,
-        random_part=random_part,
-    )
+
+    def read(self, rows, *, first_sample=None, samples=0):
+        clips = self.waveforms[rows]
+        if first_sample is None:
+            return clips
+        return torch.stack([clip[at : at + samples] for clip, at in zip(clips, first_sample, strict=True)])
+
+
+def clips_of(rows, *, samples=SAMPLES, random=False) -> CachedWaveforms:
+    """These rows of the same ten random clips."""
+    return CachedWaveforms(Cache(), np.array(rows, dtype=np.int64), Sample(samples, random))
 
 
 class Encoder:
@@ -54,16 +60,17 @@ def embed(tmp_path):
     def embed(encode, rows=range(CLIPS), *, digest="encoder-0", batch_size=3, **settings):
         clips = clips_of(rows, **settings)
         keys = [KEYS[row] for row in rows]
-        return cached_embeddings(
+        kept = cached_embeddings(
             encode, clips, keys, folder=tmp_path / "kept", encoder_digest=digest, device="cpu", batch_size=batch_size
         )
+        return kept.table.numpy()
 
     return embed
 
 
 def expected(rows=range(CLIPS)) -> np.ndarray:
     with torch.no_grad():
-        return Encoder()(clips_of(rows)[range(len(rows))].x).numpy()
+        return Encoder()(Cache().read(list(rows))).numpy()
 
 
 def files(tmp_path) -> list[Path]:
@@ -187,8 +194,8 @@ def test_keys_of_another_number_of_clips_are_refused(tmp_path):
 
 
 def test_parts_that_are_drawn_at_random_are_refused(embed):
-    with pytest.raises(ValueError, match="random_part should be False"):
-        embed(Encoder(), samples=8, random_part=True)
+    with pytest.raises(ValueError, match="random should be False"):
+        embed(Encoder(), samples=8, random=True)
 
 
 def test_an_encoder_that_returns_another_shape_is_refused(embed):
@@ -202,29 +209,27 @@ def test_an_encoder_that_returns_another_shape_is_refused(embed):
 @pytest.fixture
 def embedded() -> ClipSet:
     rows = [5, 2, 9, 0]
-    return embedding_clip_set(clips_of(rows, samples=8), expected(rows))
+    targets, devices = np.eye(CLIPS, dtype=np.float32)[rows], np.array(rows, dtype=np.int64) % 3
+    source = HeldFeatures(torch.from_numpy(expected(rows)))
+    return clip_set([f"{row}.wav" for row in rows], source, targets=targets, devices=devices)
 
 
 def test_a_batch_holds_embeddings_with_all_that_belongs_to_their_clips(embedded):
     batch = embedded[[2, 1]]
-    torch.testing.assert_close(batch.x, torch.from_numpy(expected([9, 2])))
-    assert batch.targets.argmax(dim=1).tolist() == [9, 2]
-    assert batch.device.tolist() == [0, 2] and batch.row.tolist() == [2, 1]
-    assert embedded.samples == embedded.waveforms.format.clip_samples == DIM
+    torch.testing.assert_close(batch.features, torch.from_numpy(expected([9, 2])))
+    assert batch.labels.targets.argmax(dim=1).tolist() == [9, 2]
+    assert batch.labels.device.tolist() == [0, 2] and batch.labels.row.tolist() == [2, 1]
+    assert embedded.source.clip_bytes == DIM * 4
 
 
-@pytest.mark.parametrize("workers", [0, 1])
-def test_a_loader_takes_embeddings(embedded, workers):
-    loader = clip_loader(embedded, batch_size=3, shuffle=False, workers=workers)
-    torch.testing.assert_close(torch.cat([batch.x for batch in loader]), torch.from_numpy(expected([5, 2, 9, 0])))
+def test_a_loader_takes_embeddings_without_workers(embedded):
+    loader = clip_loader(embedded, batch_size=3, loading=Loading(workers=2))
+    assert loader.num_workers == 0
+    read = torch.cat([batch.features for batch in loader])
+    torch.testing.assert_close(read, torch.from_numpy(expected([5, 2, 9, 0])))
 
 
 def test_embeddings_in_the_memory_of_a_device_are_the_same(embedded):
     rows = [3, 0]
-    torch.testing.assert_close(on_device(embedded, torch.device("cpu"))[rows].x, embedded[rows].x)
-
-
-@pytest.mark.parametrize("shape", [(3, DIM), (4,)])
-def test_embeddings_of_another_number_of_clips_are_refused(shape):
-    with pytest.raises(ValueError, match=r"should be \(4 clips, dim\), got \("):
-        embedding_clip_set(clips_of([5, 2, 9, 0]), np.zeros(shape, dtype=np.float32))
+    held = embedded.source.held(torch.device("cpu"))
+    torch.testing.assert_close(replace(embedded, source=held)[rows].features, embedded[rows].features)

@@ -27,7 +27,7 @@ from adaptf.data.names import tidy, tidy_file_name
 from adaptf.data.sets.files_to_predict import read_files_to_predict
 from adaptf.data.sets.read_clips import read_clips
 from adaptf.data.tables import SEPARATORS, read_strings
-from adaptf.data.teacher_logits import read_teacher_logits
+from adaptf.data.teacher_logits import TeacherLogits, read_teacher_logits, write_teacher_logits
 
 pytestmark = pytest.mark.slow
 
@@ -229,7 +229,7 @@ def assert_says_what_to_do(error):
     assert "run `prepare` again" in str(error)
 
 
-@pytest.mark.parametrize("file", ["0000.csv.gz", "0000.samples"])
+@pytest.mark.parametrize("file", ["0000.parquet", "0000.samples"])
 @fuzz(60)
 @given(data=st.data())
 def test_a_damaged_shard_is_refused_by_the_builder_or_right(built, file, data):
@@ -266,7 +266,7 @@ def test_a_flipped_bit_among_the_samples_is_found(built, data):
 def test_a_damaged_manifest_is_refused_by_readers_or_right(built, data):
     root, names = built
     keys = build_cache(root, names, cache_root=root / "cache", format=FORMAT, workers=1).clips["key"]
-    path = f"{FORMAT.folder_name}/0000.csv.gz"
+    path = f"{FORMAT.folder_name}/0000.parquet"
     with cache_with(built, path, data.draw(damaged((root / "cache" / path).read_bytes()))) as cache:
         try:
             waveforms = open_cache(cache, FORMAT)
@@ -280,7 +280,7 @@ def test_a_damaged_manifest_is_refused_by_readers_or_right(built, data):
 @given(data=st.data())
 def test_a_damaged_memory_of_hashes_costs_time_at_most(built, data):
     root, names = built
-    with cache_with(built, "files.csv.gz", data.draw(damaged((root / "cache/files.csv.gz").read_bytes()))) as cache:
+    with cache_with(built, "files.parquet", data.draw(damaged((root / "cache/files.parquet").read_bytes()))) as cache:
         again = build_cache(root, names, cache_root=cache, format=FORMAT, workers=1)
         assert_right(built, again.waveforms, again.clips["key"])
 
@@ -408,18 +408,26 @@ def test_a_damaged_evaluation_list_is_refused_or_right(content):
         assert filled(table.to_numpy()) == filled(rows)
 
 
+@pytest.fixture(scope="module")
+def teacher_logits(tmp_path_factory):
+    """The files of a small table."""
+    folder = tmp_path_factory.mktemp("logits")
+    logits = np.float32([[0.25, -1e-7], [-3.5, 1e3]])
+    write_teacher_logits(folder, TeacherLogits(("a.wav", "b.wav"), ("bus", "park"), logits, "17", "d1"))
+    return folder
+
+
 @fuzz(100)
-@given(content=damaged(b"filename,bus,park\na.wav,0.25,-1e-7\nb.wav,-3.5,1e3\n") | random_text)
-def test_damaged_teacher_logits_are_refused_or_right(content):
-    with file_with(content, "logits.csv") as path:
+@given(data=st.data())
+def test_damaged_teacher_logits_are_refused_or_right(teacher_logits, data):
+    content = (teacher_logits / "logits.parquet").read_bytes()
+    with folder() as copy:
+        shutil.copytree(teacher_logits, copy, dirs_exist_ok=True)
+        (copy / "logits.parquet").write_bytes(data.draw(damaged(content)))
         try:
-            teacher = read_teacher_logits(path)
+            teacher = read_teacher_logits(copy)
         except DataError as error:
-            assert "logits.csv" in str(error)
+            assert str(copy) in str(error)
             return
-    assert np.isfinite(teacher.logits).all()
-    if not has_lone_carriage_returns(content):
-        expected = rows_by_csv_module(content, {"filename"})
-        assert list(teacher.filenames) == [row["filename"] for row in expected]
-        logits = [[float(row[name]) for name in teacher.classes] for row in expected]
-        assert np.array_equal(teacher.logits, np.array(logits, np.float32).reshape(teacher.logits.shape))
+    assert np.array_equal(teacher.logits, read_teacher_logits(teacher_logits).logits)
+    assert teacher.filenames == ("a.wav", "b.wav")

@@ -3,17 +3,17 @@
 import shutil
 import subprocess
 import sys
-from dataclasses import dataclass
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 
-from adaptf.data.cache.shards import CacheFormat
+from adaptf.data.batch import WaveformBatch
 from adaptf.data.clip_set import clip_set
 from adaptf.data.data_module import ClipDataModule
 from adaptf.data.loader import bytes_ahead, clip_loader
+from adaptf.data.loading import Loading
 from adaptf.data.shared_memory import SHARED_MEMORY, SharedMemoryFull
 
 TOLD = r"shared memory \(/dev/shm\) are too little .*--shm-size=.*trainer\.workers=0"
@@ -22,48 +22,47 @@ SMALL = ["unshare", "--mount", "sh", "-c", 'mount -t tmpfs -o size=1m tmpfs /dev
 CAN_MOUNT = bool(shutil.which("unshare")) and not subprocess.run([*SMALL, "true"], capture_output=True, check=False).returncode
 
 
-@dataclass(frozen=True)
 class Ones:
     """Waveforms that lie nowhere."""
 
-    format: CacheFormat = CacheFormat(16000, 16000)
+    memory, clip_bytes, held_bytes = None, 16000 * 4, 0
 
-    def read(self, rows, **_):
-        return torch.ones(len(rows), self.format.clip_samples)
+    def batch(self, rows, labels):
+        return WaveformBatch(torch.ones(len(rows), 16000), labels)
 
 
 def ones(clips):
     targets, devices = np.eye(clips, 2, dtype=np.float32), np.zeros(clips, dtype=np.int64)
-    return clip_set(
-        [str(row) for row in range(clips)], Ones(), np.arange(clips), targets=targets, devices=devices, samples=16000
-    )
+    return clip_set([str(row) for row in range(clips)], Ones(), targets=targets, devices=devices)
 
 
 def loader():
     """Batches of half a megabyte."""
-    return clip_loader(ones(64), batch_size=8, shuffle=False, workers=2)
+    return clip_loader(ones(64), batch_size=8, loading=Loading(workers=2))
 
 
 def module(*, workers, batch_size=8, processes=1):
-    made = ClipDataModule(ones(64), ones(8), batch_size=batch_size, seed=0, workers=workers)
+    loading = Loading(workers=workers)
+    made = ClipDataModule(ones(64), ones(8), batch_size=batch_size, seed=0, loading=loading)
     made.trainer = SimpleNamespace(strategy=SimpleNamespace(root_device=torch.device("cpu")), num_devices=processes)
     return made
 
 
 def test_workers_hand_over_what_the_training_process_would_read():
-    here = clip_loader(ones(20), batch_size=8, shuffle=True, seed=1)
-    there = clip_loader(ones(20), batch_size=8, shuffle=True, seed=1, workers=2)
+    here = clip_loader(ones(20), batch_size=8, loading=Loading(workers=0), seed=1)
+    there = clip_loader(ones(20), batch_size=8, loading=Loading(workers=2), seed=1)
     for one, other in zip(here, there, strict=True):
-        assert all(torch.equal(a, b) for a, b in zip(one[:5], other[:5], strict=True))
-        assert one[5:] == other[5:]
+        assert torch.equal(one.waveforms, other.waveforms)
+        assert all(np.array_equal(a, b) for a, b in zip(one.labels[:4], other.labels[:4], strict=True))
+        assert one.labels[4:] == other.labels[4:]
 
 
 def test_batches_ahead_are_those_of_the_workers_and_the_two_in_work():
     clip = 16000 * 4
-    assert bytes_ahead(ones(64), batch_size=8, workers=2) == 6 * 8 * clip
-    assert bytes_ahead(ones(20), batch_size=8, workers=2) == 3 * 8 * clip
-    assert bytes_ahead(ones(5), batch_size=8, workers=2) == 5 * clip
-    assert bytes_ahead(ones(64), batch_size=8, workers=0) == 0
+    assert bytes_ahead(ones(64), batch_size=8, loading=Loading(workers=2)) == 6 * 8 * clip
+    assert bytes_ahead(ones(20), batch_size=8, loading=Loading(workers=2)) == 3 * 8 * clip
+    assert bytes_ahead(ones(5), batch_size=8, loading=Loading(workers=2)) == 5 * clip
+    assert bytes_ahead(ones(64), batch_size=8, loading=Loading(workers=0)) == 0
 
 
 @pytest.mark.skipif(not SHARED_MEMORY.is_dir(), reason="this system has no /dev/shm")

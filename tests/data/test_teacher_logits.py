@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 from adaptf.data.errors import DataError
+from adaptf.data.parquet import read_table
 from adaptf.data.teacher_logits import TeacherLogits, read_teacher_logits, write_teacher_logits
 
 LOGITS = TeacherLogits(
@@ -43,15 +44,23 @@ def test_logits_of_other_data_are_refused_even_where_the_file_names_are_the_same
         LOGITS.of(["a.wav"], classes=["bus", "park"], data_digest="d2")
 
 
+def test_logits_that_a_former_version_left_as_csv_are_read_exactly(tmp_path):
+    write_teacher_logits(tmp_path, LOGITS)
+    frame = read_table(tmp_path / "logits.parquet")
+    (tmp_path / "logits.parquet").unlink()
+    frame.to_csv(tmp_path / "logits.csv", index=False, float_format="%.9g")
+    assert np.array_equal(read_teacher_logits(tmp_path).logits, LOGITS.logits)
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
         ("filename,bus\na.wav,1\na.wav,2\n", "a.wav stands there twice"),
         ("filename,bus\na.wav,1\nb.wav,loud\n", "holds logits that are no numbers"),
         ("filename,bus\na.wav,1\nb.wav,nan\n", "(not finite|no numbers)"),
-        ("filename,bus\na.wav,1\n", "holds 1 clips, logits.json beside it says 2: it is not whole"),
-        ("filename,tram\na.wav,1\nb.wav,1\n", "has the columns tram, logits.json beside it names bus"),
-        ("name,bus\na.wav,1\nb.wav,1\n", "lacks the column filename"),
+        ("filename,bus\na.wav,1\n", "holds 1 clips; logits.json there says 2: it is not whole"),
+        ("filename,tram\na.wav,1\nb.wav,1\n", "has the columns filename, tram, by logits.json they are filename, bus"),
+        ("name,bus\na.wav,1\nb.wav,1\n", "has the columns name, bus, by logits.json they are filename, bus"),
     ],
 )
 def test_a_broken_table_is_refused(tmp_path, text, message):

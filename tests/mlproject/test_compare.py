@@ -95,7 +95,7 @@ def test_two_runs_are_held_against_each_other_on_the_test_clips(compared: str, t
     assert files_of(compared) == {
         "config.yaml", "compare.html", "tables.txt", "accuracy.png", "changes.png",
         "tables/accuracies.csv", "tables/differences.csv", "tables/scenes.csv", "tables/devices.csv",
-        "tables/changed clips.csv", "tables/predictions 1.csv", "tables/predictions 2.csv",
+        "tables/changed clips.csv", "tables/predictions 1.parquet", "tables/predictions 2.parquet",
     }  # fmt: skip
     run = mlflow.get_run(compared)
     assert run.data.tags["adaptf.upstream.runs"] == f"{trained.first},{trained.second}"
@@ -107,7 +107,7 @@ def test_two_runs_are_held_against_each_other_on_the_test_clips(compared: str, t
 
 
 def test_tables_agree_with_the_clips_that_change(compared: str) -> None:
-    first, second = (pd.read_csv(artifact(compared, f"tables/predictions {place}.csv")) for place in (1, 2))
+    first, second = (pd.read_parquet(artifact(compared, f"tables/predictions {place}.parquet")) for place in (1, 2))
     changes = table_of(compared, "changed clips")
     assert set(changes.index) == set(first["filename"][first["predicted"] != second["predicted"]])
     for name in ("scenes", "devices"):

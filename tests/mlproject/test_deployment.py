@@ -78,7 +78,7 @@ def test_quantizing_leaves_both_forms_their_figures_and_what_they_predict(deploy
     row = table.loc["unknown"]
     assert row["INT8 convolutions"] == "46/46"
     assert (row["bands"], row["frames"]) == (64, 64)
-    predictions = pd.read_csv(artifact(deployed.quantized, "validation/unknown.csv"))
+    predictions = pd.read_parquet(artifact(deployed.quantized, "validation/unknown.parquet"))
     right = predictions["predicted"] == predictions["scene"]
     assert row["INT8 accuracy"] == pytest.approx(100 * right.groupby(predictions["scene"]).mean().mean())
     folder = artifact(deployed.quantized, "int8")

@@ -68,15 +68,16 @@ def test_evaluate_leaves_a_page_and_the_same_as_csv_and_png(artifacts: Path, eva
     pictures = {path.name for path in artifacts.glob("*.png")}
     assert {"accuracy.png", "confusion.png", "confusion_devices.png", "devices.png"} <= pictures
     assert {"reliability.png", "rejection.png"} <= pictures
-    tables = {path.stem for path in (artifacts / "tables").glob("*.csv")}
-    assert {"scenes", "devices", "calibration", "reliability", "rejection", "confusions", "predictions trained"} <= tables
+    tables = {path.name for path in (artifacts / "tables").iterdir()}
+    names = ("scenes", "devices", "calibration", "reliability", "rejection", "confusions")
+    assert {*(f"{name}.csv" for name in names), "predictions trained.parquet"} <= tables
     note = mlflow.get_run(evaluated).data.tags["mlflow.note.content"]
     assert f"runs/{evaluated}/artifacts/report.html)" in note and f"runs/{trained})" in note
 
 
 def test_the_hardest_clips_are_mistakes_with_picture_and_sound(artifacts: Path) -> None:
     clips = pd.read_csv(artifacts / "hardest" / "hardest.csv", dtype={"number": str})
-    answers = pd.read_csv(artifacts / "tables" / "predictions trained.csv").set_index("filename")
+    answers = pd.read_parquet(artifacts / "tables" / "predictions trained.parquet").set_index("filename")
     mistakes = set(answers.index[answers["scene"] != answers["predicted"]])
     assert set(clips["filename"]) <= mistakes and clips.empty == (not mistakes)
     for number in clips["number"]:
@@ -86,7 +87,7 @@ def test_the_hardest_clips_are_mistakes_with_picture_and_sound(artifacts: Path) 
 
 def test_confusions_by_device_count_every_clip_once(artifacts: Path) -> None:
     counts = pd.read_csv(artifacts / "tables" / "confusions.csv", index_col=["setting", "device", "scene"])
-    assert counts.to_numpy().sum() == len(pd.read_csv(artifacts / "tables" / "predictions trained.csv"))
+    assert counts.to_numpy().sum() == len(pd.read_parquet(artifacts / "tables" / "predictions trained.parquet"))
 
 
 def test_the_calibration_error_is_a_metric(artifacts: Path, evaluated: str) -> None:

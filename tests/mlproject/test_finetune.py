@@ -10,9 +10,13 @@ from types import SimpleNamespace
 from typing import Any
 
 import mlflow
+import numpy as np
+import pandas as pd
 import pytest
 import torch
+from numpy.typing import NDArray
 
+from adaptf.data.batch import with_features
 from adaptf.data.clip_set import ClipSet
 from adaptf.data.errors import DataError
 from adaptf.errors import UserError
@@ -93,13 +97,10 @@ def test_a_device_with_too_few_clips_is_left_to_the_model_for_unknown_devices(
     config: FinetuneConfig, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.WARNING)
-    counts = {"a": 0, "b": 0, "c": 0}
-    table = Path(mlflow.artifacts.download_artifacts(run_id=config.prepare_run, artifact_path="data/clips.csv"))
-    for line in table.read_text().splitlines()[1:]:
-        fields = line.split(",")
-        if "train" in fields:
-            counts[fields[2]] += 1
-    most = max(counts.values())
+    path = mlflow.artifacts.download_artifacts(run_id=config.prepare_run, artifact_path="data/clips.parquet")
+    table = pd.read_parquet(path)
+    counts = table[table["split"] == "train"]["device"].value_counts()
+    most = max(counts)
     run_id = execute(FINETUNE, replace(config, devices=("a", "nobody"), min_clips=min(most, counts["a"])))
     models = json.loads(Path(mlflow.artifacts.download_artifacts(run_id=run_id, artifact_path="models.json")).read_text())
     assert list(models) == ["a", "unknown"]
@@ -273,11 +274,11 @@ def test_borrowed_clips_come_in_the_devices_colour(device_config: FinetuneDevice
     plain = training_of(FINETUNE_DEVICE, replace(device_config, device="b", borrowed="none")).task
     assert len(task.feature_augmentations) == len(plain.feature_augmentations) + 1
     batch = clips[range(len(clips))]
-    before = batch._replace(x=task.classifier.features(batch.x), has_features=True)
+    before = with_features(batch, task.classifier.features)
     after = task.feature_augmentations[0](before)
-    own = batch.device == clips.devices[clips.filenames.index(own_clip(clips))]
-    torch.testing.assert_close(after.x[own], before.x[own], atol=1e-4, rtol=0)
-    assert colour_distance(after.x, own) < 0.7 * colour_distance(before.x, own)
+    own = batch.labels.device == clips.devices[clips.filenames.index(own_clip(clips))]
+    torch.testing.assert_close(after.features[own], before.features[own], atol=1e-4, rtol=0)
+    assert colour_distance(after.features, own) < 0.7 * colour_distance(before.features, own)
 
 
 def own_clip(clips: ClipSet) -> str:
@@ -316,16 +317,18 @@ def test_a_refit_cannot_leave_devices_out(config: FinetuneConfig) -> None:
 def test_impulse_responses_of_a_devices_model_reach_its_own_clips_alone(
     config: FinetuneConfig, training_of: TrainingOf, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    given: list[list[float]] = []
+    given: list[NDArray[np.float64]] = []
 
-    def build(augment: AugmentConfig, *, p_of_device: list[float], **others: Any) -> fitting.Augmentations:
-        given.append(p_of_device)
+    def build(augment: AugmentConfig, *, p_of_clip: NDArray[np.float64], **others: Any) -> fitting.Augmentations:
+        given.append(p_of_clip)
         return fitting.Augmentations([], [], {})
 
     monkeypatch.setattr(fitting, "build_augmentations", build)
     of_b = of_device(replace(config, augment=replace(PLAIN, dir_p_of={"a": 0.4, "b": 0.1})), "b", 0.1)
-    training_of(FINETUNE_DEVICE, of_b)
-    assert given == [[0.0, 0.1, 0.0]]
+    train = training_of(FINETUNE_DEVICE, of_b).train
+    (p_of_clip,) = given
+    assert set(train.devices) == {0, 1, 2}
+    assert np.array_equal(p_of_clip, np.where(train.devices == 1, 0.1, 0.0))
 
 
 def test_a_device_without_training_clips_cannot_borrow(device_config: FinetuneDeviceConfig) -> None:

@@ -118,7 +118,7 @@ def test_the_data_set_with_its_digest_is_the_runs_input(prepared: str) -> None:
 def test_own_data_of_any_length_is_cut_and_the_report_says_so(environment: dict[str, str], tmp_path: Path, own: Path) -> None:
     noise(own.parent / "sounds/0.wav", 0.4, seed=100)
     run_id = run_prepare(environment, tmp_path, own)
-    table = pd.read_csv(artifact(run_id, "data/clips.csv"), dtype=str)
+    table = pd.read_parquet(artifact(run_id, "data/clips.parquet"))
     assert len(table) == 1 + 7 * 3
     assert table["filename"][:4].tolist() == ["sounds/0.wav", "sounds/1.wav#t=0", "sounds/1.wav#t=1", "sounds/1.wav#t=2"]
     assert (table.groupby(table["filename"].str.partition("#")[0])["split"].nunique() == 1).all()
@@ -134,11 +134,11 @@ def test_own_data_can_be_trained_on_by_its_own_names(environment: dict[str, str]
         data = load_prepared(StageRun(run_id="", name="", folder=tmp_path / "work"), run_id, kind=SCENES_KIND)
     clips = data.clips("train", device="my phone")
     assert data.devices == ("my phone", "recorder")
-    assert clips[[0]].x.shape == (1, 32000)
+    assert clips[[0]].waveforms.shape == (1, 32000)
     file, mark, part = clips.filenames[1].partition("#t=")
     whole = torch.from_numpy(decode(own.parent / file, sample_rate=32000))
     assert (mark, part) == ("#t=", "1")
-    assert torch.equal(clips[[1]].x[0], whole[32000:64000])
+    assert torch.equal(clips[[1]].waveforms[0], whole[32000:64000])
 
 
 def test_the_same_audio_in_training_and_test_is_an_error(environment: dict[str, str], tmp_path: Path, own: Path) -> None:
@@ -204,7 +204,7 @@ def test_audioset_counts_and_leaves_out_what_is_missing_or_broken(
     environment: dict[str, str], tmp_path: Path, audioset: Path
 ) -> None:
     run_id = run_prepare(environment, tmp_path, audioset, audioset_clip_seconds=2.0, validation_share=0.3)
-    table = pd.read_csv(artifact(run_id, "data/clips.csv"), dtype=str)
+    table = pd.read_parquet(artifact(run_id, "data/clips.parquet"))
     assert len(table) == 8
     findings = pd.read_csv(artifact(run_id, "report/findings.csv")).set_index("finding")["filename"]
     assert findings["missing"] == "video000000"
@@ -218,8 +218,8 @@ def test_a_training_sample_takes_as_many_seconds_of_an_audioset_clip_as_asked(
     run_id = run_prepare(environment, tmp_path, audioset, audioset_clip_seconds=2.0, validation_share=0.3)
     with mlflow.start_run():
         data = load_prepared(StageRun(run_id="", name="", folder=tmp_path / "work"), run_id, kind=AUDIOSET_KIND)
-    assert data.clips("train")[[0, 1]].x.shape == (2, 32000)
-    assert data.clips("train", sample_seconds=1.5)[[0, 1]].x.shape == (2, 48000)
+    assert data.clips("train")[[0, 1]].waveforms.shape == (2, 32000)
+    assert data.clips("train", sample_seconds=1.5)[[0, 1]].waveforms.shape == (2, 48000)
     assert data.clips("train").targets[0].nonzero()[0].tolist() == [0, 1]
     with pytest.raises(ValueError, match="clips of 96000 samples are asked for, the cache holds 64000 of each"):
         data.clips("train", sample_seconds=3.0)

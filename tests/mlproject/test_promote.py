@@ -69,11 +69,17 @@ def device() -> str:
 def register(experiment: str, logged: str, device: str, tmp_path: Path) -> Register:
     """Registers a version of the device's model that passes every gate, but for what is changed; gives its number."""
 
-    def make(table: pd.DataFrame | None = None, *, uri: str = logged, without: str = "", **changed: str) -> str:
+    def make(
+        table: pd.DataFrame | None = None, *, uri: str = logged, without: str = "", former: bool = False, **changed: str
+    ) -> str:
         with mlflow.start_run(experiment_id=experiment, tags={runs.STAGE: "quantize"}) as quantized:
             if without != "validation":
-                (predictions() if table is None else table).to_csv(tmp_path / f"{device}.csv", index=False)
-                mlflow.log_artifact(str(tmp_path / f"{device}.csv"), "validation")
+                table = predictions() if table is None else table
+                if former:
+                    table.to_csv(tmp_path / f"{device}.csv", index=False)
+                else:
+                    table.to_parquet(tmp_path / f"{device}.parquet", index=False)
+                mlflow.log_artifact(str(tmp_path / f"{device}.{'csv' if former else 'parquet'}"), "validation")
         tags = GOOD | {"adaptf.device": device, "adaptf.quantize_run": quantized.info.run_id} | changed
         tags.pop(without, None)
         return registry.register(uri, f"adaptf-{device}", tags=tags, description="")
@@ -258,7 +264,7 @@ def test_a_version_that_does_not_exist_is_named_with_those_that_do(device, regis
 @pytest.mark.parametrize(
     ("made", "problem"),
     [
-        ({"without": "validation"}, "has no artifact 'validation/"),
+        ({"without": "validation"}, "has no artifact 'validation'"),
         ({"without": "adaptf.quantize_run"}, "version 2 has no tags adaptf.device and adaptf.quantize_run"),
         ({"table": predictions(clips=9)}, "both were judged on 18 clips, at least 20 are needed"),
     ],
@@ -272,6 +278,12 @@ def test_a_version_that_cannot_be_compared_is_refused_unless_forced(made, proble
     assert problem in str(refused.value)
     promoted(device, number, force=True, reason="other clips")
     assert now(device) == "2"
+
+
+def test_a_version_is_compared_with_one_whose_predictions_a_former_version_left_as_csv(device, register):
+    promoted(device, register(former=True))
+    with pytest.raises(UserError, match=r"version 2 is worse than version 1, which is in production"):
+        promoted(device, register(predictions(0.5)))
 
 
 def test_versions_are_compared_over_the_scenes_that_there_are_and_the_others_are_named(device, register, capsys):

@@ -19,6 +19,7 @@ from adaptf.compression.complexity import Complexity
 from adaptf.compression.form_cost import FormCost
 from adaptf.compression.quantize import quantize_int8, save_forms
 from adaptf.compression.runtime import NETWORK_FILES, PT2, X86, load_form
+from adaptf.data.batch import WaveformBatch
 from adaptf.data.clips import TAU_SCENES, VALIDATION
 from adaptf.data.sets.split import cut_by_location
 from adaptf.errors import UserError
@@ -224,7 +225,7 @@ class Clips:
     devices = np.array([0] * 45 + [1] * 5 + [0, 0, 0, 0, 1] + [0, 0, 0, 0, 1])
 
     def __getitem__(self, rows):
-        return type("Batch", (), {"x": torch.tensor(rows)})
+        return WaveformBatch(torch.tensor(rows), None)
 
 
 def test_calibration_clips_take_turns_over_scenes_and_within_them_over_devices():

@@ -10,8 +10,10 @@ import numpy as np
 import optuna
 import pytest
 import soundfile
+from numpy.typing import NDArray
 from optuna.distributions import FloatDistribution
 
+from adaptf.data.clip_set import ClipSet
 from adaptf.errors import UserError
 from adaptf.mlproject.finetune import FINETUNE, FinetuneConfig, of_unknown
 from adaptf.mlproject.main import AudioSetConfig, MainConfig, check, check_devices
@@ -20,6 +22,7 @@ from adaptf.mlproject.sweep import SearchConfig, put_first
 from adaptf.mlproject.train import TRAIN, TrainConfig
 from adaptf.pipeline import fitting
 from adaptf.pipeline.config import AugmentConfig, DataConfig
+from adaptf.pipeline.dataset import PreparedData
 from adaptf.pipeline.finetune_device import FINETUNE_DEVICE
 from adaptf.pipeline.stage import execute
 
@@ -70,10 +73,16 @@ def heard(monkeypatch: pytest.MonkeyPatch) -> Heard:
 
     def call(work: Callable[[], Any]) -> list[list[float]]:
         found: list[list[float]] = []
-        build = fitting.build_augmentations
-        watched = lambda config, **given: [found.append(given["p_of_device"]), build(config, **given)][1]  # noqa: E731
+        p_of_clips = fitting.dir_p_of_clips
+
+        def watched(augment: AugmentConfig, data: PreparedData, train: ClipSet) -> NDArray[np.float64]:
+            p_of_clip = p_of_clips(augment, data, train)
+            devices = range(len(data.devices))
+            found.append([float(p_of_clip[train.devices == device].max(initial=0.0)) for device in devices])
+            return p_of_clip
+
         with monkeypatch.context() as patch:
-            patch.setattr(fitting, "build_augmentations", watched)
+            patch.setattr(fitting, "dir_p_of_clips", watched)
             work()
         return found
 

@@ -17,7 +17,7 @@ from adaptf.mlproject.teacher import TEACHER, TeacherConfig
 from adaptf.mlproject.train import TRAIN, TrainConfig
 from adaptf.models.small_teacher import SmallCnnTeacher
 from adaptf.pipeline.config import BeatsOptimConfig, DataConfig
-from adaptf.pipeline.fitting import optimizer_of
+from adaptf.pipeline.lightning_options import optimizer_of
 from adaptf.pipeline.stage import execute
 from adaptf.sweeps.space import with_values
 from adaptf.tracking import runs

@@ -10,7 +10,7 @@ from adaptf.mlproject.distill import DistillConfig
 from adaptf.mlproject.pretrain import PretrainConfig
 from adaptf.mlproject.train import TRAIN, TrainConfig
 from adaptf.pipeline.config import AverageConfig, BeatsOptimConfig, OptimConfig
-from adaptf.pipeline.fitting import optimizer_of
+from adaptf.pipeline.lightning_options import optimizer_of
 from adaptf.pipeline.schedule import averaging_of, unended_cycle
 from adaptf.pipeline.stage import execute
 

@@ -92,7 +92,7 @@ COUNTING = Stage("stage_that_counts", run=stage_that_counts, config=TrainConfig)
 def test_prepare_leaves_the_table_and_the_counts(prepared: str, folder: Path) -> None:
     run = mlflow.get_run(prepared)
     report = {f"report/{name}" for name in ("report.txt", "findings.csv", "clips.png", "log_mels.png")}
-    assert artifacts(prepared) == {"config.yaml", "data/clips.csv", "data/dataset.json", *report}
+    assert artifacts(prepared) == {"config.yaml", "data/clips.parquet", "data/dataset.json", *report}
     assert run.data.metrics["clips/test"] == 12
     assert run.data.metrics["clips/train"] + run.data.metrics["clips/validation"] == 24
     assert run.data.tags[STAGE] == "prepare" and run.data.tags["adaptf.data"] == "scenes"
@@ -119,8 +119,8 @@ def test_the_small_teacher_is_called_what_it_is_and_predicts_the_learning_clips(
     run = mlflow.get_run(taught)
     assert run.data.tags["adaptf.teacher"] == "ssl" and run.data.tags["adaptf.teacher_model"] == "small_cnn"
     assert "No BEATs file" in run.data.tags["mlflow.note.content"]
-    logits = pd.read_csv(mlflow.artifacts.download_artifacts(run_id=taught, artifact_path="logits/logits.csv"))
-    clips = pd.read_csv(mlflow.artifacts.download_artifacts(run_id=prepared, artifact_path="data/clips.csv"))
+    logits = pd.read_parquet(mlflow.artifacts.download_artifacts(run_id=taught, artifact_path="logits/logits.parquet"))
+    clips = pd.read_parquet(mlflow.artifacts.download_artifacts(run_id=prepared, artifact_path="data/clips.parquet"))
     assert set(logits["filename"]) == set(clips[clips["split"] != "test"]["filename"])
 
 

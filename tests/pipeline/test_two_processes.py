@@ -7,13 +7,14 @@ from collections.abc import Callable
 from pathlib import Path
 
 import mlflow
+import numpy as np
 import pandas as pd
 import pytest
 import torch
 from mlflow.entities import Run
 
+from adaptf.pipeline.augmentations import build_augmentations
 from adaptf.pipeline.config import AugmentConfig
-from adaptf.pipeline.fitting import build_augmentations
 from adaptf.tracking.runs import STAGE
 
 TWO_PROCESSES = ["--trainer.devices=2", "--trainer.strategy=ddp"]
@@ -54,7 +55,7 @@ def test_a_teacher_of_two_processes_predicts_every_clip(prepared: str, environme
     fields += ["--small.optim.batch_size=8", "--trainer.accelerator=cpu", "--trainer.workers=0", "--trainer.progress_bar=false"]
     run_to_its_end([sys.executable, "-m", "adaptf.mlproject.teacher", *fields], environment, folder)
     (run,) = runs_of("teacher")
-    logits = pd.read_csv(mlflow.artifacts.download_artifacts(run_id=run.info.run_id, artifact_path="logits/logits.csv"))
+    logits = pd.read_parquet(mlflow.artifacts.download_artifacts(run_id=run.info.run_id, artifact_path="logits/logits.parquet"))
     assert logits["filename"].nunique() == len(logits) == 24
     about = mlflow.artifacts.load_text(f"{run.info.artifact_uri}/logits/logits.json")
     assert json.loads(about)["teacher_run"] == run.info.run_id
@@ -62,7 +63,7 @@ def test_a_teacher_of_two_processes_predicts_every_clip(prepared: str, environme
 
 def test_each_process_draws_augmentations_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
     def first_draws() -> list[float]:
-        built = build_augmentations(AugmentConfig(), p_of_device=[0.4], sample_rate=32000, seed=0)
+        built = build_augmentations(AugmentConfig(), p_of_clip=np.array([0.4]), sample_rate=32000, seed=0)
         return [float(generator.random()) for generator in built.generators.values()]
 
     of_process_zero = first_draws()

@@ -20,7 +20,7 @@ from adaptf.mlproject.teacher import TEACHER, TeacherConfig
 from adaptf.mlproject.train import TRAIN, TrainConfig
 from adaptf.pipeline import dataset
 from adaptf.pipeline import taught as taught_module
-from adaptf.pipeline.fitting import build_augmentations, dir_p_of_clips
+from adaptf.pipeline.augmentations import build_augmentations, dir_p_of_clips
 from adaptf.pipeline.stage import execute
 from adaptf.tracking import runs
 from adaptf.tracking.runs import FINGERPRINT, StopTraining
@@ -175,5 +175,5 @@ def test_devices_that_are_not_trained_on_do_not_keep_log_mels_from_being_kept(co
     data: Any = SimpleNamespace(training_devices=["a", "b", "c"], devices=("a", "b", "c"))
     for occurring, expected in (([0, 1, 2], 1), ([0], 1), ([1, 2], 0)):
         train: Any = SimpleNamespace(devices=np.array(occurring))
-        p_of_device = dir_p_of_clips(groups, data, train)
-        assert len(build_augmentations(groups, p_of_device=p_of_device, sample_rate=32000, seed=0).waveform) == expected
+        p_of_clip = dir_p_of_clips(groups, data, train)
+        assert len(build_augmentations(groups, p_of_clip=p_of_clip, sample_rate=32000, seed=0).waveform) == expected

@@ -6,58 +6,71 @@ from adaptf.audio.impulse_response import DeviceImpulseResponse, ResponseBank
 from adaptf.audio.mixup import Mixup
 from adaptf.audio.spec_augment import SpecAugment
 from adaptf.audio.time_roll import TimeRoll
-from adaptf.data.batch import ClipBatch
-from adaptf.training.augmentation import impulse_responses, soft_mixup, spec_augment, time_roll
+from adaptf.data.batch import FeatureBatch, Labels, WaveformBatch
+from adaptf.training.augmentation import impulse_responses, on_features, on_waveforms, soft_mixup
+
+NUMBER = torch.arange(6.0)
 
 
 @pytest.fixture
-def batch():
+def labels():
     """Every tensor of clip i holds the number i, so that whatever is mixed shows with what and how much."""
-    number = torch.arange(6.0)
-    return ClipBatch(
-        x=number[:, None].expand(6, 100),
-        targets=number[:, None].expand(6, 3),
-        teacher_logits=number[:, None, None].expand(6, 2, 3),
+    return Labels(
+        targets=NUMBER[:, None].expand(6, 3),
+        teacher_logits=NUMBER[:, None, None].expand(6, 2, 3),
         device=torch.tensor([0, 1, 0, 2, 0, 1]),
-        row=torch.arange(6),
+        row=np.array([9, 4, 5, 6, 7, 8]),
     )
+
+
+@pytest.fixture
+def batch(labels):
+    return FeatureBatch(NUMBER[:, None].expand(6, 100), labels)
 
 
 def test_soft_mixup_mixes_inputs_targets_and_teachers_alike(batch):
     mixed = soft_mixup(Mixup(alpha=0.4, generator=np.random.default_rng(0)))(batch)
-    assert not torch.equal(mixed.x, batch.x)
-    assert torch.allclose(mixed.x[:, 0], mixed.targets[:, 0])
-    assert torch.allclose(mixed.x[:, 0], mixed.teacher_logits[:, 1, 2])
-    assert mixed.unmixed_teachers is None
+    assert not torch.equal(mixed.features, batch.features)
+    assert torch.allclose(mixed.features[:, 0], mixed.labels.targets[:, 0])
+    assert torch.allclose(mixed.features[:, 0], mixed.labels.teacher_logits[:, 1, 2])
+    assert mixed.labels.unmixed_teachers is None
 
 
 def test_mixing_of_terms_leaves_the_teachers_and_says_how_to_mix_their_terms(batch):
-    mixed = soft_mixup(Mixup(alpha=0.4, generator=np.random.default_rng(0)), teachers="terms")(batch)
+    mixed = soft_mixup(Mixup(alpha=0.4, generator=np.random.default_rng(0)), teachers="terms")(batch).labels
     draw = mixed.unmixed_teachers
-    assert torch.equal(mixed.teacher_logits, batch.teacher_logits)
-    expected = draw.own_share * torch.arange(6.0) + (1 - draw.own_share) * torch.arange(6.0)[draw.partner]
+    assert torch.equal(mixed.teacher_logits, batch.labels.teacher_logits)
+    expected = draw.own_share * NUMBER + (1 - draw.own_share) * NUMBER[draw.partner]
     assert torch.allclose(mixed.targets[:, 0], expected)
 
 
-@pytest.mark.parametrize(("p", "changed"), [([1, 0, 0], [0, 2, 4]), ([0, 1, 1], [1, 3, 5]), ([1, 1, 1], [0, 1, 2, 3, 4, 5])])
-def test_impulse_responses_reach_only_their_devices(batch, p, changed):
+@pytest.mark.parametrize(("clips", "changed"), [([9, 5, 7], [0, 2, 4]), ([4, 6, 8], [1, 3, 5]), (range(10), range(6))])
+def test_impulse_responses_reach_only_the_clips_that_they_are_for(labels, clips, changed):
     twice = ResponseBank(torch.tensor([[2.0]]))
     transform = DeviceImpulseResponse(twice, p=1.0, generator=np.random.default_rng(0))
-    batch = batch._replace(x=batch.x + 1)
-    ratio = impulse_responses(transform, p_of_device=p)(batch).x[:, 0] / batch.x[:, 0]
-    assert (ratio > 1.5).nonzero().flatten().tolist() == changed
+    batch = WaveformBatch(torch.ones(6, 100), labels)
+    augment = impulse_responses(transform, p_of_clip=np.isin(np.arange(10), clips).astype(np.float64))
+    assert (augment(batch).waveforms[:, 0] > 1.5).nonzero().flatten().tolist() == list(changed)
 
 
-def test_time_roll_changes_only_the_waveforms(batch):
-    ramp = batch._replace(x=torch.arange(100.0).expand(6, 100))
-    rolled = time_roll(TimeRoll(max_seconds=1.0, sample_rate=50, generator=np.random.default_rng(0)))(ramp)
-    assert not torch.equal(rolled.x, ramp.x)
-    assert torch.equal(rolled.x.sort(dim=1).values, ramp.x)
-    assert all(after is before for after, before in zip(rolled[1:], ramp[1:], strict=True))
+def test_what_draws_for_impulse_responses_stays_on_the_cpu(labels):
+    """Whatever the batch lies on: nothing has to be fetched from there."""
+    transform = DeviceImpulseResponse(ResponseBank(torch.ones(1, 1)), p=1.0, generator=np.random.default_rng(0))
+    elsewhere = WaveformBatch(torch.ones(6, 100), labels._replace(device=labels.device.to("meta")))
+    augment = impulse_responses(transform, p_of_clip=np.ones(10))
+    assert augment(elsewhere).waveforms.shape == (6, 100)
 
 
-def test_spec_augment_changes_only_the_features(batch):
-    features = batch._replace(x=torch.ones(6, 1, 20, 30))
-    masked = spec_augment(SpecAugment(mask_share=0.5, generator=np.random.default_rng(0)))(features)
-    assert set(masked.x.unique().tolist()) == {0.0, 1.0}
-    assert all(after is before for after, before in zip(masked[1:], features[1:], strict=True))
+def test_time_roll_changes_only_the_waveforms(labels):
+    ramp = WaveformBatch(torch.arange(100.0).expand(6, 100), labels)
+    rolled = on_waveforms(TimeRoll(max_seconds=1.0, sample_rate=50, generator=np.random.default_rng(0)))(ramp)
+    assert not torch.equal(rolled.waveforms, ramp.waveforms)
+    assert torch.equal(rolled.waveforms.sort(dim=1).values, ramp.waveforms)
+    assert rolled.labels is labels
+
+
+def test_spec_augment_changes_only_the_features(labels):
+    features = FeatureBatch(torch.ones(6, 1, 20, 30), labels)
+    masked = on_features(SpecAugment(mask_share=0.5, generator=np.random.default_rng(0)))(features)
+    assert set(masked.features.unique().tolist()) == {0.0, 1.0}
+    assert masked.labels is labels

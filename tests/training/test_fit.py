@@ -6,6 +6,8 @@ import pytest
 
 from adaptf.training.fit import Watched
 
+TASK = SimpleNamespace(score_name="accuracy")
+
 
 def trainer(epoch, score, sanity_checking=False):
     return SimpleNamespace(current_epoch=epoch, callback_metrics={"val/accuracy": score}, sanity_checking=sanity_checking)
@@ -13,9 +15,9 @@ def trainer(epoch, score, sanity_checking=False):
 
 def test_a_watch_hears_the_epochs_that_are_done_and_their_score():
     told = []
-    watched = Watched(lambda *values: told.append(values), "val/accuracy")
+    watched = Watched(lambda *values: told.append(values))
     for made in (trainer(0, 0.1, sanity_checking=True), trainer(0, 0.25), trainer(1, 0.5)):
-        watched.on_validation_end(made, None)
+        watched.on_validation_end(made, TASK)
     assert told == [(1, 0.25), (2, 0.5)]
 
 
@@ -24,4 +26,4 @@ def test_what_a_watch_raises_is_not_changed():
         raise LookupError(f"{score} after {epoch}")
 
     with pytest.raises(LookupError, match=r"0\.5 after 3"):
-        Watched(stop, "val/accuracy").on_validation_end(trainer(2, 0.5), None)
+        Watched(stop).on_validation_end(trainer(2, 0.5), TASK)

@@ -21,7 +21,7 @@ import pandas as pd
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from adaptf.data.cache.levels import Levels, levels_of
+from adaptf.data.cache.levels import levels_of
 from adaptf.data.cache.shards import CLIPS_PER_SHARD, CacheFormat, Shard, checksum
 from adaptf.data.cache.waveforms import INT16_STEP, WaveformCache, open_cache
 from adaptf.data.decode import AudioError, Resampler, Waveform, read_mono
@@ -38,7 +38,7 @@ CLIPS_PER_BLOCK = 256
 SECONDS_BETWEEN_COMMITS = 5.0
 """So much decoding at most is done again after a build was killed."""
 
-FULL_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_FULL_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 class Clip(NamedTuple):
@@ -158,12 +158,20 @@ def _append(cache: WaveformCache, root: Path, clips: Sequence[Clip], pool: Proce
     cuts = [0, *range(CLIPS_PER_SHARD - filled, len(clips), CLIPS_PER_SHARD), len(clips)]
     with tqdm(None, "decoding", len(clips), unit="clip", mininterval=1) as bar:
         for place, (start, end) in enumerate(itertools.pairwise(cuts), first):
-            _fill(Shard(cache.folder, place, cache.format), root, clips[start:end], pool, bar)
+            held = cache.index.iloc[place * CLIPS_PER_SHARD :].itertuples(index=False, name=None)
+            rows = [ManifestRow(*row) for row in held]
+            _fill(Shard(cache.folder, place, cache.format), rows, root, clips[start:end], pool, bar)
 
 
-def _fill(shard: Shard, root: Path, clips: Sequence[Clip], pool: ProcessPoolExecutor, bar: "tqdm[Any]") -> None:
-    """Appends clips to a shard. However it ends, the clips before the first unfinished block are kept."""
-    rows = read_rows(shard)
+def _fill(
+    shard: Shard,
+    rows: list[ManifestRow],
+    root: Path,
+    clips: Sequence[Clip],
+    pool: ProcessPoolExecutor,
+    bar: "tqdm[Any]",
+) -> None:
+    """Appends clips to a shard of these rows. However it ends, those before the first unfinished block are kept."""
     first, total = len(rows), len(rows) + len(clips)
     blocks = list(blocks_of(clips, CLIPS_PER_BLOCK))
     decoded = pool.map(partial(decode_block, root, shard), blocks, range(first, total, CLIPS_PER_BLOCK))
@@ -186,7 +194,7 @@ def _fill(shard: Shard, root: Path, clips: Sequence[Clip], pool: ProcessPoolExec
 
 def _explained(error: BaseException, shard: Shard, *, kept: int, missing: int) -> BaseException:
     """What a user can do about a build that ended early."""
-    if isinstance(error, OSError) and error.errno in FULL_DISK:
+    if isinstance(error, OSError) and error.errno in _FULL_DISK:
         space = missing * shard.format.row_bytes / 1e9
         return DataError(
             f"the disk of {shard.folder} is full; {kept} clips more than before are kept. Make space for {space:.2f} GB, then "
@@ -198,13 +206,6 @@ def _explained(error: BaseException, shard: Shard, *, kept: int, missing: int) -
             f"{kept} clips more than before are kept. Run the same command again, perhaps with data.workers=1"
         )
     return error
-
-
-def read_rows(shard: Shard) -> list[ManifestRow]:
-    """What the shard's manifest says, where it has one."""
-    if not shard.manifest_path.exists():
-        return []
-    return [ManifestRow(*row) for row in shard.read_manifest().itertuples(index=False, name=None)]
 
 
 def decode_block(root: Path, shard: Shard, clips: Sequence[Clip], row: int) -> list[ManifestRow]:
@@ -240,12 +241,8 @@ def _decode(root: Path, clips: Sequence[Clip], file: int, row: int, format: Cach
                 source = audio[first : round((begin + format.clip_samples) * ratio)]
                 samples = as_stored(waveform[begin : begin + format.clip_samples], format)
                 write_at(file, samples, row * format.row_bytes)
-                yield ManifestRow(clip.key, checksum(samples), len(waveform) - begin, **_rounded(levels_of(source)))
+                yield ManifestRow(clip.key, checksum(samples), len(waveform) - begin, *levels_of(source))
             row += 1
-
-
-def _rounded(levels: Levels) -> dict[str, Any]:
-    return {name: float(f"{level:.4g}") for name, level in levels._asdict().items()}
 
 
 def as_stored(waveform: Waveform, format: CacheFormat) -> NDArray[np.generic]:

@@ -7,7 +7,7 @@ import numpy as np
 
 from adaptf.data.decode import Waveform
 
-FULL_SCALE = 0.999
+_FULL_SCALE = 0.999
 """A 16-bit converter that is driven too far gives 0.99997; resampled copies stay a little below."""
 
 
@@ -27,5 +27,5 @@ class Levels(NamedTuple):
 def levels_of(audio: Waveform) -> Levels:
     """Levels of (samples,), as they were recorded: resampling would round off what was clipped."""
     peak = max(float(audio.max()), -float(audio.min()))
-    clipped = np.count_nonzero(np.abs(audio) >= FULL_SCALE) / len(audio) if peak >= FULL_SCALE else 0.0
+    clipped = np.count_nonzero(np.abs(audio) >= _FULL_SCALE) / len(audio) if peak >= _FULL_SCALE else 0.0
     return Levels(peak, math.sqrt(np.vdot(audio, audio) / len(audio)), float(audio.sum()) / len(audio), clipped)

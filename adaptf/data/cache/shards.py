@@ -5,7 +5,6 @@ whatever stands behind the last row of the manifest is not there yet.
 """
 
 import os
-import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -18,7 +17,7 @@ import xxhash
 from numpy.typing import NDArray
 
 from adaptf.data.errors import DataError
-from adaptf.data.files import gzipped_csv, write_atomically
+from adaptf.data.parquet import read_table, write_table
 
 CLIPS_PER_SHARD = 8192
 """1 GB of one-second clips: few files for a reader, and a multiple of every page size."""
@@ -27,10 +26,10 @@ MANIFEST_TYPES: dict[str, Any] = {
     "key": str,
     "checksum": str,
     "samples": "int64",
-    "peak": "float64",
-    "rms": "float64",
-    "dc": "float64",
-    "clipped": "float64",
+    "peak": "float32",
+    "rms": "float32",
+    "dc": "float32",
+    "clipped": "float32",
     "problem": str,
 }
 """Columns of a manifest. `samples`: of the source at the cache's rate, from the clip's first one on."""
@@ -76,15 +75,15 @@ class Shard:
 
     @property
     def manifest_path(self) -> Path:
-        """A compressed CSV file with the columns of MANIFEST_TYPES."""
-        return self.folder / f"{self.place:04d}.csv.gz"
+        """A table with the columns of MANIFEST_TYPES."""
+        return self.folder / f"{self.place:04d}.parquet"
 
     def read_manifest(self) -> pd.DataFrame:
         """One row per clip. Raises DataError where it is damaged or the samples do not belong to it."""
         try:
-            manifest = pd.read_csv(self.manifest_path, dtype=MANIFEST_TYPES, keep_default_na=False)[list(MANIFEST_TYPES)]
+            manifest = read_table(self.manifest_path)[list(MANIFEST_TYPES)].astype(MANIFEST_TYPES)
             sample_bytes = self.samples_path.stat().st_size
-        except (OSError, EOFError, zlib.error, ValueError, KeyError, OverflowError) as error:
+        except (DataError, OSError, ValueError, TypeError, KeyError) as error:
             raise self.broken(f"its manifest or its samples are unreadable: {error}") from error
         if len(manifest) > CLIPS_PER_SHARD:
             raise self.broken(f"its manifest has {len(manifest)} rows, at most {CLIPS_PER_SHARD} are expected")
@@ -95,11 +94,12 @@ class Shard:
 
     def write_manifest(self, rows: Sequence[Sequence[Any]]) -> None:
         """Makes the rows part of the shard, once their samples are written."""
-        write_atomically(self.manifest_path, gzipped_csv([list(MANIFEST_TYPES), *rows]), flush=False)
+        manifest = pd.DataFrame(rows, columns=list(MANIFEST_TYPES)).astype(MANIFEST_TYPES)
+        write_table(self.manifest_path, manifest, flush=False)
 
     def flush(self) -> None:
         """Returns when the shard is on the disk."""
-        for path in (self.samples_path, self.manifest_path):
+        for path in self.folder.glob(f"{self.place:04d}.*"):
             with open(path, "rb") as file:
                 os.fsync(file.fileno())
 
@@ -125,7 +125,8 @@ def _mapped(path: str, inode: int, size: int, format: CacheFormat) -> NDArray[np
 
 def shards_of(folder: Path, format: CacheFormat) -> list[Shard]:
     """The shards that have a manifest. Raises DataError where one is missing between others."""
-    places = sorted(int(path.name.partition(".")[0]) for path in folder.glob("[0-9][0-9][0-9][0-9].csv.gz"))
+    manifests = folder.glob("[0-9][0-9][0-9][0-9].[!s]*")  # former ones are compressed CSV files
+    places = sorted({int(path.name.partition(".")[0]) for path in manifests})
     shards = [Shard(folder, place, format) for place in range(len(places))]
     if places != [shard.place for shard in shards]:
         absent = sorted(set(range(places[-1])) - set(places))[0]

@@ -19,15 +19,15 @@ from adaptf.data.sets.published_lists import AUDIOSET_LABELS
 from adaptf.data.tables import read_strings
 
 logger = logging.getLogger(__name__)
-SEGMENTS = "balanced_train_segments.csv"
-LABELS = "class_labels_indices.csv"
-OTHER_SUFFIXES = {".3gp", ".aac", ".m4a", ".mka", ".mkv", ".mp4", ".opus", ".webm", ".wma"}
+_SEGMENTS = "balanced_train_segments.csv"
+_LABELS = "class_labels_indices.csv"
+_OTHER_SUFFIXES = {".3gp", ".aac", ".m4a", ".mka", ".mkv", ".mp4", ".opus", ".webm", ".wma"}
 """Of files that may hold a clip, but that have to be converted first."""
 
 # YTID, start, end, quoted labels. Each line stands for itself, so that a quote left open does not swallow those that follow.
-ROW = re.compile(r'\s*([^\s,"]+)\s*,\s*(\d+(?:\.\d*)?)\s*,\s*\d+(?:\.\d*)?\s*,\s*("[^"]*"|[^",]*)\s*')
+_ROW = re.compile(r'\s*([^\s,"]+)\s*,\s*(\d+(?:\.\d*)?)\s*,\s*\d+(?:\.\d*)?\s*,\s*("[^"]*"|[^",]*)\s*')
 # Ids have 11 characters, among them '_' and '-'; what follows one is '_<start>' and anything, or nothing.
-STEM = re.compile(r"(.{11})(?:_(\d+(?:\.\d+)?)?.*)?")
+_STEM = re.compile(r"(.{11})(?:_(\d+(?:\.\d+)?)?.*)?")
 
 
 @dataclass(frozen=True)
@@ -54,13 +54,13 @@ class _Segment(NamedTuple):
     """As in AudioSetClips."""
 
 
-Files = dict[str, dict[float | None, str]]
+_Files = dict[str, dict[float | None, str]]
 """Video -> the number that follows it in the file's name, None where there is none -> file."""
 
 
 def is_audioset(root: Path) -> bool:
     """Whether a folder holds AudioSet's tables."""
-    return (root / SEGMENTS).is_file()
+    return (root / _SEGMENTS).is_file()
 
 
 def read_audioset(root: Path, *, validation_share: float, seed: int) -> AudioSetClips:
@@ -70,18 +70,18 @@ def read_audioset(root: Path, *, validation_share: float, seed: int) -> AudioSet
     (videos vanish) and are left out. Raises DataError where a table is broken, a row has no label or an unknown one, two
     rows name one segment, a file fits two segments, or no clip has a file.
     """
-    own = (root / LABELS).is_file()
-    names, place = _read_class_names(root / LABELS if own else AUDIOSET_LABELS)
-    segments = _read_segments(root / SEGMENTS, place, labels_from=LABELS if own else f"AudioSet's {len(names)} labels")
+    own = (root / _LABELS).is_file()
+    names, place = _read_class_names(root / _LABELS if own else AUDIOSET_LABELS)
+    segments = _read_segments(root / _SEGMENTS, place, labels_from=_LABELS if own else f"AudioSet's {len(names)} labels")
     audio, other = _files_by_video(root)
-    found = [(segment, _file_of(segment, audio)) for segment in segments]
+    found = [(segment, _find_file(segment, audio)) for segment in segments]
     clips = [(segment, name) for segment, name in found if name]
     missing = [segment for segment, name in found if not name]
     to_convert = _to_convert(missing, other)
     _check_one_segment_per_file(clips, root)
     if not clips:
         raise DataError(
-            f"none of the {len(missing)} videos of {root / SEGMENTS} has an audio file below {root}: <YTID>.wav or "
+            f"none of the {len(missing)} videos of {root / _SEGMENTS} has an audio file below {root}: <YTID>.wav or "
             f"<YTID>_<start>.wav, also {', '.join(sorted(AUDIO_SUFFIXES - {'.wav'}))}" + (to_convert and f"; {to_convert}")
         )
     if to_convert:
@@ -111,7 +111,7 @@ def _read_segments(path: Path, place: Mapping[str, int], *, labels_from: str) ->
     segments, problems = [], []
     first_line: dict[tuple[str, float], int] = {}
     for line, text in _rows(path):
-        row = ROW.fullmatch(text)
+        row = _ROW.fullmatch(text)
         if row is None:
             problems.append(f"line {line}: expected YTID, start, end and quoted labels, got '{text}'")
             continue
@@ -142,20 +142,20 @@ def _rows(path: Path) -> Iterator[tuple[int, str]]:
         raise DataError(f"{path} is not readable as a comma separated table: {error}") from error
 
 
-def _files_by_video(root: Path) -> tuple[Files, Files]:
+def _files_by_video(root: Path) -> tuple[_Files, _Files]:
     """Files that are audio, and files to be converted; where two have the same name but for folder and suffix, the first."""
-    audio: Files = {}
-    other: Files = {}
-    for name in files_below(root, suffixes=AUDIO_SUFFIXES | OTHER_SUFFIXES):
+    audio: _Files = {}
+    other: _Files = {}
+    for name in files_below(root, suffixes=AUDIO_SUFFIXES | _OTHER_SUFFIXES):
         path = PurePosixPath(name)
-        stem = STEM.fullmatch(path.stem)
+        stem = _STEM.fullmatch(path.stem)
         video, number = (stem[1], stem[2]) if stem else (path.stem, None)
         files = audio if path.suffix.lower() in AUDIO_SUFFIXES else other
         files.setdefault(video, {}).setdefault(float(number) if number else None, name)
     return audio, other
 
 
-def _file_of(segment: _Segment, files: Files) -> str | None:
+def _find_file(segment: _Segment, files: _Files) -> str | None:
     """The file of this segment: by its start in seconds or milliseconds, else one whose name tells no start."""
     of_video = files.get(segment.video, {})
     start = segment.start_seconds
@@ -179,9 +179,9 @@ def _check_one_segment_per_file(clips: list[tuple[_Segment, str]], root: Path) -
     raise_problems(problems, of=str(root))
 
 
-def _to_convert(missing: list[_Segment], other: Files) -> str:
+def _to_convert(missing: list[_Segment], other: _Files) -> str:
     """What to do about clips that are there but in files that can't be read; '' where there are none."""
-    files = [name for segment in missing if (name := _file_of(segment, other))]
+    files = [name for segment in missing if (name := _find_file(segment, other))]
     if not files:
         return ""
     suffixes = ", ".join(sorted({PurePosixPath(name).suffix for name in files}))

@@ -16,11 +16,11 @@ from adaptf.data.hashes import FileState, state_of
 from adaptf.data.names import find_file, missing_file
 from adaptf.data.parts import part_name, parts_in
 
-FILES_PER_TASK = 16
-FILES_REMEMBERED = 2**17
-TICKS_PER_CLIP = 10**6
+_FILES_PER_TASK = 16
+_FILES_REMEMBERED = 2**17
+_TICKS_PER_CLIP = 10**6
 """Lengths are compared in millionths of a clip: sample rates differ."""
-WORTH_TELLING_SECONDS = 0.05
+_WORTH_TELLING_SECONDS = 0.05
 """Files of whole seconds are often a few samples longer or shorter."""
 
 
@@ -31,7 +31,7 @@ def cut_files(table: pd.DataFrame, root: Path, *, clip_seconds: float, workers: 
     audio.
     """
     seconds = np.array(_lengths(list(table["filename"]), root, workers))
-    parts = [parts_in(round(length / clip_seconds * TICKS_PER_CLIP), TICKS_PER_CLIP) for length in seconds]
+    parts = [parts_in(round(length / clip_seconds * _TICKS_PER_CLIP), _TICKS_PER_CLIP) for length in seconds]
     rows = table.iloc[np.repeat(np.arange(len(table)), parts)].reset_index(drop=True)
     rows["filename"] = [
         part_name(name, part) if count > 1 else name
@@ -50,7 +50,7 @@ def _lengths(filenames: Sequence[str], root: Path, workers: int) -> list[float]:
         ThreadPoolExecutor(workers) as pool,
         tqdm(None, "measuring files", len(filenames), unit="file", delay=2, mininterval=1) as bar,
     ):
-        for block in pool.map(lengths, blocks_of(filenames, FILES_PER_TASK)):
+        for block in pool.map(lengths, blocks_of(filenames, _FILES_PER_TASK)):
             found += block
             bar.update(len(block))
     named = zip(filenames, found, strict=True)
@@ -63,7 +63,7 @@ def _length_or_problem(path: Path) -> float | str:
     return missing_file(path) if state is None else _seconds_or_problem(state)
 
 
-@lru_cache(FILES_REMEMBERED)
+@lru_cache(_FILES_REMEMBERED)
 def _seconds_or_problem(file: FileState) -> float | str:
     """Length of a file, or why it can't be used. Some are decoded to be measured, which no stage needs to do twice."""
     try:
@@ -79,8 +79,8 @@ def _what_was_done(seconds: np.ndarray, parts: np.ndarray, clip_seconds: float) 
     clips, length = parts[cut].sum(), f"{clip_seconds:g} s"
     lines = {
         f"longer files were cut into {clips} clips of {length}: {cut.sum()} files": cut.any(),
-        f"rests of less than half a clip were dropped: {dropped:.1f} s in all": dropped >= WORTH_TELLING_SECONDS,
-        f"longer rests were padded with zeros at the end: {added:.1f} s in all": added >= WORTH_TELLING_SECONDS,
+        f"rests of less than half a clip were dropped: {dropped:.1f} s in all": dropped >= _WORTH_TELLING_SECONDS,
+        f"longer rests were padded with zeros at the end: {added:.1f} s in all": added >= _WORTH_TELLING_SECONDS,
         f"files shorter than {length} were padded with zeros at the end: {short.sum()} files": short.any(),
     }
     return [line for line, is_so in lines.items() if is_so]

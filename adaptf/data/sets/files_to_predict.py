@@ -12,7 +12,7 @@ from adaptf.data.errors import DataError, raise_problems
 from adaptf.data.names import find_file
 from adaptf.data.tables import read_strings
 
-EVALUATION_LISTS = ("evaluation_setup/test.csv", "evaluation_setup/fold1_test.csv")
+_EVALUATION_LISTS = ("evaluation_setup/test.csv", "evaluation_setup/fold1_test.csv")
 """filename<TAB>device_id; some of the devices are called `unknown`. Published copies have the one name or the other."""
 ROWS_AT_ONCE = 4096
 
@@ -31,7 +31,7 @@ def read_files_to_predict(path: Path) -> tuple[pd.DataFrame, Path]:
     else:
         raise DataError(
             f"{path} does not exist: give a CSV file with the columns filename and device, or the folder of an evaluation set "
-            f"with {' or '.join(EVALUATION_LISTS)}"
+            f"with {' or '.join(_EVALUATION_LISTS)}"
         )
     if "device" not in table.columns:
         table["device"] = table["device_id"] if "device_id" in table.columns else ""
@@ -59,8 +59,8 @@ def check_files(table: pd.DataFrame, root: Path, *, problem_of: Callable[[Path],
 
 def _evaluation_list(folder: Path) -> Path:
     """Raises DataError where there is none, or two of which one does not know which is meant."""
-    found = [folder / name for name in EVALUATION_LISTS if (folder / name).is_file()]
+    found = [folder / name for name in _EVALUATION_LISTS if (folder / name).is_file()]
     if len({path.read_bytes() for path in found}) != 1:
         there = "both, which differ: leave one of them" if found else "neither"
-        raise DataError(f"an evaluation set has {' or '.join(EVALUATION_LISTS)}; {folder} has {there}")
+        raise DataError(f"an evaluation set has {' or '.join(_EVALUATION_LISTS)}; {folder} has {there}")
     return found[0]

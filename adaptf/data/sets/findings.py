@@ -12,20 +12,20 @@ from adaptf.data.clips import TEST, TRAIN, VALIDATION
 from adaptf.data.errors import raise_problems
 from adaptf.data.names import alike
 
-SILENT_PEAK = 1e-4
+_SILENT_PEAK = 1e-4
 """Of full scale, -80 dBFS: three steps of a 16-bit file. The noise of any microphone that was on lies above."""
-CLIPPED_SHARE = 1e-3
+_CLIPPED_SHARE = 1e-3
 """Of the samples of a clip, 44 of a second at 44.1 kHz. A few at full scale are loud peaks; more are tops cut off, and the
 harmonics that come of it tell of the gain rather than of the scene."""
-DC_OFFSET = 0.02
+_DC_OFFSET = 0.02
 """Of full scale, -34 dBFS. Sound inputs block direct current: in 1,886 seconds of recorded scenes the median was 0.0002
 and the highest 0.014."""
-DC_SHARE_OF_RMS = 0.1
+_DC_SHARE_OF_RMS = 0.1
 """An offset is also more than this share of what sounds: over one second even a 10 Hz rumble has a mean of up to 0.045 of its
-RMS, so that a loud one passes DC_OFFSET without a fault."""
-LENGTH_TOLERANCE_SECONDS = 1e-3
+RMS, so that a loud one passes _DC_OFFSET without a fault."""
+_LENGTH_TOLERANCE_SECONDS = 1e-3
 """Encoders and resampling round the length of a clip."""
-LOCATIONS_TO_CUT = 2
+_LOCATIONS_TO_CUT = 2
 """One for each side of the validation cut."""
 
 
@@ -73,15 +73,15 @@ def _in_several_splits(table: pd.DataFrame, column: str) -> pd.Series:
 
 
 def is_silent(levels: pd.DataFrame) -> NDArray[np.bool_]:
-    """(clips,) where the peak stays below SILENT_PEAK."""
-    return (levels["peak"] < SILENT_PEAK).to_numpy()
+    """(clips,) where the peak stays below _SILENT_PEAK."""
+    return (levels["peak"] < _SILENT_PEAK).to_numpy()
 
 
-def has_dc_offset(levels: pd.DataFrame) -> NDArray[np.bool_]:
-    """(clips,) where the mean lies beyond DC_OFFSET and beyond DC_SHARE_OF_RMS of the RMS around it."""
+def _has_dc_offset(levels: pd.DataFrame) -> NDArray[np.bool_]:
+    """(clips,) where the mean lies beyond _DC_OFFSET and beyond _DC_SHARE_OF_RMS of the RMS around it."""
     offset = levels["dc"].abs().to_numpy()
     sounding_power = np.maximum(levels["rms"].to_numpy() ** 2 - offset**2, 0)
-    return (offset > DC_OFFSET) & (offset > DC_SHARE_OF_RMS * np.sqrt(sounding_power))
+    return (offset > _DC_OFFSET) & (offset > _DC_SHARE_OF_RMS * np.sqrt(sounding_power))
 
 
 def find(table: pd.DataFrame, levels: pd.DataFrame, *, clip_seconds: float) -> list[Finding]:
@@ -109,13 +109,13 @@ def _alike_names(table: pd.DataFrame) -> Finding:
 
 
 def _odd_clips(filenames: NDArray[np.object_], levels: pd.DataFrame, clip_seconds: float) -> list[Finding]:
-    clipped = (levels["clipped"] > CLIPPED_SHARE).to_numpy()
-    short = (levels["seconds"] < clip_seconds - LENGTH_TOLERANCE_SECONDS).to_numpy()
-    silence_dbfs = 20 * math.log10(SILENT_PEAK)
+    clipped = (levels["clipped"] > _CLIPPED_SHARE).to_numpy()
+    short = (levels["seconds"] < clip_seconds - _LENGTH_TOLERANCE_SECONDS).to_numpy()
+    silence_dbfs = 20 * math.log10(_SILENT_PEAK)
     odd = {
         "silent": (is_silent(levels), f"peak below {silence_dbfs:.0f} dBFS: there is nothing to learn from"),
-        "clipped": (clipped, f"more than {CLIPPED_SHARE:.1%} of the samples at full scale: recorded too loud"),
-        "DC offset": (has_dc_offset(levels), f"mean beyond {DC_OFFSET:.0%} of full scale: a fault of the recorder"),
+        "clipped": (clipped, f"more than {_CLIPPED_SHARE:.1%} of the samples at full scale: recorded too loud"),
+        "DC offset": (_has_dc_offset(levels), f"mean beyond {_DC_OFFSET:.0%} of full scale: a fault of the recorder"),
         "short": (short, f"less than {clip_seconds:g} s: padded with zeros at the end"),
     }
     return [Finding(name, tuple(filenames[clips]), meaning) for name, (clips, meaning) in odd.items()]
@@ -124,11 +124,11 @@ def _odd_clips(filenames: NDArray[np.object_], levels: pd.DataFrame, clip_second
 def _scenes_of_few_locations(table: pd.DataFrame) -> Finding:
     learning = table[table["split"] != TEST]
     counts = learning.groupby("scene")["location"].nunique().reindex(sorted(table["scene"].unique()), fill_value=0)
-    few = counts[counts < LOCATIONS_TO_CUT]
+    few = counts[counts < _LOCATIONS_TO_CUT]
     return Finding(
         "scenes that cannot be cut",
         tuple(f"{scene} ({count} location{'' if count == 1 else 's'})" for scene, count in few.items()),
-        f"fewer than {LOCATIONS_TO_CUT} locations for training: no validation clips can be cut out of them by location",
+        f"fewer than {_LOCATIONS_TO_CUT} locations for training: no validation clips can be cut out of them by location",
     )
 
 

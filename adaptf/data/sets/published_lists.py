@@ -13,9 +13,9 @@ from adaptf.data.errors import DataError
 
 FOLDER = Path(__file__).parent / "published"
 TAU_SPLITS = FOLDER / "tau_splits.csv.gz"
-TAU_SPLITS_SHA256 = "ab4c38f823b1d66b6a837524e77c424b1052d74f01c4b172900c5af4dc1e2cc5"
+_TAU_SPLITS_SHA256 = "ab4c38f823b1d66b6a837524e77c424b1052d74f01c4b172900c5af4dc1e2cc5"
 AUDIOSET_LABELS = FOLDER / "audioset_labels.csv"
-TRAINING_PERCENTS = ("5", "10", "25", "50")
+_TRAINING_PERCENTS = ("5", "10", "25", "50")
 
 TauSplit = Literal["5", "10", "25", "50", "test"]
 
@@ -27,7 +27,7 @@ def tau_split(split: TauSplit) -> pd.Series:
     the installed list is damaged.
     """
     splits = _tau_splits()
-    held = ("test",) if split == "test" else TRAINING_PERCENTS[: TRAINING_PERCENTS.index(split) + 1]
+    held = ("test",) if split == "test" else _TRAINING_PERCENTS[: _TRAINING_PERCENTS.index(split) + 1]
     return splits.loc[splits["split"].isin(held), "filename"].reset_index(drop=True)
 
 
@@ -48,7 +48,7 @@ def _tau_splits() -> pd.DataFrame:
         packed = TAU_SPLITS.read_bytes()
     except OSError as error:
         raise _damaged(f"cannot be read ({error.strerror})") from error
-    if hashlib.sha256(packed).hexdigest() != TAU_SPLITS_SHA256:
+    if hashlib.sha256(packed).hexdigest() != _TAU_SPLITS_SHA256:
         raise _damaged("is not the file that was released")
     table = pd.read_csv(io.BytesIO(gzip.decompress(packed)), dtype=str)
     return pd.DataFrame({"filename": ("audio/" + table["stem"] + ".wav").astype(object), "split": table["split"]})

@@ -12,14 +12,14 @@ import pandas as pd
 
 from adaptf.data.clips import TRAIN
 
-NOTHING_LACKING = (0, 0, 0, 0)
+_NOTHING_LACKING = (0, 0, 0, 0)
 """Scenes without training clips, scenes without any in `to`, and other groups without: the former weigh more than all of the
 latter, as nothing can be learnt without clips, and a group of a single location stays in training."""
-LEAST = 1e-9
+_LEAST = 1e-9
 """Of a change: less is rounding."""
 
-ALL, SCENE, DEVICE, BOTH = range(4)
-Group = tuple[int, str, str]
+_ALL, _SCENE, _DEVICE, _BOTH = range(4)
+_Group = tuple[int, str, str]
 """What should have its share on both sides: all clips, those of a scene, of a device, of a scene by a device."""
 
 
@@ -60,21 +60,21 @@ def _cut(table: pd.DataFrame, column: str, *, share: float, to: str, seed: int) 
     return table
 
 
-def _groups(clips: pd.DataFrame, column: str) -> dict[str, Counter[Group]]:
+def _groups(clips: pd.DataFrame, column: str) -> dict[str, Counter[_Group]]:
     """Location -> group -> clips."""
-    found: dict[str, Counter[Group]] = {}
+    found: dict[str, Counter[_Group]] = {}
     counted = clips.groupby([column, "scene", "device"]).size().reset_index(name="clips")
     for location, scene, device, count in counted.itertuples(index=False):
-        groups: list[Group] = [(ALL, "", ""), (SCENE, scene, ""), (DEVICE, "", device), (BOTH, scene, device)]
+        groups: list[_Group] = [(_ALL, "", ""), (_SCENE, scene, ""), (_DEVICE, "", device), (_BOTH, scene, device)]
         found.setdefault(location, Counter()).update(dict.fromkeys(groups, int(count)))
     return found
 
 
-def _choose(clips: Mapping[str, Counter[Group]], share: float, seed: int) -> set[str]:
+def _choose(clips: Mapping[str, Counter[_Group]], share: float, seed: int) -> set[str]:
     """Locations to cut out, from location -> group -> clips."""
     order = sorted(clips, key=lambda location: (zlib.crc32(f"{seed}/{location}".encode()), location))
-    members: dict[Group, list[str]] = {}
-    total: Counter[Group] = Counter()
+    members: dict[_Group, list[str]] = {}
+    total: Counter[_Group] = Counter()
     for location in order:
         total.update(clips[location])
         for group in clips[location]:
@@ -90,7 +90,7 @@ def _bring_nearer(side: "_Side", order: list[str]) -> bool:
     moved = False
     for location in order:
         lacking, away = side.change([location])
-        if lacking <= NOTHING_LACKING and away < -LEAST:
+        if lacking <= _NOTHING_LACKING and away < -_LEAST:
             side.move([location])
             moved = True
     return moved
@@ -104,10 +104,10 @@ def _fill(side: "_Side") -> bool:
     return any(moved)
 
 
-def _fill_group(side: "_Side", group: Group, moves: Iterable[list[str]]) -> bool:
+def _fill_group(side: "_Side", group: _Group, moves: Iterable[list[str]]) -> bool:
     """Makes the move that lowers most what is lacking and leaves the shares nearest, if the group still lacks and one does."""
     best = min(moves, key=side.change, default=[]) if side.lacks(group) else []
-    if side.change(best)[0] >= NOTHING_LACKING:
+    if side.change(best)[0] >= _NOTHING_LACKING:
         return False
     side.move(best)
     return True
@@ -117,20 +117,20 @@ def _fill_group(side: "_Side", group: Group, moves: Iterable[list[str]]) -> bool
 class _Side:
     """The locations that are cut out, and what moving some to the other side would change."""
 
-    clips: Mapping[str, Counter[Group]]
+    clips: Mapping[str, Counter[_Group]]
     share: float
-    total: Mapping[Group, int]
-    members: Mapping[Group, Sequence[str]]
+    total: Mapping[_Group, int]
+    members: Mapping[_Group, Sequence[str]]
     """The locations of each group, in their order."""
-    taken: Counter[Group] = field(default_factory=Counter)
+    taken: Counter[_Group] = field(default_factory=Counter)
     chosen: set[str] = field(default_factory=set)
 
     def change(self, locations: Sequence[str]) -> tuple[tuple[int, ...], float]:
-        """How much more would be lacking (as NOTHING_LACKING), and how much further the shares would be away."""
-        lacking, away = list(NOTHING_LACKING), 0.0
+        """How much more would be lacking (as _NOTHING_LACKING), and how much further the shares would be away."""
+        lacking, away = list(_NOTHING_LACKING), 0.0
         for group, count in self._moved(locations).items():
             before, after = self.taken[group], self.taken[group] + count
-            place = 0 if group[0] == SCENE else 2
+            place = 0 if group[0] == _SCENE else 2
             lacking[place] += (after == self.total[group]) - (before == self.total[group])
             lacking[place + 1] += (after == 0) - (before == 0)
             away += self._away(group, after) - self._away(group, before)
@@ -141,15 +141,15 @@ class _Side:
         self.taken.update(self._moved(locations))
         self.chosen ^= set(locations)
 
-    def lacking(self) -> list[Group]:
+    def lacking(self) -> list[_Group]:
         """Groups that are lacking on a side and need not be, with those of all devices first."""
         return sorted(group for group in self.members if self.lacks(group))
 
-    def lacks(self, group: Group) -> bool:
+    def lacks(self, group: _Group) -> bool:
         """Whether it is on one side alone, and not for training with its single location."""
         return self.taken[group] == self.total[group] or (self.taken[group] == 0 and len(self.members[group]) > 1)
 
-    def pairs(self, group: Group) -> Iterator[list[str]]:
+    def pairs(self, group: _Group) -> Iterator[list[str]]:
         """A location of the group, and one of those that make up for what its move would let be lacking."""
         for location in self.members[group]:
             moved = self._moved([location])
@@ -158,15 +158,15 @@ class _Side:
                 if other != location:
                     yield [location, other]
 
-    def _moved(self, locations: Sequence[str]) -> dict[Group, int]:
-        moved: dict[Group, int] = {}
+    def _moved(self, locations: Sequence[str]) -> dict[_Group, int]:
+        moved: dict[_Group, int] = {}
         for location in locations:
             sign = -1 if location in self.chosen else 1
             for group, count in self.clips[location].items():
                 moved[group] = moved.get(group, 0) + sign * count
         return moved
 
-    def _away(self, group: Group, taken: int) -> float:
+    def _away(self, group: _Group, taken: int) -> float:
         """Pearson's chi-squared of the group: a clip weighs more where there are few."""
         wanted = self.share * self.total[group]
         return (taken - wanted) ** 2 / wanted

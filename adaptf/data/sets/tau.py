@@ -12,14 +12,14 @@ from adaptf.data.errors import DataError, raise_problems
 from adaptf.data.sets.published_lists import is_in, is_in_tau, tau_split
 from adaptf.data.tables import read_strings
 
-META = "meta.csv"
-TRAIN_LIST = "evaluation_setup/fold1_train.csv"
-TEST_LIST = "evaluation_setup/fold1_evaluate.csv"
-COLUMNS = ["filename", "scene", "device", "location", "city", "split"]
+_META = "meta.csv"
+_TRAIN_LIST = "evaluation_setup/fold1_train.csv"
+_TEST_LIST = "evaluation_setup/fold1_evaluate.csv"
+_COLUMNS = ["filename", "scene", "device", "location", "city", "split"]
 
 TrainSplit = Literal["5", "10", "25", "50", "100"]
 """Per cent of the training clips: 5 to 50 by the challenge's lists, 100 by the folder's own."""
-BEYOND_THE_CHALLENGE = ("50", "100")
+_BEYOND_THE_CHALLENGE = ("50", "100")
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ class _Lists(NamedTuple):
 
 def is_tau(root: Path) -> bool:
     """Whether a folder holds the data set's table."""
-    return (root / META).is_file()
+    return (root / _META).is_file()
 
 
 def read_tau(root: Path, *, train_split: TrainSplit) -> TauClips:
@@ -53,7 +53,7 @@ def read_tau(root: Path, *, train_split: TrainSplit) -> TauClips:
     used whole, whatever `train_split` says. Raises DataError where a table is broken, a clip is on both lists, or meta.csv
     lacks clips of a list.
     """
-    meta = read_strings(root / META, ["filename", "scene_label", "identifier", "source_label"])
+    meta = read_strings(root / _META, ["filename", "scene_label", "identifier", "source_label"])
     published = bool(is_in_tau(meta["filename"]).any())
     lists = _published_lists(root, train_split) if published else _own_lists(root)
     both = lists.train[is_in(lists.train, lists.test)]
@@ -68,7 +68,7 @@ def read_tau(root: Path, *, train_split: TrainSplit) -> TauClips:
 
 def check_challenge_rule(train_split: TrainSplit, *, challenge: bool) -> None:
     """Raises DataError where a system for the challenge would be trained on more of the published data set than it may."""
-    if challenge and train_split in BEYOND_THE_CHALLENGE:
+    if challenge and train_split in _BEYOND_THE_CHALLENGE:
         raise DataError(
             f"data.train_split={train_split} breaks the rule of DCASE 2025 Task 1, 'models must be trained on the 25% subset': "
             "training on more of TAU means disqualification. Set data.train_split=25 (or smaller), or data.challenge=false "
@@ -79,12 +79,12 @@ def check_challenge_rule(train_split: TrainSplit, *, challenge: bool) -> None:
 def _published_lists(root: Path, train_split: TrainSplit) -> _Lists:
     test, test_source = tau_split("test"), "the published test list"
     if train_split == "100":
-        return _Lists(_listed(root / TRAIN_LIST), TRAIN_LIST, test, test_source)
+        return _Lists(_listed(root / _TRAIN_LIST), _TRAIN_LIST, test, test_source)
     return _Lists(tau_split(train_split), f"the published {train_split} % training list", test, test_source)
 
 
 def _own_lists(root: Path) -> _Lists:
-    return _Lists(_listed(root / TRAIN_LIST), TRAIN_LIST, _listed(root / TEST_LIST), TEST_LIST)
+    return _Lists(_listed(root / _TRAIN_LIST), _TRAIN_LIST, _listed(root / _TEST_LIST), _TEST_LIST)
 
 
 def _listed(path: Path) -> pd.Series:
@@ -97,7 +97,7 @@ def _check_download(root: Path, lists: _Lists, known: pd.Series) -> None:
     if len(absent):
         raise DataError(
             f"{len(absent)} of the {len(needed)} clips of {lists.train_source} and {lists.test_source} are not in "
-            f"{root / META}, the first is {absent.iloc[0]}: the download is incomplete. Unpack every part of it; to use some "
+            f"{root / _META}, the first is {absent.iloc[0]}: the download is incomplete. Unpack every part of it; to use some "
             "of the clips on purpose, name them in a CSV file with the columns filename, scene, device, location, split"
         )
 
@@ -105,7 +105,7 @@ def _check_download(root: Path, lists: _Lists, known: pd.Series) -> None:
 def _check_listed(root: Path, lists: _Lists, known: pd.Series) -> None:
     named = pd.concat([lists.test, lists.train])
     absent = named[~is_in(named, known)]
-    raise_problems([f"{name} is in a split list but not in {META}" for name in absent], of=str(root))
+    raise_problems([f"{name} is in a split list but not in {_META}" for name in absent], of=str(root))
 
 
 def _clip_table(meta: pd.DataFrame, lists: _Lists) -> pd.DataFrame:
@@ -113,4 +113,4 @@ def _clip_table(meta: pd.DataFrame, lists: _Lists) -> pd.DataFrame:
     table = meta.rename(columns={"scene_label": "scene", "identifier": "location", "source_label": "device"})
     table["city"] = table["location"].str.split("-", n=1).str[0]
     table["split"] = np.where(for_training, TRAIN, TEST)
-    return table.loc[for_training | for_testing, COLUMNS]
+    return table.loc[for_training | for_testing, _COLUMNS]

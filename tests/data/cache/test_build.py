@@ -224,7 +224,7 @@ def test_killed_in_the_middle_and_run_again_gives_the_same_bytes_as_in_one_go(ta
     os.kill(child.pid, signal.SIGKILL)
     assert child.wait() == -signal.SIGKILL
     folder = tmp_path / "cache" / FORMAT.folder_name
-    kept = len(Shard(folder, 0, FORMAT).read_manifest()) if (folder / "0000.csv.gz").exists() else 0
+    kept = len(Shard(folder, 0, FORMAT).read_manifest()) if (folder / "0000.parquet").exists() else 0
     assert kept < 36
     assert contents(build().waveforms.folder) == whole
     deadline = time.monotonic() + 20
@@ -235,8 +235,8 @@ def test_killed_in_the_middle_and_run_again_gives_the_same_bytes_as_in_one_go(ta
 
 def test_what_a_killed_builder_left_half_written_is_cleared_away(build, names):
     folder = build(names[:20]).waveforms.folder
-    (folder / ".0000.csv.gz.4711").write_bytes(b"half a manifest")
-    assert set(contents(build().waveforms.folder)) == {"0000.csv.gz", "0000.samples"}
+    (folder / ".0000.parquet.4711").write_bytes(b"half a manifest")
+    assert set(contents(build().waveforms.folder)) == {"0000.parquet", "0000.samples"}
 
 
 def test_an_interrupted_build_keeps_what_was_done(tau, build, names, tmp_path, decoded, monkeypatch):

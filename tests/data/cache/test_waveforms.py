@@ -1,6 +1,7 @@
 """Reading the waveform cache."""
 
 import numpy as np
+import pandas as pd
 import pytest
 import soundfile
 import torch
@@ -11,6 +12,7 @@ from adaptf.data.cache.shards import CacheFormat
 from adaptf.data.cache.waveforms import open_cache
 from adaptf.data.decode import decode
 from adaptf.data.errors import DataError
+from adaptf.data.parquet import write_table
 
 FORMAT = CacheFormat(sample_rate=32000, clip_samples=32000)
 
@@ -23,8 +25,8 @@ def built(tau, names, tmp_path):
 @pytest.fixture
 def small_shards(monkeypatch):
     """Ten clips in a shard, so that 36 clips need four."""
-    for module in ("shards", "cache", "build_cache"):
-        monkeypatch.setattr(f"adaptf.data.{module}.CLIPS_PER_SHARD", 10)
+    for module in ("shards", "waveforms", "build"):
+        monkeypatch.setattr(f"adaptf.data.cache.{module}.CLIPS_PER_SHARD", 10)
 
 
 def rows(built, places):
@@ -84,7 +86,7 @@ def test_a_cache_that_does_not_exist_holds_nothing(tmp_path):
     assert len(open_cache(tmp_path, FORMAT)) == 0
 
 
-@pytest.mark.parametrize("part", ["0000.csv.gz", "0000.samples"])
+@pytest.mark.parametrize("part", ["0000.parquet", "0000.samples"])
 def test_a_cache_with_a_truncated_part_is_refused(built, tmp_path, part):
     path = built.waveforms.folder / part
     path.write_bytes(path.read_bytes()[:-7])
@@ -93,22 +95,38 @@ def test_a_cache_with_a_truncated_part_is_refused(built, tmp_path, part):
 
 
 def test_a_manifest_of_another_cache_is_refused(built, tmp_path):
-    manifest = built.waveforms.folder / "0000.csv.gz"
+    shard = shards.Shard(built.waveforms.folder, 0, FORMAT)
     row = [["k", "0" * 16, 32000, 0.1, 0.1, 0.0, 0.0, ""]]
     columns = list(shards.MANIFEST_TYPES)
-    for rows_of_manifest, message in (
-        ([columns[1:]], "its manifest or its samples are unreadable"),
-        ([columns, *(row * 2)], "stands in the manifests twice"),
-        ([columns, *(row * 8193)], "its manifest has 8193 rows, at most 8192 are expected"),
+    for table, message in (
+        (pd.DataFrame(columns=columns[1:]), "its manifest or its samples are unreadable"),
+        (pd.DataFrame(row * 2, columns=columns), "stands in the manifests twice"),
+        (pd.DataFrame(row * 8193, columns=columns), "its manifest has 8193 rows, at most 8192 are expected"),
     ):
-        manifest.write_bytes(shards.gzipped_csv(rows_of_manifest))
+        write_table(shard.manifest_path, table)
         with pytest.raises(DataError, match=message):
             open_cache(tmp_path / "cache", FORMAT)
 
 
+def test_a_cache_with_manifests_of_a_former_version_is_read_and_grows(tau, names, tmp_path):
+    """They were compressed CSV files."""
+    some = build_cache(tau, names[:30], cache_root=tmp_path / "cache", format=FORMAT)
+    shard = shards.Shard(some.waveforms.folder, 0, FORMAT)
+    former = shard.manifest_path.with_suffix(".csv.gz")
+    shard.read_manifest().to_csv(former, index=False)
+    shard.manifest_path.unlink()
+    pd.testing.assert_frame_equal(open_cache(tmp_path / "cache", FORMAT).index, some.waveforms.index)
+    modified = shard.samples_path.stat().st_mtime_ns
+    assert build_cache(tau, names[:30], cache_root=tmp_path / "cache", format=FORMAT).clips.equals(some.clips)
+    assert shard.samples_path.stat().st_mtime_ns == modified
+    grown = build_cache(tau, names, cache_root=tmp_path / "cache", format=FORMAT)
+    expected = np.stack([decode(tau / name, sample_rate=32000) for name in names])
+    assert torch.equal(grown.waveforms.read(rows(grown, np.arange(len(names)))), torch.from_numpy(expected))
+
+
 def test_a_shard_missing_between_others_is_refused(small_shards, tau, names, tmp_path):
     built = build_cache(tau, names, cache_root=tmp_path / "small", format=FORMAT)
-    (built.waveforms.folder / "0001.csv.gz").unlink()
+    (built.waveforms.folder / "0001.parquet").unlink()
     with pytest.raises(DataError, match=r"0001\.samples: its manifest is missing"):
         open_cache(tmp_path / "small", FORMAT)
 

@@ -1,0 +1,63 @@
+"""The checkpoint that a stage starts from: that of a run, or a file of the user's."""
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+from adaptf.errors import UserError
+from adaptf.models.checkpoint import load_classifier
+from adaptf.models.classifier import TFSEPNET, Classifier, ModelDescription
+from adaptf.models.public_checkpoint import CLASSES
+from adaptf.pipeline.artifacts import BEST
+from adaptf.pipeline.config import MelConfig, ModelConfig
+from adaptf.pipeline.dataset import PreparedData
+from adaptf.tracking import runs
+from adaptf.tracking.runs import StageRun
+
+
+def checkpoint_of(run: StageRun, value: str, *, data: PreparedData | None = None) -> Path:
+    """The best checkpoint of a run, or a checkpoint file of the user's (also of the public reference trainer).
+
+    Raises UpstreamError where `data` is given and the run learnt from other data.
+    """
+    if Path(value).is_file():
+        return Path(value)
+    if data is not None:
+        run.shared.once(("checked", value, data.digest), lambda: runs.check_data(value, data.digest))
+    return run.download(value, BEST)
+
+
+def classifier_of(run: StageRun, value: str, data: PreparedData) -> Classifier:
+    """That of a run's best checkpoint, or of a file. Raises UserError where it does not tell the data's scenes apart."""
+    classifier = load_classifier(checkpoint_of(run, value, data=data), public_description=PUBLIC)
+    check_scenes(value, classifier.description.classes, data)
+    rate, wanted = classifier.description.features.get("sample_rate"), data.waveforms.format.sample_rate
+    if rate not in (None, wanted):
+        raise UserError(f"{value} is made for clips of {rate} Hz, those of the data have {wanted} Hz")
+    return classifier
+
+
+def student_of(run: StageRun, value: str, data: PreparedData) -> Classifier:
+    """The same of TF-SepNet. Raises UserError for another network, such as a teacher's."""
+    classifier = classifier_of(run, value, data)
+    if classifier.description.kind != TFSEPNET:
+        raise UserError(f"{value} holds a network of kind '{classifier.description.kind}', one of '{TFSEPNET}' is needed")
+    return classifier
+
+
+def check_scenes(what: str, scenes: Sequence[str], data: PreparedData) -> None:
+    """Raises UserError where a model's scenes, in the order of its logits, are not those of the data."""
+    if tuple(scenes) != data.classes:
+        other = "in another order" if set(scenes) == set(data.classes) else "another task"
+        raise UserError(f"{what} tells {', '.join(scenes)} apart, the data has {', '.join(data.classes)}: {other}")
+
+
+def tfsepnet_description(
+    classes: Sequence[str], mel: MelConfig = MelConfig(), model: ModelConfig = ModelConfig()
+) -> ModelDescription:
+    """TF-SepNet for these classes, of the report's size where nothing else is said."""
+    return ModelDescription(kind=TFSEPNET, classes=tuple(classes), features=asdict(mel), network=asdict(model))
+
+
+PUBLIC = tfsepnet_description(CLASSES)
+"""What a checkpoint of the public trainer is taken for, which does not say it: its own published settings."""
