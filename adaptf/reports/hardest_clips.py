@@ -40,7 +40,7 @@ def hardest_clips(runs: Runs, scenes: Sequence[str], *, count: int = _SHOWN) -> 
 
 def _mean_probabilities(runs: Runs, scenes: Sequence[str]) -> pd.DataFrame:
     """The first run's clips with what all runs together make of them."""
-    each = [pd.DataFrame(probabilities(run, scenes), run["filename"], scenes) for run in runs]
+    each = [pd.DataFrame(probabilities(run, scenes), run["filename"], list(scenes)) for run in runs]
     mean = pd.concat(each).groupby(level=0, sort=False).mean()
     clips = runs[0][["filename", "scene", "device", "location"]].set_index("filename")
     clips["predicted"], clips[PROBABILITY] = mean.idxmax(axis=1), mean.max(axis=1)
