@@ -44,7 +44,8 @@ def _mean_probabilities(runs: Runs, scenes: Sequence[str]) -> pd.DataFrame:
     mean = pd.concat(each).groupby(level=0, sort=False).mean()
     clips = runs[0][["filename", "scene", "device", "location"]].set_index("filename")
     clips["predicted"], clips[PROBABILITY] = mean.idxmax(axis=1), mean.max(axis=1)
-    clips[TRUE_PROBABILITY] = [mean.at[filename, scene] for filename, scene in clips["scene"].items()]
+    true = mean.columns.get_indexer(pd.Index(clips["scene"]))
+    clips[TRUE_PROBABILITY] = mean.loc[clips.index].to_numpy()[range(len(clips)), true]
     return clips.join(mean).reset_index()
 
 
