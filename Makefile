@@ -9,7 +9,7 @@ export MLFLOW_DISABLE_TELEMETRY := true
 export MLFLOW_ALLOW_PICKLE_DESERIALIZATION := false
 export PYTHONUNBUFFERED := 1
 
-.PHONY: install demo test lint ui serve clean
+.PHONY: install demo check test lint ui serve clean
 
 install: .venv/installed
 
@@ -32,13 +32,18 @@ PYTEST := OMP_NUM_THREADS=1 pytest --numprocesses auto --dist loadfile
 PROCESSORS := ONEDNN_MAX_CPU_ISA=AVX2 ATEN_CPU_CAPABILITY=default
 ARITHMETIC := tests/audio tests/models tests/compression tests/serving/test_router.py
 
+# What is worth asking before each commit.
+check: install lint
+	$(PYTEST) -m "not slow"
+
 test: install lint
 	$(PYTEST)
-	for processor in $(PROCESSORS); do env $$processor $(PYTEST) -m "not slow" $(ARITHMETIC) || exit; done
+	for processor in $(PROCESSORS); do env $$processor $(PYTEST) $(ARITHMETIC) || exit; done
 
 lint: install
 	ruff check .
 	ruff format --check .
+	lint-imports
 	mypy
 
 ui: install

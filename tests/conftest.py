@@ -20,6 +20,18 @@ pytest_plugins = ["fixtures.noise_data", "fixtures.serving", "fixtures.stages"]
 GOLDEN = Path(__file__).parent / "golden"
 
 
+SLOW = {"network_files", "prepared"}
+"""Fixtures that take seconds: they quantize, or are the first of the stages that a test runs."""
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Whatever needs such a fixture is slow."""
+    for item in items:
+        if SLOW & set(getattr(item, "fixturenames", ())):
+            item.add_marker(pytest.mark.slow)
+
+
 @pytest.fixture(scope="session")
 def golden() -> Callable[[str], dict[str, Tensor]]:
     """Reference numbers of the public trainer, by the name of their file."""

@@ -6,42 +6,41 @@ from scipy.ndimage import uniform_filter1d
 
 RESONANCES = 4
 FLOOR_DB = -60.0
+TAPS = 1024
+"""Samples of a response."""
+THRESHOLD_DB, RATIO = -35.0, 3.0
 
 
-def simulate_responses(count: int, *, sample_rate: int, taps: int = 1024, seed: int) -> np.ndarray:
-    """Impulse responses (count, taps) float32 of `count` imagined microphones, each of energy 1.
+def simulate_responses(count: int, *, sample_rate: int, seed: int) -> np.ndarray:
+    """Impulse responses (count, TAPS) float32 of `count` imagined microphones, each of energy 1.
 
     A response is a band-pass with a tilt and a few resonances and notches. It has minimum phase, so it starts at once:
     its peak lies within the first millisecond and nothing needs to be aligned. The characteristics are drawn in Hz: the
     same seed at another rate is the same microphone, and a larger bank starts with the smaller one.
 
-    Raises ValueError where `count` or `sample_rate` is not positive or `taps` is below 64.
+    Raises ValueError where `count` or `sample_rate` is not positive.
     """
     if count < 1:
         raise ValueError(f"count is {count}; a bank holds at least one response")
     if sample_rate < 1:
         raise ValueError(f"sample_rate is {sample_rate} Hz; it has to be positive")
-    if taps < 64:
-        raise ValueError(f"taps is {taps}; a response needs at least 64 samples")
     # Four times the length keeps what the folding of the cepstrum wraps around below the floor.
-    fft_length = 1 << (4 * max(taps, 1024) - 1).bit_length()
+    fft_length = 4 * TAPS
     hz = np.maximum(np.fft.rfftfreq(fft_length, 1 / sample_rate), 1.0)
     draws = np.random.default_rng(seed).random((count, 5 + 3 * RESONANCES))
-    responses = _minimum_phase(_magnitude_db(draws, hz), fft_length)[:, :taps]
-    responses[:, taps // 2 :] *= np.cos(np.linspace(0, np.pi / 2, taps - taps // 2)) ** 2
+    responses = _minimum_phase(_magnitude_db(draws, hz), fft_length)[:, :TAPS]
+    responses[:, TAPS // 2 :] *= np.cos(np.linspace(0, np.pi / 2, TAPS // 2)) ** 2
     return (responses / np.linalg.norm(responses, axis=1, keepdims=True)).astype(np.float32)
 
 
-def compress(signals: np.ndarray, *, sample_rate: int, threshold_db: float = -35.0, ratio: float = 3.0) -> np.ndarray:
-    """`signals` (..., samples) with less dynamic range: a level above the threshold rises only by 1 / ratio.
+def compress(signals: np.ndarray, *, sample_rate: int) -> np.ndarray:
+    """`signals` (..., samples) with less dynamic range: a level above the threshold rises only by 1 / RATIO.
 
-    The level is the root mean square over 10 ms in dB of full scale. Raises ValueError where `ratio` is below 1.
+    The level is the root mean square over 10 ms in dB of full scale.
     """
-    if ratio < 1:
-        raise ValueError(f"ratio is {ratio}; a compressor needs 1 or more")
     power = uniform_filter1d(signals**2, max(1, sample_rate // 100), axis=-1)
-    over_db = np.maximum(10 * np.log10(power + 1e-10) - threshold_db, 0)
-    return signals * 10 ** (over_db * (1 / ratio - 1) / 20)
+    over_db = np.maximum(10 * np.log10(power + 1e-10) - THRESHOLD_DB, 0)
+    return signals * 10 ** (over_db * (1 / RATIO - 1) / 20)
 
 
 def _magnitude_db(draws: np.ndarray, hz: np.ndarray) -> np.ndarray:

@@ -12,7 +12,7 @@ from adaptf.data.errors import DataError
 from adaptf.evaluation.intervals import MeanInterval, mean_interval
 from adaptf.evaluation.scores import Runs, macro_accuracy, places_of
 
-TAIL = 0.025
+_TAIL = 0.025
 """On each side of a 95 % interval."""
 SIGNIFICANT = 0.05
 """p, corrected for how many are looked at, below which a difference stands."""
@@ -67,7 +67,7 @@ def paired_bootstrap(first: Runs, second: Runs, *, draws: int = DRAWS, seed: int
     low, high, p = math.nan, math.nan, math.nan
     if len(units) > len(single):
         drawn = _draw(units, draws, seed) / len(first)
-        low, high = np.quantile(drawn, [TAIL, 1 - TAIL]).tolist()
+        low, high = np.quantile(drawn, [_TAIL, 1 - _TAIL]).tolist()
         p = max(_p_over_locations(drawn, units.drop(list(single), level="scene")), _p_over_runs(over_runs))
     return Difference(
         mean=over_runs.mean,

@@ -11,9 +11,9 @@ from adaptf.evaluation.scores import Runs, probabilities
 BINS = 15
 """Of equal width (Guo et al., 2017)."""
 CONFIDENCE, ACCURACY, CALIBRATION_ERROR = "mean confidence", "accuracy", "calibration error"
-COVERAGES = np.linspace(0.05, 1, 96)
+_COVERAGES = np.linspace(0.05, 1, 96)
 """Shares of the clips, at which several runs' curves are averaged; fewer than one in twenty are too few to judge by."""
-SURE_SHARES = (0.8, 0.5)
+_SURE_SHARES = (0.8, 0.5)
 
 
 def confidence_of(run: pd.DataFrame, scenes: Sequence[str]) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
@@ -74,10 +74,10 @@ def reliability_tables(settings: Mapping[str, Runs], scenes: Sequence[str]) -> p
 def rejection_table(settings: Mapping[str, Runs], scenes: Sequence[str]) -> pd.DataFrame:
     """Accuracy in percent of the surest clips, by their share in percent (rows) and setting (columns): means over runs."""
     columns = {
-        setting: np.mean([accuracy_at(rejection_curve(*confidence_of(run, scenes)), COVERAGES) for run in runs], axis=0) * 100
+        setting: np.mean([accuracy_at(rejection_curve(*confidence_of(run, scenes)), _COVERAGES) for run in runs], axis=0) * 100
         for setting, runs in settings.items()
     }
-    return pd.DataFrame(columns, index=pd.Index(COVERAGES.round(4) * 100, name="share of clips answered"))
+    return pd.DataFrame(columns, index=pd.Index(_COVERAGES.round(4) * 100, name="share of clips answered"))
 
 
 def calibration_table(settings: Mapping[str, Runs], scenes: Sequence[str]) -> pd.DataFrame:
@@ -86,12 +86,12 @@ def calibration_table(settings: Mapping[str, Runs], scenes: Sequence[str]) -> pd
     Accuracy is the plain share of the clips that were recognised, no macro average.
     """
     rows = {setting: np.mean([_figures(run, scenes) for run in runs], axis=0) * 100 for setting, runs in settings.items()}
-    columns = [ACCURACY, CONFIDENCE, CALIBRATION_ERROR, *(f"surest {share * 100:.0f} %" for share in SURE_SHARES)]
+    columns = [ACCURACY, CONFIDENCE, CALIBRATION_ERROR, *(f"surest {share * 100:.0f} %" for share in _SURE_SHARES)]
     return pd.DataFrame(rows, index=columns).T.rename_axis("setting")
 
 
 def _figures(run: pd.DataFrame, scenes: Sequence[str]) -> list[float]:
     confidence, correct = confidence_of(run, scenes)
     error = calibration_error(reliability_table(confidence, correct))
-    surest = accuracy_at(rejection_curve(confidence, correct), np.array(SURE_SHARES))
+    surest = accuracy_at(rejection_curve(confidence, correct), np.array(_SURE_SHARES))
     return [float(correct.mean()), float(confidence.mean()), error, *surest]

@@ -12,12 +12,11 @@ from adaptf.evaluation.tables import DIFFERENCE, HIGH, LOW, STANDS, P
 
 GAINED, LOST, STILL_WRONG = "gained", "lost", "still wrong"
 """Kinds of clips whose prediction changes: to the true scene, away from it, from one wrong scene to another."""
-KINDS = [GAINED, LOST, STILL_WRONG]
-"""Below which a corrected p stands."""
-CHANGE, PAIR, CLIPS = "change", "pair", "clips"
-OWN_COLUMNS = {*TEXT_COLUMNS, CHANGE, PAIR, CLIPS, DIFFERENCE, LOW, HIGH, P, STANDS, *KINDS}
+_KINDS = [GAINED, LOST, STILL_WRONG]
+CHANGE, _PAIR, _CLIPS = "change", "pair", "clips"
+OWN_COLUMNS = {*TEXT_COLUMNS, CHANGE, _PAIR, _CLIPS, DIFFERENCE, LOW, HIGH, P, STANDS, *_KINDS}
 """Of the tables below; a setting has to be called otherwise."""
-GroupedBy = Literal["scene", "device"]
+_GroupedBy = Literal["scene", "device"]
 
 
 def changed_clips(first: Runs, second: Runs, names: tuple[str, str], scenes: Sequence[str]) -> pd.DataFrame:
@@ -27,12 +26,12 @@ def changed_clips(first: Runs, second: Runs, names: tuple[str, str], scenes: Seq
     Both settings should hold the same clips, as `paired_bootstrap` checks, and be called otherwise than OWN_COLUMNS.
     """
     pairs = [_changed(old, new, names, scenes) for old, new in zip(first, second, strict=True)]
-    table = pd.concat([pair.assign(**{PAIR: number}) for number, pair in enumerate(pairs, 1)], ignore_index=True)
+    table = pd.concat([pair.assign(**{_PAIR: number}) for number, pair in enumerate(pairs, 1)], ignore_index=True)
     order = {LOST: 0, GAINED: 1, STILL_WRONG: 2}
     sure = table[_confidence(names[0])].where(table[CHANGE] == GAINED, table[_confidence(names[1])])
     keys = table.assign(order=table[CHANGE].map(order), sure=-sure)
-    table = table.loc[keys.sort_values(["order", "sure", "filename", PAIR], kind="stable").index].reset_index(drop=True)
-    return table if len(first) > 1 else table.drop(columns=PAIR)
+    table = table.loc[keys.sort_values(["order", "sure", "filename", _PAIR], kind="stable").index].reset_index(drop=True)
+    return table if len(first) > 1 else table.drop(columns=_PAIR)
 
 
 def group_table(
@@ -41,9 +40,8 @@ def group_table(
     names: tuple[str, str],
     changes: pd.DataFrame,
     *,
-    by: GroupedBy,
-    draws: int = 10_000,
-    seed: int = 0,
+    by: _GroupedBy,
+    draws: int,
 ) -> pd.DataFrame:
     """A row per scene or device: clips, macro-average accuracies in percent (means over runs), their difference in points with
     its 95 % interval, and how many of the `changes` (`changed_clips`, over all pairs of runs) are gained, lost and still wrong.
@@ -54,8 +52,8 @@ def group_table(
     """
     groups = sorted(first[0][by].unique())
     parts = [([run[run[by] == group] for run in first], [run[run[by] == group] for run in second]) for group in groups]
-    found = [paired_bootstrap(*part, draws=draws, seed=seed) for part in parts]
-    table = pd.DataFrame({CLIPS: [len(part[0][0]) for part in parts]}, index=pd.Index(groups, name=by))
+    found = [paired_bootstrap(*part, draws=draws) for part in parts]
+    table = pd.DataFrame({_CLIPS: [len(part[0][0]) for part in parts]}, index=pd.Index(groups, name=by))
     for place, name in enumerate(names):
         table[name] = [100 * float(np.mean([macro_accuracy(run) for run in part[place]])) for part in parts]
     table[DIFFERENCE] = [100 * one.mean for one in found]
@@ -63,7 +61,7 @@ def group_table(
     table[P] = holm([one.p for one in found])
     table[STANDS] = table[P].map(lambda p: "-" if np.isnan(p) else "yes" if p < SIGNIFICANT else "no")
     counts = pd.crosstab(changes[by], changes[CHANGE])
-    return table.join(counts.reindex(index=groups, columns=KINDS, fill_value=0))
+    return table.join(counts.reindex(index=groups, columns=_KINDS, fill_value=0))
 
 
 def holm(values: Sequence[float]) -> list[float]:

@@ -12,10 +12,10 @@ from adaptf.evaluation.scores import Runs, accuracy_per_scene, log_loss, macro_a
 
 MEAN, LOG_LOSS = "macro average", "log loss"
 SEEN, UNSEEN = "known devices", "unknown devices"
-STD, MEAN_LOW, MEAN_HIGH, RUNS = "std", "95 % low", "95 % high", "runs"
+_STD, _MEAN_LOW, _MEAN_HIGH, RUNS = "std", "95 % low", "95 % high", "runs"
 DIFFERENCE, LOW, HIGH, RUNS_LOW, RUNS_HIGH, STANDS = "difference", "low", "high", "runs low", "runs high", "stands"
 P = "p (Holm)"
-TWO_DIGITS = {LOG_LOSS, STD, DIFFERENCE, LOW, HIGH, RUNS_LOW, RUNS_HIGH, P}
+_TWO_DIGITS = {LOG_LOSS, _STD, DIFFERENCE, LOW, HIGH, RUNS_LOW, RUNS_HIGH, P}
 """Rows and columns whose figures are small: one digit would hide on which side of zero they lie."""
 
 
@@ -40,10 +40,11 @@ def accuracy_table(settings: Mapping[str, Runs]) -> pd.DataFrame:
     for setting, runs in settings.items():
         over_runs = mean_interval([macro_accuracy(run) * 100 for run in runs])
         rows[setting] = (over_runs.mean, over_runs.std, over_runs.low, over_runs.high, over_runs.runs)
-    return _table(rows, [MEAN, STD, MEAN_LOW, MEAN_HIGH, RUNS]).rename_axis("setting")
+    columns = [MEAN, _STD, _MEAN_LOW, _MEAN_HIGH, RUNS]
+    return pd.DataFrame.from_dict(rows, orient="index", columns=columns).rename_axis("setting")
 
 
-def difference_table(settings: Mapping[str, Runs], *, draws: int = 10_000, seed: int = 0) -> pd.DataFrame:
+def difference_table(settings: Mapping[str, Runs], *, draws: int) -> pd.DataFrame:
     """Differences of macro-average accuracy in points, a row per pair of settings, each with the one before it first.
 
     95 % intervals over locations and over runs; `stands` is 'yes' where no interval holds zero, else 'no'. Every pair is
@@ -53,16 +54,17 @@ def difference_table(settings: Mapping[str, Runs], *, draws: int = 10_000, seed:
     rows = {}
     for first, second in _pairs(list(settings)):
         try:
-            difference = paired_bootstrap(settings[first], settings[second], draws=draws, seed=seed)
+            difference = paired_bootstrap(settings[first], settings[second], draws=draws)
         except DataError as error:
             raise DataError(f"'{first}' (first) and '{second}' (second) can't be compared: {error}") from error
         rows[f"{second} - {first}"] = _difference_row(difference)
-    return _table(rows, [DIFFERENCE, LOW, HIGH, RUNS_LOW, RUNS_HIGH, STANDS]).rename_axis("settings")
+    columns = [DIFFERENCE, LOW, HIGH, RUNS_LOW, RUNS_HIGH, STANDS]
+    return pd.DataFrame.from_dict(rows, orient="index", columns=columns).rename_axis("settings")
 
 
 def as_text(table: pd.DataFrame) -> str:
     """For the terminal: one decimal, two for small figures, and '-' where there is none."""
-    return _formatted(table).to_string()
+    return pd.DataFrame(as_rows(table), table.index, table.columns).to_string()
 
 
 def as_markdown(table: pd.DataFrame) -> str:
@@ -76,7 +78,10 @@ def as_markdown(table: pd.DataFrame) -> str:
 def as_rows(table: pd.DataFrame) -> list[list[str]]:
     """The cells of `as_text`, row by row."""
     return [
-        [_text(value, digits=1 + bool(TWO_DIGITS & {row, column})) for column, value in zip(table.columns, values, strict=True)]
+        [
+            _text(value, digits=1 + bool(_TWO_DIGITS & {row, column}))
+            for column, value in zip(table.columns, values, strict=True)
+        ]
         for row, values in zip(table.index, table.astype(object).to_numpy(), strict=True)
     ]
 
@@ -108,14 +113,6 @@ def _pairs(names: list[str]) -> list[tuple[str, str]]:
 def _difference_row(difference: Difference) -> tuple[float | str, ...]:
     fractions = (difference.mean, difference.low, difference.high, difference.runs_low, difference.runs_high)
     return (*(fraction * 100 for fraction in fractions), "yes" if difference.stands else "no")
-
-
-def _table(rows: Mapping[str, Sequence[float | str]], columns: list[str]) -> pd.DataFrame:
-    return pd.DataFrame(list(rows.values()), index=list(rows), columns=columns)
-
-
-def _formatted(table: pd.DataFrame) -> pd.DataFrame:
-    return pd.DataFrame(as_rows(table), index=table.index, columns=table.columns)
 
 
 def _text(value: object, *, digits: int) -> str:

@@ -24,10 +24,9 @@ from adaptf.pipeline.refit import refits_of
 from adaptf.pipeline.run_names import short
 from adaptf.pipeline.stage import Stage
 from adaptf.pipeline.validation import SYNTHESISED
-from adaptf.reports.change_figures import change_figure
 from adaptf.reports.compare_report import PAGE, TABLES, Pair, note_of, page_of, text_of
+from adaptf.reports.difference_figures import accuracy_figure, change_figure
 from adaptf.reports.evaluation_report import warnings_of
-from adaptf.reports.figures import accuracy_figure
 from adaptf.reports.page import write_report
 from adaptf.tracking import runs
 from adaptf.tracking.checkpoint_files import digests_of

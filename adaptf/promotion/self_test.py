@@ -1,14 +1,10 @@
 """The routing self-test that a router has to pass before it is promoted: does every device get its own model?"""
 
-import base64
 import json
 from collections.abc import Mapping
-from io import BytesIO
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
-import soundfile
 from mlflow.exceptions import MlflowException
 
 from adaptf.compression.runtime import PT2, load_form
@@ -17,8 +13,9 @@ from adaptf.errors import UserError
 from adaptf.serving.bundle import MANIFEST, BundleError
 from adaptf.serving.local import local_router
 from adaptf.serving.requests import AUDIO, DEVICE
+from adaptf.serving.signature import example_request
 
-UNSEEN = "a-device-nobody-trained-for"
+_UNSEEN = "a-device-nobody-trained-for"
 
 
 def routing_problems(folder: Path) -> list[str]:
@@ -33,21 +30,22 @@ def routing_problems(folder: Path) -> list[str]:
         manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))["models"]
         for entry in manifest.values():
             load_form(folder / entry["file"], PT2)  # where OpenVINO served just now, the file itself has not been read
-        names = names_to_ask(manifest)
-        answers = model.predict(None, pd.DataFrame({AUDIO: [short_clip()] * len(names), DEVICE: names}))
+        names = _names_to_ask(manifest)
+        clip = example_request()["dataframe_records"][0][AUDIO]
+        answers = model.predict(None, pd.DataFrame({AUDIO: clip, DEVICE: names}))
     except (BundleError, UserError, MlflowException) as error:
         return [str(error)]
     used = zip(answers["device_used"], answers["version_used"], strict=True)
-    return [problem for name, there in zip(names, used, strict=True) for problem in problems_with(name, there, manifest)]
+    return [problem for name, there in zip(names, used, strict=True) for problem in _problems_with(name, there, manifest)]
 
 
-def names_to_ask(models: Mapping[str, object]) -> list[str | None]:
+def _names_to_ask(models: Mapping[str, object]) -> list[str | None]:
     """Devices of a bundle, their names with blanks around them, and names close to them that are nobody's."""
     changed = [name for device in models for name in (device.upper(), f" {device}", f"{device} ")]
-    return [*models, None, "", UNSEEN, *changed]
+    return [*models, None, "", _UNSEEN, *changed]
 
 
-def problems_with(name: str | None, used: tuple[str, str], models: Mapping[str, Mapping[str, str]]) -> list[str]:
+def _problems_with(name: str | None, used: tuple[str, str], models: Mapping[str, Mapping[str, str]]) -> list[str]:
     """`used`: device and version that answered for a name."""
     stripped = (name or "").strip()
     device = stripped if stripped in models else UNKNOWN
@@ -55,10 +53,3 @@ def problems_with(name: str | None, used: tuple[str, str], models: Mapping[str, 
     if used == wanted:
         return []
     return [f"a clip of device {name!r} is answered by {used[0]!r} ({used[1]}) instead of {wanted[0]!r} ({wanted[1]})"]
-
-
-def short_clip() -> str:
-    """base64 of a tenth of a second of noise."""
-    file = BytesIO()
-    soundfile.write(file, 0.1 * np.random.default_rng(0).standard_normal(800), 8000, format="FLAC")
-    return base64.b64encode(file.getvalue()).decode()

@@ -10,15 +10,15 @@ from matplotlib.ticker import MaxNLocator
 from adaptf.evaluation.calibration import ACCURACY, CONFIDENCE
 from adaptf.reports.figures import BLUE, DEVICE_COLOURS, GREY, ORANGE, as_written, save
 
-PANELS_PER_ROW = 4
-LINES = ("-", "--", "-.", ":")
+_PANELS_PER_ROW = 4
+_LINES = ("-", "--", "-.", ":")
 """With the colours, so that settings are told apart without them."""
 
 
 def reliability_figure(tables: pd.DataFrame, path: Path) -> Path:
     """A panel per setting of `reliability_tables`: accuracy over confidence, and below how many clips are that sure."""
     settings = list(dict.fromkeys(tables.index))
-    columns = min(len(settings), PANELS_PER_ROW)
+    columns = min(len(settings), _PANELS_PER_ROW)
     rows = -(-len(settings) // columns)
     figure = Figure(figsize=(max(4.0, 2.9 * columns), 4.1 * rows), layout="constrained")
     heights = [3.2, 1] * rows
@@ -66,7 +66,7 @@ def rejection_figure(table: pd.DataFrame, path: Path) -> Path:
     figure = Figure(figsize=(7.5, 4.2), layout="constrained")
     axis = figure.subplots()
     for place, (setting, accuracy) in enumerate(table.items()):
-        colour, line = DEVICE_COLOURS[place % len(DEVICE_COLOURS)], LINES[place % len(LINES)]
+        colour, line = DEVICE_COLOURS[place % len(DEVICE_COLOURS)], _LINES[place % len(_LINES)]
         axis.plot(table.index, accuracy, line, color=colour, linewidth=2, label=as_written(str(setting)))
     axis.set(xlim=(100, 0), ylim=(min(table.min().min() - 5, 95), 101))
     axis.set_xlabel("share of the clips that are answered in %, the surest ones (all on the left)")

@@ -13,10 +13,10 @@ from adaptf.pipeline.prediction_files import TABLES_FOLDER
 from adaptf.reports.page import Picture, Report, Section, table_of
 from adaptf.tracking.notes import LONGEST_NOTE, for_page
 
-TABLES, PAGE, CLIPS = "tables.txt", "compare.html", "changed clips"
-CLIPS_SHOWN = 10
-OTHERS = f"The other tables are in {TABLES}."
-CORRECTED = (
+TABLES, PAGE, _CLIPS = "tables.txt", "compare.html", "changed clips"
+_CLIPS_SHOWN = 10
+_OTHERS = f"The other tables are in {TABLES}."
+_CORRECTED = (
     "Per scene and device each interval is that of its row alone; p is corrected for the number of rows (Holm, 1979), and a "
     "difference stands where it is below 0.05."
 )
@@ -50,7 +50,7 @@ class Pair:
     @property
     def tables(self) -> dict[str, pd.DataFrame]:
         """By the names of their CSV files."""
-        return {"scenes": self.scenes, "devices": self.devices, CLIPS: self.clips.set_index("filename")}
+        return {"scenes": self.scenes, "devices": self.devices, _CLIPS: self.clips.set_index("filename")}
 
     def __str__(self) -> str:
         counts = self.clips[CHANGE].value_counts()
@@ -62,35 +62,35 @@ class Pair:
 
 def words(pair: Pair, write: Callable[[pd.DataFrame], str]) -> str:
     """A pair's tables as text or Markdown; of the clips that change the first."""
-    more = len(pair.clips) - CLIPS_SHOWN
-    rest = [f"{more} more: {TABLES_FOLDER}/{CLIPS}{pair.suffix}.csv"] if more > 0 else []
-    shown = [write(table) for table in (pair.scenes, pair.devices, *([first_clips(pair)] if len(pair.clips) else []))]
+    more = len(pair.clips) - _CLIPS_SHOWN
+    rest = [f"{more} more: {TABLES_FOLDER}/{_CLIPS}{pair.suffix}.csv"] if more > 0 else []
+    shown = [write(table) for table in (pair.scenes, pair.devices, *([_first_clips(pair)] if len(pair.clips) else []))]
     return "\n\n".join([str(pair), *shown, *rest])
 
 
-def first_clips(pair: Pair) -> pd.DataFrame:
+def _first_clips(pair: Pair) -> pd.DataFrame:
     """The surest mistakes."""
-    return pair.tables[CLIPS].head(CLIPS_SHOWN)
+    return pair.tables[_CLIPS].head(_CLIPS_SHOWN)
 
 
 def text_of(remarks: Sequence[str], tables: Mapping[str, pd.DataFrame], pairs: Sequence[Pair]) -> str:
     """For the terminal."""
-    return "\n\n".join(parts_of(remarks, tables, pairs, as_text))
+    return "\n\n".join(_parts_of(remarks, tables, pairs, as_text))
 
 
-def parts_of(
+def _parts_of(
     remarks: Sequence[str], tables: Mapping[str, pd.DataFrame], pairs: Sequence[Pair], write: Callable[[pd.DataFrame], str]
 ) -> list[str]:
     """Remarks, tables, pairs."""
-    return [" ".join([*remarks, CORRECTED]), *map(write, tables.values()), *(words(pair, write) for pair in pairs)]
+    return [" ".join([*remarks, _CORRECTED]), *map(write, tables.values()), *(words(pair, write) for pair in pairs)]
 
 
 def note_of(remarks: Sequence[str], tables: Mapping[str, pd.DataFrame], pairs: Sequence[Pair]) -> str:
     """Markdown of as many pairs as a note of MLflow has room for."""
-    parts = parts_of(remarks, tables, pairs, as_markdown)
+    parts = _parts_of(remarks, tables, pairs, as_markdown)
     lengths = accumulate(len(for_page(part, longest=LONGEST_NOTE)) + 2 for part in parts)
-    fitting = [part for part, length in zip(parts, lengths, strict=True) if length + len(OTHERS) <= LONGEST_NOTE]
-    return "\n\n".join([*fitting, *([OTHERS] if len(fitting) < len(parts) else [])])
+    fitting = [part for part, length in zip(parts, lengths, strict=True) if length + len(_OTHERS) <= LONGEST_NOTE]
+    return "\n\n".join([*fitting, *([_OTHERS] if len(fitting) < len(parts) else [])])
 
 
 def page_of(
@@ -124,22 +124,22 @@ def page_of(
             *((f"Model {place}", other) for place, other in enumerate(others, 2)),
             ("Clips", remarks[-1]),
         ),
-        sections=(macro, *map(section_of, pairs)),
+        sections=(macro, *map(_section_of, pairs)),
     )
 
 
-def section_of(pair: Pair) -> Section:
+def _section_of(pair: Pair) -> Section:
     """Of the page."""
-    file = f"{TABLES_FOLDER}/{CLIPS}{pair.suffix}.csv"
+    file = f"{TABLES_FOLDER}/{_CLIPS}{pair.suffix}.csv"
     shown = f"The surest mistakes among the clips that change; all are in {file}. Confidences in percent."
     return Section(
         str(pair).split(":")[0],
         pair.names[1],
-        text=(str(pair), CORRECTED),
+        text=(str(pair), _CORRECTED),
         blocks=(
             Picture(pair.picture, "Differences with intervals; clips gained and lost.", "The tables below hold the figures."),
             table_of(pair.scenes, "By scene: accuracies in percent, difference in points, clips that change."),
             table_of(pair.devices, "By recording device: the same with macro averages."),
-            *([table_of(first_clips(pair), shown)] if len(pair.clips) else []),
+            *([table_of(_first_clips(pair), shown)] if len(pair.clips) else []),
         ),
     )

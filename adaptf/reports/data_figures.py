@@ -19,27 +19,27 @@ from adaptf.data.clips import TEST, TRAIN, VALIDATION
 from adaptf.reports.data_report import ALL, count_labels
 from adaptf.reports.figures import BLUE, GREY, as_written, save
 
-ReadClips = Callable[[NDArray[np.int64]], Tensor]
+_ReadClips = Callable[[NDArray[np.int64]], Tensor]
 """Rows of the clip table, counted from 0 -> waveforms (rows, samples)."""
 
 COUNT_SCENES, COUNT_DEVICES = 40, 20
-MOSAIC_SCENES, MOSAIC_DEVICES = 16, 12
-LABEL_BARS = 40
-LABEL_CLIPS, LABEL_COLUMNS = 24, 6
-FEW_CLIPS = 10
+_MOSAIC_SCENES, _MOSAIC_DEVICES = 16, 12
+_LABEL_BARS = 40
+_LABEL_CLIPS, _LABEL_COLUMNS = 24, 6
+_FEW_CLIPS = 10
 """A label of fewer clips is hardly learnt."""
-NAME_CHARACTERS = 32
-INCHES_PER_CHARACTER = 0.075
+_NAME_CHARACTERS = 32
+_INCHES_PER_CHARACTER = 0.075
 
-MOSAIC_BANDS = 128
+_MOSAIC_BANDS = 128
 """A quarter of the network's, more than the picture has pixels for."""
-CLIPS_AT_ONCE = 16
+_CLIPS_AT_ONCE = 16
 """The log-mel is taken of so many together, for the sake of memory."""
-CAPTION_INCHES = 3.2
+_CAPTION_INCHES = 3.2
 """A picture of one clip is wide enough for what is written below it."""
-COLOUR_PERCENTILES = (1.0, 99.8)
+_COLOUR_PERCENTILES = (1.0, 99.8)
 """Of all that is shown, where the colours begin and end: one loud click must not darken everything else."""
-FREQUENCIES_KHZ = (0.5, 2.0, 8.0)
+_FREQUENCIES_KHZ = (0.5, 2.0, 8.0)
 
 
 def clips_figure(table: pd.DataFrame, path: Path) -> Path:
@@ -77,9 +77,9 @@ def _draw_counts(axis: Axes, counts: pd.DataFrame, norm: LogNorm) -> None:
         axis.text(column, row, text, ha="center", va="center", color=colour, fontsize=8)
 
 
-def mosaic_figure(table: pd.DataFrame, read: ReadClips, path: Path, *, sample_rate: int) -> Path:
+def mosaic_figure(table: pd.DataFrame, read: _ReadClips, path: Path, *, sample_rate: int) -> Path:
     """Log-mel of one clip per scene (rows) and device (columns), the first by file name; a pair without clips stays blank."""
-    scenes, devices = _most_frequent(table["scene"], MOSAIC_SCENES), _most_frequent(table["device"], MOSAIC_DEVICES)
+    scenes, devices = _most_frequent(table["scene"], _MOSAIC_SCENES), _most_frequent(table["device"], _MOSAIC_DEVICES)
     clips = _by_name(table).drop_duplicates(["scene", "device"])
     clips = clips[clips["scene"].isin(scenes) & clips["device"].isin(devices)]
     steep = _longest(devices) > 12
@@ -88,7 +88,7 @@ def mosaic_figure(table: pd.DataFrame, read: ReadClips, path: Path, *, sample_ra
     columns, rows = [list(map(names.index, clips[name])) for name, names in (("device", devices), ("scene", scenes))]
     used = [cells[row][column] for column, row in zip(columns, rows, strict=True)]
     last_column, last_row = max(zip(columns, rows, strict=True))
-    _draw_clips(used, read(clips.index.to_numpy(np.int64)), sample_rate, scale=cells[last_row][last_column])
+    draw_log_mels(used, read(clips.index.to_numpy(np.int64)), sample_rate, scales=[cells[last_row][last_column]])
     for row, scene in zip(cells, _names(scenes), strict=True):
         row[0].set_ylabel(scene, rotation=0, ha="right", va="center", fontsize=9)
     for cell, device in zip(cells[0], _names(devices), strict=True):
@@ -98,15 +98,15 @@ def mosaic_figure(table: pd.DataFrame, read: ReadClips, path: Path, *, sample_ra
 
 
 def label_mosaic_figure(
-    table: pd.DataFrame, read: ReadClips, path: Path, *, class_names: Sequence[str], sample_rate: int
+    table: pd.DataFrame, read: _ReadClips, path: Path, *, class_names: Sequence[str], sample_rate: int
 ) -> Path:
     """Log-mels of AudioSet: for each of the most frequent labels the clip with the fewest others, the first by file name."""
     counts = count_labels(table, class_names)[ALL]
-    labels = list(counts.index[counts > 0][:LABEL_CLIPS])
+    labels = list(counts.index[counts > 0][:_LABEL_CLIPS])
     rows = _purest_clips(table).rename(dict(enumerate(class_names)))[labels]
-    figure, cells = _grid(-(-len(labels) // LABEL_COLUMNS), LABEL_COLUMNS, cell=(1.9, 1.1), gap=0.24, left=0.15, top=0.3)
+    figure, cells = _grid(-(-len(labels) // _LABEL_COLUMNS), _LABEL_COLUMNS, cell=(1.9, 1.1), gap=0.24, left=0.15, top=0.3)
     used = [cell for row in cells for cell in row][: len(labels)]
-    _draw_clips(used, read(rows.to_numpy(np.int64)), sample_rate, scale=used[-1])
+    draw_log_mels(used, read(rows.to_numpy(np.int64)), sample_rate, scales=used[-1:])
     for cell, label in zip(used, _names(labels), strict=True):
         cell.set_title(label, fontsize=8, pad=3)
     _caption(figure, f"Log-mel of one clip of each of the {len(labels)} most frequent labels")
@@ -124,7 +124,7 @@ def _purest_clips(table: pd.DataFrame) -> pd.Series:
 def labels_figure(table: pd.DataFrame, path: Path, *, class_names: Sequence[str]) -> Path:
     """Clips of the most frequent labels of AudioSet as bars, and how many labels have too few."""
     counts = count_labels(table, class_names)[ALL]
-    shown = counts[counts > 0].head(LABEL_BARS)
+    shown = counts[counts > 0].head(_LABEL_BARS)
     figure = Figure(figsize=(8, 0.19 * len(shown) + 0.9), layout="constrained")
     axis = figure.subplots()
     bars = axis.barh(range(len(shown)), shown, color=BLUE)
@@ -132,7 +132,7 @@ def labels_figure(table: pd.DataFrame, path: Path, *, class_names: Sequence[str]
     axis.set_yticks(range(len(shown)), _names(shown.index), fontsize=8)
     axis.set_ylim(len(shown) - 0.4, -0.6)
     axis.xaxis.set_major_locator(MaxNLocator(integer=True))
-    axis.set_xlabel(f"clips; {(counts < FEW_CLIPS).sum()} of {len(counts)} labels have fewer than {FEW_CLIPS}")
+    axis.set_xlabel(f"clips; {(counts < _FEW_CLIPS).sum()} of {len(counts)} labels have fewer than {_FEW_CLIPS}")
     axis.spines[["top", "right"]].set_visible(False)
     return save(figure, path)
 
@@ -156,16 +156,16 @@ def _left_out(table: pd.DataFrame, scenes: list[str], devices: list[str]) -> str
 
 def _names(names: Iterable[str]) -> list[str]:
     """As they are written in a picture."""
-    short = [name if len(name) <= NAME_CHARACTERS else name[: NAME_CHARACTERS - 1] + "…" for name in names]
+    short = [name if len(name) <= _NAME_CHARACTERS else name[: _NAME_CHARACTERS - 1] + "…" for name in names]
     return [as_written(name) for name in short]
 
 
 def _longest(names: Iterable[str]) -> int:
-    return min(NAME_CHARACTERS, max(map(len, names)))
+    return min(_NAME_CHARACTERS, max(map(len, names)))
 
 
 def _inches(names: Iterable[str]) -> float:
-    return 0.2 + INCHES_PER_CHARACTER * _longest(names)
+    return 0.2 + _INCHES_PER_CHARACTER * _longest(names)
 
 
 def _grid(
@@ -173,7 +173,7 @@ def _grid(
 ) -> tuple[Figure, list[list[Axes]]]:
     """Empty cells (rows, columns) of a new figure; sizes in inches. Laid out by hand: an engine takes long for 192 cells."""
     width, height = columns * (cell[0] + gap) - gap, rows * (cell[1] + gap) - gap
-    right, bottom = max(0.6, CAPTION_INCHES - left - width), 0.5
+    right, bottom = max(0.6, _CAPTION_INCHES - left - width), 0.5
     whole_width, whole_height = left + width + right, top + height + bottom
     places = {
         "left": left / whole_width,
@@ -192,19 +192,28 @@ def _grid(
     return figure, cells
 
 
-def _draw_clips(cells: Sequence[Axes], waveforms: Tensor, sample_rate: int, *, scale: Axes) -> None:
-    """A log-mel (bands, frames) per cell, all in the same colours; the scale is written at one cell for all of them."""
-    logmel = LogMel(bands=MOSAIC_BANDS, sample_rate=sample_rate)
-    images = torch.cat([logmel(clips)[:, 0] for clips in waveforms.split(CLIPS_AT_ONCE)]).numpy()
-    darkest, brightest = np.percentile(images, COLOUR_PERCENTILES)
+def draw_log_mels(
+    cells: Sequence[Axes],
+    waveforms: Tensor,
+    sample_rate: int,
+    *,
+    scales: Sequence[Axes],
+    interpolation: str | None = None,
+) -> None:
+    """The log-mel of a clip (clips, samples) per cell, all in the same colours; scales are written at some of the cells."""
+    logmel = LogMel(bands=_MOSAIC_BANDS, sample_rate=sample_rate)
+    images = torch.cat([logmel(clips)[:, 0] for clips in waveforms.split(_CLIPS_AT_ONCE)]).numpy()
+    darkest, brightest = np.percentile(images, _COLOUR_PERCENTILES)
     for cell, image in zip(cells, images, strict=True):
-        cell.imshow(image, cmap="magma", vmin=darkest, vmax=brightest, origin="lower", aspect="auto", extent=(0, 1, 0, 1))
-    draw_scale(scale, seconds=waveforms.shape[1] / sample_rate, highest_hz=sample_rate / 2)
+        colours = {"cmap": "magma", "vmin": darkest, "vmax": brightest, "interpolation": interpolation}
+        cell.imshow(image, origin="lower", aspect="auto", extent=(0, 1, 0, 1), **colours)
+    for cell in scales:
+        _draw_scale(cell, seconds=waveforms.shape[1] / sample_rate, highest_hz=sample_rate / 2)
 
 
-def draw_scale(cell: Axes, *, seconds: float, highest_hz: float) -> None:
+def _draw_scale(cell: Axes, *, seconds: float, highest_hz: float) -> None:
     """Frequency on the right, time below."""
-    khz = [frequency for frequency in FREQUENCIES_KHZ if frequency * 1000 < highest_hz]
+    khz = [frequency for frequency in _FREQUENCIES_KHZ if frequency * 1000 < highest_hz]
     heights = hz_to_mel(torch.tensor(khz) * 1000) / hz_to_mel(torch.tensor(highest_hz))
     cell.yaxis.tick_right()
     cell.set_yticks(heights.tolist(), [f"{frequency:g} kHz" for frequency in khz], fontsize=7)

@@ -12,15 +12,15 @@ from adaptf.data.errors import SHOWN
 from adaptf.data.sets.findings import Finding, find
 from adaptf.evaluation import tables
 
-WIDTH = 128
+_WIDTH = 128
 """Characters of a terminal's line."""
-GAP = "    "
+_GAP = "    "
 ALL = "all"
-TEXT_ROWS, MARKDOWN_ROWS = 40, 25
+_TEXT_ROWS, _MARKDOWN_ROWS = 40, 25
 """Rows of a table of counts. A run's note holds 8,000 characters, of which three tables of 25 rows take 4,000."""
-MARKDOWN_NAMES = 3
-DEVICES_SHOWN = 12
-LABELS_SHOWN = 10
+_MARKDOWN_NAMES = 3
+_DEVICES_SHOWN = 12
+_LABELS_SHOWN = 10
 """So many of the most and of the least frequent labels."""
 FINDINGS = "findings.csv"
 
@@ -70,13 +70,13 @@ def make_report(
     notes = tuple(notes)
     if "labels" in table.columns:
         labels = count_labels(table, class_names)
-        counts = {"": count_clips(table, pd.Series("clips", index=table.index)), **_extreme_labels(labels)}
+        counts = {"": _count_clips(table, pd.Series("clips", index=table.index)), **_extreme_labels(labels)}
         without = int((labels[ALL] == 0).sum())
         notes += (f"{without} of {len(labels)} labels have no clip",) * bool(without)
     else:
         groups = ["scene", "device"] + ["city"] * bool("city" in table.columns and (table["city"] != "").any())
-        counts = {group: count_clips(table, table[group].replace("", "(unknown)")) for group in groups}
-        counts |= validation_clips(table)
+        counts = {group: _count_clips(table, table[group].replace("", "(unknown)")) for group in groups}
+        counts |= _validation_clips(table)
     return DataReport(
         title=title,
         counts=counts,
@@ -88,18 +88,18 @@ def make_report(
     )
 
 
-def count_clips(table: pd.DataFrame, group: pd.Series) -> pd.DataFrame:
+def _count_clips(table: pd.DataFrame, group: pd.Series) -> pd.DataFrame:
     """Clips per group (rows, the last one for all of them) and split (columns); `group` has a value per clip."""
     counts = _with_total(pd.crosstab(group, table["split"]))
     return counts if len(counts) == 1 else pd.concat([counts, counts.sum().to_frame(ALL).T])
 
 
-def validation_clips(table: pd.DataFrame) -> dict[str, pd.DataFrame]:
+def _validation_clips(table: pd.DataFrame) -> dict[str, pd.DataFrame]:
     """Validation clips per scene (rows, the last one for all of them) and device (columns): how few there are of some, which no
     sum tells. Empty where there are none, and where there are too many devices for a table."""
     shown = table[table["split"] == VALIDATION]
     devices = sorted(table.loc[table["split"] != TEST, "device"].unique())
-    if shown.empty or len(devices) > DEVICES_SHOWN:
+    if shown.empty or len(devices) > _DEVICES_SHOWN:
         return {}
     counts = pd.crosstab(shown["scene"], shown["device"])
     counts = counts.reindex(index=sorted(table["scene"].unique()), columns=devices, fill_value=0)
@@ -122,16 +122,16 @@ def _with_total(counts: pd.DataFrame) -> pd.DataFrame:
 
 def _extreme_labels(labels: pd.DataFrame) -> dict[str, pd.DataFrame]:
     present = labels[labels[ALL] > 0]
-    if len(present) <= 2 * LABELS_SHOWN:
+    if len(present) <= 2 * _LABELS_SHOWN:
         return {"label": present}
-    return {"most frequent label": present.head(LABELS_SHOWN), "least frequent label": present.tail(LABELS_SHOWN)[::-1]}
+    return {"most frequent label": present.head(_LABELS_SHOWN), "least frequent label": present.tail(_LABELS_SHOWN)[::-1]}
 
 
 def as_text(report: DataReport) -> str:
     """For the terminal: lines of at most WIDTH characters."""
-    lines = [fill(f"{report.title}, {_duration(report.hours)}", WIDTH), ""]
+    lines = [fill(f"{report.title}, {_duration(report.hours)}", _WIDTH), ""]
     lines += [_side_by_side([_text_table(name, counts) for name, counts in report.counts.items()]), ""]
-    lines += [*(fill(note, WIDTH) for note in report.notes), ""] if report.notes else []
+    lines += [*(fill(note, _WIDTH) for note in report.notes), ""] if report.notes else []
     lines += [line for finding in report.all_findings for line in _text_finding(finding)]
     lines.append(_ending(report))
     return "\n".join(_cut(line) for line in "\n".join(lines).splitlines())
@@ -141,7 +141,7 @@ def as_markdown(report: DataReport) -> str:
     """For the page of a run: short, with a few names for each finding."""
     lines = [f"**{report.title}**, {_duration(report.hours)}", ""]
     for name, counts in report.counts.items():
-        lines += [tables.as_markdown(_short(counts, MARKDOWN_ROWS).rename_axis(name)), *_more(counts[:-1], MARKDOWN_ROWS), ""]
+        lines += [tables.as_markdown(_short(counts, _MARKDOWN_ROWS).rename_axis(name)), *_more(counts[:-1], _MARKDOWN_ROWS), ""]
     lines += [f"- {note}" for note in report.notes]
     lines += [
         f"- **{finding.name}: {len(finding.files)}** ({finding.meaning}): {_names(finding)}" for finding in report.all_findings
@@ -165,8 +165,8 @@ def _duration(hours: float) -> str:
 
 
 def _text_table(name: str, counts: pd.DataFrame) -> list[str]:
-    text = tables.as_text(_short(counts, TEXT_ROWS).rename_axis(columns=name))
-    return [*text.splitlines(), *_more(counts[:-1], TEXT_ROWS)]
+    text = tables.as_text(_short(counts, _TEXT_ROWS).rename_axis(columns=name))
+    return [*text.splitlines(), *_more(counts[:-1], _TEXT_ROWS)]
 
 
 def _short(counts: pd.DataFrame, rows: int) -> pd.DataFrame:
@@ -184,11 +184,11 @@ def _text_finding(finding: Finding) -> list[str]:
 
 
 def _names(finding: Finding) -> str:
-    return ", ".join([f"`{_cut(name)}`" for name in finding.files[:MARKDOWN_NAMES]] + _more(finding.files, MARKDOWN_NAMES))
+    return ", ".join([f"`{_cut(name)}`" for name in finding.files[:_MARKDOWN_NAMES]] + _more(finding.files, _MARKDOWN_NAMES))
 
 
 def _cut(line: str) -> str:
-    return line if len(line) <= WIDTH else line[: WIDTH - 4] + " ..."
+    return line if len(line) <= _WIDTH else line[: _WIDTH - 4] + " ..."
 
 
 def _side_by_side(blocks: Sequence[list[str]]) -> str:
@@ -196,8 +196,8 @@ def _side_by_side(blocks: Sequence[list[str]]) -> str:
     rows = [blocks[0]]
     for block in blocks[1:]:
         width = max(map(len, rows[-1]))
-        joined = [f"{left:{width}}{GAP}{right}" for left, right in zip_longest(rows[-1], block, fillvalue="")]
-        if max(map(len, joined)) <= WIDTH:
+        joined = [f"{left:{width}}{_GAP}{right}" for left, right in zip_longest(rows[-1], block, fillvalue="")]
+        if max(map(len, joined)) <= _WIDTH:
             rows[-1] = joined
         else:
             rows.append(block)

@@ -16,8 +16,9 @@ from adaptf.pipeline.dataset import PreparedData
 from adaptf.pipeline.prediction_files import TABLES_FOLDER
 from adaptf.pipeline.validation import SYNTHESISED
 from adaptf.reports.calibration_figures import rejection_figure, reliability_figure
+from adaptf.reports.difference_figures import accuracy_figure
 from adaptf.reports.evaluation_tables import confusions_by_device, metrics_of, tables_of, write_tables
-from adaptf.reports.figures import accuracy_figure, confusion_figure, device_confusions_figure, device_figure
+from adaptf.reports.figures import confusion_figure, device_confusions_figure, device_figure
 from adaptf.reports.hardest_clips import hardest_clips, write_pictures, write_sounds
 from adaptf.reports.lineage_section import Origins, lineage_section, origins_of
 from adaptf.reports.page import Report, Section, write_report
@@ -34,8 +35,8 @@ from adaptf.reports.settings_sections import (
 from adaptf.tracking import runs
 from adaptf.tracking.runs import Result, StageRun
 
-TABLES, PAGE, HARDEST_FOLDER = "tables.txt", "report.html", "hardest"
-TITLE = "Acoustic scenes: evaluation on the test clips"
+TABLES, _PAGE, _HARDEST_FOLDER = "tables.txt", "report.html", "hardest"
+_TITLE = "Acoustic scenes: evaluation on the test clips"
 
 
 def report(
@@ -56,7 +57,7 @@ def report(
     folder = run.folder
     tables = tables_of(settings, data, draws)
     write_tables(settings, data, tables, folder / TABLES_FOLDER)
-    pictures = write_all_pictures(settings, data, tables, folder)
+    pictures = _write_all_pictures(settings, data, tables, folder)
     origins = origins_of(run_ids or {})
     devices = len(devices_of(data.table, TEST))
     sections = (
@@ -64,50 +65,50 @@ def report(
         differences_section(tables["accuracies"], tables["differences"], pictures["accuracy.png"]),
         confusions_section(pictures["confusion.png"], pictures["confusion_devices.png"], last(settings), devices),
         calibration_section(tables["calibration"], pictures["reliability.png"], pictures["rejection.png"]),
-        hardest(settings, data, folder / HARDEST_FOLDER),
-        complexity_section(quantization_of(run, origins)),
+        _hardest(settings, data, folder / _HARDEST_FOLDER),
+        complexity_section(_quantization_of(run, origins)),
         *([lineage_section(origins, mlflow.get_tracking_uri())] if origins.roots else []),
     )
     page = Report(
-        title=TITLE,
-        lead=lead_of(tables),
+        title=_TITLE,
+        lead=_lead_of(tables),
         warnings=tuple(warnings_of(data)),
-        facts=facts_of(settings, data, origins, meanings or {}),
+        facts=_facts_of(settings, data, origins, meanings or {}),
         sections=sections,
     )
     told = {name: tables[name] for name in ("scenes", "devices", "accuracies", "differences") if len(tables[name])}
     absent = say_absent(absent_scenes(data.table[data.table["split"] == TEST], data.classes))
-    clips = " ".join(filter(None, [f"{clips_of(data)}.", absent, remark]))
+    clips = " ".join(filter(None, [f"{_clips_of(data)}.", absent, remark]))
     text = "\n\n".join([" ".join([*page.warnings, clips]), *map(as_text, told.values())])
     (folder / TABLES).write_text(text)
-    note = " ".join([*(f"**{warning}**" for warning in page.warnings), link_to_page(run), clips])
+    note = " ".join([*(f"**{warning}**" for warning in page.warnings), _link_to_page(run), clips])
     return Result(
         metrics=metrics_of(settings, data, tables["calibration"]),
         files={
-            PAGE: write_report(page, folder / PAGE),
+            _PAGE: write_report(page, folder / _PAGE),
             TABLES: folder / TABLES,
             TABLES_FOLDER: folder / TABLES_FOLDER,
-            HARDEST_FOLDER: folder / HARDEST_FOLDER,
+            _HARDEST_FOLDER: folder / _HARDEST_FOLDER,
             **pictures,
         },
-        note="\n\n".join([note, *map(as_markdown, told.values()), *links_to_runs(origins)]),
+        note="\n\n".join([note, *map(as_markdown, told.values()), *_links_to_runs(origins)]),
         summary=text,
     )
 
 
-def link_to_page(run: StageRun) -> str:
+def _link_to_page(run: StageRun) -> str:
     """Markdown that MLflow's page of the run shows in its first lines: what is below is folded away."""
-    return f"[The report, with pictures and sounds](#/experiments/{runs.experiment_id()}/runs/{run.run_id}/artifacts/{PAGE})."
+    return f"[The report, with pictures and sounds](#/experiments/{runs.experiment_id()}/runs/{run.run_id}/artifacts/{_PAGE})."
 
 
-def links_to_runs(origins: Origins) -> list[str]:
+def _links_to_runs(origins: Origins) -> list[str]:
     """A line of Markdown with the evaluated runs, or nothing."""
     there = [node for node, _ in origins.roots if node.experiment_id]
     links = [f"[{node.name}](#/experiments/{node.experiment_id}/runs/{node.run_id})" for node in there]
     return [f"Evaluated runs: {', '.join(links)}."] if links else []
 
 
-def write_all_pictures(
+def _write_all_pictures(
     settings: Mapping[str, Runs], data: PreparedData, tables: Mapping[str, pd.DataFrame], folder: Path
 ) -> dict[str, Path]:
     """By the names of their PNG files."""
@@ -129,7 +130,7 @@ def last(settings: Mapping[str, Runs]) -> str:
     return list(settings)[-1]
 
 
-def hardest(settings: Mapping[str, Runs], data: PreparedData, folder: Path) -> Section:
+def _hardest(settings: Mapping[str, Runs], data: PreparedData, folder: Path) -> Section:
     """The last setting's hardest clips, written as a table, pictures and sounds too."""
     setting = last(settings)
     clips = hardest_clips(settings[setting], data.classes)
@@ -156,7 +157,7 @@ def waveforms_of(clips: pd.DataFrame, data: PreparedData) -> Tensor | None:
         return None
 
 
-def quantization_of(run: StageRun, origins: Origins) -> pd.DataFrame | None:
+def _quantization_of(run: StageRun, origins: Origins) -> pd.DataFrame | None:
     """What `quantize` found of each device's model, from the last of its runs among those evaluated."""
     quantized = [node.run_id for node, _ in origins.roots if node.stage == "quantize"]
     if not quantized:
@@ -164,7 +165,7 @@ def quantization_of(run: StageRun, origins: Origins) -> pd.DataFrame | None:
     return quantization(run, quantized[-1])
 
 
-def lead_of(tables: Mapping[str, pd.DataFrame]) -> tuple[str, ...]:
+def _lead_of(tables: Mapping[str, pd.DataFrame]) -> tuple[str, ...]:
     """The best setting, and what each step brought."""
     means = tables["accuracies"][MEAN]
     best = f"{means.max():.1f} % of the test clips are recognised (macro average over the scenes)"
@@ -184,13 +185,13 @@ def warnings_of(data: PreparedData) -> list[str]:
     return [SYNTHESISED] * data.synthesised + [heard] * bool(shared)
 
 
-def clips_of(data: PreparedData) -> str:
+def _clips_of(data: PreparedData) -> str:
     """How many test clips, of how many places."""
     test = data.table[data.table["split"] == TEST]
     return f"{len(test)} test clips of {places_of(test).nunique()} places"
 
 
-def facts_of(
+def _facts_of(
     settings: Mapping[str, Runs], data: PreparedData, origins: Origins, meanings: Mapping[str, str]
 ) -> tuple[tuple[str, str], ...]:
     """What was judged, on what."""
@@ -198,9 +199,9 @@ def facts_of(
     devices = devices_of(data.table, TEST)
     heard, unheard = ([device for device in devices if (device in known) is wanted] for wanted in (True, False))
     told = [f"known: {', '.join(heard)}"] * bool(heard) + [f"unknown to training: {', '.join(unheard)}"] * bool(unheard)
-    facts = [(setting, setting_words(len(predictions), meanings.get(setting, ""))) for setting, predictions in settings.items()]
+    facts = [(setting, _setting_words(len(runs), meanings.get(setting, ""))) for setting, runs in settings.items()]
     facts += [
-        ("Clips", f"{clips_of(data)}, {'synthesised' if data.synthesised else 'recorded'}"),
+        ("Clips", f"{_clips_of(data)}, {'synthesised' if data.synthesised else 'recorded'}"),
         ("Scenes", f"{len(data.classes)}: {', '.join(data.classes)}"),
         ("Devices", f"{len(devices)}; {'; '.join(told)}"),
     ]
@@ -208,6 +209,6 @@ def facts_of(
     return (*facts, ("Digest of the data", data.digest))
 
 
-def setting_words(number: int, meaning: str) -> str:
+def _setting_words(number: int, meaning: str) -> str:
     """What a setting is, and how many runs it has."""
     return "; ".join(filter(None, [meaning, f"{number} runs, shown by their mean" if number > 1 else "one run"]))

@@ -17,7 +17,7 @@ def tables_of(settings: Mapping[str, Runs], data: PreparedData, draws: int) -> d
     """By the names of their CSV files."""
     return {
         "accuracies": accuracy_table(settings),
-        "differences": differences_of(settings, draws),
+        "differences": _differences_of(settings, draws),
         "scenes": scene_table(settings, data.classes),
         "devices": device_table(settings, devices_of(data.table)),
         "calibration": calibration_table(settings, data.classes),
@@ -26,7 +26,7 @@ def tables_of(settings: Mapping[str, Runs], data: PreparedData, draws: int) -> d
     }
 
 
-def differences_of(settings: Mapping[str, Runs], draws: int) -> pd.DataFrame:
+def _differences_of(settings: Mapping[str, Runs], draws: int) -> pd.DataFrame:
     """Between settings of as many runs each: only these can be paired."""
     numbers = sorted({len(predictions) for predictions in settings.values()})
     groups = [{name: one for name, one in settings.items() if len(one) == number} for number in numbers]

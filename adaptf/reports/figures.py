@@ -7,18 +7,12 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
-
-from adaptf.evaluation.intervals import mean_interval
-from adaptf.evaluation.scores import Runs, macro_accuracy
-from adaptf.evaluation.tables import DIFFERENCE, HIGH, LOW, RUNS_HIGH, RUNS_LOW, STANDS
 
 BLUE, ORANGE, GREY = "#0072B2", "#E69F00", "#B0B0B0"
 DEVICE_COLOURS = ("#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9")
 
-DEVICES_SHOWN, DEVICES_PER_ROW = 15, 5
-LONG_NAME = 30
+DEVICES_SHOWN, _DEVICES_PER_ROW = 15, 5
 
 
 def as_written(name: str) -> str:
@@ -74,7 +68,7 @@ def device_confusions_figure(matrices: Mapping[str, pd.DataFrame], path: Path) -
     """Small row-normalised confusion matrices, one per device, with its macro average; of many those with the most clips."""
     most = sorted(matrices, key=lambda device: -int(matrices[device].to_numpy().sum()))[:DEVICES_SHOWN]
     shown = {device: matrix for device, matrix in matrices.items() if device in most}
-    columns = min(len(shown), DEVICES_PER_ROW)
+    columns = min(len(shown), _DEVICES_PER_ROW)
     rows = -(-len(shown) // columns)
     figure = Figure(figsize=(2.1 * columns + 1.3, 2.4 * rows + 1.1), layout="constrained")
     cells = figure.subplots(rows, columns, squeeze=False, sharex=True, sharey=True)
@@ -93,7 +87,7 @@ def device_confusions_figure(matrices: Mapping[str, pd.DataFrame], path: Path) -
     return save(figure, path)
 
 
-def draw_bars(axis: Axes, table: pd.DataFrame) -> None:
+def _draw_bars(axis: Axes, table: pd.DataFrame) -> None:
     """Groups of bars: a group per row, a colour per column."""
     width = 0.8 / len(table.columns)
     for place, (name, values) in enumerate(table.items()):
@@ -106,75 +100,10 @@ def device_figure(table: pd.DataFrame, path: Path) -> Path:
     """Accuracy in percent per device (rows) and setting (columns)."""
     figure = Figure(figsize=(max(7, 0.9 * len(table)), 4.2), layout="constrained")
     axis = figure.subplots()
-    draw_bars(axis, table)
+    _draw_bars(axis, table)
     axis.set_ylabel("macro-average accuracy in percent")
     axis.set_xlabel("")
     axis.set_ylim(0, 100)
     axis.legend(title="", frameon=False, ncols=len(table.columns), loc="upper center")
     axis.spines[["top", "right"]].set_visible(False)
     return save(figure, path)
-
-
-def accuracy_figure(settings: Mapping[str, Runs], differences: pd.DataFrame, path: Path) -> Path:
-    """Macro averages of the settings with their runs, and beside them the differences that `difference_table` found.
-
-    Without differences, that is with one setting, there is one panel.
-    """
-    panels = 2 if len(differences) else 1
-    rows = max(len(settings), len(differences))
-    figure = Figure(figsize=(5.5 * panels, 1.4 + 0.42 * rows), layout="constrained")
-    axes = figure.subplots(1, panels, squeeze=False)[0]
-    _draw_accuracies(axes[0], settings)
-    if panels == 2:
-        _draw_differences(axes[1], differences)
-    return save(figure, path)
-
-
-def _draw_accuracies(axis: Axes, settings: Mapping[str, Runs]) -> None:
-    for row, runs in enumerate(settings.values()):
-        values = [macro_accuracy(run) * 100 for run in runs]
-        found = mean_interval(values)
-        if found.runs > 1:
-            axis.plot([found.low, found.high], [row, row], color=BLUE, linewidth=2)
-            axis.plot(values, [row + 0.25] * len(values), "o", color=GREY, markersize=4)
-        axis.plot(found.mean, row, "o", color=BLUE, markersize=8)
-        _write_above(axis, found.mean, row, f"{found.mean:.1f}")
-    several = any(len(runs) > 1 for runs in settings.values())
-    legend = "\ngrey: runs; line: 95 % interval of their mean" if several else ""
-    axis.set_xlabel(f"macro-average accuracy in percent{legend}")
-    axis.xaxis.set_major_locator(MaxNLocator(nbins=6))
-    _name_rows(axis, list(settings))
-
-
-def _draw_differences(axis: Axes, differences: pd.DataFrame) -> None:
-    axis.axvline(0, color="black", linewidth=0.8)
-    for row, (_, found) in enumerate(differences.iterrows()):
-        colour = BLUE if found[STANDS] == "yes" else GREY
-        axis.plot([found[LOW], found[HIGH]], [row, row], color=colour, linewidth=7, solid_capstyle="butt", alpha=0.6)
-        axis.plot([found[RUNS_LOW], found[RUNS_HIGH]], [row, row], color=colour, linewidth=2)
-        axis.plot(found[DIFFERENCE], row, "o", color=colour, markersize=6)
-        _write_above(axis, found[DIFFERENCE], row, f"{found[DIFFERENCE]:+z.1f}")
-    line = ", line: over runs" if differences[RUNS_LOW].notna().any() else ""
-    axis.set_xlabel(f"difference in points (blue: stands; grey: may be chance)\nbar: 95 % interval over locations{line}")
-    _name_rows(axis, [_in_two_lines(str(name)) for name in differences.index])
-
-
-def _in_two_lines(name: str) -> str:
-    """A long 'second - first' leaves no room for the figures beside it."""
-    return name.replace(" - ", "\n- ") if len(name) > LONG_NAME else name
-
-
-def _write_above(axis: Axes, x: float, y: float, text: str) -> None:
-    """On white, so that no line runs through the figure."""
-    white = {"facecolor": "white", "edgecolor": "none", "pad": 0.5}
-    axis.annotate(text, (x, y), (0, 7), textcoords="offset points", ha="center", fontsize=9, bbox=white)
-
-
-def _name_rows(axis: Axes, names: list[str]) -> None:
-    """The first row on top, with room for the figure above it."""
-    axis.set_yticks(range(len(names)), [as_written(name) for name in names])
-    axis.set_ylim(len(names) - 0.4, -0.8)
-    axis.spines[["top", "right", "left"]].set_visible(False)
-    axis.tick_params(axis="y", length=0)
-    axis.grid(axis="x", color="#EEEEEE")
-    axis.set_axisbelow(True)

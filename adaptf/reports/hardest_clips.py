@@ -3,18 +3,16 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 import soundfile
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from adaptf.audio.logmel import LogMel
 from adaptf.evaluation.scores import Runs, places_of, probabilities
-from adaptf.reports.data_figures import COLOUR_PERCENTILES, MOSAIC_BANDS, draw_scale
+from adaptf.reports.data_figures import draw_log_mels
 from adaptf.reports.figures import save
 
-SHOWN = 12
+_SHOWN = 12
 RULE = (
     "Wrong answers given with the highest probability: of each scene and place the surest one, and in turn of each true scene, "
     "so that no place and no scene fills the list."
@@ -26,7 +24,7 @@ PEAK = 0.5
 """To which the sound of every clip is brought: recordings differ in level by a hundred times."""
 
 
-def hardest_clips(runs: Runs, scenes: Sequence[str], *, count: int = SHOWN) -> pd.DataFrame:
+def hardest_clips(runs: Runs, scenes: Sequence[str], *, count: int = _SHOWN) -> pd.DataFrame:
     """Clips chosen by RULE, the surest mistake first.
 
     Columns: filename, scene, device, location, predicted, PROBABILITY of what was predicted, TRUE_PROBABILITY, and a
@@ -42,30 +40,21 @@ def hardest_clips(runs: Runs, scenes: Sequence[str], *, count: int = SHOWN) -> p
 
 def _mean_probabilities(runs: Runs, scenes: Sequence[str]) -> pd.DataFrame:
     """The first run's clips with what all runs together make of them."""
-    first = runs[0]
-    rows = [pd.Index(run["filename"]).get_indexer(pd.Index(first["filename"])) for run in runs]
-    mean = np.mean([probabilities(run, scenes)[row] for run, row in zip(runs, rows, strict=True)], axis=0)
-    true = pd.Index(scenes).get_indexer(pd.Index(first["scene"]))
-    clips = first[["filename", "scene", "device", "location"]].assign(
-        predicted=np.array(scenes)[mean.argmax(axis=1)],
-        **{PROBABILITY: mean.max(axis=1), TRUE_PROBABILITY: mean[np.arange(len(mean)), true]},
-    )
-    return pd.concat([clips.reset_index(drop=True), pd.DataFrame(mean, columns=list(scenes))], axis=1)
+    each = [pd.DataFrame(probabilities(run, scenes), run["filename"], list(scenes)) for run in runs]
+    mean = pd.concat(each).groupby(level=0, sort=False).mean()
+    clips = runs[0][["filename", "scene", "device", "location"]].set_index("filename")
+    clips["predicted"], clips[PROBABILITY] = mean.idxmax(axis=1), mean.max(axis=1)
+    true = mean.columns.get_indexer(pd.Index(clips["scene"]))
+    clips[TRUE_PROBABILITY] = mean.loc[clips.index].to_numpy()[range(len(clips)), true]
+    return clips.join(mean).reset_index()
 
 
 def write_pictures(waveforms: Tensor, folder: Path, *, sample_rate: int) -> list[Path]:
     """The log-mel of each clip (clips, samples) as `01.png`, `02.png`, ..., all in the same colours."""
-    images = LogMel(bands=MOSAIC_BANDS, sample_rate=sample_rate)(waveforms)[:, 0].numpy()
-    darkest, brightest = np.percentile(images, COLOUR_PERCENTILES)
-    paths = []
-    for number, image in enumerate(images, 1):
-        figure = Figure(figsize=(2.9, 1.5), layout="constrained")
-        cell = figure.subplots()
-        colours = {"cmap": "magma", "vmin": darkest, "vmax": brightest, "interpolation": "nearest"}
-        cell.imshow(image, origin="lower", aspect="auto", extent=(0, 1, 0, 1), **colours)
-        draw_scale(cell, seconds=waveforms.shape[1] / sample_rate, highest_hz=sample_rate / 2)
-        paths.append(save(figure, folder / f"{number:02}.png"))
-    return paths
+    figures = [Figure(figsize=(2.9, 1.5), layout="constrained") for _ in waveforms]
+    cells = [figure.subplots() for figure in figures]
+    draw_log_mels(cells, waveforms, sample_rate, scales=cells, interpolation="nearest")
+    return [save(figure, folder / f"{number:02}.png") for number, figure in enumerate(figures, 1)]
 
 
 def write_sounds(waveforms: Tensor, folder: Path, *, sample_rate: int) -> list[Path]:

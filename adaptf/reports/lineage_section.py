@@ -8,9 +8,9 @@ from adaptf.pipeline.taught import teacher_name
 from adaptf.reports.page import Cell, Row, Section, Table
 from adaptf.tracking.checkpoint_files import labels_of
 
-EXPLAINED = "Every run that these figures came from, each once: first a setting's, then those that it took from."
-CAPTION = "Id: of the MLflow run. Code: Git commit, where the run began in a checkout. Data: begin of the digest of its data."
-LINKED = " Links open MLflow's pages where this page is opened by itself; MLflow's viewer of artifacts follows none."
+_EXPLAINED = "Every run that these figures came from, each once: first a setting's, then those that it took from."
+_CAPTION = "Id: of the MLflow run. Code: Git commit, where the run began in a checkout. Data: begin of the digest of its data."
+_LINKED = " Links open MLflow's pages where this page is opened by itself; MLflow's viewer of artifacts follows none."
 
 
 @dataclass(frozen=True)
@@ -36,12 +36,12 @@ class Origins:
 def origins_of(run_ids: Mapping[str, Sequence[str]]) -> Origins:
     """Of the runs (or checkpoint files) by setting."""
     known: dict[str, Node] = {}
-    roots = tuple((node_or_file(value, known), setting) for setting, values in run_ids.items() for value in values)
+    roots = tuple((_node_or_file(value, known), setting) for setting, values in run_ids.items() for value in values)
     taught = [node.run_id for node, _ in Origins(roots).nodes if node.stage == "teacher"]
     return Origins(roots, tuple(dict.fromkeys(map(teacher_name, taught))))
 
 
-def node_or_file(value: str, known: dict[str, Node]) -> Node:
+def _node_or_file(value: str, known: dict[str, Node]) -> Node:
     """Checkpoint files came from no run that is known here."""
     labels = labels_of(value)
     if not labels:
@@ -53,12 +53,12 @@ def node_or_file(value: str, known: dict[str, Node]) -> Node:
 def lineage_section(origins: Origins, tracking_uri: str) -> Section:
     """A row per run. Links are there where a server shows the runs."""
     server = tracking_uri.rstrip("/") if tracking_uri.startswith(("http://", "https://")) else ""
-    rows = tuple(row_of(node, setting, server) for node, setting in origins.nodes)
-    table = Table(CAPTION + LINKED * bool(server), ("run", "setting", "id", "score", "code", "data"), rows)
-    return Section("Where the models come from", "Lineage", (EXPLAINED,), (table,))
+    rows = tuple(_row_of(node, setting, server) for node, setting in origins.nodes)
+    table = Table(_CAPTION + _LINKED * bool(server), ("run", "setting", "id", "score", "code", "data"), rows)
+    return Section("Where the models come from", "Lineage", (_EXPLAINED,), (table,))
 
 
-def row_of(node: Node, setting: str, server: str) -> Row:
+def _row_of(node: Node, setting: str, server: str) -> Row:
     """A run that is gone, or a file, says so in place of its score."""
     link = f"{server}/#/experiments/{node.experiment_id}/runs/{node.run_id}" if server and node.experiment_id else ""
     name, value = node.scores[0] if len(node.scores) == 1 else ("", 0.0)

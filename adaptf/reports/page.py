@@ -12,8 +12,8 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from adaptf.evaluation.tables import as_rows
 
-MEDIA_TYPES = {".png": "image/png", ".flac": "audio/flac"}
-LONG_TABLE = 20
+_MEDIA_TYPES = {".png": "image/png", ".flac": "audio/flac"}
+_LONG_TABLE = 20
 """Tables of more rows may be cut at the end of a printed page."""
 
 
@@ -124,16 +124,16 @@ def write_report(report: Report, path: Path) -> Path:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters["data_uri"] = data_uri
-    environment.globals["LONG"] = LONG_TABLE
+    environment.filters["data_uri"] = _data_uri
+    environment.globals["LONG"] = _LONG_TABLE
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(environment.get_template("report.html").render(report=report), encoding="utf-8")
     return path
 
 
-def data_uri(path: Path) -> str:
+def _data_uri(path: Path) -> str:
     """A file's content, as a page holds it."""
-    return f"data:{MEDIA_TYPES[path.suffix]};base64,{base64.b64encode(path.read_bytes()).decode()}"
+    return f"data:{_MEDIA_TYPES[path.suffix]};base64,{base64.b64encode(path.read_bytes()).decode()}"
 
 
 def table_of(
@@ -152,14 +152,14 @@ def table_of(
     mark_best = mark_best and len(frame.columns) > 1
     rows = []
     for name, texts, values in zip(map(str, frame.index), as_rows(frame), frame.to_numpy().tolist(), strict=True):
-        best = best_texts(texts, values, lowest=name in lowest_is_best) if mark_best else set()
+        best = _best_texts(texts, values, lowest=name in lowest_is_best) if mark_best else set()
         both = zip(texts, values, strict=True)
         cells = tuple(Cell(text, best=text in best, words=isinstance(value, str)) for text, value in both)
         rows.append(Row(name, cells, summary=name in summaries))
     return Table(caption, (str(frame.index.name or ""), *map(str, frame.columns)), tuple(rows))
 
 
-def best_texts(texts: Sequence[str], values: Sequence[float], *, lowest: bool) -> set[str]:
+def _best_texts(texts: Sequence[str], values: Sequence[float], *, lowest: bool) -> set[str]:
     """How the best figure of a row is written; empty where there is none, or where all are the same."""
     known = [(value, text) for value, text in zip(values, texts, strict=True) if not math.isnan(value)]
     if len({text for _, text in known}) < 2:

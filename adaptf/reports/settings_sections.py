@@ -14,8 +14,8 @@ from adaptf.reports.figures import DEVICES_SHOWN
 from adaptf.reports.hardest_clips import PLAYED_SECONDS, PROBABILITY, RULE, TRUE_PROBABILITY
 from adaptf.reports.page import Cell, Clip, Clips, Picture, Row, Section, Table, table_of
 
-SUMMARIES = {MEAN, SEEN}
-PROBABILITIES_SHOWN = 3
+_SUMMARIES = {MEAN, SEEN}
+_PROBABILITIES_SHOWN = 3
 NO_SOUND = "The audio of these clips is not on the machine that made this page: their pictures and sounds are left out."
 
 
@@ -27,14 +27,14 @@ def figures_section(scenes: pd.DataFrame, devices: pd.DataFrame, picture: Path) 
         "Accuracy in percent by scene. The macro average is the mean over the scenes; of the log loss, less is better." + star,
         mark_best=True,
         lowest_is_best={LOG_LOSS},
-        summaries=SUMMARIES,
+        summaries=_SUMMARIES,
     )
     by_device = table_of(
         devices,
         "Macro-average accuracy in percent by recording device. Training has heard the known devices and none of the others."
         + star,
         mark_best=True,
-        summaries=SUMMARIES if SEEN in devices.index else {UNSEEN, MEAN},
+        summaries=_SUMMARIES if SEEN in devices.index else {UNSEEN, MEAN},
     )
     shown = Picture(
         picture,
@@ -63,11 +63,11 @@ def differences_section(accuracies: pd.DataFrame, differences: pd.DataFrame, pic
         f"Left: macro averages{dots}. Right: differences with their intervals over places; blue stands, grey may be chance.",
         "Macro-average accuracy of each setting, and the differences that stand in the table below.",
     )
-    blocks = (*means, shown, difference_words_table(differences))
+    blocks = (*means, shown, _difference_words_table(differences))
     return Section("Which differences stand", "Differences", (explained,), blocks)
 
 
-def difference_words_table(differences: pd.DataFrame) -> Table:
+def _difference_words_table(differences: pd.DataFrame) -> Table:
     """The table of differences with intervals in one cell, and with what each means."""
     intervals = {"95 % over places": (LOW, HIGH), "95 % over seeds": (RUNS_LOW, RUNS_HIGH)}
     shown = {name: ends for name, ends in intervals.items() if differences[list(ends)].notna().any(axis=None)}
@@ -184,8 +184,8 @@ def hardest_section(
             scene=row["scene"],
             predicted=row["predicted"],
             device=row["device"],
-            place=place_of(row["location"], cities.get(row["filename"], "")),
-            probabilities=highest(row[list(scenes)].astype(float), row["scene"]),
+            place=_place_of(row["location"], cities.get(row["filename"], "")),
+            probabilities=_highest(row[list(scenes)].astype(float), row["scene"]),
             picture=picture,
             sound=sound,
         )
@@ -203,15 +203,15 @@ def hardest_section(
     )
 
 
-def place_of(location: str, city: str) -> str:
+def _place_of(location: str, city: str) -> str:
     """The location, with its city where its name does not tell it."""
     return location if not city or city in location else f"{location}, {city}"
 
 
-def highest(probabilities: pd.Series, true: str) -> tuple[tuple[str, float], ...]:
+def _highest(probabilities: pd.Series, true: str) -> tuple[tuple[str, float], ...]:
     """The highest probabilities, and that of the true scene."""
     ordered = probabilities.sort_values(ascending=False, kind="stable")
-    names = list(dict.fromkeys([*ordered.index[:PROBABILITIES_SHOWN], true]))
+    names = list(dict.fromkeys([*ordered.index[:_PROBABILITIES_SHOWN], true]))
     return tuple((name, float(ordered[name])) for name in names)
 
 
@@ -226,7 +226,7 @@ def complexity_section(quantization: pd.DataFrame | None) -> Section:
     title, name = "What the models cost", "Complexity"
     if quantization is None:
         return Section(title, name, ("No INT8 models were evaluated. `quantize` measures what they cost.",))
-    rows = tuple(complexity_row(str(device), row) for device, row in quantization.iterrows())
+    rows = tuple(_complexity_row(str(device), row) for device, row in quantization.iterrows())
     header = (
         "model of device",
         "parameters",
@@ -247,14 +247,14 @@ def complexity_section(quantization: pd.DataFrame | None) -> Section:
     return Section(title, name, blocks=(Table(caption, header, rows),))
 
 
-def complexity_row(device: str, row: pd.Series) -> Row:
+def _complexity_row(device: str, row: pd.Series) -> Row:
     """Of one device's model."""
     cells = (
         f"{int(row['parameters']):,}",
-        of_limit(row["macs"], MAX_MACS),
-        of_limit(row["model_bytes"], MAX_BYTES),
-        of_limit(row.get("served macs", math.nan), MAX_MACS),
-        of_limit(row.get("served bytes", math.nan), MAX_BYTES),
+        _of_limit(row["macs"], MAX_MACS),
+        _of_limit(row["model_bytes"], MAX_BYTES),
+        _of_limit(row.get("served macs", math.nan), MAX_MACS),
+        _of_limit(row.get("served bytes", math.nan), MAX_BYTES),
         str(row["INT8 convolutions"]),
         f"{row['float accuracy']:.1f}",
         f"{row['INT8 accuracy']:.1f}",
@@ -262,6 +262,6 @@ def complexity_row(device: str, row: pd.Series) -> Row:
     return Row(device, tuple(map(Cell, cells)))
 
 
-def of_limit(figure: float, limit: int) -> str:
+def _of_limit(figure: float, limit: int) -> str:
     """A figure with its share of a limit; a dash where a run of an earlier version did not count it."""
     return "-" if math.isnan(figure) else f"{int(figure):,} ({figure / limit * 100:.1f} %)"

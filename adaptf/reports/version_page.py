@@ -14,7 +14,7 @@ from adaptf.pipeline.lineage import FILE, Node
 from adaptf.pipeline.refit import what_clips_judge
 
 NOT_SCORED = "It was not scored on test clips: no finished run of `evaluate` did so before it was registered."
-COSTS = {
+_COSTS = {
     "parameters": ("parameters of the float network", ""),
     "macs": ("multiply-accumulates for one clip", f"{MAX_MACS:,}"),
     "model_bytes": ("bytes: INT8 weights, FP16 biases (held to the limit)", f"{MAX_BYTES:,}"),
@@ -36,22 +36,22 @@ def device_page(device: str, report: pd.DataFrame, predictions: pd.DataFrame | N
     """
     row = pd.Series(report.loc[device])
     others = " and of every device without a model of its own" if device == UNKNOWN else ""
-    clips = None if predictions is None else clips_of(predictions, device, list(report.index))
+    clips = None if predictions is None else _clips_of(predictions, device, list(report.index))
     columns = ("scene", "device") if others else ("scene",)
     return "\n\n".join(
         [
             f"INT8 model of device **{device}**{others}. It answers for every clip that it is given; the router sends it those "
             f"of its device{'s' if others else ''}.",
-            *test_scores(dict.fromkeys(columns, clips), evaluated),
+            *_test_scores(dict.fromkeys(columns, clips), evaluated),
             f"Validation: {row['INT8 accuracy']:.1f} % macro-average accuracy as INT8, {row['float accuracy']:.1f} % before, "
-            f"on {row['judged on']}{learnt_remark(came)}.",
+            f"on {row['judged on']}{_learnt_remark(came)}.",
             budget(row),
-            runs_list(came),
+            _runs_list(came),
         ]
     )
 
 
-def learnt_remark(came: Sequence[Node]) -> str:
+def _learnt_remark(came: Sequence[Node]) -> str:
     """Of the validation clips; empty where none of the runs learnt from them."""
     refits = [node.name for node in came if node.refit]
     return f", {what_clips_judge(refits)}" if refits else ""
@@ -64,30 +64,30 @@ def router_page(held: Mapping[str, str], predictions: pd.DataFrame | None, evalu
         [
             f"Sends each clip to the INT8 model of its recording device, and every other clip to that of **{UNKNOWN}**.",
             f"| device | version |\n|---|---|\n{lines}",
-            *test_scores({"scene": predictions, "device": predictions}, evaluated),
+            *_test_scores({"scene": predictions, "device": predictions}, evaluated),
             f"The budget of each device's model is on the page of its version. Limits: {MAX_MACS:,} multiply-accumulates, "
             f"{MAX_BYTES:,} bytes.",
-            runs_list(came),
+            _runs_list(came),
         ]
     )
 
 
-def clips_of(predictions: pd.DataFrame, device: str, devices: Sequence[str]) -> pd.DataFrame:
+def _clips_of(predictions: pd.DataFrame, device: str, devices: Sequence[str]) -> pd.DataFrame:
     """The test clips that a device's model answered: those of its device, `unknown` those of all devices without a model."""
     own = predictions["device"] == device
     return predictions[own | ~predictions["device"].isin(devices)] if device == UNKNOWN else predictions[own]
 
 
-def test_scores(clips_by_column: Mapping[str, pd.DataFrame | None], evaluated: str) -> list[str]:
+def _test_scores(clips_by_column: Mapping[str, pd.DataFrame | None], evaluated: str) -> list[str]:
     """A table per column of the predictions by which the clips are told apart, under what has to be known of them."""
     if any(clips is None for clips in clips_by_column.values()):
         return [NOT_SCORED]
     note = mlflow.get_run(evaluated).data.tags.get(MLFLOW_RUN_NOTE, "").partition("\n\n")[0]
-    tables = [accuracy_by(column, clips) for column, clips in clips_by_column.items() if clips is not None and len(clips)]
+    tables = [_accuracy_by(column, clips) for column, clips in clips_by_column.items() if clips is not None and len(clips)]
     return [f"Test clips: {note}", *(tables or ["None of the test clips is for this model."])]
 
 
-def accuracy_by(column: str, clips: pd.DataFrame) -> str:
+def _accuracy_by(column: str, clips: pd.DataFrame) -> str:
     """Markdown: macro-average accuracy in percent per scene or device, and of all clips."""
     groups = {str(name): rows for name, rows in clips.groupby(column)}
     rows = [(100 * float(accuracy_per_scene(some).mean()), len(some)) for some in groups.values()]
@@ -98,18 +98,18 @@ def accuracy_by(column: str, clips: pd.DataFrame) -> str:
 
 def budget(row: pd.Series) -> str:
     """Markdown: what the network costs, and the limits that it is held to."""
-    lines = [f"| {what} | {int(row[name]):,} | {limit} |" for name, (what, limit) in COSTS.items() if name in row]
+    lines = [f"| {what} | {int(row[name]):,} | {limit} |" for name, (what, limit) in _COSTS.items() if name in row]
     return "\n".join(["| budget | this model | limit |", "|---|---:|---:|", *lines])
 
 
-def runs_list(came: Sequence[Node]) -> str:
+def _runs_list(came: Sequence[Node]) -> str:
     """Markdown: a link to each run, as the pages of MLflow's UI find them, files by name, code and data of the first run."""
-    lines = [f"- {link_to(node)}" for node in came if node.name]
+    lines = [f"- {_link_to(node)}" for node in came if node.name]
     made = [f"Data digest: {data_digest(came) or 'not known'}.", f"Git commit: {commit(came) or 'not known'}."]
     return "\n".join(["Runs that it came from, and that scored it:", "", *lines, "", *made])
 
 
-def link_to(node: Node) -> str:
+def _link_to(node: Node) -> str:
     """Markdown: to a run; of a file its name."""
     return f"[{node.name}](#/experiments/{node.experiment_id}/runs/{node.run_id})" if node.stage != FILE else node.name
 

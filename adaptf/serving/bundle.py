@@ -102,18 +102,18 @@ def read_bundle(folder: Path) -> Bundle:
                 f"the bundle has networks for {sorted(files)} but none for {UNKNOWN!r}, "
                 "which answers for every other device: add it"
             )
-        models = {device: read_model(folder, **entry) for device, entry in files.items()}
+        models = {device: _read_model(folder, **entry) for device, entry in files.items()}
         bundle = Bundle(log_mel=LogMel(**mel), models=models, **values)
     except BundleError:
         raise
     except (OSError, ValueError, AttributeError, KeyError, TypeError) as error:
         raise BundleError(f"{folder} is no bundle of a router with a complete {MANIFEST}: {error!r}") from error
     for device, model in models.items():
-        check_network(device, model.network, bundle)
+        _check_network(device, model.network, bundle)
     return bundle
 
 
-def read_model(folder: Path, *, file: str, version: str) -> RoutedModel:
+def _read_model(folder: Path, *, file: str, version: str) -> RoutedModel:
     """A network of the bundle; `file` is a bare name, never a way out of the folder."""
     if Path(file).name != file or not (folder / file).is_file():
         raise BundleError(f"{file!r} of {version} should be the name of a file in the bundle")
@@ -123,7 +123,7 @@ def read_model(folder: Path, *, file: str, version: str) -> RoutedModel:
         raise BundleError(f"the network of {version} does not load: {error}") from error
 
 
-def check_network(device: str, network: Network, bundle: Bundle) -> None:
+def _check_network(device: str, network: Network, bundle: Bundle) -> None:
     """Tries two clips of silence: a fixed batch, other features or other scenes should fail before any request does."""
     wanted = (2, len(bundle.scenes))
     if bundle.log_mel.sample_rate != bundle.sample_rate:

@@ -41,7 +41,7 @@ def classify(bundle: Bundle, rows: list[Row]) -> list[Answer]:
     """
     pool = workers()
     chunks = chunks_of(bundle, rows, workers=torch.get_num_threads())
-    tasks = [pool.submit(classify_chunk, bundle, chunk) for chunk in chunks]
+    tasks = [pool.submit(_classify_chunk, bundle, chunk) for chunk in chunks]
     wait(tasks)
     errors = [error for task in tasks if (error := task.exception())]
     if bad_rows := [error for error in errors if isinstance(error, RowError)]:
@@ -68,12 +68,12 @@ def chunks_of(bundle: Bundle, rows: list[Row], *, workers: int) -> Iterator[list
         yield chunk
 
 
-def classify_chunk(bundle: Bundle, rows: list[Row]) -> list[tuple[int, Answer]]:
+def _classify_chunk(bundle: Bundle, rows: list[Row]) -> list[tuple[int, Answer]]:
     """Rows of one device, by their numbers. Raises RowError."""
     device = bundle.device_used(rows[0].device)
     model = bundle.models[device]
     clips = [clips_of(row, sample_rate=bundle.sample_rate, clip_samples=bundle.clip_samples) for row in rows]
-    probabilities = probabilities_of(bundle, device, torch.from_numpy(np.concatenate(clips)))
+    probabilities = _probabilities_of(bundle, device, torch.from_numpy(np.concatenate(clips)))
     parts = np.split(probabilities, np.cumsum([len(of_row) for of_row in clips])[:-1])
     return [
         (row.number, Answer(row.device, device, model.version, row.seconds, part))
@@ -82,7 +82,7 @@ def classify_chunk(bundle: Bundle, rows: list[Row]) -> list[tuple[int, Answer]]:
 
 
 @torch.inference_mode()
-def probabilities_of(bundle: Bundle, device: str, clips: torch.Tensor) -> NDArray[np.float64]:
+def _probabilities_of(bundle: Bundle, device: str, clips: torch.Tensor) -> NDArray[np.float64]:
     """(clips, clip_samples) -> (clips, scenes)."""
     logits = []
     for some in clips.split(CLIPS_AT_ONCE):

@@ -1,12 +1,10 @@
 """The router as a model of MLflow: a bundle logged with the code that serves it, and the bundle of a registered version."""
 
 import warnings
-from contextlib import nullcontext
 from dataclasses import asdict
 from importlib.metadata import version as installed_version
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
 
 import mlflow
 from mlflow.exceptions import MlflowException
@@ -24,14 +22,13 @@ REQUIREMENTS = ("mlflow", "torch", "torchao", "openvino", "numpy", "pandas", "so
 """What serving a router needs: the versions installed here are written into the model."""
 
 
-def log_router(bundle: Path, name: str, *, run_id: str | None = None) -> str:
-    """Logs a bundle's folder as a model of a run, the active one by default; returns the model's URI.
+def log_router(bundle: Path, name: str) -> str:
+    """Logs a bundle's folder as a model of the active run; returns the model's URI.
 
     The model holds this package's source and the installed versions of what it imports, so it needs nothing of this
     machine. Raises BundleError (a ValueError) where the bundle cannot be served.
     """
-
-    with run_to_log_to(run_id), warnings.catch_warnings():
+    with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*An input example was not provided")
         read_bundle(bundle)
         logged = mlflow.pyfunc.log_model(
@@ -46,16 +43,6 @@ def log_router(bundle: Path, name: str, *, run_id: str | None = None) -> str:
             metadata={"request": WANTED_COLUMNS, "example": example_request()},
         )
     return str(logged.model_uri)
-
-
-def run_to_log_to(run_id: str | None) -> Any:
-    """A context in which the run is active. Raises ValueError where no run is named and none is active."""
-    active = mlflow.active_run()
-    if active is None and run_id is None:
-        raise ValueError("no run is active: start one, or give the id of the run that the model belongs to")
-    if run_id is None or (active is not None and active.info.run_id == run_id):
-        return nullcontext()
-    return mlflow.start_run(run_id=run_id, nested=True)
 
 
 def installed_requirements() -> list[str]:

@@ -17,14 +17,14 @@ from adaptf.serving.classify import Answer
 from adaptf.serving.live import Follower
 from adaptf.serving.log_lines import log
 
-SECONDS = (0.0025, 0.005, 0.01, 0.02, 0.04, 0.08, 0.16, 0.32, 0.64, 1.28, 2.56, 5.12, 10.24, 20.48)
+_SECONDS = (0.0025, 0.005, 0.01, 0.02, 0.04, 0.08, 0.16, 0.32, 0.64, 1.28, 2.56, 5.12, 10.24, 20.48)
 """Bounds of the histogram: one clip takes a few milliseconds, the largest request some seconds."""
 
-NO_DEVICE, OTHER = "none", "other"
+_NO_DEVICE, _OTHER = "none", "other"
 """In the metrics, devices asked for: null, and any name without a network; a client must not fill the store with names."""
 
-LONGEST_NAME = 40
-MOST_DEVICES = 20
+_LONGEST_NAME = 40
+_MOST_DEVICES = 20
 """Of one request in its log line: the most frequent."""
 
 
@@ -37,14 +37,14 @@ class Monitor:
         self._numbers = count(1)
         self._requests = Counter("adaptf_requests", "Requests, by how they ended.", ["status"], registry=metrics)
         self._seconds = Histogram(
-            "adaptf_request_seconds", "Time of a request in the router.", buckets=SECONDS, registry=metrics
+            "adaptf_request_seconds", "Time of a request in the router.", buckets=_SECONDS, registry=metrics
         )
         self._audio = Counter("adaptf_audio_seconds", "Seconds of audio classified.", registry=metrics)
         self._asked = Counter("adaptf_rows_asked", "Rows, by the device asked for.", ["device"], registry=metrics)
         by = ["device", "scene"]
         self._rows = Counter("adaptf_rows", "Rows, by the device used and the scene found.", by, registry=metrics)
         self._clips = Counter("adaptf_clips", "Clips, by the device used and the scene found.", by, registry=metrics)
-        metrics.register(ModelMetrics(follower))
+        metrics.register(_ModelMetrics(follower))
 
     @contextmanager
     def request(self) -> Iterator[list[Answer]]:
@@ -70,7 +70,7 @@ class Monitor:
     def _counted(self, answers: Sequence[Answer]) -> dict[str, Any]:
         """Adds the answers to the metrics; returns their counts for the log line."""
         bundle = self.follower.bundle
-        rows = Tally((answer.device_used, scene_of(answer, bundle)) for answer in answers)
+        rows = Tally((answer.device_used, _scene_of(answer, bundle)) for answer in answers)
         clips = Tally(
             (answer.device_used, bundle.scenes[best]) for answer in answers for best in answer.probabilities.argmax(axis=1)
         )
@@ -78,7 +78,7 @@ class Monitor:
             self._rows.labels(*labels).inc(number)
         for labels, number in clips.items():
             self._clips.labels(*labels).inc(number)
-        for device, number in Tally(asked_label(answer.device_asked, bundle) for answer in answers).items():
+        for device, number in Tally(_asked_label(answer.device_asked, bundle) for answer in answers).items():
             self._asked.labels(device).inc(number)
         seconds = sum(answer.seconds for answer in answers)
         self._audio.inc(seconds)
@@ -86,13 +86,13 @@ class Monitor:
             "rows": len(answers),
             "clips": clips.total(),
             "audio_seconds": round(seconds, 3),
-            "devices": devices_of(answers),
+            "devices": _devices_of(answers),
             "versions": dict(Tally(answer.version_used for answer in answers)),
-            "scenes": dict(Tally(scene_of(answer, bundle) for answer in answers)),
+            "scenes": dict(Tally(_scene_of(answer, bundle) for answer in answers)),
         }
 
 
-class ModelMetrics:
+class _ModelMetrics:
     """Metrics of the models and of the registry's following, read when somebody asks, so that they never lag behind."""
 
     def __init__(self, follower: Follower) -> None:
@@ -127,17 +127,17 @@ class ModelMetrics:
             yield GaugeMetricFamily(name, text, value=follower.last_check.timestamp())
 
 
-def scene_of(answer: Answer, bundle: Bundle) -> str:
+def _scene_of(answer: Answer, bundle: Bundle) -> str:
     """Of the whole row."""
     return bundle.scenes[int(answer.probabilities.mean(axis=0).argmax())]
 
 
-def asked_label(device: str | None, bundle: Bundle) -> str:
+def _asked_label(device: str | None, bundle: Bundle) -> str:
     """A device that was asked for, as the metrics name it."""
-    return NO_DEVICE if device is None else bundle.known(device) or OTHER
+    return _NO_DEVICE if device is None else bundle.known(device) or _OTHER
 
 
-def devices_of(answers: Sequence[Answer]) -> list[dict[str, Any]]:
+def _devices_of(answers: Sequence[Answer]) -> list[dict[str, Any]]:
     """Devices asked for and used, with the number of rows; a client's name is cut where it is long."""
-    pairs = Tally((answer.device_asked and answer.device_asked[:LONGEST_NAME], answer.device_used) for answer in answers)
-    return [{"asked": asked, "used": used, "rows": rows} for (asked, used), rows in pairs.most_common(MOST_DEVICES)]
+    pairs = Tally((answer.device_asked and answer.device_asked[:_LONGEST_NAME], answer.device_used) for answer in answers)
+    return [{"asked": asked, "used": used, "rows": rows} for (asked, used), rows in pairs.most_common(_MOST_DEVICES)]

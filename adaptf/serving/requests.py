@@ -17,7 +17,7 @@ from adaptf.data.joined import files_in
 from adaptf.data.parts import parts_in
 
 AUDIO, DEVICE = "audio", "device"
-FORMATS = ("WAV", "WAVEX", "FLAC", "OGG", "MP3")
+_FORMATS = ("WAV", "WAVEX", "FLAC", "OGG", "MP3")
 
 MAX_ROWS = 512
 MAX_REQUEST_SECONDS = 600.0
@@ -29,11 +29,11 @@ MAX_SAMPLE_RATE, MAX_CHANNELS = 192_000, 8
 MAX_PEAK = 8.0
 """18 dB over full scale. Beyond it a float file is not scaled to [-1, 1], and the answer would be wrong."""
 
-WANTED_AUDIO = "it should be base64 of the bytes of a WAV, FLAC, OGG or MP3 file"
+_WANTED_AUDIO = "it should be base64 of the bytes of a WAV, FLAC, OGG or MP3 file"
 WANTED_COLUMNS = f"a row has {AUDIO!r} (base64 of a WAV, FLAC, OGG or MP3 file) and may have {DEVICE!r} (a device's name)"
 
-Value = TypeVar("Value")
-Result = TypeVar("Result")
+_Value = TypeVar("_Value")
+_Result = TypeVar("_Result")
 
 
 @dataclass(frozen=True)
@@ -63,22 +63,22 @@ def read_rows(table: Any, *, max_seconds: float) -> list[Row]:
     Raises MlflowException (INVALID_PARAMETER_VALUE, HTTP 400) that names the row, counted from 0, and what would be
     right. All lengths are checked before anything else is done with the audio.
     """
-    table = check_table(table)
-    devices = list(each_row(table[DEVICE] if DEVICE in table else [None] * len(table), read_device))
-    files = list(each_row(table[AUDIO], read_base64))
-    seconds = read_seconds(files, max_seconds)
+    table = _check_table(table)
+    devices = list(_each_row(table[DEVICE] if DEVICE in table else [None] * len(table), _read_device))
+    files = list(_each_row(table[AUDIO], read_base64))
+    seconds = _read_seconds(files, max_seconds)
     return [Row(*row) for row in zip(range(len(table)), devices, files, seconds, strict=True)]
 
 
 def clips_of(row: Row, *, sample_rate: int, clip_samples: int) -> Waveform:
     """The decoded audio, (clips, clip_samples). Raises RowError."""
     try:
-        return cut_clips(checked_waveform(row.file, sample_rate), clip_samples)
+        return cut_clips(_checked_waveform(row.file, sample_rate), clip_samples)
     except ValueError as error:
         raise RowError(row.number, str(error)) from error
 
 
-def check_table(table: Any) -> pd.DataFrame:
+def _check_table(table: Any) -> pd.DataFrame:
     """The table itself, where its columns and its number of rows are right."""
     if not isinstance(table, pd.DataFrame):
         raise invalid(f"send rows as 'dataframe_records' or 'dataframe_split', got {type(table).__name__}")
@@ -93,24 +93,20 @@ def check_table(table: Any) -> pd.DataFrame:
     return table
 
 
-def read_seconds(files: Sequence[BytesIO], max_seconds: float) -> list[float]:
+def _read_seconds(files: Sequence[BytesIO], max_seconds: float) -> list[float]:
     """Of each row. It ends as soon as they are too many: MP3 and OGG are decoded to know theirs."""
     seconds: list[float] = []
-    for of_row in each_row(files, lambda file: checked_seconds(file, max_seconds)):
+    for of_row in _each_row(files, lambda file: checked_seconds(file, max_seconds)):
         seconds.append(of_row)
-        check_request_seconds(sum(seconds))
+        # Time and memory of an answer are bounded only if the request is as a whole.
+        if (together := sum(seconds)) > MAX_REQUEST_SECONDS:
+            raise invalid(
+                f"the rows hold {together:.1f} s of audio together, more than {MAX_REQUEST_SECONDS:g} s: send fewer at once"
+            )
     return seconds
 
 
-def check_request_seconds(seconds: float) -> None:
-    """The server answers in bounded time and memory only if a request is bounded as a whole, too."""
-    if seconds > MAX_REQUEST_SECONDS:
-        raise invalid(
-            f"the rows hold {seconds:.1f} s of audio together, more than {MAX_REQUEST_SECONDS:g} s: send fewer at once"
-        )
-
-
-def each_row(values: Iterable[Value], read: Callable[[Value], Result]) -> Iterator[Result]:
+def _each_row(values: Iterable[_Value], read: Callable[[_Value], _Result]) -> Iterator[_Result]:
     """`read` of every value; a ValueError becomes one that names the row."""
     for row, value in enumerate(values):
         try:
@@ -120,7 +116,7 @@ def each_row(values: Iterable[Value], read: Callable[[Value], Result]) -> Iterat
         yield result
 
 
-def read_device(value: Any) -> str | None:
+def _read_device(value: Any) -> str | None:
     """The name as it stands, even if empty; None for null."""
     if isinstance(value, str):
         return value
@@ -133,22 +129,22 @@ def read_base64(value: Any) -> BytesIO:
     """The bytes of a file. Line breaks, as `base64` prints them, are allowed."""
     if not isinstance(value, str):
         empty = pd.api.types.is_scalar(value) and pd.isna(value)
-        raise ValueError(f"{AUDIO} is {'null' if empty else shown(value)}; {WANTED_AUDIO}")
+        raise ValueError(f"{AUDIO} is {'null' if empty else shown(value)}; {_WANTED_AUDIO}")
     text = "".join(value.split())
     if not text:
-        raise ValueError(f"{AUDIO} is empty; {WANTED_AUDIO}")
+        raise ValueError(f"{AUDIO} is empty; {_WANTED_AUDIO}")
     try:
         return BytesIO(base64.b64decode(text, validate=True))
     except (binascii.Error, ValueError) as error:
-        raise ValueError(f"{AUDIO} {shown(text)} is not base64 ({error}); {WANTED_AUDIO}") from error
+        raise ValueError(f"{AUDIO} {shown(text)} is not base64 ({error}); {_WANTED_AUDIO}") from error
 
 
 def checked_seconds(file: BytesIO, max_seconds: float) -> float:
     """Length of the audio, where its header tells it without decoding. Raises ValueError where there is too much of it."""
-    header = checked_header(file)
+    header = _checked_header(file)
     others = files_in(file.getvalue(), header.format)[1:]
     for other in others:
-        checked_header(BytesIO(other))
+        _checked_header(BytesIO(other))
     if header.format in GUESSING or others:
         seconds = seconds_of(file, max_seconds=max_seconds)
         if seconds > max_seconds:
@@ -160,16 +156,16 @@ def checked_seconds(file: BytesIO, max_seconds: float) -> float:
     return seconds
 
 
-def checked_header(file: BytesIO) -> Any:
+def _checked_header(file: BytesIO) -> Any:
     """What soundfile finds in it. Raises AudioError where nothing of it should be decoded."""
     try:
         header = soundfile.info(file)
     except (soundfile.LibsndfileError, TypeError) as error:
-        raise AudioError(f"{AUDIO} is not readable as audio ({error_text(error)}); {WANTED_AUDIO}") from error
+        raise AudioError(f"{AUDIO} is not readable as audio ({error_text(error)}); {_WANTED_AUDIO}") from error
     finally:
         file.seek(0)
-    if header.format not in FORMATS:
-        raise AudioError(f"{AUDIO} is in the format {header.format}; {WANTED_AUDIO}")
+    if header.format not in _FORMATS:
+        raise AudioError(f"{AUDIO} is in the format {header.format}; {_WANTED_AUDIO}")
     if not 1 <= header.samplerate <= MAX_SAMPLE_RATE:
         raise AudioError(f"{AUDIO} has {header.samplerate} samples a second; at most {MAX_SAMPLE_RATE} are read")
     if header.channels > MAX_CHANNELS:
@@ -179,7 +175,7 @@ def checked_header(file: BytesIO) -> Any:
     return header
 
 
-def checked_waveform(file: BytesIO, sample_rate: int) -> Waveform:
+def _checked_waveform(file: BytesIO, sample_rate: int) -> Waveform:
     """Samples (samples,) in about [-1, 1]."""
     waveform = decode(file, sample_rate=sample_rate)
     peak = float(np.abs(waveform).max(initial=0.0))

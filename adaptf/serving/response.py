@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from adaptf.serving.classify import Answer
 from adaptf.serving.requests import invalid, shown
 
-FILE, SECOND = "file", "second"
+_FILE, _SECOND = "file", "second"
 
 
 @dataclass(frozen=True)
@@ -20,7 +20,7 @@ class Parameters:
 
     top_k: int = 0
     """How many scenes `probabilities` holds, the most probable first; 0: all, in their own order."""
-    aggregate: str = FILE
+    aggregate: str = _FILE
     """`file`: a row per row of the request; `second`: one per clip of it, which lasts a second."""
 
 
@@ -32,8 +32,8 @@ def read_parameters(params: Mapping[str, Any] | None, *, scenes: int) -> Paramet
     read = Parameters(**given)
     if isinstance(read.top_k, bool) or not isinstance(read.top_k, int) or not 0 <= read.top_k <= scenes:
         raise invalid(f"top_k should be a whole number from 0 (all scenes) to {scenes}, got {shown(read.top_k)}")
-    if read.aggregate not in (FILE, SECOND):
-        raise invalid(f"aggregate should be {FILE!r} or {SECOND!r}, got {shown(read.aggregate)}")
+    if read.aggregate not in (_FILE, _SECOND):
+        raise invalid(f"aggregate should be {_FILE!r} or {_SECOND!r}, got {shown(read.aggregate)}")
     return read
 
 
@@ -41,16 +41,16 @@ def table_of(
     answers: Sequence[Answer], parameters: Parameters, *, scenes: Sequence[str], clip_seconds: float, index: pd.Index
 ) -> pd.DataFrame:
     """The response; `index` is the request's."""
-    if parameters.aggregate == SECOND:
+    if parameters.aggregate == _SECOND:
         numbered = [(row, clip) for row, answer in enumerate(answers) for clip in range(len(answer.probabilities))]
         rows = [
             {"row": row, "second": clip * clip_seconds}
-            | row_of(answers[row], answers[row].probabilities[clip], parameters.top_k, scenes)
+            | _row_of(answers[row], answers[row].probabilities[clip], parameters.top_k, scenes)
             for row, clip in numbered
         ]
         index = index.take([row for row, _ in numbered])
     else:
-        rows = [row_of(answer, answer.probabilities.mean(axis=0), parameters.top_k, scenes) for answer in answers]
+        rows = [_row_of(answer, answer.probabilities.mean(axis=0), parameters.top_k, scenes) for answer in answers]
     # Columns of objects: pandas would turn a null device into NaN, which is not JSON. One by one: from rows it takes 3 ms.
     columns = {
         name: pd.Series([row[name] for row in rows], index, dtype=float if name == "probability" else object)
@@ -59,7 +59,7 @@ def table_of(
     return pd.DataFrame(columns, copy=False)
 
 
-def row_of(answer: Answer, probabilities: NDArray[np.float64], top_k: int, scenes: Sequence[str]) -> dict[str, Any]:
+def _row_of(answer: Answer, probabilities: NDArray[np.float64], top_k: int, scenes: Sequence[str]) -> dict[str, Any]:
     """One row of the response; `probabilities` (scenes,)."""
     best = int(probabilities.argmax())
     order = np.argsort(-probabilities, kind="stable")[:top_k] if top_k else range(len(scenes))

@@ -48,7 +48,7 @@ class DeviceRouter(PythonModel):
             server = start_status_server(self.monitor, host=settings.metrics_host, port=settings.metrics_port)
             if server:
                 weakref.finalize(self, server.stop)
-        log_models(self.bundle)
+        _log_models(self.bundle)
 
     def predict(self, context: Any, model_input: pd.DataFrame, params: dict[str, Any] | None = None) -> pd.DataFrame:
         """One row per row of the request, with its index; with `aggregate="second"` one per clip of it.
@@ -70,7 +70,7 @@ class DeviceRouter(PythonModel):
             return table_of(answers, parameters, scenes=bundle.scenes, clip_seconds=clip_seconds, index=index)
 
 
-def log_models(bundle: Bundle) -> None:
+def _log_models(bundle: Bundle) -> None:
     """Says what answers, and why it is not the faster form of a network."""
     log("models", versions={device: model.version for device, model in bundle.models.items()})
     if slower := {device: model.network.why for device, model in bundle.models.items() if model.network.why}:

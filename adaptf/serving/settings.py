@@ -25,18 +25,18 @@ def read_settings(config: Mapping[str, Any] | None) -> Settings:
     """Raises UserError that names the value at fault. Names that there are not, MLflow leaves out with a warning."""
     given = dict(config or {})
     if unknown := sorted(given.keys() - {field.name for field in fields(Settings)}):
-        raise wrong(unknown[0], given[unknown[0]], "not be there: no setting has this name")
+        raise _wrong(unknown[0], given[unknown[0]], "not be there: no setting has this name")
     settings = Settings(**given)
     if not isinstance(settings.live, bool):
-        raise wrong("live", settings.live, "be true or false")
+        raise _wrong("live", settings.live, "be true or false")
     if type(settings.check_seconds) not in (int, float) or not 0.1 <= settings.check_seconds <= 86_400:
-        raise wrong("check_seconds", settings.check_seconds, "be a number of seconds from 0.1 to 86400")
+        raise _wrong("check_seconds", settings.check_seconds, "be a number of seconds from 0.1 to 86400")
     if type(settings.metrics_port) is not int or settings.metrics_port not in range(65_536):
-        raise wrong("metrics_port", settings.metrics_port, "be a port from 1 to 65535, or 0 for none")
+        raise _wrong("metrics_port", settings.metrics_port, "be a port from 1 to 65535, or 0 for none")
     if not isinstance(settings.metrics_host, str) or not settings.metrics_host:
-        raise wrong("metrics_host", settings.metrics_host, "be an address such as 127.0.0.1")
+        raise _wrong("metrics_host", settings.metrics_host, "be an address such as 127.0.0.1")
     return settings
 
 
-def wrong(name: str, value: Any, right: str) -> UserError:
+def _wrong(name: str, value: Any, right: str) -> UserError:
     return UserError(f"model_config: {name} should {right}, got {value!r}")

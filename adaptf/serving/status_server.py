@@ -20,7 +20,7 @@ class StatusServer:
 
     def __init__(self, monitor: Monitor, *, host: str, port: int) -> None:
         """Port 0 is any free one; see `address`. Raises OSError where the port cannot be had."""
-        self._server = ThreadingHTTPServer((host, port), handler_of(monitor))
+        self._server = ThreadingHTTPServer((host, port), _handler_of(monitor))
         self._server.daemon_threads = True
         self.address = "http://{}:{}".format(*self._server.server_address[:2])
         threading.Thread(target=self._server.serve_forever, name="adaptf-status", daemon=True).start()
@@ -45,7 +45,7 @@ def start_status_server(monitor: Monitor, *, host: str, port: int) -> StatusServ
     return server
 
 
-def handler_of(monitor: Monitor) -> type[BaseHTTPRequestHandler]:
+def _handler_of(monitor: Monitor) -> type[BaseHTTPRequestHandler]:
     """The routes, for a server of the standard library."""
 
     class Routes(BaseHTTPRequestHandler):
@@ -57,11 +57,11 @@ def handler_of(monitor: Monitor) -> type[BaseHTTPRequestHandler]:
                 self.respond(200, CONTENT_TYPE_LATEST, generate_latest(monitor.metrics))
             elif path == "/health":
                 state = health(monitor.follower)
-                self.respond(200 if state["ok"] else 503, "application/json", as_json(state))
+                self.respond(200 if state["ok"] else 503, "application/json", _as_json(state))
             elif path == "/version":
-                self.respond(200, "application/json", as_json(versions(monitor.follower)))
+                self.respond(200, "application/json", _as_json(versions(monitor.follower)))
             else:
-                self.respond(404, "application/json", as_json({"routes": ["/metrics", "/health", "/version"]}))
+                self.respond(404, "application/json", _as_json({"routes": ["/metrics", "/health", "/version"]}))
 
         def respond(self, status: int, content_type: str, body: bytes) -> None:
             self.send_response(status)
@@ -99,5 +99,5 @@ def versions(follower: Follower) -> dict[str, Any]:
     }
 
 
-def as_json(value: dict[str, Any]) -> bytes:
+def _as_json(value: dict[str, Any]) -> bytes:
     return (json.dumps(value, indent=1) + "\n").encode()

@@ -45,18 +45,18 @@ def test_a_microphone_sounds_the_same_at_another_rate():
     hz = np.array([200, 1000, 4000])
     magnitudes = []
     for rate in (32000, 44100):
-        response = simulate_responses(1, sample_rate=rate, taps=2048, seed=5)[0]
-        magnitude = np.abs(np.exp(-2j * np.pi * np.outer(hz, np.arange(2048)) / rate) @ response)
+        response = simulate_responses(1, sample_rate=rate, seed=5)[0]
+        magnitude = np.abs(np.exp(-2j * np.pi * np.outer(hz, np.arange(1024)) / rate) @ response)
         magnitudes.append(20 * np.log10(magnitude / magnitude[1]))
     np.testing.assert_allclose(magnitudes[0], magnitudes[1], atol=0.5)
 
 
 @pytest.mark.parametrize(
     ("wrong", "message"),
-    [({"count": 0}, "count is 0"), ({"sample_rate": 0}, "sample_rate is 0"), ({"taps": 8}, "taps is 8")],
+    [({"count": 0}, "count is 0"), ({"sample_rate": 0}, "sample_rate is 0")],
 )
 def test_bad_sizes_are_quoted(wrong, message):
-    settings = {"count": 2, "sample_rate": RATE, "taps": 1024, "seed": 0} | wrong
+    settings = {"count": 2, "sample_rate": RATE, "seed": 0} | wrong
     with pytest.raises(ValueError, match=message):
         simulate_responses(settings.pop("count"), **settings)
 
@@ -64,11 +64,6 @@ def test_bad_sizes_are_quoted(wrong, message):
 def test_compression_lowers_what_is_over_the_threshold_by_its_ratio():
     tone = np.sqrt(2) * np.sin(2 * np.pi * 1000 * np.arange(RATE) / RATE)
     loud, quiet = tone * 10 ** (-11 / 20), tone * 10 ** (-50 / 20)
-    compressed = compress(np.stack([loud, quiet]), sample_rate=RATE, threshold_db=-35, ratio=3)
+    compressed = compress(np.stack([loud, quiet]), sample_rate=RATE)
     level_db = 10 * np.log10(np.mean(compressed**2, axis=1))
     np.testing.assert_allclose(level_db, [-35 + 24 / 3, -50], atol=0.1)
-
-
-def test_a_ratio_below_one_is_refused():
-    with pytest.raises(ValueError, match=r"ratio is 0\.5"):
-        compress(np.zeros((1, 100)), sample_rate=RATE, ratio=0.5)

@@ -12,6 +12,8 @@ from adaptf.compression.form_cost import FormCost, cost_of_openvino, cost_of_pro
 from adaptf.compression.quantize import quantize_int8, save_forms
 from adaptf.models.students.tfsepnet.network import TfSepNet
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def path(tmp_path_factory: pytest.TempPathFactory) -> Path:

@@ -18,7 +18,10 @@ from adaptf.errors import UserError
 from adaptf.models.students.tfsepnet.network import TfSepNet
 
 openvino = pytest.importorskip("openvino", reason="OpenVINO is not installed")
-pytestmark = pytest.mark.skipif(platform.machine().lower() not in runtime.X86, reason="the OpenVINO form is for x86")
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(platform.machine().lower() not in runtime.X86, reason="the OpenVINO form is for x86"),
+]
 
 SCENES = 10
 

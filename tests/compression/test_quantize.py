@@ -15,6 +15,8 @@ from adaptf.data.shared_objects import SharedObjects
 from adaptf.errors import UserError
 from adaptf.models.students.tfsepnet.network import TfSepNet
 
+pytestmark = pytest.mark.slow
+
 torch.manual_seed(0)
 NETWORK = TfSepNet(classes=3, width=8, depth=3)
 HISTOGRAM, EXTREMES, SYMMETRIC = CANDIDATES[0], Ranges("minmax", False), Ranges("kl", True)

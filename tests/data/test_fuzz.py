@@ -29,6 +29,8 @@ from adaptf.data.sets.read_clips import read_clips
 from adaptf.data.tables import SEPARATORS, read_strings
 from adaptf.data.teacher_logits import TeacherLogits, read_teacher_logits, write_teacher_logits
 
+pytestmark = pytest.mark.slow
+
 TIMES = int(os.environ.get("FUZZ", "1"))
 FORMAT = CacheFormat(sample_rate=32000, clip_samples=1200)
 KINDS = ["WAV PCM_16 1", "WAV PCM_16 2", "WAV PCM_24 1", "WAV FLOAT 2", "FLAC PCM_16 1", "FLAC PCM_24 2", "OGG VORBIS 1"]

@@ -76,6 +76,7 @@ def test_too_little_shared_memory_is_said_before_a_training_begins(monkeypatch):
             refused.setup("fit")
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not CAN_MOUNT, reason="no shared memory of one megabyte can be mounted here")
 def test_shared_memory_that_fills_later_ends_the_reading():
     script = "import test_shared_memory as test\nfor batch in test.loader():\n    pass"

@@ -76,6 +76,7 @@ def test_the_interval_is_as_wide_as_the_difference_scatters():
     assert width(first, second) == pytest.approx(2 * 1.96 * gains.std(ddof=1) / np.sqrt(40), rel=0.05)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("locations", [3, 12])
 def test_95_percent_intervals_hold_the_true_difference_that_often(locations):
     held = []

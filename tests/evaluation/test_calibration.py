@@ -1,7 +1,6 @@
 """Calibration and rejection, against values calculated by hand."""
 
 import math
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -18,7 +17,6 @@ from adaptf.evaluation.calibration import (
     reliability_tables,
 )
 from adaptf.evaluation.scores import prediction_table, probabilities
-from adaptf.reports.calibration_figures import rejection_figure, reliability_figure
 
 SCENES = ("bus", "park")
 CONFIDENCE = np.array([0.55, 0.65, 0.95, 0.95, 0.85])
@@ -109,13 +107,3 @@ def test_reliability_takes_the_clips_of_all_runs_together(settings: dict[str, li
     table = reliability_tables(settings, SCENES)
     assert table["clips"].groupby(level="setting").sum().to_dict() == {"one <run>": 4, "two $runs$": 8}
     assert not math.isnan(calibration_error(table.loc[["one <run>"]]))
-
-
-@pytest.mark.parametrize("number", [1, 2, 5])
-def test_figures_are_written_for_any_number_of_settings(
-    settings: dict[str, list[pd.DataFrame]], number: int, tmp_path: Path
-) -> None:
-    shown = {f"{number}$_{place}<b>": settings["one <run>"] for place in range(number)}
-    reliability = reliability_figure(reliability_tables(shown, SCENES), tmp_path / "reliability.png")
-    rejection = rejection_figure(rejection_table(shown, SCENES), tmp_path / "rejection.png")
-    assert all(path.read_bytes().startswith(b"\x89PNG") for path in (reliability, rejection))

@@ -1,7 +1,6 @@
 """Clips that change from one model to another, and differences per scene and device."""
 
 import math
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -9,7 +8,6 @@ import pytest
 
 from adaptf.evaluation.changes import GAINED, LOST, STILL_WRONG, changed_clips, group_table, holm
 from adaptf.evaluation.scores import prediction_table
-from adaptf.reports.change_figures import change_figure
 
 SCENES = ["airport", "bus", "park"]
 NAMES = ("old", "new")
@@ -138,14 +136,6 @@ def test_without_a_difference_one_row_in_all_seldom_stands():
     for _ in range(40):
         old, new = (wrong(table, pd.Series(generator.random(len(table)) < 0.3)) for _ in range(2))
         changes = changed_clips([old], [new], NAMES, SCENES)
-        found = group_table([old], [new], NAMES, changes, by="device", draws=200, seed=1)
+        found = group_table([old], [new], NAMES, changes, by="device", draws=200)
         standing += "yes" in set(found["stands"])
     assert standing <= 4
-
-
-def test_the_figure_has_rows_for_scenes_and_devices(tmp_path: Path):
-    table = clips()
-    old, new = right(table), wrong(table, table["scene"] == "bus")
-    changes = changed_clips([old], [new], NAMES, SCENES)
-    tables = [group_table([old], [new], NAMES, changes, by=by, draws=50) for by in ("scene", "device")]
-    assert change_figure(tables, ("a $b$", "c_d"), tmp_path / "changes.png").stat().st_size > 10_000

@@ -58,7 +58,8 @@ def make_version(trained: Runs, folder: Path) -> Callable[..., str]:
             bundle = folder / f"bundle {name}"
             values = {"scenes": scenes, "mel": {"bands": 64}, "sample_rate": 32000, "clip_samples": samples}
             write_bundle(bundle, {"unknown": (file, f"{name}/1")}, max_seconds=60, **values)
-            uri = logged_model.log_router(bundle, name, run_id=quantize_run)
+            with mlflow.start_run(quantize_run):
+                uri = logged_model.log_router(bundle, name)
             return f"models:/{name}/{registry.register(uri, name, tags=tags, description='')}"
         client = mlflow.MlflowClient()
         client.create_registered_model(name)

@@ -389,6 +389,7 @@ def peak_bytes(call: Callable[[], object]) -> int:
     return peak
 
 
+@pytest.mark.slow
 def test_memory_does_not_grow_with_the_answers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(stage, "FILES_PER_PART", 32)
     monkeypatch.setattr(stage, "REQUESTS_AT_ONCE", 1)
@@ -407,6 +408,7 @@ def test_memory_does_not_grow_with_the_answers(tmp_path: Path, monkeypatch: pyte
     assert peak(512) - peak(64) < 300 * (512 - 64)  # of which 200 bytes are a file's name and device in the table
 
 
+@pytest.mark.slow
 def test_memory_of_the_digest_does_not_grow_with_the_files(evaluation_set: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(files_to_predict, "ROWS_AT_ONCE", 32)
     table = evaluation_set / "files.csv"

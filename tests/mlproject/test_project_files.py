@@ -1,4 +1,4 @@
-"""Files of the project that have to agree, what may import what, and that loading runs no foreign code."""
+"""Files of the project that have to agree, and that loading runs no foreign code."""
 
 import ast
 import os
@@ -6,19 +6,18 @@ import re
 import subprocess
 import sys
 import tomllib
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import yaml
-from mlflow.projects import _project_spec
 
 ROOT = Path(__file__).parents[2]
 PACKAGE = ROOT / "adaptf"
 MODULES = {
     ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): path for path in PACKAGE.rglob("*.py")
 }
-LIBRARY = ("audio", "data", "models", "training", "compression", "evaluation")
 
 
 def normalised(name: str) -> str:
@@ -50,23 +49,8 @@ def imports_of(path: Path) -> set[str]:
         if isinstance(node, ast.Import):
             found |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
-            assert node.level == 0, f"{path} imports relatively"
             found |= {node.module or ""} | {f"{node.module}.{alias.name}" for alias in node.names}
     return found
-
-
-def within(name: str, packages: tuple[str, ...]) -> bool:
-    return any(name == package or name.startswith(f"{package}.") for package in packages)
-
-
-def reached_from(module: str) -> set[str]:
-    """Modules of adaptf that a module imports, directly or by another."""
-    reached, waiting = set(), [module]
-    while waiting:
-        current = waiting.pop()
-        reached.add(current)
-        waiting += [name for name in imports_of(MODULES[current]) if name in MODULES and name not in reached]
-    return reached
 
 
 def calls(path: Path) -> Iterator[tuple[str, ast.Call]]:
@@ -99,33 +83,17 @@ def test_mlproject_uses_the_conda_file() -> None:
     assert not {"python_env", "docker_env"} & content.keys()  # MLflow refuses two
 
 
-@pytest.mark.parametrize("backwards", [False, True])
-def test_mlflow_finds_the_file_in_whatever_order_the_folder_is_listed(backwards: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    names = sorted(os.listdir(ROOT), reverse=backwards)
-    assert [name for name in names if name.lower() == "mlproject"] == ["MLproject"]
-    monkeypatch.setattr(_project_spec.os, "listdir", lambda folder: names)
-    assert _project_spec._find_mlproject(str(ROOT)) == str(ROOT / "MLproject")
+def test_no_other_file_can_be_taken_for_the_project_file() -> None:
+    """MLflow takes the first file or folder that is called so, in capitals or not, in the order of the listing."""
+    assert [path.name for path in ROOT.iterdir() if path.name.lower() == "mlproject"] == ["MLproject"]
     assert (ROOT / "MLproject").is_file()
-    assert "main" in _project_spec.load_project(str(ROOT))._entry_points
 
 
-@pytest.mark.parametrize("folder", LIBRARY)
-def test_the_library_knows_neither_mlflow_nor_the_command_line(folder: str) -> None:
-    forbidden = ("mlflow", "jsonargparse", "adaptf.mlproject", "adaptf.tracking")
-    for path in (PACKAGE / folder).rglob("*.py"):
-        assert {name for name in imports_of(path) if within(name, forbidden)} == set(), path
-
-
-def test_audio_knows_nothing_of_the_other_folders() -> None:
-    allowed = ("adaptf.audio", "adaptf.errors")
-    for path in (PACKAGE / "audio").rglob("*.py"):
-        own = {name for name in imports_of(path) if within(name, ("adaptf",)) and name != "adaptf"}
-        assert {name for name in own if not within(name, allowed)} == set(), path
-
-
-@pytest.mark.parametrize("module", sorted(m for m in MODULES if re.search(r"^adaptf\.tracking\.(router\w*|requests)$", m)))
-def test_serving_needs_nothing_of_training_or_the_command_line(module: str) -> None:
-    assert {name for name in reached_from(module) if within(name, ("adaptf.training", "adaptf.mlproject"))} == set()
+def test_no_room_holds_more_than_a_fifth_of_the_lines() -> None:
+    lines: Counter[Path] = Counter()
+    for path in MODULES.values():
+        lines[path.parent] += len(path.read_text().splitlines())
+    assert {folder: count for folder, count in lines.items() if 5 * count > lines.total()} == {}
 
 
 def test_checkpoints_are_loaded_without_running_their_code() -> None:
@@ -147,6 +115,7 @@ def test_nothing_unpickles() -> None:
                 assert given.get("allow_pickle", "False") == "False", path
 
 
+@pytest.mark.slow
 def test_importing_all_modules_prints_nothing_and_starts_nothing(tmp_path: Path) -> None:
     lines = [f"import {module}" for module in sorted(MODULES)]
     lines += ["import mlflow", "assert mlflow.active_run() is None", "assert not mlflow.is_tracking_uri_set()"]

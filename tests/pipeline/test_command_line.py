@@ -154,6 +154,7 @@ PATHS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stage, field", [(stage, field) for stage, fields in PATHS.items() for field in fields])
 def test_paths_count_from_where_the_user_stands(
     stage: str, field: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

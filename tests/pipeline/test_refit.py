@@ -66,6 +66,7 @@ def test_a_refit_learns_from_all_clips_that_training_and_validation_have(
     assert every.teacher_logits.shape[:2] == (len(every), train_clips.teacher_logits.shape[1])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("of", ["refit", "distilled"])
 def test_a_refit_ends_after_its_epochs_with_the_last_one(of: str, request: pytest.FixtureRequest, checkpoint: Weights) -> None:
     run_id = request.getfixturevalue(of)

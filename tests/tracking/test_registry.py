@@ -41,21 +41,6 @@ def registered(logged: str, name: str, *, versions: int = 1) -> str:
     return newest
 
 
-def test_a_model_is_logged_only_to_a_run(bundle):
-    with pytest.raises(ValueError, match="no run is active"):
-        logged_model.log_router(bundle, "adaptf-router")
-
-
-def test_a_model_can_be_logged_to_a_finished_run_of_another_experiment(make_bundle, experiment):
-    with mlflow.start_run(experiment_id=experiment) as finished:
-        pass
-    with mlflow.start_run(experiment_id=mlflow.create_experiment("another")) as active:
-        uri = logged_model.log_router(make_bundle("unknown"), "adaptf-a", run_id=finished.info.run_id)
-        assert mlflow.active_run().info.run_id == active.info.run_id
-    logged = mlflow.get_logged_model(uri.removeprefix("models:/"))
-    assert (logged.source_run_id, logged.experiment_id) == (finished.info.run_id, experiment)
-
-
 def test_a_bundle_that_cannot_answer_is_not_logged(make_bundle, experiment):
     with mlflow.start_run(experiment_id=experiment), pytest.raises(ValueError, match="none for 'unknown'"):
         logged_model.log_router(make_bundle("a"), "adaptf-router")
@@ -102,7 +87,8 @@ print(json.dumps([adaptf.__file__, answer.version_used[0], [n for n in sys.modul
     source, version_used, modules = json.loads(done.stdout.splitlines()[-1])
     assert Path(source).is_relative_to(moved / "code")
     assert version_used == "adaptf-a/1"
-    assert not [name for name in modules if name.startswith(("adaptf.training", "adaptf.mlproject"))]
+    rooms = {name.split(".")[1] for name in modules}
+    assert not rooms & {"training", "pipeline", "reports", "sweeps", "promotion", "mlproject"}
 
 
 def test_a_registered_version_has_its_tags_and_description(logged):

@@ -213,6 +213,7 @@ def is_running(process):
         return False
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc").is_dir(), reason="looks for processes in /proc")
 @pytest.mark.parametrize("after_seconds", [0.25, 0.6, 1.0])
 def test_killed_in_the_middle_and_run_again_gives_the_same_bytes_as_in_one_go(tau, build, tmp_path, after_seconds):
@@ -257,6 +258,7 @@ def test_an_interrupted_build_keeps_what_was_done(tau, build, names, tmp_path, d
     assert contents(built.waveforms.folder) == contents(build(folder="whole").waveforms.folder)
 
 
+@pytest.mark.slow
 def test_of_two_builders_at_once_the_second_waits_and_both_are_right(tau, build, tmp_path):
     children = [start_child(tau, tmp_path / "cache", delay=0.02) for _ in range(2)]
     assert [child.communicate()[0] for child in children] == ["done\n", "done\n"]
@@ -290,6 +292,7 @@ def test_a_disk_that_becomes_full_keeps_what_was_done_and_says_so(tau, build, na
     assert decoded == names[20:]
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not shutil.which("unshare"), reason="needs unshare")
 def test_a_really_full_disk_is_told_and_nothing_half_written_is_taken(tau, names):
     """A file system of 3 MB holds 24 of the 36 clips."""
