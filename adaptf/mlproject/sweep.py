@@ -1,59 +1,59 @@
 """Stage `sweep`: Optuna searches the settings of a stage, one nested run per trial, on one machine or on many."""
 
-import time
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
+from io import StringIO
 from typing import Any, ClassVar, Literal
 from uuid import uuid4
 
 import mlflow
 import optuna
+import pandas as pd
+from mlflow.artifacts import load_text
 from mlflow.exceptions import MlflowException
-from optuna.exceptions import UpdateFinishedTrialError
 from optuna.trial import FrozenTrial, TrialState
 
+from adaptf.data import clips
 from adaptf.errors import UserError
 from adaptf.mlproject.distill import DistillConfig, distill
-from adaptf.mlproject.finetune import FinetuneConfig, finetune
+from adaptf.mlproject.finetune import FinetuneConfig, finetune, of_device
 from adaptf.mlproject.train import TrainConfig, train
-from adaptf.pipeline.config import SHARED_SECTIONS, MelConfig, ModelConfig, TrainerConfig, file_or_name, upstream_fields
-from adaptf.pipeline.fitting import chosen_devices
+from adaptf.pipeline.config import (
+    SHARED_SECTIONS,
+    MelConfig,
+    ModelConfig,
+    TrainerConfig,
+    file_or_name,
+    upstream_fields,
+)
+from adaptf.pipeline.dataset import CLIPS
+from adaptf.pipeline.finetune_device import check_keep
+from adaptf.pipeline.fitting import (
+    build_augmentations,
+    check_folder,
+    chosen_devices,
+    dir_p_by_device,
+    in_section,
+    optimizer_of,
+)
+from adaptf.pipeline.refit import check_choice
+from adaptf.pipeline.schedule import averaging_of
 from adaptf.pipeline.stage import Stage, resolve_upstream, run_stage
-from adaptf.sweeps.check import check_values, devices_of
-from adaptf.sweeps.halving import Halving, halving_of
-from adaptf.sweeps.places import (
-    ERROR,
-    PRUNED,
-    RUN,
-    SURPLUS,
-    done_in,
-    place_number,
-    places_in,
-    places_of,
-    recover_lost,
-    values_of,
-)
-from adaptf.sweeps.results import ranked, results_of
-from adaptf.sweeps.sampler import sampler_of
+from adaptf.pipeline.taught import objective_of, teacher_ids
+from adaptf.sweeps.check import check_values
+from adaptf.sweeps.results import METRICS, results
+from adaptf.sweeps.search import SearchConfig, check_search, pruner, prunes, sampler
 from adaptf.sweeps.space import Space, read_space, values_in, words
-from adaptf.sweeps.study import (
-    SearchConfig,
-    begin_or_join,
-    check_search,
-    check_storage,
-    has_begun,
-    open_storage,
-    prunes,
-    worker,
-)
-from adaptf.sweeps.trial import ACCURACY, WORST, SurplusTrial, TrialBusy, TrialFailed, Trials
+from adaptf.sweeps.storage import check_storage, has_begun
+from adaptf.sweeps.study import AGREED, PARENT, begin_or_join
+from adaptf.sweeps.trial import ACCURACY, Objective, TrialFailed
+from adaptf.sweeps.tries import ERROR, VALUES, ended, first_number, last_tries, ranked
 from adaptf.tracking import runs
 from adaptf.tracking.checkpoint_files import from_root
-from adaptf.tracking.runs import LATEST, Result, StageRun
+from adaptf.tracking.runs import LATEST, Result, StageRun, UpstreamError
 
 STAGES: dict[str, Stage] = {"distill": distill, "train": train, "finetune": finetune}
-MOST_FAILURES = 3
-"""So many trials that fail one after the other end a worker: it is not the values that are at fault."""
-LONGEST_WAIT_SECONDS = 10.0
 
 
 @dataclass(frozen=True)
@@ -91,40 +91,38 @@ def sweep(config: SweepConfig, run: StageRun) -> Result:
     """Runs trials until the study has as many as it shall have, together with all other workers of the study."""
     search, settings = search_of(config), stage_settings(config)
     space = read_space(search.space, config.stage, settings)
-    storage = open_storage(search.storage, study=search.study, heartbeat_seconds=search.heartbeat_seconds)
-    study, about = begin_or_join(storage, search, space, settings, stage=config.stage, run=run.run_id)
-    check_parent(about.run)
-    settings = resolve_upstream(replace(settings, **about.upstream))
-    mlflow.set_tags({f"{runs.UPSTREAM}{name}": value for name, value in about.upstream.items()})
+    study = begin_or_join(search, space, settings, stage=config.stage, run=run.run_id)
+    parent = study.user_attrs[PARENT]
+    check_parent(parent)
+    upstream = {field.name: study.user_attrs[AGREED][field.name] for field in upstream_fields(settings)}
+    settings = resolve_upstream(replace(settings, **upstream))
+    mlflow.set_tags({f"{runs.UPSTREAM}{name}": value for name, value in upstream.items()})
     runs.name_run(run.run_id, f"sweep {config.stage} {search.study}", parent=None)
-    study.sampler = sampler_of(search)
-    halving = halving_of(search, settings) if prunes(search, config.stage) else None
-    with worker(storage, search.study) as me:
-        if about.run == run.run_id:
-            print(begun(config.stage, search, space, halving), flush=True)
-            put_first(study, search, space, settings)
-        else:
-            print(f"{run.name}: joins study '{search.study}', whose run is {about.run}", flush=True)
-        trials = Trials(
-            study,
-            STAGES[config.stage],
-            settings,
-            space,
-            budget=search.trials,
-            halving=halving,
-            scores=(ACCURACY, WORST)[: len(search.objectives)],
-            parent=about.run,
-            worker=me,
-            shared=run.shared,
-        )
-        run_trials(trials, search)
-    end_given_up(study)
-    result = results_of(study, config.stage, settings, run)
-    if about.run != run.run_id:
-        with mlflow.start_run(run_id=about.run, nested=True):  # it ends as finished, also where its process is gone
-            runs.log_result(result)
-        result = replace(result, note=f"Worker of the sweep in run {about.run}.\n\n{result.note}")
-    return result
+    epochs = settings.optim.max_epochs
+    study.pruner = pruner(search, config.stage, epochs=epochs)
+    study.sampler = sampler(search, seed=search.seed if parent == run.run_id else None)
+    if parent == run.run_id:
+        print(begun(config.stage, search, space), flush=True)
+        put_first(study, search, space, settings)
+    else:
+        print(f"{run.name}: joins study '{search.study}', whose run is {parent}", flush=True)
+    objective = Objective(
+        STAGES[config.stage],
+        settings,
+        space,
+        search.study,
+        scores=[METRICS[name] for name in search.objectives],
+        parent=parent,
+        watched_epochs=epochs if prunes(search, config.stage) else 0,
+        shared=run.shared,
+    )
+    run_trials(study, objective, budget=search.trials)
+    result = results(study, config.stage, settings, run, objectives=search.objectives, space=space)
+    if parent == run.run_id:
+        return result
+    with mlflow.start_run(run_id=parent, nested=True):  # it ends as finished, also where its process is gone
+        runs.log_result(result)
+    return replace(result, note=f"Worker of the sweep in run {parent}.\n\n{result.note}")
 
 
 def stage_settings(config: SweepConfig) -> Any:
@@ -145,8 +143,7 @@ def check(config: SweepConfig) -> str:
     settings, search = stage_settings(config), search_of(config)
     check_search(search)
     space = read_space(search.space, config.stage, settings)
-    if prunes(search, config.stage):
-        halving_of(search, settings)
+    pruner(search, config.stage, epochs=settings.optim.max_epochs)
     if settings.seeds:
         raise UserError(
             f"{config.stage}.seeds and a sweep don't go together: sweep with one seed, then run the best settings with several "
@@ -163,10 +160,50 @@ def check(config: SweepConfig) -> str:
             f"a trial trains on one device, trainer.devices is {settings.trainer.devices} and trainer.num_nodes "
             f"{settings.trainer.num_nodes}: start a worker for each device instead, with the same sweep.study and sweep.storage"
         )
-    check_storage(search.storage)
+    check_storage(search)
     if not has_begun(search):  # its first worker has checked the values, on the study's own data
-        check_values(space, resolve_upstream(settings), value=search.space, stage=config.stage)
+        settings = resolve_upstream(settings)
+        refuse = partial(check_stage, devices=devices_of(settings.prepare_run))
+        check_values(space, settings, refuse, value=search.space, stage=config.stage)
     return uuid4().hex
+
+
+def devices_of(prepare_run: str) -> list[str]:
+    """Device names of the training clips. Raises UpstreamError where the run holds no data."""
+    uri = f"runs:/{prepare_run}/data/{CLIPS}"
+    try:
+        return clips.devices_of(pd.read_csv(StringIO(load_text(uri)), dtype=str, keep_default_na=False))
+    except (MlflowException, OSError) as error:
+        raise UpstreamError(f"{uri} can't be read: {error}") from error
+
+
+def check_stage(config: Any, devices: Sequence[str]) -> None:
+    """Raises UserError as the stage itself would, as far as that needs no clips."""
+    augmentations = {"augment": config.augment}
+    if isinstance(config, FinetuneConfig):
+        check_keep(of_device(config, clips.UNKNOWN, config.unknown_dir_p))
+        augmentations["augment of unknown (unknown_dir_p)"] = replace(config.augment, dir_p=config.unknown_dir_p)
+    for section, augment in augmentations.items():
+        with in_section(section):
+            check_folder(augment)
+            dir_p_by_device(augment, devices)
+            # No device is given, so that no bank of impulse responses is read.
+            build_augmentations(augment, p_of_device=(), sample_rate=MelConfig().sample_rate, seed=0)
+    epochs = config.optim.max_epochs
+    with in_section("optim"):
+        optimizer_of(config.optim)
+        averaging_of(config.optim)
+    if 0 < epochs < config.trainer.validate_every_epochs:
+        raise UserError(
+            f"trainer.validate_every_epochs is {config.trainer.validate_every_epochs}, optim.max_epochs {epochs}: a trial "
+            "would end before its first validation, without a score"
+        )
+    if isinstance(config, DistillConfig):
+        check_choice("train_run", config.train_run)
+    if isinstance(config, FinetuneConfig):
+        check_choice("distill_run", config.distill_run)
+    if isinstance(config, DistillConfig | FinetuneConfig):
+        objective_of(config.loss, teachers=len(teacher_ids(config.teacher_runs)))
 
 
 def check_parent(run_id: str) -> None:
@@ -181,15 +218,13 @@ def check_parent(run_id: str) -> None:
         )
 
 
-def begun(stage: str, search: SearchConfig, space: Space, halving: Halving | None) -> str:
+def begun(stage: str, search: SearchConfig, space: Space) -> str:
     """What a new study is about to do."""
-    lines = [f"Study '{search.study}': {search.trials} trials of {stage} over {', '.join(space)}"]
-    if search.pruner != "none" and not prunes(search, stage):
-        why = "with two objectives" if len(search.objectives) == 2 else "of finetune, each a training per device,"
-        lines.append(f"Trials {why} can't be ended early")
-    if halving and not halving.looks:
-        lines.append(f"Trials of {halving.max_epochs} epochs are too short to be ended early")
-    return "\n".join(lines)
+    line = f"Study '{search.study}': {search.trials} trials of {stage} over {', '.join(space)}"
+    if search.pruner == "none" or prunes(search, stage):
+        return line
+    why = "with two objectives" if len(search.objectives) == 2 else "of finetune, each a training per device,"
+    return f"{line}\nTrials {why} can't be ended early"
 
 
 def put_first(study: optuna.Study, search: SearchConfig, space: Space, settings: Any) -> None:
@@ -204,89 +239,38 @@ def put_first(study: optuna.Study, search: SearchConfig, space: Space, settings:
         print("The settings as they are lie outside of the space: no trial has them", flush=True)
 
 
-def run_trials(trials: Trials, search: SearchConfig) -> None:
-    """Until the budget is used; lost trials of others are run again."""
-    said = False
-    while True:
-        recover_lost(trials.study, trials.worker)
-        found = trials.study.get_trials(deepcopy=False)
-        places = places_of(found)
-        if done_in(places) >= search.trials:
-            return
-        waiting = any(trial.state == TrialState.WAITING for trial in found)
-        running = sum(place.taken for place in places) - done_in(places)
-        if waiting or done_in(places) + running < search.trials:
-            said = False
-            run_one(trials)
-        else:
-            if not said:
-                print(f"Waiting for {running} trials of other workers", flush=True)
-            said = True
-            time.sleep(min(search.heartbeat_seconds / 2, LONGEST_WAIT_SECONDS))
+def run_trials(study: optuna.Study, objective: Objective, *, budget: int) -> None:
+    """Until so many have ended; before each, Optuna puts lost trials of others in line again."""
+    tell = partial(tell_outcome, budget=budget, parent=objective.parent)
+    while ended(study) < budget:
+        objective.taken.clear()
+        try:
+            study.optimize(objective, n_trials=1, catch=(TrialFailed,), callbacks=[tell])
+        except ValueError:  # Optuna's, of a trial that has ended already
+            if not objective.taken:
+                raise
+            lost = objective.taken[0]
+            print(f"trial {lost}: no sign of life came for too long, another worker has it now", flush=True)
 
 
-def run_one(trials: Trials) -> None:
-    """One trial, and the line that tells of it. Raises what stops the sweep."""
-    number = -1
-
-    def objective(trial: optuna.Trial) -> tuple[float, ...]:
-        nonlocal number
-        number = trial.number
-        return trials.run(trial)
-
-    try:
-        trials.study.optimize(objective, n_trials=1, catch=(SurplusTrial, TrialFailed, TrialBusy))
-    except (ValueError, UpdateFinishedTrialError):
-        if not taken_away(trials.study, number):
-            raise
-        print(f"trial {number}: no sign of life came for too long, another worker has it now", flush=True)
-        return
-    tell(trials, number)
-    if len(trials.failures) >= MOST_FAILURES:
-        raise trials.failures[-1]
-
-
-def end_given_up(study: optuna.Study) -> None:
-    """Runs of trials whose process was lost too often: nobody else says that they have ended."""
-    client = mlflow.MlflowClient()
-    for place in places_in(study):
-        run_id = place.last.user_attrs.get(RUN)
-        if not place.taken and run_id and client.get_run(run_id).info.status == "RUNNING":
-            client.set_terminated(run_id, "FAILED")
-
-
-def taken_away(study: optuna.Study, number: int) -> bool:
-    """Whether others have ended a trial of this process."""
-    found = [trial for trial in study.get_trials(deepcopy=False) if trial.number == number]
-    return any(trial.state == TrialState.FAIL and not {ERROR, SURPLUS} & trial.user_attrs.keys() for trial in found)
-
-
-def tell(trials: Trials, number: int) -> None:
+def tell_outcome(study: optuna.Study, trial: FrozenTrial, *, budget: int, parent: str) -> None:
     """A line on the terminal, and the best score so far in the study's run."""
-    places = places_in(trials.study)
-    place = next((place for place in places if number in [one.number for one in place.tries]), None)
-    if place is None:
-        return  # it was one too many
-    mine = next(one for one in place.tries if one.number == number)  # another worker may have the next one
-    done, pruned = done_in(places), sum(one.state == PRUNED for one in places)
-    best = next(iter(ranked(places)), None)
-    parts = [f"trial {place.number}, {done} of {trials.budget}: {outcome(mine)} ({words(values_of(mine))})"]
-    if best:
-        parts.append(f"best {best.values[0]:.3f} (trial {place_number(best)})")
-    parts.append(f"pruned {pruned}")
-    print(", ".join(parts), flush=True)
-    client = mlflow.MlflowClient()
-    if best:
-        client.log_metric(trials.parent, ACCURACY, best.values[0], step=done)
+    done, values = ended(study), words(trial.user_attrs[VALUES])
+    pruned = sum(one.state == TrialState.PRUNED for one in last_tries(study))
+    parts = [f"trial {first_number(trial)}, {done} of {budget}: {outcome(trial)} ({values})"]
+    for best in ranked(study)[:1]:
+        parts.append(f"best {best.values[0]:.3f} (trial {first_number(best)})")
+        mlflow.MlflowClient().log_metric(parent, ACCURACY, best.values[0], step=done)
+    print(", ".join([*parts, f"pruned {pruned}"]), flush=True)
 
 
 def outcome(trial: FrozenTrial) -> str:
-    """Of a try that is over, as in `0.512`, `pruned at epoch 3` or `failed`."""
+    """Of a trial that is over, as in `0.512`, `pruned at epoch 3` or `failed`."""
     if trial.state == TrialState.COMPLETE:
         return " and ".join(f"{value:.3f}" for value in trial.values)
     if trial.state == TrialState.PRUNED:
         return f"pruned at epoch {trial.last_step} with {trial.intermediate_values[trial.last_step or 0]:.3f}"
-    return f"failed, {trial.user_attrs[ERROR]}" if ERROR in trial.user_attrs else "lost"
+    return f"failed, {trial.user_attrs[ERROR]}"
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ from adaptf.mlproject.distill import DistillConfig, distill
 from adaptf.mlproject.finetune import FinetuneConfig
 from adaptf.mlproject.main import MainConfig, check
 from adaptf.mlproject.quantize import QuantizeConfig, quantize
-from adaptf.mlproject.sweep import SweepConfig
+from adaptf.mlproject.sweep import SweepConfig, check_stage
 from adaptf.mlproject.sweep import check as check_sweep
 from adaptf.mlproject.teacher import TeacherConfig, teacher
 from adaptf.mlproject.train import TrainConfig, train
@@ -23,7 +23,6 @@ from adaptf.pipeline.config import AverageConfig, DataConfig, OptimConfig
 from adaptf.pipeline.refit import refits_of, what_clips_judge
 from adaptf.pipeline.stage import execute
 from adaptf.promotion.comparison import validation_predictions
-from adaptf.sweeps.check import check_stage
 from adaptf.tracking import runs
 from adaptf.tracking.runs import StageRun, UpstreamError
 from adaptf.training.task import ClassifierTask
