@@ -1,4 +1,4 @@
-"""Stage `sweep`: Optuna searches the settings of a stage, one nested run per trial, on one machine or on many."""
+"""Stage `sweep`: Optuna searches the settings of a stage, a nested run per trial, on one machine or many."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -58,7 +58,7 @@ STAGES: dict[str, Stage] = {"distill": distill, "train": train, "finetune": fine
 
 @dataclass(frozen=True)
 class SweepConfig:
-    """Searches the best settings of a stage. Sections that stages share (mel, model, trainer, seed) are given once."""
+    """Searches the best settings of a stage. What stages share (mel, model, trainer, seed) is given once."""
 
     SHARED: ClassVar = SHARED_SECTIONS
     """Sections that are given once, here, and reach the stage."""
@@ -67,8 +67,8 @@ class SweepConfig:
     """Whose settings are searched."""
     sweep: SearchConfig = SearchConfig()
     prepare_run: str = file_or_name(LATEST)
-    """Run of `prepare` that holds the scenes. This and the other runs are as in the stage; `latest` is looked up once, when a
-    study begins."""
+    """Run of `prepare` that holds the scenes. This and the other runs are as in the stage; `latest` is looked
+    up once, when a study begins."""
     pretrain_run: str = file_or_name(LATEST)
     """For `train`."""
     train_run: str = file_or_name(LATEST)
@@ -88,7 +88,7 @@ class SweepConfig:
 
 
 def sweep(config: SweepConfig, run: StageRun) -> Result:
-    """Runs trials until the study has as many as it shall have, together with all other workers of the study."""
+    """Runs trials, beside all other workers of the study, until it has as many as it shall have."""
     search, settings = search_of(config), stage_settings(config)
     space = read_space(search.space, config.stage, settings)
     study = begin_or_join(search, space, settings, stage=config.stage, run=run.run_id)
@@ -139,26 +139,27 @@ def search_of(config: SweepConfig) -> SearchConfig:
 
 
 def check(config: SweepConfig) -> str:
-    """Says what is wrong before any work; the digest is unlike any other, because several workers run the same sweep."""
+    """Says what is wrong before any work. The digest is unlike any other: several workers run one sweep."""
     settings, search = stage_settings(config), search_of(config)
     check_search(search)
     space = read_space(search.space, config.stage, settings)
     pruner(search, config.stage, epochs=settings.optim.max_epochs)
     if settings.seeds:
         raise UserError(
-            f"{config.stage}.seeds and a sweep don't go together: sweep with one seed, then run the best settings with several "
-            f"(mlflow run . -e {config.stage} -P preset=runs:/<id>/best.yaml -P seeds=0,1,2)"
+            f"{config.stage}.seeds and a sweep don't go together: sweep with one seed, then run the best "
+            f"settings with several (mlflow run . -e {config.stage} -P preset=runs:/<id>/best.yaml -P seeds=0,1,2)"
         )
     if getattr(settings, "refit", False):
         raise UserError(
-            f"{config.stage}.refit and a sweep don't go together: a refit leaves no clips to judge a trial by. Sweep without "
-            f"it, then run the best settings with it (mlflow run . -e {config.stage} -P preset=runs:/<id>/best.yaml "
-            "-P refit=true)"
+            f"{config.stage}.refit and a sweep don't go together: a refit leaves no clips to judge a trial "
+            f"by. Sweep without it, then run the best settings with it (mlflow run . -e {config.stage} "
+            "-P preset=runs:/<id>/best.yaml -P refit=true)"
         )
     if settings.trainer.devices != "1" or settings.trainer.num_nodes != 1:
         raise UserError(
             f"a trial trains on one device, trainer.devices is {settings.trainer.devices} and trainer.num_nodes "
-            f"{settings.trainer.num_nodes}: start a worker for each device instead, with the same sweep.study and sweep.storage"
+            f"{settings.trainer.num_nodes}: start a worker for each device instead, with the same sweep.study "
+            "and sweep.storage"
         )
     check_storage(search)
     if not has_begun(search):  # its first worker has checked the values, on the study's own data
@@ -195,8 +196,8 @@ def check_stage(config: Any, devices: Sequence[str]) -> None:
         averaging_of(config.optim)
     if 0 < epochs < config.trainer.validate_every_epochs:
         raise UserError(
-            f"trainer.validate_every_epochs is {config.trainer.validate_every_epochs}, optim.max_epochs {epochs}: a trial "
-            "would end before its first validation, without a score"
+            f"trainer.validate_every_epochs is {config.trainer.validate_every_epochs}, optim.max_epochs "
+            f"{epochs}: a trial would end before its first validation, without a score"
         )
     if isinstance(config, DistillConfig):
         check_choice("train_run", config.train_run)

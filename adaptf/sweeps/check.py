@@ -37,8 +37,8 @@ def _named_twice(space: Space, config: Any) -> Iterator[str]:
             both = {*devices_in(field.removeprefix(DIR_OF))} & {*devices_in(key)}
             if both and f"{DIR_OF}{key}" not in space:
                 yield (
-                    f"{field}: augment.dir_p_of of the settings names {', '.join(sorted(both))} too, in '{key}': "
-                    "leave it out there, or give the space the same group"
+                    f"{field}: augment.dir_p_of of the settings names {', '.join(sorted(both))} too, in "
+                    f"'{key}': leave it out there, or give the space the same group"
                 )
 
 

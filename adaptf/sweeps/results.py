@@ -30,8 +30,8 @@ SHOWN = 10
 NAMES = {"accuracy": "validation accuracy", "worst_device": "accuracy of the worst device"}
 METRICS = {"accuracy": ACCURACY, "worst_device": WORST}
 CAUTION = (
-    "The best of many trials is partly the luckiest on these validation clips: run it with several seeds beside "
-    "the settings that it shall replace."
+    "The best of many trials is partly the luckiest on these validation clips: run it with several seeds "
+    "beside the settings that it shall replace."
 )
 STATES = {
     TrialState.COMPLETE: "complete",
@@ -112,7 +112,7 @@ def _pictures(study: optuna.Study, folder: Path, objectives: Sequence[Score]) ->
 
 
 def _presets(trials: Sequence[FrozenTrial], stage: str, settings: Any, folder: Path) -> dict[str, Path]:
-    """The stage's settings with the values of the best trial, and with those of each other one of the front."""
+    """The stage's settings with the values of the best trial, and with those of the others on the front."""
     files: dict[str, Path] = {}
     for trial in trials:
         name = f"{FRONT}/{first_number(trial)}.yaml" if files else BEST

@@ -21,20 +21,20 @@ class SearchConfig:
     """How the settings are searched."""
 
     study: str = "default"
-    """Name; `default`: that of the stage. Workers with the same study and storage share its trials, and one that was
-    interrupted is resumed by its name."""
+    """Name; `default`: that of the stage. Workers with the same study and storage share its trials, and one
+    that was interrupted is resumed by its name."""
     storage: str = file_or_name(BESIDE)
-    """default: the SQLite file sweeps.db beside the MLflow store, for the processes of one machine. Else the URL of a database,
-    for many machines, as in postgresql+psycopg2://user@host/database; its password belongs in the variable PGPASSWORD, since
-    a run's settings are shown to all."""
+    """default: the SQLite file sweeps.db beside the MLflow store, for the processes of one machine. Else the
+    URL of a database, for many machines, as in postgresql+psycopg2://user@host/database; its password belongs
+    in the variable PGPASSWORD, since a run's settings are shown to all."""
     trials: int = 30
-    """Trials that the study shall have in the end, those of all workers together, complete ones and those ended early. Those
-    that other workers have begun by then are more."""
+    """Trials that the study shall have in the end, those of all workers together, complete ones and those
+    ended early. Those that other workers have begun by then are more."""
     space: str = "default"
     """YAML file of the fields and their ranges; `default`: spaces/<stage>.yaml of the package."""
     objectives: tuple[Score, ...] = ("accuracy",)
-    """accuracy: macro average on the validation clips. accuracy,worst_device: also that of the device that is worst; gives the
-    front of settings of which none is better in both. Nothing is ended early then."""
+    """accuracy: macro average on the validation clips. accuracy,worst_device: also that of the device that is
+    worst; gives the front of settings of which none is better in both. Nothing is ended early then."""
     default_first: bool = True
     """The first trial has the settings as they are, where they lie within the space."""
     sampler: Sampling = "tpe"
@@ -42,15 +42,18 @@ class SearchConfig:
     startup_trials: int = 10
     """Random trials before tpe learns from them."""
     seed: int = 0
-    """Of the sampler of the worker that begins the study: alone and without interruption it gives the same trials again."""
+    """Of the sampler of the worker that begins the study: alone and without interruption it gives the same
+    trials again."""
     pruner: Pruning = "halving"
-    """halving: ends trials that are not among the best at some epochs (successive halving, Li et al., 2020). none."""
+    """halving: ends trials that are not among the best at some epochs (successive halving, Li et al., 2020).
+    none."""
     min_epochs: int = 0
     """Epochs after which halving first looks at a trial; 0: a fifth of the training's."""
     reduction_factor: int = 3
     """One in so many trials goes on at each look, and the next look comes after so many times the epochs."""
     heartbeat_seconds: int = 20
-    """How often a worker tells the database that it is alive; without news for three times as long its trial is run again."""
+    """How often a worker tells the database that it is alive; without news for three times as long its trial
+    is run again."""
 
 
 def check_search(config: SearchConfig) -> None:
@@ -83,14 +86,14 @@ def pruner(config: SearchConfig, stage: str, *, epochs: int) -> BasePruner:
         return NopPruner()
     if config.min_epochs >= epochs:
         raise UserError(
-            f"sweep.min_epochs should be less than the {epochs} epochs of a training, got {config.min_epochs}; "
-            "sweep.pruner=none trains all trials to their end"
+            f"sweep.min_epochs should be less than the {epochs} epochs of a training, got "
+            f"{config.min_epochs}; sweep.pruner=none trains all trials to their end"
         )
     return SuccessiveHalvingPruner(config.min_epochs or max(1, epochs // 5), config.reduction_factor)
 
 
 def sampler(config: SearchConfig, *, seed: int | None) -> BaseSampler:
-    """What chooses values; None seeds it afresh. Other workers' running trials count as bad ones for the time being."""
+    """What chooses values; None seeds it afresh. Trials that run count as bad ones for the time being."""
     if config.sampler == "random":
         return RandomSampler(seed=seed)
     return TPESampler(seed=seed, n_startup_trials=config.startup_trials, constant_liar=True)

@@ -1,4 +1,4 @@
-"""What a sweep searches: a small YAML file of fields with ranges or choices, checked against the stage's settings."""
+"""What a sweep searches: a small YAML file of fields with ranges or choices, checked against a stage."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import fields, is_dataclass, replace
@@ -37,7 +37,8 @@ Space = Mapping[str, BaseDistribution]
 
 
 def read_space(value: str, stage: str, config: Any) -> Space:
-    """A shipped space by its name (`default`: that of the stage) or one in a file, checked against the stage's settings.
+    """A shipped space by its name (`default`: that of the stage) or one in a file, checked against the
+    stage's settings.
 
     Raises UserError where there is none, and DataError that lists everything that is wrong with it.
     """
@@ -102,7 +103,7 @@ def leaf_types(config: Any) -> dict[str, Any]:
 
 
 def type_of(field: str, known: Mapping[str, Any]) -> Any:
-    """Of a field, or of an entry in a field that is a mapping. Raises ValueError that names the nearest ones."""
+    """Of a field, or of an entry in a field that is a mapping. Raises ValueError with the nearest ones."""
     parent = field.rpartition(".")[0]
     if field in known:
         return known[field]
@@ -114,7 +115,7 @@ def type_of(field: str, known: Mapping[str, Any]) -> Any:
 
 
 def distribution_of(entry: Any, kind: Any) -> BaseDistribution:
-    """What an entry of the file allows a field of this type. Raises ValueError that says what would be right."""
+    """What an entry of the file allows a field of this type. Raises ValueError with what would be right."""
     if not isinstance(entry, dict) or not entry:
         raise ValueError(f"should hold low and high, or choices, got {entry!r}")
     if unknown := sorted(set(entry) - set(KEYS)):

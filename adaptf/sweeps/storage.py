@@ -42,8 +42,8 @@ def check_storage(config: SearchConfig) -> None:
         create_engine(url).connect().close()
     if is_same_database(url, mlflow.get_tracking_uri()):
         raise UserError(
-            f"sweep.storage {_shown(url)} is MLflow's own database, and both keep their version in a table of the same name: "
-            "make a database for the studies"
+            f"sweep.storage {_shown(url)} is MLflow's own database, and both keep their version in a table "
+            "of the same name: make a database for the studies"
         )
     if make_url(url).password:
         print(
@@ -53,8 +53,8 @@ def check_storage(config: SearchConfig) -> None:
     journal = _store_folder() / "sweeps" / f"{config.study}.journal"
     if config.storage == BESIDE and journal.is_file() and not has_begun(config):
         raise UserError(
-            f"study '{config.study}' was begun by a version of adaptf that kept it in {journal}, which this one does not go on "
-            "with: give another sweep.study, or remove that file to begin again. The runs of its trials stay"
+            f"study '{config.study}' was begun by a version of adaptf that kept it in {journal}, which this "
+            "one does not go on with: give another sweep.study, or remove that file to begin again. The runs of its trials stay"
         )
 
 

@@ -65,8 +65,8 @@ def _told(study: optuna.Study) -> dict[str, Any]:
     while AGREED not in (found := study.user_attrs):
         if time.monotonic() > until:
             raise UserError(
-                f"study '{study.study_name}' is none of this version of adaptf, or was interrupted as it began: give "
-                "another sweep.study"
+                f"study '{study.study_name}' is none of this version of adaptf, or was interrupted as it "
+                "began: give another sweep.study"
             )
         time.sleep(0.2)
     return dict(found[AGREED])

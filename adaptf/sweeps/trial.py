@@ -58,8 +58,8 @@ class Objective:
     """Numbers of trials that others have taken from this worker, having heard nothing of it for too long."""
 
     def __call__(self, trial: Trial) -> tuple[float, ...]:
-        """The objectives' values. Raises TrialPruned; TrialFailed, or the failure itself where it is one too many;
-        UserError where the settings are at fault."""
+        """The objectives' values. Raises TrialPruned; TrialFailed, or the failure itself where it is one too
+        many; UserError where the settings are at fault."""
         try:
             return self._scored(trial)
         except UpdateFinishedTrialError:
@@ -95,8 +95,9 @@ class Objective:
             raise error
 
     def _execute_when_free(self, trial: Trial, values: Mapping[str, Any]) -> str:
-        """Waits where another process does the same work: a stalled worker that had the trial before, or one whose trial of
-        `finetune` has a device's settings in common. What that one finishes is taken from there."""
+        """Waits where another process does the same work: a stalled worker that had the trial before, or one
+        whose trial of `finetune` has a device's settings in common. What that one finishes is taken from
+        there."""
         while True:
             try:
                 return self._execute(trial, values)
@@ -120,7 +121,7 @@ class Objective:
         )
 
     def _watch(self, trial: Trial) -> Watch:
-        """Reports the best validation so far, as the checkpoint is; ends the training where it falls behind."""
+        """Reports the best validation so far, as the checkpoint is; ends the training where it lags."""
         before = frozen(trial).intermediate_values  # of a try that was lost
         best = max(before.values(), default=0.0)
 
@@ -141,7 +142,7 @@ def frozen(trial: Trial) -> FrozenTrial:
 
 
 def as_trial(stage: Stage, tags: Mapping[str, str], scores: Sequence[str], *, begun: Callable[[str], None]) -> Stage:
-    """The stage, whose run says which trial it is and what became of it; it fails where a score is missing or no number."""
+    """The stage, whose run says which trial it is and what became of it; without its scores it fails."""
 
     def trial(config: Any, run: StageRun) -> Result:
         begun(run.run_id)
