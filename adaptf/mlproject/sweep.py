@@ -89,11 +89,11 @@ class SweepConfig:
 
 def sweep(config: SweepConfig, run: StageRun) -> Result:
     """Runs trials, beside all other workers of the study, until it has as many as it shall have."""
-    search, settings = search_of(config), stage_settings(config)
+    search, settings = _search(config), stage_settings(config)
     space = read_space(search.space, config.stage, settings)
     study = begin_or_join(search, space, settings, stage=config.stage, run=run.run_id)
     parent = study.user_attrs[PARENT]
-    check_parent(parent)
+    _check_parent(parent)
     upstream = {field.name: study.user_attrs[AGREED][field.name] for field in upstream_fields(settings)}
     settings = resolve_upstream(replace(settings, **upstream))
     mlflow.set_tags({f"{runs.UPSTREAM}{name}": value for name, value in upstream.items()})
@@ -102,7 +102,7 @@ def sweep(config: SweepConfig, run: StageRun) -> Result:
     study.pruner = pruner(search, config.stage, epochs=epochs)
     study.sampler = sampler(search, seed=search.seed if parent == run.run_id else None)
     if parent == run.run_id:
-        print(begun(config.stage, search, space), flush=True)
+        print(_begun(config.stage, search, space), flush=True)
         put_first(study, search, space, settings)
     else:
         print(f"{run.name}: joins study '{search.study}', whose run is {parent}", flush=True)
@@ -116,7 +116,7 @@ def sweep(config: SweepConfig, run: StageRun) -> Result:
         watched_epochs=epochs if prunes(search, config.stage) else 0,
         shared=run.shared,
     )
-    run_trials(study, objective, budget=search.trials)
+    _run_trials(study, objective, budget=search.trials)
     result = results(study, config.stage, settings, run, objectives=search.objectives, space=space)
     if parent == run.run_id:
         return result
@@ -132,7 +132,7 @@ def stage_settings(config: SweepConfig) -> Any:
     return replace(settings, **{name: from_root(value) for name, value in given.items() if value != LATEST})
 
 
-def search_of(config: SweepConfig) -> SearchConfig:
+def _search(config: SweepConfig) -> SearchConfig:
     """With the study's name."""
     name = config.stage if config.sweep.study == "default" else config.sweep.study
     return replace(config.sweep, study=name)
@@ -140,7 +140,7 @@ def search_of(config: SweepConfig) -> SearchConfig:
 
 def check(config: SweepConfig) -> str:
     """Says what is wrong before any work. The digest is unlike any other: several workers run one sweep."""
-    settings, search = stage_settings(config), search_of(config)
+    settings, search = stage_settings(config), _search(config)
     check_search(search)
     space = read_space(search.space, config.stage, settings)
     pruner(search, config.stage, epochs=settings.optim.max_epochs)
@@ -164,12 +164,12 @@ def check(config: SweepConfig) -> str:
     check_storage(search)
     if not has_begun(search):  # its first worker has checked the values, on the study's own data
         settings = resolve_upstream(settings)
-        refuse = partial(check_stage, devices=devices_of(settings.prepare_run))
+        refuse = partial(check_stage, devices=_devices(settings.prepare_run))
         check_values(space, settings, refuse, value=search.space, stage=config.stage)
     return uuid4().hex
 
 
-def devices_of(prepare_run: str) -> list[str]:
+def _devices(prepare_run: str) -> list[str]:
     """Device names of the training clips. Raises UpstreamError where the run holds no data."""
     uri = f"runs:/{prepare_run}/data/{CLIPS}"
     try:
@@ -207,7 +207,7 @@ def check_stage(config: Any, devices: Sequence[str]) -> None:
         objective_of(config.loss, teachers=len(teacher_ids(config.teacher_runs)))
 
 
-def check_parent(run_id: str) -> None:
+def _check_parent(run_id: str) -> None:
     """Raises UserError where the study's run is in another MLflow store, or was deleted."""
     try:
         active = mlflow.get_run(run_id).info.lifecycle_stage == "active"
@@ -219,7 +219,7 @@ def check_parent(run_id: str) -> None:
         )
 
 
-def begun(stage: str, search: SearchConfig, space: Space) -> str:
+def _begun(stage: str, search: SearchConfig, space: Space) -> str:
     """What a new study is about to do."""
     line = f"Study '{search.study}': {search.trials} trials of {stage} over {', '.join(space)}"
     if search.pruner == "none" or prunes(search, stage):
@@ -232,7 +232,7 @@ def put_first(study: optuna.Study, search: SearchConfig, space: Space, settings:
     """The settings as they are in the first place, so that the best trial is at least as good."""
     if not search.default_first:
         return
-    only = chosen_devices(settings.augment, devices_of(settings.prepare_run))
+    only = chosen_devices(settings.augment, _devices(settings.prepare_run))
     values = values_in(space, replace(settings, augment=replace(settings.augment, dir_devices=only)))
     if values:
         study.enqueue_trial(values)
@@ -240,9 +240,9 @@ def put_first(study: optuna.Study, search: SearchConfig, space: Space, settings:
         print("The settings as they are lie outside of the space: no trial has them", flush=True)
 
 
-def run_trials(study: optuna.Study, objective: Objective, *, budget: int) -> None:
+def _run_trials(study: optuna.Study, objective: Objective, *, budget: int) -> None:
     """Until so many have ended; before each, Optuna puts lost trials of others in line again."""
-    tell = partial(tell_outcome, budget=budget, parent=objective.parent)
+    tell = partial(_tell_outcome, budget=budget, parent=objective.parent)
     while ended(study) < budget:
         objective.taken.clear()
         try:
@@ -254,18 +254,18 @@ def run_trials(study: optuna.Study, objective: Objective, *, budget: int) -> Non
             print(f"trial {lost}: no sign of life came for too long, another worker has it now", flush=True)
 
 
-def tell_outcome(study: optuna.Study, trial: FrozenTrial, *, budget: int, parent: str) -> None:
+def _tell_outcome(study: optuna.Study, trial: FrozenTrial, *, budget: int, parent: str) -> None:
     """A line on the terminal, and the best score so far in the study's run."""
     done, values = ended(study), words(trial.user_attrs[VALUES])
     pruned = sum(one.state == TrialState.PRUNED for one in last_tries(study))
-    parts = [f"trial {first_number(trial)}, {done} of {budget}: {outcome(trial)} ({values})"]
+    parts = [f"trial {first_number(trial)}, {done} of {budget}: {_outcome(trial)} ({values})"]
     for best in ranked(study)[:1]:
         parts.append(f"best {best.values[0]:.3f} (trial {first_number(best)})")
         mlflow.MlflowClient().log_metric(parent, ACCURACY, best.values[0], step=done)
     print(", ".join([*parts, f"pruned {pruned}"]), flush=True)
 
 
-def outcome(trial: FrozenTrial) -> str:
+def _outcome(trial: FrozenTrial) -> str:
     """Of a trial that is over, as in `0.512`, `pruned at epoch 3` or `failed`."""
     if trial.state == TrialState.COMPLETE:
         return " and ".join(f"{value:.3f}" for value in trial.values)

@@ -117,14 +117,14 @@ def _presets(trials: Sequence[FrozenTrial], stage: str, settings: Any, folder: P
     for trial in trials:
         name = f"{FRONT}/{first_number(trial)}.yaml" if files else BEST
         values = trial.user_attrs[VALUES]
-        content = yaml.safe_dump(preset(stage, with_values(settings, values)), sort_keys=False)
+        content = yaml.safe_dump(_preset(stage, with_values(settings, values)), sort_keys=False)
         files[name] = folder / name
         files[name].parent.mkdir(parents=True, exist_ok=True)
         files[name].write_text(f"# Trial {first_number(trial)} of a sweep: {words(values)}\n{content}")
     return files
 
 
-def preset(stage: str, config: Any) -> dict[str, Any]:
+def _preset(stage: str, config: Any) -> dict[str, Any]:
     """What a preset has to say so that the stage gets these settings; which runs it takes from stays open."""
     left_out = {field.name for field in upstream_fields(config)}
     found = _differences(config, type(config)()).items()

@@ -67,26 +67,26 @@ def space_of(content: Mapping[str, Any], config: Any, *, name: str) -> Space:
     """From the content of a file. Raises DataError that lists all its problems."""
     space: dict[str, BaseDistribution] = {}
     problems = []
-    known = leaf_types(config)
-    for field, entry in entries_of(content):
+    known = _leaf_types(config)
+    for field, entry in _entries(content):
         try:
-            space[field] = distribution_of(entry, type_of(field, known))
+            space[field] = _distribution(entry, _type(field, known))
         except ValueError as error:
             problems.append(f"{field}: {error}")
     raise_problems(problems, of=f"the space {name}")
     return space
 
 
-def entries_of(content: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+def _entries(content: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
     """Dotted fields with what is said of them; sections may be nested, as those of devices are."""
     for name, value in content.items():
         if isinstance(value, dict) and value and not set(value) & set(KEYS):
-            yield from entries_of(value, f"{prefix}{name}.")
+            yield from _entries(value, f"{prefix}{name}.")
         else:
             yield f"{prefix}{name}", value
 
 
-def leaf_types(config: Any) -> dict[str, Any]:
+def _leaf_types(config: Any) -> dict[str, Any]:
     """The types of all fields that may be searched, by dotted names."""
     bookkeeping = {field.name for field in upstream_fields(config)} | set(NOT_SEARCHED)
     hints = get_type_hints(type(config))
@@ -96,13 +96,13 @@ def leaf_types(config: Any) -> dict[str, Any]:
         if field.name in bookkeeping:
             continue
         if is_dataclass(value):
-            found |= {f"{field.name}.{name}": hint for name, hint in leaf_types(value).items()}
+            found |= {f"{field.name}.{name}": hint for name, hint in _leaf_types(value).items()}
         else:
             found[field.name] = hints[field.name]
     return found
 
 
-def type_of(field: str, known: Mapping[str, Any]) -> Any:
+def _type(field: str, known: Mapping[str, Any]) -> Any:
     """Of a field, or of an entry in a field that is a mapping. Raises ValueError with the nearest ones."""
     parent = field.rpartition(".")[0]
     if field in known:
@@ -114,7 +114,7 @@ def type_of(field: str, known: Mapping[str, Any]) -> Any:
     raise ValueError(f"there is no such field to search{', the nearest are ' + ', '.join(alike) if alike else ''}")
 
 
-def distribution_of(entry: Any, kind: Any) -> BaseDistribution:
+def _distribution(entry: Any, kind: Any) -> BaseDistribution:
     """What an entry of the file allows a field of this type. Raises ValueError with what would be right."""
     if not isinstance(entry, dict) or not entry:
         raise ValueError(f"should hold low and high, or choices, got {entry!r}")
@@ -125,48 +125,48 @@ def distribution_of(entry: Any, kind: Any) -> BaseDistribution:
     if "choices" in entry:
         if len(entry) > 1:
             raise ValueError("has choices and a range: leave one of them")
-        return choices_of(entry["choices"], kind)
+        return _choices(entry["choices"], kind)
     if kind not in (int, float):
-        raise ValueError(f"is {name_of(kind)}, no number: give choices instead of a range")
-    return range_of(entry, kind)
+        raise ValueError(f"is {_name(kind)}, no number: give choices instead of a range")
+    return _range(entry, kind)
 
 
-def choices_of(values: Any, kind: Any) -> CategoricalDistribution:
+def _choices(values: Any, kind: Any) -> CategoricalDistribution:
     """Several values of the field's type."""
     if not isinstance(values, list) or len(values) < 2:
         raise ValueError(f"choices should be a list of two values and more, got {values!r}")
-    checked = [number_of(value, kind, "a choice") if kind in (int, float) else value for value in values]
+    checked = [_number(value, kind, "a choice") if kind in (int, float) else value for value in values]
     allowed = get_args(kind) if get_origin(kind) is Literal else None
     for value in checked:
         if not (value in allowed if allowed else type(value) is kind):
-            raise ValueError(f"is {name_of(kind)}, which {value!r} is not")
+            raise ValueError(f"is {_name(kind)}, which {value!r} is not")
     if len(set(checked)) < len(checked):
         raise ValueError(f"has a choice twice: {values}")
     return CategoricalDistribution(checked)
 
 
-def range_of(entry: Mapping[str, Any], kind: type) -> BaseDistribution:
+def _range(entry: Mapping[str, Any], kind: type) -> BaseDistribution:
     """Numbers between two others; Optuna says what is wrong with them."""
     if missing := [name for name in ("low", "high") if name not in entry]:
         raise ValueError(f"has no {' and no '.join(missing)}")
     if not isinstance(log := entry.get("log", False), bool):
         raise ValueError(f"log should be true or false, got {log!r}")
-    numbers: dict[str, Any] = {name: number_of(entry[name], kind, name) for name in ("low", "high", "step") if name in entry}
+    numbers: dict[str, Any] = {name: _number(entry[name], kind, name) for name in ("low", "high", "step") if name in entry}
     return IntDistribution(**numbers, log=log) if kind is int else FloatDistribution(**numbers, log=log)
 
 
-def number_of(value: Any, kind: type, name: str) -> float:
+def _number(value: Any, kind: type, name: str) -> float:
     """YAML reads 1e-3 as a word. Raises ValueError for what is no number of this type."""
     try:
         number = kind(value) if isinstance(value, str) else value
     except ValueError:
         number = None
     if isinstance(number, bool) or not isinstance(number, (int, float)) or (kind is int and not isinstance(number, int)):
-        raise ValueError(f"{name} should be {name_of(kind)}, got {value!r}")
+        raise ValueError(f"{name} should be {_name(kind)}, got {value!r}")
     return kind(number)
 
 
-def name_of(kind: Any) -> str:
+def _name(kind: Any) -> str:
     """What a type is called in a message."""
     if get_origin(kind) is Literal:
         return f"one of {', '.join(map(str, get_args(kind)))}"
@@ -175,7 +175,7 @@ def name_of(kind: Any) -> str:
 
 def suggested(trial: Trial, space: Space) -> dict[str, Any]:
     """The trial's value of each field, in the order of the space."""
-    return {field: rounded(_suggest(trial, field, distribution)) for field, distribution in space.items()}
+    return {field: _rounded(_suggest(trial, field, distribution)) for field, distribution in space.items()}
 
 
 def _suggest(trial: Trial, field: str, distribution: BaseDistribution) -> Any:
@@ -186,7 +186,7 @@ def _suggest(trial: Trial, field: str, distribution: BaseDistribution) -> Any:
     return suggest(field, distribution.low, distribution.high, log=distribution.log, step=distribution.step)
 
 
-def rounded(value: Any) -> Any:
+def _rounded(value: Any) -> Any:
     """A grid's third step of 0.1 is 0.30000000000000004 for a computer."""
     return float(f"{value:.12g}") if isinstance(value, float) else value
 
@@ -208,11 +208,11 @@ def values_in(space: Space, config: Any) -> dict[str, Any]:
     """What the settings hold in the fields of the space; empty where one of them lies outside of it."""
     flat = settings(config)
     values = {field: flat.get(field, _of_group(field, flat)) for field in space}
-    inside = (value is not None and contains(space[field], value) for field, value in values.items())
+    inside = (value is not None and _contains(space[field], value) for field, value in values.items())
     return values if all(inside) else {}
 
 
-def contains(distribution: BaseDistribution, value: Any) -> bool:
+def _contains(distribution: BaseDistribution, value: Any) -> bool:
     """Whether a value lies in a range, on its grid, or is one of the choices."""
     if isinstance(distribution, CategoricalDistribution):
         return value in distribution.choices

@@ -40,7 +40,7 @@ def check_storage(config: SearchConfig) -> None:
     url = _url(config.storage)
     with _database_errors(url):
         create_engine(url).connect().close()
-    if is_same_database(url, mlflow.get_tracking_uri()):
+    if _is_same_database(url, mlflow.get_tracking_uri()):
         raise UserError(
             f"sweep.storage {_shown(url)} is MLflow's own database, and both keep their version in a table "
             "of the same name: make a database for the studies"
@@ -58,7 +58,7 @@ def check_storage(config: SearchConfig) -> None:
         )
 
 
-def is_same_database(one: str, other: str) -> bool:
+def _is_same_database(one: str, other: str) -> bool:
     """Whether two URLs lead to the same tables, whoever asks for them."""
     try:
         return _place(one) == _place(other)

@@ -32,20 +32,20 @@ def begin_or_join(search: SearchConfig, space: Space, config: Any, *, stage: str
     """
     storage = open_storage(search)
     if search.study not in optuna.get_all_study_names(storage):
-        mine = agreed(stage, search, space, resolve_upstream(config))
+        mine = _agreed(stage, search, space, resolve_upstream(config))
         with suppress(DuplicatedStudyError):  # another worker was quicker
             directions = [StudyDirection.MAXIMIZE] * len(search.objectives)
             study = optuna.create_study(storage=storage, study_name=search.study, directions=directions)
             study.set_user_attr(PARENT, run)
             study.set_user_attr(AGREED, mine)
     study = optuna.load_study(storage=storage, study_name=search.study)
-    if found := _differences(agreed(stage, search, space, config), _told(study)):
+    if found := _differences(_agreed(stage, search, space, config), _told(study)):
         listed = "\n  ".join(found)
         raise UserError(f"study '{search.study}' has other settings, give another sweep.study or the same:\n  {listed}")
     return study
 
 
-def agreed(stage: str, search: SearchConfig, space: Space, config: Any) -> dict[str, Any]:
+def _agreed(stage: str, search: SearchConfig, space: Space, config: Any) -> dict[str, Any]:
     """What the workers of a study have to agree on, by the names that a message gives it."""
     taken = [field.name for field in upstream_fields(config)]
     values = plain(settings(config))

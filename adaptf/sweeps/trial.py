@@ -75,7 +75,7 @@ class Objective:
             self.failures.clear()
             raise TrialPruned from stopped
         except KeyboardInterrupt:
-            run_again(trial.study, frozen(trial))
+            run_again(trial.study, _frozen(trial))
             raise
         except UpdateFinishedTrialError:
             raise
@@ -102,16 +102,16 @@ class Objective:
             try:
                 return self._execute(trial, values)
             except Busy as busy:
-                print(f"trial {first_number(frozen(trial))} waits: {busy}", flush=True)
+                print(f"trial {first_number(_frozen(trial))} waits: {busy}", flush=True)
                 with filelock.FileLock(busy.lock):
                     pass  # the other one is done
 
     def _execute(self, trial: Trial, values: Mapping[str, Any]) -> str:
         """The id of the nested run. A trial whose first run was interrupted on this machine goes on in it."""
-        first = first_number(frozen(trial))
+        first = first_number(_frozen(trial))
         tags = {TRIAL: str(first), STUDY: self.study, MLFLOW_PARENT_RUN_ID: self.parent}
         return execute(
-            as_trial(self.stage, tags, self.scores, begun=lambda run_id: trial.set_user_attr(RUN, run_id)),
+            _as_trial(self.stage, tags, self.scores, begun=lambda run_id: trial.set_user_attr(RUN, run_id)),
             with_values(self.config, values),
             inputs=lambda config: f"trial {first} of study {self.study} of run {self.parent}",
             name=f"{self.stage.__name__} {words(values)}",
@@ -122,7 +122,7 @@ class Objective:
 
     def _watch(self, trial: Trial) -> Watch:
         """Reports the best validation so far, as the checkpoint is; ends the training where it lags."""
-        before = frozen(trial).intermediate_values  # of a try that was lost
+        before = _frozen(trial).intermediate_values  # of a try that was lost
         best = max(before.values(), default=0.0)
 
         def told(epoch: int, score: float) -> None:
@@ -136,20 +136,20 @@ class Objective:
         return told
 
 
-def frozen(trial: Trial) -> FrozenTrial:
+def _frozen(trial: Trial) -> FrozenTrial:
     """The trial as the storage has it."""
     return next(one for one in trial.study.get_trials(deepcopy=False) if one.number == trial.number)
 
 
-def as_trial(stage: Stage, tags: Mapping[str, str], scores: Sequence[str], *, begun: Callable[[str], None]) -> Stage:
+def _as_trial(stage: Stage, tags: Mapping[str, str], scores: Sequence[str], *, begun: Callable[[str], None]) -> Stage:
     """The stage, whose run says which trial it is and what became of it; without its scores it fails."""
 
     def trial(config: Any, run: StageRun) -> Result:
         begun(run.run_id)
         mlflow.set_tags({**tags, STATE: "running"})
         try:
-            result = with_worst_device(stage(config, run))
-            check_scores(result, scores)
+            result = _with_worst_device(stage(config, run))
+            _check_scores(result, scores)
         except StopTraining:
             mlflow.set_tag(STATE, "pruned")
             raise
@@ -162,14 +162,14 @@ def as_trial(stage: Stage, tags: Mapping[str, str], scores: Sequence[str], *, be
     return trial
 
 
-def with_worst_device(result: Result) -> Result:
+def _with_worst_device(result: Result) -> Result:
     """With the accuracy of the device that is worst, where those of devices are known."""
     of_devices = [value for name, value in result.metrics.items() if name.startswith(f"{ACCURACY}/")]
     worst = {WORST: min(of_devices)} if of_devices else {}
     return replace(result, metrics={**result.metrics, **worst})
 
 
-def check_scores(result: Result, names: Sequence[str]) -> None:
+def _check_scores(result: Result, names: Sequence[str]) -> None:
     """Raises ArithmeticError for what a trial can't be judged by."""
     for name in names:
         if not math.isfinite(score := result.metrics.get(name, math.nan)):
