@@ -6,8 +6,8 @@ from pathlib import Path
 
 import psutil
 
-from adaptf.data.names import find_file
 from adaptf.errors import UserError
+from adaptf.names import find_file
 
 RUN_ID = "MLFLOW_RUN_ID"
 """`mlflow run` gives it to the command that it starts in the project's folder."""

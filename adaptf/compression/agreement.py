@@ -10,8 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from adaptf.data.files import write_atomically
 from adaptf.errors import UserError
+from adaptf.files import write_atomically
 
 REFERENCE_SUFFIX = ".npz"
 REFERENCE_CLIPS = 16

@@ -14,8 +14,8 @@ from torch import Tensor, fx, nn
 from torch.export import Dim, ExportedProgram
 from torch.fx.experimental.const_fold import split_const_subgraphs
 
-from adaptf.data.files import write_atomically
 from adaptf.errors import UserError
+from adaptf.files import write_atomically
 
 CLIPS_AT_ONCE = 8
 """More would not stay in the processor's caches: 256 at once take twice the time per clip."""

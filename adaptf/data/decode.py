@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from adaptf.data.joined import BEGINS, files_in
 from adaptf.data.mp3 import Mp3Error, read_mp3
-from adaptf.data.names import missing_file
+from adaptf.names import missing_file
 
 Waveform = NDArray[np.float32]
 

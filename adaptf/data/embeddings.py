@@ -13,8 +13,8 @@ from torch import Tensor
 from tqdm import tqdm
 
 from adaptf.data.cache.shards import checksum
-from adaptf.data.files import blocks_of, write_atomically
 from adaptf.data.sources import CachedWaveforms, HeldFeatures
+from adaptf.files import blocks_of, write_atomically
 
 logger = logging.getLogger(__name__)
 

@@ -14,9 +14,9 @@ import xxhash
 from tqdm import tqdm
 
 from adaptf.data.errors import DataError, raise_problems
-from adaptf.data.files import blocks_of
-from adaptf.data.names import find_file, missing_file
 from adaptf.data.parquet import read_table, write_table
+from adaptf.files import blocks_of
+from adaptf.names import find_file, missing_file
 
 logger = logging.getLogger(__name__)
 

@@ -14,9 +14,9 @@ from adaptf.audio.logmel import LogMel
 from adaptf.data.batch import FeatureBatch, with_features
 from adaptf.data.clip_set import ClipSet
 from adaptf.data.data_module import Keep
-from adaptf.data.files import blocks_of
 from adaptf.data.loading import Loading, has_room
 from adaptf.data.sources import FLOAT_BYTES, CachedWaveforms, HeldFeatures
+from adaptf.files import blocks_of
 
 CLIPS_AT_ONCE = 256
 BYTES_PER_GB = 1e9

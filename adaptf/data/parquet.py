@@ -5,7 +5,7 @@ from pathlib import Path
 import pandas as pd
 
 from adaptf.data.errors import DataError
-from adaptf.data.files import write_atomically
+from adaptf.files import write_atomically
 
 _FORMER_SUFFIXES = (".csv", ".csv.gz")
 """Of tables that were left before there was parquet."""

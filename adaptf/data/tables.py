@@ -6,7 +6,7 @@ from pathlib import Path
 import pandas as pd
 
 from adaptf.data.errors import DataError
-from adaptf.data.names import tidy, tidy_file_name
+from adaptf.names import tidy, tidy_file_name
 
 SEPARATORS = {",": "comma", ";": "semicolon", "\t": "tab"}
 """Spreadsheets take the semicolon where the comma separates decimals."""

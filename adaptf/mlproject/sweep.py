@@ -1,72 +1,52 @@
-"""Stage `sweep`: Optuna searches the settings of a stage, one nested run per trial, on one machine or on many."""
+"""Stage `sweep`: Optuna searches the settings of a stage, a nested run per trial, on one machine or many."""
 
-import time
 from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, Literal
-from uuid import uuid4
 
 import mlflow
 import optuna
 from mlflow.exceptions import MlflowException
-from optuna.exceptions import UpdateFinishedTrialError
 from optuna.trial import FrozenTrial, TrialState
 
+from adaptf.data import clips
+from adaptf.data.parquet import read_table
 from adaptf.errors import UserError
-from adaptf.mlproject.distill import DistillConfig, distill
-from adaptf.mlproject.finetune import FinetuneConfig, finetune
-from adaptf.mlproject.train import TrainConfig, train
+from adaptf.mlproject.distill import DISTILL, DistillConfig
+from adaptf.mlproject.finetune import FINETUNE, FinetuneConfig
+from adaptf.mlproject.train import TRAIN, TrainConfig
+from adaptf.pipeline.artifacts import CLIPS, DATA
 from adaptf.pipeline.augmentations import chosen_devices
 from adaptf.pipeline.config import MelConfig, ModelConfig, TrainerConfig, file_or_name, upstream_fields
-from adaptf.pipeline.stage import Stage, run_stage
+from adaptf.pipeline.stage import Stage
 from adaptf.pipeline.upstream import resolve_upstream
-from adaptf.sweeps.check import check_values, devices_of
-from adaptf.sweeps.halving import Halving, halving_of
-from adaptf.sweeps.places import (
-    ERROR,
-    PRUNED,
-    RUN,
-    SURPLUS,
-    done_in,
-    place_number,
-    places_in,
-    places_of,
-    recover_lost,
-    values_of,
-)
-from adaptf.sweeps.results import ranked, results_of
-from adaptf.sweeps.sampler import sampler_of
+from adaptf.sweeps.check import check_trial, check_values
+from adaptf.sweeps.results import METRICS, results
+from adaptf.sweeps.search import SearchConfig, check_search, pruner, prunes, sampler
 from adaptf.sweeps.space import Space, read_space, values_in, words
-from adaptf.sweeps.study import (
-    SearchConfig,
-    begin_or_join,
-    check_search,
-    check_storage,
-    has_begun,
-    open_storage,
-    prunes,
-    worker,
-)
-from adaptf.sweeps.trial import ACCURACY, WORST, SurplusTrial, TrialBusy, TrialFailed, Trials
+from adaptf.sweeps.storage import check_storage, has_begun
+from adaptf.sweeps.study import AGREED, PARENT, begin_or_join
+from adaptf.sweeps.trial import ACCURACY, Objective, TrialFailed
+from adaptf.sweeps.tries import ERROR, VALUES, ended, first_number, last_tries, ranked
 from adaptf.tracking import runs
 from adaptf.tracking.checkpoint_files import from_root
 from adaptf.tracking.runs import LATEST, Result, StageRun
 
-STAGES: dict[str, Stage] = {"distill": distill, "train": train, "finetune": finetune}
-MOST_FAILURES = 3
-"""So many trials that fail one after the other end a worker: it is not the values that are at fault."""
-LONGEST_WAIT_SECONDS = 10.0
+STAGES: dict[str, Stage[Any]] = {stage.name: stage for stage in (DISTILL, TRAIN, FINETUNE)}
 
 
 @dataclass(frozen=True)
 class SweepConfig:
-    """Searches the best settings of a stage. Sections that stages share (mel, model, trainer, seed) are given once."""
+    """Searches the best settings of a stage. What stages share (mel, model, trainer, seed) is given once."""
 
     stage: Literal["distill", "train", "finetune"] = "distill"
     """The stage whose settings are searched."""
     sweep: SearchConfig = SearchConfig()
     prepare_run: str = file_or_name(LATEST)
-    """Run of `prepare` that holds the scenes. This and the other runs are as in the stage; `latest` is looked up once, when a
-    study begins."""
+    """Run of `prepare` that holds the scenes. This and the other runs are as in the stage; `latest` is looked
+    up once, when a study begins."""
     pretrain_run: str = file_or_name(LATEST)
     """Where stage is train: run of `pretrain` from which the trials start, a checkpoint file, or `none`."""
     train_run: str = file_or_name(LATEST)
@@ -87,43 +67,41 @@ class SweepConfig:
 
 
 def sweep(config: SweepConfig, run: StageRun) -> Result:
-    """Runs trials until the study has as many as it shall have, together with all other workers of the study."""
-    search, settings = search_of(config), stage_settings(config)
+    """Runs trials, beside all other workers of the study, until it has as many as it shall have."""
+    search, settings = _search(config), stage_settings(config)
     space = read_space(search.space, config.stage, settings)
-    storage = open_storage(search.storage, study=search.study, heartbeat_seconds=search.heartbeat_seconds)
-    study, about = begin_or_join(storage, search, space, settings, stage=config.stage, run=run.run_id)
-    check_parent(about.run)
-    settings = resolve_upstream(replace(settings, **about.upstream))
-    mlflow.set_tags({f"{runs.UPSTREAM}{name}": value for name, value in about.upstream.items()})
+    study = begin_or_join(search, space, settings, stage=config.stage, run=run.run_id)
+    parent = study.user_attrs[PARENT]
+    _check_parent(parent)
+    upstream = {field.name: study.user_attrs[AGREED][field.name] for field in upstream_fields(settings)}
+    settings = resolve_upstream(replace(settings, **upstream))
+    mlflow.set_tags({f"{runs.UPSTREAM}{name}": value for name, value in upstream.items()})
     runs.name_run(run.run_id, f"sweep {config.stage} {search.study}", parent=None)
-    study.sampler = sampler_of(search)
-    halving = halving_of(search, settings) if prunes(search, config.stage) else None
-    with worker(storage, search.study) as me:
-        if about.run == run.run_id:
-            print(begun(config.stage, search, space, halving), flush=True)
-            put_first(study, search, space, settings)
-        else:
-            print(f"{run.name}: joins study '{search.study}', whose run is {about.run}", flush=True)
-        trials = Trials(
-            study,
-            STAGES[config.stage],
-            settings,
-            space,
-            budget=search.trials,
-            halving=halving,
-            scores=(ACCURACY, WORST)[: len(search.objectives)],
-            parent=about.run,
-            worker=me,
-            shared=run.shared,
-        )
-        run_trials(trials, search)
-    end_given_up(study)
-    result = results_of(study, config.stage, settings, run)
-    if about.run != run.run_id:
-        with mlflow.start_run(run_id=about.run, nested=True):  # it ends as finished, also where its process is gone
-            runs.log_result(result)
-        result = replace(result, note=f"Worker of the sweep in run {about.run}.\n\n{result.note}")
-    return result
+    epochs = settings.optim.max_epochs
+    study.pruner = pruner(search, config.stage, epochs=epochs)
+    study.sampler = sampler(search, seed=search.seed if parent == run.run_id else None)
+    if parent == run.run_id:
+        print(_begun(config.stage, search, space), flush=True)
+        put_first(study, search, space, settings)
+    else:
+        print(f"{run.name}: joins study '{search.study}', whose run is {parent}", flush=True)
+    objective = Objective(
+        STAGES[config.stage],
+        settings,
+        space,
+        search.study,
+        scores=[METRICS[name] for name in search.objectives],
+        parent=parent,
+        watched_epochs=epochs if prunes(search, config.stage) else 0,
+        shared=run.shared,
+    )
+    _run_trials(study, objective, budget=search.trials)
+    result = results(study, config.stage, settings, run, objectives=search.objectives, space=space)
+    if parent == run.run_id:
+        return result
+    with mlflow.start_run(run_id=parent, nested=True):  # it ends as finished, also where its process is gone
+        runs.log_result(result)
+    return replace(result, note=f"Worker of the sweep in run {parent}.\n\n{result.note}")
 
 
 def stage_settings(config: SweepConfig) -> Any:
@@ -133,42 +111,49 @@ def stage_settings(config: SweepConfig) -> Any:
     return replace(settings, **{name: from_root(value) for name, value in given.items() if value != LATEST})
 
 
-def search_of(config: SweepConfig) -> SearchConfig:
+def _search(config: SweepConfig) -> SearchConfig:
     """With the study's name."""
     name = config.stage if config.sweep.study == "default" else config.sweep.study
     return replace(config.sweep, study=name)
 
 
-def check(config: SweepConfig) -> str:
-    """Says what is wrong before any work; the digest is unlike any other, because several workers run the same sweep."""
-    settings, search = stage_settings(config), search_of(config)
+def check(config: SweepConfig) -> None:
+    """Raises UserError for a search, a space or settings that can't be used, before any trial."""
+    settings, search = stage_settings(config), _search(config)
     check_search(search)
     space = read_space(search.space, config.stage, settings)
-    if prunes(search, config.stage):
-        halving_of(search, settings)
+    pruner(search, config.stage, epochs=settings.optim.max_epochs)
     if settings.seeds:
         raise UserError(
-            f"{config.stage}.seeds and a sweep don't go together: sweep with one seed, then run the best settings with several "
-            f"(mlflow run . -e {config.stage} -P preset=runs:/<id>/best.yaml -P seeds=0,1,2)"
+            f"{config.stage}.seeds and a sweep don't go together: sweep with one seed, then run the best "
+            f"settings with several (mlflow run . -e {config.stage} -P preset=runs:/<id>/best.yaml -P seeds=0,1,2)"
         )
     if getattr(settings, "refit", False):
         raise UserError(
-            f"{config.stage}.refit and a sweep don't go together: a refit leaves no clips to judge a trial by. Sweep without "
-            f"it, then run the best settings with it (mlflow run . -e {config.stage} -P preset=runs:/<id>/best.yaml "
-            "-P refit=true)"
+            f"{config.stage}.refit and a sweep don't go together: a refit leaves no clips to judge a trial "
+            f"by. Sweep without it, then run the best settings with it (mlflow run . -e {config.stage} "
+            "-P preset=runs:/<id>/best.yaml -P refit=true)"
         )
     if settings.trainer.devices != "1" or settings.trainer.num_nodes != 1:
         raise UserError(
             f"a trial trains on one device, trainer.devices is {settings.trainer.devices} and trainer.num_nodes "
-            f"{settings.trainer.num_nodes}: start a worker for each device instead, with the same sweep.study and sweep.storage"
+            f"{settings.trainer.num_nodes}: start a worker for each device instead, with the same sweep.study "
+            "and sweep.storage"
         )
-    check_storage(search.storage)
+    check_storage(search)
     if not has_begun(search):  # its first worker has checked the values, on the study's own data
-        check_values(space, resolve_upstream(settings), value=search.space, stage=config.stage)
-    return uuid4().hex
+        settings = resolve_upstream(settings)
+        refuse = partial(check_trial, STAGES[config.stage], devices=_devices(settings.prepare_run))
+        check_values(space, settings, refuse, value=search.space, stage=config.stage)
 
 
-def check_parent(run_id: str) -> None:
+def _devices(prepare_run: str) -> list[str]:
+    """Device names of the training clips. Raises UpstreamError where the run holds no data."""
+    with TemporaryDirectory() as folder:
+        return clips.devices_of(read_table(runs.download(prepare_run, DATA, Path(folder)) / CLIPS))
+
+
+def _check_parent(run_id: str) -> None:
     """Raises UserError where the study's run is in another MLflow store, or was deleted."""
     try:
         active = mlflow.get_run(run_id).info.lifecycle_stage == "active"
@@ -180,22 +165,20 @@ def check_parent(run_id: str) -> None:
         )
 
 
-def begun(stage: str, search: SearchConfig, space: Space, halving: Halving | None) -> str:
+def _begun(stage: str, search: SearchConfig, space: Space) -> str:
     """What a new study is about to do."""
-    lines = [f"Study '{search.study}': {search.trials} trials of {stage} over {', '.join(space)}"]
-    if search.pruner != "none" and not prunes(search, stage):
-        why = "with two objectives" if len(search.objectives) == 2 else "of finetune, each a training per device,"
-        lines.append(f"Trials {why} can't be ended early")
-    if halving and not halving.looks:
-        lines.append(f"Trials of {halving.max_epochs} epochs are too short to be ended early")
-    return "\n".join(lines)
+    line = f"Study '{search.study}': {search.trials} trials of {stage} over {', '.join(space)}"
+    if search.pruner == "none" or prunes(search, stage):
+        return line
+    why = "with two objectives" if len(search.objectives) == 2 else "of finetune, each a training per device,"
+    return f"{line}\nTrials {why} can't be ended early"
 
 
 def put_first(study: optuna.Study, search: SearchConfig, space: Space, settings: Any) -> None:
     """The settings as they are in the first place, so that the best trial is at least as good."""
     if not search.default_first:
         return
-    only = chosen_devices(settings.augment, devices_of(settings.prepare_run))
+    only = chosen_devices(settings.augment, _devices(settings.prepare_run))
     values = values_in(space, replace(settings, augment=replace(settings.augment, dir_devices=only)))
     if values:
         study.enqueue_trial(values)
@@ -203,90 +186,52 @@ def put_first(study: optuna.Study, search: SearchConfig, space: Space, settings:
         print("The settings as they are lie outside of the space: no trial has them", flush=True)
 
 
-def run_trials(trials: Trials, search: SearchConfig) -> None:
-    """Until the budget is used; lost trials of others are run again."""
-    said = False
-    while True:
-        recover_lost(trials.study, trials.worker)
-        found = trials.study.get_trials(deepcopy=False)
-        places = places_of(found)
-        if done_in(places) >= search.trials:
-            return
-        waiting = any(trial.state == TrialState.WAITING for trial in found)
-        running = sum(place.taken for place in places) - done_in(places)
-        if waiting or done_in(places) + running < search.trials:
-            said = False
-            run_one(trials)
-        else:
-            if not said:
-                print(f"Waiting for {running} trials of other workers", flush=True)
-            said = True
-            time.sleep(min(search.heartbeat_seconds / 2, LONGEST_WAIT_SECONDS))
+def _run_trials(study: optuna.Study, objective: Objective, *, budget: int) -> None:
+    """Until so many have ended; before each, Optuna puts lost trials of others in line again."""
+    tell = partial(_tell_outcome, budget=budget, parent=objective.parent)
+    while ended(study) < budget:
+        objective.taken.clear()
+        try:
+            study.optimize(objective, n_trials=1, catch=(TrialFailed,), callbacks=[tell])
+        except ValueError:  # Optuna's, of a trial that has ended already
+            if not objective.taken:
+                raise
+            lost = objective.taken[0]
+            print(f"trial {lost}: no sign of life came for too long, another worker has it now", flush=True)
 
 
-def run_one(trials: Trials) -> None:
-    """One trial, and the line that tells of it. Raises what stops the sweep."""
-    number = -1
-
-    def objective(trial: optuna.Trial) -> tuple[float, ...]:
-        nonlocal number
-        number = trial.number
-        return trials.run(trial)
-
-    try:
-        trials.study.optimize(objective, n_trials=1, catch=(SurplusTrial, TrialFailed, TrialBusy))
-    except (ValueError, UpdateFinishedTrialError):
-        if not taken_away(trials.study, number):
-            raise
-        print(f"trial {number}: no sign of life came for too long, another worker has it now", flush=True)
-        return
-    tell(trials, number)
-    if len(trials.failures) >= MOST_FAILURES:
-        raise trials.failures[-1]
-
-
-def end_given_up(study: optuna.Study) -> None:
-    """Runs of trials whose process was lost too often: nobody else says that they have ended."""
-    client = mlflow.MlflowClient()
-    for place in places_in(study):
-        run_id = place.last.user_attrs.get(RUN)
-        if not place.taken and run_id and client.get_run(run_id).info.status == "RUNNING":
-            client.set_terminated(run_id, "FAILED")
-
-
-def taken_away(study: optuna.Study, number: int) -> bool:
-    """Whether others have ended a trial of this process."""
-    found = [trial for trial in study.get_trials(deepcopy=False) if trial.number == number]
-    return any(trial.state == TrialState.FAIL and not {ERROR, SURPLUS} & trial.user_attrs.keys() for trial in found)
-
-
-def tell(trials: Trials, number: int) -> None:
+def _tell_outcome(study: optuna.Study, trial: FrozenTrial, *, budget: int, parent: str) -> None:
     """A line on the terminal, and the best score so far in the study's run."""
-    places = places_in(trials.study)
-    place = next((place for place in places if number in [one.number for one in place.tries]), None)
-    if place is None:
-        return  # it was one too many
-    mine = next(one for one in place.tries if one.number == number)  # another worker may have the next one
-    done, pruned = done_in(places), sum(one.state == PRUNED for one in places)
-    best = next(iter(ranked(places)), None)
-    parts = [f"trial {place.number}, {done} of {trials.budget}: {outcome(mine)} ({words(values_of(mine))})"]
-    if best:
-        parts.append(f"best {best.values[0]:.3f} (trial {place_number(best)})")
-    parts.append(f"pruned {pruned}")
-    print(", ".join(parts), flush=True)
-    client = mlflow.MlflowClient()
-    if best:
-        client.log_metric(trials.parent, ACCURACY, best.values[0], step=done)
+    done, values = ended(study), words(trial.user_attrs[VALUES])
+    pruned = sum(one.state == TrialState.PRUNED for one in last_tries(study))
+    parts = [f"trial {first_number(trial)}, {done} of {budget}: {_outcome(trial)} ({values})"]
+    for best in ranked(study)[:1]:
+        parts.append(f"best {best.values[0]:.3f} (trial {first_number(best)})")
+        mlflow.MlflowClient().log_metric(parent, ACCURACY, best.values[0], step=done)
+    print(", ".join([*parts, f"pruned {pruned}"]), flush=True)
 
 
-def outcome(trial: FrozenTrial) -> str:
-    """Of a try that is over, as in `0.512`, `pruned at epoch 3` or `failed`."""
+def _outcome(trial: FrozenTrial) -> str:
+    """Of a trial that is over, as in `0.512`, `pruned at epoch 3` or `failed`."""
     if trial.state == TrialState.COMPLETE:
         return " and ".join(f"{value:.3f}" for value in trial.values)
     if trial.state == TrialState.PRUNED:
         return f"pruned at epoch {trial.last_step} with {trial.intermediate_values[trial.last_step or 0]:.3f}"
-    return f"failed, {trial.user_attrs[ERROR]}" if ERROR in trial.user_attrs else "lost"
+    return f"failed, {trial.user_attrs[ERROR]}"
 
+
+def _shared(config: SweepConfig) -> None:
+    """No finished run stands for a sweep: several workers run one."""
+
+
+SWEEP = Stage(
+    "sweep",
+    run=sweep,
+    config=SweepConfig,
+    check=check,
+    reads=_shared,
+    words=lambda config: [f"{config.stage} {_search(config).study}"],
+)
 
 if __name__ == "__main__":
-    run_stage(sweep, SweepConfig, inputs=check)
+    SWEEP.main()

@@ -11,8 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from adaptf.data.files import write_atomically
 from adaptf.errors import UserError
+from adaptf.files import write_atomically
 from adaptf.models.classifier import Classifier, ModelDescription, build_classifier
 from adaptf.models.students.registry import TFSEPNET
 from adaptf.models.students.tfsepnet.public_checkpoint import CLASSES, from_public, is_public

@@ -13,8 +13,8 @@ from jsonargparse import ArgumentParser, set_parsing_settings
 from mlflow.artifacts import load_text
 from mlflow.exceptions import MlflowException
 
-from adaptf.data.names import tidy
 from adaptf.errors import UserError
+from adaptf.names import tidy
 from adaptf.paths import user_file_or_name, user_path
 from adaptf.pipeline.config import PRESET_SECTIONS, PRESET_VALUES, SHARED_SECTIONS, leaves, settings
 from adaptf.tracking.runs import NONE, use_default_store

@@ -13,7 +13,7 @@ import torch
 from adaptf.audio.logmel import LogMel
 from adaptf.compression.runtime import NETWORK_FILES, Network, load_network
 from adaptf.data.clips import UNKNOWN
-from adaptf.data.names import tidy
+from adaptf.names import tidy
 
 BUNDLE = "bundle"
 """Name of the artifact folder that holds the manifest and the networks' files."""

@@ -1,43 +1,32 @@
 """What the swept stage would refuse of a space's values, said before the first run."""
 
-from collections.abc import Iterator, Sequence
-from dataclasses import replace
-from pathlib import Path
-from tempfile import TemporaryDirectory
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-import numpy as np
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 
-from adaptf.data import clips
 from adaptf.data.errors import raise_problems
-from adaptf.data.parquet import read_table
-from adaptf.errors import UserError, in_section
-from adaptf.mlproject.distill import DistillConfig
-from adaptf.mlproject.finetune import FinetuneConfig, of_device
-from adaptf.pipeline.artifacts import CLIPS, DATA
-from adaptf.pipeline.augmentations import build_augmentations, check_folder, dir_p_by_device
-from adaptf.pipeline.config import MelConfig
-from adaptf.pipeline.finetune_device import check_keep
-from adaptf.pipeline.lightning_options import optimizer_of
+from adaptf.errors import UserError
+from adaptf.pipeline.checks import check_devices, check_validated
+from adaptf.pipeline.config import upstream_fields
 from adaptf.pipeline.refit import check_choice
-from adaptf.pipeline.schedule import averaging_of
-from adaptf.pipeline.taught import check_weights, teacher_ids
+from adaptf.pipeline.stage import Stage
 from adaptf.sweeps.space import DIR_OF, SPACES, Space, space_path, with_values
-from adaptf.tracking.runs import download
 from adaptf.training.device_probability import devices_in
 
+STARTS = ("train_run", "distill_run")
+"""Fields of runs from which trials start, which should not have learnt from the clips that judge them."""
 
-def check_values(space: Space, config: Any, *, value: str, stage: str) -> None:
+
+def check_values(space: Space, config: Any, refuse: Callable[[Any], None], *, value: str, stage: str) -> None:
     """Raises DataError that lists what the stage would refuse of the ends of the ranges, or of the choices.
 
-    `config`: the stage's, with the runs that it takes from; `value` is that of sweep.space, for the message.
+    `refuse` raises UserError for settings of the stage; `value` is that of sweep.space, for the message.
     """
-    devices = devices_of(config.prepare_run)
-    problems = list(named_twice(space, config))
-    for candidate in [] if problems else candidates(space, config):
+    problems = list(_named_twice(space, config))
+    for candidate in [] if problems else _candidates(space, config):
         try:
-            check_stage(candidate, devices)
+            refuse(candidate)
         except UserError as error:
             problems.append(str(error))
     path = space_path(value, stage)
@@ -46,13 +35,17 @@ def check_values(space: Space, config: Any, *, value: str, stage: str) -> None:
     raise_problems(list(dict.fromkeys(problems)), of=f"the settings that the space {path} gives {stage}{hint}")
 
 
-def devices_of(prepare_run: str) -> list[str]:
-    """Device names of the training clips. Raises UpstreamError where the run holds no data."""
-    with TemporaryDirectory() as folder:
-        return clips.devices_of(read_table(download(prepare_run, DATA, Path(folder)) / CLIPS))
+def check_trial(stage: Stage[Any], config: Any, devices: Sequence[str]) -> None:
+    """Raises UserError for settings that the stage would refuse for training clips of these devices, or that leave no score."""
+    stage.check(config)
+    check_devices(config, devices)
+    check_validated(config)
+    for field in upstream_fields(config):
+        if field.name in STARTS:
+            check_choice(field.name, getattr(config, field.name))
 
 
-def named_twice(space: Space, config: Any) -> Iterator[str]:
+def _named_twice(space: Space, config: Any) -> Iterator[str]:
     """Devices whose probability the space searches although the settings name it in another group."""
     for field in space:
         if not field.startswith(DIR_OF):
@@ -61,50 +54,21 @@ def named_twice(space: Space, config: Any) -> Iterator[str]:
             both = {*devices_in(field.removeprefix(DIR_OF))} & {*devices_in(key)}
             if both and f"{DIR_OF}{key}" not in space:
                 yield (
-                    f"{field}: augment.dir_p_of of the settings names {', '.join(sorted(both))} too, in '{key}': "
-                    "leave it out there, or give the space the same group"
+                    f"{field}: augment.dir_p_of of the settings names {', '.join(sorted(both))} too, in "
+                    f"'{key}': leave it out there, or give the space the same group"
                 )
 
 
-def candidates(space: Space, config: Any) -> Iterator[Any]:
+def _candidates(space: Space, config: Any) -> Iterator[Any]:
     """The settings with one field after the other at each of its ends, the others at their first one."""
-    first = with_values(config, {field: ends_of(distribution)[0] for field, distribution in space.items()})
+    first = with_values(config, {field: _ends(distribution)[0] for field, distribution in space.items()})
     for field, distribution in space.items():
-        yield from (with_values(first, {field: end}) for end in ends_of(distribution))
+        yield from (with_values(first, {field: end}) for end in _ends(distribution))
 
 
-def ends_of(distribution: BaseDistribution) -> Sequence[Any]:
+def _ends(distribution: BaseDistribution) -> Sequence[Any]:
     """Smallest and largest value, or all choices."""
     if isinstance(distribution, CategoricalDistribution):
         return distribution.choices
     assert isinstance(distribution, (FloatDistribution, IntDistribution))
     return distribution.low, distribution.high
-
-
-def check_stage(config: Any, devices: Sequence[str]) -> None:
-    """Raises UserError as the stage itself would, as far as that needs no clips."""
-    augmentations = {"augment": config.augment}
-    if isinstance(config, FinetuneConfig):
-        check_keep(of_device(config, clips.UNKNOWN, config.unknown_dir_p))
-        augmentations["augment of unknown (unknown_dir_p)"] = replace(config.augment, dir_p=config.unknown_dir_p)
-    for section, augment in augmentations.items():
-        with in_section(section):
-            check_folder(augment)
-            dir_p_by_device(augment, devices)
-            # No clip is given, so that no bank of impulse responses is read.
-            build_augmentations(augment, p_of_clip=np.zeros(0), sample_rate=MelConfig().sample_rate, seed=0)
-    epochs = config.optim.max_epochs
-    with in_section("optim"):
-        optimizer_of(config.optim)
-        averaging_of(config.optim)
-    if 0 < epochs < config.trainer.validate_every_epochs:
-        raise UserError(
-            f"trainer.validate_every_epochs is {config.trainer.validate_every_epochs}, optim.max_epochs {epochs}: a trial "
-            "would end before its first validation, without a score"
-        )
-    if isinstance(config, DistillConfig):
-        check_choice("train_run", config.train_run)
-    if isinstance(config, FinetuneConfig):
-        check_choice("distill_run", config.distill_run)
-    if isinstance(config, DistillConfig | FinetuneConfig):
-        check_weights(config.loss, teacher_ids(config.teacher_runs))

@@ -1,4 +1,4 @@
-"""What a sweep searches: a small YAML file of fields with ranges or choices, checked against the stage's settings."""
+"""What a sweep searches: a small YAML file of fields with ranges or choices, checked against a stage."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import fields, is_dataclass, replace
@@ -36,7 +36,8 @@ Space = Mapping[str, BaseDistribution]
 
 
 def read_space(value: str, stage: str, config: Any) -> Space:
-    """A shipped space by its name (`default`: that of the stage) or one in a file, checked against the stage's settings.
+    """A shipped space by its name (`default`: that of the stage) or one in a file, checked against the
+    stage's settings.
 
     Raises UserError where there is none, and DataError that lists everything that is wrong with it.
     """
@@ -65,26 +66,26 @@ def space_of(content: Mapping[str, Any], config: Any, *, name: str) -> Space:
     """From the content of a file. Raises DataError that lists all its problems."""
     space: dict[str, BaseDistribution] = {}
     problems = []
-    known = leaf_types(config)
-    for field, entry in entries_of(content):
+    known = _leaf_types(config)
+    for field, entry in _entries(content):
         try:
-            space[field] = distribution_of(entry, type_of(field, known))
+            space[field] = _distribution(entry, _type(field, known))
         except ValueError as error:
             problems.append(f"{field}: {error}")
     raise_problems(problems, of=f"the space {name}")
     return space
 
 
-def entries_of(content: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+def _entries(content: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
     """Dotted fields with what is said of them; sections may be nested, as those of devices are."""
     for name, value in content.items():
         if isinstance(value, dict) and value and not set(value) & set(KEYS):
-            yield from entries_of(value, f"{prefix}{name}.")
+            yield from _entries(value, f"{prefix}{name}.")
         else:
             yield f"{prefix}{name}", value
 
 
-def leaf_types(config: Any) -> dict[str, Any]:
+def _leaf_types(config: Any) -> dict[str, Any]:
     """The types of all fields that may be searched, by dotted names."""
     bookkeeping = {field.name for field in upstream_fields(config)} | set(NOT_SEARCHED)
     hints = get_type_hints(type(config))
@@ -94,14 +95,14 @@ def leaf_types(config: Any) -> dict[str, Any]:
         if field.name in bookkeeping:
             continue
         if is_dataclass(value):
-            found |= {f"{field.name}.{name}": hint for name, hint in leaf_types(value).items()}
+            found |= {f"{field.name}.{name}": hint for name, hint in _leaf_types(value).items()}
         else:
             found[field.name] = hints[field.name]
     return found
 
 
-def type_of(field: str, known: Mapping[str, Any]) -> Any:
-    """Of a field, or of an entry in a field that is a mapping. Raises ValueError that names the nearest ones."""
+def _type(field: str, known: Mapping[str, Any]) -> Any:
+    """Of a field, or of an entry in a field that is a mapping. Raises ValueError with the nearest ones."""
     parent = field.rpartition(".")[0]
     if field in known:
         return known[field]
@@ -112,8 +113,8 @@ def type_of(field: str, known: Mapping[str, Any]) -> Any:
     raise ValueError(f"there is no such field to search{', the nearest are ' + ', '.join(alike) if alike else ''}")
 
 
-def distribution_of(entry: Any, kind: Any) -> BaseDistribution:
-    """What an entry of the file allows a field of this type. Raises ValueError that says what would be right."""
+def _distribution(entry: Any, kind: Any) -> BaseDistribution:
+    """What an entry of the file allows a field of this type. Raises ValueError with what would be right."""
     if not isinstance(entry, dict) or not entry:
         raise ValueError(f"should hold low and high, or choices, got {entry!r}")
     if unknown := sorted(set(entry) - set(KEYS)):
@@ -123,62 +124,48 @@ def distribution_of(entry: Any, kind: Any) -> BaseDistribution:
     if "choices" in entry:
         if len(entry) > 1:
             raise ValueError("has choices and a range: leave one of them")
-        return choices_of(entry["choices"], kind)
+        return _choices(entry["choices"], kind)
     if kind not in (int, float):
-        raise ValueError(f"is {name_of(kind)}, no number: give choices instead of a range")
-    return range_of(entry, kind)
+        raise ValueError(f"is {_name(kind)}, no number: give choices instead of a range")
+    return _range(entry, kind)
 
 
-def choices_of(values: Any, kind: Any) -> CategoricalDistribution:
+def _choices(values: Any, kind: Any) -> CategoricalDistribution:
     """Several values of the field's type."""
     if not isinstance(values, list) or len(values) < 2:
         raise ValueError(f"choices should be a list of two values and more, got {values!r}")
-    checked = [number_of(value, kind, "a choice") if kind in (int, float) else value for value in values]
+    checked = [_number(value, kind, "a choice") if kind in (int, float) else value for value in values]
     allowed = get_args(kind) if get_origin(kind) is Literal else None
     for value in checked:
         if not (value in allowed if allowed else type(value) is kind):
-            raise ValueError(f"is {name_of(kind)}, which {value!r} is not")
+            raise ValueError(f"is {_name(kind)}, which {value!r} is not")
     if len(set(checked)) < len(checked):
         raise ValueError(f"has a choice twice: {values}")
     return CategoricalDistribution(checked)
 
 
-def range_of(entry: Mapping[str, Any], kind: type) -> BaseDistribution:
-    """Numbers between two others."""
+def _range(entry: Mapping[str, Any], kind: type) -> BaseDistribution:
+    """Numbers between two others; Optuna says what is wrong with them."""
     if missing := [name for name in ("low", "high") if name not in entry]:
         raise ValueError(f"has no {' and no '.join(missing)}")
-    low, high = (number_of(entry[name], kind, name) for name in ("low", "high"))
-    log, step = entry.get("log", False), entry.get("step")
-    if low >= high:
-        raise ValueError(f"low should be less than high, got {low:g} and {high:g}")
-    if not isinstance(log, bool):
+    if not isinstance(log := entry.get("log", False), bool):
         raise ValueError(f"log should be true or false, got {log!r}")
-    if log and low <= 0:
-        raise ValueError(f"a logarithmic scale needs low above 0, got {low:g}")
-    if step is not None:
-        if log:
-            raise ValueError("has log and step: leave one of them")
-        step = number_of(step, kind, "step")
-        steps = (high - low) / step if step > 0 else 0
-        if steps < 1 or abs(steps - round(steps)) > 1e-6:
-            raise ValueError(f"step should lead from {low:g} to {high:g}, got {step:g}")
-    if kind is int:
-        return IntDistribution(int(low), int(high), log=log, step=int(step or 1))
-    return FloatDistribution(low, high, log=log, step=step)
+    numbers: dict[str, Any] = {name: _number(entry[name], kind, name) for name in ("low", "high", "step") if name in entry}
+    return IntDistribution(**numbers, log=log) if kind is int else FloatDistribution(**numbers, log=log)
 
 
-def number_of(value: Any, kind: type, name: str) -> float:
+def _number(value: Any, kind: type, name: str) -> float:
     """YAML reads 1e-3 as a word. Raises ValueError for what is no number of this type."""
     try:
         number = kind(value) if isinstance(value, str) else value
     except ValueError:
         number = None
     if isinstance(number, bool) or not isinstance(number, (int, float)) or (kind is int and not isinstance(number, int)):
-        raise ValueError(f"{name} should be {name_of(kind)}, got {value!r}")
+        raise ValueError(f"{name} should be {_name(kind)}, got {value!r}")
     return kind(number)
 
 
-def name_of(kind: Any) -> str:
+def _name(kind: Any) -> str:
     """What a type is called in a message."""
     if get_origin(kind) is Literal:
         return f"one of {', '.join(map(str, get_args(kind)))}"
@@ -187,19 +174,18 @@ def name_of(kind: Any) -> str:
 
 def suggested(trial: Trial, space: Space) -> dict[str, Any]:
     """The trial's value of each field, in the order of the space."""
-    return {field: rounded(_suggest(trial, field, distribution)) for field, distribution in space.items()}
+    return {field: _rounded(_suggest(trial, field, distribution)) for field, distribution in space.items()}
 
 
 def _suggest(trial: Trial, field: str, distribution: BaseDistribution) -> Any:
-    if isinstance(distribution, FloatDistribution):
-        return trial.suggest_float(field, distribution.low, distribution.high, log=distribution.log, step=distribution.step)
-    if isinstance(distribution, IntDistribution):
-        return trial.suggest_int(field, distribution.low, distribution.high, log=distribution.log, step=distribution.step)
-    assert isinstance(distribution, CategoricalDistribution)
-    return trial.suggest_categorical(field, distribution.choices)
+    if isinstance(distribution, CategoricalDistribution):
+        return trial.suggest_categorical(field, distribution.choices)
+    assert isinstance(distribution, (FloatDistribution, IntDistribution))
+    suggest: Any = trial.suggest_float if isinstance(distribution, FloatDistribution) else trial.suggest_int
+    return suggest(field, distribution.low, distribution.high, log=distribution.log, step=distribution.step)
 
 
-def rounded(value: Any) -> Any:
+def _rounded(value: Any) -> Any:
     """A grid's third step of 0.1 is 0.30000000000000004 for a computer."""
     return float(f"{value:.12g}") if isinstance(value, float) else value
 
@@ -221,11 +207,11 @@ def values_in(space: Space, config: Any) -> dict[str, Any]:
     """What the settings hold in the fields of the space; empty where one of them lies outside of it."""
     flat = settings(config)
     values = {field: flat.get(field, _of_group(field, flat)) for field in space}
-    inside = (value is not None and contains(space[field], value) for field, value in values.items())
+    inside = (value is not None and _contains(space[field], value) for field, value in values.items())
     return values if all(inside) else {}
 
 
-def contains(distribution: BaseDistribution, value: Any) -> bool:
+def _contains(distribution: BaseDistribution, value: Any) -> bool:
     """Whether a value lies in a range, on its grid, or is one of the choices."""
     if isinstance(distribution, CategoricalDistribution):
         return value in distribution.choices

@@ -1,15 +1,12 @@
 """One trial of a sweep: the stage in a nested run, watched, and what it scored."""
 
 import math
-import time
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import filelock
 import mlflow
-import optuna
 from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
 from optuna import TrialPruned
 from optuna.exceptions import UpdateFinishedTrialError
@@ -18,10 +15,8 @@ from optuna.trial import FrozenTrial, Trial
 from adaptf.data.shared_objects import SharedObjects
 from adaptf.errors import UserError
 from adaptf.pipeline.stage import Stage, execute
-from adaptf.sweeps.halving import Halving
-from adaptf.sweeps.places import ERROR, RUN, SURPLUS, VALUES, WORKER, is_surplus, place_number, places_in
 from adaptf.sweeps.space import Space, suggested, with_values, words
-from adaptf.sweeps.study import Worker
+from adaptf.sweeps.tries import ERROR, RUN, VALUES, first_number, run_again
 from adaptf.tracking import runs
 from adaptf.tracking.runs import TRIAL, Busy, Result, StageRun, StopTraining, Watch
 
@@ -29,20 +24,12 @@ STUDY, STATE = "adaptf.study", "adaptf.trial.state"
 """Tags of a trial's run; the state is running, complete, pruned or failed."""
 ACCURACY, WORST = "best/accuracy", "best/worst_device"
 LONGEST_ERROR = 500
-LONGEST_BUSY_SECONDS = 3600.0
-"""So long a try waits for another process that does the same work."""
-
-
-class SurplusTrial(Exception):
-    """Another worker's trial was the last one of the budget."""
+MOST_FAILURES = 3
+"""So many trials that fail one after the other end a worker: it is not the values that are at fault."""
 
 
 class TrialFailed(Exception):
     """A stage broke off; the sweep goes on with other values."""
-
-
-class TrialBusy(Exception):
-    """Another process does the trial's work for too long. The try counts as lost: its place is tried again, a few times."""
 
 
 class Pruned(StopTraining):
@@ -50,112 +37,119 @@ class Pruned(StopTraining):
 
 
 @dataclass(frozen=True)
-class Trials:
-    """What the trials of a study have in common; `run` is what Optuna calls."""
+class Objective:
+    """What Optuna calls with each trial of this worker."""
 
-    study: optuna.Study
-    stage: Stage
+    stage: Stage[Any]
     config: Any
     """Of the stage; each trial has other values in the fields of the space."""
     space: Space
-    budget: int
-    halving: Halving | None
+    study: str
     scores: Sequence[str]
     """Metrics of a trial's run that are the objectives."""
     parent: str
     """The run under which those of the trials are."""
-    worker: Worker
+    watched_epochs: int
+    """A trial may be ended before so many epochs; 0: it is not watched."""
     shared: SharedObjects = field(default_factory=SharedObjects)
     failures: list[Exception] = field(default_factory=list)
-    """Of the trials of this worker since the last one that ended well."""
+    """Since the last trial that ended well."""
+    taken: list[int] = field(default_factory=list)
+    """Numbers of trials that others have taken from this worker, having heard nothing of it for too long."""
 
-    def run(self, trial: Trial) -> tuple[float, ...]:
-        """The objectives' values. Raises TrialPruned, SurplusTrial, TrialFailed, TrialBusy; UserError where the settings are
-        at fault."""
-        if is_surplus(frozen(trial), places_in(self.study), self.budget):
-            trial.set_user_attr(SURPLUS, True)
-            raise SurplusTrial
-        trial.set_user_attr(WORKER, self.worker.name)
+    def __call__(self, trial: Trial) -> tuple[float, ...]:
+        """The objectives' values. Raises TrialPruned; TrialFailed, or the failure itself where it is one too
+        many; UserError where the settings are at fault."""
+        try:
+            return self._scored(trial)
+        except UpdateFinishedTrialError:
+            self.taken.append(trial.number)
+            raise
+
+    def _scored(self, trial: Trial) -> tuple[float, ...]:
         values = suggested(trial, self.space)
         trial.set_user_attr(VALUES, values)
         try:
-            run_id = self.execute_when_free(trial, values)
-        except StopTraining as ended:
+            run_id = self._execute_when_free(trial, values)
+        except StopTraining as stopped:
             self.failures.clear()
-            raise TrialPruned from ended
-        except (UpdateFinishedTrialError, TrialBusy):
-            raise  # others took this process for dead, so the trial is theirs; or it will be tried again
+            raise TrialPruned from stopped
+        except KeyboardInterrupt:
+            run_again(trial.study, _frozen(trial))
+            raise
+        except UpdateFinishedTrialError:
+            raise
         except Exception as error:
-            with suppress(UpdateFinishedTrialError):
-                trial.set_user_attr(ERROR, f"{type(error).__name__}: {error}"[:LONGEST_ERROR])
-            if isinstance(error, UserError):
-                raise
-            self.failures.append(error)
+            self._failed(trial, error)
             raise TrialFailed from error
         self.failures.clear()
         trial.set_user_attr(RUN, run_id)
-        scores = runs.scores(run_id)
-        return tuple(scores[name] for name in self.scores)
+        found = runs.scores(run_id)
+        return tuple(found[name] for name in self.scores)
 
-    def execute_when_free(self, trial: Trial, values: Mapping[str, Any]) -> str:
-        """Waits where another process does the same work: a stalled worker that had the trial before, or one whose trial of
-        `finetune` has a device's settings in common. What that one finishes is taken from there."""
-        until = time.monotonic() + LONGEST_BUSY_SECONDS
+    def _failed(self, trial: Trial, error: Exception) -> None:
+        """Notes it. Raises the error itself where the next trial would fail too."""
+        trial.set_user_attr(ERROR, f"{type(error).__name__}: {error}"[:LONGEST_ERROR])
+        self.failures.append(error)
+        if isinstance(error, UserError) or len(self.failures) >= MOST_FAILURES:
+            raise error
+
+    def _execute_when_free(self, trial: Trial, values: Mapping[str, Any]) -> str:
+        """Waits where another process does the same work: a stalled worker that had the trial before, or one
+        whose trial of `finetune` has a device's settings in common. What that one finishes is taken from
+        there."""
         while True:
             try:
-                return self.execute(trial, values)
+                return self._execute(trial, values)
             except Busy as busy:
-                print(f"trial {place_number(frozen(trial))} waits: {busy}", flush=True)
-                try:
-                    with filelock.FileLock(busy.lock, timeout=max(0.0, until - time.monotonic())):
-                        pass  # the other one is done
-                except filelock.Timeout:
-                    raise TrialBusy from busy
+                print(f"trial {first_number(_frozen(trial))} waits: {busy}", flush=True)
+                with filelock.FileLock(busy.lock):
+                    pass  # the other one is done
 
-    def execute(self, trial: Trial, values: Mapping[str, Any]) -> str:
+    def _execute(self, trial: Trial, values: Mapping[str, Any]) -> str:
         """The id of the nested run. A trial whose first run was interrupted on this machine goes on in it."""
-        number = place_number(frozen(trial))
-        tags = {TRIAL: str(number), STUDY: self.study.study_name, MLFLOW_PARENT_RUN_ID: self.parent}
+        first = first_number(_frozen(trial))
+        tags = {TRIAL: str(first), STUDY: self.study, MLFLOW_PARENT_RUN_ID: self.parent}
+        stage = _as_trial(self.stage, tags, self.scores, begun=lambda run_id: trial.set_user_attr(RUN, run_id))
         return execute(
-            as_trial(self.stage, tags, self.scores, begun=lambda run_id: trial.set_user_attr(RUN, run_id)),
+            replace(stage, reads=lambda config: f"trial {first} of study {self.study} of run {self.parent}"),
             with_values(self.config, values),
-            inputs=lambda config: f"trial {number} of study {self.study.study_name} of run {self.parent}",
-            name=f"{self.stage.__name__} {words(values)}",
+            name=f"{self.stage.name} {words(values)}",
             reuse=True,  # a worker may be lost between the end of the run and that of the trial
-            watch=self.watch(trial, number) if self.halving else None,
+            watch=self._watch(trial) if self.watched_epochs else None,
             shared=self.shared,
         )
 
-    def watch(self, trial: Trial, number: int) -> Watch:
-        """Reports each validation, and ends the training where it falls behind."""
-        scores = dict(frozen(trial).intermediate_values)
+    def _watch(self, trial: Trial) -> Watch:
+        """Reports the best validation so far, as the checkpoint is; ends the training where it lags."""
+        before = _frozen(trial).intermediate_values  # of a try that was lost
+        best = max(before.values(), default=0.0)
 
         def told(epoch: int, score: float) -> None:
-            if epoch not in scores:  # a training that begins again says what it has said before
-                trial.report(score, epoch)
-            before = {earlier: value for earlier, value in scores.items() if earlier < epoch}
-            due = self.halving and self.halving.looks_at(epoch, before)
-            if self.halving and due and self.halving.ends(number, epoch, score, before, places_in(self.study)):
-                raise Pruned(f"trial {number} falls behind after {epoch} epochs")
-            scores[epoch] = score
+            nonlocal best
+            best = max(best, score)
+            if epoch not in before:
+                trial.report(best, epoch)
+            if epoch < self.watched_epochs and trial.should_prune():
+                raise Pruned(f"trial {trial.number} falls behind after {epoch} epochs")
 
         return told
 
 
-def frozen(trial: Trial) -> FrozenTrial:
+def _frozen(trial: Trial) -> FrozenTrial:
     """The trial as the storage has it."""
     return next(one for one in trial.study.get_trials(deepcopy=False) if one.number == trial.number)
 
 
-def as_trial(stage: Stage, tags: Mapping[str, str], scores: Sequence[str], *, begun: Callable[[str], None]) -> Stage:
-    """The stage, whose run says which trial it is and what became of it; it fails where a score is missing or no number."""
+def _as_trial(stage: Stage[Any], tags: Mapping[str, str], scores: Sequence[str], *, begun: Callable[[str], None]) -> Stage[Any]:
+    """The stage, whose run says which trial it is and what became of it; without its scores it fails."""
 
     def trial(config: Any, run: StageRun) -> Result:
         begun(run.run_id)
         mlflow.set_tags({**tags, STATE: "running"})
         try:
-            result = with_worst_device(stage(config, run))
-            check_scores(result, scores)
+            result = _with_worst_device(stage.run(config, run))
+            _check_scores(result, scores)
         except StopTraining:
             mlflow.set_tag(STATE, "pruned")
             raise
@@ -164,19 +158,18 @@ def as_trial(stage: Stage, tags: Mapping[str, str], scores: Sequence[str], *, be
             raise
         return replace(result, tags={**result.tags, STATE: "complete"})
 
-    trial.__name__ = stage.__name__
-    return trial
+    return replace(stage, run=trial)
 
 
-def with_worst_device(result: Result) -> Result:
+def _with_worst_device(result: Result) -> Result:
     """With the accuracy of the device that is worst, where those of devices are known."""
     of_devices = [value for name, value in result.metrics.items() if name.startswith(f"{ACCURACY}/")]
     worst = {WORST: min(of_devices)} if of_devices else {}
     return replace(result, metrics={**result.metrics, **worst})
 
 
-def check_scores(result: Result, names: Sequence[str]) -> None:
-    """Raises ArithmeticError for what a trial can't be judged by: Optuna would take such a trial for a lost one."""
+def _check_scores(result: Result, names: Sequence[str]) -> None:
+    """Raises ArithmeticError for what a trial can't be judged by."""
     for name in names:
         if not math.isfinite(score := result.metrics.get(name, math.nan)):
             raise ArithmeticError(f"{name} is {score}")

@@ -11,7 +11,7 @@ import torch
 from adaptf.errors import UserError
 from adaptf.mlproject.compare import learnt_from_them
 from adaptf.mlproject.distill import DISTILL, DistillConfig, distill
-from adaptf.mlproject.finetune import FinetuneConfig
+from adaptf.mlproject.finetune import FINETUNE, FinetuneConfig
 from adaptf.mlproject.main import MainConfig, check
 from adaptf.mlproject.quantize import QUANTIZE, QuantizeConfig
 from adaptf.mlproject.sweep import SweepConfig
@@ -23,7 +23,7 @@ from adaptf.pipeline.config import AverageConfig, DataConfig, OptimConfig
 from adaptf.pipeline.refit import refits_of, what_clips_judge
 from adaptf.pipeline.stage import execute
 from adaptf.promotion.comparison import validation_predictions
-from adaptf.sweeps.check import check_stage
+from adaptf.sweeps.check import check_trial
 from adaptf.tracking import runs
 from adaptf.tracking.runs import StageRun, UpstreamError
 from adaptf.training.task import ClassifierTask
@@ -122,7 +122,7 @@ def test_a_sweep_does_not_begin_on_a_start_that_has_learnt_from_the_clips_that_j
     distill_config: DistillConfig, refit: str
 ) -> None:
     with pytest.raises(UserError, match=f"train_run={refit} has learnt from the validation clips"):
-        check_stage(replace(distill_config, train_run=refit), ["a"])
+        check_trial(DISTILL, replace(distill_config, train_run=refit), ["a"])
 
 
 def test_main_says_before_any_work_what_a_refit_needs(data: DataConfig) -> None:
@@ -140,7 +140,7 @@ def test_a_sweep_needs_clips_to_judge_by(distill_config: DistillConfig) -> None:
 
 def test_a_sweep_of_device_models_needs_clips_that_their_start_has_not_learnt(distilled: str) -> None:
     with pytest.raises(UserError, match=f"distill_run={distilled} has learnt from the validation clips"):
-        check_stage(FinetuneConfig(distill_run=distilled, teacher_runs="none"), ["a"])
+        check_trial(FINETUNE, FinetuneConfig(distill_run=distilled, teacher_runs="none"), ["a"])
 
 
 @pytest.mark.parametrize(

@@ -7,17 +7,18 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import filelock
 import mlflow
+import optuna
 import pandas as pd
 import pytest
 import yaml
 from mlflow.entities import Run
+from optuna.trial import TrialState
 
 from adaptf.errors import UserError
 from adaptf.mlproject import sweep as sweep_module
 from adaptf.mlproject.distill import DistillConfig
-from adaptf.mlproject.finetune import FinetuneConfig
+from adaptf.mlproject.finetune import FINETUNE, FinetuneConfig
 from adaptf.mlproject.prepare import PREPARE, PrepareConfig
 from adaptf.mlproject.sweep import SWEEP, SweepConfig, check
 from adaptf.mlproject.teacher import TEACHER, TeacherConfig
@@ -26,9 +27,10 @@ from adaptf.pipeline.command_line import parse
 from adaptf.pipeline.config import AverageConfig, DataConfig
 from adaptf.pipeline.stage import execute
 from adaptf.sweeps import results as sweep_results
-from adaptf.sweeps import trial as sweep_trial
-from adaptf.sweeps.check import check_stage
-from adaptf.sweeps.study import SearchConfig
+from adaptf.sweeps.check import check_trial
+from adaptf.sweeps.search import SearchConfig
+from adaptf.sweeps.storage import open_storage
+from adaptf.sweeps.tries import run_again
 from adaptf.tracking import runs
 from adaptf.tracking.runs import StageRun
 
@@ -161,7 +163,9 @@ def stage(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[[TrainConfig, S
 
 
 @pytest.mark.slow
-def test_one_worker_samples_the_same_trials_again_also_after_an_interruption(config: SweepConfig, stage: Any) -> None:
+def test_one_worker_samples_the_same_trials_again_and_an_interrupted_one_goes_on_with_its_trial(
+    config: SweepConfig, stage: Any
+) -> None:
     def score(train_config: TrainConfig, run: StageRun) -> float:
         begun.append(train_config.optim.lr)
         if len(begun) in interrupted:
@@ -173,17 +177,20 @@ def test_one_worker_samples_the_same_trials_again_also_after_an_interruption(con
     begun: list[float] = []
     interrupted: tuple[int, ...] = ()
     whole = swept(config, study="tpe", **search)
+    assert values_of(swept(config, study="tpe-again", **search)) == values_of(whole)
+    assert len(set(values_of(whole))) > 4
+    other = swept(config, study="tpe-other-seed", **search | {"seed": 1, "trials": 3})
+    assert values_of(other)[1:] != values_of(whole)[1:3]
+
     interrupted = (3, 6)
     begun = []
     for _ in interrupted:
         with pytest.raises(KeyboardInterrupt):
             swept(config, study="tpe-interrupted", **search)
     resumed = swept(config, study="tpe-interrupted", **search)
-    assert values_of(resumed) == values_of(whole)
-    assert list(table_of(resumed)["tries"]) == [1, 1, 2, 1, 2, 1, 1]
-    assert len(set(values_of(whole))) > 4
-    other = swept(config, study="tpe-other-seed", **search | {"seed": 1, "trials": 3})
-    assert values_of(other)[1:] != values_of(whole)[1:3]
+    assert sorted(table_of(resumed)["tries"]) == [1, 1, 1, 1, 1, 2, 2]
+    assert len(set(begun)) == 7 and begun[2] == begun[3] and begun[5] == begun[6]
+    assert begun[3:6] != [lr for lr, _ in values_of(whole)][2:5]  # whoever joins samples on its own
 
 
 def test_a_trial_that_falls_behind_is_ended_early_and_never_continued(
@@ -202,12 +209,12 @@ def test_a_trial_that_falls_behind_is_ended_early_and_never_continued(
     six_epochs = replace(config.train, optim=replace(config.train.optim, max_epochs=6))
     parent = swept(replace(config, train=six_epochs), study="halving", pruner="halving", min_epochs=2, trials=5)
     states = [(run.info.status, run.data.tags["adaptf.trial.state"]) for run in trial_runs(parent)]
-    assert states == [("FINISHED", "complete")] * 2 + [("KILLED", "pruned")] * 3  # two are too few to be compared
-    assert parent.data.metrics["trials/pruned"] == 3
-    assert list(table_of(parent)["epochs"]) == [6, 6, 2, 2, 2]
+    assert states == [("FINISHED", "complete")] + [("KILLED", "pruned")] * 4
+    assert parent.data.metrics["trials/pruned"] == 4
+    assert list(table_of(parent)["epochs"]) == [6, 2, 2, 2, 2]
     assert not list(Path(os.environ["ADAPTF_WORK"]).glob("train-*/"))
     said = capsys.readouterr().out
-    assert re.search(r"trial 4, 5 of 5: pruned at epoch 2 with 0.100 \(.+\), best 0.580 \(trial 0\), pruned 3", said)
+    assert re.search(r"trial 4, 5 of 5: pruned at epoch 2 with 0.100 \(.+\), best 0.580 \(trial 0\), pruned 4", said)
 
     values = mlflow.get_run(trial_runs(parent)[4].info.run_id).data.params
     again = replace(
@@ -284,25 +291,6 @@ def test_a_trial_waits_for_a_process_that_does_the_same_work(
     assert [run.info.status for run in trial_runs(parent)] == ["FINISHED"] * 4
     assert list(table_of(parent)["tries"]) == [1, 1, 1, 1]
     assert "trial 1 waits: another process is running this finetune_device" in capsys.readouterr().out
-
-
-def test_a_trial_whose_work_another_process_does_for_long_is_tried_again_and_given_up_in_the_end(
-    config: SweepConfig, stage: Any, folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def score(train_config: TrainConfig, run: StageRun) -> float:
-        begun.append(train_config.optim.lr)
-        if len(set(begun)) == 2 and begun[-1] != begun[0]:
-            raise runs.Busy("another process has it", folder / "held.lock")
-        return 0.5
-
-    begun: list[float] = []
-    stage(score)
-    monkeypatch.setattr(sweep_trial, "LONGEST_BUSY_SECONDS", 0.0)
-    with filelock.FileLock(folder / "held.lock"):
-        parent = swept(config, study="busy-for-long")
-    table = table_of(parent)
-    assert list(table["state"]) == ["complete", "failed", "complete", "complete", "complete"]
-    assert list(table["tries"]) == [1, 3, 1, 1, 1]
 
 
 def test_settings_that_the_stage_refuses_stop_the_sweep_at_once(config: SweepConfig, stage: Any) -> None:
@@ -389,9 +377,12 @@ def test_a_study_with_other_settings_is_refused(
         ({"reduction_factor": 1}, "sweep.reduction_factor should be 2 or more"),
         ({"study": "a/b"}, "sweep.study should be a name of letters"),
         ({"objectives": ("worst_device",)}, "give accuracy, or accuracy,worst_device"),
-        ({"storage": "somewhere"}, "neither 'journal' nor the URL of a database"),
-        ({"storage": "oracle+nothing://host/base"}, "needs a driver that is not installed"),
-        ({"storage": "postgresql+psycopg2://me:secret@127.0.0.1:1/base"}, r"me:\*\*\*@127.0.0.1:1/base can't be reached"),
+        ({"storage": "somewhere"}, "neither 'default' nor the URL of a database"),
+        ({"storage": "oracle+nothing://host/base"}, r"oracle\+nothing://host/base can't be used: Can't load plugin"),
+        (
+            {"storage": "postgresql+psycopg2://me:secret@127.0.0.1:1/base"},
+            r"me:\*\*\*@127.0.0.1:1/base can't be used: .*refused",
+        ),
         ({"space": "nothing.yaml"}, "neither one of default, distill, finetune, train nor a file"),
     ],
     ids=lambda value: str(next(iter(value.items()))) if isinstance(value, dict) else "",
@@ -439,8 +430,8 @@ def test_a_shipped_space_of_other_devices_is_refused_with_those_that_there_are(c
     with pytest.raises(UserError, match=r"(?s)made for TAU's devices.* a file of your own.* the training clips are of a, b, c"):
         swept(config, study="shipped", space="default")
     unknown = FinetuneConfig(prepare_run=config.train.prepare_run, unknown_dir_p=1.5)
-    with pytest.raises(UserError, match=r"unknown_dir_p.*got 1.5"):
-        check_stage(unknown, ("a", "b", "c"))
+    with pytest.raises(UserError, match=r"unknown_dir_p is 1.5"):
+        check_trial(FINETUNE, unknown, ("a", "b", "c"))
 
 
 def test_a_run_to_take_from_that_there_is_not_is_said_before_any_run(config: SweepConfig) -> None:
@@ -454,14 +445,43 @@ def test_a_training_that_ends_before_its_first_validation_is_refused(config: Swe
         swept(replace(config, train=settings), study="never-validated")
 
 
-def test_a_training_too_short_for_early_ends_says_so(
-    config: SweepConfig, capsys: pytest.CaptureFixture[str], stage: Any
+def test_a_look_that_no_trial_would_come_to_is_refused(config: SweepConfig) -> None:
+    with pytest.raises(UserError, match=r"sweep.min_epochs should be less than the 2 epochs of a training, got 2"):
+        check(replace(config, sweep=replace(config.sweep, study="late", pruner="halving", min_epochs=2)))
+
+
+def test_a_study_of_a_version_that_kept_it_in_a_journal_is_said_with_its_file(config: SweepConfig, folder: Path) -> None:
+    journal = folder / "sweeps" / "old.journal"
+    journal.parent.mkdir()
+    journal.touch()
+    with pytest.raises(UserError, match=rf"study 'old' .*{journal}.*another sweep.study, or remove that file"):
+        swept(config, study="old")
+
+
+def test_a_file_that_holds_no_studies_is_named(config: SweepConfig, folder: Path) -> None:
+    (folder / "torn.db").write_bytes(b"torn" * 1000)
+    with pytest.raises(UserError, match=rf"{folder / 'torn.db'} can't be used: file is not a database"):
+        swept(config, storage=f"sqlite:///{folder / 'torn.db'}")
+
+
+def test_a_trial_that_others_have_taken_is_left_to_them(
+    config: SweepConfig, stage: Any, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    stage(lambda train_config, run: 0.5)
-    swept(config, study="short", pruner="halving", trials=1)
-    assert "Trials of 2 epochs are too short to be ended early" in capsys.readouterr().out
-    with pytest.raises(UserError, match=r"sweep.min_epochs can't be had, got 2"):
-        swept(config, study="too-late", pruner="halving", min_epochs=2)
+    def score(train_config: TrainConfig, run: StageRun) -> float:
+        begun.append(run.run_id)
+        if len(begun) == 2:
+            study = optuna.load_study(storage=open_storage(config.sweep), study_name="taken")
+            (running,) = study.get_trials(states=[TrialState.RUNNING])
+            study.tell(running.number, state=TrialState.FAIL)
+            run_again(study, running)
+        return 0.5
+
+    begun: list[str] = []
+    stage(score)
+    parent = swept(config, study="taken")
+    assert "trial 1: no sign of life came for too long, another worker has it now" in capsys.readouterr().out
+    assert list(table_of(parent)["tries"]) == [1, 2, 1, 1]
+    assert len(begun) == 4  # what the first try had finished was taken from there
 
 
 def test_the_studies_need_another_database_than_mlflow(config: SweepConfig, environment: dict[str, str]) -> None:

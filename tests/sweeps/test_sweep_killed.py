@@ -3,6 +3,7 @@
 import re
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -28,6 +29,7 @@ def sweeping(command: list[str], folder: Path) -> list[str]:
         "train.optim.restart_epochs": str(EPOCHS),
         "sweep.trials": str(TRIALS),
         "sweep.pruner": "none",
+        "sweep.heartbeat_seconds": "1",
         "sweep.space": str(folder / "space.yaml"),
     }
     given = [f"--{name}={value}" for name, value in fields.items()]
@@ -51,10 +53,11 @@ def test_a_killed_sweep_is_resumed_with_the_same_command(
     kill_when: Callable[[list[str], Callable[[list[str]], bool]], str],
 ) -> None:
     kill_when(sweeping, is_in_second_trial)
-    assert (folder / "sweeps" / "train.journal").is_file()  # beside the store
+    assert (folder / "sweeps.db").is_file()  # beside the store
     (lost,) = runs_of("tags.`adaptf.trial` = '1'")
     assert lost.info.status == "RUNNING"
 
+    time.sleep(4)  # until its heartbeat has stayed away for long enough
     done = subprocess.run(sweeping, capture_output=True, text=True, env=environment, cwd=folder, timeout=200)
     assert done.returncode == 0, done.stdout + done.stderr
     assert f"continues run {lost.info.run_id}" in done.stdout
@@ -70,4 +73,3 @@ def test_a_killed_sweep_is_resumed_with_the_same_command(
     assert (first.info.status, first.data.metrics["trials/complete"]) == ("FINISHED", TRIALS)
     path = mlflow.artifacts.download_artifacts(run_id=parent, artifact_path="trials.csv")
     assert list(pd.read_csv(path)["tries"]) == [1, 2, 1]
-    assert not list((folder / "sweeps" / "train.workers").glob("*"))

@@ -1,4 +1,4 @@
-"""Four workers with PostgreSQL, one of which is killed in mid trial: nothing is counted twice, and nothing is lost."""
+"""Four workers with PostgreSQL, one of which is killed in mid trial: no trial is run by two, and nothing is lost."""
 
 import multiprocessing
 import os
@@ -18,13 +18,15 @@ import optuna
 import pytest
 import torch
 from mlflow.entities import Run
+from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy import create_engine, text
 
 from adaptf.mlproject.sweep import SWEEP, SweepConfig
 from adaptf.mlproject.train import TrainConfig
 from adaptf.pipeline.stage import execute
-from adaptf.sweeps.places import Place, places_in
-from adaptf.sweeps.study import SearchConfig, open_storage
+from adaptf.sweeps.search import SearchConfig
+from adaptf.sweeps.storage import open_storage
+from adaptf.sweeps.tries import ended, first_number, last_tries, tries
 
 WORKERS, TRIALS, EPOCHS = 4, 9, 9
 SPACE = "optim.lr: {low: 0.001, high: 0.02, log: true}\naugment.mixup_alpha: {low: 0.0, high: 0.6}\n"
@@ -147,9 +149,8 @@ def wait_for_second_trial(output: Path, process: ForkServerProcess) -> None:
 
 
 @pytest.fixture(scope="module")
-def places(outputs: list[str], config: SweepConfig) -> list[Place]:
-    storage = open_storage(config.sweep.storage, study="kd", heartbeat_seconds=1)
-    return places_in(optuna.load_study(study_name="kd", storage=storage))
+def study(outputs: list[str], config: SweepConfig) -> optuna.Study:
+    return optuna.load_study(study_name="kd", storage=open_storage(config.sweep))
 
 
 @pytest.fixture(scope="module")
@@ -161,36 +162,37 @@ def trial_runs(outputs: list[str]) -> list[Run]:
 
 
 @pytest.mark.slow
-def test_the_budget_is_kept_exactly(places: list[Place]) -> None:
-    assert sum(place.done for place in places) == TRIALS
-    assert not any(place.taken and not place.done for place in places)
+def test_the_budget_is_used_and_exceeded_by_other_workers_last_trials_at_most(study: optuna.Study) -> None:
+    assert TRIALS <= ended(study) < TRIALS + WORKERS
 
 
 @pytest.mark.slow
-def test_the_lost_trial_is_run_again_with_its_values(places: list[Place]) -> None:
-    again = [place for place in places if len(place.tries) > 1]
+def test_the_lost_trial_is_run_again_with_its_values(study: optuna.Study) -> None:
+    again = [trial for trial in last_tries(study) if tries(trial) > 1]
     assert again  # one; more where the machine was so busy that no sign of life came for long
-    for place in again:
-        lost, found = place.tries[0], place.tries[-1]
-        assert lost.state == optuna.trial.TrialState.FAIL and place.done
-        assert found.params == lost.params
-        assert found.user_attrs["worker"] != lost.user_attrs["worker"]
+    for trial in again:
+        lost = study.trials[first_number(trial)]
+        assert lost.state == TrialState.FAIL and is_over(trial)
+        assert trial.params == lost.params
 
 
 @pytest.mark.slow
-def test_no_values_are_tried_twice_and_the_workers_share_the_trials(places: list[Place]) -> None:
-    assert len({tuple(place.last.params.values()) for place in places}) == len(places)
-    assert len({one.user_attrs["worker"] for place in places for one in place.tries}) >= WORKERS - 1
+def test_no_values_are_tried_twice(study: optuna.Study) -> None:
+    trials = last_tries(study)
+    assert len({tuple(trial.params.values()) for trial in trials}) == len(trials)
 
 
 @pytest.mark.slow
-def test_each_trial_has_one_run_under_the_studys_own(places: list[Place], trial_runs: list[Run]) -> None:
-    ended = [run for run in trial_runs if run.data.tags["adaptf.trial.state"] in ("complete", "pruned")]
-    assert len(ended) == TRIALS
-    numbers = [int(run.data.tags["adaptf.trial"]) for run in ended]
-    assert sorted(numbers) == sorted(place.number for place in places if place.done)
-    assert {run.info.status for run in ended} <= {"FINISHED", "KILLED"}
+def test_each_trial_has_one_run_under_the_studys_own(study: optuna.Study, trial_runs: list[Run]) -> None:
+    found = [run for run in trial_runs if run.data.tags["adaptf.trial.state"] in ("complete", "pruned")]
+    numbers = [int(run.data.tags["adaptf.trial"]) for run in found]
+    assert sorted(numbers) == [first_number(trial) for trial in last_tries(study) if is_over(trial)]
+    assert {run.info.status for run in found} <= {"FINISHED", "KILLED"}
     assert len({run.data.tags["mlflow.parentRunId"] for run in trial_runs}) == 1
+
+
+def is_over(trial: FrozenTrial) -> bool:
+    return trial.state in (TrialState.COMPLETE, TrialState.PRUNED)
 
 
 @pytest.mark.slow
@@ -202,5 +204,5 @@ def test_every_worker_and_the_studys_run_tell_the_result(trial_runs: list[Run]) 
     done = [run for run in sweeps if run.info.status == "FINISHED"]
     assert trial_runs[0].data.tags["mlflow.parentRunId"] in {run.info.run_id for run in done}
     assert len(done) >= WORKERS - 1
-    assert {run.data.metrics["trials/complete"] + run.data.metrics["trials/pruned"] for run in done} == {float(TRIALS)}
-    assert len({run.data.metrics["best/accuracy"] for run in done}) == 1
+    over = [run.data.metrics["trials/complete"] + run.data.metrics["trials/pruned"] for run in done]
+    assert all(TRIALS <= trials < TRIALS + WORKERS for trials in over)

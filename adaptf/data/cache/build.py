@@ -26,11 +26,11 @@ from adaptf.data.cache.shards import CLIPS_PER_SHARD, CacheFormat, Shard, checks
 from adaptf.data.cache.waveforms import INT16_STEP, WaveformCache, open_cache
 from adaptf.data.decode import AudioError, Resampler, Waveform, read_mono
 from adaptf.data.errors import DataError
-from adaptf.data.files import blocks_of
 from adaptf.data.hashes import FileState, HashedFile, hash_files, state_of
-from adaptf.data.names import find_file
 from adaptf.data.parts import clip_key, split_name
 from adaptf.data.processes import process_pool
+from adaptf.files import blocks_of
+from adaptf.names import find_file
 
 logger = logging.getLogger(__name__)
 

@@ -14,9 +14,9 @@ from numpy.typing import NDArray
 from adaptf.data.decode import AUDIO_SUFFIXES
 from adaptf.data.errors import DataError, raise_problems
 from adaptf.data.folders import files_below
-from adaptf.data.names import tidy
 from adaptf.data.sets.published_lists import AUDIOSET_LABELS
 from adaptf.data.tables import read_strings
+from adaptf.names import tidy
 
 logger = logging.getLogger(__name__)
 _SEGMENTS = "balanced_train_segments.csv"

@@ -11,10 +11,10 @@ from tqdm import tqdm
 
 from adaptf.data.decode import AudioError, seconds_of
 from adaptf.data.errors import raise_problems
-from adaptf.data.files import blocks_of
 from adaptf.data.hashes import FileState, state_of
-from adaptf.data.names import find_file, missing_file
 from adaptf.data.parts import part_name, parts_in
+from adaptf.files import blocks_of
+from adaptf.names import find_file, missing_file
 
 _FILES_PER_TASK = 16
 _FILES_REMEMBERED = 2**17

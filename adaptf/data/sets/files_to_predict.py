@@ -9,8 +9,8 @@ from tqdm import tqdm
 
 from adaptf.data.clips import FIRST_ROW
 from adaptf.data.errors import DataError, raise_problems
-from adaptf.data.names import find_file
 from adaptf.data.tables import read_strings
+from adaptf.names import find_file
 
 _EVALUATION_LISTS = ("evaluation_setup/test.csv", "evaluation_setup/fold1_test.csv")
 """filename<TAB>device_id; some of the devices are called `unknown`. Published copies have the one name or the other."""

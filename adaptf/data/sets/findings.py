@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from adaptf.data.clips import TEST, TRAIN, VALIDATION
 from adaptf.data.errors import raise_problems
-from adaptf.data.names import alike
+from adaptf.names import alike
 
 _SILENT_PEAK = 1e-4
 """Of full scale, -80 dBFS: three steps of a 16-bit file. The noise of any microphone that was on lies above."""

@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from adaptf.data.names import alike, find_file, missing_file, tidy, tidy_file_name
+from adaptf.names import alike, find_file, missing_file, tidy, tidy_file_name
 
 COMPOSED, DECOMPOSED = "Ger\u00e4t", "Gera\u0308t"
 
