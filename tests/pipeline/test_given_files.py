@@ -35,7 +35,8 @@ from adaptf.pipeline.artifacts import BEST
 from adaptf.pipeline.command_line import parse
 from adaptf.pipeline.config import MelConfig, upstream_fields
 from adaptf.pipeline.finetune_device import FINETUNE_DEVICE, FinetuneDeviceConfig
-from adaptf.pipeline.stage import execute, resolved
+from adaptf.pipeline.stage import execute
+from adaptf.pipeline.upstream import _resolved
 from adaptf.tracking import runs
 
 MEL = asdict(MelConfig(bands=64))
@@ -84,7 +85,7 @@ def value_of(config: type, name: str, value: str) -> str:
     """What the stage makes of a field's value before it begins."""
     given = replace(config(), **{name: value})
     (field,) = (field for field in upstream_fields(given) if field.name == name)
-    return resolved(given, field)
+    return _resolved(given, field)
 
 
 @pytest.mark.parametrize(("config", "name"), FIELDS)
