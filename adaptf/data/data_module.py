@@ -76,7 +76,8 @@ class ClipDataModule(L.LightningDataModule):
 
     def train_dataloader(self) -> DataLoader[ClipBatch]:
         """Shuffled by seed and epoch: workers read ahead before Lightning says which epoch it is."""
-        epoch = self._trainer().current_epoch
+        # Of a checkpoint that was written at an epoch's end, current_epoch says that one still.
+        epoch = self._trainer().fit_loop.epoch_progress.current.processed  # type: ignore[attr-defined]
         return clip_loader(self.train_clips, batch_size=self.batch_size, loading=self.loading, seed=self.seed, epoch=epoch)
 
     def val_dataloader(self) -> list[DataLoader[ClipBatch]]:

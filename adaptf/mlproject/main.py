@@ -19,6 +19,7 @@ from adaptf.mlproject.quantize import QUANTIZE, QuantizeConfig
 from adaptf.mlproject.register import REGISTER, RegisterConfig
 from adaptf.mlproject.teacher import TEACHER, TeacherConfig
 from adaptf.mlproject.train import TRAIN, TrainConfig
+from adaptf.models.teachers.registry import find_teacher
 from adaptf.pipeline.artifacts import DONE, PROMOTED, SCENES_KIND
 from adaptf.pipeline.checks import check_devices
 from adaptf.pipeline.config import (
@@ -81,6 +82,10 @@ class MainConfig:
     """Registers and promotes the models, and predicts; false ends with the tables."""
     repeat: bool = False
     """Runs every stage again, also those that have finished with the same settings, code and data."""
+
+    def __post_init__(self) -> None:
+        for kind in self.teacher_kinds:
+            find_teacher(kind)
 
 
 def main(config: MainConfig, run: StageRun) -> Result:
@@ -248,8 +253,8 @@ def check_refits(config: MainConfig) -> None:
 def files_read(config: MainConfig) -> str:
     """Digest of all that its stages read from outside of MLflow. Raises UserError for what can't be used."""
     roots = [config.data.root, *[config.audioset.root] * (config.audioset.root != NONE)]
-    digests = [PREPARE.reads(PrepareConfig(replace(config.data, root=root))) for root in roots]
-    digests += [TEACHER.reads(each) for each in teachers(config)]
+    digests = [TEACHER.reads(each) for each in teachers(config)]  # first: what is wrong with a file is soon said
+    digests += [PREPARE.reads(PrepareConfig(replace(config.data, root=root))) for root in roots]
     return runs.digest(*map(str, digests))
 
 

@@ -31,7 +31,7 @@ from adaptf.data.sets.files_to_predict import check_files, read_files_to_predict
 from adaptf.errors import UserError
 from adaptf.files import write_atomically
 from adaptf.names import find_file
-from adaptf.pipeline.config import file_or_name, path_field
+from adaptf.pipeline.config import aside, file_or_name, path_field
 from adaptf.pipeline.sources import SCENE_CLIP_SECONDS
 from adaptf.pipeline.stage import Stage
 from adaptf.serving.local import local_router
@@ -67,9 +67,9 @@ class PredictConfig:
     model_uri: str = file_or_name(IN_PRODUCTION)
     """The router, or any registered model of adaptf. By default the router and the devices' models that are in production when
     the stage begins answer for all files; a version, as in models:/adaptf-router/3, answers as it was registered."""
-    download: bool = False
+    download: bool = aside(False)
     """Fetches the evaluation set of DCASE 2025 Task 1 into the folder `files` first."""
-    download_server: str = ZENODO
+    download_server: str = aside(ZENODO)
     """Address of the server that has the public record, with https:// before it; a mirror may take Zenodo's
     place."""
 

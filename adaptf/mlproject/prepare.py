@@ -22,7 +22,7 @@ from adaptf.data.sets.findings import check_leaks, is_silent
 from adaptf.demo.data_sets import is_demo
 from adaptf.errors import UserError
 from adaptf.pipeline.artifacts import CLIPS, DATA, DATA_KIND, DATASET, SCENES_KIND
-from adaptf.pipeline.config import DataConfig
+from adaptf.pipeline.config import DataConfig, aside
 from adaptf.pipeline.sources import Source, read_source
 from adaptf.pipeline.stage import Stage
 from adaptf.reports.data_figures import clips_figure, label_mosaic_figure, labels_figure, mosaic_figure
@@ -38,9 +38,9 @@ class PrepareConfig:
     """Checks a data set, builds its waveform cache and reports on it."""
 
     data: DataConfig = DataConfig()
-    download: bool = False
+    download: bool = aside(False)
     """Fetches TAU Urban Acoustic Scenes 2022 Mobile (30 GB) into data.root first; what is there is not fetched again."""
-    download_server: str = ZENODO
+    download_server: str = aside(ZENODO)
     """Address of the server that has the public record, with https:// before it; a mirror may take Zenodo's
     place."""
 

@@ -110,6 +110,9 @@ class TeacherConfig:
     """Several seeds instead of one, as in 0,1,2: a child run with each of them, and here their mean and its
     95 % interval."""
 
+    def __post_init__(self) -> None:
+        find_teacher(self.kind)  # a slip is said while the command line is read
+
 
 def start(config: TeacherConfig) -> tuple[Teacher, str]:
     """The teacher of this kind and the file that it starts from, `none` where it starts from scratch.

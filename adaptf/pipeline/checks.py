@@ -38,7 +38,10 @@ def check_validated(config: Any) -> None:
     """Raises UserError where a training would end before its first validation, and so without a score."""
     epochs, every = config.optim.max_epochs, config.trainer.validate_every_epochs
     if 0 < epochs < every:
-        raise UserError(f"trainer.validate_every_epochs is {every}, optim.max_epochs {epochs}: there would be no score")
+        raise UserError(
+            f"trainer.validate_every_epochs is {every}, optim.max_epochs {epochs}: a trial would end before its first "
+            "validation, without a score"
+        )
 
 
 def _sections(config: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:

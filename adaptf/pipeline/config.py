@@ -119,7 +119,7 @@ class DataConfig:
     """Any whole number: another one cuts validation and test clips at other locations."""
     audioset_clip_seconds: float = 10.0
     """Length to which AudioSet clips are cut or padded in the cache, in seconds; training draws one second of it."""
-    cache: str = aside("cache", path=True)
+    cache: str = path_field("cache")
     """Folder of the waveform cache; `cache`, also where it is given, is one in the project's folder."""
     sample_type: SampleType = "float32"
     """How the waveform cache keeps a sample: float32 is exact; int16 takes half the space and changes
@@ -287,7 +287,7 @@ class TrainerConfig(Loading):
     devices of their macro averages, or `plain`, that of all clips together, of which three in four of TAU's are of device a."""
     progress_bar: bool = aside(True)
     """Shows how far an epoch has come; a line per epoch is printed either way."""
-    tensorboard: bool = aside(False)
+    tensorboard: bool = False
     """Writes TensorBoard events too, as an artifact of the run."""
     validate_every_epochs: int = 1
     """Epochs from one validation to the next, 1 or more; only validated epochs can be chosen as the best."""

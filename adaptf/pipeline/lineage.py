@@ -16,6 +16,17 @@ from adaptf.tracking.runs import NONE, UPSTREAM
 
 JUDGES = ("evaluate",)
 """Stages that nothing came from: what they judged is not shown below them."""
+_FORMER_SCORES = {
+    "prepare": "clips/train",
+    "pretrain": "best/mean_average_precision",
+    "train": "best/accuracy",
+    "teacher": "best/accuracy",
+    "distill": "best/accuracy",
+    "finetune_device": "kept/accuracy",
+    "quantize": "INT8 accuracy",
+    "evaluate": "test/accuracy/per device INT8",
+}
+"""By stage, of runs that were made before a run itself told its score."""
 MOST_SCORES = 8
 FILE = "file"
 """In place of a stage: it is a checkpoint file of the user's."""
@@ -125,7 +136,7 @@ def described(run: Run, device: str | None) -> Node:
     """What a run's line tells."""
     tags = run.data.tags
     stage = tags.get(runs.STAGE, "")
-    begin = tags.get(runs.SCORE) or "\0"
+    begin = tags.get(runs.SCORE) or _FORMER_SCORES.get(stage, "\0")
     scores = sorted((name, value) for name, value in run.data.metrics.items() if name.startswith(begin))
     whole = [(name, value) for name, value in scores if name == begin]
     of_device = [(name, value) for name, value in scores if name.rpartition("/")[2] == device]

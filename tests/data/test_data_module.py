@@ -32,7 +32,9 @@ def clips(tau, tmp_path):
 def module(clips, *, epoch=0, **loading):
     made = ClipDataModule(clips, clips, batch_size=7, seed=3, loading=replace(IN_PROCESS, **loading))
     strategy = SimpleNamespace(root_device=CPU)
-    made.trainer = SimpleNamespace(strategy=strategy, num_devices=1, current_epoch=epoch)
+    progress = SimpleNamespace(current=SimpleNamespace(processed=epoch))
+    fit_loop = SimpleNamespace(epoch_progress=progress)
+    made.trainer = SimpleNamespace(strategy=strategy, num_devices=1, fit_loop=fit_loop)
     made.setup("fit")
     return made
 

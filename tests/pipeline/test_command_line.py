@@ -293,7 +293,7 @@ def test_a_shortened_preset_option_is_refused_or_works(capsys: pytest.CaptureFix
 
 def leaves_and_texts(config: type) -> Iterator[tuple[str, str]]:
     """Every field that is no section, with the text below it."""
-    found = parse_from_object(config).params
+    found = [parameter for base in reversed(config.__mro__[:-1]) for parameter in parse_from_object(base).params]
     texts = {parameter.arg_name: parameter.description or "" for parameter in found}
     default = config()
     for field in dataclasses.fields(config):

@@ -16,7 +16,7 @@ from optuna.distributions import FloatDistribution
 from adaptf.data.clip_set import ClipSet
 from adaptf.errors import UserError
 from adaptf.mlproject.finetune import FINETUNE, FinetuneConfig, of_unknown
-from adaptf.mlproject.main import AudioSetConfig, MainConfig, check, check_devices
+from adaptf.mlproject.main import AudioSetConfig, MainConfig, check, check_training_devices
 from adaptf.mlproject.prepare import PREPARE, PrepareConfig
 from adaptf.mlproject.sweep import SearchConfig, put_first
 from adaptf.mlproject.train import TRAIN, TrainConfig
@@ -123,23 +123,23 @@ def test_a_device_that_there_is_not_is_refused_with_those_that_there_are(named: 
 
 def test_main_refuses_a_device_of_a_later_stage_before_anything_is_trained() -> None:
     config = MainConfig()
-    check_devices(config, ["nova", "pixel"])
+    check_training_devices(config, ["nova", "pixel"])
     wrong = replace(config, finetune=replace(config.finetune, augment=replace(PLAIN, dir_devices=("pixle",))))
     with pytest.raises(UserError, match=r"finetune.augment: dir_devices names the device 'pixle', .* nova, pixel"):
-        check_devices(wrong, ["nova", "pixel"])
+        check_training_devices(wrong, ["nova", "pixel"])
     small = replace(config.teacher.small, augment=replace(PLAIN, dir_p_of={"pixle": 0.5}))
     with pytest.raises(UserError, match=r"teacher.small.augment: dir_p_of names the device 'pixle'"):
-        check_devices(replace(config, teacher=replace(config.teacher, small=small)), ["nova", "pixel"])
+        check_training_devices(replace(config, teacher=replace(config.teacher, small=small)), ["nova", "pixel"])
 
 
 def test_main_refuses_devices_of_pre_training_where_there_is_any() -> None:
     config = MainConfig()
     wrong = replace(config, pretrain=replace(config.pretrain, augment=replace(PLAIN, dir_devices=("b",))))
-    check_devices(wrong, ["a", "b"])
+    check_training_devices(wrong, ["a", "b"])
     with pytest.raises(
         UserError, match=r"pretrain.augment: dir_devices names the device 'b', the training clips are of unknown"
     ):
-        check_devices(replace(wrong, audioset=AudioSetConfig("/data/audioset")), ["a", "b"])
+        check_training_devices(replace(wrong, audioset=AudioSetConfig("/data/audioset")), ["a", "b"])
 
 
 @pytest.fixture(params=["no folder", "without audio"])

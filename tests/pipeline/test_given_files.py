@@ -13,7 +13,7 @@ import torch
 
 from adaptf.data.hashes import sha256_of
 from adaptf.errors import UserError
-from adaptf.mlproject.compare import COMPARE, CompareConfig, check
+from adaptf.mlproject.compare import COMPARE, CompareConfig, check, files_digest
 from adaptf.mlproject.distill import DISTILL, DistillConfig
 from adaptf.mlproject.evaluate import EVALUATE, EvaluateConfig
 from adaptf.mlproject.finetune import FINETUNE, FinetuneConfig
@@ -283,8 +283,8 @@ def test_a_file_for_another_task_is_refused_before_anything_is_computed(
         "finetune": FinetuneConfig(prepare_run=quantize_config.prepare_run, distill_run=str(path)),
         "distill": replace(distill_config, train_run=str(path), teacher_runs=teacher),
     }
-    for module in ("quantize", "predictions"):
-        monkeypatch.setattr(f"adaptf.mlproject.{module}.predict_logits", None)
+    for module in ("quantize_device", "predictions"):
+        monkeypatch.setattr(f"adaptf.pipeline.{module}.predict_logits", None)
     with pytest.raises(UserError, match=message):
         execute(STAGES[stage], configs[stage])
 
@@ -364,7 +364,7 @@ def test_a_folder_is_compared_with_a_file(quantize_config: QuantizeConfig, model
     ):
         with pytest.raises(UserError, match=message):
             check(replace(config, runs=wrong))
-    assert check(config) != check(replace(config, runs=f"{models},{models / 'a.ckpt'}"))
+    assert files_digest(config) != files_digest(replace(config, runs=f"{models},{models / 'a.ckpt'}"))
 
 
 def test_a_comparison_with_a_folder_names_its_files(quantize_config: QuantizeConfig, models: Path) -> None:

@@ -12,12 +12,6 @@ from adaptf.pipeline.lineage import flat, tree
 from adaptf.tracking import production
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
-SCORES = {
-    "train": "best/accuracy",
-    "quantize": "INT8 accuracy",
-    "evaluate": "test/accuracy/per device INT8",
-    "finetune_device": "kept/accuracy",
-}
 Runs = dict[str, str]
 
 
@@ -38,11 +32,7 @@ def add(
 ) -> str:
     """Id of a new run which took from others."""
     upstream = {f"adaptf.upstream.{field}": value for field, value in taken.items()}
-    made = (
-        {"adaptf.stage": stage or name, "adaptf.score": SCORES.get(stage or name, ""), "mlflow.source.git.commit": COMMIT}
-        | upstream
-        | (tags or {})
-    )
+    made = {"adaptf.stage": stage or name, "mlflow.source.git.commit": COMMIT} | upstream | (tags or {})
     with mlflow.start_run(experiment_id=experiment, run_name=name, tags=made) as run:
         mlflow.log_metrics(metrics or {})
     return str(run.info.run_id)

@@ -149,11 +149,11 @@ def test_main_ends_with_the_tables_or_with_models_in_production(
     checked: list[tuple[list[str], Any]] = []
 
     def note(stage: Any, settings: Any, *, reuse: bool, **_: Any) -> str:
-        ran[stage.__name__] = reuse
-        return str(stage.__name__)
+        ran[stage.name] = reuse
+        return str(stage.name)
 
     monkeypatch.setattr(main_module, "execute", note)
-    monkeypatch.setattr(main_module, "check_devices", lambda _, devices: checked.append((list(ran), devices)))
+    monkeypatch.setattr(main_module, "check_training_devices", lambda _, devices: checked.append((list(ran), devices)))
     monkeypatch.setattr(main_module, "load_tested", lambda *_: SmallData)
     monkeypatch.setattr(main_module, "closing_words", lambda run, evaluated, promoted: promoted)
     monkeypatch.setattr(main_module, "note_of", lambda run_id: "")

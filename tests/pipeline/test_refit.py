@@ -10,14 +10,14 @@ import torch
 
 from adaptf.errors import UserError
 from adaptf.mlproject.compare import learnt_from_them
-from adaptf.mlproject.distill import DISTILL, DistillConfig, distill
+from adaptf.mlproject.distill import DISTILL, DistillConfig
 from adaptf.mlproject.finetune import FINETUNE, FinetuneConfig
 from adaptf.mlproject.main import MainConfig, check
 from adaptf.mlproject.quantize import QUANTIZE, QuantizeConfig
 from adaptf.mlproject.sweep import SweepConfig
 from adaptf.mlproject.sweep import check as check_sweep
 from adaptf.mlproject.teacher import TEACHER, TeacherConfig
-from adaptf.mlproject.train import TRAIN, TrainConfig, train
+from adaptf.mlproject.train import TRAIN, TrainConfig
 from adaptf.pipeline.compared import Compared
 from adaptf.pipeline.config import AverageConfig, DataConfig, OptimConfig
 from adaptf.pipeline.refit import refits_of, what_clips_judge
@@ -55,7 +55,7 @@ def test_a_refit_learns_from_all_clips_that_training_and_validation_have(
     upstream = mlflow.get_run(distilled).data.tags
     taught = replace(distill_config, teacher_runs=upstream["adaptf.upstream.teacher_runs"], seed=7)
     plain = replace(taught, train_run=execute(TRAIN, train_config, reuse=True))
-    run, config = {"train": (train, replace(train_config, seed=7)), "distill": (distill, plain)}[stage]
+    run, config = {"train": (TRAIN, replace(train_config, seed=7)), "distill": (DISTILL, plain)}[stage]
     plain_training = training_of(run, config)
     train_clips, validation_clips = plain_training.train, plain_training.validation
     assert validation_clips is not None and len(validation_clips)

@@ -155,8 +155,7 @@ def stage(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[[TrainConfig, S
             of_devices = {"best/accuracy/a": accuracy, "best/accuracy/b": 1 - accuracy}
             return runs.Result(metrics={"best/accuracy": accuracy, **of_devices})
 
-        scored.__name__ = "train"
-        monkeypatch.setitem(sweep_module.STAGES, "train", scored)
+        monkeypatch.setitem(sweep_module.STAGES, "train", replace(TRAIN, run=scored))
 
     monkeypatch.setattr(sweep_results, "sweep_figures", lambda *arguments, **more: ([], {}))  # they have tests of their own
     return put

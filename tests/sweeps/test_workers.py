@@ -28,7 +28,7 @@ from adaptf.sweeps.search import SearchConfig
 from adaptf.sweeps.storage import open_storage
 from adaptf.sweeps.tries import ended, first_number, last_tries, tries
 
-WORKERS, TRIALS, EPOCHS = 4, 9, 9
+WORKERS, TRIALS, EPOCHS = 4, 16, 9
 SPACE = "optim.lr: {low: 0.001, high: 0.02, log: true}\naugment.mixup_alpha: {low: 0.0, high: 0.6}\n"
 
 
