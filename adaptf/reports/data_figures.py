@@ -208,10 +208,10 @@ def draw_log_mels(
         colours = {"cmap": "magma", "vmin": darkest, "vmax": brightest, "interpolation": interpolation}
         cell.imshow(image, origin="lower", aspect="auto", extent=(0, 1, 0, 1), **colours)
     for cell in scales:
-        _draw_scale(cell, seconds=waveforms.shape[1] / sample_rate, highest_hz=sample_rate / 2)
+        draw_scale(cell, seconds=waveforms.shape[1] / sample_rate, highest_hz=sample_rate / 2)
 
 
-def _draw_scale(cell: Axes, *, seconds: float, highest_hz: float) -> None:
+def draw_scale(cell: Axes, *, seconds: float, highest_hz: float) -> None:
     """Frequency on the right, time below."""
     khz = [frequency for frequency in _FREQUENCIES_KHZ if frequency * 1000 < highest_hz]
     heights = hz_to_mel(torch.tensor(khz) * 1000) / hz_to_mel(torch.tensor(highest_hz))
