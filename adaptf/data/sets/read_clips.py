@@ -1,6 +1,6 @@
-"""From a data set as the user has it to its clip table."""
+"""From a data set as the user has it to its clip table: each kind is a file in this folder, and a line in `DATA_SETS`."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -29,6 +29,59 @@ class SceneClips:
     """Scenes of which files were cut out of places that are trained on."""
 
 
+@dataclass(frozen=True)
+class TauRules:
+    """What settings say of TAU's splits."""
+
+    train_split: TrainSplit
+    challenge: bool
+
+
+@dataclass(frozen=True)
+class DataSet:
+    """A kind of data set."""
+
+    what: str
+    """In a sentence: `data.root` is neither this nor ..."""
+    is_it: Callable[[Path], bool]
+    """Whether this is what lies at a path."""
+    read: Callable[[Path, TauRules], tuple[pd.DataFrame, tuple[str, ...]]]
+    """Its clips, with the columns COLUMNS and the row in the user's table as index, and notes for the user.
+
+    File names are relative to the path, or to the folder of a file. Where all clips are for training, the parts for testing
+    and validation are cut out later. Raises DataError for what can't be read."""
+    any_length: bool = False
+    """Whether files may be longer or shorter than a clip, into which they are cut."""
+
+
+def without_rules(
+    read: Callable[[Path], pd.DataFrame],
+) -> Callable[[Path, TauRules], tuple[pd.DataFrame, tuple[str, ...]]]:
+    """For a data set that settings leave as it is, and of which there is nothing to tell."""
+    return lambda root, _: (read(root), ())
+
+
+def _read_tau(root: Path, rules: TauRules) -> tuple[pd.DataFrame, tuple[str, ...]]:
+    clips = read_tau(root, train_split=rules.train_split)
+    if not clips.published:
+        told = "other recordings in the layout of TAU 2022 Mobile: their own lists are used whole (no data.train_split)"
+        return clips.table, (told,)
+    check_challenge_rule(rules.train_split, challenge=rules.challenge)
+    told = f"the published {rules.train_split} % training split of TAU Urban Acoustic Scenes 2022 Mobile"
+    return clips.table, (told,)
+
+
+DATA_SETS: tuple[DataSet, ...] = (
+    DataSet("a TAU 2022 folder (meta.csv, evaluation_setup/, audio/)", is_tau, _read_tau),
+    DataSet(
+        "a CSV file with the columns filename, scene, device",
+        Path.is_file,
+        without_rules(read_csv_table),
+        any_length=True,
+    ),
+)
+
+
 def read_clips(
     root: Path,
     *,
@@ -39,28 +92,16 @@ def read_clips(
     test_share: float,
     seed: int,
 ) -> SceneClips:
-    """The checked clips of a TAU 2022 folder or of a CSV file, with a validation part cut out by location where it has none.
+    """The checked clips of one of DATA_SETS, with a validation part cut out by location where it has none.
 
     Where a scene has too few locations, its files are cut, and a note says so.
 
     Without `scenes` they are those of the data. Raises DataError, naming the rows, for what can't be used.
     """
-    notes: tuple[str, ...] = ()
-    if root.is_file():
-        table = read_csv_table(root)
-    elif is_tau(root):
-        clips = read_tau(root, train_split=train_split)
-        if clips.published:
-            check_challenge_rule(train_split, challenge=challenge)
-            notes = (f"the published {train_split} % training split of TAU Urban Acoustic Scenes 2022 Mobile",)
-        else:
-            notes = ("other recordings in the layout of TAU 2022 Mobile: their own lists are used whole (no data.train_split)",)
-        table = clips.table
-    else:
-        raise DataError(
-            f"{root} is neither a TAU 2022 folder (meta.csv, evaluation_setup/, audio/) nor a CSV file with the columns "
-            "filename, scene, device"
-        )
+    kind = next((each for each in DATA_SETS if each.is_it(root)), None)
+    if kind is None:
+        raise DataError(f"{root} is neither {' nor '.join(each.what for each in DATA_SETS)}")
+    table, notes = kind.read(root, TauRules(train_split, challenge))
     scenes = tuple(scenes) or tuple(sorted(set(table["scene"]) - {""}))
     check_clips(table, scenes=scenes, source=str(root))
     if len(scenes) < 2:
@@ -75,7 +116,7 @@ def read_clips(
     return SceneClips(
         table[COLUMNS].reset_index(drop=True),
         scenes,
-        any_length=root.is_file(),
+        any_length=kind.any_length,
         notes=notes,
         cut_by_file=frozenset(of_few_places),
     )

@@ -1,9 +1,13 @@
+import re
+from pathlib import Path
+
 import pandas as pd
 import pytest
 
 from adaptf.data.clips import TAU_SCENES, check_parts, gaps
 from adaptf.data.errors import DataError
-from adaptf.data.sets.read_clips import read_clips
+from adaptf.data.sets import read_clips as kinds
+from adaptf.data.sets.read_clips import DataSet, read_clips, without_rules
 
 
 def read(root, **changes):
@@ -355,3 +359,18 @@ def test_row_numbers_are_those_of_the_table_also_where_it_has_clips_of_no_list(t
     edit(tau / "meta.csv", lambda table: table.assign(source_label=table["source_label"].mask(table.index == 20, "a/b")))
     with pytest.raises(DataError, match=r"row 22, audio/.* \(scene 'bus', device 'a/b'\): device names must not hold '/'"):
         read(tau)
+
+
+def test_a_data_set_is_one_module_and_one_line(tmp_path, monkeypatch):
+    docs = (Path(__file__).parents[3] / "docs" / "architecture.md").read_text()
+    (code,) = re.findall(r'```python\n("""Cityscapes:.*?)```', docs, flags=re.DOTALL)
+    exec(code, module := {})
+    added = DataSet("a Cityscapes folder", module["is_cityscapes"], without_rules(module["read_cityscapes"]))
+    monkeypatch.setattr(kinds, "DATA_SETS", (*kinds.DATA_SETS, added))
+    rows = [f"{scene}/{place}.wav,{scene},phone,{scene}{place}" for scene in ("bus", "park") for place in range(5)]
+    (tmp_path / "index.csv").write_text("\n".join(["filename,place,recorder,square", *rows]))
+    clips = read(tmp_path, scenes=())
+    assert (clips.scenes, clips.any_length, clips.notes, len(clips.table)) == (("bus", "park"), False, (), 10)
+    assert set(clips.table["split"]) == {"train", "validation", "test"}
+    with pytest.raises(DataError, match=r"neither a TAU 2022 folder .* nor a CSV file .* nor a Cityscapes folder"):
+        read(tmp_path / "other")
