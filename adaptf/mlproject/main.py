@@ -10,7 +10,7 @@ from adaptf.data.clips import UNKNOWN
 from adaptf.errors import UserError, in_section
 from adaptf.mlproject.distill import DISTILL, DistillConfig
 from adaptf.mlproject.evaluate import EVALUATE, MEANINGS, SETTINGS, EvaluateConfig, origin_of_teachers
-from adaptf.mlproject.finetune import FINETUNE, FinetuneConfig, check_unknown_epochs
+from adaptf.mlproject.finetune import FINETUNE, FinetuneConfig
 from adaptf.mlproject.predict import PREDICT, PredictConfig
 from adaptf.mlproject.prepare import PREPARE, PrepareConfig
 from adaptf.mlproject.pretrain import PRETRAIN, PretrainConfig
@@ -241,8 +241,6 @@ def check_refits(config: MainConfig) -> None:
         )
     if config.distill.refit and config.finetune.keep == "best":
         raise UserError("distill.refit leaves no clips by which finetune.keep = best could choose: set it to last")
-    with in_section(FINETUNE.name):
-        check_unknown_epochs(config.finetune, refit=config.distill.refit)
 
 
 def files_read(config: MainConfig) -> str:

@@ -283,8 +283,8 @@ class TrainerConfig(Loading):
     accumulate_batches: int = 1
     """Batches whose gradients are added up before each step, where a GPU holds no larger batch."""
     score: Score = "mean_over_devices"
-    """The accuracy on validation clips that chooses checkpoints, sweeps' settings and how long `unknown` trains: the mean over
-    devices of their macro averages, or `plain`, that of all clips together, of which three in four of TAU's are of device a."""
+    """The accuracy on validation clips that chooses checkpoints and sweeps' settings: the mean over devices of their
+    macro averages, or `plain`, that of all clips together, of which three in four of TAU's are of device a."""
     progress_bar: bool = aside(True)
     """Shows how far an epoch has come; a line per epoch is printed either way."""
     tensorboard: bool = aside(False)

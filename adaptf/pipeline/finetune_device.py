@@ -5,7 +5,7 @@ from functools import partial
 from typing import Literal
 
 from adaptf.data.clip_set import ClipSet
-from adaptf.data.clips import TRAIN, UNKNOWN, VALIDATION
+from adaptf.data.clips import UNKNOWN, VALIDATION
 from adaptf.errors import UserError
 from adaptf.evaluation.scores import accuracy
 from adaptf.models.checkpoint import load_classifier, save_classifier
@@ -27,7 +27,7 @@ from adaptf.pipeline.taught import (
     teacher_ids,
 )
 from adaptf.pipeline.validation import predict_validation, with_predictions, with_validation_tables
-from adaptf.tracking.runs import NONE, Result, StageRun
+from adaptf.tracking.runs import Result, StageRun
 from adaptf.training.augmentation import FeatureAugmentation, band_matching
 from adaptf.training.fit import Fitted
 
@@ -40,8 +40,6 @@ class FinetuneDeviceConfig:
 
     device: str = UNKNOWN
     """A device of the training clips, or `unknown`, which is trained on all of them."""
-    left_out: str = NONE
-    """A device that training leaves out and that judges the model, as if it were unknown."""
     prepare_run: str = upstream("prepare", **{DATA_KIND: SCENES_KIND})
     """Run of `prepare` that holds the scenes."""
     distill_run: str = upstream_model("distill")
@@ -73,7 +71,7 @@ def finetune_device(config: FinetuneDeviceConfig, run: StageRun) -> Result:
         check_choice("distill_run", config.distill_run)
     data = load_prepared(run, config.prepare_run, kind=SCENES_KIND)
     start = student_of(run, config.distill_run, data)
-    validation, judged_on = validation_clips(data, judge_of(config), config.min_validation_clips)
+    validation, judged_on = validation_clips(data, own_device(config), config.min_validation_clips)
     predict = partial(predict_validation, run=run, data=data, trainer=config.trainer, clips=validation)
     tuned, epochs, files = start, 0, {}
     if config.optim.max_epochs:
@@ -142,22 +140,17 @@ def what_is_kept(config: FinetuneDeviceConfig, *, helped: bool, epochs: int) -> 
     return "The fine-tuned model is kept." if helped else "Fine-tuning did not help: the starting model is kept."
 
 
-def judge_of(config: FinetuneDeviceConfig) -> str | None:
-    """The device on whose validation clips the model is judged; None: on those of all."""
-    if config.left_out != NONE:
-        return config.left_out
+def own_device(config: FinetuneDeviceConfig) -> str | None:
+    """The device whose clips are the model's own; None: those of all are."""
     return None if config.device == UNKNOWN else config.device
 
 
 def training_clips(config: FinetuneDeviceConfig, data: PreparedData) -> ClipSet:
-    """Those of the device, alone or beside what it borrows, of all, or of all but one."""
+    """Those of the device, alone or beside what it borrows, or of all."""
     splits = learnt_splits(config.refit)
     if borrows(config):
         return with_borrowed(data, config.device, splits)
-    if config.left_out == NONE:
-        return data.clips(*splits, device=None if config.device == UNKNOWN else config.device)
-    rows = data.table[data.table["split"].isin(splits) & (data.table["device"] != config.left_out)]
-    return data.clip_set(rows, TRAIN)
+    return data.clips(*splits, device=own_device(config))
 
 
 def borrows(config: FinetuneDeviceConfig) -> bool:

@@ -25,7 +25,7 @@ from adaptf.mlproject.prepare import PREPARE, PrepareConfig
 from adaptf.mlproject.teacher import TEACHER, TeacherConfig
 from adaptf.mlproject.train import TRAIN, TrainConfig
 from adaptf.pipeline import finetune_device as finetune_device_module
-from adaptf.pipeline import fitting, leave_one_device_out
+from adaptf.pipeline import fitting
 from adaptf.pipeline.config import AugmentConfig, AverageConfig, DataConfig, OptimConfig
 from adaptf.pipeline.finetune_device import FINETUNE_DEVICE, FinetuneDeviceConfig
 from adaptf.pipeline.stage import execute
@@ -197,57 +197,20 @@ def test_an_average_of_the_last_epochs_needs_them(device_config: FinetuneDeviceC
 
 
 def test_unknown_is_trained_on_all_devices_with_more_impulse_responses(config: FinetuneConfig) -> None:
-    settings = of_unknown(config, ["a", "b"])
+    settings = of_unknown(config)
     assert (settings.device, settings.augment.dir_p, settings.keep) == ("unknown", 0.8, config.keep)
 
 
 def test_what_is_said_of_single_devices_reaches_their_own_models_alone(config: FinetuneConfig) -> None:
     swept = replace(config, augment=replace(PLAIN, dir_p=0.3, dir_devices=("c",), dir_p_of={"a,b": 0.6}))
     other = replace(swept, augment=replace(swept.augment, dir_p_of={"a": 0.6, "b": 0.1}))
-    assert of_unknown(swept, ["a", "b", "c"]) == of_unknown(other, ["a", "b", "c"])
-    assert of_unknown(swept, ["a", "b", "c"]).augment == replace(PLAIN, dir_p=0.8, dir_devices=("c",))
+    assert of_unknown(swept) == of_unknown(other)
+    assert of_unknown(swept).augment == replace(PLAIN, dir_p=0.8, dir_devices=("c",))
     data = SimpleNamespace(training_devices=("a", "b", "c", "d"))
     assert probabilities_of(swept, data) == {"a": 0.6, "b": 0.6, "c": 0.3, "d": 0.0}
     assert of_device(swept, "a", 0.6) == of_device(other, "a", 0.6)
     with pytest.raises(UserError, match="augment: dir_p_of names the device 'x' in 'x', the training clips are of a, b, c, d"):
         probabilities_of(replace(config, augment=replace(PLAIN, dir_p_of={"x": 0.1})), data)
-
-
-def test_unseen_devices_tell_how_long_unknown_is_trained(config: FinetuneConfig, monkeypatch: pytest.MonkeyPatch) -> None:
-    curves = {"a": [0.5, 0.7, 0.6], "b": [0.5, 0.4, 0.6], "c": [0.5, 0.4, 0.6]}
-    monkeypatch.setattr(leave_one_device_out, "scores_without", lambda settings, device, shared: curves[device])
-    held_out = replace(config, unknown_epochs="leave_one_device_out")
-    settings = of_unknown(held_out, ["a", "b", "c"])
-    assert (settings.optim.max_epochs, settings.keep) == (2, "last")
-    curves.update(b=[0.9, 0.4, 0.4])
-    assert of_unknown(held_out, ["a", "b", "c"]).optim.max_epochs == 0
-    with pytest.raises(UserError, match="needs two devices and more, got: a"):
-        of_unknown(held_out, ["a"])
-
-
-def test_leaving_devices_out_trains_without_each_and_ends_with_all(config: FinetuneConfig, start: str) -> None:
-    run_id = execute(FINETUNE, replace(config, devices=("a", "b"), unknown_epochs="leave_one_device_out", seed=4))
-    children = mlflow.search_runs(
-        search_all_experiments=True, filter_string=f"tags.`mlflow.parentRunId` = '{run_id}'", output_format="list"
-    )
-    names = {run.info.run_name: run for run in children}
-    assert set(names) == {"finetune a", "finetune b", "finetune without a", "finetune without b", "finetune unknown"}
-    assert names["finetune without a"].data.params["left_out"] == "a"
-    epochs = int(names["finetune unknown"].data.params["optim.max_epochs"])
-    assert same_weights(best_of(names["finetune unknown"].info.run_id), start) == (epochs == 0)
-
-
-def test_unknown_is_the_last_epoch_of_those_that_unseen_devices_chose(
-    config: FinetuneConfig, start: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(leave_one_device_out, "scores_without", lambda settings, device, shared: [0.5, 0.6, 0.4])
-    held_out = replace(config, devices=("a", "b"), unknown_epochs="leave_one_device_out", seed=5)
-    models = json.loads(mlflow.artifacts.load_text(f"runs:/{execute(FINETUNE, held_out)}/models.json"))
-    unknown = models["unknown"]
-    assert len(runs.metric_per_epoch(unknown, "val/accuracy")) == 1
-    last = last_of(unknown)
-    assert same_weights(best_of(unknown), last)
-    assert not same_weights(last, start)
 
 
 def test_zero_epochs_keep_the_start(device_config: FinetuneDeviceConfig, start: str) -> None:
@@ -307,11 +270,6 @@ def test_what_a_refit_has_learnt_from_is_said(config: FinetuneConfig) -> None:
 def test_a_refit_cannot_keep_the_best(config: FinetuneConfig) -> None:
     with pytest.raises(UserError, match="refit trains on the validation clips, by which keep = best would choose"):
         execute(FINETUNE, replace(config, refit=True, keep="best"))
-
-
-def test_a_refit_cannot_leave_devices_out(config: FinetuneConfig) -> None:
-    with pytest.raises(UserError, match="unknown_epochs = leave_one_device_out chooses by validation clips"):
-        execute(FINETUNE, replace(config, refit=True, unknown_epochs="leave_one_device_out"))
 
 
 def test_impulse_responses_of_a_devices_model_reach_its_own_clips_alone(

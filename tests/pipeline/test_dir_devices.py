@@ -15,7 +15,7 @@ from optuna.distributions import FloatDistribution
 
 from adaptf.data.clip_set import ClipSet
 from adaptf.errors import UserError
-from adaptf.mlproject.finetune import FINETUNE, FinetuneConfig, of_unknown
+from adaptf.mlproject.finetune import FINETUNE, FinetuneConfig
 from adaptf.mlproject.main import AudioSetConfig, MainConfig, check, check_devices
 from adaptf.mlproject.prepare import PREPARE, PrepareConfig
 from adaptf.mlproject.sweep import SearchConfig, put_first
@@ -23,7 +23,6 @@ from adaptf.mlproject.train import TRAIN, TrainConfig
 from adaptf.pipeline import fitting
 from adaptf.pipeline.config import AugmentConfig, DataConfig
 from adaptf.pipeline.dataset import PreparedData
-from adaptf.pipeline.finetune_device import FINETUNE_DEVICE
 from adaptf.pipeline.stage import execute
 
 PLAIN = AugmentConfig(dir_p=0.0, mixstyle_p=0.0, mixup_alpha=0.0)
@@ -202,8 +201,6 @@ def test_a_device_beside_a_gets_none_of_its_impulse_responses(train_config: Trai
         trainer=train_config.trainer,
     )
     assert heard(lambda: execute(FINETUNE, tuning)) == [[0.0, 0.0, 0.0], [0.8, 0.0, 0.0]]
-    without_a = replace(of_unknown(tuning, ["b"]), left_out="a")
-    assert heard(lambda: execute(FINETUNE_DEVICE, without_a)) == [[0.0, 0.0, 0.0]]
 
 
 def test_the_first_trial_of_a_sweep_has_the_probabilities_that_the_settings_mean(config: TrainConfig) -> None:
