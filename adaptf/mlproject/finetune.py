@@ -15,7 +15,7 @@ from adaptf.pipeline.checkpoints import student_of
 from adaptf.pipeline.checks import check_training
 from adaptf.pipeline.config import AugmentConfig, OptimConfig, TrainerConfig, upstream, upstream_each, upstream_model
 from adaptf.pipeline.dataset import PreparedData, load_prepared
-from adaptf.pipeline.finetune_device import FINETUNE_DEVICE, FinetuneDeviceConfig, Keep, check_keep
+from adaptf.pipeline.finetune_device import FINETUNE_DEVICE, FinetuneDeviceConfig
 from adaptf.pipeline.refit import as_refit, refits_of
 from adaptf.pipeline.run_names import told
 from adaptf.pipeline.stage import Stage, execute
@@ -45,9 +45,6 @@ class FinetuneConfig:
     """A device with fewer training clips gets no model of its own and is served by `unknown`."""
     min_validation_clips: int = FinetuneDeviceConfig.min_validation_clips
     """A device with fewer validation clips is judged on those of all devices."""
-    keep: Keep = FinetuneDeviceConfig.keep
-    """What becomes a device's model. last: the last epoch. best: the best of start and epochs on the device's validation clips,
-    which takes more of these than there mostly are."""
     borrowed: Borrowed = FinetuneDeviceConfig.borrowed
     """Whose clips a device's model learns from beside its own. matched: all others', each band of their log-mels brought to its
     mean and deviation in the device's clips (Mezza et al., 2020); its own are repeated until they are half at least. none:
@@ -59,8 +56,6 @@ class FinetuneConfig:
     unknown_dir_p: float = 0.8
     """Probability, from 0 to 1, of an impulse response in training `unknown`, on clips of the devices in
     augment.dir_devices, whatever augment.dir_p_of says for the devices' own models."""
-    patience_epochs: int = FinetuneDeviceConfig.patience_epochs
-    """Where `keep` is best, training ends after so many epochs without a better score on the validation clips; 0: never."""
     optim: OptimConfig = FinetuneDeviceConfig.optim
     trainer: TrainerConfig = TrainerConfig()
     seed: int = 0
@@ -102,13 +97,12 @@ def finetune(config: FinetuneConfig, run: StageRun) -> Result:
     )
     refits = [*refits_of(config.distill_run), *[run.name] * config.refit]
     result = as_refit(result) if config.refit else result
-    return with_validation_tables(result, data, settings, chose=config.keep == "best", refits=refits)
+    return with_validation_tables(result, data, settings, chose=False, refits=refits)
 
 
 def check(config: FinetuneConfig) -> None:
     """Raises UserError for settings that can't be used together."""
     check_training(config)
-    check_keep(of_device(config, UNKNOWN, config.unknown_dir_p))
     if not 0 <= config.unknown_dir_p <= 1:
         raise UserError(f"unknown_dir_p is {config.unknown_dir_p}: it should be a probability, from 0 to 1")
 
@@ -138,11 +132,9 @@ def of_device(config: FinetuneConfig, device: str, dir_p: float) -> FinetuneDevi
         distill_run=config.distill_run,
         teacher_runs=config.teacher_runs,
         loss=config.loss,
-        keep=config.keep,
         borrowed=config.borrowed,
         refit=config.refit,
         min_validation_clips=config.min_validation_clips,
-        patience_epochs=config.patience_epochs,
         augment=replace(config.augment, dir_p=dir_p, dir_devices=() if device == UNKNOWN else (device,), dir_p_of={}),
         optim=config.optim,
         trainer=config.trainer,

@@ -239,8 +239,6 @@ def check_refits(config: MainConfig) -> None:
             "train.refit leaves no clips by which distill could choose an epoch: set distill.refit=true too, with the number "
             "of epochs as distill.optim.max_epochs"
         )
-    if config.distill.refit and config.finetune.keep == "best":
-        raise UserError("distill.refit leaves no clips by which finetune.keep = best could choose: set it to last")
 
 
 def files_read(config: MainConfig) -> str:

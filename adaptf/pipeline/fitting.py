@@ -37,8 +37,6 @@ class Recipe:
     optim: OptimConfig | BeatsOptimConfig
     trainer: TrainerConfig
     seed: int
-    patience_epochs: int = 0
-    """The training ends after so many epochs without a better score; 0: never."""
 
 
 def train_classifier(
@@ -82,7 +80,7 @@ def train_classifier(
     return fit(
         task,
         clips,
-        Schedule(optim.max_epochs, trainer.validate_every_epochs, recipe.patience_epochs),
+        Schedule(optim.max_epochs, trainer.validate_every_epochs),
         folder=run.folder / CHECKPOINTS,
         name=run.name,
         loggers=run.loggers(tensorboard=trainer.tensorboard),
@@ -92,14 +90,8 @@ def train_classifier(
 
 
 def _check_recipe(recipe: Recipe, classifier: Classifier, data: PreparedData) -> None:
-    average, epochs = recipe.optim.average, recipe.optim.max_epochs
-    if average.kind == "swa" and recipe.patience_epochs:
-        raise UserError(
-            f"optim.average.kind = swa averages the last {average.share:.0%} of the epochs, which patience_epochs = "
-            f"{recipe.patience_epochs} may leave out: set patience_epochs to 0, or take ema"
-        )
-    if epochs < 1:
-        raise UserError(f"optim.max_epochs should be 1 or more, got {epochs}")
+    if recipe.optim.max_epochs < 1:
+        raise UserError(f"optim.max_epochs should be 1 or more, got {recipe.optim.max_epochs}")
     rate = data.waveforms.format.sample_rate
     heard = classifier.description.features.get("sample_rate", rate)
     if heard != rate:

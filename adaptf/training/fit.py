@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import lightning as L
-from lightning.pytorch.callbacks import Callback, EarlyStopping, LearningRateMonitor, ModelCheckpoint
+from lightning.pytorch.callbacks import Callback, LearningRateMonitor, ModelCheckpoint
 from lightning.pytorch.loggers import Logger
 
 from adaptf.data.data_module import ClipDataModule
@@ -21,13 +21,6 @@ from adaptf.training.task import ClassifierTask
 
 BEST, LAST = "best", "last"
 logger = logging.getLogger(__name__)
-
-
-class Patience(EarlyStopping):
-    """Ends a training that was over when its checkpoint was written: Lightning alone would train on for an epoch."""
-
-    def on_train_start(self, trainer: L.Trainer, task: L.LightningModule) -> None:
-        trainer.should_stop = trainer.should_stop or self.wait_count >= self.patience
 
 
 class Watched(Callback):
@@ -47,8 +40,6 @@ class Schedule:
 
     max_epochs: int
     validate_every_epochs: int
-    patience_epochs: int
-    """It ends after so many epochs without a better score; 0 never ends it early."""
 
 
 @dataclass(frozen=True)
@@ -95,7 +86,6 @@ def fit(
             newest,
             EpochLines(name, task.score_name),
             *callbacks,
-            *(_patience(schedule, score_name) if best else []),
             *([LearningRateMonitor(logging_interval="epoch")] if loggers else []),
         ],
         logger=list(loggers) or False,
@@ -127,13 +117,6 @@ def _check_clips(data: ClipDataModule, name: str) -> None:
     for part, clips in (("training", data.train_clips), ("validation", data.validation_clips)):
         if clips is not None and not len(clips):
             raise ValueError(f"{name} has no {part} clips")
-
-
-def _patience(schedule: Schedule, score_name: str) -> list[Callback]:
-    if not schedule.patience_epochs:
-        return []
-    validations = max(1, schedule.patience_epochs // schedule.validate_every_epochs)
-    return [Patience(score_name, mode="max", patience=validations, check_on_train_epoch_end=False)]
 
 
 def _score(best: ModelCheckpoint) -> float:

@@ -26,13 +26,12 @@ from adaptf.mlproject.teacher import TEACHER, TeacherConfig
 from adaptf.mlproject.train import TRAIN, TrainConfig
 from adaptf.pipeline import finetune_device as finetune_device_module
 from adaptf.pipeline import fitting
-from adaptf.pipeline.config import AugmentConfig, AverageConfig, DataConfig, OptimConfig
+from adaptf.pipeline.config import AugmentConfig, DataConfig, OptimConfig
 from adaptf.pipeline.finetune_device import FINETUNE_DEVICE, FinetuneDeviceConfig
 from adaptf.pipeline.stage import execute
 from adaptf.pipeline.taught import LossConfig
 from adaptf.tracking import runs
 from adaptf.tracking.runs import UpstreamError
-from adaptf.training.metrics import MacroAccuracy
 
 TrainingOf = Callable[..., Any]
 PLAIN = AugmentConfig(dir_p=0.0, mixstyle_p=0.0, mixup_alpha=0.0)
@@ -110,25 +109,11 @@ def test_a_device_with_too_few_clips_is_left_to_the_model_for_unknown_devices(
     }  # fmt: skip
 
 
-@pytest.mark.parametrize("helps", [False, True])
-def test_the_better_one_of_start_and_fine_tuned_model_is_kept(
-    helps: bool, device_config: FinetuneDeviceConfig, start: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    scores = iter([0.5, 0.6 if helps else 0.5])
-    monkeypatch.setattr(finetune_device_module, "accuracy", lambda predictions, score: next(scores))
-    run_id = execute(FINETUNE_DEVICE, replace(device_config, keep="best", seed=1 + helps))
-    assert same_weights(best_of(run_id), start) != helps
-    assert runs.scores(run_id)["start/accuracy"] == 0.5
-    assert runs.scores(run_id)["kept/accuracy"] == (0.6 if helps else 0.5)
-    kept = "The fine-tuned model is kept" if helps else "the starting model is kept"
-    assert kept in mlflow.get_run(run_id).data.tags["mlflow.note.content"]
-
-
 def test_the_last_epoch_is_kept_whatever_it_scores(
     device_config: FinetuneDeviceConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(finetune_device_module, "accuracy", lambda predictions, score: 0.5)
-    run_id = execute(FINETUNE_DEVICE, replace(device_config, keep="last"))
+    run_id = execute(FINETUNE_DEVICE, device_config)
     assert same_weights(best_of(run_id), last_of(run_id))
     assert len(runs.metric_per_epoch(run_id, "train/loss")) == 2
     assert len(runs.metric_per_epoch(run_id, "val/accuracy")) == 1
@@ -136,11 +121,6 @@ def test_the_last_epoch_is_kept_whatever_it_scores(
     assert "The last epoch is kept: validation clips chose nothing" in note
     assert "which chose no checkpoint" in note and "by which the checkpoint was chosen" not in note
     assert all(f"{setting} **" in note for setting in ("start", "fine-tuned"))
-
-
-def test_patience_without_a_choice_is_refused_before_any_device(config: FinetuneConfig) -> None:
-    with pytest.raises(UserError, match="keep = last takes the last epoch, which patience_epochs = 5 would choose"):
-        execute(FINETUNE, replace(config, patience_epochs=5))
 
 
 def test_a_file_to_start_from_and_no_teacher_is_told_the_way_out(config: FinetuneConfig) -> None:
@@ -170,35 +150,9 @@ def test_teachers_of_other_data_are_refused_before_any_device(
         execute(FINETUNE, replace(config, teacher_runs=taught))
 
 
-def test_training_ends_once_patience_is_over(device_config: FinetuneDeviceConfig, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(MacroAccuracy, "compute", lambda metric: torch.tensor(0.5))
-    long = replace(device_config, keep="best", seed=3, optim=replace(OPTIM, max_epochs=9, restart_epochs=9))
-    impatient = execute(FINETUNE_DEVICE, replace(long, patience_epochs=2))
-    assert len(runs.metric_per_epoch(impatient, "val/accuracy")) == 3
-    assert len(runs.metric_per_epoch(execute_after_a_cut(long, monkeypatch), "val/accuracy")) == 3
-    endless = execute(FINETUNE_DEVICE, replace(long, patience_epochs=0))
-    assert len(runs.metric_per_epoch(endless, "val/accuracy")) == 9
-
-
-def execute_after_a_cut(config: FinetuneDeviceConfig, monkeypatch: pytest.MonkeyPatch) -> str:
-    """The run of a training that was over when the store was lost, and that was started again."""
-    impatient = replace(config, patience_epochs=2, seed=6)
-    with monkeypatch.context() as patch:
-        patch.setattr(runs, "log_result", lambda result: (_ for _ in ()).throw(OSError("the store is lost")))
-        with pytest.raises(OSError, match="the store is lost"):
-            execute(FINETUNE_DEVICE, impatient)
-    return execute(FINETUNE_DEVICE, impatient)
-
-
-def test_an_average_of_the_last_epochs_needs_them(device_config: FinetuneDeviceConfig) -> None:
-    averaged = replace(device_config, keep="best", patience_epochs=160, optim=replace(OPTIM, average=AverageConfig(kind="swa")))
-    with pytest.raises(UserError, match="swa averages the last 25% of the epochs, which patience_epochs = 160 may leave out"):
-        execute(FINETUNE_DEVICE, averaged)
-
-
 def test_unknown_is_trained_on_all_devices_with_more_impulse_responses(config: FinetuneConfig) -> None:
     settings = of_unknown(config)
-    assert (settings.device, settings.augment.dir_p, settings.keep) == ("unknown", 0.8, config.keep)
+    assert (settings.device, settings.augment.dir_p) == ("unknown", 0.8)
 
 
 def test_what_is_said_of_single_devices_reaches_their_own_models_alone(config: FinetuneConfig) -> None:
@@ -265,11 +219,6 @@ def test_what_a_refit_has_learnt_from_is_said(config: FinetuneConfig) -> None:
     run_id = execute(FINETUNE, replace(config, refit=True, devices=("a",)))
     assert runs.REFIT in mlflow.get_run(run_id).data.tags
     assert "from which the model has learnt" in mlflow.get_run(run_id).data.tags["mlflow.note.content"]
-
-
-def test_a_refit_cannot_keep_the_best(config: FinetuneConfig) -> None:
-    with pytest.raises(UserError, match="refit trains on the validation clips, by which keep = best would choose"):
-        execute(FINETUNE, replace(config, refit=True, keep="best"))
 
 
 def test_impulse_responses_of_a_devices_model_reach_its_own_clips_alone(

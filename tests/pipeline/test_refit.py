@@ -146,9 +146,6 @@ def test_a_sweep_of_device_models_needs_clips_that_their_start_has_not_learnt(di
 @pytest.mark.parametrize(
     ("changes", "problem"),
     [
-        ({"finetune": FinetuneConfig(patience_epochs=40)}, "patience_epochs = 40 would choose by validation clips"),
-        ({"finetune": FinetuneConfig(keep="best", refit=True)}, "keep = best would choose"),
-        ({"distill": DistillConfig(refit=True), "finetune": FinetuneConfig(keep="best")}, "finetune.keep = best could choose"),
         ({"distill": DistillConfig(optim=OptimConfig(max_epochs=160, average=AverageConfig("swa")))}, "swa averages epochs"),
     ],
 )
