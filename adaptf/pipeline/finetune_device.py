@@ -97,7 +97,7 @@ def tune(config: FinetuneDeviceConfig, run: StageRun, data: PreparedData, valida
         run,
         data,
         Recipe(config.augment, config.optim, trainer, config.seed),
-        objective_of(config.loss, run, run_ids),
+        objective_of(config.loss, teachers=len(run_ids)),
         train=taught(training_clips(config, data), tables, data),
         validation=taught(validation, tables, data),
         first_feature_augmentations=matched_to_device(config, data, student, run),

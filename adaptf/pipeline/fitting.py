@@ -53,7 +53,6 @@ def train_classifier(
     """Lightning's training of a classifier in the run's work folder, on clips of `data`; without `validation` as a refit."""
     _check_recipe(recipe, classifier, data)
     augmentations = _augmentations(run, data, recipe, objective, train)
-    waveform_augmentations = [*augmentations.waveform, *objective.running_teachers]
     optim, trainer = recipe.optim, recipe.trainer
     with in_section("optim"):
         optimizer, called = optimizer_of(optim), callbacks(optim, trainer, run.watch)
@@ -64,7 +63,7 @@ def train_classifier(
         loss=objective.loss,
         measures=objective.measures(classes, len(data.devices), trainer.score),
         optimizer=optimizer,
-        waveform_augmentations=waveform_augmentations,
+        waveform_augmentations=augmentations.waveform,
         feature_augmentations=[*first_feature_augmentations, *augmentations.feature],
         generators=augmentations.generators,
     )
@@ -75,7 +74,7 @@ def train_classifier(
         seed=recipe.seed,
         loading=trainer,
         keep=run.shared.once(LogMelTables, LogMelTables).keeper(classifier.features, trainer),
-        waveforms_change=bool(waveform_augmentations),
+        waveforms_change=bool(augmentations.waveform),
     )
     return fit(
         task,
