@@ -19,7 +19,7 @@ from adaptf.pipeline.finetune_device import FINETUNE_DEVICE, FinetuneDeviceConfi
 from adaptf.pipeline.refit import as_refit, refits_of
 from adaptf.pipeline.run_names import told
 from adaptf.pipeline.stage import Stage, execute
-from adaptf.pipeline.taught import LossConfig, check_weights, logits_of_teachers, taught, teacher_ids
+from adaptf.pipeline.taught import LossConfig, check_temperatures, logits_of_teachers, taught, teacher_ids
 from adaptf.pipeline.validation import FINETUNED, by_own_models, read_validation_predictions, with_validation_tables
 from adaptf.tracking import runs
 from adaptf.tracking.runs import Result, StageRun
@@ -108,9 +108,9 @@ def check(config: FinetuneConfig) -> None:
 
 
 def check_teachers(config: FinetuneConfig, run: StageRun, data: PreparedData) -> None:
-    """Raises UserError where there are not as many weights as teachers, DataError where logits are not those of the data."""
+    """Raises UserError where there are not as many temperatures as teachers, DataError for logits of other data."""
     run_ids = teacher_ids(config.teacher_runs)
-    check_weights(config.loss, run_ids)
+    check_temperatures(config.loss, run_ids)
     try:
         taught(data.clip_set(data.learning_rows(), TRAIN), logits_of_teachers(run, run_ids), data)
     except DataError as error:

@@ -19,7 +19,7 @@ from adaptf.pipeline.objectives import SCENES, Objective, scene_measures
 from adaptf.tracking import runs
 from adaptf.tracking.runs import NONE, StageRun
 from adaptf.training.augmentation import MixedTeachers
-from adaptf.training.losses import DistillationLoss, Ensemble, KlReduction
+from adaptf.training.losses import DistillationLoss, KlReduction
 from adaptf.training.metrics import Agreement
 from adaptf.training.task import Measure
 
@@ -39,9 +39,6 @@ class LossConfig:
     mixed_teachers: MixedTeachers = "logits"
     """What is mixed where mixup blends two clips. logits: the teachers' logits of both (the report). terms:
     the KL terms against each (the public trainer)."""
-    teacher_weights: tuple[float, ...] = ()
-    """Weights of the teachers in the mean of their logits, as in 2,1,1, in the order of teacher_runs, so that
-    a better one counts more; an empty list: all alike."""
     teacher_temperatures: tuple[float, ...] = ()
     """A temperature per teacher instead of T, in the order of teacher_runs; an empty list: T for all. Puts
     overconfident and timid teachers on one scale (Guo et al., 2017)."""
@@ -67,21 +64,21 @@ def taught(clips: ClipSet, tables: Sequence[TeacherLogits], data: PreparedData) 
     return with_teacher_logits(clips, np.stack(logits, axis=1)) if logits else clips
 
 
-def check_weights(config: LossConfig, run_ids: Sequence[str]) -> None:
-    """Raises UserError where there are teachers, and not as many weights or temperatures."""
+def check_temperatures(config: LossConfig, run_ids: Sequence[str]) -> None:
+    """Raises UserError where there are teachers, and not as many temperatures."""
     if run_ids:
         distillation_loss(config, teachers=len(run_ids))
 
 
 def distillation_loss(config: LossConfig, *, teachers: int) -> DistillationLoss:
-    """Raises UserError where there are not as many weights or temperatures as teachers."""
+    """Raises UserError where there are not as many temperatures as teachers."""
     loss = DistillationLoss(
         temperature=config.temperature,
         weight=config.weight,
         reduction=config.reduction,
-        ensemble=Ensemble(config.teacher_weights, config.teacher_temperatures),
+        teacher_temperatures=config.teacher_temperatures,
     )
-    with in_section("loss.teacher_weights or loss.teacher_temperatures"):
+    with in_section("loss.teacher_temperatures"):
         loss.teacher(torch.zeros(1, teachers, 1))
     return loss
 

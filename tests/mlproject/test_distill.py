@@ -96,21 +96,21 @@ def test_a_start_that_was_trained_on_another_split_is_refused(config: DistillCon
         execute(DISTILL, replace(config, prepare_run=other_split))
 
 
-def test_other_teachers_weights_make_another_student(config: DistillConfig, other_teacher: Callable[..., str]) -> None:
+def test_other_temperatures_of_teachers_make_another_ensemble(config: DistillConfig, other_teacher: Callable[..., str]) -> None:
     path = mlflow.artifacts.download_artifacts(run_id=config.teacher_runs, artifact_path="logits")
     opposite = other_teacher(logits=-read_teacher_logits(Path(path)).logits)
     both = f"{config.teacher_runs},{opposite}"
 
-    def teacher_accuracy(*weights: float) -> float:
-        loss = replace(config.loss, teacher_weights=weights)
+    def teacher_accuracy(*temperatures: float) -> float:
+        loss = replace(config.loss, teacher_temperatures=temperatures)
         return runs.metric_per_epoch(execute(DISTILL, replace(config, teacher_runs=both, loss=loss)), "val/teacher_accuracy")[0]
 
     assert teacher_accuracy(3.0, 1.0) == pytest.approx(1 - teacher_accuracy(1.0, 3.0))
 
 
-def test_more_weights_than_teachers_are_refused_before_training(config: DistillConfig) -> None:
-    with pytest.raises(UserError, match=r"teacher_weights.*there are 1 teachers: weights should be as many positive numbers"):
-        execute(DISTILL, replace(config, loss=replace(config.loss, teacher_weights=(1.0, 1.0))))
+def test_more_temperatures_than_teachers_are_refused_before_training(config: DistillConfig) -> None:
+    with pytest.raises(UserError, match=r"teacher_temperatures.*there are 1 teachers: temperatures should be as many"):
+        execute(DISTILL, replace(config, loss=replace(config.loss, teacher_temperatures=(1.0, 1.0))))
 
 
 @pytest.mark.parametrize("changes", [{"mixed_teachers": "terms"}, {"reduction": "clips"}, {"teacher_temperatures": (4.0,)}])

@@ -131,8 +131,8 @@ def test_a_file_to_start_from_and_no_teacher_is_told_the_way_out(config: Finetun
 def test_a_device_learns_from_labels_and_teachers(config: FinetuneConfig, teacher_config: TeacherConfig) -> None:
     taught = execute(TEACHER, teacher_config)
     teachers = ",".join([taught] * 2)
-    with pytest.raises(UserError, match=r"teacher_weights.*there are 2 teachers: weights should be as many positive numbers"):
-        execute(FINETUNE, replace(config, teacher_runs=teachers, loss=LossConfig(teacher_weights=(1.0,))))
+    with pytest.raises(UserError, match=r"teacher_temperatures.*there are 2 teachers: temperatures should be as many"):
+        execute(FINETUNE, replace(config, teacher_runs=teachers, loss=LossConfig(teacher_temperatures=(1.0,))))
     run_id = execute(FINETUNE, replace(config, devices=("a",), teacher_runs=taught))
     models = json.loads(mlflow.artifacts.load_text(f"runs:/{run_id}/models.json"))
     for device_run in models.values():
