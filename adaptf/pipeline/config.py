@@ -259,9 +259,6 @@ class BeatsOptimConfig:
     """Epochs in which the rate rises to its highest."""
     final_share: float = 0.005
     """Share of the highest rate, from 0 to 1, to which it has fallen at the end."""
-    layer_decay: float = 1.0
-    """Each layer learns at so many times the rate of the one above it, from 0 to 1; 1 is off. Keeps what
-    lower layers know (Howard and Ruder, 2018)."""
     average: AverageConfig = AverageConfig()
 
 

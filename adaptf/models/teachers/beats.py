@@ -8,7 +8,6 @@ spectrogram, `BeatsClassifier` makes logits of it.
 import importlib
 import inspect
 import os
-import re
 import sys
 from collections.abc import Mapping
 from functools import partial
@@ -26,7 +25,6 @@ from adaptf.audio.logmel import CLIP_RATE
 from adaptf.audio.torchaudio_import import import_torchaudio
 
 _OLD_PREDICTOR = ("finetuned_model", "predictor_dropout", "predictor_class")
-_LAYER_PARAMETER = re.compile(r"encoder\.encoder\.layers\.(\d+)\.")
 
 
 class BeatsFeatures(nn.Module):
@@ -134,22 +132,6 @@ class BeatsClassifier(nn.Module):
     def embed(self, features: Tensor) -> Tensor:
         """Energies (batch, 1, 128, frames) -> mean over tokens (batch, dim), which the last layer takes."""
         return self._tokens(features).mean(dim=1)
-
-    def depth_of(self, parameter_name: str) -> int:
-        """Where a parameter acts: 0 before the Transformer layers, k + 1 in layer k, one more than layers
-        after them.
-
-        The bias of relative positions, which all layers share, belongs to the first. Raises ValueError for a
-        name that is none of `named_parameters`.
-        """
-        if parameter_name not in dict(self.named_parameters()):
-            raise ValueError(f"'{parameter_name}' is no parameter of this classifier, such as 'classifier.weight'")
-        if layer := _LAYER_PARAMETER.match(parameter_name):
-            return int(layer[1]) + 1
-        # The encoder's own norm stands after the layers where each of them normalizes first, otherwise before
-        # them.
-        after = ("classifier.", "encoder.encoder.layer_norm.") if self.encoder.cfg["layer_norm_first"] else ("classifier.",)
-        return self.encoder.cfg["encoder_layers"] + 1 if parameter_name.startswith(after) else 0
 
     def _tokens(self, features: Tensor) -> Tensor:
         """(batch, tokens, dim)"""

@@ -140,54 +140,6 @@ def test_a_classifier_is_rebuilt_from_its_settings_and_weights_without_the_beats
     assert rebuilt.settings == network.settings
 
 
-# Depth of the parameters
-
-
-def depths(encoder: BeatsEncoder) -> dict[str, int]:
-    network = BeatsClassifier(encoder, classes=3)
-    return {name: network.depth_of(name) for name, _ in network.named_parameters()}
-
-
-def test_parameters_lie_as_deep_as_they_act(encoder: BeatsEncoder) -> None:
-    depth = depths(encoder)
-    before = [name for name in depth if not name.startswith(("encoder.encoder.layers.", "classifier."))]
-    assert {name.rpartition(".")[0] for name in before} == {
-        "encoder.patch_embedding",
-        "encoder.layer_norm",
-        "encoder.post_extract_proj",
-        "encoder.encoder.pos_conv.0",
-        "encoder.encoder.pos_conv.0.parametrizations.weight",
-        "encoder.encoder.layer_norm",
-    }
-    assert {depth[name] for name in before} == {0}
-    assert {depth[name] for name in depth if name.startswith("encoder.encoder.layers.0.")} == {1}
-    assert {depth[name] for name in depth if name.startswith("encoder.encoder.layers.1.")} == {2}
-    assert depth["classifier.weight"] == depth["classifier.bias"] == 3
-
-
-def test_the_bias_of_relative_positions_that_all_layers_share_lies_in_the_first(encoder: BeatsEncoder) -> None:
-    shared = {name: depth for name, depth in depths(encoder).items() if "relative_attention_bias" in name}
-    assert shared == {"encoder.encoder.layers.0.self_attn.relative_attention_bias.weight": 1}
-
-
-def test_a_norm_behind_the_layers_is_as_deep_as_the_classifier(cfg: dict[str, Any]) -> None:
-    depth = depths(BeatsEncoder(cfg | {"deep_norm": False, "layer_norm_first": True}))
-    assert depth["encoder.encoder.layer_norm.weight"] == depth["encoder.encoder.layer_norm.bias"] == 3
-    assert depth["encoder.layer_norm.weight"] == 0
-
-
-def test_a_layer_with_two_digits_has_its_own_depth(cfg: dict[str, Any]) -> None:
-    depth = depths(BeatsEncoder(cfg | {"encoder_layers": 12}))
-    assert depth["encoder.encoder.layers.11.fc1.weight"] == 12
-    assert set(depth.values()) == set(range(14))
-
-
-@pytest.mark.parametrize("name", ["classifier", "network.classifier.weight", "encoder.encoder.layers.0"])
-def test_a_name_of_no_parameter_has_no_depth(encoder: BeatsEncoder, name: str) -> None:
-    with pytest.raises(ValueError, match=f"'{name}' is no parameter of this classifier, such as 'classifier.weight'"):
-        BeatsClassifier(encoder, classes=3).depth_of(name)
-
-
 # Embeddings
 
 
@@ -303,7 +255,6 @@ def test_a_file_of_the_published_size_is_read_and_classifies(
     path = write_beats_file(tmp_path / "BEATs.pt", published_beats_cfg(), finetuned=True)
     network = BeatsClassifier(load_beats(path, finetuned=True), classes=10).eval()
     assert sum(weight.numel() for weight in network.encoder.parameters()) == 90_311_792
-    assert network.depth_of("classifier.weight") == 13
     with torch.no_grad():
         assert network.embed(noise(1, 1, 128, 98)).shape == (1, 768)
 
