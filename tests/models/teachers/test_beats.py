@@ -1,4 +1,3 @@
-import copy
 import importlib
 import json
 import sys
@@ -153,96 +152,6 @@ def test_the_linear_layer_makes_the_logits_of_the_embedding(encoder: BeatsEncode
 def test_the_embedding_of_a_frozen_encoder_carries_no_gradient(encoder: BeatsEncoder) -> None:
     assert BeatsClassifier(encoder, classes=3).embed(noise(1, 1, 128, 98)).requires_grad
     assert not BeatsClassifier(encoder, classes=3, freeze_encoder=True).embed(noise(1, 1, 128, 98)).requires_grad
-
-
-# Activation checkpointing
-
-RANDOM = {"dropout": 0.2, "attention_dropout": 0.2, "activation_dropout": 0.2, "dropout_input": 0.2, "encoder_layerdrop": 0.3}
-
-
-def training_pair(cfg: dict[str, Any], **changes: Any) -> tuple[BeatsClassifier, BeatsClassifier]:
-    """The same network, with everything kept and with checkpoints."""
-    network = BeatsClassifier(BeatsEncoder(cfg | {"encoder_layers": 4} | RANDOM | changes), classes=10)
-    checkpointed = BeatsClassifier(BeatsEncoder(network.encoder.cfg), classes=10, activation_checkpointing=True)
-    checkpointed.load_state_dict(network.state_dict())
-    return network.train(), checkpointed.train()
-
-
-def train_step(network: BeatsClassifier, *, bfloat16: bool) -> tuple[Tensor, dict[str, Tensor], int]:
-    """Loss, gradients, and how many values were kept for the backward pass."""
-    kept: dict[int, int] = {}
-
-    def pack(tensor: Tensor) -> Tensor:
-        kept[tensor.data_ptr()] = tensor.numel()
-        return tensor
-
-    torch.manual_seed(0)
-    np.random.seed(0)  # drops layers
-    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=bfloat16):
-            logits = network(noise(8, 1, 128, 98))
-        loss = torch.nn.functional.cross_entropy(logits.float(), torch.arange(8))
-    kept_values = sum(kept.values())
-    loss.backward()
-    return (
-        loss.detach(),
-        {name: weight.grad for name, weight in network.named_parameters() if weight.grad is not None},
-        kept_values,
-    )
-
-
-@pytest.mark.parametrize("bfloat16", [False, True])
-@pytest.mark.parametrize(
-    "changes", [{}, {"layer_wise_gradient_decay_ratio": 0.6}, {"deep_norm": False, "layer_norm_first": True}]
-)
-def test_checkpoints_change_neither_loss_nor_gradients_and_keep_less(
-    cfg: dict[str, Any], changes: dict[str, Any], bfloat16: bool
-) -> None:
-    network, checkpointed = training_pair(cfg, **changes)
-    loss, gradients, kept = train_step(network, bfloat16=bfloat16)
-    same_loss, same_gradients, fewer = train_step(checkpointed, bfloat16=bfloat16)
-    rounding = 0.02 if bfloat16 else 1e-5  # other values dropped would change both by their own size
-    torch.testing.assert_close(same_loss, loss, atol=rounding, rtol=rounding)
-    for name, gradient in gradients.items():
-        difference = torch.linalg.vector_norm(same_gradients[name] - gradient)
-        assert difference <= rounding * torch.linalg.vector_norm(gradient), name
-    assert same_gradients.keys() == gradients.keys()
-    assert fewer < kept / 3
-
-
-def test_dropout_of_the_checkpoint_tests_has_an_effect(cfg: dict[str, Any]) -> None:
-    network, _ = training_pair(cfg)
-    assert not torch.equal(network(noise(2, 1, 128, 98)), network(noise(2, 1, 128, 98)))
-
-
-def test_checkpoints_change_no_name_and_no_setting(cfg: dict[str, Any]) -> None:
-    network, checkpointed = training_pair(cfg)
-    assert list(checkpointed.state_dict()) == list(network.state_dict())
-    assert [name for name, _ in checkpointed.named_modules()] == [name for name, _ in network.named_modules()]
-    assert checkpointed.settings == network.settings
-
-
-@pytest.mark.parametrize("mode", ["evaluating", "without gradients", "frozen"])
-def test_layers_run_once_and_as_they_are_where_nothing_is_trained(
-    cfg: dict[str, Any], mode: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("adaptf.models.teachers.beats.checkpoint", None)
-    network = BeatsClassifier(
-        BeatsEncoder(cfg), classes=2, freeze_encoder=mode == "frozen", activation_checkpointing=True
-    ).train(mode != "evaluating")
-    with torch.set_grad_enabled(mode != "without gradients"):
-        assert network(noise(2, 1, 128, 98)).shape == (2, 2)
-
-
-def test_a_copy_recomputes_with_its_own_weights(cfg: dict[str, Any]) -> None:
-    _, network = training_pair(cfg)
-    twin = copy.deepcopy(network)
-    with torch.no_grad():
-        for weight in network.parameters():
-            weight.zero_()
-    train_step(twin, bfloat16=False)
-    assert all(weight.grad is None for weight in network.parameters())
-    assert twin.encoder.encoder.layers[0].fc1.weight.grad.abs().max() > 0
 
 
 # The published size
