@@ -284,7 +284,5 @@ class TrainerConfig(Loading):
     macro averages, or `plain`, that of all clips together, of which three in four of TAU's are of device a."""
     progress_bar: bool = aside(True)
     """Shows how far an epoch has come; a line per epoch is printed either way."""
-    tensorboard: bool = aside(False)
-    """Writes TensorBoard events too, as an artifact of the run."""
     validate_every_epochs: int = 1
     """Epochs from one validation to the next, 1 or more; only validated epochs can be chosen as the best."""

@@ -67,7 +67,7 @@ def finetune_device(config: FinetuneDeviceConfig, run: StageRun) -> Result:
     if config.optim.max_epochs:
         fitted = tune(config, run, data, validation)
         tuned = load_classifier(fitted.last)
-        epochs, files = fitted.epochs, files_of_training(run, fitted)
+        epochs, files = fitted.epochs, files_of_training(fitted)
     # All scored alike: Lightning's score is that of the training's precision.
     predictions = {"start": predict(start), "fine-tuned": predict(tuned)}
     start_score, tuned_score = (accuracy(one, config.trainer.score) for one in predictions.values())

@@ -82,7 +82,7 @@ def train_classifier(
         Schedule(optim.max_epochs, trainer.validate_every_epochs),
         folder=run.folder / CHECKPOINTS,
         name=run.name,
-        loggers=run.loggers(tensorboard=trainer.tensorboard),
+        loggers=[run.logger()],
         callbacks=called,
         trainer_options=trainer_options(trainer),
     )
@@ -135,14 +135,12 @@ def fitted_result(run: StageRun, fitted: Fitted, *, note: str) -> Result:
         score = f"best validation {fitted.score_name} {best:.3f} in {fitted.epochs} epochs"
     return Result(
         metrics={} if best is None else {f"best/{fitted.score_name}": best},
-        files=files_of_training(run, fitted),
+        files=files_of_training(fitted),
         note=f"{note}\n\n{score}",
         summary=f"{run.name}: {score}",
     )
 
 
-def files_of_training(run: StageRun, fitted: Fitted) -> dict[str, Path]:
-    """Both checkpoints, and TensorBoard's events where there are any."""
-    files = {BEST: fitted.best, f"{CHECKPOINTS}/last.ckpt": fitted.last}
-    events = run.folder / "tensorboard"
-    return {**files, "tensorboard": events} if events.is_dir() else files
+def files_of_training(fitted: Fitted) -> dict[str, Path]:
+    """Both checkpoints."""
+    return {BEST: fitted.best, f"{CHECKPOINTS}/last.ckpt": fitted.last}

@@ -97,11 +97,6 @@ def test_clips_of_16_bit_train_as_those_of_32(one_epoch: TrainConfig, plain: str
     assert losses(execute(TRAIN, replace(one_epoch, prepare_run=prepared))) == pytest.approx(losses(plain), rel=0.02)
 
 
-def test_tensorboards_events_are_an_artifact(one_epoch: TrainConfig) -> None:
-    found = mlflow.artifacts.list_artifacts(run_id=trained(one_epoch, trainer__tensorboard=True), artifact_path="tensorboard")
-    assert any("tfevents" in file.path for file in found)
-
-
 def test_validations_may_lie_several_epochs_apart(train_config: TrainConfig) -> None:
     run_id = trained(train_config, trainer__validate_every_epochs=2, optim__max_epochs=4)
     assert (len(losses(run_id)), len(runs.metric_per_epoch(run_id, "val/accuracy"))) == (4, 2)
