@@ -284,5 +284,3 @@ class TrainerConfig(Loading):
     macro averages, or `plain`, that of all clips together, of which three in four of TAU's are of device a."""
     progress_bar: bool = aside(True)
     """Shows how far an epoch has come; a line per epoch is printed either way."""
-    validate_every_epochs: int = 1
-    """Epochs from one validation to the next, 1 or more; only validated epochs can be chosen as the best."""

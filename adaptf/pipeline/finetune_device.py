@@ -1,6 +1,6 @@
 """One device's fine-tuning, a nested run of `finetune`."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 
 from adaptf.data.clip_set import ClipSet
@@ -90,13 +90,12 @@ def tune(config: FinetuneDeviceConfig, run: StageRun, data: PreparedData, valida
     """The training itself, with one validation at its end."""
     run_ids = teacher_ids(config.teacher_runs)
     tables = logits_of_teachers(run, run_ids)
-    trainer = replace(config.trainer, validate_every_epochs=config.optim.max_epochs)
     student = student_of(run, config.distill_run, data)
     return train_classifier(
         student,
         run,
         data,
-        Recipe(config.augment, config.optim, trainer, config.seed),
+        Recipe(config.augment, config.optim, config.trainer, config.seed, validated="the last"),
         objective_of(config.loss, teachers=len(run_ids)),
         train=taught(training_clips(config, data), tables, data),
         validation=taught(validation, tables, data),

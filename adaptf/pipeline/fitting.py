@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from adaptf.data.clip_set import ClipSet
 from adaptf.data.clips import VALIDATION
@@ -37,6 +38,8 @@ class Recipe:
     optim: OptimConfig | BeatsOptimConfig
     trainer: TrainerConfig
     seed: int
+    validated: Literal["each epoch", "the last"] = "each epoch"
+    """Which epochs are: those that may be chosen as the best."""
 
 
 def train_classifier(
@@ -79,7 +82,7 @@ def train_classifier(
     return fit(
         task,
         clips,
-        Schedule(optim.max_epochs, trainer.validate_every_epochs),
+        Schedule(optim.max_epochs, 1 if recipe.validated == "each epoch" else optim.max_epochs),
         folder=run.folder / CHECKPOINTS,
         name=run.name,
         loggers=[run.logger()],

@@ -7,7 +7,7 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution, Floa
 
 from adaptf.data.errors import raise_problems
 from adaptf.errors import UserError
-from adaptf.pipeline.checks import check_devices, check_validated
+from adaptf.pipeline.checks import check_devices
 from adaptf.pipeline.config import upstream_fields
 from adaptf.pipeline.refit import check_choice
 from adaptf.pipeline.stage import Stage
@@ -36,10 +36,9 @@ def check_values(space: Space, config: Any, refuse: Callable[[Any], None], *, va
 
 
 def check_trial(stage: Stage[Any], config: Any, devices: Sequence[str]) -> None:
-    """Raises UserError for settings that the stage would refuse for training clips of these devices, or that leave no score."""
+    """Raises UserError for settings that the stage would refuse for training clips of these devices."""
     stage.check(config)
     check_devices(config, devices)
-    check_validated(config)
     for field in upstream_fields(config):
         if field.name in STARTS:
             check_choice(field.name, getattr(config, field.name))

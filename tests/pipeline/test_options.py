@@ -97,11 +97,6 @@ def test_clips_of_16_bit_train_as_those_of_32(one_epoch: TrainConfig, plain: str
     assert losses(execute(TRAIN, replace(one_epoch, prepare_run=prepared))) == pytest.approx(losses(plain), rel=0.02)
 
 
-def test_validations_may_lie_several_epochs_apart(train_config: TrainConfig) -> None:
-    run_id = trained(train_config, trainer__validate_every_epochs=2, optim__max_epochs=4)
-    assert (len(losses(run_id)), len(runs.metric_per_epoch(run_id, "val/accuracy"))) == (4, 2)
-
-
 def test_a_start_brings_all_but_its_classifier(one_epoch: TrainConfig, checkpoint_file: str) -> None:
     run_id = trained(one_epoch, pretrain_run=checkpoint_file)
     note = mlflow.get_run(run_id).data.tags["mlflow.note.content"]

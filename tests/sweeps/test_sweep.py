@@ -406,7 +406,6 @@ def test_what_cannot_be_searched_is_said_before_any_run(changes: dict[str, Any],
         ("augment.dir_p_of: {'a,b': {low: 0, high: 1}}", r"augment.dir_p_of.a,b: .* of the settings names b too, in 'b'"),
         ("augment.spec_mask_share: {choices: [0.1, 7.0]}", "augment: .*7"),
         ("optim.average.share: {low: 0.0, high: 1.0}", "optim: share should be greater than 0 and at most 1, got 0.0"),
-        ("optim.max_epochs: {low: 1, high: 4}", "trainer.validate_every_epochs is 2, optim.max_epochs 1: a trial would end"),
     ],
     ids=lambda value: value[:25],
 )
@@ -418,7 +417,6 @@ def test_values_that_the_stage_would_refuse_are_said_before_any_run(
         config.train,
         augment=replace(config.train.augment, dir_p_of={"b": 0.5}),
         optim=replace(config.train.optim, average=AverageConfig(kind="swa")),
-        trainer=replace(config.train.trainer, validate_every_epochs=2),
     )
     before = len(mlflow.search_runs(search_all_experiments=True))
     with pytest.raises(UserError, match=rf"(?s)refused.yaml gives train:.*{told}"):
@@ -437,12 +435,6 @@ def test_a_shipped_space_of_other_devices_is_refused_with_those_that_there_are(c
 def test_a_run_to_take_from_that_there_is_not_is_said_before_any_run(config: SweepConfig) -> None:
     with pytest.raises(UserError, match="there is no run 'nosuch'"):
         check(replace(config, prepare_run="nosuch"))
-
-
-def test_a_training_that_ends_before_its_first_validation_is_refused(config: SweepConfig) -> None:
-    settings = replace(config.train, trainer=replace(config.train.trainer, validate_every_epochs=3))
-    with pytest.raises(UserError, match=r"trainer.validate_every_epochs is 3, optim.max_epochs 2"):
-        swept(replace(config, train=settings), study="never-validated")
 
 
 def test_a_look_that_no_trial_would_come_to_is_refused(config: SweepConfig) -> None:
