@@ -25,7 +25,7 @@ from adaptf.pipeline.artifacts import CLIPS, DATA, DATA_KIND, DATASET, SCENES_KI
 from adaptf.pipeline.config import DataConfig
 from adaptf.pipeline.sources import Source, read_source
 from adaptf.pipeline.stage import Stage
-from adaptf.reports.data_figures import clips_figure, label_mosaic_figure, labels_figure, mosaic_figure
+from adaptf.reports.data_figures import clips_figure, labels_figure, mosaic_figure
 from adaptf.reports.data_report import FINDINGS, DataReport, as_markdown, as_text, findings_table, make_report
 from adaptf.tracking.runs import DATA_DIGEST, DataSet, Result, StageRun, digest
 
@@ -183,20 +183,18 @@ def report_files(
 ) -> dict[str, Path]:
     """The report as text, every name of every finding, and the pictures."""
     folder.mkdir(exist_ok=True)
-    rows = waveforms.rows_of(list(table["key"]))
-
-    def read(places: NDArray[np.int64]) -> Tensor:
-        return waveforms.read(rows[places])
-
     (folder / "report.txt").write_text(as_text(report))
     findings_table(report).to_csv(folder / FINDINGS, index=False)
-    rate = source.format.sample_rate
     if source.kind == SCENES_KIND:
+        rows = waveforms.rows_of(list(table["key"]))
+
+        def read(places: NDArray[np.int64]) -> Tensor:
+            return waveforms.read(rows[places])
+
         clips_figure(table, folder / "clips.png")
-        mosaic_figure(table, read, folder / "log_mels.png", sample_rate=rate)
+        mosaic_figure(table, read, folder / "log_mels.png", sample_rate=source.format.sample_rate)
     else:
         labels_figure(table, folder / "clips.png", class_names=source.classes)
-        label_mosaic_figure(table, read, folder / "log_mels.png", class_names=source.classes, sample_rate=rate)
     return {"report": folder}
 
 
