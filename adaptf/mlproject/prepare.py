@@ -17,7 +17,7 @@ from adaptf.data.errors import DataError, raise_problems
 from adaptf.data.hashes import hash_files
 from adaptf.data.parquet import write_table
 from adaptf.data.processes import process_pool
-from adaptf.data.sets.download import DEVELOPMENT_RECORD, ZENODO, download_record
+from adaptf.data.sets.download import DEVELOPMENT_RECORD, download_record
 from adaptf.data.sets.findings import check_leaks, is_silent
 from adaptf.demo.data_sets import is_demo
 from adaptf.errors import UserError
@@ -40,9 +40,6 @@ class PrepareConfig:
     data: DataConfig = DataConfig()
     download: bool = False
     """Fetches TAU Urban Acoustic Scenes 2022 Mobile (30 GB) into data.root first; what is there is not fetched again."""
-    download_server: str = ZENODO
-    """Address of the server that has the public record, with https:// before it; a mirror may take Zenodo's
-    place."""
 
 
 @dataclass(frozen=True)
@@ -60,7 +57,7 @@ class Usable:
 def fetch(config: PrepareConfig) -> None:
     """Downloads what is not there yet, where that is asked for."""
     if config.download:
-        download_record(DEVELOPMENT_RECORD, Path(config.data.root).absolute(), server=config.download_server)
+        download_record(DEVELOPMENT_RECORD, Path(config.data.root).absolute())
 
 
 def data_digest(config: PrepareConfig) -> str:
