@@ -208,7 +208,6 @@ def report_over_seeds(config: MainConfig, children: Mapping[int, str], run: Stag
         data,
         run,
         remark=f"{len(children)} seeds. {teachers}",
-        draws=config.evaluate.draws,
         run_ids={SETTINGS[field]: [one[f"{DONE}{stage}"] for one in tags] for field, stage in EVALUATED.items()},
         meanings=MEANINGS,
     )
