@@ -271,12 +271,6 @@ def scores(run_id: str) -> dict[str, float]:
     return {name: value for name, value in mlflow.get_run(run_id).data.metrics.items() if not name.startswith(PER_EPOCH)}
 
 
-def metric_per_epoch(run_id: str, name: str) -> list[float]:
-    """The values of a metric in the order of its epochs; of an epoch that was done again after an interruption the latter."""
-    history = sorted(mlflow.MlflowClient().get_metric_history(run_id, name), key=lambda entry: (entry.step, entry.timestamp))
-    return list({entry.step: entry.value for entry in history}.values())
-
-
 def fingerprint_of(run: Run) -> str:
     """What a run was made from; runs alike have the same."""
     return str(run.data.tags.get(FINGERPRINT, run.info.run_id))

@@ -8,6 +8,7 @@ from typing import Any
 import mlflow
 import numpy as np
 import pytest
+from fixtures.curves import metric_per_epoch
 
 from adaptf.data.errors import DataError
 from adaptf.data.teacher_logits import TeacherLogits, read_teacher_logits, write_teacher_logits
@@ -56,7 +57,7 @@ def checkpoint_bytes(run_id: str, name: str) -> bytes:
 
 def per_epoch(run_id: str) -> dict[str, list[float]]:
     names = mlflow.get_run(run_id).data.metrics
-    return {name: runs.metric_per_epoch(run_id, name) for name in names if name.startswith(("train/", "val/"))}
+    return {name: metric_per_epoch(run_id, name) for name in names if name.startswith(("train/", "val/"))}
 
 
 def test_student_and_teachers_are_measured_in_every_epoch(config: DistillConfig) -> None:
@@ -103,7 +104,7 @@ def test_other_temperatures_of_teachers_make_another_ensemble(config: DistillCon
 
     def teacher_accuracy(*temperatures: float) -> float:
         loss = replace(config.loss, teacher_temperatures=temperatures)
-        return runs.metric_per_epoch(execute(DISTILL, replace(config, teacher_runs=both, loss=loss)), "val/teacher_accuracy")[0]
+        return metric_per_epoch(execute(DISTILL, replace(config, teacher_runs=both, loss=loss)), "val/teacher_accuracy")[0]
 
     assert teacher_accuracy(3.0, 1.0) == pytest.approx(1 - teacher_accuracy(1.0, 3.0))
 
@@ -117,7 +118,7 @@ def test_more_temperatures_than_teachers_are_refused_before_training(config: Dis
 def test_other_forms_of_distillation_give_other_students(config: DistillConfig, changes: dict[str, Any]) -> None:
     plain = execute(DISTILL, config, reuse=True)
     other = execute(DISTILL, replace(config, loss=replace(config.loss, **changes)))
-    first, second = (runs.metric_per_epoch(run_id, "train/distillation_loss")[0] for run_id in (plain, other))
+    first, second = (metric_per_epoch(run_id, "train/distillation_loss")[0] for run_id in (plain, other))
     assert np.isfinite(second) and abs(second / first - 1) > 1e-3
 
 

@@ -14,6 +14,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from fixtures.curves import metric_per_epoch
 from numpy.typing import NDArray
 
 from adaptf.data.batch import with_features
@@ -115,8 +116,8 @@ def test_the_last_epoch_is_kept_whatever_it_scores(
     monkeypatch.setattr(finetune_device_module, "accuracy", lambda predictions, score: 0.5)
     run_id = execute(FINETUNE_DEVICE, device_config)
     assert same_weights(best_of(run_id), last_of(run_id))
-    assert len(runs.metric_per_epoch(run_id, "train/loss")) == 2
-    assert len(runs.metric_per_epoch(run_id, "val/accuracy")) == 1
+    assert len(metric_per_epoch(run_id, "train/loss")) == 2
+    assert len(metric_per_epoch(run_id, "val/accuracy")) == 1
     note = mlflow.get_run(run_id).data.tags["mlflow.note.content"]
     assert "The last epoch is kept: validation clips chose nothing" in note
     assert "which chose no checkpoint" in note and "by which the checkpoint was chosen" not in note

@@ -8,6 +8,7 @@ import mlflow
 import numpy as np
 import pytest
 import soundfile
+from fixtures.curves import metric_per_epoch
 
 from adaptf.errors import UserError
 from adaptf.mlproject import main as main_module
@@ -45,7 +46,7 @@ def trained(config: TrainConfig, **values: Any) -> str:
 
 
 def losses(run_id: str) -> list[float]:
-    found = runs.metric_per_epoch(run_id, "train/loss")
+    found = metric_per_epoch(run_id, "train/loss")
     assert np.isfinite(found).all()
     return found
 
