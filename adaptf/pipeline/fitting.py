@@ -26,7 +26,7 @@ from adaptf.pipeline.objectives import Objective
 from adaptf.pipeline.schedule import unended_cycle
 from adaptf.tracking.runs import Result, StageRun
 from adaptf.training.augmentation import FeatureAugmentation
-from adaptf.training.fit import Fitted, Schedule, fit
+from adaptf.training.fit import Fitted, fit
 from adaptf.training.task import ClassifierTask
 
 
@@ -82,7 +82,8 @@ def train_classifier(
     return fit(
         task,
         clips,
-        Schedule(optim.max_epochs, 1 if recipe.validated == "each epoch" else optim.max_epochs),
+        epochs=optim.max_epochs,
+        validated_every=1 if recipe.validated == "each epoch" else optim.max_epochs,
         folder=run.folder / CHECKPOINTS,
         name=run.name,
         loggers=[run.logger()],

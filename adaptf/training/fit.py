@@ -35,14 +35,6 @@ class Watched(Callback):
 
 
 @dataclass(frozen=True)
-class Schedule:
-    """When a training is judged, and when it ends."""
-
-    max_epochs: int
-    validate_every_epochs: int
-
-
-@dataclass(frozen=True)
 class Fitted:
     """What a training leaves."""
 
@@ -59,8 +51,9 @@ class Fitted:
 def fit(
     task: ClassifierTask,
     data: ClipDataModule,
-    schedule: Schedule,
     *,
+    epochs: int,
+    validated_every: int,
     folder: Path,
     name: str,
     loggers: Sequence[Logger] = (),
@@ -69,8 +62,9 @@ def fit(
 ) -> Fitted:
     """Trains from `last.ckpt` in `folder` where an interrupted run left one, else from the task's weights.
 
-    Without validation clips nothing chooses: all epochs are trained, and the last one is taken. `trainer_options` go to
-    lightning.Trainer as they are: accelerator, devices, strategy, ... Raises ValueError where a set is empty.
+    There is a validation after each `validated_every` epochs. Without validation clips nothing chooses: all epochs are trained,
+    and the last one is taken. `trainer_options` go to lightning.Trainer as they are: accelerator, devices, strategy, ... Raises
+    ValueError where a set is empty.
     """
     _check_clips(data, name)
     keep_freed_memory()
@@ -80,7 +74,7 @@ def fit(
     # Lightning's own save_last writes only when the best does: after a bad epoch it would not be the last.
     newest = checkpoint(filename=LAST, save_on_train_epoch_end=True)
     trainer = L.Trainer(
-        max_epochs=schedule.max_epochs,
+        max_epochs=epochs,
         callbacks=[
             *([best] if best else []),
             newest,
@@ -89,7 +83,7 @@ def fit(
             *([LearningRateMonitor(logging_interval="epoch")] if loggers else []),
         ],
         logger=list(loggers) or False,
-        check_val_every_n_epoch=schedule.validate_every_epochs,
+        check_val_every_n_epoch=validated_every,
         log_every_n_steps=1,
         num_sanity_val_steps=0,
         use_distributed_sampler=False,
