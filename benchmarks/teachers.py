@@ -3,7 +3,6 @@
 python benchmarks/teachers.py
 """
 
-import copy
 from collections.abc import Callable
 
 import numpy as np
@@ -16,7 +15,6 @@ from adaptf.models.classifier import Classifier, ModelDescription, build_classif
 from adaptf.models.students.registry import TFSEPNET
 from adaptf.models.teachers.beats import BeatsClassifier, BeatsEncoder, BeatsFeatures
 from adaptf.training.memory import keep_freed_memory
-from adaptf.training.online_teachers import online_teachers
 
 BATCH, REPEATS, CLASSES, TEACHERS = 16, 5, tuple("abcdefghij"), 3
 
@@ -55,7 +53,11 @@ def distillation_step(beats: Classifier) -> tuple[str, Callable[[], object], Cal
     waveforms = torch.randn(BATCH, 32000)
     logits, device = torch.zeros(BATCH, TEACHERS, 10), torch.zeros(BATCH, dtype=torch.int64)
     cached = WaveformBatch(waveforms, Labels(torch.zeros(BATCH, 10), logits, device, np.arange(BATCH)))
-    hear = online_teachers([copy.deepcopy(beats)] * TEACHERS)  # a copy: it is frozen for good
+
+    def hear(batch: WaveformBatch) -> WaveformBatch:
+        with torch.no_grad():
+            heard = torch.stack([beats(batch.waveforms) for _ in range(TEACHERS)], dim=1)
+        return batch._replace(labels=batch.labels._replace(teacher_logits=heard))
 
     def learn(batch: WaveformBatch) -> None:
         nn.functional.mse_loss(student(batch.waveforms), batch.labels.teacher_logits.mean(dim=1)).backward()

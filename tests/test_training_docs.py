@@ -38,7 +38,7 @@ def test_the_table_has_every_setting_of_optimizers_and_every_value_of_the_preset
         for name, value in DEFAULTS.items()
         if name.rpartition(".optim.")[0] in STAGES and isinstance(value, (int, float)) and ".average" not in name
     }
-    without = {"teacher.optim.layer_decay", "teacher.frozen.optim.restart_factor"}  # off, ours alone; without restarts
+    without = {"teacher.frozen.optim.restart_factor"}  # without restarts
     assert optimizers - without <= rows
     assert {name for preset in ("report", "authors") for name in flatten(read_preset(preset))} <= rows
 

@@ -32,10 +32,6 @@ class Complexity:
     """Multiply-accumulates for one clip, as torchinfo counts them on the float network (`total_mult_adds`)."""
     model_bytes: int
     """INT8 convolution weights and FP16 biases, batch normalization folded into them. This is held to MAX_BYTES."""
-    bytes_fp32_biases: int
-    """The same with FP32 biases."""
-    bytes_fp32_biases_and_scales: int
-    """The same with FP32 biases and one FP32 quantization scale per output channel."""
 
 
 def clip_complexity(classifier: Classifier, clip_samples: int) -> Complexity:
@@ -58,7 +54,7 @@ def measure_complexity(network: nn.Module, *, bands: int, frames: int) -> Comple
     Raises ValueError where the network holds parameters other than those of two-dimensional convolutions and of batch
     normalizations that follow one: how such parameters would be stored is not known.
     """
-    weights, biases, scales = _folded_parameters(network)
+    weights, biases = _folded_parameters(network)
     clip = torch.zeros(1, 1, bands, frames)  # torchinfo's own would be drawn at random
     counted = torchinfo.summary(deepcopy(network).cpu(), input_data=clip, mode="eval", verbose=0)
     return Complexity(
@@ -67,22 +63,19 @@ def measure_complexity(network: nn.Module, *, bands: int, frames: int) -> Comple
         parameters=sum(parameter.numel() for parameter in network.parameters()),
         macs=counted.total_mult_adds,
         model_bytes=weights + 2 * biases,
-        bytes_fp32_biases=weights + 4 * biases,
-        bytes_fp32_biases_and_scales=weights + 4 * biases + 4 * scales,
     )
 
 
-def _folded_parameters(network: nn.Module) -> tuple[int, int, int]:
-    """Numbers of weights, biases and output channels, each batch normalization folded into the convolution before it.
+def _folded_parameters(network: nn.Module) -> tuple[int, int]:
+    """Numbers of weights and biases, each batch normalization folded into the convolution before it.
 
     Raises ValueError for parameters of any other kind.
     """
-    weights = biases = channels = 0
+    weights = biases = 0
     last: nn.Conv2d | None = None
     for name, module in network.named_modules():
         if isinstance(module, nn.Conv2d):
             weights += module.weight.numel()
-            channels += module.out_channels
             biases += module.out_channels if module.bias is not None else 0
             last = module
         elif isinstance(module, nn.BatchNorm2d) and last is not None and last.out_channels == module.num_features:
@@ -93,7 +86,7 @@ def _folded_parameters(network: nn.Module) -> tuple[int, int, int]:
                 f"{name} ({type(module).__name__}) has the parameters {', '.join(own)}: "
                 "bytes are known only for Conv2d, and for BatchNorm2d of as many channels right after one"
             )
-    return weights, biases, channels
+    return weights, biases
 
 
 def over_budget(complexity: Complexity) -> list[str]:

@@ -26,19 +26,6 @@ DEVICES_TOLD = 10
 FIRST_ROW = 2
 """Of a table as an editor counts its lines: the first one names the columns."""
 
-TAU_SCENES = (
-    "airport",
-    "bus",
-    "metro",
-    "metro_station",
-    "park",
-    "public_square",
-    "shopping_mall",
-    "street_pedestrian",
-    "street_traffic",
-    "tram",
-)
-
 
 def check_clips(table: pd.DataFrame, *, scenes: Sequence[str], source: str) -> None:
     """Raises DataError for rows without a value, of an unknown scene or for a file that another row names too.

@@ -6,7 +6,7 @@ from typing import Literal
 import numpy as np
 import pandas as pd
 
-from adaptf.evaluation.bootstrap import SIGNIFICANT, paired_bootstrap
+from adaptf.evaluation.bootstrap import DRAWS, SIGNIFICANT, paired_bootstrap
 from adaptf.evaluation.scores import TEXT_COLUMNS, Runs, macro_accuracy, probabilities
 from adaptf.evaluation.tables import DIFFERENCE, HIGH, LOW, STANDS, P
 
@@ -41,7 +41,7 @@ def group_table(
     changes: pd.DataFrame,
     *,
     by: _GroupedBy,
-    draws: int,
+    draws: int = DRAWS,
 ) -> pd.DataFrame:
     """A row per scene or device: clips, macro-average accuracies in percent (means over runs), their difference in points with
     its 95 % interval, and how many of the `changes` (`changed_clips`, over all pairs of runs) are gained, lost and still wrong.

@@ -6,7 +6,7 @@ from itertools import combinations, pairwise
 import pandas as pd
 
 from adaptf.data.errors import DataError
-from adaptf.evaluation.bootstrap import Difference, paired_bootstrap
+from adaptf.evaluation.bootstrap import DRAWS, Difference, paired_bootstrap
 from adaptf.evaluation.intervals import mean_interval
 from adaptf.evaluation.scores import Runs, accuracy_per_scene, log_loss, macro_accuracy, macro_accuracy_per_device
 
@@ -44,7 +44,7 @@ def accuracy_table(settings: Mapping[str, Runs]) -> pd.DataFrame:
     return pd.DataFrame.from_dict(rows, orient="index", columns=columns).rename_axis("setting")
 
 
-def difference_table(settings: Mapping[str, Runs], *, draws: int) -> pd.DataFrame:
+def difference_table(settings: Mapping[str, Runs], *, draws: int = DRAWS) -> pd.DataFrame:
     """Differences of macro-average accuracy in points, a row per pair of settings, each with the one before it first.
 
     95 % intervals over locations and over runs; `stands` is 'yes' where no interval holds zero, else 'no'. Every pair is

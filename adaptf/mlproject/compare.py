@@ -10,7 +10,6 @@ import pandas as pd
 
 from adaptf.data.clips import TEST, UNKNOWN
 from adaptf.errors import UserError
-from adaptf.evaluation.bootstrap import DRAWS
 from adaptf.evaluation.changes import changed_clips, group_table
 from adaptf.evaluation.scores import Runs, macro_accuracy, places_of
 from adaptf.evaluation.tables import accuracy_table, difference_table
@@ -46,8 +45,6 @@ class CompareConfig:
     split: Literal["test", "validation"] = "test"
     """The clips on which models are compared: test clips, or validation clips, by which checkpoints were
     chosen."""
-    draws: int = DRAWS
-    """Draws of locations by which the bootstrap finds intervals; more take longer and make them steadier."""
     accelerator: str = aside("auto")
     """Kind of processor that runs float models: cpu, gpu, ... or auto. INT8 models run on the CPU."""
 
@@ -59,8 +56,8 @@ def compare(config: CompareConfig, run: StageRun) -> Result:
     rows = common_clips(found, data, config.split)
     models = {one.label: loaded(one, run, data, config.accelerator) for one in found}
     settings = {label: [predict_by_device(each, data, rows, label) for each in several] for label, several in models.items()}
-    tables = {"accuracies": accuracy_table(settings), "differences": difference_table(settings, draws=config.draws)}
-    pairs = pairs_of(settings, data, run.folder, config.draws)
+    tables = {"accuracies": accuracy_table(settings), "differences": difference_table(settings)}
+    pairs = pairs_of(settings, data, run.folder)
     write_tables(settings, tables, pairs, run.folder / TABLES_FOLDER)
     picture = accuracy_figure(settings, tables["differences"], run.folder / "accuracy.png")
     remarks = [*learnt_from_them(found, config.split), *remarks_on(data, rows, config.split)]
@@ -119,14 +116,14 @@ def common_clips(found: Sequence[Compared], data: PreparedData, split: str) -> p
     return rows
 
 
-def pairs_of(settings: Mapping[str, Runs], data: PreparedData, folder: Path, draws: int) -> list[Pair]:
+def pairs_of(settings: Mapping[str, Runs], data: PreparedData, folder: Path) -> list[Pair]:
     """The first setting with each of the others."""
     (name, first), *others = settings.items()
     pairs = []
     for place, (other, second) in enumerate(others, 2):
         names = (name, other)
         clips = changed_clips(first, second, names, data.classes)
-        scenes, devices = (group_table(first, second, names, clips, by=by, draws=draws) for by in ("scene", "device"))
+        scenes, devices = (group_table(first, second, names, clips, by=by) for by in ("scene", "device"))
         pair = Pair(place, names, scenes, devices, clips, folder)
         change_figure([scenes, devices], names, pair.picture)
         pairs.append(pair)

@@ -71,7 +71,7 @@ def distill(config: DistillConfig, run: StageRun) -> Result:
         run,
         data,
         Recipe(config.augment, config.optim, config.trainer, config.seed),
-        objective_of(config.loss, run, run_ids),
+        objective_of(config.loss, teachers=len(run_ids)),
         train=train,
         validation=validation,
     )

@@ -4,7 +4,6 @@ from dataclasses import dataclass
 
 from adaptf.data.clips import TEST
 from adaptf.errors import UserError
-from adaptf.evaluation.bootstrap import DRAWS
 from adaptf.pipeline.artifacts import DATA_KIND, SCENES_KIND
 from adaptf.pipeline.config import aside, upstream, upstream_several
 from adaptf.pipeline.dataset import load_tested
@@ -43,8 +42,6 @@ class EvaluateConfig:
     '{a: a.ckpt, unknown: u.ckpt}'."""
     quantize_run: str = upstream_several("quantize")
     """A model per device in INT8, as it is served: a run of `quantize`."""
-    draws: int = DRAWS
-    """Draws of locations by which the bootstrap finds intervals; more take longer and make them steadier."""
     accelerator: str = aside("auto")
     """Kind of processor that runs float models: cpu, gpu, ... or auto. INT8 models run on the CPU."""
 
@@ -62,7 +59,7 @@ def evaluate(config: EvaluateConfig, run: StageRun) -> Result:
         setting: [predict_by_device(models, data, rows, setting) for models in several] for setting, several in loaded.items()
     }
     remark = origin_of_teachers(config)
-    return report(settings, data, run, remark=remark, draws=config.draws, run_ids=run_ids, meanings=MEANINGS)
+    return report(settings, data, run, remark=remark, run_ids=run_ids, meanings=MEANINGS)
 
 
 def run_ids_of(config: EvaluateConfig) -> dict[str, list[str]]:

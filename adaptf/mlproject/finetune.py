@@ -3,11 +3,9 @@
 import json
 import logging
 from dataclasses import dataclass, replace
-from typing import Literal
 
 from adaptf.data.clips import TRAIN, UNKNOWN, devices_of
 from adaptf.data.errors import DataError
-from adaptf.data.shared_objects import SharedObjects
 from adaptf.errors import UserError, in_section
 from adaptf.evaluation.scores import accuracy
 from adaptf.pipeline.artifacts import DATA_KIND, DEVICE_RUNS, KEPT, SCENES_KIND, TEACHER_KIND
@@ -17,18 +15,16 @@ from adaptf.pipeline.checkpoints import student_of
 from adaptf.pipeline.checks import check_training
 from adaptf.pipeline.config import AugmentConfig, OptimConfig, TrainerConfig, upstream, upstream_each, upstream_model
 from adaptf.pipeline.dataset import PreparedData, load_prepared
-from adaptf.pipeline.finetune_device import FINETUNE_DEVICE, FinetuneDeviceConfig, Keep, check_keep
-from adaptf.pipeline.leave_one_device_out import epochs_for_unseen_devices
+from adaptf.pipeline.finetune_device import FINETUNE_DEVICE, FinetuneDeviceConfig
 from adaptf.pipeline.refit import as_refit, refits_of
 from adaptf.pipeline.run_names import told
 from adaptf.pipeline.stage import Stage, execute
-from adaptf.pipeline.taught import LossConfig, check_weights, logits_of_teachers, taught, teacher_ids
+from adaptf.pipeline.taught import LossConfig, check_temperatures, logits_of_teachers, taught, teacher_ids
 from adaptf.pipeline.validation import FINETUNED, by_own_models, read_validation_predictions, with_validation_tables
 from adaptf.tracking import runs
 from adaptf.tracking.runs import Result, StageRun
 
 logger = logging.getLogger(__name__)
-UnknownEpochs = Literal["given", "leave_one_device_out"]
 
 
 @dataclass(frozen=True)
@@ -49,9 +45,6 @@ class FinetuneConfig:
     """A device with fewer training clips gets no model of its own and is served by `unknown`."""
     min_validation_clips: int = FinetuneDeviceConfig.min_validation_clips
     """A device with fewer validation clips is judged on those of all devices."""
-    keep: Keep = FinetuneDeviceConfig.keep
-    """What becomes a device's model. last: the last epoch. best: the best of start and epochs on the device's validation clips,
-    which takes more of these than there mostly are."""
     borrowed: Borrowed = FinetuneDeviceConfig.borrowed
     """Whose clips a device's model learns from beside its own. matched: all others', each band of their log-mels brought to its
     mean and deviation in the device's clips (Mezza et al., 2020); its own are repeated until they are half at least. none:
@@ -63,12 +56,6 @@ class FinetuneConfig:
     unknown_dir_p: float = 0.8
     """Probability, from 0 to 1, of an impulse response in training `unknown`, on clips of the devices in
     augment.dir_devices, whatever augment.dir_p_of says for the devices' own models."""
-    unknown_epochs: UnknownEpochs = "given"
-    """How long `unknown` is trained. given: as the devices' models, and what `keep` says becomes of it. leave_one_device_out:
-    to the epoch at which trainings without one of the devices are best on that device, on average, because an unknown device
-    is one that was not trained on (Gulrajani and Lopez-Paz, 2021); that takes a further training per device."""
-    patience_epochs: int = FinetuneDeviceConfig.patience_epochs
-    """Where `keep` is best, training ends after so many epochs without a better score on the validation clips; 0: never."""
     optim: OptimConfig = FinetuneDeviceConfig.optim
     trainer: TrainerConfig = TrainerConfig()
     seed: int = 0
@@ -80,14 +67,13 @@ class FinetuneConfig:
 
 def finetune(config: FinetuneConfig, run: StageRun) -> Result:
     """A nested run per device; a device whose run has finished is not trained again."""
-    check_unknown_epochs(config, refit=bool(refits_of(config.distill_run)))
     data = load_prepared(run, config.prepare_run, kind=SCENES_KIND)
     student_of(run, config.distill_run, data)
     check_teachers(config, run, data)
     devices = devices_to_tune(config, data)
     dir_p = probabilities_of(config, data)
     settings_of = {device: of_device(config, device, dir_p.get(device, 0.0)) for device in devices}
-    settings_of[UNKNOWN] = of_unknown(config, devices, shared=run.shared)
+    settings_of[UNKNOWN] = of_unknown(config)
     models = {
         device: execute(FINETUNE_DEVICE, own, name=f"finetune {device}", reuse=True, shared=run.shared)
         for device, own in settings_of.items()
@@ -111,31 +97,20 @@ def finetune(config: FinetuneConfig, run: StageRun) -> Result:
     )
     refits = [*refits_of(config.distill_run), *[run.name] * config.refit]
     result = as_refit(result) if config.refit else result
-    return with_validation_tables(result, data, settings, chose=config.keep == "best", refits=refits)
+    return with_validation_tables(result, data, settings, chose=False, refits=refits)
 
 
 def check(config: FinetuneConfig) -> None:
     """Raises UserError for settings that can't be used together."""
     check_training(config)
-    check_keep(of_device(config, UNKNOWN, config.unknown_dir_p))
-    check_unknown_epochs(config, refit=config.refit)
     if not 0 <= config.unknown_dir_p <= 1:
         raise UserError(f"unknown_dir_p is {config.unknown_dir_p}: it should be a probability, from 0 to 1")
 
 
-def check_unknown_epochs(config: FinetuneConfig, *, refit: bool) -> None:
-    """Raises UserError where a choice by validation clips is asked for of models that have learnt from them."""
-    if config.unknown_epochs == "leave_one_device_out" and refit:
-        raise UserError(
-            "unknown_epochs = leave_one_device_out chooses by validation clips, from which a refit has learnt: set "
-            "unknown_epochs to given, or build on a distillation that is no refit"
-        )
-
-
 def check_teachers(config: FinetuneConfig, run: StageRun, data: PreparedData) -> None:
-    """Raises UserError where there are not as many weights as teachers, DataError where logits are not those of the data."""
+    """Raises UserError where there are not as many temperatures as teachers, DataError for logits of other data."""
     run_ids = teacher_ids(config.teacher_runs)
-    check_weights(config.loss, run_ids)
+    check_temperatures(config.loss, run_ids)
     try:
         taught(data.clip_set(data.learning_rows(), TRAIN), logits_of_teachers(run, run_ids), data)
     except DataError as error:
@@ -157,11 +132,9 @@ def of_device(config: FinetuneConfig, device: str, dir_p: float) -> FinetuneDevi
         distill_run=config.distill_run,
         teacher_runs=config.teacher_runs,
         loss=config.loss,
-        keep=config.keep,
         borrowed=config.borrowed,
         refit=config.refit,
         min_validation_clips=config.min_validation_clips,
-        patience_epochs=config.patience_epochs,
         augment=replace(config.augment, dir_p=dir_p, dir_devices=() if device == UNKNOWN else (device,), dir_p_of={}),
         optim=config.optim,
         trainer=config.trainer,
@@ -169,14 +142,10 @@ def of_device(config: FinetuneConfig, device: str, dir_p: float) -> FinetuneDevi
     )
 
 
-def of_unknown(config: FinetuneConfig, devices: list[str], *, shared: SharedObjects | None = None) -> FinetuneDeviceConfig:
+def of_unknown(config: FinetuneConfig) -> FinetuneDeviceConfig:
     """The settings of the model for all other devices."""
     augment = replace(config.augment, dir_p=config.unknown_dir_p, dir_p_of={})
-    settings = replace(of_device(config, UNKNOWN, config.unknown_dir_p), augment=augment)
-    if config.unknown_epochs == "given":
-        return settings
-    epochs = epochs_for_unseen_devices(settings, devices, shared=shared)
-    return replace(settings, keep="last", patience_epochs=0, optim=replace(config.optim, max_epochs=epochs))
+    return replace(of_device(config, UNKNOWN, config.unknown_dir_p), augment=augment)
 
 
 def devices_to_tune(config: FinetuneConfig, data: PreparedData) -> list[str]:

@@ -10,7 +10,7 @@ from adaptf.data.clips import UNKNOWN
 from adaptf.errors import UserError, in_section
 from adaptf.mlproject.distill import DISTILL, DistillConfig
 from adaptf.mlproject.evaluate import EVALUATE, MEANINGS, SETTINGS, EvaluateConfig, origin_of_teachers
-from adaptf.mlproject.finetune import FINETUNE, FinetuneConfig, check_unknown_epochs
+from adaptf.mlproject.finetune import FINETUNE, FinetuneConfig
 from adaptf.mlproject.predict import PREDICT, PredictConfig
 from adaptf.mlproject.prepare import PREPARE, PrepareConfig
 from adaptf.mlproject.pretrain import PRETRAIN, PretrainConfig
@@ -213,7 +213,6 @@ def report_over_seeds(config: MainConfig, children: Mapping[int, str], run: Stag
         data,
         run,
         remark=f"{len(children)} seeds. {teachers}",
-        draws=config.evaluate.draws,
         run_ids={SETTINGS[field]: [one[f"{DONE}{stage}"] for one in tags] for field, stage in EVALUATED.items()},
         meanings=MEANINGS,
     )
@@ -244,10 +243,6 @@ def check_refits(config: MainConfig) -> None:
             "train.refit leaves no clips by which distill could choose an epoch: set distill.refit=true too, with the number "
             "of epochs as distill.optim.max_epochs"
         )
-    if config.distill.refit and config.finetune.keep == "best":
-        raise UserError("distill.refit leaves no clips by which finetune.keep = best could choose: set it to last")
-    with in_section(FINETUNE.name):
-        check_unknown_epochs(config.finetune, refit=config.distill.refit)
 
 
 def files_read(config: MainConfig) -> str:

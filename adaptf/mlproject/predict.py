@@ -26,7 +26,7 @@ from adaptf.audio.logmel import CLIP_RATE
 from adaptf.data.decode import AudioError, Resampler, opened, read_mono, unfit
 from adaptf.data.errors import DataError
 from adaptf.data.hashes import sha256_of
-from adaptf.data.sets.download import EVALUATION_RECORD, ZENODO, download_record
+from adaptf.data.sets.download import EVALUATION_RECORD, download_record
 from adaptf.data.sets.files_to_predict import check_files, read_files_to_predict
 from adaptf.errors import UserError
 from adaptf.files import write_atomically
@@ -69,9 +69,6 @@ class PredictConfig:
     the stage begins answer for all files; a version, as in models:/adaptf-router/3, answers as it was registered."""
     download: bool = aside(False)
     """Fetches the evaluation set of DCASE 2025 Task 1 into the folder `files` first."""
-    download_server: str = aside(ZENODO)
-    """Address of the server that has the public record, with https:// before it; a mirror may take Zenodo's
-    place."""
 
 
 @dataclass(frozen=True)
@@ -89,7 +86,7 @@ class Models:
 def fetch(config: PredictConfig) -> None:
     """Downloads the evaluation set, where that is asked for."""
     if config.download:
-        download_record(EVALUATION_RECORD, Path(config.files).absolute(), server=config.download_server)
+        download_record(EVALUATION_RECORD, Path(config.files).absolute())
 
 
 def files_digest(config: PredictConfig) -> str:

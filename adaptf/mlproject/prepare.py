@@ -17,7 +17,7 @@ from adaptf.data.errors import DataError, raise_problems
 from adaptf.data.hashes import hash_files
 from adaptf.data.parquet import write_table
 from adaptf.data.processes import process_pool
-from adaptf.data.sets.download import DEVELOPMENT_RECORD, ZENODO, download_record
+from adaptf.data.sets.download import DEVELOPMENT_RECORD, download_record
 from adaptf.data.sets.findings import check_leaks, is_silent
 from adaptf.demo.data_sets import is_demo
 from adaptf.errors import UserError
@@ -25,7 +25,7 @@ from adaptf.pipeline.artifacts import CLIPS, DATA, DATA_KIND, DATASET, SCENES_KI
 from adaptf.pipeline.config import DataConfig, aside
 from adaptf.pipeline.sources import Source, read_source
 from adaptf.pipeline.stage import Stage
-from adaptf.reports.data_figures import clips_figure, label_mosaic_figure, labels_figure, mosaic_figure
+from adaptf.reports.data_figures import clips_figure, labels_figure, mosaic_figure
 from adaptf.reports.data_report import FINDINGS, DataReport, as_markdown, as_text, findings_table, make_report
 from adaptf.tracking.runs import DATA_DIGEST, DataSet, Result, StageRun, digest
 
@@ -40,9 +40,6 @@ class PrepareConfig:
     data: DataConfig = DataConfig()
     download: bool = aside(False)
     """Fetches TAU Urban Acoustic Scenes 2022 Mobile (30 GB) into data.root first; what is there is not fetched again."""
-    download_server: str = aside(ZENODO)
-    """Address of the server that has the public record, with https:// before it; a mirror may take Zenodo's
-    place."""
 
 
 @dataclass(frozen=True)
@@ -60,7 +57,7 @@ class Usable:
 def fetch(config: PrepareConfig) -> None:
     """Downloads what is not there yet, where that is asked for."""
     if config.download:
-        download_record(DEVELOPMENT_RECORD, Path(config.data.root).absolute(), server=config.download_server)
+        download_record(DEVELOPMENT_RECORD, Path(config.data.root).absolute())
 
 
 def data_digest(config: PrepareConfig) -> str:
@@ -183,20 +180,18 @@ def report_files(
 ) -> dict[str, Path]:
     """The report as text, every name of every finding, and the pictures."""
     folder.mkdir(exist_ok=True)
-    rows = waveforms.rows_of(list(table["key"]))
-
-    def read(places: NDArray[np.int64]) -> Tensor:
-        return waveforms.read(rows[places])
-
     (folder / "report.txt").write_text(as_text(report))
     findings_table(report).to_csv(folder / FINDINGS, index=False)
-    rate = source.format.sample_rate
     if source.kind == SCENES_KIND:
+        rows = waveforms.rows_of(list(table["key"]))
+
+        def read(places: NDArray[np.int64]) -> Tensor:
+            return waveforms.read(rows[places])
+
         clips_figure(table, folder / "clips.png")
-        mosaic_figure(table, read, folder / "log_mels.png", sample_rate=rate)
+        mosaic_figure(table, read, folder / "log_mels.png", sample_rate=source.format.sample_rate)
     else:
         labels_figure(table, folder / "clips.png", class_names=source.classes)
-        label_mosaic_figure(table, read, folder / "log_mels.png", class_names=source.classes, sample_rate=rate)
     return {"report": folder}
 
 

@@ -23,7 +23,7 @@ from adaptf.pipeline.config import MelConfig, ModelConfig, TrainerConfig, file_o
 from adaptf.pipeline.stage import Stage
 from adaptf.pipeline.upstream import resolve_upstream
 from adaptf.sweeps.check import check_trial, check_values
-from adaptf.sweeps.results import METRICS, results
+from adaptf.sweeps.results import results
 from adaptf.sweeps.search import SearchConfig, check_search, pruner, prunes, sampler
 from adaptf.sweeps.space import Space, read_space, values_in, words
 from adaptf.sweeps.storage import check_storage, has_begun
@@ -79,10 +79,10 @@ def sweep(config: SweepConfig, run: StageRun) -> Result:
     runs.name_run(run.run_id, f"sweep {config.stage} {search.study}", parent=None)
     epochs = settings.optim.max_epochs
     study.pruner = pruner(search, config.stage, epochs=epochs)
-    study.sampler = sampler(search, seed=search.seed if parent == run.run_id else None)
+    study.sampler = sampler(seed=search.seed if parent == run.run_id else None)
     if parent == run.run_id:
         print(_begun(config.stage, search, space), flush=True)
-        put_first(study, search, space, settings)
+        put_first(study, space, settings)
     else:
         print(f"{run.name}: joins study '{search.study}', whose run is {parent}", flush=True)
     objective = Objective(
@@ -90,13 +90,12 @@ def sweep(config: SweepConfig, run: StageRun) -> Result:
         settings,
         space,
         search.study,
-        scores=[METRICS[name] for name in search.objectives],
         parent=parent,
         watched_epochs=epochs if prunes(search, config.stage) else 0,
         shared=run.shared,
     )
     _run_trials(study, objective, budget=search.trials)
-    result = results(study, config.stage, settings, run, objectives=search.objectives, space=space)
+    result = results(study, config.stage, settings, run, space=space)
     if parent == run.run_id:
         return result
     with mlflow.start_run(run_id=parent, nested=True):  # it ends as finished, also where its process is gone
@@ -170,14 +169,11 @@ def _begun(stage: str, search: SearchConfig, space: Space) -> str:
     line = f"Study '{search.study}': {search.trials} trials of {stage} over {', '.join(space)}"
     if search.pruner == "none" or prunes(search, stage):
         return line
-    why = "with two objectives" if len(search.objectives) == 2 else "of finetune, each a training per device,"
-    return f"{line}\nTrials {why} can't be ended early"
+    return f"{line}\nTrials of finetune, each a training per device, can't be ended early"
 
 
-def put_first(study: optuna.Study, search: SearchConfig, space: Space, settings: Any) -> None:
+def put_first(study: optuna.Study, space: Space, settings: Any) -> None:
     """The settings as they are in the first place, so that the best trial is at least as good."""
-    if not search.default_first:
-        return
     only = chosen_devices(settings.augment, _devices(settings.prepare_run))
     values = values_in(space, replace(settings, augment=replace(settings.augment, dir_devices=only)))
     if values:
@@ -214,7 +210,7 @@ def _tell_outcome(study: optuna.Study, trial: FrozenTrial, *, budget: int, paren
 def _outcome(trial: FrozenTrial) -> str:
     """Of a trial that is over, as in `0.512`, `pruned at epoch 3` or `failed`."""
     if trial.state == TrialState.COMPLETE:
-        return " and ".join(f"{value:.3f}" for value in trial.values)
+        return f"{trial.values[0]:.3f}"
     if trial.state == TrialState.PRUNED:
         return f"pruned at epoch {trial.last_step} with {trial.intermediate_values[trial.last_step or 0]:.3f}"
     return f"failed, {trial.user_attrs[ERROR]}"

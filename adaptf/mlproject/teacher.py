@@ -97,9 +97,6 @@ class TeacherConfig:
     """Of a teacher that starts from a file."""
     optim: BeatsOptimConfig = BeatsOptimConfig()
     """Of a teacher that starts from a file."""
-    activation_checkpointing: bool = False
-    """Computes BEATs' activations again in the backward pass: a third more time for much less memory (Chen et
-    al., 2016)."""
     frozen: FrozenTeacherConfig = FrozenTeacherConfig()
     small: SmallTeacherConfig = field(default_factory=SmallTeacherConfig)
     trainer: TrainerConfig = TrainerConfig()
@@ -175,9 +172,8 @@ def what_it_is(config: TeacherConfig) -> str:
 def fresh_network(config: TeacherConfig, *, classes: int) -> tuple[nn.Module, dict[str, Any]]:
     """The network before it learns, and the settings that rebuild it."""
     chosen, file = start(config)
-    shared = {"width": config.small.width, "activation_checkpointing": config.activation_checkpointing}
     make = chosen.from_file or chosen.network
-    settings = network_settings(make, shared=shared, own=config.settings, what="settings")
+    settings = network_settings(make, shared={"width": config.small.width}, own=config.settings, what="settings")
     network: Any = make(*([file] if chosen.from_file else []), classes=classes, **settings)
     return network, network.settings if chosen.from_file else settings
 

@@ -28,9 +28,6 @@ class TrainConfig:
     """Run of `prepare` that holds the scenes."""
     pretrain_run: str = upstream_model("pretrain", optional=True)
     """Run of `pretrain`, a checkpoint file, or `none` to start from scratch."""
-    load_classifier: bool = False
-    """Takes the last layer of the pre-trained network too, which needs the same classes; false starts it
-    afresh."""
     refit: bool = False
     """Trains on the validation clips too, for exactly optim.max_epochs, and takes the last one: nothing is left to choose by,
     so the number of epochs should come from a run before."""
@@ -53,8 +50,7 @@ def train(config: TrainConfig, run: StageRun) -> Result:
     classifier = build_classifier(student_description(data.classes, config.mel, config.model))
     origin = "From scratch."
     if config.pretrain_run != NONE:
-        skip = "" if config.load_classifier else "classifier."
-        loaded = initialise_from(classifier, checkpoint_of(run, config.pretrain_run), skip=skip)
+        loaded = initialise_from(classifier, checkpoint_of(run, config.pretrain_run))
         origin = f"From {config.pretrain_run}:\n{loaded}"
     print(origin, flush=True)
     fitted = train_classifier(

@@ -3,7 +3,7 @@
 import io
 import json
 import shlex
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ from adaptf.errors import UserError
 from adaptf.files import write_atomically
 from adaptf.models.classifier import Classifier, ModelDescription, build_classifier
 from adaptf.models.students.registry import TFSEPNET
-from adaptf.models.students.tfsepnet.public_checkpoint import CLASSES, from_public, is_public
+from adaptf.models.students.tfsepnet.public_checkpoint import from_public, is_public
 from adaptf.models.torch_file import (
     NamesCode,
     UnreadableFile,
@@ -30,6 +30,9 @@ _ARRAYS = ".npz"
 DESCRIPTION = "adaptf_model"
 _NETWORK_PREFIX = "classifier.network."
 """Where a training task keeps the network among its own tensors."""
+
+
+_LAST_LAYER = "classifier."
 
 
 class CheckpointError(UserError):
@@ -151,31 +154,26 @@ def load_network_weights(network: nn.Module, path: Path) -> int:
     return int(content["epoch"])
 
 
-def initialise_from(classifier: Classifier, path: Path, *, skip: str) -> Loaded:
-    """Loads a checkpoint's weights except those whose name begins with `skip`, such as a classifier of other
-    classes.
+def initialise_from(classifier: Classifier, path: Path) -> Loaded:
+    """Loads a checkpoint's weights except those of its last layer, which is for other classes.
 
-    An empty `skip` leaves out nothing; the classes have to be the same then. Raises CheckpointError naming
-    both values where bands, width, depth or another setting differ. A checkpoint of the public trainer tells
-    shapes alone; its classes are the challenge's.
+    Raises CheckpointError naming both values where bands, width, depth or another setting differ. A checkpoint
+    of the public trainer tells shapes alone.
     """
-    as_public = classifier.description if skip else replace(classifier.description, classes=CLASSES)
-    description, weights = _read_network(path, as_public)
+    description, weights = _read_network(path, classifier.description)
     mine, theirs = classifier.description, description
     settings: list[tuple[str, Any, Any]] = [("kind", mine.kind, theirs.kind)]
     for ours, other in ((mine.features, theirs.features), (mine.network, theirs.network)):
         settings += [(name, ours.get(name), other.get(name)) for name in sorted({*ours, *other} - {"dropout"})]
-    if not skip:
-        settings.append(("classes", list(mine.classes), list(theirs.classes)))
     different = [f"{name} is {own} here and {other} there" for name, own, other in settings if own != other]
     if different:
         raise CheckpointError(f"{path} can't initialise this model: {'; '.join(different)}")
-    left_out = tuple(name for name in weights if skip and name.startswith(skip))
+    left_out = tuple(name for name in weights if name.startswith(_LAST_LAYER))
     kept = {name: tensor for name, tensor in weights.items() if name not in left_out}
     _check_shapes(kept, classifier.network.state_dict(), path)
     result = classifier.network.load_state_dict(kept, strict=False)
-    fresh = tuple(name for name in result.missing_keys)
-    wrong = [name for name in fresh if not (skip and name.startswith(skip))] + list(result.unexpected_keys)
+    fresh = tuple(result.missing_keys)
+    wrong = [name for name in fresh if not name.startswith(_LAST_LAYER)] + list(result.unexpected_keys)
     if wrong:
         raise CheckpointError(f"{path} does not fit this network: {', '.join(wrong[:5])}")
     return Loaded(loaded=tuple(kept), fresh=fresh, left_out=left_out)

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from adaptf.errors import UserError, in_section
+from adaptf.errors import in_section
 from adaptf.pipeline.augmentations import build_augmentations, check_folder, dir_p_by_device
 from adaptf.pipeline.config import AugmentConfig, BeatsOptimConfig, MelConfig, OptimConfig
 from adaptf.pipeline.lightning_options import optimizer_of
@@ -32,16 +32,6 @@ def check_devices(config: Any, devices: Sequence[str]) -> None:
         if isinstance(part, AugmentConfig):
             with in_section(section):
                 dir_p_by_device(part, devices)
-
-
-def check_validated(config: Any) -> None:
-    """Raises UserError where a training would end before its first validation, and so without a score."""
-    epochs, every = config.optim.max_epochs, config.trainer.validate_every_epochs
-    if 0 < epochs < every:
-        raise UserError(
-            f"trainer.validate_every_epochs is {every}, optim.max_epochs {epochs}: a trial would end before its first "
-            "validation, without a score"
-        )
 
 
 def _sections(config: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:

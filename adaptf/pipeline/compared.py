@@ -5,10 +5,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import mlflow
 import pandas as pd
 import torch
-from mlflow.exceptions import MlflowException
 from torch import Tensor
 
 from adaptf.data.clips import UNKNOWN
@@ -19,7 +17,7 @@ from adaptf.pipeline.artifacts import DEVICE, QUANTIZE_RUN
 from adaptf.pipeline.checkpoints import check_scenes
 from adaptf.pipeline.dataset import PreparedData
 from adaptf.pipeline.given_files import check_readable, is_path
-from adaptf.pipeline.lineage import VERSION_URI, version_by_alias
+from adaptf.pipeline.lineage import version_of
 from adaptf.pipeline.predictions import DeviceRouter, Model, load_models
 from adaptf.serving import logged_model
 from adaptf.serving.bundle import Bundle, RoutedModel, read_bundle
@@ -88,15 +86,8 @@ def compared(value: str) -> Compared:
 
 def compared_version(uri: str) -> Compared:
     """A version of a device's model, or of the router."""
-    wanted = VERSION_URI.fullmatch(uri)
-    if wanted is None:
-        raise UserError(f"{uri!r} is no version: give models:/adaptf-s1/3 or models:/adaptf-s1@production")
-    name = wanted["name"]
-    try:
-        version = wanted["version"] or version_by_alias(name, wanted["alias"])
-        tags = mlflow.MlflowClient().get_model_version(name, version).tags
-    except MlflowException as error:
-        raise UserError(f"there is no {uri} in {mlflow.get_registry_uri()}: {error.message}") from error
+    found = version_of(uri, what="version", wanted="models:/adaptf-s1/3 or models:/adaptf-s1@production")
+    name, version, tags = found.name, found.version, found.tags
     device = tags.get(DEVICE)
     if device is None and name != registry.ROUTER_NAME:
         raise UserError(f"{name} version {version} has no tag {DEVICE} that says whose clips it answers for")

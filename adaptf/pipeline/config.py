@@ -259,9 +259,6 @@ class BeatsOptimConfig:
     """Epochs in which the rate rises to its highest."""
     final_share: float = 0.005
     """Share of the highest rate, from 0 to 1, to which it has fallen at the end."""
-    layer_decay: float = 1.0
-    """Each layer learns at so many times the rate of the one above it, from 0 to 1; 1 is off. Keeps what
-    lower layers know (Howard and Ruder, 2018)."""
     average: AverageConfig = AverageConfig()
 
 
@@ -283,11 +280,7 @@ class TrainerConfig(Loading):
     accumulate_batches: int = 1
     """Batches whose gradients are added up before each step, where a GPU holds no larger batch."""
     score: Score = "mean_over_devices"
-    """The accuracy on validation clips that chooses checkpoints, sweeps' settings and how long `unknown` trains: the mean over
-    devices of their macro averages, or `plain`, that of all clips together, of which three in four of TAU's are of device a."""
+    """The accuracy on validation clips that chooses checkpoints and sweeps' settings: the mean over devices of their
+    macro averages, or `plain`, that of all clips together, of which three in four of TAU's are of device a."""
     progress_bar: bool = aside(True)
     """Shows how far an epoch has come; a line per epoch is printed either way."""
-    tensorboard: bool = False
-    """Writes TensorBoard events too, as an artifact of the run."""
-    validate_every_epochs: int = 1
-    """Epochs from one validation to the next, 1 or more; only validated epochs can be chosen as the best."""

@@ -1,12 +1,10 @@
 """One device's fine-tuning, a nested run of `finetune`."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
-from typing import Literal
 
 from adaptf.data.clip_set import ClipSet
-from adaptf.data.clips import TRAIN, UNKNOWN, VALIDATION
-from adaptf.errors import UserError
+from adaptf.data.clips import UNKNOWN, VALIDATION
 from adaptf.evaluation.scores import accuracy
 from adaptf.models.checkpoint import load_classifier, save_classifier
 from adaptf.models.classifier import Classifier
@@ -16,7 +14,7 @@ from adaptf.pipeline.checkpoints import student_of
 from adaptf.pipeline.config import AugmentConfig, OptimConfig, TrainerConfig, upstream, upstream_each, upstream_model
 from adaptf.pipeline.dataset import PreparedData, load_prepared
 from adaptf.pipeline.fitting import Recipe, files_of_training, train_classifier
-from adaptf.pipeline.refit import as_refit, check_choice, learnt_splits, refits_of
+from adaptf.pipeline.refit import as_refit, learnt_splits, refits_of
 from adaptf.pipeline.stage import Stage
 from adaptf.pipeline.taught import (
     LossConfig,
@@ -27,11 +25,9 @@ from adaptf.pipeline.taught import (
     teacher_ids,
 )
 from adaptf.pipeline.validation import predict_validation, with_predictions, with_validation_tables
-from adaptf.tracking.runs import NONE, Result, StageRun
+from adaptf.tracking.runs import Result, StageRun
 from adaptf.training.augmentation import FeatureAugmentation, band_matching
 from adaptf.training.fit import Fitted
-
-Keep = Literal["last", "best"]
 
 
 @dataclass(frozen=True)
@@ -40,8 +36,6 @@ class FinetuneDeviceConfig:
 
     device: str = UNKNOWN
     """A device of the training clips, or `unknown`, which is trained on all of them."""
-    left_out: str = NONE
-    """A device that training leaves out and that judges the model, as if it were unknown."""
     prepare_run: str = upstream("prepare", **{DATA_KIND: SCENES_KIND})
     """Run of `prepare` that holds the scenes."""
     distill_run: str = upstream_model("distill")
@@ -51,10 +45,6 @@ class FinetuneDeviceConfig:
     loss: LossConfig = LossConfig()
     min_validation_clips: int = 5
     """With fewer validation clips of its own, the model is judged on those of all devices."""
-    keep: Keep = "last"
-    """last: the last epoch. best: the best of start and epochs on validation clips."""
-    patience_epochs: int = 0
-    """Where the best is kept, training ends after so many epochs without a better score; 0: never."""
     borrowed: Borrowed = "matched"
     """Whose clips a device's model learns from beside its own. matched: all others', brought to the band statistics of the
     device (Mezza et al., 2020), and its own, which are half at least. none: nobody's."""
@@ -68,96 +58,66 @@ class FinetuneDeviceConfig:
 
 
 def finetune_device(config: FinetuneDeviceConfig, run: StageRun) -> Result:
-    """The model that `keep` asks for; it, the start and the fine-tuned model are judged on the device's validation clips."""
-    if config.keep == "best":
-        check_choice("distill_run", config.distill_run)
+    """The model of the last epoch; it and its start are judged on the device's validation clips, which choose nothing."""
     data = load_prepared(run, config.prepare_run, kind=SCENES_KIND)
     start = student_of(run, config.distill_run, data)
-    validation, judged_on = validation_clips(data, judge_of(config), config.min_validation_clips)
+    validation, judged_on = validation_clips(data, own_device(config), config.min_validation_clips)
     predict = partial(predict_validation, run=run, data=data, trainer=config.trainer, clips=validation)
     tuned, epochs, files = start, 0, {}
     if config.optim.max_epochs:
         fitted = tune(config, run, data, validation)
-        tuned = load_classifier(fitted.best if config.keep == "best" else fitted.last)
-        epochs, files = fitted.epochs, files_of_training(run, fitted)
+        tuned = load_classifier(fitted.last)
+        epochs, files = fitted.epochs, files_of_training(fitted)
     # All scored alike: Lightning's score is that of the training's precision.
     predictions = {"start": predict(start), "fine-tuned": predict(tuned)}
     start_score, tuned_score = (accuracy(one, config.trainer.score) for one in predictions.values())
-    helped = config.keep == "last" or tuned_score > start_score
-    kept, kept_score = (tuned, tuned_score) if helped else (start, start_score)
     scores = f"{start_score:.3f} before, {tuned_score:.3f} after {epochs} epochs"
-    note = f"Device **{config.device}**, judged on {judged_on}: {scores}. {what_is_kept(config, helped=helped, epochs=epochs)}"
+    note = f"Device **{config.device}**, judged on {judged_on}: {scores}. {_what_is_kept(epochs)}"
     result = Result(
-        metrics={START: start_score, KEPT: kept_score},
-        files={**files, BEST: save_classifier(kept, run.folder / "kept" / "best.ckpt", epoch=epochs)},
+        metrics={START: start_score, KEPT: tuned_score},
+        files={**files, BEST: save_classifier(tuned, run.folder / "kept" / "best.ckpt", epoch=epochs)},
         tags={DEVICE: config.device},
         note=f"{note}\n\n{note_of(config.loss, run, teacher_ids(config.teacher_runs))}",
         summary=f"{run.name}: {note}",
     )
     refits = [*refits_of(config.distill_run), *[run.name] * config.refit]
     result = as_refit(result) if config.refit else result
-    shown = with_validation_tables(result, data, predictions, chose=config.keep == "best", refits=refits)
-    return with_predictions(
-        shown, run, {"start": predictions["start"], "kept": predictions["fine-tuned" if helped else "start"]}
-    )
-
-
-def check_keep(config: FinetuneDeviceConfig) -> None:
-    """Raises UserError where `keep` and what is said beside it don't go together."""
-    if config.keep != "best" and config.patience_epochs:
-        raise UserError(
-            f"keep = {config.keep} takes the last epoch, which patience_epochs = {config.patience_epochs} would choose by "
-            "validation clips: set patience_epochs to 0, or keep to best"
-        )
-    if config.keep == "best" and config.refit:
-        raise UserError("refit trains on the validation clips, by which keep = best would choose: set keep to last")
+    shown = with_validation_tables(result, data, predictions, chose=False, refits=refits)
+    return with_predictions(shown, run, {"start": predictions["start"], "kept": predictions["fine-tuned"]})
 
 
 def tune(config: FinetuneDeviceConfig, run: StageRun, data: PreparedData, validation: ClipSet) -> Fitted:
-    """The training itself. Only where the best epoch is kept is there a validation before the end."""
+    """The training itself, with one validation at its end."""
     run_ids = teacher_ids(config.teacher_runs)
     tables = logits_of_teachers(run, run_ids)
-    trainer = config.trainer
-    if config.keep != "best":
-        trainer = replace(trainer, validate_every_epochs=config.optim.max_epochs)
     student = student_of(run, config.distill_run, data)
     return train_classifier(
         student,
         run,
         data,
-        Recipe(config.augment, config.optim, trainer, config.seed, config.patience_epochs),
-        objective_of(config.loss, run, run_ids),
+        Recipe(config.augment, config.optim, config.trainer, config.seed, validated="the last"),
+        objective_of(config.loss, teachers=len(run_ids)),
         train=taught(training_clips(config, data), tables, data),
         validation=taught(validation, tables, data),
         first_feature_augmentations=matched_to_device(config, data, student, run),
     )
 
 
-def what_is_kept(config: FinetuneDeviceConfig, *, helped: bool, epochs: int) -> str:
-    """In a sentence."""
-    if not epochs:
-        return "The starting model is kept."
-    if config.keep == "last":
-        return "The last epoch is kept: validation clips chose nothing."
-    return "The fine-tuned model is kept." if helped else "Fine-tuning did not help: the starting model is kept."
+def _what_is_kept(epochs: int) -> str:
+    return "The last epoch is kept: validation clips chose nothing." if epochs else "The starting model is kept."
 
 
-def judge_of(config: FinetuneDeviceConfig) -> str | None:
-    """The device on whose validation clips the model is judged; None: on those of all."""
-    if config.left_out != NONE:
-        return config.left_out
+def own_device(config: FinetuneDeviceConfig) -> str | None:
+    """The device whose clips are the model's own; None: those of all are."""
     return None if config.device == UNKNOWN else config.device
 
 
 def training_clips(config: FinetuneDeviceConfig, data: PreparedData) -> ClipSet:
-    """Those of the device, alone or beside what it borrows, of all, or of all but one."""
+    """Those of the device, alone or beside what it borrows, or of all."""
     splits = learnt_splits(config.refit)
     if borrows(config):
         return with_borrowed(data, config.device, splits)
-    if config.left_out == NONE:
-        return data.clips(*splits, device=None if config.device == UNKNOWN else config.device)
-    rows = data.table[data.table["split"].isin(splits) & (data.table["device"] != config.left_out)]
-    return data.clip_set(rows, TRAIN)
+    return data.clips(*splits, device=own_device(config))
 
 
 def borrows(config: FinetuneDeviceConfig) -> bool:
@@ -183,4 +143,4 @@ def validation_clips(data: PreparedData, device: str | None, min_clips: int) -> 
     return every, f"{len(every)} validation clips of all devices (only {len(own)} are of {device})"
 
 
-FINETUNE_DEVICE = Stage("finetune_device", run=finetune_device, config=FinetuneDeviceConfig, check=check_keep, score=KEPT)
+FINETUNE_DEVICE = Stage("finetune_device", run=finetune_device, config=FinetuneDeviceConfig, score=KEPT)

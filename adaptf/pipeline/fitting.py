@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from adaptf.data.clip_set import ClipSet
 from adaptf.data.clips import VALIDATION
@@ -25,7 +26,7 @@ from adaptf.pipeline.objectives import Objective
 from adaptf.pipeline.schedule import unended_cycle
 from adaptf.tracking.runs import Result, StageRun
 from adaptf.training.augmentation import FeatureAugmentation
-from adaptf.training.fit import Fitted, Schedule, fit
+from adaptf.training.fit import Fitted, fit
 from adaptf.training.task import ClassifierTask
 
 
@@ -37,8 +38,8 @@ class Recipe:
     optim: OptimConfig | BeatsOptimConfig
     trainer: TrainerConfig
     seed: int
-    patience_epochs: int = 0
-    """The training ends after so many epochs without a better score; 0: never."""
+    validated: Literal["each epoch", "the last"] = "each epoch"
+    """Which epochs are: those that may be chosen as the best."""
 
 
 def train_classifier(
@@ -55,7 +56,6 @@ def train_classifier(
     """Lightning's training of a classifier in the run's work folder, on clips of `data`; without `validation` as a refit."""
     _check_recipe(recipe, classifier, data)
     augmentations = _augmentations(run, data, recipe, objective, train)
-    waveform_augmentations = [*augmentations.waveform, *objective.running_teachers]
     optim, trainer = recipe.optim, recipe.trainer
     with in_section("optim"):
         optimizer, called = optimizer_of(optim), callbacks(optim, trainer, run.watch)
@@ -66,7 +66,7 @@ def train_classifier(
         loss=objective.loss,
         measures=objective.measures(classes, len(data.devices), trainer.score),
         optimizer=optimizer,
-        waveform_augmentations=waveform_augmentations,
+        waveform_augmentations=augmentations.waveform,
         feature_augmentations=[*first_feature_augmentations, *augmentations.feature],
         generators=augmentations.generators,
     )
@@ -77,29 +77,24 @@ def train_classifier(
         seed=recipe.seed,
         loading=trainer,
         keep=run.shared.once(LogMelTables, LogMelTables).keeper(classifier.features, trainer),
-        waveforms_change=bool(waveform_augmentations),
+        waveforms_change=bool(augmentations.waveform),
     )
     return fit(
         task,
         clips,
-        Schedule(optim.max_epochs, trainer.validate_every_epochs, recipe.patience_epochs),
+        epochs=optim.max_epochs,
+        validated_every=1 if recipe.validated == "each epoch" else optim.max_epochs,
         folder=run.folder / CHECKPOINTS,
         name=run.name,
-        loggers=run.loggers(tensorboard=trainer.tensorboard),
+        loggers=[run.logger()],
         callbacks=called,
         trainer_options=trainer_options(trainer),
     )
 
 
 def _check_recipe(recipe: Recipe, classifier: Classifier, data: PreparedData) -> None:
-    average, epochs = recipe.optim.average, recipe.optim.max_epochs
-    if average.kind == "swa" and recipe.patience_epochs:
-        raise UserError(
-            f"optim.average.kind = swa averages the last {average.share:.0%} of the epochs, which patience_epochs = "
-            f"{recipe.patience_epochs} may leave out: set patience_epochs to 0, or take ema"
-        )
-    if epochs < 1:
-        raise UserError(f"optim.max_epochs should be 1 or more, got {epochs}")
+    if recipe.optim.max_epochs < 1:
+        raise UserError(f"optim.max_epochs should be 1 or more, got {recipe.optim.max_epochs}")
     rate = data.waveforms.format.sample_rate
     heard = classifier.description.features.get("sample_rate", rate)
     if heard != rate:
@@ -144,14 +139,12 @@ def fitted_result(run: StageRun, fitted: Fitted, *, note: str) -> Result:
         score = f"best validation {fitted.score_name} {best:.3f} in {fitted.epochs} epochs"
     return Result(
         metrics={} if best is None else {f"best/{fitted.score_name}": best},
-        files=files_of_training(run, fitted),
+        files=files_of_training(fitted),
         note=f"{note}\n\n{score}",
         summary=f"{run.name}: {score}",
     )
 
 
-def files_of_training(run: StageRun, fitted: Fitted) -> dict[str, Path]:
-    """Both checkpoints, and TensorBoard's events where there are any."""
-    files = {BEST: fitted.best, f"{CHECKPOINTS}/last.ckpt": fitted.last}
-    events = run.folder / "tensorboard"
-    return {**files, "tensorboard": events} if events.is_dir() else files
+def files_of_training(fitted: Fitted) -> dict[str, Path]:
+    """Both checkpoints."""
+    return {BEST: fitted.best, f"{CHECKPOINTS}/last.ckpt": fitted.last}

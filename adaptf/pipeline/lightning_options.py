@@ -46,6 +46,5 @@ def optimizer_of(optim: OptimConfig | BeatsOptimConfig) -> ConfigureOptimizer:
             warmup_epochs=optim.warmup_epochs,
             max_epochs=optim.max_epochs,
             final_share=optim.final_share,
-            layer_decay=optim.layer_decay,
         )
     return adam_with_warm_restarts(lr=optim.lr, restart_epochs=optim.restart_epochs, restart_factor=optim.restart_factor)

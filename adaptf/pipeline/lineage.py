@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 
 import mlflow
 from mlflow.entities import Run
+from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
 from mlflow.utils.mlflow_tags import MLFLOW_GIT_COMMIT
 
@@ -63,21 +64,27 @@ class Origin:
 
 def origin_of(model: str) -> Origin:
     """Of `models:/name@alias`, `models:/name/version` or a run's id. Raises UserError where there is no such thing."""
-    wanted = VERSION_URI.fullmatch(model)
-    if wanted is None:
-        if not re.fullmatch(r"\w+", model):
-            raise UserError(f"{model!r} is no model: give models:/adaptf-s1@production, models:/adaptf-s1/3 or a run's id")
+    if re.fullmatch(r"\w+", model):
         return origin_of_run(model)
-    name = wanted["name"]
-    try:
-        version = wanted["version"] or version_by_alias(name, wanted["alias"])
-        found = mlflow.MlflowClient().get_model_version(name, version)
-    except MlflowException as error:
-        raise UserError(f"there is no {model} in {mlflow.get_registry_uri()}: {error.message}") from error
+    found = version_of(model, what="model", wanted="models:/adaptf-s1@production, models:/adaptf-s1/3 or a run's id")
     if not found.run_id:
-        raise UserError(f"{name} version {version} names no run that it came from: it was not registered by `register`")
-    place = ", in production" if production.production_or_none(name) == version else ""
-    return Origin(f"{name} version {version}{place}", str(found.run_id), found.tags.get(DEVICE))
+        raise UserError(
+            f"{found.name} version {found.version} names no run that it came from: it was not registered by `register`"
+        )
+    place = ", in production" if production.production_or_none(found.name) == str(found.version) else ""
+    return Origin(f"{found.name} version {found.version}{place}", str(found.run_id), found.tags.get(DEVICE))
+
+
+def version_of(uri: str, *, what: str, wanted: str) -> ModelVersion:
+    """Of `models:/name@alias` or `models:/name/version`. Raises UserError where there is none, or the URI is no such `what`."""
+    parts = VERSION_URI.fullmatch(uri)
+    if parts is None:
+        raise UserError(f"{uri!r} is no {what}: give {wanted}")
+    try:
+        version = parts["version"] or version_by_alias(parts["name"], parts["alias"])
+        return mlflow.MlflowClient().get_model_version(parts["name"], version)
+    except MlflowException as error:
+        raise UserError(f"there is no {uri} in {mlflow.get_registry_uri()}: {error.message}") from error
 
 
 def origin_of_run(run_id: str) -> Origin:

@@ -1,10 +1,10 @@
 """What a training minimises, and what is measured on validation clips."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from adaptf.evaluation.scores import Score
-from adaptf.training.augmentation import MixedTeachers, WaveformAugmentation
+from adaptf.training.augmentation import MixedTeachers
 from adaptf.training.losses import cross_entropy, multi_label_loss
 from adaptf.training.metrics import MacroAccuracy, MeanAveragePrecision, MeanDPrime
 from adaptf.training.task import Loss, Measure, with_targets
@@ -19,8 +19,6 @@ class Objective:
     """From the numbers of classes and devices; the first one's score chooses the checkpoint."""
     mixed_teachers: MixedTeachers = "logits"
     """What mixup does to teachers."""
-    running_teachers: Sequence[WaveformAugmentation] = ()
-    """Teachers that hear what the student hears, last of all that is done to waveforms."""
 
 
 def scene_measures(classes: int, devices: int, score: Score) -> dict[str, Measure]:

@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Literal
 
 import numpy as np
 import torch
@@ -14,20 +13,15 @@ from adaptf.data.clip_set import ClipSet, with_teacher_logits
 from adaptf.data.teacher_logits import TeacherLogits, read_teacher_logits
 from adaptf.errors import in_section
 from adaptf.evaluation.scores import Score
-from adaptf.models.checkpoint import load_classifier
 from adaptf.pipeline.artifacts import LOGITS, TEACHER_KIND, TEACHER_MODEL
-from adaptf.pipeline.checkpoints import checkpoint_of
 from adaptf.pipeline.dataset import PreparedData
 from adaptf.pipeline.objectives import SCENES, Objective, scene_measures
 from adaptf.tracking import runs
 from adaptf.tracking.runs import NONE, StageRun
-from adaptf.training.augmentation import MixedTeachers, WaveformAugmentation
-from adaptf.training.losses import DistillationLoss, Ensemble, KlReduction
+from adaptf.training.augmentation import MixedTeachers
+from adaptf.training.losses import DistillationLoss, KlReduction
 from adaptf.training.metrics import Agreement
-from adaptf.training.online_teachers import online_teachers
 from adaptf.training.task import Measure
-
-Hearing = Literal["clean", "augmented"]
 
 
 @dataclass(frozen=True)
@@ -45,16 +39,9 @@ class LossConfig:
     mixed_teachers: MixedTeachers = "logits"
     """What is mixed where mixup blends two clips. logits: the teachers' logits of both (the report). terms:
     the KL terms against each (the public trainer)."""
-    teacher_weights: tuple[float, ...] = ()
-    """Weights of the teachers in the mean of their logits, as in 2,1,1, in the order of teacher_runs, so that
-    a better one counts more; an empty list: all alike."""
     teacher_temperatures: tuple[float, ...] = ()
     """A temperature per teacher instead of T, in the order of teacher_runs; an empty list: T for all. Puts
     overconfident and timid teachers on one scale (Guo et al., 2017)."""
-    teachers_hear: Hearing = "clean"
-    """clean: cached logits of the clip as it is (the report). augmented: the teachers run in every step, on the clip after its
-    impulse response; a teacher that hears what the student hears contradicts it less, at many times the cost (Beyer et al.,
-    2022)."""
 
 
 def teacher_ids(teacher_runs: str) -> list[str]:
@@ -77,31 +64,31 @@ def taught(clips: ClipSet, tables: Sequence[TeacherLogits], data: PreparedData) 
     return with_teacher_logits(clips, np.stack(logits, axis=1)) if logits else clips
 
 
-def check_weights(config: LossConfig, run_ids: Sequence[str]) -> None:
-    """Raises UserError where there are teachers, and not as many weights or temperatures."""
+def check_temperatures(config: LossConfig, run_ids: Sequence[str]) -> None:
+    """Raises UserError where there are teachers, and not as many temperatures."""
     if run_ids:
         distillation_loss(config, teachers=len(run_ids))
 
 
 def distillation_loss(config: LossConfig, *, teachers: int) -> DistillationLoss:
-    """Raises UserError where there are not as many weights or temperatures as teachers."""
+    """Raises UserError where there are not as many temperatures as teachers."""
     loss = DistillationLoss(
         temperature=config.temperature,
         weight=config.weight,
         reduction=config.reduction,
-        ensemble=Ensemble(config.teacher_weights, config.teacher_temperatures),
+        teacher_temperatures=config.teacher_temperatures,
     )
-    with in_section("loss.teacher_weights or loss.teacher_temperatures"):
+    with in_section("loss.teacher_temperatures"):
         loss.teacher(torch.zeros(1, teachers, 1))
     return loss
 
 
-def objective_of(config: LossConfig, run: StageRun, run_ids: Sequence[str]) -> Objective:
+def objective_of(config: LossConfig, *, teachers: int) -> Objective:
     """Distillation: the loss with its two terms, and on validation clips also the teachers' accuracy and the student's
     agreement with them. The labels' cross-entropy alone where there are no teachers."""
-    if not run_ids:
+    if not teachers:
         return SCENES
-    loss = distillation_loss(config, teachers=len(run_ids))
+    loss = distillation_loss(config, teachers=teachers)
 
     def parts(logits: Tensor, labels: Labels) -> dict[str, Tensor]:
         return loss.parts(logits, labels.targets, labels.teacher_logits, labels.unmixed_teachers)
@@ -117,14 +104,7 @@ def objective_of(config: LossConfig, run: StageRun, run_ids: Sequence[str]) -> O
             "agreement": Measure(Agreement(), lambda logits, labels: (logits, loss.teacher(labels.teacher_logits))),
         }
 
-    return Objective(parts, measures, config.mixed_teachers, _running_teachers(config, run, run_ids))
-
-
-def _running_teachers(config: LossConfig, run: StageRun, run_ids: Sequence[str]) -> list[WaveformAugmentation]:
-    """The teachers themselves, from their runs' checkpoints, where they hear what the student hears."""
-    if config.teachers_hear == "clean":
-        return []
-    return [online_teachers([load_classifier(checkpoint_of(run, run_id)) for run_id in run_ids])]
+    return Objective(parts, measures, config.mixed_teachers)
 
 
 def note_of(config: LossConfig, run: StageRun, run_ids: Sequence[str]) -> str:
@@ -132,8 +112,7 @@ def note_of(config: LossConfig, run: StageRun, run_ids: Sequence[str]) -> str:
     if not run_ids:
         return "No teachers: labels alone."
     names = [run.shared.once(("teacher name", run_id), partial(teacher_name, run_id)) for run_id in run_ids]
-    heard = "" if config.teachers_hear == "clean" else " They hear the augmented clips."
-    return f"Teachers: {', '.join(names)}.{heard} T = {config.temperature:g}, weight = {config.weight:g}."
+    return f"Teachers: {', '.join(names)}. T = {config.temperature:g}, weight = {config.weight:g}."
 
 
 def teacher_name(run_id: str) -> str:

@@ -25,7 +25,6 @@ _ReadClips = Callable[[NDArray[np.int64]], Tensor]
 COUNT_SCENES, COUNT_DEVICES = 40, 20
 _MOSAIC_SCENES, _MOSAIC_DEVICES = 16, 12
 _LABEL_BARS = 40
-_LABEL_CLIPS, _LABEL_COLUMNS = 24, 6
 _FEW_CLIPS = 10
 """A label of fewer clips is hardly learnt."""
 _NAME_CHARACTERS = 32
@@ -95,30 +94,6 @@ def mosaic_figure(table: pd.DataFrame, read: _ReadClips, path: Path, *, sample_r
         cell.set_title(device, rotation=90 if steep else 0, fontsize=9, pad=4)
     _caption(figure, "Log-mel of one clip per scene and device", _left_out(table, scenes, devices))
     return save(figure, path)
-
-
-def label_mosaic_figure(
-    table: pd.DataFrame, read: _ReadClips, path: Path, *, class_names: Sequence[str], sample_rate: int
-) -> Path:
-    """Log-mels of AudioSet: for each of the most frequent labels the clip with the fewest others, the first by file name."""
-    counts = count_labels(table, class_names)[ALL]
-    labels = list(counts.index[counts > 0][:_LABEL_CLIPS])
-    rows = _purest_clips(table).rename(dict(enumerate(class_names)))[labels]
-    figure, cells = _grid(-(-len(labels) // _LABEL_COLUMNS), _LABEL_COLUMNS, cell=(1.9, 1.1), gap=0.24, left=0.15, top=0.3)
-    used = [cell for row in cells for cell in row][: len(labels)]
-    draw_log_mels(used, read(rows.to_numpy(np.int64)), sample_rate, scales=used[-1:])
-    for cell, label in zip(used, _names(labels), strict=True):
-        cell.set_title(label, fontsize=8, pad=3)
-    _caption(figure, f"Log-mel of one clip of each of the {len(labels)} most frequent labels")
-    return save(figure, path)
-
-
-def _purest_clips(table: pd.DataFrame) -> pd.Series:
-    """Row of the table by label: of its clips the one with the fewest other labels."""
-    labels = _by_name(table)["labels"]
-    purest_first = labels.iloc[np.argsort(labels.str.count(" "), kind="stable")].str.split().explode().dropna().astype(int)
-    firsts = purest_first[~purest_first.duplicated()]
-    return pd.Series(firsts.index, index=firsts)
 
 
 def labels_figure(table: pd.DataFrame, path: Path, *, class_names: Sequence[str]) -> Path:

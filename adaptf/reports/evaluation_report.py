@@ -45,7 +45,6 @@ def report(
     run: StageRun,
     *,
     remark: str,
-    draws: int,
     run_ids: Mapping[str, Sequence[str]] | None = None,
     meanings: Mapping[str, str] | None = None,
 ) -> Result:
@@ -55,7 +54,7 @@ def report(
     say in words what a setting is.
     """
     folder = run.folder
-    tables = tables_of(settings, data, draws)
+    tables = tables_of(settings, data)
     write_tables(settings, data, tables, folder / TABLES_FOLDER)
     pictures = _write_all_pictures(settings, data, tables, folder)
     origins = origins_of(run_ids or {})

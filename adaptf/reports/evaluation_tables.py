@@ -13,11 +13,11 @@ from adaptf.pipeline.dataset import PreparedData
 from adaptf.pipeline.prediction_files import write_predictions
 
 
-def tables_of(settings: Mapping[str, Runs], data: PreparedData, draws: int) -> dict[str, pd.DataFrame]:
+def tables_of(settings: Mapping[str, Runs], data: PreparedData) -> dict[str, pd.DataFrame]:
     """By the names of their CSV files."""
     return {
         "accuracies": accuracy_table(settings),
-        "differences": _differences_of(settings, draws),
+        "differences": _differences_of(settings),
         "scenes": scene_table(settings, data.classes),
         "devices": device_table(settings, devices_of(data.table)),
         "calibration": calibration_table(settings, data.classes),
@@ -26,11 +26,11 @@ def tables_of(settings: Mapping[str, Runs], data: PreparedData, draws: int) -> d
     }
 
 
-def _differences_of(settings: Mapping[str, Runs], draws: int) -> pd.DataFrame:
+def _differences_of(settings: Mapping[str, Runs]) -> pd.DataFrame:
     """Between settings of as many runs each: only these can be paired."""
     numbers = sorted({len(predictions) for predictions in settings.values()})
     groups = [{name: one for name, one in settings.items() if len(one) == number} for number in numbers]
-    return pd.concat([difference_table(group, draws=draws) for group in groups])
+    return pd.concat([difference_table(group) for group in groups])
 
 
 def write_tables(settings: Mapping[str, Runs], data: PreparedData, tables: Mapping[str, pd.DataFrame], folder: Path) -> None:

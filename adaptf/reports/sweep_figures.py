@@ -1,7 +1,7 @@
 """Pictures of a sweep: what its trials scored, which fields matter, and where the good values lie."""
 
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -21,31 +21,19 @@ FEWEST = 3
 """Complete trials without which there is nothing to see."""
 
 
-def sweep_figures(study: Study, folder: Path, *, objectives: Sequence[str]) -> tuple[list[Path], dict[str, str]]:
-    """PNG files of the trials, and the pictures that can't be made with why not.
-
-    `objectives`: what the pictures call the values; all but the front show the first one.
-    """
+def sweep_figures(study: Study, folder: Path, *, score: str) -> tuple[list[Path], dict[str, str]]:
+    """PNG files of the trials, whose values are called `score`, and the pictures that can't be made with why not."""
     if (found := len(study.get_trials(deepcopy=False, states=[TrialState.COMPLETE]))) < FEWEST:
         return [], {"trials": f"it needs {FEWEST} complete trials, there are {found}"}
-    first: dict[str, Any] = {"target_name": objectives[0]}
-    if len(objectives) > 1:
-        first["target"] = lambda trial: trial.values[0]
     fields = max(len(trial.params) for trial in study.get_trials(deepcopy=False))
     drawings: dict[str, tuple[Callable[[Study], Any], tuple[float, float]]] = {
-        "history": (partial(pictures.plot_optimization_history, **first), (9, 4.5)),
-        "importances": (partial(pictures.plot_param_importances, **first), (8, 1.5 + 0.5 * fields)),
-        "slices": (partial(pictures.plot_slice, **first), (2 + 3 * fields, 4.2)),
+        "history": (partial(pictures.plot_optimization_history, target_name=score), (9, 4.5)),
+        "importances": (partial(pictures.plot_param_importances, target_name=score), (8, 1.5 + 0.5 * fields)),
+        "slices": (partial(pictures.plot_slice, target_name=score), (2 + 3 * fields, 4.2)),
+        "epochs": (partial(_epochs, name=score), (8, 4.5)),
     }
     if fields > 1:
-        drawings["contours"] = (partial(pictures.plot_contour, **first), (2 + 3.4 * fields, 1 + 3 * fields))
-    if len(objectives) > 1:
-        drawings["pareto_front"] = (
-            partial(pictures.plot_pareto_front, target_names=list(objectives)),
-            (7, 5),
-        )
-    else:
-        drawings["epochs"] = (partial(_epochs, name=objectives[0]), (8, 4.5))
+        drawings["contours"] = (partial(pictures.plot_contour, target_name=score), (2 + 3.4 * fields, 1 + 3 * fields))
     drawn, impossible = [], {}
     for name, (draw, size) in drawings.items():
         try:

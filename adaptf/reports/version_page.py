@@ -20,8 +20,6 @@ _COSTS = {
     "model_bytes": ("bytes: INT8 weights, FP16 biases (held to the limit)", f"{MAX_BYTES:,}"),
     "served macs": ("multiply-accumulates, counted in the file that answers", f"{MAX_MACS:,}"),
     "served bytes": ("bytes of weights and biases, counted in the file that answers", f"{MAX_BYTES:,}"),
-    "bytes_fp32_biases": ("bytes: the same with FP32 biases", ""),
-    "bytes_fp32_biases_and_scales": ("bytes: the same with FP32 biases and quantization scales", ""),
     "bands": ("mel bands", ""),
     "frames": ("frames of one clip", ""),
 }

@@ -7,11 +7,10 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution, Floa
 
 from adaptf.data.errors import raise_problems
 from adaptf.errors import UserError
-from adaptf.pipeline.checks import check_devices, check_validated
+from adaptf.pipeline.checks import check_devices
 from adaptf.pipeline.config import upstream_fields
 from adaptf.pipeline.refit import check_choice
 from adaptf.pipeline.stage import Stage
-from adaptf.pipeline.taught import check_weights, teacher_ids
 from adaptf.sweeps.space import DIR_OF, SPACES, Space, space_path, with_values
 from adaptf.training.device_probability import devices_in
 
@@ -37,12 +36,9 @@ def check_values(space: Space, config: Any, refuse: Callable[[Any], None], *, va
 
 
 def check_trial(stage: Stage[Any], config: Any, devices: Sequence[str]) -> None:
-    """Raises UserError for settings that the stage would refuse for training clips of these devices, or that leave no score."""
+    """Raises UserError for settings that the stage would refuse for training clips of these devices."""
     stage.check(config)
     check_devices(config, devices)
-    check_validated(config)
-    if hasattr(config, "loss"):
-        check_weights(config.loss, teacher_ids(config.teacher_runs))
     for field in upstream_fields(config):
         if field.name in STARTS:
             check_choice(field.name, getattr(config, field.name))

@@ -18,17 +18,15 @@ from adaptf.evaluation.tables import as_markdown
 from adaptf.pipeline.config import SHARED_SECTIONS, upstream_fields
 from adaptf.pipeline.stage import plain
 from adaptf.reports.sweep_figures import sweep_figures
-from adaptf.sweeps.search import Score
 from adaptf.sweeps.space import Space, label, with_values, words
-from adaptf.sweeps.trial import ACCURACY, WORST
+from adaptf.sweeps.trial import ACCURACY
 from adaptf.sweeps.tries import ERROR, RUN, VALUES, first_number, last_tries, ranked, tries
 from adaptf.tracking.runs import Result, StageRun
 
-BEST, TRIALS, TABLE, FRONT = "best.yaml", "trials.csv", "trials.json", "pareto"
+BEST, TRIALS, TABLE = "best.yaml", "trials.csv", "trials.json"
 SHOWN = 10
 """Trials on the run's page."""
-NAMES = {"accuracy": "validation accuracy", "worst_device": "accuracy of the worst device"}
-METRICS = {"accuracy": ACCURACY, "worst_device": WORST}
+SCORE = "validation accuracy"
 CAUTION = (
     "The best of many trials is partly the luckiest on these validation clips: run it with several seeds "
     "beside the settings that it shall replace."
@@ -42,57 +40,46 @@ STATES = {
 }
 
 
-def results(
-    study: optuna.Study,
-    stage: str,
-    settings: Any,
-    run: StageRun,
-    *,
-    objectives: Sequence[Score],
-    space: Space,
-) -> Result:
+def results(study: optuna.Study, stage: str, settings: Any, run: StageRun, *, space: Space) -> Result:
     """Of a study whose budget is used. `settings` are the stage's, from which the trials differ.
 
     Raises UserError where no trial was complete.
     """
-    trials, complete, several = last_tries(study), ranked(study), len(objectives) > 1
+    trials, complete = last_tries(study), ranked(study)
     counts = {"complete": 0, "pruned": 0, "failed": 0, **Counter(STATES[trial.state] for trial in trials)}
     if not complete:
         raise UserError(f"study '{study.study_name}' has no complete trial: {counts}")
-    front = sorted(study.best_trials, key=lambda trial: trial.values, reverse=True)[: None if several else 1]
-    summary = "; ".join([_in_words(front[0], objectives), ", ".join(f"{n} {state}" for state, n in counts.items())])
-    scores = {METRICS[name]: value for name, value in zip(objectives, front[0].values, strict=True)}
-    shown = front if several else complete[:SHOWN]
+    best = complete[0]
+    summary = "; ".join([_in_words(best), ", ".join(f"{n} {state}" for state, n in counts.items())])
     go_on = f"mlflow run . --env-manager local -e {stage} -P preset=runs:/{run.run_id}/{BEST}"
     return Result(
-        metrics=scores | {f"trials/{state}": float(count) for state, count in counts.items()},
+        metrics={ACCURACY: best.values[0]} | {f"trials/{state}": float(count) for state, count in counts.items()},
         files={
-            **_presets(front, stage, settings, run.folder),
-            **_tables(trials, run.folder, objectives, space),
-            **_pictures(study, run.folder, objectives),
+            BEST: _write_preset(best, stage, settings, run.folder / BEST),
+            **_tables(trials, run.folder, space),
+            **_pictures(study, run.folder),
         },
         tags={MLFLOW_LOGGED_ARTIFACTS: json.dumps([{"path": TABLE, "type": "table"}])},
-        note=f"**{summary}**\n\n{_shown(shown, objectives)}\n\n{CAUTION}\n\n```\n{go_on}\n```",
+        note=f"**{summary}**\n\n{_shown(complete[:SHOWN])}\n\n{CAUTION}\n\n```\n{go_on}\n```",
         summary=f"{run.name}: {summary}\n\n{go_on}",
     )
 
 
-def _tables(trials: Sequence[FrozenTrial], folder: Path, objectives: Sequence[Score], space: Space) -> dict[str, Path]:
+def _tables(trials: Sequence[FrozenTrial], folder: Path, space: Space) -> dict[str, Path]:
     """A row per trial: for people, and in the form that MLflow shows as a table."""
-    table = pd.DataFrame([_row(trial, objectives, space) for trial in trials])
+    table = pd.DataFrame([_row(trial, space) for trial in trials])
     table.to_csv(folder / TRIALS, index=False)
     table.to_json(folder / TABLE, orient="split", index=False)
     return {name: folder / name for name in (TRIALS, TABLE)}
 
 
-def _row(trial: FrozenTrial, objectives: Sequence[Score], space: Space) -> dict[str, Any]:
-    """One trial: what became of it, its scores, its values, and where its run is."""
+def _row(trial: FrozenTrial, space: Space) -> dict[str, Any]:
+    """One trial: what became of it, its score, its values, and where its run is."""
     values = trial.user_attrs.get(VALUES, {})
-    scores = trial.values if trial.state == TrialState.COMPLETE else [None] * len(objectives)
     return {
         "trial": first_number(trial),
         "state": STATES[trial.state],
-        **dict(zip(objectives, scores, strict=True)),
+        "accuracy": trial.values[0] if trial.state == TrialState.COMPLETE else None,
         **{field: values.get(field) for field in space},
         "epochs": trial.last_step,
         "best validation": max(trial.intermediate_values.values(), default=None),
@@ -103,25 +90,20 @@ def _row(trial: FrozenTrial, objectives: Sequence[Score], space: Space) -> dict[
     }
 
 
-def _pictures(study: optuna.Study, folder: Path, objectives: Sequence[Score]) -> dict[str, Path]:
+def _pictures(study: optuna.Study, folder: Path) -> dict[str, Path]:
     """Those that the trials can show; a word for each other one."""
-    pictures, impossible = sweep_figures(study, folder / "figures", objectives=[NAMES[name] for name in objectives])
+    pictures, impossible = sweep_figures(study, folder / "figures", score=SCORE)
     for name, why in impossible.items():
         print(f"No picture of the {name.replace('_', ' ')}: {why}", flush=True)
     return {f"figures/{picture.name}": picture for picture in pictures}
 
 
-def _presets(trials: Sequence[FrozenTrial], stage: str, settings: Any, folder: Path) -> dict[str, Path]:
-    """The stage's settings with the values of the best trial, and with those of the others on the front."""
-    files: dict[str, Path] = {}
-    for trial in trials:
-        name = f"{FRONT}/{first_number(trial)}.yaml" if files else BEST
-        values = trial.user_attrs[VALUES]
-        content = yaml.safe_dump(_preset(stage, with_values(settings, values)), sort_keys=False)
-        files[name] = folder / name
-        files[name].parent.mkdir(parents=True, exist_ok=True)
-        files[name].write_text(f"# Trial {first_number(trial)} of a sweep: {words(values)}\n{content}")
-    return files
+def _write_preset(trial: FrozenTrial, stage: str, settings: Any, path: Path) -> Path:
+    """The stage's settings with the values of a trial."""
+    values = trial.user_attrs[VALUES]
+    content = yaml.safe_dump(_preset(stage, with_values(settings, values)), sort_keys=False)
+    path.write_text(f"# Trial {first_number(trial)} of a sweep: {words(values)}\n{content}")
+    return path
 
 
 def _preset(stage: str, config: Any) -> dict[str, Any]:
@@ -143,21 +125,17 @@ def _differences(config: Any, default: Any) -> dict[str, Any]:
     return found
 
 
-def _in_words(trial: FrozenTrial, objectives: Sequence[Score]) -> str:
+def _in_words(trial: FrozenTrial) -> str:
     """A trial in a line."""
-    scores = ", ".join(f"{NAMES[name]} {value:.3f}" for name, value in zip(objectives, trial.values, strict=True))
-    return f"trial {first_number(trial)}, {scores} with {words(trial.user_attrs[VALUES])}"
+    return f"trial {first_number(trial)}, {SCORE} {trial.values[0]:.3f} with {words(trial.user_attrs[VALUES])}"
 
 
-def _shown(trials: Sequence[FrozenTrial], objectives: Sequence[Score]) -> str:
+def _shown(trials: Sequence[FrozenTrial]) -> str:
     """Scores and values, a row per trial, with a title."""
     rows = []
     for trial in trials:
-        scores = {NAMES[name]: f"{value:.3f}" for name, value in zip(objectives, trial.values, strict=True)}
         values = trial.user_attrs[VALUES].items()
         texts = {label(name): f"{value:.4g}" if isinstance(value, float) else str(value) for name, value in values}
-        rows.append(scores | texts)
+        rows.append({SCORE: f"{trial.values[0]:.3f}"} | texts)
     table = pd.DataFrame(rows, index=pd.Index([first_number(trial) for trial in trials], name="trial"))
-    best = f"The best {len(trials)} complete trials."
-    title = best if len(objectives) == 1 else "The front: no other trial beats one of these in both."
-    return f"{title}\n\n{as_markdown(table)}"
+    return f"The best {len(trials)} complete trials.\n\n{as_markdown(table)}"

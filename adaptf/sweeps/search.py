@@ -5,15 +5,15 @@ from dataclasses import dataclass
 from typing import Literal
 
 from optuna.pruners import BasePruner, NopPruner, SuccessiveHalvingPruner
-from optuna.samplers import BaseSampler, RandomSampler, TPESampler
+from optuna.samplers import BaseSampler, TPESampler
 
 from adaptf.errors import UserError
 from adaptf.pipeline.config import file_or_name
 
 BESIDE = "default"
-Score = Literal["accuracy", "worst_device"]
 Pruning = Literal["halving", "none"]
-Sampling = Literal["tpe", "random"]
+_GOES_ON = 3
+"""One trial in so many does at each look, and the next look comes after so many times the epochs."""
 
 
 @dataclass(frozen=True)
@@ -32,25 +32,14 @@ class SearchConfig:
     ended early. Those that other workers have begun by then are more."""
     space: str = "default"
     """YAML file of the fields and their ranges; `default`: spaces/<stage>.yaml of the package."""
-    objectives: tuple[Score, ...] = ("accuracy",)
-    """accuracy: macro average on the validation clips. accuracy,worst_device: also that of the device that is
-    worst; gives the front of settings of which none is better in both. Nothing is ended early then."""
-    default_first: bool = True
-    """The first trial has the settings as they are, where they lie within the space."""
-    sampler: Sampling = "tpe"
-    """tpe: tree-structured Parzen estimator (Bergstra et al., 2011). random."""
-    startup_trials: int = 10
-    """Random trials before tpe learns from them."""
     seed: int = 0
-    """Of the sampler of the worker that begins the study: alone and without interruption it gives the same
-    trials again."""
+    """Of the sampler (a tree-structured Parzen estimator, Bergstra et al., 2011) of the worker that begins the
+    study: alone and without interruption it gives the same trials again."""
     pruner: Pruning = "halving"
     """halving: ends trials that are not among the best at some epochs (successive halving, Li et al., 2020).
     none."""
     min_epochs: int = 0
     """Epochs after which halving first looks at a trial; 0: a fifth of the training's."""
-    reduction_factor: int = 3
-    """One in so many trials goes on at each look, and the next look comes after so many times the epochs."""
     heartbeat_seconds: int = 20
     """How often a worker tells the database that it is alive; without news for three times as long its trial
     is run again."""
@@ -60,24 +49,14 @@ def check_search(config: SearchConfig) -> None:
     """Raises UserError for values that nothing can be searched with."""
     if not re.fullmatch(r"[\w.-]+", config.study):
         raise UserError(f"sweep.study should be a name of letters, digits, '.', '-' and '_', got '{config.study}'")
-    if config.objectives not in (("accuracy",), ("accuracy", "worst_device")):
-        raise UserError(f"sweep.objectives is {','.join(config.objectives)}: give accuracy, or accuracy,worst_device")
-    lowest = {
-        "trials": 1,
-        "startup_trials": 1,
-        "min_epochs": 0,
-        "reduction_factor": 2,
-        "heartbeat_seconds": 1,
-        "seed": 0,
-    }
-    for name, least in lowest.items():
+    for name, least in {"trials": 1, "min_epochs": 0, "heartbeat_seconds": 1, "seed": 0}.items():
         if getattr(config, name) < least:
             raise UserError(f"sweep.{name} should be {least} or more, got {getattr(config, name)}")
 
 
 def prunes(config: SearchConfig, stage: str) -> bool:
-    """Whether trials can be ended early: they need one score per epoch, and one objective."""
-    return config.pruner == "halving" and stage != "finetune" and len(config.objectives) == 1
+    """Whether trials can be ended early: they need one score per epoch."""
+    return config.pruner == "halving" and stage != "finetune"
 
 
 def pruner(config: SearchConfig, stage: str, *, epochs: int) -> BasePruner:
@@ -89,11 +68,9 @@ def pruner(config: SearchConfig, stage: str, *, epochs: int) -> BasePruner:
             f"sweep.min_epochs should be less than the {epochs} epochs of a training, got "
             f"{config.min_epochs}; sweep.pruner=none trains all trials to their end"
         )
-    return SuccessiveHalvingPruner(config.min_epochs or max(1, epochs // 5), config.reduction_factor)
+    return SuccessiveHalvingPruner(config.min_epochs or max(1, epochs // 5), _GOES_ON)
 
 
-def sampler(config: SearchConfig, *, seed: int | None) -> BaseSampler:
+def sampler(*, seed: int | None) -> BaseSampler:
     """What chooses values; None seeds it afresh. Trials that run count as bad ones for the time being."""
-    if config.sampler == "random":
-        return RandomSampler(seed=seed)
-    return TPESampler(seed=seed, n_startup_trials=config.startup_trials, constant_liar=True)
+    return TPESampler(seed=seed, constant_liar=True)

@@ -8,7 +8,6 @@ from typing import Any
 import optuna
 from optuna.distributions import distribution_to_json
 from optuna.exceptions import DuplicatedStudyError
-from optuna.study import StudyDirection
 
 from adaptf.errors import UserError
 from adaptf.pipeline.config import settings, upstream_fields
@@ -32,27 +31,25 @@ def begin_or_join(search: SearchConfig, space: Space, config: Any, *, stage: str
     """
     storage = open_storage(search)
     if search.study not in optuna.get_all_study_names(storage):
-        mine = _agreed(stage, search, space, resolve_upstream(config))
+        mine = _agreed(stage, space, resolve_upstream(config))
         with suppress(DuplicatedStudyError):  # another worker was quicker
-            directions = [StudyDirection.MAXIMIZE] * len(search.objectives)
-            study = optuna.create_study(storage=storage, study_name=search.study, directions=directions)
+            study = optuna.create_study(storage=storage, study_name=search.study, direction="maximize")
             study.set_user_attr(PARENT, run)
             study.set_user_attr(AGREED, mine)
     study = optuna.load_study(storage=storage, study_name=search.study)
-    if found := _differences(_agreed(stage, search, space, config), _told(study)):
+    if found := _differences(_agreed(stage, space, config), _told(study)):
         listed = "\n  ".join(found)
         raise UserError(f"study '{search.study}' has other settings, give another sweep.study or the same:\n  {listed}")
     return study
 
 
-def _agreed(stage: str, search: SearchConfig, space: Space, config: Any) -> dict[str, Any]:
+def _agreed(stage: str, space: Space, config: Any) -> dict[str, Any]:
     """What the workers of a study have to agree on, by the names that a message gives it."""
     taken = [field.name for field in upstream_fields(config)]
     values = plain(settings(config))
     fixed = [name for name in values if name == "seed" or name.partition(".")[0] not in (*NOT_SEARCHED, *taken)]
     return {
         "stage": stage,
-        "objectives": ",".join(search.objectives),
         **{f"space, {field}": distribution_to_json(distribution) for field, distribution in space.items()},
         **{f"{stage}.{name}": values[name] for name in fixed if name not in space},
         **{name: values[name] for name in taken},

@@ -1,7 +1,7 @@
 """One trial of a sweep: the stage in a nested run, watched, and what it scored."""
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -22,7 +22,8 @@ from adaptf.tracking.runs import TRIAL, Busy, Result, StageRun, StopTraining, Wa
 
 STUDY, STATE = "adaptf.study", "adaptf.trial.state"
 """Tags of a trial's run; the state is running, complete, pruned or failed."""
-ACCURACY, WORST = "best/accuracy", "best/worst_device"
+ACCURACY = "best/accuracy"
+"""Metric of a trial's run that is its score."""
 LONGEST_ERROR = 500
 MOST_FAILURES = 3
 """So many trials that fail one after the other end a worker: it is not the values that are at fault."""
@@ -45,8 +46,6 @@ class Objective:
     """Of the stage; each trial has other values in the fields of the space."""
     space: Space
     study: str
-    scores: Sequence[str]
-    """Metrics of a trial's run that are the objectives."""
     parent: str
     """The run under which those of the trials are."""
     watched_epochs: int
@@ -57,8 +56,8 @@ class Objective:
     taken: list[int] = field(default_factory=list)
     """Numbers of trials that others have taken from this worker, having heard nothing of it for too long."""
 
-    def __call__(self, trial: Trial) -> tuple[float, ...]:
-        """The objectives' values. Raises TrialPruned; TrialFailed, or the failure itself where it is one too
+    def __call__(self, trial: Trial) -> float:
+        """Its score. Raises TrialPruned; TrialFailed, or the failure itself where it is one too
         many; UserError where the settings are at fault."""
         try:
             return self._scored(trial)
@@ -66,7 +65,7 @@ class Objective:
             self.taken.append(trial.number)
             raise
 
-    def _scored(self, trial: Trial) -> tuple[float, ...]:
+    def _scored(self, trial: Trial) -> float:
         values = suggested(trial, self.space)
         trial.set_user_attr(VALUES, values)
         try:
@@ -84,8 +83,7 @@ class Objective:
             raise TrialFailed from error
         self.failures.clear()
         trial.set_user_attr(RUN, run_id)
-        found = runs.scores(run_id)
-        return tuple(found[name] for name in self.scores)
+        return runs.scores(run_id)[ACCURACY]
 
     def _failed(self, trial: Trial, error: Exception) -> None:
         """Notes it. Raises the error itself where the next trial would fail too."""
@@ -110,7 +108,7 @@ class Objective:
         """The id of the nested run. A trial whose first run was interrupted on this machine goes on in it."""
         first = first_number(_frozen(trial))
         tags = {TRIAL: str(first), STUDY: self.study, MLFLOW_PARENT_RUN_ID: self.parent}
-        stage = _as_trial(self.stage, tags, self.scores, begun=lambda run_id: trial.set_user_attr(RUN, run_id))
+        stage = _as_trial(self.stage, tags, begun=lambda run_id: trial.set_user_attr(RUN, run_id))
         return execute(
             replace(stage, reads=lambda config: f"trial {first} of study {self.study} of run {self.parent}"),
             with_values(self.config, values),
@@ -141,15 +139,16 @@ def _frozen(trial: Trial) -> FrozenTrial:
     return next(one for one in trial.study.get_trials(deepcopy=False) if one.number == trial.number)
 
 
-def _as_trial(stage: Stage[Any], tags: Mapping[str, str], scores: Sequence[str], *, begun: Callable[[str], None]) -> Stage[Any]:
-    """The stage, whose run says which trial it is and what became of it; without its scores it fails."""
+def _as_trial(stage: Stage[Any], tags: Mapping[str, str], *, begun: Callable[[str], None]) -> Stage[Any]:
+    """The stage, whose run says which trial it is and what became of it; without a score it fails."""
 
     def trial(config: Any, run: StageRun) -> Result:
         begun(run.run_id)
         mlflow.set_tags({**tags, STATE: "running"})
         try:
-            result = _with_worst_device(stage.run(config, run))
-            _check_scores(result, scores)
+            result = stage.run(config, run)
+            if not math.isfinite(score := result.metrics.get(ACCURACY, math.nan)):
+                raise ArithmeticError(f"{ACCURACY} is {score}")
         except StopTraining:
             mlflow.set_tag(STATE, "pruned")
             raise
@@ -159,17 +158,3 @@ def _as_trial(stage: Stage[Any], tags: Mapping[str, str], scores: Sequence[str],
         return replace(result, tags={**result.tags, STATE: "complete"})
 
     return replace(stage, run=trial)
-
-
-def _with_worst_device(result: Result) -> Result:
-    """With the accuracy of the device that is worst, where those of devices are known."""
-    of_devices = [value for name, value in result.metrics.items() if name.startswith(f"{ACCURACY}/")]
-    worst = {WORST: min(of_devices)} if of_devices else {}
-    return replace(result, metrics={**result.metrics, **worst})
-
-
-def _check_scores(result: Result, names: Sequence[str]) -> None:
-    """Raises ArithmeticError for what a trial can't be judged by."""
-    for name in names:
-        if not math.isfinite(score := result.metrics.get(name, math.nan)):
-            raise ArithmeticError(f"{name} is {score}")

@@ -12,7 +12,7 @@ from tempfile import TemporaryDirectory
 import filelock
 import mlflow
 import pandas as pd
-from lightning.pytorch.loggers import Logger, MLFlowLogger, TensorBoardLogger
+from lightning.pytorch.loggers import Logger, MLFlowLogger
 from mlflow.data.meta_dataset import MetaDataset
 from mlflow.data.pandas_dataset import from_pandas
 from mlflow.entities import Run, RunStatus
@@ -105,12 +105,9 @@ class StageRun:
     shared: SharedObjects = field(default_factory=SharedObjects)
     """What a process's stages need not read twice."""
 
-    def loggers(self, *, tensorboard: bool) -> list[Logger]:
-        """Loggers for Lightning, which write from process 0 only."""
-        found: list[Logger] = [MLFlowLogger(run_id=self.run_id, tracking_uri=mlflow.get_tracking_uri(), log_model=False)]
-        if tensorboard:
-            found.append(TensorBoardLogger(self.folder / "tensorboard", name="", version=""))
-        return found
+    def logger(self) -> Logger:
+        """Lightning's, which writes from process 0 only."""
+        return MLFlowLogger(run_id=self.run_id, tracking_uri=mlflow.get_tracking_uri(), log_model=False)
 
     def log_input(self, data_set: DataSet) -> None:
         """Notes what data the run works on."""
@@ -272,12 +269,6 @@ def with_all_seeds(run: Run) -> list[str]:
 def scores(run_id: str) -> dict[str, float]:
     """The metrics that a stage gave at its end: not those of single epochs."""
     return {name: value for name, value in mlflow.get_run(run_id).data.metrics.items() if not name.startswith(PER_EPOCH)}
-
-
-def metric_per_epoch(run_id: str, name: str) -> list[float]:
-    """The values of a metric in the order of its epochs; of an epoch that was done again after an interruption the latter."""
-    history = sorted(mlflow.MlflowClient().get_metric_history(run_id, name), key=lambda entry: (entry.step, entry.timestamp))
-    return list({entry.step: entry.value for entry in history}.values())
 
 
 def fingerprint_of(run: Run) -> str:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import lightning as L
-from lightning.pytorch.callbacks import Callback, EarlyStopping, LearningRateMonitor, ModelCheckpoint
+from lightning.pytorch.callbacks import Callback, LearningRateMonitor, ModelCheckpoint
 from lightning.pytorch.loggers import Logger
 
 from adaptf.data.data_module import ClipDataModule
@@ -23,13 +23,6 @@ BEST, LAST = "best", "last"
 logger = logging.getLogger(__name__)
 
 
-class Patience(EarlyStopping):
-    """Ends a training that was over when its checkpoint was written: Lightning alone would train on for an epoch."""
-
-    def on_train_start(self, trainer: L.Trainer, task: L.LightningModule) -> None:
-        trainer.should_stop = trainer.should_stop or self.wait_count >= self.patience
-
-
 class Watched(Callback):
     """Tells the epochs that are done, so 1 first, and the validation's score; what `watch` raises reaches fit's caller."""
 
@@ -39,16 +32,6 @@ class Watched(Callback):
     def on_validation_end(self, trainer: L.Trainer, task: Any) -> None:
         if not trainer.sanity_checking:
             self.watch(trainer.current_epoch + 1, float(trainer.callback_metrics[f"val/{task.score_name}"]))
-
-
-@dataclass(frozen=True)
-class Schedule:
-    """When a training is judged, and when it ends."""
-
-    max_epochs: int
-    validate_every_epochs: int
-    patience_epochs: int
-    """It ends after so many epochs without a better score; 0 never ends it early."""
 
 
 @dataclass(frozen=True)
@@ -68,8 +51,9 @@ class Fitted:
 def fit(
     task: ClassifierTask,
     data: ClipDataModule,
-    schedule: Schedule,
     *,
+    epochs: int,
+    validated_every: int,
     folder: Path,
     name: str,
     loggers: Sequence[Logger] = (),
@@ -78,8 +62,9 @@ def fit(
 ) -> Fitted:
     """Trains from `last.ckpt` in `folder` where an interrupted run left one, else from the task's weights.
 
-    Without validation clips nothing chooses: all epochs are trained, and the last one is taken. `trainer_options` go to
-    lightning.Trainer as they are: accelerator, devices, strategy, ... Raises ValueError where a set is empty.
+    There is a validation after each `validated_every` epochs. Without validation clips nothing chooses: all epochs are trained,
+    and the last one is taken. `trainer_options` go to lightning.Trainer as they are: accelerator, devices, strategy, ... Raises
+    ValueError where a set is empty.
     """
     _check_clips(data, name)
     keep_freed_memory()
@@ -89,17 +74,16 @@ def fit(
     # Lightning's own save_last writes only when the best does: after a bad epoch it would not be the last.
     newest = checkpoint(filename=LAST, save_on_train_epoch_end=True)
     trainer = L.Trainer(
-        max_epochs=schedule.max_epochs,
+        max_epochs=epochs,
         callbacks=[
             *([best] if best else []),
             newest,
             EpochLines(name, task.score_name),
             *callbacks,
-            *(_patience(schedule, score_name) if best else []),
             *([LearningRateMonitor(logging_interval="epoch")] if loggers else []),
         ],
         logger=list(loggers) or False,
-        check_val_every_n_epoch=schedule.validate_every_epochs,
+        check_val_every_n_epoch=validated_every,
         log_every_n_steps=1,
         num_sanity_val_steps=0,
         use_distributed_sampler=False,
@@ -127,13 +111,6 @@ def _check_clips(data: ClipDataModule, name: str) -> None:
     for part, clips in (("training", data.train_clips), ("validation", data.validation_clips)):
         if clips is not None and not len(clips):
             raise ValueError(f"{name} has no {part} clips")
-
-
-def _patience(schedule: Schedule, score_name: str) -> list[Callback]:
-    if not schedule.patience_epochs:
-        return []
-    validations = max(1, schedule.patience_epochs // schedule.validate_every_epochs)
-    return [Patience(score_name, mode="max", patience=validations, check_on_train_epoch_end=False)]
 
 
 def _score(best: ModelCheckpoint) -> float:

@@ -39,43 +39,15 @@ def kl_divergence(student: Tensor, teacher: Tensor, *, temperature: float, reduc
 
 
 @dataclass(frozen=True)
-class Ensemble:
-    """The mean of several teachers' logits, of each with its weight and softened by a temperature of its own.
-
-    A temperature per teacher puts overconfident and timid teachers on one scale (Guo et al., 2017).
-    """
-
-    weights: Sequence[float] = ()
-    """Of the teachers, in any unit; empty means alike."""
-    temperatures: Sequence[float] = ()
-    """Of the teachers, instead of the loss's; empty means the loss's."""
-
-    def mean(self, teacher_logits: Tensor, *, temperature: float) -> Tensor:
-        """(batch, teachers, classes) -> (batch, classes), to be softened by `temperature`.
-
-        Raises ValueError where there are not as many weights or temperatures as teachers.
-        """
-        teachers = teacher_logits.shape[1]
-        shares = torch.tensor(_one_each(self.weights or [1.0] * teachers, teachers, what="weights"))
-        own = torch.tensor(_one_each(self.temperatures or [temperature] * teachers, teachers, what="temperatures"))
-        scale = moved(shares / shares.sum() * temperature / own, teacher_logits.device).to(teacher_logits)
-        return (teacher_logits * scale[:, None]).sum(dim=1)  # no matrix product: autocast would round it
-
-
-def _one_each(values: Sequence[float], teachers: int, *, what: str) -> list[float]:
-    if len(values) != teachers or min(values) <= 0:
-        raise ValueError(f"there are {teachers} teachers: {what} should be as many positive numbers, got {list(values)}")
-    return list(values)
-
-
-@dataclass(frozen=True)
 class DistillationLoss:
     """weight * cross-entropy + (1 - weight) * T^2 KL with the mean of the teachers' logits (the report, equation 1)."""
 
     temperature: float
     weight: float
     reduction: KlReduction
-    ensemble: Ensemble = Ensemble()
+    teacher_temperatures: Sequence[float] = ()
+    """One per teacher, instead of `temperature`, which empty means: puts overconfident and timid teachers on one scale (Guo et
+    al., 2017)."""
 
     def parts(
         self, student: Tensor, targets: Tensor, teacher_logits: Tensor, unmixed_teachers: MixDraw | None = None
@@ -97,8 +69,16 @@ class DistillationLoss:
         return {"loss": loss, "label_loss": label_loss, "distillation_loss": distillation_loss}
 
     def teacher(self, teacher_logits: Tensor) -> Tensor:
-        """The ensemble's logits (batch, classes) from those of its teachers (batch, teachers, classes)."""
-        return self.ensemble.mean(teacher_logits, temperature=self.temperature)
+        """The mean (batch, classes) of the teachers' logits (batch, teachers, classes), to be softened by `temperature`.
+
+        Raises ValueError where there are not as many temperatures as teachers.
+        """
+        teachers = teacher_logits.shape[1]
+        own = list(self.teacher_temperatures) or [self.temperature] * teachers
+        if len(own) != teachers or min(own) <= 0:
+            raise ValueError(f"there are {teachers} teachers: temperatures should be as many positive numbers, got {own}")
+        scale = moved(torch.tensor(1 / teachers) * self.temperature / torch.tensor(own), teacher_logits.device)
+        return (teacher_logits * scale.to(teacher_logits)[:, None]).sum(dim=1)  # no matrix product: autocast would round it
 
     def _kl(self, student: Tensor, teacher: Tensor) -> Tensor:
         return kl_divergence(student, teacher, temperature=self.temperature, reduction=self.reduction)

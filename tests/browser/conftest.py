@@ -39,7 +39,6 @@ teacher: {small: {width: 8, mel: {bands: 64}, optim: {max_epochs: 1, batch_size:
 distill: {optim: {max_epochs: 1, batch_size: 16}}
 finetune: {devices: [a], min_clips: 1, min_validation_clips: 1, optim: {max_epochs: 1, batch_size: 16}}
 quantize: {tolerable_loss: 1.0, tolerable_logit_error: 10, calibration_clips: 8, min_validation_clips: 1}
-evaluate: {draws: 100}
 promote: {tolerable_loss: 1.0, tolerable_logit_error: 10}
 """
 
@@ -89,7 +88,7 @@ def fill(folder: Path) -> None:
     config = parse(MainConfig, stage="main", arguments=[f"--{name}={value}" for name, value in given.items()])
     done = mlflow.get_run(execute(MAIN, config)).data.tags
     compared = ",".join(done[f"{DONE}{stage}"] for stage in ("train", "distill"))
-    execute(COMPARE, CompareConfig(compared, prepare_run=done[f"{DONE}prepare_scenes"], draws=100, accelerator="cpu"))
+    execute(COMPARE, CompareConfig(compared, prepare_run=done[f"{DONE}prepare_scenes"], accelerator="cpu"))
 
 
 @pytest.fixture(scope="module")

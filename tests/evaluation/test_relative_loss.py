@@ -4,9 +4,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from adaptf.data.clips import TAU_SCENES, VALIDATION
+from adaptf.data.clips import VALIDATION
 from adaptf.data.sets.split import cut_by_location
 from adaptf.evaluation.relative_loss import Loss, relative_loss
+from adaptf.models.students.tfsepnet.public_checkpoint import CLASSES
 from adaptf.pipeline.config import DataConfig
 from adaptf.promotion.comparison import compare
 
@@ -82,7 +83,7 @@ def test_without_a_true_loss_no_model_is_refused_on_the_official_list(official_c
 
 def test_every_device_of_the_official_list_can_be_compared_and_a_truly_worse_model_is_refused(official_clips):
     clips, generator = official_validation(official_clips), np.random.default_rng(2)
-    clips = clips.drop(columns=["split", "recording"]).assign(**dict.fromkeys(TAU_SCENES, 0.0))
+    clips = clips.drop(columns=["split", "recording"]).assign(**dict.fromkeys(CLASSES, 0.0))
     shared = 0.2 + sum(effect(generator, clips[name], 0.5) for name in ("scene", "location", "filename"))
     for device in ("a", "b", "c", "s1", "s2", "s3", "unknown"):
         one, other = (predicted_where(shared + effect(generator, clips["filename"], 0.3), clips) for _ in range(2))

@@ -74,7 +74,7 @@ def version(make_version: Callable[..., str], trained: Runs) -> str:
 
 
 def config_of(train_config: TrainConfig, *values: str, **changed: object) -> CompareConfig:
-    config = CompareConfig(",".join(values), prepare_run=train_config.prepare_run, draws=100, accelerator="cpu")
+    config = CompareConfig(",".join(values), prepare_run=train_config.prepare_run, accelerator="cpu")
     return replace(config, **changed)  # type: ignore[arg-type]
 
 

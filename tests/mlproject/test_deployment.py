@@ -56,7 +56,7 @@ def deployed(train_config: TrainConfig, folder: Path) -> Deployed:
         QUANTIZE, QuantizeConfig(prepare_run=prepared, finetune_run=tuned, tolerable_loss=LOSSY, tolerable_logit_error=LOSSY)
     )
     only = EvaluateConfig(
-        prepare_run=prepared, train_run="none", distill_run="none", finetune_run="none", quantize_run=quantized, draws=100
+        prepare_run=prepared, train_run="none", distill_run="none", finetune_run="none", quantize_run=quantized
     )
     evaluated = execute(EVALUATE, only)
     return Deployed(quantized, execute(REGISTER, RegisterConfig(quantized, evaluated)))

@@ -8,6 +8,7 @@ from typing import Any
 import mlflow
 import numpy as np
 import pytest
+from fixtures.curves import metric_per_epoch
 
 from adaptf.data.errors import DataError
 from adaptf.data.teacher_logits import TeacherLogits, read_teacher_logits, write_teacher_logits
@@ -16,7 +17,7 @@ from adaptf.mlproject.distill import DISTILL, DistillConfig
 from adaptf.mlproject.prepare import PREPARE, PrepareConfig
 from adaptf.mlproject.teacher import TEACHER, TeacherConfig
 from adaptf.mlproject.train import TRAIN, TrainConfig
-from adaptf.pipeline.config import AugmentConfig, DataConfig
+from adaptf.pipeline.config import DataConfig
 from adaptf.pipeline.stage import execute
 from adaptf.tracking import runs
 from adaptf.tracking.runs import STAGE, UpstreamError
@@ -56,7 +57,7 @@ def checkpoint_bytes(run_id: str, name: str) -> bytes:
 
 def per_epoch(run_id: str) -> dict[str, list[float]]:
     names = mlflow.get_run(run_id).data.metrics
-    return {name: runs.metric_per_epoch(run_id, name) for name in names if name.startswith(("train/", "val/"))}
+    return {name: metric_per_epoch(run_id, name) for name in names if name.startswith(("train/", "val/"))}
 
 
 def test_student_and_teachers_are_measured_in_every_epoch(config: DistillConfig) -> None:
@@ -96,41 +97,28 @@ def test_a_start_that_was_trained_on_another_split_is_refused(config: DistillCon
         execute(DISTILL, replace(config, prepare_run=other_split))
 
 
-def test_other_teachers_weights_make_another_student(config: DistillConfig, other_teacher: Callable[..., str]) -> None:
+def test_other_temperatures_of_teachers_make_another_ensemble(config: DistillConfig, other_teacher: Callable[..., str]) -> None:
     path = mlflow.artifacts.download_artifacts(run_id=config.teacher_runs, artifact_path="logits")
     opposite = other_teacher(logits=-read_teacher_logits(Path(path)).logits)
     both = f"{config.teacher_runs},{opposite}"
 
-    def teacher_accuracy(*weights: float) -> float:
-        loss = replace(config.loss, teacher_weights=weights)
-        return runs.metric_per_epoch(execute(DISTILL, replace(config, teacher_runs=both, loss=loss)), "val/teacher_accuracy")[0]
+    def teacher_accuracy(*temperatures: float) -> float:
+        loss = replace(config.loss, teacher_temperatures=temperatures)
+        return metric_per_epoch(execute(DISTILL, replace(config, teacher_runs=both, loss=loss)), "val/teacher_accuracy")[0]
 
     assert teacher_accuracy(3.0, 1.0) == pytest.approx(1 - teacher_accuracy(1.0, 3.0))
 
 
-def test_more_weights_than_teachers_are_refused_before_training(config: DistillConfig) -> None:
-    with pytest.raises(UserError, match=r"teacher_weights.*there are 1 teachers: weights should be as many positive numbers"):
-        execute(DISTILL, replace(config, loss=replace(config.loss, teacher_weights=(1.0, 1.0))))
-
-
-def test_teachers_that_run_online_hear_what_the_student_hears(config: DistillConfig) -> None:
-    quiet = AugmentConfig(dir_p=0.0, mixstyle_p=0.0, mixup_alpha=0.0)
-    config = replace(config, optim=replace(config.optim, lr=1e-12))  # steps that learn from roundings would enlarge them
-
-    def first_loss(hears: Any, augment: AugmentConfig) -> float:
-        settings = replace(config, augment=augment, loss=replace(config.loss, teachers_hear=hears))
-        return runs.metric_per_epoch(execute(DISTILL, settings), "train/distillation_loss")[0]
-
-    assert first_loss("augmented", quiet) == pytest.approx(first_loss("clean", quiet), rel=1e-4)
-    loud = replace(quiet, dir_p=1.0, dir_devices=())
-    assert abs(first_loss("augmented", loud) / first_loss("clean", loud) - 1) > 1e-3
+def test_more_temperatures_than_teachers_are_refused_before_training(config: DistillConfig) -> None:
+    with pytest.raises(UserError, match=r"teacher_temperatures.*there are 1 teachers: temperatures should be as many"):
+        execute(DISTILL, replace(config, loss=replace(config.loss, teacher_temperatures=(1.0, 1.0))))
 
 
 @pytest.mark.parametrize("changes", [{"mixed_teachers": "terms"}, {"reduction": "clips"}, {"teacher_temperatures": (4.0,)}])
 def test_other_forms_of_distillation_give_other_students(config: DistillConfig, changes: dict[str, Any]) -> None:
     plain = execute(DISTILL, config, reuse=True)
     other = execute(DISTILL, replace(config, loss=replace(config.loss, **changes)))
-    first, second = (runs.metric_per_epoch(run_id, "train/distillation_loss")[0] for run_id in (plain, other))
+    first, second = (metric_per_epoch(run_id, "train/distillation_loss")[0] for run_id in (plain, other))
     assert np.isfinite(second) and abs(second / first - 1) > 1e-3
 
 

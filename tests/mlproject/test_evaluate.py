@@ -32,7 +32,7 @@ def evaluated(train_config: TrainConfig, trained: str) -> str:
     nothing = dict.fromkeys(("distill_run", "finetune_run", "quantize_run"), "none")
     return execute(
         EVALUATE,
-        EvaluateConfig(prepare_run=train_config.prepare_run, train_run=trained, accelerator="cpu", draws=100, **nothing),
+        EvaluateConfig(prepare_run=train_config.prepare_run, train_run=trained, accelerator="cpu", **nothing),
     )
 
 
@@ -57,7 +57,7 @@ def settings(evaluated: str, tmp_path: Path) -> dict[str, Runs]:
 
 def write_page(settings: dict[str, Runs], data: PreparedData, folder: Path) -> str:
     folder.mkdir()
-    report(settings, data, StageRun("none", "evaluate", folder), remark="", draws=100)
+    report(settings, data, StageRun("none", "evaluate", folder), remark="")
     return (folder / "report.html").read_text()
 
 

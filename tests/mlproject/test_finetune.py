@@ -14,6 +14,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from fixtures.curves import metric_per_epoch
 from numpy.typing import NDArray
 
 from adaptf.data.batch import with_features
@@ -25,14 +26,13 @@ from adaptf.mlproject.prepare import PREPARE, PrepareConfig
 from adaptf.mlproject.teacher import TEACHER, TeacherConfig
 from adaptf.mlproject.train import TRAIN, TrainConfig
 from adaptf.pipeline import finetune_device as finetune_device_module
-from adaptf.pipeline import fitting, leave_one_device_out
-from adaptf.pipeline.config import AugmentConfig, AverageConfig, DataConfig, OptimConfig
+from adaptf.pipeline import fitting
+from adaptf.pipeline.config import AugmentConfig, DataConfig, OptimConfig
 from adaptf.pipeline.finetune_device import FINETUNE_DEVICE, FinetuneDeviceConfig
 from adaptf.pipeline.stage import execute
 from adaptf.pipeline.taught import LossConfig
 from adaptf.tracking import runs
 from adaptf.tracking.runs import UpstreamError
-from adaptf.training.metrics import MacroAccuracy
 
 TrainingOf = Callable[..., Any]
 PLAIN = AugmentConfig(dir_p=0.0, mixstyle_p=0.0, mixup_alpha=0.0)
@@ -110,37 +110,18 @@ def test_a_device_with_too_few_clips_is_left_to_the_model_for_unknown_devices(
     }  # fmt: skip
 
 
-@pytest.mark.parametrize("helps", [False, True])
-def test_the_better_one_of_start_and_fine_tuned_model_is_kept(
-    helps: bool, device_config: FinetuneDeviceConfig, start: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    scores = iter([0.5, 0.6 if helps else 0.5])
-    monkeypatch.setattr(finetune_device_module, "accuracy", lambda predictions, score: next(scores))
-    run_id = execute(FINETUNE_DEVICE, replace(device_config, keep="best", seed=1 + helps))
-    assert same_weights(best_of(run_id), start) != helps
-    assert runs.scores(run_id)["start/accuracy"] == 0.5
-    assert runs.scores(run_id)["kept/accuracy"] == (0.6 if helps else 0.5)
-    kept = "The fine-tuned model is kept" if helps else "the starting model is kept"
-    assert kept in mlflow.get_run(run_id).data.tags["mlflow.note.content"]
-
-
 def test_the_last_epoch_is_kept_whatever_it_scores(
     device_config: FinetuneDeviceConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(finetune_device_module, "accuracy", lambda predictions, score: 0.5)
-    run_id = execute(FINETUNE_DEVICE, replace(device_config, keep="last"))
+    run_id = execute(FINETUNE_DEVICE, device_config)
     assert same_weights(best_of(run_id), last_of(run_id))
-    assert len(runs.metric_per_epoch(run_id, "train/loss")) == 2
-    assert len(runs.metric_per_epoch(run_id, "val/accuracy")) == 1
+    assert len(metric_per_epoch(run_id, "train/loss")) == 2
+    assert len(metric_per_epoch(run_id, "val/accuracy")) == 1
     note = mlflow.get_run(run_id).data.tags["mlflow.note.content"]
     assert "The last epoch is kept: validation clips chose nothing" in note
     assert "which chose no checkpoint" in note and "by which the checkpoint was chosen" not in note
     assert all(f"{setting} **" in note for setting in ("start", "fine-tuned"))
-
-
-def test_patience_without_a_choice_is_refused_before_any_device(config: FinetuneConfig) -> None:
-    with pytest.raises(UserError, match="keep = last takes the last epoch, which patience_epochs = 5 would choose"):
-        execute(FINETUNE, replace(config, patience_epochs=5))
 
 
 def test_a_file_to_start_from_and_no_teacher_is_told_the_way_out(config: FinetuneConfig) -> None:
@@ -151,8 +132,8 @@ def test_a_file_to_start_from_and_no_teacher_is_told_the_way_out(config: Finetun
 def test_a_device_learns_from_labels_and_teachers(config: FinetuneConfig, teacher_config: TeacherConfig) -> None:
     taught = execute(TEACHER, teacher_config)
     teachers = ",".join([taught] * 2)
-    with pytest.raises(UserError, match=r"teacher_weights.*there are 2 teachers: weights should be as many positive numbers"):
-        execute(FINETUNE, replace(config, teacher_runs=teachers, loss=LossConfig(teacher_weights=(1.0,))))
+    with pytest.raises(UserError, match=r"teacher_temperatures.*there are 2 teachers: temperatures should be as many"):
+        execute(FINETUNE, replace(config, teacher_runs=teachers, loss=LossConfig(teacher_temperatures=(1.0,))))
     run_id = execute(FINETUNE, replace(config, devices=("a",), teacher_runs=taught))
     models = json.loads(mlflow.artifacts.load_text(f"runs:/{run_id}/models.json"))
     for device_run in models.values():
@@ -170,84 +151,21 @@ def test_teachers_of_other_data_are_refused_before_any_device(
         execute(FINETUNE, replace(config, teacher_runs=taught))
 
 
-def test_training_ends_once_patience_is_over(device_config: FinetuneDeviceConfig, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(MacroAccuracy, "compute", lambda metric: torch.tensor(0.5))
-    long = replace(device_config, keep="best", seed=3, optim=replace(OPTIM, max_epochs=9, restart_epochs=9))
-    impatient = execute(FINETUNE_DEVICE, replace(long, patience_epochs=2))
-    assert len(runs.metric_per_epoch(impatient, "val/accuracy")) == 3
-    assert len(runs.metric_per_epoch(execute_after_a_cut(long, monkeypatch), "val/accuracy")) == 3
-    endless = execute(FINETUNE_DEVICE, replace(long, patience_epochs=0))
-    assert len(runs.metric_per_epoch(endless, "val/accuracy")) == 9
-
-
-def execute_after_a_cut(config: FinetuneDeviceConfig, monkeypatch: pytest.MonkeyPatch) -> str:
-    """The run of a training that was over when the store was lost, and that was started again."""
-    impatient = replace(config, patience_epochs=2, seed=6)
-    with monkeypatch.context() as patch:
-        patch.setattr(runs, "log_result", lambda result: (_ for _ in ()).throw(OSError("the store is lost")))
-        with pytest.raises(OSError, match="the store is lost"):
-            execute(FINETUNE_DEVICE, impatient)
-    return execute(FINETUNE_DEVICE, impatient)
-
-
-def test_an_average_of_the_last_epochs_needs_them(device_config: FinetuneDeviceConfig) -> None:
-    averaged = replace(device_config, keep="best", patience_epochs=160, optim=replace(OPTIM, average=AverageConfig(kind="swa")))
-    with pytest.raises(UserError, match="swa averages the last 25% of the epochs, which patience_epochs = 160 may leave out"):
-        execute(FINETUNE_DEVICE, averaged)
-
-
 def test_unknown_is_trained_on_all_devices_with_more_impulse_responses(config: FinetuneConfig) -> None:
-    settings = of_unknown(config, ["a", "b"])
-    assert (settings.device, settings.augment.dir_p, settings.keep) == ("unknown", 0.8, config.keep)
+    settings = of_unknown(config)
+    assert (settings.device, settings.augment.dir_p) == ("unknown", 0.8)
 
 
 def test_what_is_said_of_single_devices_reaches_their_own_models_alone(config: FinetuneConfig) -> None:
     swept = replace(config, augment=replace(PLAIN, dir_p=0.3, dir_devices=("c",), dir_p_of={"a,b": 0.6}))
     other = replace(swept, augment=replace(swept.augment, dir_p_of={"a": 0.6, "b": 0.1}))
-    assert of_unknown(swept, ["a", "b", "c"]) == of_unknown(other, ["a", "b", "c"])
-    assert of_unknown(swept, ["a", "b", "c"]).augment == replace(PLAIN, dir_p=0.8, dir_devices=("c",))
+    assert of_unknown(swept) == of_unknown(other)
+    assert of_unknown(swept).augment == replace(PLAIN, dir_p=0.8, dir_devices=("c",))
     data = SimpleNamespace(training_devices=("a", "b", "c", "d"))
     assert probabilities_of(swept, data) == {"a": 0.6, "b": 0.6, "c": 0.3, "d": 0.0}
     assert of_device(swept, "a", 0.6) == of_device(other, "a", 0.6)
     with pytest.raises(UserError, match="augment: dir_p_of names the device 'x' in 'x', the training clips are of a, b, c, d"):
         probabilities_of(replace(config, augment=replace(PLAIN, dir_p_of={"x": 0.1})), data)
-
-
-def test_unseen_devices_tell_how_long_unknown_is_trained(config: FinetuneConfig, monkeypatch: pytest.MonkeyPatch) -> None:
-    curves = {"a": [0.5, 0.7, 0.6], "b": [0.5, 0.4, 0.6], "c": [0.5, 0.4, 0.6]}
-    monkeypatch.setattr(leave_one_device_out, "scores_without", lambda settings, device, shared: curves[device])
-    held_out = replace(config, unknown_epochs="leave_one_device_out")
-    settings = of_unknown(held_out, ["a", "b", "c"])
-    assert (settings.optim.max_epochs, settings.keep) == (2, "last")
-    curves.update(b=[0.9, 0.4, 0.4])
-    assert of_unknown(held_out, ["a", "b", "c"]).optim.max_epochs == 0
-    with pytest.raises(UserError, match="needs two devices and more, got: a"):
-        of_unknown(held_out, ["a"])
-
-
-def test_leaving_devices_out_trains_without_each_and_ends_with_all(config: FinetuneConfig, start: str) -> None:
-    run_id = execute(FINETUNE, replace(config, devices=("a", "b"), unknown_epochs="leave_one_device_out", seed=4))
-    children = mlflow.search_runs(
-        search_all_experiments=True, filter_string=f"tags.`mlflow.parentRunId` = '{run_id}'", output_format="list"
-    )
-    names = {run.info.run_name: run for run in children}
-    assert set(names) == {"finetune a", "finetune b", "finetune without a", "finetune without b", "finetune unknown"}
-    assert names["finetune without a"].data.params["left_out"] == "a"
-    epochs = int(names["finetune unknown"].data.params["optim.max_epochs"])
-    assert same_weights(best_of(names["finetune unknown"].info.run_id), start) == (epochs == 0)
-
-
-def test_unknown_is_the_last_epoch_of_those_that_unseen_devices_chose(
-    config: FinetuneConfig, start: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(leave_one_device_out, "scores_without", lambda settings, device, shared: [0.5, 0.6, 0.4])
-    held_out = replace(config, devices=("a", "b"), unknown_epochs="leave_one_device_out", seed=5)
-    models = json.loads(mlflow.artifacts.load_text(f"runs:/{execute(FINETUNE, held_out)}/models.json"))
-    unknown = models["unknown"]
-    assert len(runs.metric_per_epoch(unknown, "val/accuracy")) == 1
-    last = last_of(unknown)
-    assert same_weights(best_of(unknown), last)
-    assert not same_weights(last, start)
 
 
 def test_zero_epochs_keep_the_start(device_config: FinetuneDeviceConfig, start: str) -> None:
@@ -302,16 +220,6 @@ def test_what_a_refit_has_learnt_from_is_said(config: FinetuneConfig) -> None:
     run_id = execute(FINETUNE, replace(config, refit=True, devices=("a",)))
     assert runs.REFIT in mlflow.get_run(run_id).data.tags
     assert "from which the model has learnt" in mlflow.get_run(run_id).data.tags["mlflow.note.content"]
-
-
-def test_a_refit_cannot_keep_the_best(config: FinetuneConfig) -> None:
-    with pytest.raises(UserError, match="refit trains on the validation clips, by which keep = best would choose"):
-        execute(FINETUNE, replace(config, refit=True, keep="best"))
-
-
-def test_a_refit_cannot_leave_devices_out(config: FinetuneConfig) -> None:
-    with pytest.raises(UserError, match="unknown_epochs = leave_one_device_out chooses by validation clips"):
-        execute(FINETUNE, replace(config, refit=True, unknown_epochs="leave_one_device_out"))
 
 
 def test_impulse_responses_of_a_devices_model_reach_its_own_clips_alone(

@@ -11,6 +11,7 @@ import pandas as pd
 import pytest
 import soundfile
 import torch
+from fixtures.curves import metric_per_epoch
 
 from adaptf.data.decode import decode
 from adaptf.data.errors import DataError
@@ -23,7 +24,7 @@ from adaptf.pipeline.artifacts import AUDIOSET_KIND, SCENES_KIND
 from adaptf.pipeline.config import DataConfig, MelConfig, ModelConfig, OptimConfig, TrainerConfig
 from adaptf.pipeline.dataset import load_prepared, load_tested
 from adaptf.pipeline.stage import execute
-from adaptf.tracking.runs import StageRun, metric_per_epoch, scores
+from adaptf.tracking.runs import StageRun, scores
 
 RATE = 44100
 
@@ -271,12 +272,12 @@ def test_download_fetches_the_record_into_the_folder_before_it_is_read(
 ) -> None:
     fetched = []
 
-    def fetch(record: int, root: Path, *, server: str) -> None:
-        fetched.append((record, root, server))
+    def fetch(record: int, root: Path) -> None:
+        fetched.append((record, root))
         shutil.copytree(data.root, root)
 
     monkeypatch.setattr(stage, "download_record", fetch)
     config = replace(data, root=str(tmp_path / "tau"), cache=str(tmp_path / "cache"))
-    run_id = execute(PREPARE, PrepareConfig(config, download=True, download_server="http://127.0.0.1:1"))
-    assert fetched == [(6337421, tmp_path / "tau", "http://127.0.0.1:1")]
+    run_id = execute(PREPARE, PrepareConfig(config, download=True))
+    assert fetched == [(6337421, tmp_path / "tau")]
     assert mlflow.get_run(run_id).data.metrics["clips/test"] == 12

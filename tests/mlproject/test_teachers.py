@@ -111,18 +111,10 @@ def test_fine_tuning_changes_the_encoder_and_freezing_does_not(
     assert torch.equal(checkpoint(frozen)[f"classifier.network.encoder.{weight}"], published)
 
 
-def test_options_for_small_gpus_train_too(config: TeacherConfig, monkeypatch: pytest.MonkeyPatch) -> None:
-    checkpoint_activations, asked = BeatsEncoder.checkpoint_activations, []
-    monkeypatch.setattr(
-        BeatsEncoder, "checkpoint_activations", lambda encoder: asked.append(True) or checkpoint_activations(encoder)
-    )
+def test_options_for_small_gpus_train_too(config: TeacherConfig) -> None:
     trainer = replace(config.trainer, accumulate_batches=2, precision="bf16-mixed")
-    optim = replace(ONE_EPOCH, layer_decay=0.8)
-    run_id = execute(TEACHER, replace(config, activation_checkpointing=True, trainer=trainer, optim=optim))
-    metrics = mlflow.get_run(run_id).data.metrics
-    assert np.isfinite(metrics["train/loss"])
-    assert asked
-    assert len({value for name, value in metrics.items() if name.startswith("lr-")}) > 2  # a rate per layer
+    run_id = execute(TEACHER, replace(config, trainer=trainer))
+    assert np.isfinite(mlflow.get_run(run_id).data.metrics["train/loss"])
 
 
 @pytest.mark.parametrize(("kind", "wanted"), [("ssl", "BEATs_iter3_plus_AS2M.pt"), ("ssl_sl", "finetuned_on_AS2M_cpt2.pt")])

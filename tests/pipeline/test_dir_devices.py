@@ -15,15 +15,14 @@ from optuna.distributions import FloatDistribution
 
 from adaptf.data.clip_set import ClipSet
 from adaptf.errors import UserError
-from adaptf.mlproject.finetune import FINETUNE, FinetuneConfig, of_unknown
+from adaptf.mlproject.finetune import FINETUNE, FinetuneConfig
 from adaptf.mlproject.main import AudioSetConfig, MainConfig, check, check_training_devices
 from adaptf.mlproject.prepare import PREPARE, PrepareConfig
-from adaptf.mlproject.sweep import SearchConfig, put_first
+from adaptf.mlproject.sweep import put_first
 from adaptf.mlproject.train import TRAIN, TrainConfig
 from adaptf.pipeline import fitting
 from adaptf.pipeline.config import AugmentConfig, DataConfig
 from adaptf.pipeline.dataset import PreparedData
-from adaptf.pipeline.finetune_device import FINETUNE_DEVICE
 from adaptf.pipeline.stage import execute
 
 PLAIN = AugmentConfig(dir_p=0.0, mixstyle_p=0.0, mixup_alpha=0.0)
@@ -202,14 +201,10 @@ def test_a_device_beside_a_gets_none_of_its_impulse_responses(train_config: Trai
         trainer=train_config.trainer,
     )
     assert heard(lambda: execute(FINETUNE, tuning)) == [[0.0, 0.0, 0.0], [0.8, 0.0, 0.0]]
-    without_a = replace(of_unknown(tuning, ["b"]), left_out="a")
-    assert heard(lambda: execute(FINETUNE_DEVICE, without_a)) == [[0.0, 0.0, 0.0]]
 
 
 def test_the_first_trial_of_a_sweep_has_the_probabilities_that_the_settings_mean(config: TrainConfig) -> None:
     study = optuna.create_study()
     space = {"augment.dir_p_of.nova,pixel": FloatDistribution(0.0, 0.8, step=0.1)}
-    put_first(study, SearchConfig(), space, replace(config, augment=AugmentConfig()))
+    put_first(study, space, replace(config, augment=AugmentConfig()))
     assert study.get_trials()[0].system_attrs["fixed_params"] == {"augment.dir_p_of.nova,pixel": 0.4}
-    put_first(without := optuna.create_study(), SearchConfig(default_first=False), space, config)
-    assert not without.get_trials()

@@ -196,7 +196,6 @@ def evaluate_config(prepared: str, models: Path) -> EvaluateConfig:
         distill_run="none",
         finetune_run=str(models),
         quantize_run="none",
-        draws=100,
         accelerator="cpu",
     )
 
@@ -357,7 +356,7 @@ def test_main_leaves_no_file_aside_in_silence(models: Path) -> None:
 
 
 def test_a_folder_is_compared_with_a_file(quantize_config: QuantizeConfig, models: Path, no_runs: None) -> None:
-    config = CompareConfig(f"{models},{models / 'unknown.ckpt'}", prepare_run=quantize_config.prepare_run, draws=100)
+    config = CompareConfig(f"{models},{models / 'unknown.ckpt'}", prepare_run=quantize_config.prepare_run)
     for wrong, message in (
         ("{a: a.ckpt, unknown: u.ckpt}", "runs is cut at each comma: give a folder of <device>.ckpt in place of a mapping"),
         (f"{models},/nowhere.ckpt", "runs names '/nowhere.ckpt': there is no such file or folder"),
@@ -368,7 +367,7 @@ def test_a_folder_is_compared_with_a_file(quantize_config: QuantizeConfig, model
 
 
 def test_a_comparison_with_a_folder_names_its_files(quantize_config: QuantizeConfig, models: Path) -> None:
-    config = CompareConfig(f"{models},{models / 'unknown.ckpt'}", prepare_run=quantize_config.prepare_run, draws=100)
+    config = CompareConfig(f"{models},{models / 'unknown.ckpt'}", prepare_run=quantize_config.prepare_run)
     run = mlflow.get_run(execute(COMPARE, replace(config, accelerator="cpu")))
     assert run.info.run_name == "compare models, unknown"
     assert run.data.tags["adaptf.file.runs.1/a"] == label(models / "a.ckpt")

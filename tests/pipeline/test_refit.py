@@ -7,6 +7,7 @@ from typing import Any
 import mlflow
 import pytest
 import torch
+from fixtures.curves import metric_per_epoch
 
 from adaptf.errors import UserError
 from adaptf.mlproject.compare import learnt_from_them
@@ -70,7 +71,7 @@ def test_a_refit_learns_from_all_clips_that_training_and_validation_have(
 @pytest.mark.parametrize("of", ["refit", "distilled"])
 def test_a_refit_ends_after_its_epochs_with_the_last_one(of: str, request: pytest.FixtureRequest, checkpoint: Weights) -> None:
     run_id = request.getfixturevalue(of)
-    assert len(runs.metric_per_epoch(run_id, "train/loss")) == EPOCHS
+    assert len(metric_per_epoch(run_id, "train/loss")) == EPOCHS
     best, last = checkpoint(run_id, "best"), checkpoint(run_id, "last")
     assert best.keys() == last.keys() and all(torch.equal(best[name], last[name]) for name in best)
 
@@ -97,7 +98,7 @@ def test_an_interrupted_refit_goes_on_and_ends_after_its_epochs(
             execute(TRAIN, refitted(train_config))
     resumed = execute(TRAIN, refitted(train_config))
     assert resumed != refit
-    assert runs.metric_per_epoch(resumed, "train/loss") == runs.metric_per_epoch(refit, "train/loss")
+    assert metric_per_epoch(resumed, "train/loss") == metric_per_epoch(refit, "train/loss")
 
 
 def test_refits_are_found_behind_what_was_built_on_them(distilled: str, refit: str, train_config: TrainConfig) -> None:
@@ -146,10 +147,6 @@ def test_a_sweep_of_device_models_needs_clips_that_their_start_has_not_learnt(di
 @pytest.mark.parametrize(
     ("changes", "problem"),
     [
-        ({"finetune": FinetuneConfig(patience_epochs=40)}, "patience_epochs = 40 would choose by validation clips"),
-        ({"finetune": FinetuneConfig(keep="best", refit=True)}, "keep = best would choose"),
-        ({"distill": DistillConfig(refit=True), "finetune": FinetuneConfig(keep="best")}, "finetune.keep = best could choose"),
-        ({"finetune": FinetuneConfig(refit=True, unknown_epochs="leave_one_device_out")}, "leave_one_device_out chooses"),
         ({"distill": DistillConfig(optim=OptimConfig(max_epochs=160, average=AverageConfig("swa")))}, "swa averages epochs"),
     ],
 )

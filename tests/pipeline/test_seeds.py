@@ -96,7 +96,6 @@ def test_evaluate_shows_runs_over_seeds_by_mean_and_interval(train_config: Train
         finetune_run="none",
         quantize_run="none",
         accelerator="cpu",
-        draws=200,
     )
     run_id = execute(EVALUATE, config)
     accuracies = tables_of(run_id, "accuracies")

@@ -7,7 +7,7 @@ import torch
 
 from adaptf.data.sets.findings import Finding
 from adaptf.reports import data_figures
-from adaptf.reports.data_figures import clips_figure, label_mosaic_figure, labels_figure, mosaic_figure
+from adaptf.reports.data_figures import clips_figure, labels_figure, mosaic_figure
 from adaptf.reports.data_report import DataReport, as_markdown, as_text, findings_table, make_report
 
 RATE = 32000
@@ -299,11 +299,3 @@ def test_bars_of_labels_say_how_many_labels_have_few_clips(audioset, drawn, tmp_
     assert [label.get_text() for label in axis.get_yticklabels()] == ["Speech", "Music", "Dog"]
     assert [bar.get_width() for bar in axis.patches] == [4, 3, 2]
     assert axis.get_xlabel() == "clips; 4 of 4 labels have fewer than 10"
-
-
-def test_label_mosaic_takes_the_clips_with_the_fewest_other_labels(audioset, drawn, read, tmp_path):
-    path = label_mosaic_figure(audioset, read, tmp_path / "mosaic.png", class_names=LABELS, sample_rate=RATE)
-    assert path.is_file()
-    assert read.rows == [0, 3, 1]
-    assert images(drawn[0]) == [[True, True, True, False, False, False]]
-    assert [axis.get_title() for axis in drawn[0].axes[:3]] == ["Speech", "Music", "Dog"]

@@ -19,7 +19,6 @@ REPORT = pd.DataFrame(
         "parameters": [126_858, 126_858],
         "macs": [29_419_648, 29_419_648],
         "model_bytes": [126_868, 126_868],
-        "bytes_fp32_biases": [132_328, 132_328],
         "frames": [64, 64],
     },
     index=pd.Index(["s1", "unknown"], name="device"),

@@ -10,6 +10,7 @@ import mlflow
 import numpy as np
 import pytest
 import torch
+from fixtures.curves import metric_per_epoch
 
 from adaptf.audio import logmel
 from adaptf.data import log_mels
@@ -37,7 +38,7 @@ def config(distill_config: DistillConfig, train_config: TrainConfig, teacher_con
 
 
 def history(run_id: str) -> dict[str, list[float]]:
-    return {name: runs.metric_per_epoch(run_id, name) for name in mlflow.get_run(run_id).data.metrics}
+    return {name: metric_per_epoch(run_id, name) for name in mlflow.get_run(run_id).data.metrics}
 
 
 def newest() -> Any:

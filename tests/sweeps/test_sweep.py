@@ -46,7 +46,7 @@ def space(folder: Path) -> str:
 @pytest.fixture(scope="module")
 def config(train_config: TrainConfig, space: str) -> SweepConfig:
     """Of `train`, random, four trials of two epochs."""
-    search = SearchConfig(space=space, trials=4, sampler="random", pruner="none")
+    search = SearchConfig(space=space, trials=4, pruner="none")
     return SweepConfig(
         stage="train", sweep=search, train=replace(train_config, augment=replace(train_config.augment, mixup_alpha=0))
     )
@@ -172,7 +172,7 @@ def test_one_worker_samples_the_same_trials_again_and_an_interrupted_one_goes_on
         return 1 - abs(train_config.optim.lr - 0.005)
 
     stage(score)
-    search = {"sampler": "tpe", "startup_trials": 3, "trials": 7}
+    search = {"trials": 12}
     begun: list[float] = []
     interrupted: tuple[int, ...] = ()
     whole = swept(config, study="tpe", **search)
@@ -304,23 +304,6 @@ def test_settings_that_the_stage_refuses_stop_the_sweep_at_once(config: SweepCon
     assert len(begun) == 1
 
 
-def test_two_objectives_give_a_front(config: SweepConfig, stage: Any, capsys: pytest.CaptureFixture[str]) -> None:
-    def score(train_config: TrainConfig, run: StageRun) -> float:
-        assert run.watch is None
-        return 0.6 + train_config.optim.lr
-
-    stage(score)
-    parent = swept(config, study="front", objectives=("accuracy", "worst_device"), pruner="halving")
-    table = table_of(parent)
-    assert table["worst_device"].to_list() == pytest.approx((1 - table["accuracy"]).to_list())
-    ranked = list(table["accuracy"].sort_values(ascending=False).index)
-    assert parent.data.metrics["best/accuracy"] == table["accuracy"].max()
-    assert parent.data.metrics["best/worst_device"] == pytest.approx(1 - table["accuracy"].max())
-    listed = {entry.path for entry in mlflow.MlflowClient().list_artifacts(parent.info.run_id, "pareto")}
-    assert listed == {f"pareto/{number}.yaml" for number in ranked[1:]}
-    assert "with two objectives can't be ended early" in capsys.readouterr().out
-
-
 def test_a_worker_that_joins_puts_its_trials_under_the_first_ones_run(config: SweepConfig, stage: Any) -> None:
     def score(train_config: TrainConfig, run: StageRun) -> float:
         begun.append(run.run_id)
@@ -346,11 +329,10 @@ def test_a_worker_that_joins_puts_its_trials_under_the_first_ones_run(config: Sw
     "changes, told",
     [
         ({"optim": 3}, "train.optim.max_epochs: 2 there, 3 here"),
-        ({"objectives": ("accuracy", "worst_device")}, "objectives: accuracy there, accuracy,worst_device here"),
         ({"space": "optim.lr: {low: 0.001, high: 0.03, log: true}\n"}, "space, optim.lr: .*0.02.* there, .*0.03.* here"),
         ({"prepare_run": True}, "prepare_run: .* there, .* here"),
     ],
-    ids=["settings", "objectives", "space", "upstream"],
+    ids=["settings", "space", "upstream"],
 )
 def test_a_study_with_other_settings_is_refused(
     changes: dict[str, Any], told: str, finished: Run, config: SweepConfig, folder: Path, data: DataConfig
@@ -364,7 +346,6 @@ def test_a_study_with_other_settings_is_refused(
     if "prepare_run" in changes:
         other = execute(PREPARE, PrepareConfig(replace(data, validation_share=0.5)))
         config = replace(config, prepare_run=other)
-    search |= {"objectives": changes["objectives"]} if "objectives" in changes else {}
     with pytest.raises(UserError, match=rf"(?s)study 'whole' has other settings.*{told}"):
         swept(config, **search)
 
@@ -373,9 +354,7 @@ def test_a_study_with_other_settings_is_refused(
     "changes, told",
     [
         ({"trials": 0}, "sweep.trials should be 1 or more, got 0"),
-        ({"reduction_factor": 1}, "sweep.reduction_factor should be 2 or more"),
         ({"study": "a/b"}, "sweep.study should be a name of letters"),
-        ({"objectives": ("worst_device",)}, "give accuracy, or accuracy,worst_device"),
         ({"storage": "somewhere"}, "neither 'default' nor the URL of a database"),
         ({"storage": "oracle+nothing://host/base"}, r"oracle\+nothing://host/base can't be used: Can't load plugin"),
         (
@@ -405,7 +384,6 @@ def test_what_cannot_be_searched_is_said_before_any_run(changes: dict[str, Any],
         ("augment.dir_p_of: {'a,b': {low: 0, high: 1}}", r"augment.dir_p_of.a,b: .* of the settings names b too, in 'b'"),
         ("augment.spec_mask_share: {choices: [0.1, 7.0]}", "augment: .*7"),
         ("optim.average.share: {low: 0.0, high: 1.0}", "optim: share should be greater than 0 and at most 1, got 0.0"),
-        ("optim.max_epochs: {low: 1, high: 4}", "trainer.validate_every_epochs is 2, optim.max_epochs 1: a trial would end"),
     ],
     ids=lambda value: value[:25],
 )
@@ -417,7 +395,6 @@ def test_values_that_the_stage_would_refuse_are_said_before_any_run(
         config.train,
         augment=replace(config.train.augment, dir_p_of={"b": 0.5}),
         optim=replace(config.train.optim, average=AverageConfig(kind="swa")),
-        trainer=replace(config.train.trainer, validate_every_epochs=2),
     )
     before = len(mlflow.search_runs(search_all_experiments=True))
     with pytest.raises(UserError, match=rf"(?s)refused.yaml gives train:.*{told}"):
@@ -436,12 +413,6 @@ def test_a_shipped_space_of_other_devices_is_refused_with_those_that_there_are(c
 def test_a_run_to_take_from_that_there_is_not_is_said_before_any_run(config: SweepConfig) -> None:
     with pytest.raises(UserError, match="there is no run 'nosuch'"):
         check(replace(config, prepare_run="nosuch"))
-
-
-def test_a_training_that_ends_before_its_first_validation_is_refused(config: SweepConfig) -> None:
-    settings = replace(config.train, trainer=replace(config.train.trainer, validate_every_epochs=3))
-    with pytest.raises(UserError, match=r"trainer.validate_every_epochs is 3, optim.max_epochs 2"):
-        swept(replace(config, train=settings), study="never-validated")
 
 
 def test_a_look_that_no_trial_would_come_to_is_refused(config: SweepConfig) -> None:

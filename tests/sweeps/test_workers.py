@@ -109,7 +109,6 @@ def config(train_config: TrainConfig, postgresql: str, folder: Path) -> SweepCon
         storage=postgresql.replace("DATABASE", "sweeps"),
         trials=TRIALS,
         space=str(folder / "space.yaml"),
-        startup_trials=3,
         min_epochs=3,
         heartbeat_seconds=2,
     )

@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from adaptf.audio.mixup import MixDraw, mix
-from adaptf.training.losses import DistillationLoss, Ensemble, kl_divergence
+from adaptf.training.losses import DistillationLoss, kl_divergence
 
 
 @pytest.fixture
@@ -56,30 +56,23 @@ def test_a_student_like_its_teachers_has_no_distillation_loss(reference, loss):
     assert loss.parts(ensemble, reference["targets"], reference["teachers"])["distillation_loss"].abs() < 1e-6
 
 
-def test_a_teacher_of_more_weight_counts_more(reference):
-    teachers = reference["teachers"][:, :2]
-    mean = Ensemble(weights=(3.0, 1.0)).mean(teachers, temperature=2.0)
-    assert torch.allclose(mean, 0.75 * teachers[:, 0] + 0.25 * teachers[:, 1], atol=1e-6)
-    assert torch.allclose(Ensemble(weights=(5.0, 5.0)).mean(teachers, temperature=2.0), teachers.mean(dim=1), atol=1e-6)
+def softened(*temperatures):
+    return DistillationLoss(temperature=2.0, weight=0.1, reduction="elements", teacher_temperatures=temperatures)
 
 
 def test_each_teacher_is_softened_by_its_own_temperature(reference):
     one = reference["teachers"][:, :1]
-    own = Ensemble(temperatures=(8.0,)).mean(one, temperature=2.0)
+    own = softened(8.0).teacher(one)
     assert torch.allclose((own / 2.0).softmax(dim=1), (one[:, 0] / 8.0).softmax(dim=1), atol=1e-6)
 
 
-@pytest.mark.parametrize(
-    "ensemble", [Ensemble(weights=(1.0,)), Ensemble(temperatures=(1.0, 0.0)), Ensemble(weights=(1.0, -1.0))]
-)
-def test_another_number_of_weights_or_temperatures_than_teachers_is_refused(reference, ensemble):
-    with pytest.raises(
-        ValueError, match=r"there are 2 teachers: (weights|temperatures) should be as many positive numbers, got"
-    ):
-        ensemble.mean(reference["teachers"][:, :2], temperature=2.0)
+@pytest.mark.parametrize("temperatures", [(1.0,), (1.0, 0.0), (1.0, -1.0)])
+def test_another_number_of_temperatures_than_teachers_is_refused(reference, temperatures):
+    with pytest.raises(ValueError, match=r"there are 2 teachers: temperatures should be as many positive numbers, got"):
+        softened(*temperatures).teacher(reference["teachers"][:, :2])
 
 
 def test_autocast_rounds_no_teacher(reference):
     teachers = 10 * reference["teachers"][:, :2].float()
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        assert torch.allclose(Ensemble().mean(teachers, temperature=2.0), teachers.mean(dim=1), atol=1e-5)
+        assert torch.allclose(softened().teacher(teachers), teachers.mean(dim=1), atol=1e-5)

@@ -2,7 +2,6 @@ import math
 from typing import Any
 
 import pytest
-import torch
 from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from torch import nn
 
@@ -17,20 +16,17 @@ class Tower(nn.Module):
         self.first, self.frozen, self.middle, self.classifier = (nn.Linear(2, 2) for _ in range(4))
         self.frozen.requires_grad_(False)
 
-    def depth_of(self, parameter_name: str) -> int:
-        return ["first", "frozen", "middle", "classifier"].index(parameter_name.split(".")[0])
-
 
 def decay(**changes: Any) -> Any:
     settings: dict[str, Any] = {"lr": 1.0, "weight_decay": 0.01, "betas": (0.9, 0.98), "final_share": 0.1}
     return adamw_with_linear_decay(**{**settings, "warmup_epochs": 2, "max_epochs": 6, **changes})
 
 
-def rates(configured: OptimizerLRSchedulerConfig, epochs: int, group: int = 0) -> list[float]:
+def rates(configured: OptimizerLRSchedulerConfig, epochs: int) -> list[float]:
     optimizer, schedule = configured["optimizer"], configured["lr_scheduler"]["scheduler"]  # type: ignore[index]
     seen = []
     for _ in range(epochs):
-        seen.append(optimizer.param_groups[group]["lr"])
+        seen.append(optimizer.param_groups[0]["lr"])
         optimizer.step()
         schedule.step()
     return seen
@@ -66,28 +62,3 @@ def test_one_group_holds_all_parameters_that_need_a_gradient(configure: Any) -> 
     (group,) = configure(tower)["optimizer"].param_groups
     expected = [*tower.first.parameters(), *tower.middle.parameters(), *tower.classifier.parameters()]
     assert [id(parameter) for parameter in group["params"]] == [id(parameter) for parameter in expected]
-
-
-def test_each_layer_learns_slower_than_the_one_above_it() -> None:
-    tower = Tower()
-    groups = decay(lr=0.8, layer_decay=0.5)(tower)["optimizer"].param_groups
-    assert [group["initial_lr"] for group in groups] == pytest.approx([0.1, 0.4, 0.8])
-    for group, layer in zip(groups, (tower.first, tower.middle, tower.classifier), strict=True):
-        assert [id(parameter) for parameter in group["params"]] == [id(parameter) for parameter in layer.parameters()]
-
-
-def test_layers_follow_the_schedule_in_their_own_proportion() -> None:
-    configure = decay(lr=0.8, layer_decay=0.5)
-    lowest, highest = rates(configure(Tower()), 6, group=0), rates(configure(Tower()), 6, group=2)
-    assert torch.allclose(torch.tensor(lowest) * 8, torch.tensor(highest))
-
-
-@pytest.mark.parametrize("layer_decay", [0.0, -0.5, 1.1, math.nan])
-def test_a_layer_decay_outside_0_to_1_is_refused(layer_decay: float) -> None:
-    with pytest.raises(ValueError, match=f"at most 1, got {layer_decay}"):
-        decay(layer_decay=layer_decay)
-
-
-def test_a_layer_decay_needs_a_network_that_knows_its_depths() -> None:
-    with pytest.raises(ValueError, match=r"0\.5 needs a network with depth_of, which Linear has not"):
-        decay(layer_decay=0.5)(nn.Linear(2, 2))

@@ -8,17 +8,14 @@ spectrogram, `BeatsClassifier` makes logits of it.
 import importlib
 import inspect
 import os
-import re
 import sys
 from collections.abc import Mapping
-from functools import partial
 from importlib.metadata import version
 from types import ModuleType
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
 from adaptf.audio import fbank, kaldi_mel
 from adaptf.audio.fbank import BANDS, SAMPLE_RATE, Fbank
@@ -26,7 +23,6 @@ from adaptf.audio.logmel import CLIP_RATE
 from adaptf.audio.torchaudio_import import import_torchaudio
 
 _OLD_PREDICTOR = ("finetuned_model", "predictor_dropout", "predictor_class")
-_LAYER_PARAMETER = re.compile(r"encoder\.encoder\.layers\.(\d+)\.")
 
 
 class BeatsFeatures(nn.Module):
@@ -81,40 +77,22 @@ class BeatsEncoder(nn.Module):
         encoded: Tensor = self.encoder(self.dropout_input(tokens))[0]
         return encoded
 
-    def checkpoint_activations(self) -> None:
-        """From now on each Transformer layer computes its activations again in the backward pass."""
-        for layer in self.encoder.layers:
-            # No wrapping module, which would change the names of the weights; no closure, which a copy would
-            # share.
-            layer.forward = partial(_forward_to_recompute, layer)
-
 
 class BeatsClassifier(nn.Module):
     """Filterbank energies (batch, 1, 128, frames) -> logits (batch, classes): a linear layer per token, then
     the mean.
 
     With `freeze_encoder` only the linear layer learns: the encoder gets no gradient and stays in evaluation
-    mode. With `activation_checkpointing` training keeps only the input of each Transformer layer and computes
-    the rest again in the backward pass: less memory, the same gradients. It is a choice of the run, not of
-    the network, and no part of `settings`.
+    mode.
     """
 
-    def __init__(
-        self,
-        encoder: BeatsEncoder,
-        *,
-        classes: int,
-        freeze_encoder: bool = False,
-        activation_checkpointing: bool = False,
-    ) -> None:
+    def __init__(self, encoder: BeatsEncoder, *, classes: int, freeze_encoder: bool = False) -> None:
         super().__init__()
         if classes < 1:
             raise ValueError(f"classes should be at least 1, got {classes}")
         self.encoder, self.freeze_encoder = encoder, freeze_encoder
         self.classifier = nn.Linear(encoder.dim, classes)
         self.encoder.requires_grad_(not freeze_encoder)
-        if activation_checkpointing:
-            self.encoder.checkpoint_activations()
         self.train(self.training)
 
     @property
@@ -135,22 +113,6 @@ class BeatsClassifier(nn.Module):
         """Energies (batch, 1, 128, frames) -> mean over tokens (batch, dim), which the last layer takes."""
         return self._tokens(features).mean(dim=1)
 
-    def depth_of(self, parameter_name: str) -> int:
-        """Where a parameter acts: 0 before the Transformer layers, k + 1 in layer k, one more than layers
-        after them.
-
-        The bias of relative positions, which all layers share, belongs to the first. Raises ValueError for a
-        name that is none of `named_parameters`.
-        """
-        if parameter_name not in dict(self.named_parameters()):
-            raise ValueError(f"'{parameter_name}' is no parameter of this classifier, such as 'classifier.weight'")
-        if layer := _LAYER_PARAMETER.match(parameter_name):
-            return int(layer[1]) + 1
-        # The encoder's own norm stands after the layers where each of them normalizes first, otherwise before
-        # them.
-        after = ("classifier.", "encoder.encoder.layer_norm.") if self.encoder.cfg["layer_norm_first"] else ("classifier.",)
-        return self.encoder.cfg["encoder_layers"] + 1 if parameter_name.startswith(after) else 0
-
     def _tokens(self, features: Tensor) -> Tensor:
         """(batch, tokens, dim)"""
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self.freeze_encoder):
@@ -167,14 +129,6 @@ def embedding_code() -> tuple[str, ...]:
     """What makes an embedding beside the weights: the code of features and encoder, and the libraries."""
     code = (inspect.getsource(module) for module in (kaldi_mel, fbank, sys.modules[__name__]))
     return *code, *(version(package) for package in ("torch", "torchaudio", "speechbrain"))
-
-
-def _forward_to_recompute(layer: nn.Module, *inputs: Any, **settings: Any) -> Any:
-    """The forward pass of the layer's class; where gradients are wanted, its activations are not kept."""
-    forward = partial(type(layer).forward, layer)
-    if layer.training and torch.is_grad_enabled():
-        return checkpoint(forward, *inputs, use_reentrant=False, preserve_rng_state=True, **settings)
-    return forward(*inputs, **settings)
 
 
 def _speechbrain_beats() -> ModuleType:

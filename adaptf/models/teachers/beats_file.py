@@ -52,20 +52,10 @@ def load_beats(path: str | os.PathLike[str], *, finetuned: bool | None = None) -
 
 
 def beats_from_file(
-    path: str | os.PathLike[str],
-    *,
-    classes: int,
-    finetuned: bool,
-    freeze_encoder: bool = False,
-    activation_checkpointing: bool = False,
+    path: str | os.PathLike[str], *, classes: int, finetuned: bool, freeze_encoder: bool = False
 ) -> BeatsClassifier:
     """The encoder of a checkpoint file behind a new classifier. Raises as `load_beats` does."""
-    return BeatsClassifier(
-        load_beats(path, finetuned=finetuned),
-        classes=classes,
-        freeze_encoder=freeze_encoder,
-        activation_checkpointing=activation_checkpointing,
-    )
+    return BeatsClassifier(load_beats(path, finetuned=finetuned), classes=classes, freeze_encoder=freeze_encoder)
 
 
 def _read(path: Path) -> Any:

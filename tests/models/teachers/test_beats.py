@@ -1,4 +1,3 @@
-import copy
 import importlib
 import json
 import sys
@@ -140,54 +139,6 @@ def test_a_classifier_is_rebuilt_from_its_settings_and_weights_without_the_beats
     assert rebuilt.settings == network.settings
 
 
-# Depth of the parameters
-
-
-def depths(encoder: BeatsEncoder) -> dict[str, int]:
-    network = BeatsClassifier(encoder, classes=3)
-    return {name: network.depth_of(name) for name, _ in network.named_parameters()}
-
-
-def test_parameters_lie_as_deep_as_they_act(encoder: BeatsEncoder) -> None:
-    depth = depths(encoder)
-    before = [name for name in depth if not name.startswith(("encoder.encoder.layers.", "classifier."))]
-    assert {name.rpartition(".")[0] for name in before} == {
-        "encoder.patch_embedding",
-        "encoder.layer_norm",
-        "encoder.post_extract_proj",
-        "encoder.encoder.pos_conv.0",
-        "encoder.encoder.pos_conv.0.parametrizations.weight",
-        "encoder.encoder.layer_norm",
-    }
-    assert {depth[name] for name in before} == {0}
-    assert {depth[name] for name in depth if name.startswith("encoder.encoder.layers.0.")} == {1}
-    assert {depth[name] for name in depth if name.startswith("encoder.encoder.layers.1.")} == {2}
-    assert depth["classifier.weight"] == depth["classifier.bias"] == 3
-
-
-def test_the_bias_of_relative_positions_that_all_layers_share_lies_in_the_first(encoder: BeatsEncoder) -> None:
-    shared = {name: depth for name, depth in depths(encoder).items() if "relative_attention_bias" in name}
-    assert shared == {"encoder.encoder.layers.0.self_attn.relative_attention_bias.weight": 1}
-
-
-def test_a_norm_behind_the_layers_is_as_deep_as_the_classifier(cfg: dict[str, Any]) -> None:
-    depth = depths(BeatsEncoder(cfg | {"deep_norm": False, "layer_norm_first": True}))
-    assert depth["encoder.encoder.layer_norm.weight"] == depth["encoder.encoder.layer_norm.bias"] == 3
-    assert depth["encoder.layer_norm.weight"] == 0
-
-
-def test_a_layer_with_two_digits_has_its_own_depth(cfg: dict[str, Any]) -> None:
-    depth = depths(BeatsEncoder(cfg | {"encoder_layers": 12}))
-    assert depth["encoder.encoder.layers.11.fc1.weight"] == 12
-    assert set(depth.values()) == set(range(14))
-
-
-@pytest.mark.parametrize("name", ["classifier", "network.classifier.weight", "encoder.encoder.layers.0"])
-def test_a_name_of_no_parameter_has_no_depth(encoder: BeatsEncoder, name: str) -> None:
-    with pytest.raises(ValueError, match=f"'{name}' is no parameter of this classifier, such as 'classifier.weight'"):
-        BeatsClassifier(encoder, classes=3).depth_of(name)
-
-
 # Embeddings
 
 
@@ -203,96 +154,6 @@ def test_the_embedding_of_a_frozen_encoder_carries_no_gradient(encoder: BeatsEnc
     assert not BeatsClassifier(encoder, classes=3, freeze_encoder=True).embed(noise(1, 1, 128, 98)).requires_grad
 
 
-# Activation checkpointing
-
-RANDOM = {"dropout": 0.2, "attention_dropout": 0.2, "activation_dropout": 0.2, "dropout_input": 0.2, "encoder_layerdrop": 0.3}
-
-
-def training_pair(cfg: dict[str, Any], **changes: Any) -> tuple[BeatsClassifier, BeatsClassifier]:
-    """The same network, with everything kept and with checkpoints."""
-    network = BeatsClassifier(BeatsEncoder(cfg | {"encoder_layers": 4} | RANDOM | changes), classes=10)
-    checkpointed = BeatsClassifier(BeatsEncoder(network.encoder.cfg), classes=10, activation_checkpointing=True)
-    checkpointed.load_state_dict(network.state_dict())
-    return network.train(), checkpointed.train()
-
-
-def train_step(network: BeatsClassifier, *, bfloat16: bool) -> tuple[Tensor, dict[str, Tensor], int]:
-    """Loss, gradients, and how many values were kept for the backward pass."""
-    kept: dict[int, int] = {}
-
-    def pack(tensor: Tensor) -> Tensor:
-        kept[tensor.data_ptr()] = tensor.numel()
-        return tensor
-
-    torch.manual_seed(0)
-    np.random.seed(0)  # drops layers
-    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=bfloat16):
-            logits = network(noise(8, 1, 128, 98))
-        loss = torch.nn.functional.cross_entropy(logits.float(), torch.arange(8))
-    kept_values = sum(kept.values())
-    loss.backward()
-    return (
-        loss.detach(),
-        {name: weight.grad for name, weight in network.named_parameters() if weight.grad is not None},
-        kept_values,
-    )
-
-
-@pytest.mark.parametrize("bfloat16", [False, True])
-@pytest.mark.parametrize(
-    "changes", [{}, {"layer_wise_gradient_decay_ratio": 0.6}, {"deep_norm": False, "layer_norm_first": True}]
-)
-def test_checkpoints_change_neither_loss_nor_gradients_and_keep_less(
-    cfg: dict[str, Any], changes: dict[str, Any], bfloat16: bool
-) -> None:
-    network, checkpointed = training_pair(cfg, **changes)
-    loss, gradients, kept = train_step(network, bfloat16=bfloat16)
-    same_loss, same_gradients, fewer = train_step(checkpointed, bfloat16=bfloat16)
-    rounding = 0.02 if bfloat16 else 1e-5  # other values dropped would change both by their own size
-    torch.testing.assert_close(same_loss, loss, atol=rounding, rtol=rounding)
-    for name, gradient in gradients.items():
-        difference = torch.linalg.vector_norm(same_gradients[name] - gradient)
-        assert difference <= rounding * torch.linalg.vector_norm(gradient), name
-    assert same_gradients.keys() == gradients.keys()
-    assert fewer < kept / 3
-
-
-def test_dropout_of_the_checkpoint_tests_has_an_effect(cfg: dict[str, Any]) -> None:
-    network, _ = training_pair(cfg)
-    assert not torch.equal(network(noise(2, 1, 128, 98)), network(noise(2, 1, 128, 98)))
-
-
-def test_checkpoints_change_no_name_and_no_setting(cfg: dict[str, Any]) -> None:
-    network, checkpointed = training_pair(cfg)
-    assert list(checkpointed.state_dict()) == list(network.state_dict())
-    assert [name for name, _ in checkpointed.named_modules()] == [name for name, _ in network.named_modules()]
-    assert checkpointed.settings == network.settings
-
-
-@pytest.mark.parametrize("mode", ["evaluating", "without gradients", "frozen"])
-def test_layers_run_once_and_as_they_are_where_nothing_is_trained(
-    cfg: dict[str, Any], mode: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("adaptf.models.teachers.beats.checkpoint", None)
-    network = BeatsClassifier(
-        BeatsEncoder(cfg), classes=2, freeze_encoder=mode == "frozen", activation_checkpointing=True
-    ).train(mode != "evaluating")
-    with torch.set_grad_enabled(mode != "without gradients"):
-        assert network(noise(2, 1, 128, 98)).shape == (2, 2)
-
-
-def test_a_copy_recomputes_with_its_own_weights(cfg: dict[str, Any]) -> None:
-    _, network = training_pair(cfg)
-    twin = copy.deepcopy(network)
-    with torch.no_grad():
-        for weight in network.parameters():
-            weight.zero_()
-    train_step(twin, bfloat16=False)
-    assert all(weight.grad is None for weight in network.parameters())
-    assert twin.encoder.encoder.layers[0].fc1.weight.grad.abs().max() > 0
-
-
 # The published size
 
 
@@ -303,7 +164,6 @@ def test_a_file_of_the_published_size_is_read_and_classifies(
     path = write_beats_file(tmp_path / "BEATs.pt", published_beats_cfg(), finetuned=True)
     network = BeatsClassifier(load_beats(path, finetuned=True), classes=10).eval()
     assert sum(weight.numel() for weight in network.encoder.parameters()) == 90_311_792
-    assert network.depth_of("classifier.weight") == 13
     with torch.no_grad():
         assert network.embed(noise(1, 1, 128, 98)).shape == (1, 768)
 
