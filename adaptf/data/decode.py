@@ -2,8 +2,9 @@
 
 import math
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from io import BytesIO
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -12,6 +13,7 @@ import soundfile
 import soxr
 from numpy.typing import NDArray
 
+from adaptf.data.joined import BEGINS, files_in
 from adaptf.data.mp3 import Mp3Error, read_mp3
 from adaptf.names import missing_file
 
@@ -62,7 +64,7 @@ def seconds_of(source: Path | BinaryIO, *, max_seconds: float = math.inf) -> flo
     Raises AudioError as `decode` does, or where the header does not tell.
     """
     with opened(source) as file:
-        if file.format not in GUESSING:
+        if file.format not in GUESSING and not _joined(source, file):
             if not file.frames:
                 raise AudioError(_NO_SAMPLES)
             return float(file.frames / file.samplerate)
@@ -116,6 +118,8 @@ def read_mono(source: Path | BinaryIO, *, max_seconds: float = math.inf) -> tupl
             audio, rate, _ = read_mp3(_content(source), max_seconds=min(max_seconds, _MAX_SECONDS))
             if max_seconds > _MAX_SECONDS <= len(audio) / rate:
                 raise AudioError(f"it is longer than {_MAX_SECONDS / 3600:.0f} hours: cut it into shorter files")
+        elif joined := _joined(source, file):
+            audio, rate = _read_joined(joined, max_seconds)
         else:
             audio, rate = _read_samples(file, max_seconds), int(file.samplerate)
     if not len(audio):
@@ -156,6 +160,29 @@ def _content(source: Path | BinaryIO) -> bytes:
     content = source.read()
     source.seek(place)
     return content
+
+
+def _joined(source: Path | BinaryIO, file: soundfile.SoundFile) -> list[bytes]:
+    """The files that were joined, or [] where it is one as usual."""
+    files = files_in(_content(source), file.format) if file.format in BEGINS else []
+    return files if len(files) > 1 else []
+
+
+def _read_joined(files: Sequence[bytes], max_seconds: float) -> tuple[Waveform, int]:
+    """Their samples in a row, and their rate; what begins after `max_seconds` is not decoded."""
+    parts: list[Waveform] = []
+    rates: set[int] = set()
+    samples, rate = 0, 1
+    for content in files:
+        if samples / rate > max_seconds:
+            break
+        part, rate = read_mono(BytesIO(content), max_seconds=max_seconds - samples / rate)
+        parts.append(part)
+        rates.add(rate)
+        samples += len(part)
+    if len(rates) > 1:
+        raise AudioError(f"its rate changes: parts of it have {' and '.join(map(str, sorted(rates)))} samples a second")
+    return np.concatenate(parts), rate
 
 
 def _check_header(header: Any) -> None:

@@ -13,6 +13,7 @@ import soundfile
 from mlflow.exceptions import MlflowException
 
 from adaptf.data.decode import GUESSING, UNKNOWN_FRAMES, AudioError, Waveform, decode, error_text, seconds_of
+from adaptf.data.joined import files_in
 from adaptf.data.parts import parts_in
 
 AUDIO, DEVICE = "audio", "device"
@@ -141,7 +142,10 @@ def read_base64(value: Any) -> BytesIO:
 def checked_seconds(file: BytesIO, max_seconds: float) -> float:
     """Length of the audio, where its header tells it without decoding. Raises ValueError where there is too much of it."""
     header = _checked_header(file)
-    if header.format in GUESSING:
+    others = files_in(file.getvalue(), header.format)[1:]
+    for other in others:
+        _checked_header(BytesIO(other))
+    if header.format in GUESSING or others:
         seconds = seconds_of(file, max_seconds=max_seconds)
         if seconds > max_seconds:
             raise AudioError(f"{AUDIO} is longer than {max_seconds:g} s: cut it")

@@ -195,8 +195,3 @@ def test_the_length_of_a_file_is_known_from_its_header(tmp_path, samples):
 def test_a_file_that_is_not_there_is_no_audio(tmp_path, name):
     with pytest.raises(AudioError, match=r"it can't be read \(No such file or directory\)"):
         seconds_of(tmp_path / name)
-
-
-def test_no_more_than_wanted_is_read():
-    audio, rate = read_mono(audio_file(noise(20 * 8000), 8000, "OGG", "VORBIS"), max_seconds=3)
-    assert 3 * rate < len(audio) < 4 * rate

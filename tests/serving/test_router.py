@@ -319,6 +319,13 @@ def test_an_mp3_that_is_longer_than_it_says_is_decoded_no_further_than_the_limit
     assert len(decoded) == 3, "what comes behind is not looked at"
 
 
+def test_joined_files_are_checked_one_by_one(encoded):
+    first, second, third = (base64.b64decode(encoded(np.zeros(800), rate, "FLAC")) for rate in (8000, 8000, 384_000))
+    assert requests.checked_seconds(BytesIO(first + second), max_seconds=60) == pytest.approx(0.2)
+    with pytest.raises(ValueError, match="384000 samples a second; at most 192000 are read"):
+        requests.checked_seconds(BytesIO(first + third), max_seconds=60)
+
+
 def test_a_flac_stream_without_a_length_is_refused(encoded):
     file = bytearray(requests.read_base64(encoded(np.zeros(8000), 8000, "FLAC")).getvalue())
     file[21] &= 0xF0  # The 36 bits of STREAMINFO that count the samples.

@@ -162,11 +162,12 @@ def test_a_file_that_ends_before_its_header_says_lacks_only_its_last_clips(tmp_p
 def test_a_file_is_cut_by_its_decoded_length_whatever_its_header_says(tmp_path):
     write_audio(tmp_path / "a.mp3", 3.0, subtype=None)
     write_audio(tmp_path / "b.ogg", 2.0, subtype="VORBIS")
-    a = (tmp_path / "a.mp3").read_bytes()
+    a, b = (tmp_path / "a.mp3").read_bytes(), (tmp_path / "b.ogg").read_bytes()
     (tmp_path / "joined.mp3").write_bytes(a + a)
+    (tmp_path / "joined.ogg").write_bytes(b + b)
     without_a_count = a[a.index(a[:2], 160) :]
     (tmp_path / "cover.mp3").write_bytes(b"ID3\x03\0\0\0\x09\x00\x00" + bytes(9 << 14) + without_a_count)
-    files = {"a.mp3": 3, "joined.mp3": 6, "b.ogg": 2, "cover.mp3": 3}
+    files = {"a.mp3": 3, "joined.mp3": 6, "joined.ogg": 4, "cover.mp3": 3}
     names, _ = cut(tmp_path, list(files))
     assert {file: sum(name.startswith(file) for name in names) for file in files} == files
     built = build_cache(tmp_path, names, cache_root=tmp_path / "cache", format=FORMAT)
