@@ -31,7 +31,9 @@ def tidy_file_name(name: str) -> str:
 def outline(name: str) -> str:
     """Equal for names that a reader may take for each other: capitals, dashes, underscores, look-alike letters."""
     letters = unicodedata.normalize("NFKC", name).casefold().translate(_CYRILLIC_TO_LATIN)
-    return tidy("".join(" " if unicodedata.category(letter) in ("Pc", "Pd") else letter for letter in letters))
+    return tidy(
+        "".join(" " if unicodedata.category(letter) in ("Pc", "Pd") else letter for letter in letters)
+    )
 
 
 def alike(names: Iterable[str]) -> list[list[str]]:
@@ -59,7 +61,11 @@ def missing_file(path: Path) -> str:
     """What to say of a file that is not there: perhaps a folder is, or one of nearly its name."""
     if os.path.isdir(path):
         return "it is a folder, not a file"
-    near = [name for name in _entries(path.parent) if outline(name) == outline(path.name) and tidy(name) != tidy(path.name)]
+    near = [
+        name
+        for name in _entries(path.parent)
+        if outline(name) == outline(path.name) and tidy(name) != tidy(path.name)
+    ]
     hint = f"; there is '{near[0]}', which is another name" if near else ""
     return f"the file is missing{hint}"
 

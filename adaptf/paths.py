@@ -57,7 +57,9 @@ def user_file_or_name(value: str, *, what: str) -> str:
     if value.startswith(SQLITE):
         return SQLITE + user_path(value.removeprefix(SQLITE), what=what)
     path = found_path(value)
-    if path is not None and ("/" in value or not path.is_dir()):  # one word may be a name of something else than a folder
+    if path is not None and (
+        "/" in value or not path.is_dir()
+    ):  # one word may be a name of something else than a folder
         return user_path(value, what=what)
     if "," in value:
         return ",".join(user_file_or_name(one, what=what) for one in value.split(","))
@@ -71,4 +73,6 @@ def found_path(value: str) -> Path | None:
     if not expanded or (folder is None and not os.path.isabs(expanded)):
         return None
     path = find_file(folder or Path("/"), expanded)
-    return Path(os.path.normpath(path)) if os.path.exists(path) else None  # of os.path: many ids are too long a name
+    return (
+        Path(os.path.normpath(path)) if os.path.exists(path) else None
+    )  # of os.path: many ids are too long a name

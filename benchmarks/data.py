@@ -47,10 +47,14 @@ Row = tuple[str, float, float]
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--clips", type=int, default=4096, help="one-second files that are written and read")
     parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--folder", type=Path, default=None, help="where files are written; default: the system's")
+    parser.add_argument(
+        "--folder", type=Path, default=None, help="where files are written; default: the system's"
+    )
     args = parser.parse_args()
     keep_freed_memory()
     with tempfile.TemporaryDirectory(dir=args.folder) as name:
@@ -68,7 +72,9 @@ def main() -> None:
         for what, milliseconds in build_parts(folder, names):
             print(f"| {what} | {milliseconds:.3f} |")
         seconds = seconds_of(open_cache(folder / "cache", FORMAT).flush)
-        print(f"\nWaiting for the disk at the end of `prepare`: {1000 * seconds / args.clips:.3f} ms per clip.")
+        print(
+            f"\nWaiting for the disk at the end of `prepare`: {1000 * seconds / args.clips:.3f} ms per clip."
+        )
         size = sum(path.stat().st_size for path in (folder / "cache").rglob("*") if path.is_file())
         print(f"The cache takes {size / args.clips:.0f} bytes a clip on disk.")
         print(f"Memory of a process that reads an epoch of its own: {memory_line(folder)}.")
@@ -99,8 +105,14 @@ def build_pair(folder: Path, names: list[str], repeats: int) -> Row:
     def build() -> None:
         build_cache(root, names, cache_root=cache, format=FORMAT, workers=2)
 
-    plain, ours = measure_pair(lambda: decode_one_by_one(root, names), build, clips=len(names), repeats=repeats, before=clear)
-    return f"building the cache: librosa.load one by one, two processes ({1000 / ours:.0f} clips/s)", plain, ours
+    plain, ours = measure_pair(
+        lambda: decode_one_by_one(root, names), build, clips=len(names), repeats=repeats, before=clear
+    )
+    return (
+        f"building the cache: librosa.load one by one, two processes ({1000 / ours:.0f} clips/s)",
+        plain,
+        ours,
+    )
 
 
 def build_parts(folder: Path, names: list[str]) -> Iterator[tuple[str, float]]:
@@ -117,7 +129,8 @@ def build_parts(folder: Path, names: list[str]) -> Iterator[tuple[str, float]]:
             "levels": lambda: [levels_of(audio) for audio, _ in read],
             "checksums": lambda: [checksum(as_stored(clip, FORMAT)) for clip in resampled],
             "writing": lambda: [
-                write_at(file.fileno(), clip, place * FORMAT.row_bytes) for place, clip in enumerate(resampled)
+                write_at(file.fileno(), clip, place * FORMAT.row_bytes)
+                for place, clip in enumerate(resampled)
             ],
         }
         for what, step in steps.items():
@@ -150,7 +163,9 @@ def epoch_pair(folder: Path, names: list[str], repeats: int) -> Row:
         for _ in loader:
             pass
 
-    plain, ours = measure_pair(lambda: decode_one_by_one(folder / "clips", names), epoch, clips=len(names), repeats=repeats)
+    plain, ours = measure_pair(
+        lambda: decode_one_by_one(folder / "clips", names), epoch, clips=len(names), repeats=repeats
+    )
     return "a shuffled epoch: librosa.load one by one, data module", plain, ours
 
 
@@ -160,7 +175,9 @@ def responses_pairs(folder: Path, repeats: int) -> Iterator[Row]:
     root.mkdir()
     generator, decay = np.random.default_rng(0), np.exp(-np.arange(RESPONSE_SAMPLES) / 500)
     for place in range(RESPONSES):
-        soundfile.write(root / f"{place}.wav", decay * generator.standard_normal(RESPONSE_SAMPLES), RATE, subtype="FLOAT")
+        soundfile.write(
+            root / f"{place}.wav", decay * generator.standard_normal(RESPONSE_SAMPLES), RATE, subtype="FLOAT"
+        )
     bank, paths = load_responses(root, sample_rate=SAMPLE_RATE, level="unit_energy"), sorted(root.iterdir())
     waveforms, choice = torch.randn(BATCH, SAMPLE_RATE), torch.randint(len(bank), (BATCH,))
     functional = import_torchaudio().functional
@@ -177,8 +194,14 @@ def responses_pairs(folder: Path, repeats: int) -> Iterator[Row]:
             fftconvolve(clip, soxr.resample(response, rate, SAMPLE_RATE))[:SAMPLE_RATE]
 
     for name, loop in (("torchaudio", with_torchaudio), ("soxr and scipy", with_soxr)):
-        plain, ours = measure_pair(loop, lambda: bank.convolve(waveforms, choice), clips=BATCH, repeats=repeats)
-        yield f"impulse responses of a batch of {BATCH}: read each time by {name}, spectra in memory", plain, ours
+        plain, ours = measure_pair(
+            loop, lambda: bank.convolve(waveforms, choice), clips=BATCH, repeats=repeats
+        )
+        yield (
+            f"impulse responses of a batch of {BATCH}: read each time by {name}, spectra in memory",
+            plain,
+            ours,
+        )
 
 
 def anonymous_megabytes() -> float:
@@ -199,7 +222,9 @@ def memory_line(folder: Path) -> str:
     with ProcessPoolExecutor(1, mp_context=get_context("spawn"), max_tasks_per_child=1) as pool:
         sizes = (clips // 8, clips)
         grown = pool.map(megabytes_of_an_epoch, [folder / "cache"] * len(sizes), sizes)
-        return ", ".join(f"{megabytes:.0f} MB for {size} clips" for size, megabytes in zip(sizes, grown, strict=True))
+        return ", ".join(
+            f"{megabytes:.0f} MB for {size} clips" for size, megabytes in zip(sizes, grown, strict=True)
+        )
 
 
 if __name__ == "__main__":

@@ -18,7 +18,16 @@ import numpy as np
 import pandas as pd
 import torch
 from measure import machine, measure_pair
-from routers import DEVICES, RATE, DenseLogMel, float_network, logged_router, plainly_written, quantized_files, write_wavs
+from routers import (
+    DEVICES,
+    RATE,
+    DenseLogMel,
+    float_network,
+    logged_router,
+    plainly_written,
+    quantized_files,
+    write_wavs,
+)
 from torch import Tensor
 
 from adaptf.audio.logmel import LogMel
@@ -35,12 +44,16 @@ Row = tuple[str, float, float]
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--clips", type=int, default=5000, help="one-second files that `predict` reads")
     parser.add_argument("--loop-clips", type=int, default=500, help="of these, as many go through the loop")
     parser.add_argument("--threads", type=int, default=2, help="of `predict` and the loop")
     parser.add_argument("--repeats", type=int, default=9)
-    parser.add_argument("--folder", type=Path, default=None, help="where files are written; default: the system's")
+    parser.add_argument(
+        "--folder", type=Path, default=None, help="where files are written; default: the system's"
+    )
     args = parser.parse_args()
     keep_freed_memory()
     with tempfile.TemporaryDirectory(dir=args.folder) as name:
@@ -49,7 +62,9 @@ def main() -> None:
         print("| one clip of 32,000 samples, ms | float | INT8 | ratio |\n|---|---|---|---|")
         show(one_clip(Path(name) / "one", args.repeats))
         torch.set_num_threads(args.threads)
-        print(f"\n{machine()}; {args.clips} files of 1 s at 44.1 kHz, of {len(DEVICES)} devices; medians of 3\n")
+        print(
+            f"\n{machine()}; {args.clips} files of 1 s at 44.1 kHz, of {len(DEVICES)} devices; medians of 3\n"
+        )
         print("| a file to its table row, ms | one by one, float | predict | ratio |\n|---|---|---|---|")
         show(of_files(Path(name) / "files", args.clips, min(args.loop_clips, args.clips)))
 
@@ -120,7 +135,8 @@ def of_files(folder: Path, clips: int, loop_clips: int) -> Iterator[Row]:
             place = folder / f"parts{next(runs)}"
             place.mkdir()
             parts = {
-                place / f"{first}.csv": table.iloc[first : first + FILES_PER_PART] for first in range(0, clips, FILES_PER_PART)
+                place / f"{first}.csv": table.iloc[first : first + FILES_PER_PART]
+                for first in range(0, clips, FILES_PER_PART)
             }
             answer_missing(router, parts, folder / "clips", name="predict")
             join(list(parts), place)
@@ -141,7 +157,9 @@ def one_by_one(models: dict[str, Step], table: pd.DataFrame, folder: Path) -> Ca
     @torch.inference_mode()
     def run() -> list[list[float]]:
         rows = zip(table["filename"], table["device"], strict=True)
-        clips = ((torch.from_numpy(decode(folder / name, sample_rate=RATE))[None], device) for name, device in rows)
+        clips = (
+            (torch.from_numpy(decode(folder / name, sample_rate=RATE))[None], device) for name, device in rows
+        )
         return [models[device](waveform)[0].tolist() for waveform, device in clips]
 
     return run

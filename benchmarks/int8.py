@@ -42,21 +42,31 @@ Setting = tuple[Ranges, int, Sequence[tuple[Any, str, Any]]]
 
 def main() -> None:
     """Prints a row per model and setting, then means over the models."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--prepare_run", required=True)
     parser.add_argument("--models", required=True, help="run of `finetune`, or checkpoint files by device")
-    parser.add_argument("--settings", nargs="*", choices=list(SETTINGS), default=list(SETTINGS), help="all by default")
+    parser.add_argument(
+        "--settings", nargs="*", choices=list(SETTINGS), default=list(SETTINGS), help="all by default"
+    )
     parser.add_argument("--clips", type=int, default=600, help="test clips of a device, at most")
     args = parser.parse_args()
     runs.use_default_store()
     wanted = {name: one for name, one in SETTINGS.items() if name in args.settings}
-    with tempfile.TemporaryDirectory() as folder, mlflow.start_run(run_name="benchmark of INT8 settings") as active:
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        mlflow.start_run(run_name="benchmark of INT8 settings") as active,
+    ):
         run = StageRun(active.info.run_id, "int8", Path(folder))
         data = load_prepared(run, args.prepare_run, kind=SCENES_KIND)
         rows = []
         for device, classifier in device_models(run, args.models, data).items():
             rows += rows_of_model(data, device, classifier, wanted, args.clips)
-        print("\n", pd.DataFrame(rows).groupby("setting", sort=False)[["logit error", "same scene"]].mean().round(4))
+        print(
+            "\n",
+            pd.DataFrame(rows).groupby("setting", sort=False)[["logit error", "same scene"]].mean().round(4),
+        )
 
 
 def rows_of_model(
@@ -71,7 +81,9 @@ def rows_of_model(
     heard = data.clip_set(test.sample(min(clips, len(test)), random_state=0), TEST)
 
     def logits(network: Callable[[Tensor], Tensor]) -> Tensor:
-        return torch.from_numpy(predict_logits(lambda waveform: network(classifier.features(waveform)), heard))
+        return torch.from_numpy(
+            predict_logits(lambda waveform: network(classifier.features(waveform)), heard)
+        )
 
     exact, rows = logits(classifier.network), []
     for name, (ranges, count, changes) in settings.items():
@@ -81,7 +93,10 @@ def rows_of_model(
             graph = quantize_int8(classifier.network, log_mels[:count].split(CALIBRATION_BATCH), ranges).graph
         found = agreement(logits(for_running(graph)), exact)
         rows.append({"setting": name, "logit error": found.logit_error, "same scene": 100 * found.same_scene})
-        print(f"{device}, {name}: {found.logit_error:.4f}, {found.same_scene:.1%} of {len(heard)} clips", flush=True)
+        print(
+            f"{device}, {name}: {found.logit_error:.4f}, {found.same_scene:.1%} of {len(heard)} clips",
+            flush=True,
+        )
     return rows
 
 

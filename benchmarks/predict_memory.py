@@ -24,8 +24,12 @@ WAVS = 200
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--files", type=int, nargs="+", default=[1500, 6000], help="rows of the table, one process each")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--files", type=int, nargs="+", default=[1500, 6000], help="rows of the table, one process each"
+    )
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -38,7 +42,9 @@ def main() -> None:
                 path = folder / "clips" / f"{files}.csv"
                 table.to_csv(path, index=False)
                 with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
-                    megabytes, seconds = pool.submit(run_stage, path, uri, mlflow.get_tracking_uri(), folder).result()
+                    megabytes, seconds = pool.submit(
+                        run_stage, path, uri, mlflow.get_tracking_uri(), folder
+                    ).result()
                 print(f"| {files} | {megabytes:.0f} | {files / seconds:.0f} |", flush=True)
 
 

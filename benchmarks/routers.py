@@ -42,7 +42,9 @@ class DenseLogMel(nn.Module):
 
     def forward(self, waveform: Tensor) -> Tensor:
         waveform = nn.functional.conv1d(waveform[:, None], torch.tensor([[[-0.97, 1.0]]]))[:, 0]
-        spectrum = torch.stft(waveform, 4096, hop_length=500, win_length=3072, window=self.window, return_complex=True)
+        spectrum = torch.stft(
+            waveform, 4096, hop_length=500, win_length=3072, window=self.window, return_complex=True
+        )
         mel = self.filters @ spectrum.abs().square()
         return ((torch.log(mel + 1e-5) + 4.5) / 5).unsqueeze(1)
 
@@ -123,5 +125,7 @@ def write_wavs(folder: Path, count: int) -> list[str]:
     folder.mkdir(parents=True)
     generator, names = np.random.default_rng(0), [f"{number}.wav" for number in range(count)]
     for name in names:
-        soundfile.write(folder / name, 0.1 * generator.standard_normal(FILE_RATE), FILE_RATE, subtype="PCM_16")
+        soundfile.write(
+            folder / name, 0.1 * generator.standard_normal(FILE_RATE), FILE_RATE, subtype="PCM_16"
+        )
     return names

@@ -48,9 +48,13 @@ class Measured:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--seconds", type=float, default=60.0, help="of each kind of load")
-    parser.add_argument("--folder", type=Path, default=None, help="where files are written; default: the system's")
+    parser.add_argument(
+        "--folder", type=Path, default=None, help="where files are written; default: the system's"
+    )
     args = parser.parse_args()
     with tempfile.TemporaryDirectory(dir=args.folder) as name:
         folder = Path(name)
@@ -59,14 +63,20 @@ def main() -> None:
         rows = [{"audio": audio, "device": DEVICES[number % len(DEVICES)]} for number in range(CLIENTS)]
         with logged_router(folder) as uri:
             alone = in_process_seconds(uri, rows)
-            print(f"{machine()}; {CLIENTS} clients for {args.seconds:g} s, a clip of 1 s at 44.1 kHz a request\n")
+            print(
+                f"{machine()}; {CLIENTS} clients for {args.seconds:g} s, a clip of 1 s at 44.1 kHz a request\n"
+            )
             print(f"In one process a request takes {1000 * alone:.2f} ms (median of {CALLS}).\n")
             with served(uri, folder / "server.log") as (address, process):
                 measure(address, process, rows, seconds=5.0, every_seconds=0.0)  # warm
-                print("| | requests/s | errors | median, ms | p99, ms | median / in process | server, MB: start, middle, end |")
+                print(
+                    "| | requests/s | errors | median, ms | p99, ms | median / in process | server, MB: start, middle, end |"
+                )
                 print("|---|---|---|---|---|---|---|")
                 for what, every_seconds in (("a clip a second each", 1.0), ("one after the other", 0.0)):
-                    measured = measure(address, process, rows, seconds=args.seconds, every_seconds=every_seconds)
+                    measured = measure(
+                        address, process, rows, seconds=args.seconds, every_seconds=every_seconds
+                    )
                     print(row_of(what, measured, args.seconds, alone), flush=True)
 
 
@@ -74,7 +84,10 @@ def in_process_seconds(uri: str, rows: list[dict[str, str]]) -> float:
     """Median of one request of one row, without HTTP."""
     router = mlflow.pyfunc.load_model(uri)
     tables = [pd.DataFrame([row]) for row in rows]
-    taken = [seconds_of(lambda table=table: router.predict(table)) for table in tables * (-(-(WARM_UP + CALLS) // len(tables)))]
+    taken = [
+        seconds_of(lambda table=table: router.predict(table))
+        for table in tables * (-(-(WARM_UP + CALLS) // len(tables)))
+    ]
     return statistics.median(taken[WARM_UP:])
 
 
@@ -85,8 +98,20 @@ def served(uri: str, log: Path) -> Iterator[tuple[str, int]]:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     address = f"http://127.0.0.1:{port}"
-    command = [sys.executable, "-m", "mlflow", "models", "serve", "--env-manager", "local", "--model-uri", uri]
-    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])  # MLflow calls uvicorn by name
+    command = [
+        sys.executable,
+        "-m",
+        "mlflow",
+        "models",
+        "serve",
+        "--env-manager",
+        "local",
+        "--model-uri",
+        uri,
+    ]
+    path = os.pathsep.join(
+        [str(Path(sys.executable).parent), os.environ.get("PATH", "")]
+    )  # MLflow calls uvicorn by name
     environment = os.environ | {"PATH": path, "MLFLOW_TRACKING_URI": mlflow.get_tracking_uri()}
     with log.open("wb") as output:
         process = subprocess.Popen(
@@ -116,14 +141,20 @@ def wait_until_ready(address: str, process: "subprocess.Popen[bytes]", log: Path
     raise RuntimeError(f"the server does not answer:\n{log.read_text()}")
 
 
-def measure(address: str, group: int, rows: list[dict[str, str]], *, seconds: float, every_seconds: float) -> Measured:
+def measure(
+    address: str, group: int, rows: list[dict[str, str]], *, seconds: float, every_seconds: float
+) -> Measured:
     """`every_seconds`: between two requests of a client, the clients staggered; 0: the next follows the answer."""
     measured, start = Measured(), time.monotonic()
     threads = [
         threading.Thread(
             target=client,
             args=(address, {"dataframe_records": [row]}, measured),
-            kwargs={"start": start + every_seconds * place / len(rows), "end": start + seconds, "every_seconds": every_seconds},
+            kwargs={
+                "start": start + every_seconds * place / len(rows),
+                "end": start + seconds,
+                "every_seconds": every_seconds,
+            },
         )
         for place, row in enumerate(rows)
     ]
@@ -138,7 +169,13 @@ def measure(address: str, group: int, rows: list[dict[str, str]], *, seconds: fl
 
 
 def client(
-    address: str, body: dict[str, object], measured: Measured, *, start: float, end: float, every_seconds: float
+    address: str,
+    body: dict[str, object],
+    measured: Measured,
+    *,
+    start: float,
+    end: float,
+    every_seconds: float,
 ) -> None:
     """Sends until the end on one connection."""
     data = json.dumps(body).encode()
@@ -167,7 +204,9 @@ def megabytes_of(group: int) -> float:
     for status in Path("/proc").glob("[0-9]*/status"):
         try:
             if os.getpgid(int(status.parent.name)) == group:
-                kilobytes += int(dict(line.split(":", 1) for line in status.read_text().splitlines())["VmRSS"].split()[0])
+                kilobytes += int(
+                    dict(line.split(":", 1) for line in status.read_text().splitlines())["VmRSS"].split()[0]
+                )
         except (OSError, KeyError):  # it ended meanwhile
             continue
     return kilobytes / 1000

@@ -42,7 +42,9 @@ def main() -> None:
             next(iter(module.train_dataloader().sampler))  # type: ignore[arg-type]
 
         taken = [seconds_of(start) for _ in range(REPEATS)]
-    print(f"{machine()}; {TAU_CLIPS} rows: {taken[0]:.2f} s in a new process, then {statistics.median(taken[1:]):.2f} s")
+    print(
+        f"{machine()}; {TAU_CLIPS} rows: {taken[0]:.2f} s in a new process, then {statistics.median(taken[1:]):.2f} s"
+    )
 
 
 def write_prepared(folder: Path) -> None:
@@ -54,22 +56,33 @@ def write_prepared(folder: Path) -> None:
         keys, shard = table["key"][start : start + CLIPS_PER_SHARD], Shard(cache, place, FORMAT)
         with open(shard.samples_path, "wb") as file:
             file.truncate(len(keys) * FORMAT.row_bytes)
-        shard.write_manifest([(key, "0" * 16, FORMAT.clip_samples, 0.1234, 0.0123, -0.0001, 0.0, "") for key in keys])
+        shard.write_manifest(
+            [(key, "0" * 16, FORMAT.clip_samples, 0.1234, 0.0123, -0.0001, 0.0, "") for key in keys]
+        )
     (folder / "data").mkdir()
     write_table(folder / "data" / CLIPS, table)
     names = {"name": "tau", "kind": SCENES_KIND, "classes": TAU_SCENES, "devices": DEVICES, "digest": "x"}
-    places = {"audio_root": "", "cache": str(folder / "cache"), "format": asdict(FORMAT), "synthesised": False}
+    places = {
+        "audio_root": "",
+        "cache": str(folder / "cache"),
+        "format": asdict(FORMAT),
+        "synthesised": False,
+    }
     (folder / "data" / DATASET).write_text(json.dumps(names | places))
 
 
 def tau_sized_table() -> pd.DataFrame:
     """Clip table with keys."""
     generator, number = np.random.default_rng(0), np.arange(TAU_CLIPS)
-    table = pd.DataFrame({"scene": np.array(TAU_SCENES)[number % 10], "device": np.array(DEVICES)[number % 5]})
+    table = pd.DataFrame(
+        {"scene": np.array(TAU_SCENES)[number % 10], "device": np.array(DEVICES)[number % 5]}
+    )
     table["location"] = [f"barcelona-{1000 + place % 500}" for place in number]
     table["city"] = "barcelona"
     parts = zip(table["scene"], table["location"], number, table["device"], strict=True)
-    table["filename"] = [f"audio/{scene}-{place}-{40000 + n}-{n % 10}-{device}.wav" for scene, place, n, device in parts]
+    table["filename"] = [
+        f"audio/{scene}-{place}-{40000 + n}-{n % 10}-{device}.wav" for scene, place, n, device in parts
+    ]
     table["split"] = np.where(number % 5 == 0, "test", np.where(number % 7 == 0, "validation", "train"))
     table["key"] = [generator.bytes(16).hex() for _ in number]
     return table

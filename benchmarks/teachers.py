@@ -37,7 +37,9 @@ def step(module: nn.Module, inputs: torch.Tensor) -> None:
     nn.functional.cross_entropy(module(inputs), torch.zeros(len(inputs), dtype=torch.int64)).backward()
 
 
-def frozen_step(beats: Classifier, network: BeatsClassifier) -> tuple[str, Callable[[], object], Callable[[], object]]:
+def frozen_step(
+    beats: Classifier, network: BeatsClassifier
+) -> tuple[str, Callable[[], object], Callable[[], object]]:
     """Training the linear layer behind BEATs."""
     waveforms, embeddings = torch.randn(BATCH, 32000), torch.randn(BATCH, network.encoder.dim)
     return (
@@ -62,7 +64,11 @@ def distillation_step(beats: Classifier) -> tuple[str, Callable[[], object], Cal
     def learn(batch: WaveformBatch) -> None:
         nn.functional.mse_loss(student(batch.waveforms), batch.labels.teacher_logits.mean(dim=1)).backward()
 
-    return "distill, a step: three teachers run, cached logits", lambda: learn(hear(cached)), lambda: learn(cached)
+    return (
+        "distill, a step: three teachers run, cached logits",
+        lambda: learn(hear(cached)),
+        lambda: learn(cached),
+    )
 
 
 if __name__ == "__main__":

@@ -33,7 +33,9 @@ def filterbank() -> tuple[str, Callable[[], object], Callable[[], object]]:
     return (
         "mel filterbank, 512 bands: dense, banded",
         lambda: logmel.filters @ power,
-        lambda: torch.cat([logmel.filters[rows, columns] @ power[:, columns] for rows, columns in logmel.blocks], dim=1),
+        lambda: torch.cat(
+            [logmel.filters[rows, columns] @ power[:, columns] for rows, columns in logmel.blocks], dim=1
+        ),
     )
 
 

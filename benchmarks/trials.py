@@ -48,7 +48,12 @@ def main() -> None:
     with_dir = parse(DistillConfig, stage="distill", arguments=arguments)
     without = replace(with_dir, augment=replace(with_dir.augment, dir_p=0.0))
     forgetful = replace(without, trainer=replace(without.trainer, log_mel_gb=0.0))
-    kinds = {"alone": with_dir, "sharing": with_dir, "sharing, no DIR": without, "sharing, no DIR, no log-mels kept": forgetful}
+    kinds = {
+        "alone": with_dir,
+        "sharing": with_dir,
+        "sharing, no DIR": without,
+        "sharing, no DIR, no log-mels kept": forgetful,
+    }
     shared = SharedObjects()
     costs: dict[str, list[Costs]] = {kind: [] for kind in kinds}
     for _ in range(REPEATS + 1):
@@ -58,14 +63,24 @@ def main() -> None:
     for clock in CLOCKS:
         print(f"{clock:36}{'before':>14}{'after':>14}{'training':>14}")
         for kind, trials in costs.items():
-            parts = ([getattr(trial, part)[clock] for trial in trials[1:]] for part in ("before", "after", "training"))
-            print(f"{kind:>36}" + "".join(f"{statistics.median(taken):7.2f} ({min(taken):.2f})" for taken in parts))
+            parts = (
+                [getattr(trial, part)[clock] for trial in trials[1:]]
+                for part in ("before", "after", "training")
+            )
+            print(
+                f"{kind:>36}"
+                + "".join(f"{statistics.median(taken):7.2f} ({min(taken):.2f})" for taken in parts)
+            )
 
 
 def costs_of(config: DistillConfig, shared: SharedObjects) -> Costs:
     """Runs one trial without its output; its run is deleted, so that `latest` does not mean it."""
     validated: list[Times] = []
-    with training_steps() as steps, contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+    with (
+        training_steps() as steps,
+        contextlib.redirect_stdout(io.StringIO()),
+        contextlib.redirect_stderr(io.StringIO()),
+    ):
         start = now()
         run_id = execute(DISTILL, config, watch=lambda epoch, score: validated.append(now()), shared=shared)
         end = now()

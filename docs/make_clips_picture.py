@@ -15,9 +15,13 @@ def tau_table() -> pd.DataFrame:
     """A name is audio/<scene>-<city>-<location>-<recording>-<segment>-<device>.wav."""
     names = pd.concat([tau_split("25"), tau_split("test")], ignore_index=True)
     parts = names.str.removeprefix("audio/").str.removesuffix(".wav").str.split("-", expand=True)
-    table = pd.DataFrame({"filename": names, "scene": parts[0], "device": parts[5], "location": parts[1] + "-" + parts[2]})
+    table = pd.DataFrame(
+        {"filename": names, "scene": parts[0], "device": parts[5], "location": parts[1] + "-" + parts[2]}
+    )
     table["split"] = [TRAIN] * len(tau_split("25")) + [TEST] * len(tau_split("test"))
-    return cut_by_location(table, share=DataConfig().validation_share, to=VALIDATION, seed=DataConfig().split_seed)
+    return cut_by_location(
+        table, share=DataConfig().validation_share, to=VALIDATION, seed=DataConfig().split_seed
+    )
 
 
 if __name__ == "__main__":

@@ -40,7 +40,9 @@ def draw(path: Path) -> None:
     axis = figure.subplots()
     for column, row, text, colour in BOXES:
         x, y = corner(column, row)
-        box = FancyBboxPatch((x, y), WIDTH, HEIGHT, boxstyle="round,pad=0.06", facecolor=colour, edgecolor="#444444", lw=0.8)
+        box = FancyBboxPatch(
+            (x, y), WIDTH, HEIGHT, boxstyle="round,pad=0.06", facecolor=colour, edgecolor="#444444", lw=0.8
+        )
         axis.add_patch(box)
         axis.text(x + WIDTH / 2, y + HEIGHT / 2, text, ha="center", va="center", fontsize=9.5)
     for start, end in ARROWS:
@@ -52,7 +54,9 @@ def draw(path: Path) -> None:
         head = (x1 + WIDTH / 2, y1 + HEIGHT + 0.06) if same_column else (x1 - 0.06, y1 + HEIGHT / 2)
         if past_a_box:
             head = (x1 + WIDTH / 2, y1 - 0.06)
-        axis.add_patch(FancyArrowPatch(tail, head, arrowstyle="-|>", mutation_scale=11, color="#444444", lw=1))
+        axis.add_patch(
+            FancyArrowPatch(tail, head, arrowstyle="-|>", mutation_scale=11, color="#444444", lw=1)
+        )
     axis.set_xlim(-0.2, corner(8, 0)[0] + WIDTH + 0.2)
     axis.set_ylim(-0.2, corner(0, 2)[1] + HEIGHT + 0.2)
     axis.set_aspect("equal")

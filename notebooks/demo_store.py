@@ -11,7 +11,9 @@ import matplotlib.pyplot as plt
 from cycler import cycler
 
 with warnings.catch_warnings():
-    warnings.filterwarnings("ignore", message="IProgress not found")  # tqdm does without widgets, and says so in red
+    warnings.filterwarnings(
+        "ignore", message="IProgress not found"
+    )  # tqdm does without widgets, and says so in red
     import mlflow
 
     from adaptf.errors import UserError
@@ -45,9 +47,13 @@ def open_demo() -> Demo:
     os.chdir(PROJECT)  # paths in the settings begin there
     folder = Path(os.environ.get(SOUNDS, "demo_data"))
     if not (folder / "tau").is_dir():
-        raise UserError(f"there is no demo data in {folder.absolute()}: run `make demo`, or say in {SOUNDS} where it is")
+        raise UserError(
+            f"there is no demo data in {folder.absolute()}: run `make demo`, or say in {SOUNDS} where it is"
+        )
     if "MLFLOW_TRACKING_URI" not in os.environ and not Path(runs.DEFAULT_STORE).is_file():
-        raise UserError(f"there is no {runs.DEFAULT_STORE} in {PROJECT}: run `make demo`, or set MLFLOW_TRACKING_URI")
+        raise UserError(
+            f"there is no {runs.DEFAULT_STORE} in {PROJECT}: run `make demo`, or set MLFLOW_TRACKING_URI"
+        )
     show_what_stages_say()
     runs.use_default_store()
     runs.latest("main", {})

@@ -51,7 +51,9 @@ def official_clips() -> Callable[[str], pd.DataFrame]:
         names = tau_split(split)  # audio/<scene>-<city>-<location>-<recording>-<segment>-<device>.wav
         parts = names.str.removeprefix("audio/").str.removesuffix(".wav").str.split("-", expand=True)
         places = parts[1] + "-" + parts[2]
-        return pd.DataFrame({"filename": names, "scene": parts[0], "device": parts[5], "location": places, "split": TRAIN})
+        return pd.DataFrame(
+            {"filename": names, "scene": parts[0], "device": parts[5], "location": places, "split": TRAIN}
+        )
 
     return read
 
@@ -101,7 +103,10 @@ def published_cfg() -> dict[str, Any]:
     }
 
 
-PUBLISHED_NAMES = {"parametrizations.weight.original0": "weight_g", "parametrizations.weight.original1": "weight_v"}
+PUBLISHED_NAMES = {
+    "parametrizations.weight.original0": "weight_g",
+    "parametrizations.weight.original1": "weight_v",
+}
 """Of weight normalization, as PyTorch called it when BEATs was published."""
 
 

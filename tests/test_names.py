@@ -10,7 +10,17 @@ COMPOSED, DECOMPOSED = "Ger\u00e4t", "Gera\u0308t"
 
 @pytest.mark.parametrize(
     "name",
-    [" park", "park ", "\tpark\n", "\u00a0park", "park\u202f", "\u200bpark", "pa\u00adrk", "\ufeffpark", "park\u200e"],
+    [
+        " park",
+        "park ",
+        "\tpark\n",
+        "\u00a0park",
+        "park\u202f",
+        "\u200bpark",
+        "pa\u00adrk",
+        "\ufeffpark",
+        "park\u200e",
+    ],
 )
 def test_blanks_around_a_name_and_what_nobody_sees_are_no_part_of_it(name):
     assert tidy(name) == "park"
@@ -25,7 +35,9 @@ def test_accents_are_composed():
     assert unicodedata.is_normalized("NFC", tidy(DECOMPOSED))
 
 
-@pytest.mark.parametrize("name", ["a/b.wav", r"a\b.wav", "./a/b.wav", "a//b.wav", "a/b.wav/", " a/b.wav ", r".\a\b.wav"])
+@pytest.mark.parametrize(
+    "name", ["a/b.wav", r"a\b.wav", "./a/b.wav", "a//b.wav", "a/b.wav/", " a/b.wav ", r".\a\b.wav"]
+)
 def test_one_file_has_one_name(name):
     assert tidy_file_name(name) == "a/b.wav"
 
@@ -83,5 +95,11 @@ def test_a_folder_or_a_broken_link_is_not_another_name_of_itself(tmp_path: Path)
 
 def test_of_a_missing_file_one_of_nearly_its_name_is_told(tmp_path: Path) -> None:
     (tmp_path / "001.WAV").touch()
-    assert missing_file(tmp_path / "001.wav") == "the file is missing; there is '001.WAV', which is another name"
-    assert missing_file(tmp_path / "002.wav") == missing_file(tmp_path / "nothing/001.wav") == "the file is missing"
+    assert (
+        missing_file(tmp_path / "001.wav") == "the file is missing; there is '001.WAV', which is another name"
+    )
+    assert (
+        missing_file(tmp_path / "002.wav")
+        == missing_file(tmp_path / "nothing/001.wav")
+        == "the file is missing"
+    )

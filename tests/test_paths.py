@@ -25,12 +25,18 @@ def standing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_a_tilde_is_the_home_folder(standing: Path) -> None:
-    assert user_path("~/c", what="data.cache") == user_path(" ~/c/ ", what="data.cache") == str(standing.parent / "home/c")
+    assert (
+        user_path("~/c", what="data.cache")
+        == user_path(" ~/c/ ", what="data.cache")
+        == str(standing.parent / "home/c")
+    )
     assert user_path("~", what="data.cache") == str(standing.parent / "home")
 
 
 def test_a_relative_path_counts_from_where_the_user_stands(standing: Path) -> None:
-    assert user_path("c", what="data.cache") == user_path("./x/../c", what="data.cache") == str(standing / "c")
+    assert (
+        user_path("c", what="data.cache") == user_path("./x/../c", what="data.cache") == str(standing / "c")
+    )
     assert user_path("/c", what="data.cache") == "/c"
 
 
@@ -57,7 +63,15 @@ def test_a_file_is_told_from_a_name(standing: Path) -> None:
     (standing / "a.ckpt").touch()
     (standing / "a,b.ckpt").touch()
     (standing / "router").mkdir()
-    for name in ("latest", "0123abcd", "router", "models:/adaptf-a/3", "journal", "postgresql://user@host/studies", "x.ckpt"):
+    for name in (
+        "latest",
+        "0123abcd",
+        "router",
+        "models:/adaptf-a/3",
+        "journal",
+        "postgresql://user@host/studies",
+        "x.ckpt",
+    ):
         assert user_file_or_name(name, what="runs") == name
     assert user_file_or_name("a.ckpt", what="runs") == str(standing / "a.ckpt")
     assert user_file_or_name("a,b.ckpt", what="runs") == str(standing / "a,b.ckpt")
@@ -76,7 +90,10 @@ def test_a_tilde_is_the_home_folder_in_each_of_several_values(standing: Path) ->
     home = standing.parent / "home"
     (home / "a,b.ckpt").touch()
     assert user_file_or_name("~/a,b.ckpt", what="runs") == str(home / "a,b.ckpt")
-    assert user_file_or_name("~/x.ckpt,0123abcd, ~/y.ckpt", what="runs") == f"{home / 'x.ckpt'},0123abcd,{home / 'y.ckpt'}"
+    assert (
+        user_file_or_name("~/x.ckpt,0123abcd, ~/y.ckpt", what="runs")
+        == f"{home / 'x.ckpt'},0123abcd,{home / 'y.ckpt'}"
+    )
 
 
 def test_where_the_users_folder_is_not_known_relative_paths_are_refused(
@@ -103,7 +120,12 @@ def test_under_mlflow_run_the_user_stands_where_that_was_started(standing: Path,
         command = f"{sys.executable} -c {json.dumps(code)}; true"
         environment = {**os.environ, "PYTHONPATH": str(Path(paths.__file__).parents[1])}
         done = subprocess.run(
-            [sys.executable, "-c", start, command], cwd=standing, env=environment, capture_output=True, text=True, check=True
+            [sys.executable, "-c", start, command],
+            cwd=standing,
+            env=environment,
+            capture_output=True,
+            text=True,
+            check=True,
         )
         assert done.stdout.strip() == str(standing)
     assert user_folder() == standing

@@ -13,7 +13,8 @@ from adaptf.pipeline.config import settings
 
 DOCS = (Path(__file__).parent.parent / "docs" / "training.md").read_text()
 ROW = re.compile(
-    r"^\| [^|]*`(?P<field>[\w.]+)` \| (?P<report>[^|]+) \| [^|]+ \| (?P<authors>[^|]+) \| (?P<we>[^|]+) \|$", re.MULTILINE
+    r"^\| [^|]*`(?P<field>[\w.]+)` \| (?P<report>[^|]+) \| [^|]+ \| (?P<authors>[^|]+) \| (?P<we>[^|]+) \|$",
+    re.MULTILINE,
 )
 ROWS = [row.groupdict() for row in ROW.finditer(DOCS)]
 DEFAULTS = settings(MainConfig())
@@ -36,7 +37,9 @@ def test_the_table_has_every_setting_of_optimizers_and_every_value_of_the_preset
     optimizers = {
         name
         for name, value in DEFAULTS.items()
-        if name.rpartition(".optim.")[0] in STAGES and isinstance(value, (int, float)) and ".average" not in name
+        if name.rpartition(".optim.")[0] in STAGES
+        and isinstance(value, (int, float))
+        and ".average" not in name
     }
     without = {"teacher.frozen.optim.restart_factor"}  # without restarts
     assert optimizers - without <= rows

@@ -7,13 +7,13 @@ from adaptf.audio.kaldi_mel import kaldi_mel_filterbank
 
 SAMPLE_RATE = 16000
 BANDS = 128
-WINDOW_SAMPLES, HOP_SAMPLES, N_FFT = 400, 160, 512
+_WINDOW_SAMPLES, _HOP_SAMPLES, _N_FFT = 400, 160, 512
 """25 ms and 10 ms, and the power of two that holds a window."""
-LOW_HZ = 20.0
-PREEMPHASIS = 0.97
-POVEY_EXPONENT = 0.85
+_LOW_HZ = 20.0
+_PREEMPHASIS = 0.97
+_POVEY_EXPONENT = 0.85
 """Kaldi's Povey window is a symmetric Hann window raised to this power, so that its ends reach zero."""
-FULL_SCALE = 2**15
+_FULL_SCALE = 2**15
 """Kaldi reads 16-bit samples as they are, where ours lie in [-1, 1]."""
 FLOOR = torch.finfo(torch.float32).eps
 """Energies below it count as silence, whatever the precision."""
@@ -35,21 +35,23 @@ class Fbank(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         # Rounded as torchaudio rounds it: bands without energy hold what an FFT makes of the last bits of its input.
-        window = torch.hann_window(WINDOW_SAMPLES, periodic=False, dtype=torch.float32).pow(POVEY_EXPONENT)
-        filters = kaldi_mel_filterbank(BANDS, n_fft=N_FFT, sample_rate=SAMPLE_RATE, low_hz=LOW_HZ, high_hz=SAMPLE_RATE / 2)
+        window = torch.hann_window(_WINDOW_SAMPLES, periodic=False, dtype=torch.float32).pow(_POVEY_EXPONENT)
+        filters = kaldi_mel_filterbank(
+            BANDS, n_fft=_N_FFT, sample_rate=SAMPLE_RATE, low_hz=_LOW_HZ, high_hz=SAMPLE_RATE / 2
+        )
         self.register_buffer("window", window, persistent=False)
         self.register_buffer("filters", filters, persistent=False)
 
     def forward(self, waveform: Tensor) -> Tensor:
-        if waveform.ndim != 2 or waveform.shape[1] < WINDOW_SAMPLES:
+        if waveform.ndim != 2 or waveform.shape[1] < _WINDOW_SAMPLES:
             raise ValueError(
-                f"waveform should be (batch, samples) with at least {WINDOW_SAMPLES} samples (25 ms at 16 kHz), "
+                f"waveform should be (batch, samples) with at least {_WINDOW_SAMPLES} samples (25 ms at 16 kHz), "
                 f"got {tuple(waveform.shape)}"
             )
-        frames = (waveform * FULL_SCALE).unfold(1, WINDOW_SAMPLES, HOP_SAMPLES)  # [b, frames, window]
+        frames = (waveform * _FULL_SCALE).unfold(1, _WINDOW_SAMPLES, _HOP_SAMPLES)  # [b, frames, window]
         frames = frames - frames.mean(dim=2, keepdim=True)
         # Kaldi filters each frame on its own: the first sample stands in for the one before it.
         before = torch.cat([frames[:, :, :1], frames[:, :, :-1]], dim=2)
-        spectrum = torch.fft.rfft((frames - PREEMPHASIS * before) * self.window, n=N_FFT)
+        spectrum = torch.fft.rfft((frames - _PREEMPHASIS * before) * self.window, n=_N_FFT)
         energies = spectrum.abs().square() @ self.filters.T  # [b, frames, bands]
         return (energies.clamp_min(FLOOR).log() - MEAN) / (2 * STD)

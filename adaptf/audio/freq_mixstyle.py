@@ -8,8 +8,8 @@ from torch import Tensor
 
 from adaptf.audio.on_device import moved
 
-EPSILON = 1e-6
-OVER = (1, 3)
+_EPSILON = 1e-6
+_OVER = (1, 3)
 """Channels and time of (batch, 1, bands, frames): what remains is one mean and one deviation per clip and band."""
 
 
@@ -42,8 +42,8 @@ class FreqMixStyle:
 def mix_style(logmel: Tensor, draw: StyleDraw) -> Tensor:
     """(batch, 1, bands, frames) -> the same shape; no gradient flows through the statistics."""
     with torch.no_grad():
-        variance, mean = torch.var_mean(logmel, dim=OVER, keepdim=True)
-        deviation = (variance + EPSILON).sqrt()
+        variance, mean = torch.var_mean(logmel, dim=_OVER, keepdim=True)
+        deviation = (variance + _EPSILON).sqrt()
         partner = moved(draw.partner, logmel.device)
         mixed_mean = torch.lerp(mean[partner], mean, draw.own_share)
         mixed_deviation = torch.lerp(deviation[partner], deviation, draw.own_share)

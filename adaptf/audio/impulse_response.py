@@ -11,11 +11,11 @@ from torch.nn.functional import pad
 from adaptf.audio.on_device import moved
 from adaptf.audio.simulated_microphones import simulate_responses
 
-SIMULATED_RESPONSES = 64
-SIMULATED_SEED = 20250
+_SIMULATED_RESPONSES = 64
+_SIMULATED_SEED = 20250
 """Another seed than the demo data's devices: augmentation must not know the devices that it is tested on."""
 
-CLIPS_AT_ONCE = 64
+_CLIPS_AT_ONCE = 64
 """The spectra of more would leave the processor's cache: 256 at once take a tenth longer."""
 
 
@@ -27,7 +27,9 @@ class ResponseBank:
 
     def __init__(self, responses: Tensor, *, delays: Tensor | None = None) -> None:
         if responses.ndim != 2 or not len(responses):
-            raise ValueError(f"responses should be (responses, taps) with at least one, got {tuple(responses.shape)}")
+            raise ValueError(
+                f"responses should be (responses, taps) with at least one, got {tuple(responses.shape)}"
+            )
         self.responses = responses
         self.delays = torch.zeros(len(responses), dtype=torch.int64) if delays is None else delays
         self._spectra: dict[tuple[int, torch.device], Tensor] = {}
@@ -41,8 +43,10 @@ class ResponseBank:
         samples = waveform.shape[1]
         length = next_fast_len(samples + self.responses.shape[1] - 1, real=True)
         spectra, convolved = self._spectra_on(length, waveform.device), torch.empty_like(waveform)
-        places = moved(choice, waveform.device).split(CLIPS_AT_ONCE)
-        for into, clips, chosen in zip(convolved.split(CLIPS_AT_ONCE), waveform.split(CLIPS_AT_ONCE), places, strict=True):
+        places = moved(choice, waveform.device).split(_CLIPS_AT_ONCE)
+        for into, clips, chosen in zip(
+            convolved.split(_CLIPS_AT_ONCE), waveform.split(_CLIPS_AT_ONCE), places, strict=True
+        ):
             product = torch.fft.rfft(clips, n=length).mul_(spectra[chosen])
             into.copy_(torch.fft.irfft(product, n=length)[:, :samples])
         return convolved
@@ -60,7 +64,7 @@ class ResponseBank:
 
 
 @dataclass(frozen=True)
-class ResponseDraw:
+class _ResponseDraw:
     """The clips that may be convolved, and with which response each."""
 
     clips: Tensor  # [k] rows of the batch
@@ -74,12 +78,14 @@ class DeviceImpulseResponse:
     def __init__(self, bank: ResponseBank, *, p: float, generator: np.random.Generator) -> None:
         self.bank, self.p, self.generator = bank, p, generator
 
-    def draw(self, batch: int) -> ResponseDraw:
+    def draw(self, batch: int) -> _ResponseDraw:
         """The draw knows nothing of a clip's own probability, so that it is the same whatever devices a batch holds."""
         numbers = self.generator.random(batch)
         clips = np.flatnonzero(numbers < self.p)
         choice = self.generator.integers(len(self.bank), size=len(clips))
-        return ResponseDraw(torch.from_numpy(clips), torch.from_numpy(choice), torch.from_numpy(numbers[clips]))
+        return _ResponseDraw(
+            torch.from_numpy(clips), torch.from_numpy(choice), torch.from_numpy(numbers[clips])
+        )
 
     def __call__(self, waveform: Tensor, p: Tensor) -> Tensor:
         """(batch, samples) and each clip's probability (batch,), on the CPU -> the same shape."""
@@ -93,5 +99,5 @@ class DeviceImpulseResponse:
 
 def simulated_bank(*, sample_rate: int) -> ResponseBank:
     """The bank for users without a folder of measured responses: simulated microphones."""
-    responses = simulate_responses(SIMULATED_RESPONSES, sample_rate=sample_rate, seed=SIMULATED_SEED)
+    responses = simulate_responses(_SIMULATED_RESPONSES, sample_rate=sample_rate, seed=_SIMULATED_SEED)
     return ResponseBank(torch.from_numpy(responses))

@@ -9,7 +9,9 @@ def hz_to_mel(hz: Tensor) -> Tensor:
     return 1127.0 * torch.log1p(hz / 700.0)
 
 
-def kaldi_mel_filterbank(bands: int, *, n_fft: int, sample_rate: int, low_hz: float, high_hz: float) -> Tensor:
+def kaldi_mel_filterbank(
+    bands: int, *, n_fft: int, sample_rate: int, low_hz: float, high_hz: float
+) -> Tensor:
     """Weights (bands, n_fft // 2 + 1) of triangles that are equally wide in mel, their flanks straight in mel.
 
     As in Kaldi the bin at Nyquist carries no weight: its column is zero.

@@ -9,15 +9,15 @@ CLIP_RATE = 32_000
 """Samples a second of the clips that networks hear."""
 BANDS, N_FFT, WINDOW_SAMPLES, HOP_SAMPLES = 512, 4096, 3072, 500
 """The log-mel of the paper, by default."""
-LOG_OFFSET = 1e-5
-SHIFT, SCALE = 4.5, 5.0
+_LOG_OFFSET = 1e-5
+_SHIFT, _SCALE = 4.5, 5.0
 """The published normalization: (log-mel + 4.5) / 5 has a spread near one on TAU."""
 
-BANDS_PER_BLOCK = 32
+_BANDS_PER_BLOCK = 32
 """A band touches few bins, so products with blocks of neighbouring bands skip most of a dense matrix's zeros."""
 CLIPS_IN_CACHE = 4
 """Worked on at a time by a processor: a clip takes some 4 MB, and outside of its caches up to three times as long."""
-HALF_PRECISION = (torch.float16, torch.bfloat16)
+_HALF_PRECISION = (torch.float16, torch.bfloat16)
 
 
 class LogMel(nn.Module):
@@ -43,12 +43,19 @@ class LogMel(nn.Module):
         super().__init__()
         if window_samples > n_fft:
             raise ValueError(f"a window of {window_samples} samples does not fit an FFT of {n_fft}")
-        self.bands, self.n_fft, self.window_samples, self.hop_samples = bands, n_fft, window_samples, hop_samples
+        self.bands, self.n_fft, self.window_samples, self.hop_samples = (
+            bands,
+            n_fft,
+            window_samples,
+            hop_samples,
+        )
         self.sample_rate, self.preemphasis = sample_rate, preemphasis
         self.settings = (bands, sample_rate, n_fft, window_samples, hop_samples, preemphasis)
         self.register_buffer("window", torch.hann_window(window_samples, periodic=False), persistent=False)
-        filters = kaldi_mel_filterbank(bands, n_fft=n_fft, sample_rate=sample_rate, low_hz=0.0, high_hz=sample_rate / 2)
-        self.blocks = banded_blocks(filters, BANDS_PER_BLOCK)
+        filters = kaldi_mel_filterbank(
+            bands, n_fft=n_fft, sample_rate=sample_rate, low_hz=0.0, high_hz=sample_rate / 2
+        )
+        self.blocks = banded_blocks(filters, _BANDS_PER_BLOCK)
         self.register_buffer("filters", filters, persistent=False)
 
     def forward(self, waveform: Tensor) -> Tensor:
@@ -56,7 +63,7 @@ class LogMel(nn.Module):
             raise ValueError(f"waveform should be (batch, samples), got {tuple(waveform.shape)}")
         # A loud tone's power overflows half precision, and bfloat16 has too few digits for a quiet band beside it.
         with torch.autocast(waveform.device.type, enabled=False):
-            waveform = waveform.float() if waveform.dtype in HALF_PRECISION else waveform
+            waveform = waveform.float() if waveform.dtype in _HALF_PRECISION else waveform
             if waveform.device.type != "cpu":
                 return self._logmel(waveform)
             return torch.cat([self._logmel(some) for some in waveform.split(CLIPS_IN_CACHE)])
@@ -69,9 +76,13 @@ class LogMel(nn.Module):
         # Zeros after the window instead of around it: the same power, and a smaller rounding error than torch.stft.
         parts = torch.view_as_real(torch.fft.rfft(frames, n=self.n_fft))
         # Not as a product of complex numbers: its real parts are every other value, which the products below copy first.
-        power = parts[..., 0].square().addcmul_(parts[..., 1], parts[..., 1]).transpose(1, 2)  # [b, bins, frames]
-        mel = torch.cat([self.filters[rows, columns] @ power[:, columns] for rows, columns in self.blocks], dim=1)
-        return mel.add_(LOG_OFFSET).log_().add_(SHIFT).div_(SCALE).unsqueeze(1)
+        power = (
+            parts[..., 0].square().addcmul_(parts[..., 1], parts[..., 1]).transpose(1, 2)
+        )  # [b, bins, frames]
+        mel = torch.cat(
+            [self.filters[rows, columns] @ power[:, columns] for rows, columns in self.blocks], dim=1
+        )
+        return mel.add_(_LOG_OFFSET).log_().add_(_SHIFT).div_(_SCALE).unsqueeze(1)
 
     def frames(self, samples: int) -> int:
         """Frames of a waveform of so many samples."""

@@ -4,11 +4,11 @@ import numpy as np
 from scipy.fft import irfft, rfft
 from scipy.ndimage import uniform_filter1d
 
-RESONANCES = 4
-FLOOR_DB = -60.0
-TAPS = 1024
+_RESONANCES = 4
+_FLOOR_DB = -60.0
+_TAPS = 1024
 """Samples of a response."""
-THRESHOLD_DB, RATIO = -35.0, 3.0
+_THRESHOLD_DB, _RATIO = -35.0, 3.0
 
 
 def simulate_responses(count: int, *, sample_rate: int, seed: int) -> np.ndarray:
@@ -25,11 +25,11 @@ def simulate_responses(count: int, *, sample_rate: int, seed: int) -> np.ndarray
     if sample_rate < 1:
         raise ValueError(f"sample_rate is {sample_rate} Hz; it has to be positive")
     # Four times the length keeps what the folding of the cepstrum wraps around below the floor.
-    fft_length = 4 * TAPS
+    fft_length = 4 * _TAPS
     hz = np.maximum(np.fft.rfftfreq(fft_length, 1 / sample_rate), 1.0)
-    draws = np.random.default_rng(seed).random((count, 5 + 3 * RESONANCES))
-    responses = _minimum_phase(_magnitude_db(draws, hz), fft_length)[:, :TAPS]
-    responses[:, TAPS // 2 :] *= np.cos(np.linspace(0, np.pi / 2, TAPS // 2)) ** 2
+    draws = np.random.default_rng(seed).random((count, 5 + 3 * _RESONANCES))
+    responses = _minimum_phase(_magnitude_db(draws, hz), fft_length)[:, :_TAPS]
+    responses[:, _TAPS // 2 :] *= np.cos(np.linspace(0, np.pi / 2, _TAPS // 2)) ** 2
     return (responses / np.linalg.norm(responses, axis=1, keepdims=True)).astype(np.float32)
 
 
@@ -39,8 +39,8 @@ def compress(signals: np.ndarray, *, sample_rate: int) -> np.ndarray:
     The level is the root mean square over 10 ms in dB of full scale.
     """
     power = uniform_filter1d(signals**2, max(1, sample_rate // 100), axis=-1)
-    over_db = np.maximum(10 * np.log10(power + 1e-10) - THRESHOLD_DB, 0)
-    return signals * 10 ** (over_db * (1 / RATIO - 1) / 20)
+    over_db = np.maximum(10 * np.log10(power + 1e-10) - _THRESHOLD_DB, 0)
+    return signals * 10 ** (over_db * (1 / _RATIO - 1) / 20)
 
 
 def _magnitude_db(draws: np.ndarray, hz: np.ndarray) -> np.ndarray:
@@ -51,10 +51,10 @@ def _magnitude_db(draws: np.ndarray, hz: np.ndarray) -> np.ndarray:
     magnitude_db = tilt_db_per_octave * np.log2(hz / 1000)
     magnitude_db -= 10 * np.log10(1 + (low_hz / hz) ** (2 * low_order))
     magnitude_db -= 10 * np.log10(1 + (hz / high_hz) ** (2 * high_order))
-    for center, sharpness, gain in draws[:, 5:].reshape(-1, RESONANCES, 3).transpose(1, 2, 0)[..., None]:
+    for center, sharpness, gain in draws[:, 5:].reshape(-1, _RESONANCES, 3).transpose(1, 2, 0)[..., None]:
         center_hz, q, gain_db = _log_scale(center, 150, 7000), _log_scale(sharpness, 0.7, 5), 20 * gain - 12
         magnitude_db += gain_db / (1 + (q * (hz / center_hz - center_hz / hz)) ** 2)
-    return np.maximum(magnitude_db - magnitude_db.max(axis=1, keepdims=True), FLOOR_DB)
+    return np.maximum(magnitude_db - magnitude_db.max(axis=1, keepdims=True), _FLOOR_DB)
 
 
 def _minimum_phase(magnitude_db: np.ndarray, fft_length: int) -> np.ndarray:

@@ -22,7 +22,9 @@ class TimeRoll:
         """Samples by which each clip moves later (batch,); None where the batch stays as it is."""
         if self.max_samples == 0:
             return None
-        return torch.from_numpy(self.generator.integers(-self.max_samples, self.max_samples, size=batch, endpoint=True))
+        return torch.from_numpy(
+            self.generator.integers(-self.max_samples, self.max_samples, size=batch, endpoint=True)
+        )
 
     def __call__(self, waveform: Tensor) -> Tensor:
         """(batch, samples) -> the same shape."""

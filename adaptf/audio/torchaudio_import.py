@@ -4,7 +4,7 @@ import importlib
 import sys
 from types import ModuleType
 
-EXTENSION = "torchaudio._extension"
+_EXTENSION = "torchaudio._extension"
 
 
 def import_torchaudio() -> ModuleType:
@@ -18,7 +18,7 @@ def import_torchaudio() -> ModuleType:
         return importlib.import_module("torchaudio")
     except (OSError, RuntimeError):
         _forget_half_imported_torchaudio()
-        sys.modules[EXTENSION] = _extension_stub()
+        sys.modules[_EXTENSION] = _extension_stub()
         return importlib.import_module("torchaudio")
 
 
@@ -29,7 +29,7 @@ def _forget_half_imported_torchaudio() -> None:
 
 def _extension_stub() -> ModuleType:
     """The names that the rest of torchaudio reads from its extension, all saying that it is not there."""
-    stub = ModuleType(EXTENSION)
+    stub = ModuleType(_EXTENSION)
     names = {
         "_IS_TORCHAUDIO_EXT_AVAILABLE": False,
         "_IS_ALIGN_AVAILABLE": False,

@@ -60,12 +60,18 @@ def read_reference(path: Path) -> Reference | None:
         return None
     try:
         with np.load(file, allow_pickle=False) as held:
-            found = Reference(torch.from_numpy(held["logmel"]).float(), torch.from_numpy(held["logits"]).float())
+            found = Reference(
+                torch.from_numpy(held["logmel"]).float(), torch.from_numpy(held["logits"]).float()
+            )
     except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-        raise UserError(f"{file} holds no clips to try a network with: {type(error).__name__}: {error}") from error
+        raise UserError(
+            f"{file} holds no clips to try a network with: {type(error).__name__}: {error}"
+        ) from error
     if found.logmel.ndim != 4 or found.logits.ndim != 2 or not 0 < len(found.logmel) == len(found.logits):
         shapes = f"{tuple(found.logmel.shape)} and {tuple(found.logits.shape)}"
-        raise UserError(f"{file} should hold log-mels (clips, 1, bands, frames) and logits (clips, scenes), got {shapes}")
+        raise UserError(
+            f"{file} should hold log-mels (clips, 1, bands, frames) and logits (clips, scenes), got {shapes}"
+        )
     if not (found.logmel.isfinite().all() and found.logits.isfinite().all()):
         raise UserError(f"{file} holds numbers that are not finite")
     return found

@@ -78,7 +78,11 @@ def _folded_parameters(network: nn.Module) -> tuple[int, int]:
             weights += module.weight.numel()
             biases += module.out_channels if module.bias is not None else 0
             last = module
-        elif isinstance(module, nn.BatchNorm2d) and last is not None and last.out_channels == module.num_features:
+        elif (
+            isinstance(module, nn.BatchNorm2d)
+            and last is not None
+            and last.out_channels == module.num_features
+        ):
             biases += module.num_features if last.bias is None else 0
             last = None
         elif own := [key for key, _ in module.named_parameters(recurse=False)]:
@@ -97,4 +101,6 @@ def over_budget(complexity: Complexity) -> list[str]:
 def limits_broken(*, model_bytes: int, macs: int) -> list[str]:
     """One message for each of the challenge's limits that these figures break."""
     limits = (("bytes of parameters", model_bytes, MAX_BYTES), ("multiply-accumulates", macs, MAX_MACS))
-    return [f"{figure:,} {unit}, at most {limit:,} allowed" for unit, figure, limit in limits if figure > limit]
+    return [
+        f"{figure:,} {unit}, at most {limit:,} allowed" for unit, figure, limit in limits if figure > limit
+    ]

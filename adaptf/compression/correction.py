@@ -60,9 +60,16 @@ def _round_biases(graph: fx.GraphModule) -> None:
 
 def is_bias(node: fx.Node, graph: fx.GraphModule) -> bool:
     """Whether a node reads what is added to channels: neither weights nor what belongs to a quantization."""
-    of_quantization = {quantized_operators().dequantize_per_channel.default, quantized_operators().quantize_per_channel.default}
+    of_quantization = {
+        quantized_operators().dequantize_per_channel.default,
+        quantized_operators().quantize_per_channel.default,
+    }
     value = operator.attrgetter(str(node.target))(graph)
-    return value.dtype == torch.float32 and value.ndim > 0 and not of_quantization & {user.target for user in node.users}
+    return (
+        value.dtype == torch.float32
+        and value.ndim > 0
+        and not of_quantization & {user.target for user in node.users}
+    )
 
 
 class _FloatMeans(fx.Interpreter):
@@ -115,7 +122,9 @@ class _Correction(fx.Interpreter):
         given, _ = self.fetch_args_kwargs_from_env(convolution)
         x, _, _, stride, padding, _, groups = (*given, *_DEFAULTS[len(given) :])
         steps.copy_(step_sizes(weight))
-        moments = input_moments(x, tuple(weight.shape[2:]), stride=tuple(stride), padding=tuple(padding), groups=groups)
+        moments = input_moments(
+            x, tuple(weight.shape[2:]), stride=tuple(stride), padding=tuple(padding), groups=groups
+        )
         weight.copy_(rounded_weight(weight, steps, moments))
         self.env[read] = weight
 

@@ -37,7 +37,11 @@ def cost_of_program(program: ExportedProgram) -> FormCost:
         weight = convolution.all_input_nodes[1].meta["val"]
         macs += math.prod(convolution.meta["val"].shape[1:]) * math.prod(weight.shape[1:])
     signature = program.graph_signature
-    names = {**signature.inputs_to_parameters, **signature.inputs_to_buffers, **signature.inputs_to_lifted_tensor_constants}
+    names = {
+        **signature.inputs_to_parameters,
+        **signature.inputs_to_buffers,
+        **signature.inputs_to_lifted_tensor_constants,
+    }
     of_quantization = {
         names[node.name]
         for dequantize in program.graph.find_nodes(
@@ -46,7 +50,11 @@ def cost_of_program(program: ExportedProgram) -> FormCost:
         for node in dequantize.all_input_nodes[1:]
     }
     tensors = {**program.state_dict, **program.constants}
-    kept = [tensor for name, tensor in tensors.items() if name not in of_quantization and isinstance(tensor, torch.Tensor)]
+    kept = [
+        tensor
+        for name, tensor in tensors.items()
+        if name not in of_quantization and isinstance(tensor, torch.Tensor)
+    ]
     return FormCost(int(macs), sum(tensor.nbytes for tensor in kept if tensor.ndim))
 
 
@@ -55,9 +63,16 @@ def cost_of_openvino(path: Path) -> FormCost:
     operations = core().read_model(path).get_ops()
     convolutions = [one for one in operations if one.get_type_name() in _CONVOLUTIONS]
     of_quantization = {name for one in convolutions for name in _scales_of(one)}
-    ranges = [source for one in operations if one.get_type_name() == "FakeQuantize" for source in _sources_of(one)[1:]]
+    ranges = [
+        source
+        for one in operations
+        if one.get_type_name() == "FakeQuantize"
+        for source in _sources_of(one)[1:]
+    ]
     of_quantization |= {one.get_friendly_name() for one in ranges}
-    counted = [one for one in operations if _is_tensor(one) and one.get_friendly_name() not in of_quantization]
+    counted = [
+        one for one in operations if _is_tensor(one) and one.get_friendly_name() not in of_quantization
+    ]
     return FormCost(sum(map(_macs_of, convolutions)), sum(one.get_data().nbytes for one in counted))
 
 

@@ -91,7 +91,9 @@ def load_int8(path: Path | str) -> "Int8Network":
         raise UserError(f"{path} is no complete .pt2 file: {type(error).__name__}: {error}") from error
     int8, convolutions = int8_convolutions(program)
     if int8 < max(convolutions, 1):
-        raise UserError(f"{path} should be an INT8 network, but {int8} of its {convolutions} convolutions are INT8")
+        raise UserError(
+            f"{path} should be an INT8 network, but {int8} of its {convolutions} convolutions are INT8"
+        )
     return Int8Network(program)
 
 

@@ -29,7 +29,7 @@ from adaptf.models.students.registry import serving_form
 
 _CORRECTION_CLIPS = 256
 """Calibration clips from which weights and biases are corrected, at most: they are run at once."""
-Closeness = Callable[[Callable[[Tensor], Tensor]], float]
+_Closeness = Callable[[Callable[[Tensor], Tensor]], float]
 """How close a network (log-mel -> logits) is to the float one, which has 1."""
 
 
@@ -72,7 +72,7 @@ class Int8Graph:
 def tune_int8(
     network: nn.Module,
     calibration: Sequence[Tensor],
-    closeness: Closeness,
+    closeness: _Closeness,
     *,
     tolerable_distance: float,
     candidates: Sequence[Ranges] = CANDIDATES,
@@ -118,7 +118,9 @@ def tune_int8(
             run_fn=lambda observed: _run(observed, calibration),
             example_inputs=example,
         )
-    if not any(graph is one for one in finished):  # the best was not the last one, and has been quantized anew
+    if not any(
+        graph is one for one in finished
+    ):  # the best was not the last one, and has been quantized anew
         correct(graph, clips)
     _, *tried = found
     within = (place for place, one in enumerate(tried) if one >= 1 - tolerable_distance)
@@ -126,7 +128,9 @@ def tune_int8(
     return Int8Graph(graph, clip_shape, candidates[best], len(tried), clips[:REFERENCE_CLIPS].half().float())
 
 
-def quantize_int8(network: nn.Module, calibration: Sequence[Tensor], ranges: Ranges = CANDIDATES[0]) -> Int8Graph:
+def quantize_int8(
+    network: nn.Module, calibration: Sequence[Tensor], ranges: Ranges = CANDIDATES[0]
+) -> Int8Graph:
     """What `tune_int8` makes of one candidate, whatever it loses."""
     return tune_int8(network, calibration, lambda _: 1.0, tolerable_distance=0.0, candidates=[ranges])
 
@@ -155,11 +159,15 @@ def _packed(quantized: Int8Graph) -> ExportedProgram:
     for node in graph.graph.find_nodes(op="get_attr"):
         if is_bias(node, graph):
             _keep_as_fp16(node, graph)
-    graph = fx.GraphModule(graph, graph.graph)  # takes along what the graph reads: the float weights stay behind
+    graph = fx.GraphModule(
+        graph, graph.graph
+    )  # takes along what the graph reads: the float weights stay behind
     example = example_of(quantized.clip_shape)
     program = torch.export.export(graph, example, dynamic_shapes=DYNAMIC_BATCH, strict=False)
     program.example_inputs = None
-    for node in program.graph.nodes:  # stack traces are half of a file, and tell where the code lies on this machine
+    for (
+        node
+    ) in program.graph.nodes:  # stack traces are half of a file, and tell where the code lies on this machine
         node.meta = {key: node.meta[key] for key in node.meta.keys() & {"val"}}
     return program
 
@@ -178,7 +186,9 @@ def _keep_as_fp16(node: fx.Node, graph: fx.GraphModule) -> None:
 def _shape_of_clips(calibration: Sequence[Tensor]) -> tuple[int, ...]:
     """(1, bands, frames)"""
     if not calibration:
-        raise UserError("calibration should hold at least one batch of log-mels (batch, 1, bands, frames), got none")
+        raise UserError(
+            "calibration should hold at least one batch of log-mels (batch, 1, bands, frames), got none"
+        )
     first = calibration[0]
     for clips in calibration:
         if clips.shape[1:] != first.shape[1:]:
@@ -187,7 +197,9 @@ def _shape_of_clips(calibration: Sequence[Tensor]) -> tuple[int, ...]:
     return tuple(first.shape[1:])
 
 
-def _traced(network: nn.Module, example: tuple[Tensor], shared: SharedObjects, program: str) -> fx.GraphModule:
+def _traced(
+    network: nn.Module, example: tuple[Tensor], shared: SharedObjects, program: str
+) -> fx.GraphModule:
     """The graph of a copy of the network, as Neural Compressor's own export leaves it but in a third of the time."""
     if program:
         key = ("traced", program, example[0].shape)
@@ -208,7 +220,9 @@ def _configuration(network: nn.Module, ranges: Ranges) -> Any:
     """Neural Compressor's configuration: INT8 weights per channel, activations as the ranges say."""
     from neural_compressor.torch.quantization import INT8StaticQuantConfig
 
-    config = INT8StaticQuantConfig(w_granularity="per_channel", act_algo=ranges.observer, act_sym=ranges.symmetric)
+    config = INT8StaticQuantConfig(
+        w_granularity="per_channel", act_algo=ranges.observer, act_sym=ranges.symmetric
+    )
     # The quantizer takes products too, such as those of statistics.
     in_float = INT8StaticQuantConfig(w_dtype="fp32", act_dtype="fp32")
     for name, module in network.named_modules():

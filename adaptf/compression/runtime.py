@@ -148,7 +148,9 @@ def load_network(path: Path) -> Network:
     network.refused_difference = refused
     difference = _difference_from(reference, network)
     if not difference <= LARGEST_DIFFERENCE:  # nor where it is no number
-        raise UserError(f"{path} {_something_else(difference)}, and no other form of it does better: {why or 'there is none'}")
+        raise UserError(
+            f"{path} {_something_else(difference)}, and no other form of it does better: {why or 'there is none'}"
+        )
     return network
 
 

@@ -12,7 +12,7 @@ _SMALLEST = 1e-12
 
 _DAMPING = 0.01
 """Of the inputs' mean power, added to each one's: inputs that hardly differ would otherwise make up for anything."""
-CLIPS = 32
+_CLIPS = 32
 """Whose inputs of convolutions wider than 1x1 are looked at: each is there as often as the kernel has places."""
 
 
@@ -30,7 +30,9 @@ def rounded_weight(weight: Tensor, steps: Tensor, moments: Tensor) -> Tensor:
     groups, inputs = moments.shape[:2]
     power = moments.diagonal(dim1=1, dim2=2)
     order = power.mean(dim=0).argsort(descending=True)
-    damping = torch.diag_embed(_DAMPING * power.mean(dim=1, keepdim=True).expand(-1, inputs) + torch.finfo(torch.float32).tiny)
+    damping = torch.diag_embed(
+        _DAMPING * power.mean(dim=1, keepdim=True).expand(-1, inputs) + torch.finfo(torch.float32).tiny
+    )
     inverse = torch.linalg.inv((moments + damping)[:, order][:, :, order])
     makes_up = torch.linalg.cholesky(inverse, upper=True)
     left = weight.double().reshape(groups, -1, inputs)[:, :, order].clone()
@@ -52,6 +54,6 @@ def input_moments(
     (groups, inputs, inputs), where inputs are the channels of a group times the places of the kernel, in the order of weights.
     """
     if any(side > 1 for side in kernel):
-        x = nn.functional.unfold(x[:CLIPS], kernel, padding=padding, stride=stride)
+        x = nn.functional.unfold(x[:_CLIPS], kernel, padding=padding, stride=stride)
     of_groups = x.flatten(2).unflatten(1, (groups, -1)).transpose(0, 1).transpose(1, 2).flatten(2).double()
     return of_groups @ of_groups.transpose(1, 2) / of_groups.shape[2]

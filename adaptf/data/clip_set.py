@@ -51,13 +51,17 @@ class ClipSet(Dataset[ClipBatch]):
         )
 
 
-def clip_set(filenames: Sequence[str], source: Source, *, targets: NDArray[np.float32], devices: NDArray[np.int64]) -> ClipSet:
+def clip_set(
+    filenames: Sequence[str], source: Source, *, targets: NDArray[np.float32], devices: NDArray[np.int64]
+) -> ClipSet:
     """A clip set without teachers."""
     no_teachers = np.zeros((len(filenames), 0, targets.shape[1]), dtype=np.float32)
     return ClipSet(source, tuple(filenames), targets, devices, no_teachers)
 
 
-def scene_clip_set(table: pd.DataFrame, source: Source, *, scenes: Sequence[str], devices: Sequence[str]) -> ClipSet:
+def scene_clip_set(
+    table: pd.DataFrame, source: Source, *, scenes: Sequence[str], devices: Sequence[str]
+) -> ClipSet:
     """The clips of a clip table. `devices` are the data's device names, to which `Labels.device` points."""
     scene_rows = pd.Index(scenes).get_indexer(pd.Index(table["scene"]))
     return clip_set(

@@ -16,11 +16,11 @@ SPLITS = TRAIN, VALIDATION, TEST = "train", "validation", "test"
 UNKNOWN = "unknown"
 """Stands for every recording device that has no model of its own."""
 
-DEVICE_NAME = r"[\w -]{1,100}"
-NO_DEVICES = ("all", "none", "router")
+_DEVICE_NAME = r"[\w -]{1,100}"
+_NO_DEVICES = ("all", "none", "router")
 """`promote` moves `all` devices, the registry's `router` is that of all of them, and `none` stands for no value."""
 
-DEVICES_TOLD = 10
+_DEVICES_TOLD = 10
 """Of those that lack scenes; the table of a data set's report has all of them."""
 
 FIRST_ROW = 2
@@ -37,10 +37,16 @@ def check_clips(table: pd.DataFrame, *, scenes: Sequence[str], source: str) -> N
         "filename, scene and device must not be empty": (filename == "") | (scene == "") | (device == ""),
         f"the scene should be one of {', '.join(scenes)}": (scene != "") & ~scene.isin(scenes),
         "device names must not hold '/' or ':' or anything else but letters, digits, blanks, '-' and '_', which MLflow's names "
-        "of models and metrics take": (device != "") & ~device.str.fullmatch(DEVICE_NAME) & ~device.duplicated(),
-        f"no device can be called {', '.join(NO_DEVICES)}: stages take these words for something else": device.isin(NO_DEVICES)
+        "of models and metrics take": (device != "")
+        & ~device.str.fullmatch(_DEVICE_NAME)
         & ~device.duplicated(),
-        f"file names must not hold '{MARK}', which marks parts of files": filename.str.contains(MARK, regex=False),
+        f"no device can be called {', '.join(_NO_DEVICES)}: stages take these words for something else": device.isin(
+            _NO_DEVICES
+        )
+        & ~device.duplicated(),
+        f"file names must not hold '{MARK}', which marks parts of files": filename.str.contains(
+            MARK, regex=False
+        ),
         "a row above names this file too": filename.duplicated(),
     }
     problems = [
@@ -56,7 +62,9 @@ def check_clips(table: pd.DataFrame, *, scenes: Sequence[str], source: str) -> N
 def check_parts(table: pd.DataFrame, *, source: str) -> None:
     """Raises DataError where nothing can be trained on the clips: no training or validation clips, or none of a scene."""
     parts = table.groupby("scene")["split"].agg(set)
-    problems = [f"scene {scene} has no training clips" for scene, splits in parts.items() if TRAIN not in splits]
+    problems = [
+        f"scene {scene} has no training clips" for scene, splits in parts.items() if TRAIN not in splits
+    ]
     if not (table["split"] == VALIDATION).any():
         problems.append(
             "there are no validation clips, by which training chooses its checkpoint: each scene needs three files or more to "
@@ -68,12 +76,16 @@ def check_parts(table: pd.DataFrame, *, source: str) -> None:
 
 def gaps(table: pd.DataFrame, scenes: Sequence[str]) -> list[str]:
     """What the parts lack, although training is possible: a line for each."""
-    clips = pd.crosstab(table["scene"], table["split"]).reindex(index=list(scenes), columns=list(SPLITS), fill_value=0)
+    clips = pd.crosstab(table["scene"], table["split"]).reindex(
+        index=list(scenes), columns=list(SPLITS), fill_value=0
+    )
     lines = []
     for split in SPLITS:
         lacking = [scene for scene in scenes if clips.loc[scene, split] == 0]
         if split == TEST and len(lacking) == len(scenes):
-            lines.append("There are no test clips: evaluate and main need some (data.test_share or a column split)")
+            lines.append(
+                "There are no test clips: evaluate and main need some (data.test_share or a column split)"
+            )
         elif lacking:
             lines.append(f"There are no {split} clips of {', '.join(lacking)}")
     return [*lines, *_device_gaps(table)]
@@ -87,10 +99,14 @@ def _device_gaps(table: pd.DataFrame) -> list[str]:
     for split in clips.columns:
         lacking = clips.index[clips[split] == 0].to_frame(index=False)
         lacking = lacking[lacking["scene"].isin(learning.loc[learning["split"] == split, "scene"])]
-        of_devices = [f"{device} ({', '.join(scenes)})" for device, scenes in lacking.groupby("device")["scene"]]
-        more = [f"{len(of_devices) - DEVICES_TOLD} devices more"] * (len(of_devices) > DEVICES_TOLD)
+        of_devices = [
+            f"{device} ({', '.join(scenes)})" for device, scenes in lacking.groupby("device")["scene"]
+        ]
+        more = [f"{len(of_devices) - _DEVICES_TOLD} devices more"] * (len(of_devices) > _DEVICES_TOLD)
         if of_devices:
-            lines.append(f"There are no {split} clips of the devices {'; '.join(of_devices[:DEVICES_TOLD] + more)}")
+            lines.append(
+                f"There are no {split} clips of the devices {'; '.join(of_devices[:_DEVICES_TOLD] + more)}"
+            )
     return lines
 
 

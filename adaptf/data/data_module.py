@@ -78,8 +78,13 @@ class ClipDataModule(L.LightningDataModule):
         """Shuffled by seed and epoch: workers read ahead before Lightning says which epoch it is."""
         # Of a checkpoint that was written at an epoch's end, current_epoch says that one still.
         epoch = self._trainer().fit_loop.epoch_progress.current.processed  # type: ignore[attr-defined]
-        return clip_loader(self.train_clips, batch_size=self.batch_size, loading=self.loading, seed=self.seed, epoch=epoch)
+        return clip_loader(
+            self.train_clips, batch_size=self.batch_size, loading=self.loading, seed=self.seed, epoch=epoch
+        )
 
     def val_dataloader(self) -> list[DataLoader[ClipBatch]]:
         """In the order of the set; an empty list where there is none."""
-        return [clip_loader(clips, batch_size=self.batch_size, loading=self.loading) for clips in self._validated()]
+        return [
+            clip_loader(clips, batch_size=self.batch_size, loading=self.loading)
+            for clips in self._validated()
+        ]

@@ -99,7 +99,9 @@ class Resampler:
         if rate == self.sample_rate:
             return audio
         if rate not in self._streams:
-            self._streams[rate] = soxr.ResampleStream(rate, self.sample_rate, 1, dtype="float32", quality="HQ")
+            self._streams[rate] = soxr.ResampleStream(
+                rate, self.sample_rate, 1, dtype="float32", quality="HQ"
+            )
         stream = self._streams[rate]
         stream.clear()
         resampled: Waveform = stream.resample_chunk(audio, last=True)
@@ -117,7 +119,9 @@ def read_mono(source: Path | BinaryIO, *, max_seconds: float = math.inf) -> tupl
         if file.format == "MP3":
             audio, rate, _ = read_mp3(_content(source), max_seconds=min(max_seconds, _MAX_SECONDS))
             if max_seconds > _MAX_SECONDS <= len(audio) / rate:
-                raise AudioError(f"it is longer than {_MAX_SECONDS / 3600:.0f} hours: cut it into shorter files")
+                raise AudioError(
+                    f"it is longer than {_MAX_SECONDS / 3600:.0f} hours: cut it into shorter files"
+                )
         elif joined := _joined(source, file):
             audio, rate = _read_joined(joined, max_seconds)
         else:
@@ -181,31 +185,41 @@ def _read_joined(files: Sequence[bytes], max_seconds: float) -> tuple[Waveform, 
         rates.add(rate)
         samples += len(part)
     if len(rates) > 1:
-        raise AudioError(f"its rate changes: parts of it have {' and '.join(map(str, sorted(rates)))} samples a second")
+        raise AudioError(
+            f"its rate changes: parts of it have {' and '.join(map(str, sorted(rates)))} samples a second"
+        )
     return np.concatenate(parts), rate
 
 
 def _check_header(header: Any) -> None:
     """`header`: with the rate, the frames and the channels that the file claims to have."""
     if header.samplerate not in _RATES:
-        raise AudioError(f"its header claims {header.samplerate} samples a second, {_RATES[0]} to {_RATES[-1]} are expected")
+        raise AudioError(
+            f"its header claims {header.samplerate} samples a second, {_RATES[0]} to {_RATES[-1]} are expected"
+        )
     if header.format == "MP3":
         return
     if header.frames == UNKNOWN_FRAMES:
         raise AudioError("its header does not say how long it is, as in a stream: write it to a file again")
     if header.frames * header.channels > _MAX_SAMPLES:
-        raise AudioError(f"its header claims {header.frames / header.samplerate / 3600:.0f} hours: cut it into shorter files")
+        raise AudioError(
+            f"its header claims {header.frames / header.samplerate / 3600:.0f} hours: cut it into shorter files"
+        )
 
 
 def _read_samples(file: soundfile.SoundFile, max_seconds: float) -> Waveform:
     """(samples,). 16-bit samples are scaled here: the same values in two thirds of the time."""
-    frames = int(min(file.frames, max_seconds * file.samplerate + 2))  # one more than wanted, however that is rounded
+    frames = int(
+        min(file.frames, max_seconds * file.samplerate + 2)
+    )  # one more than wanted, however that is rounded
     if file.subtype == "PCM_16":
         audio: Waveform = np.multiply(file.read(frames, dtype="int16"), _PCM_16_STEP, dtype=np.float32)
     else:
         audio = file.read(frames, dtype="float32")
         if not (np.abs(audio) <= _LARGEST_SAMPLE).all():
-            raise AudioError("the audio holds values that are not numbers, or far beyond full scale, which is 1")
+            raise AudioError(
+                "the audio holds values that are not numbers, or far beyond full scale, which is 1"
+            )
     return audio.mean(axis=1, dtype=np.float32) if audio.ndim > 1 else audio
 
 

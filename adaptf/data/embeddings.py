@@ -64,7 +64,9 @@ def _encode(encode: Callable[[Tensor], Tensor], waveforms: Tensor) -> NDArray[np
     with torch.no_grad():
         embeddings = encode(waveforms)
     if embeddings.ndim != 2 or len(embeddings) != len(waveforms):
-        raise ValueError(f"the encoder should return ({len(waveforms)} clips, dim), got {tuple(embeddings.shape)}")
+        raise ValueError(
+            f"the encoder should return ({len(waveforms)} clips, dim), got {tuple(embeddings.shape)}"
+        )
     values: NDArray[np.float32] = embeddings.float().cpu().numpy()
     return values
 
@@ -92,6 +94,8 @@ def _read_block(folder: Path, digest: str, *, clips: int) -> NDArray[np.float32]
             problem = f"shape {block.shape}, checksum {checksum(block)}"
         except Exception as error:  # damaged bytes can break the reader anywhere
             problem = f"{type(error).__name__}: {error}"
-        logger.warning("%s does not hold what was written to it (%s): its embeddings are computed again", path, problem)
+        logger.warning(
+            "%s does not hold what was written to it (%s): its embeddings are computed again", path, problem
+        )
         path.unlink(missing_ok=True)
     return None

@@ -17,7 +17,9 @@ def files_below(root: Path, *, suffixes: Container[str]) -> list[str]:
     found: list[str] = []
     seen: set[tuple[int, int]] = set()
     starts = [str(root)]
-    for start in starts:  # which grows by the links, so that they come after the folders that are there themselves
+    for (
+        start
+    ) in starts:  # which grows by the links, so that they come after the folders that are there themselves
         for folder, subfolders, names in os.walk(start, onerror=_refuse):
             stat = os.stat(folder)
             if (stat.st_dev, stat.st_ino) in seen:
@@ -26,7 +28,9 @@ def files_below(root: Path, *, suffixes: Container[str]) -> list[str]:
             seen.add((stat.st_dev, stat.st_ino))
             subfolders[:] = sorted(filter(_counts, subfolders))
             starts += [path for name in subfolders if os.path.islink(path := os.path.join(folder, name))]
-            paths = [os.path.join(folder, name) for name in names if _counts(name) and _suffix(name) in suffixes]
+            paths = [
+                os.path.join(folder, name) for name in names if _counts(name) and _suffix(name) in suffixes
+            ]
             found += [Path(path).relative_to(root).as_posix() for path in paths if os.path.isfile(path)]
     return sorted(found)
 

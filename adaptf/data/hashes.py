@@ -46,8 +46,15 @@ def hash_files(
     """
     known = _remembered(memory_folder / _MEMORY)
     folder = str(root.resolve())
-    states = [state_of(os.path.join(folder, name)) or state_of(str(find_file(Path(folder), name))) for name in filenames]
-    missing = [f"{name}: {missing_file(root / name)}" for name, state in zip(filenames, states, strict=True) if state is None]
+    states = [
+        state_of(os.path.join(folder, name)) or state_of(str(find_file(Path(folder), name)))
+        for name in filenames
+    ]
+    missing = [
+        f"{name}: {missing_file(root / name)}"
+        for name, state in zip(filenames, states, strict=True)
+        if state is None
+    ]
     raise_problems(missing, of=str(root))
     present = [state for state in states if state is not None]
     new = [state for state in present if state not in known]
@@ -56,7 +63,8 @@ def hash_files(
         refused = {state: error.strerror for state, error in hashed.items() if isinstance(error, OSError)}
         named = zip(filenames, present, strict=True)
         raise_problems(
-            [f"{name}: it can't be read ({refused[state]})" for name, state in named if state in refused], of=str(root)
+            [f"{name}: it can't be read ({refused[state]})" for name, state in named if state in refused],
+            of=str(root),
         )
         known |= {state: content for state, content in hashed.items() if isinstance(content, str)}
         _remember(memory_folder / _MEMORY, known)

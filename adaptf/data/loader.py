@@ -14,7 +14,7 @@ from adaptf.data.loading import Loading
 from adaptf.data.shared_memory import handed_over
 from adaptf.data.sources import even_batches
 
-PREFETCHED = 2
+_PREFETCHED = 2
 """Batches that each worker reads ahead, PyTorch's default."""
 
 
@@ -53,7 +53,7 @@ class BatchRows(Sampler[list[int]]):
 def bytes_ahead(clips: ClipSet, *, batch_size: int, loading: Loading) -> int:
     """What batches take that the workers have read ahead, and the two that the training holds."""
     workers = _workers(clips, loading)
-    batches = min(PREFETCHED * workers + 2, -(-len(clips) // batch_size)) if workers else 0
+    batches = min(_PREFETCHED * workers + 2, -(-len(clips) // batch_size)) if workers else 0
     return batches * min(batch_size, len(clips)) * clips.source.clip_bytes
 
 

@@ -5,9 +5,9 @@ from typing import Literal
 
 import torch
 
-OnDevice = Literal["auto", "yes", "no"]
+_OnDevice = Literal["auto", "yes", "no"]
 
-SHARE_OF_FREE_MEMORY = 0.5
+_SHARE_OF_FREE_MEMORY = 0.5
 """The network, its gradients and the activations of a batch need the rest."""
 
 
@@ -23,7 +23,7 @@ class Loading:
     """Processes that read batches ahead; 0 reads in the training process."""
     pin_memory: bool = field(default=False, metadata=_ASIDE)
     """Page-locked batches, for copies to a GPU that overlap with work."""
-    keep_on_device: OnDevice = field(default="auto", metadata=_ASIDE)
+    keep_on_device: _OnDevice = field(default="auto", metadata=_ASIDE)
     """Training clips in the memory of the training device; auto: on a GPU where they take at most half of what is free."""
     log_mel_gb: float = field(default=1.0, metadata=_ASIDE)
     """Gigabytes of memory, in each process, for log-mels that are computed once instead of in every epoch: of validation
@@ -31,7 +31,7 @@ class Loading:
     validation clips 0.7 GB, its training clips 3.9 GB."""
 
 
-def has_room(size: int, device: torch.device, choice: OnDevice) -> bool:
+def has_room(size: int, device: torch.device, choice: _OnDevice) -> bool:
     """Whether so many bytes should live on the device. `auto`: on a GPU where they take at most half of its free memory.
 
     On a CPU `auto` means no: a mapped file that is read again and again is in memory anyway, and gives way to others.
@@ -39,4 +39,4 @@ def has_room(size: int, device: torch.device, choice: OnDevice) -> bool:
     if choice != "auto" or device.type != "cuda":
         return choice == "yes"
     free, _ = torch.cuda.mem_get_info(device)
-    return size <= free * SHARE_OF_FREE_MEMORY
+    return size <= free * _SHARE_OF_FREE_MEMORY

@@ -18,8 +18,8 @@ from adaptf.data.loading import Loading, has_room
 from adaptf.data.sources import FLOAT_BYTES, CachedWaveforms, HeldFeatures
 from adaptf.files import blocks_of
 
-CLIPS_AT_ONCE = 256
-BYTES_PER_GB = 1e9
+_CLIPS_AT_ONCE = 256
+_BYTES_PER_GB = 1e9
 
 
 class LogMelTables:
@@ -34,7 +34,9 @@ class LogMelTables:
             return lambda sets, device: sets
         return partial(self.given_to, logmel=features, loading=loading)
 
-    def given_to(self, sets: Sequence[ClipSet], device: torch.device, *, logmel: LogMel, loading: Loading) -> list[ClipSet]:
+    def given_to(
+        self, sets: Sequence[ClipSet], device: torch.device, *, logmel: LogMel, loading: Loading
+    ) -> list[ClipSet]:
         """The sets with their log-mels in the memory of `device`, the first ones where not all of them fit together.
 
         On a GPU `loading.keep_on_device` says whether anything may be kept there, and `auto` keeps what takes half of its
@@ -44,8 +46,12 @@ class LogMelTables:
         found = []
         for clips in sets:
             key, size = _key(clips, logmel, device), _table_bytes(clips, logmel)
-            left = loading.log_mel_gb * BYTES_PER_GB - sum(self._tables[other].nbytes for other in given - {key})
-            room = key in self._tables or device.type == "cpu" or has_room(size, device, loading.keep_on_device)
+            left = loading.log_mel_gb * _BYTES_PER_GB - sum(
+                self._tables[other].nbytes for other in given - {key}
+            )
+            room = (
+                key in self._tables or device.type == "cpu" or has_room(size, device, loading.keep_on_device)
+            )
             if key is not None and size <= left and room:
                 table = self._tables.pop(key, None)
                 self._drop_oldest(left - size, keep=given)
@@ -78,7 +84,7 @@ def with_log_mels(clips: ClipSet, logmel: LogMel, device: torch.device) -> Itera
     """Clips with waveforms in their order, as batches of float32 log-mels (batch, 1, bands, frames) on the device."""
     logmel = copy.deepcopy(logmel).float().to(device)
     with tqdm(None, "log-mels", len(clips), unit="clip", delay=3, mininterval=1) as bar:
-        for rows in blocks_of(range(len(clips)), CLIPS_AT_ONCE):
+        for rows in blocks_of(range(len(clips)), _CLIPS_AT_ONCE):
             yield with_features(clips[rows], lambda waveforms: logmel(waveforms.to(device)))
             bar.update(len(rows))
 

@@ -41,7 +41,7 @@ class Mp3Error(ValueError):
     """A file that is damaged in its middle, or that changes its rate."""
 
 
-class Stream(NamedTuple):
+class _Stream(NamedTuple):
     """What one encoder wrote."""
 
     samples: NDArray[np.float32]
@@ -56,20 +56,22 @@ class Stream(NamedTuple):
         return len(self.samples) / self.rate
 
 
-def read_mp3(content: bytes, *, max_seconds: float = math.inf) -> Stream:
+def read_mp3(content: bytes, *, max_seconds: float = math.inf) -> _Stream:
     """All streams of a file, one after the other; of longer ones a little more than `max_seconds` is decoded.
 
     Raises Mp3Error, and soundfile's errors where a stream is none.
     """
-    streams: list[Stream] = []
+    streams: list[_Stream] = []
     samples, rate = 0, 1
     for part in _parts(content):
         if samples / rate <= max_seconds:
             streams.append(_read_stream(part, max_seconds=max_seconds - samples / rate))
             samples, rate = samples + len(streams[-1].samples), streams[-1].rate
     if len(rates := {stream.rate for stream in streams}) > 1:
-        raise Mp3Error(f"its rate changes: parts of it have {' and '.join(map(str, sorted(rates)))} samples a second")
-    return Stream(np.concatenate([stream.samples for stream in streams]), streams[0].rate)
+        raise Mp3Error(
+            f"its rate changes: parts of it have {' and '.join(map(str, sorted(rates)))} samples a second"
+        )
+    return _Stream(np.concatenate([stream.samples for stream in streams]), streams[0].rate)
 
 
 def _parts(content: bytes) -> Iterator[bytearray]:
@@ -85,13 +87,15 @@ def _after_tags(content: bytes) -> int:
     """Where the first frame begins. ID3v2 writes its size as four digits of seven bits."""
     start = 0
     while content.startswith(b"ID3", start) and len(content) >= start + 10:
-        size = sum(digit << 7 * place for place, digit in enumerate(reversed(content[start + 6 : start + 10])))
+        size = sum(
+            digit << 7 * place for place, digit in enumerate(reversed(content[start + 6 : start + 10]))
+        )
         footer = 10 if content[start + 5] & 0x10 else 0
         start += 10 + size + footer
     return start
 
 
-def _read_stream(part: bytearray, *, max_seconds: float) -> Stream:
+def _read_stream(part: bytearray, *, max_seconds: float) -> _Stream:
     """Without what the encoder added, where its note is true."""
     frames, before, behind = -1, 0, 0
     if note := ENCODERS_NOTE.match(part):
@@ -100,7 +104,9 @@ def _read_stream(part: bytearray, *, max_seconds: float) -> Stream:
     stream = _decode(part, max_seconds=max_seconds, added=before + behind)
     whole = len(stream.samples) == frames * _frame_samples(stream.rate)
     if not whole and stream.rest * stream.seconds > (len(part) - stream.rest) * _MOST_SECONDS_LOST:
-        raise Mp3Error(f"it can't be decoded beyond {stream.seconds:.1f} s: it is damaged there, or another rate begins")
+        raise Mp3Error(
+            f"it can't be decoded beyond {stream.seconds:.1f} s: it is damaged there, or another rate begins"
+        )
     return stream._replace(samples=stream.samples[before : len(stream.samples) - behind * whole])
 
 
@@ -130,7 +136,7 @@ def _frame_samples(rate: int) -> int:
     return 1152 if rate >= 32000 else 576
 
 
-def _decode(part: bytearray, *, max_seconds: float, added: int) -> Stream:
+def _decode(part: bytearray, *, max_seconds: float, added: int) -> _Stream:
     """Decodes until nothing comes any more, or there are more than `max_seconds` beside the `added` samples.
 
     An error may be the end of a file that was cut off. All that comes before it is kept by a slower reading, frame by frame.
@@ -141,7 +147,9 @@ def _decode(part: bytearray, *, max_seconds: float, added: int) -> Stream:
         return _read(part, max_seconds, added, 576, type(error))
 
 
-def _read(part: bytearray, max_seconds: float, added: int, block_samples: int, *may_end_it: type[Exception]) -> Stream:
+def _read(
+    part: bytearray, max_seconds: float, added: int, block_samples: int, *may_end_it: type[Exception]
+) -> _Stream:
     with _piped(part) as pipe, soundfile.SoundFile(pipe, closefd=False) as file:
         blocks, missing = [np.zeros(0, np.float32)], max_seconds * file.samplerate + added + _ROUNDING
         with suppress(*may_end_it):
@@ -149,7 +157,7 @@ def _read(part: bytearray, max_seconds: float, added: int, block_samples: int, *
                 blocks.append(block if block.ndim == 1 else block.mean(axis=1, dtype=np.float32))
                 missing -= len(block)
         rest = sum(map(len, iter(lambda: os.read(pipe, _BYTES_PER_READ), b""))) if missing >= 0 else 0
-        return Stream(np.concatenate(blocks), int(file.samplerate), rest)
+        return _Stream(np.concatenate(blocks), int(file.samplerate), rest)
 
 
 @contextmanager

@@ -14,7 +14,7 @@ from adaptf.data.folders import files_below
 
 ResponseLevel = Literal["unit_energy", "as_recorded"]
 
-RINGING_SECONDS = 0.01
+_RINGING_SECONDS = 0.01
 """What resampling puts before and after a sharp peak has died away 90 dB by then, from 8 kHz upwards."""
 
 
@@ -27,11 +27,19 @@ def load_responses(folder: Path, *, sample_rate: int, level: ResponseLevel) -> R
     """
     names = files_below(folder, suffixes=AUDIO_SUFFIXES)
     if not names:
-        raise DataError(f"{folder} holds no impulse response: {', '.join(sorted(AUDIO_SUFFIXES))} files are expected there")
+        raise DataError(
+            f"{folder} holds no impulse response: {', '.join(sorted(AUDIO_SUFFIXES))} files are expected there"
+        )
     found = [_read_response(folder / name, sample_rate, level) for name in names]
-    problems = [f"{name}: {response}" for name, response in zip(names, found, strict=True) if isinstance(response, str)]
+    problems = [
+        f"{name}: {response}"
+        for name, response in zip(names, found, strict=True)
+        if isinstance(response, str)
+    ]
     raise_problems(problems, of=f"the impulse responses of {folder}")
-    responses = torch.from_numpy(pad_together([response for response in found if not isinstance(response, str)]))
+    responses = torch.from_numpy(
+        _pad_together([response for response in found if not isinstance(response, str)])
+    )
     return ResponseBank(responses, delays=responses.abs().argmax(dim=1))
 
 
@@ -52,11 +60,11 @@ def _resampled(response: NDArray[np.float32], rate: int, sample_rate: int) -> ND
     """With the gain that it has at its own rate, and with what its resampling rings before its first sample."""
     if rate == sample_rate:
         return response
-    around = np.pad(response, round(RINGING_SECONDS * rate))
+    around = np.pad(response, round(_RINGING_SECONDS * rate))
     return Resampler(sample_rate)(around, rate) * np.float32(rate / sample_rate)
 
 
-def pad_together(signals: list[NDArray[np.float32]]) -> NDArray[np.float32]:
+def _pad_together(signals: list[NDArray[np.float32]]) -> NDArray[np.float32]:
     """Signals of different lengths as rows of one array, zeros after their ends."""
     padded = np.zeros((len(signals), max(map(len, signals))), dtype=np.float32)
     for row, signal in zip(padded, signals, strict=True):

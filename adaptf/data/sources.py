@@ -12,9 +12,9 @@ from adaptf.audio.on_device import moved
 from adaptf.data.batch import ClipBatch, FeatureBatch, Labels, WaveformBatch
 from adaptf.data.cache.waveforms import WaveformCache
 
-Rows = NDArray[np.int64]
+_Rows = NDArray[np.int64]
 
-CLIPS_PER_COPY = 1024
+_CLIPS_PER_COPY = 1024
 FLOAT_BYTES = 4
 
 
@@ -33,10 +33,10 @@ class Source(Protocol):
     def held_bytes(self) -> int:
         """What all of it takes in memory."""
 
-    def batch(self, rows: Rows, labels: Labels) -> ClipBatch:
+    def batch(self, rows: _Rows, labels: Labels) -> ClipBatch:
         """The clips of these rows with their labels."""
 
-    def part(self, rows: Rows) -> "Source":
+    def part(self, rows: _Rows) -> "Source":
         """These rows as a source of their own."""
 
     def held(self, device: torch.device) -> "Source":
@@ -51,7 +51,7 @@ class Sample:
     random: bool = False
     """Whether that part is drawn anew for each batch, or is the middle."""
 
-    def first_samples(self, rows: Rows, clip_samples: int) -> Rows | None:
+    def first_samples(self, rows: _Rows, clip_samples: int) -> _Rows | None:
         """(rows,) where each begins; None where clips are taken whole."""
         spare = clip_samples - self.samples
         if spare == 0:
@@ -67,14 +67,16 @@ class CachedWaveforms:
     """Clips of the waveform cache. Raises ValueError where they should be longer than the cache holds them."""
 
     cache: WaveformCache
-    cache_rows: Rows
+    cache_rows: _Rows
     """(clips,)"""
     sample: Sample
 
     def __post_init__(self) -> None:
         held = self.cache.format.clip_samples
         if self.sample.samples > held:
-            raise ValueError(f"clips of {self.sample.samples} samples are asked for, the cache holds {held} of each")
+            raise ValueError(
+                f"clips of {self.sample.samples} samples are asked for, the cache holds {held} of each"
+            )
 
     @property
     def memory(self) -> None:
@@ -88,20 +90,20 @@ class CachedWaveforms:
     def held_bytes(self) -> int:
         return len(self.cache_rows) * self.cache.format.clip_samples * FLOAT_BYTES
 
-    def read(self, rows: Rows) -> Tensor:
+    def read(self, rows: _Rows) -> Tensor:
         """float32 (rows, samples)"""
         starts = self.sample.first_samples(rows, self.cache.format.clip_samples)
         return self.cache.read(self.cache_rows[rows], first_sample=starts, samples=self.sample.samples)
 
-    def batch(self, rows: Rows, labels: Labels) -> WaveformBatch:
+    def batch(self, rows: _Rows, labels: Labels) -> WaveformBatch:
         return WaveformBatch(self.read(rows), labels)
 
-    def part(self, rows: Rows) -> "CachedWaveforms":
+    def part(self, rows: _Rows) -> "CachedWaveforms":
         return replace(self, cache_rows=self.cache_rows[rows])
 
     def held(self, device: torch.device) -> "HeldWaveforms":
         clips = torch.empty(len(self.cache_rows), self.cache.format.clip_samples, device=device)
-        for rows in even_batches(np.arange(len(clips)), CLIPS_PER_COPY):
+        for rows in even_batches(np.arange(len(clips)), _CLIPS_PER_COPY):
             clips[rows[0] : rows[-1] + 1] = self.cache.read(self.cache_rows[rows]).to(device)
         return HeldWaveforms(clips, self.sample)
 
@@ -126,7 +128,7 @@ class HeldWaveforms:
     def held_bytes(self) -> int:
         return self.clips.nbytes
 
-    def batch(self, rows: Rows, labels: Labels) -> WaveformBatch:
+    def batch(self, rows: _Rows, labels: Labels) -> WaveformBatch:
         length = self.clips.shape[1]
         starts = self.sample.first_samples(rows, length)
         if starts is None:
@@ -134,7 +136,7 @@ class HeldWaveforms:
         windows = self.clips.view(-1).unfold(0, self.sample.samples, 1)
         return WaveformBatch(_picked(windows, rows * length + starts), labels)
 
-    def part(self, rows: Rows) -> "HeldWaveforms":
+    def part(self, rows: _Rows) -> "HeldWaveforms":
         return replace(self, clips=_picked(self.clips, rows))
 
     def held(self, device: torch.device) -> "HeldWaveforms":
@@ -160,21 +162,21 @@ class HeldFeatures:
     def held_bytes(self) -> int:
         return self.table.nbytes
 
-    def batch(self, rows: Rows, labels: Labels) -> FeatureBatch:
+    def batch(self, rows: _Rows, labels: Labels) -> FeatureBatch:
         return FeatureBatch(_picked(self.table, rows), labels)
 
-    def part(self, rows: Rows) -> "HeldFeatures":
+    def part(self, rows: _Rows) -> "HeldFeatures":
         return HeldFeatures(_picked(self.table, rows))
 
     def held(self, device: torch.device) -> "HeldFeatures":
         return HeldFeatures(self.table.to(device))
 
 
-def even_batches(rows: Rows, batch_size: int) -> list[Rows]:
+def even_batches(rows: _Rows, batch_size: int) -> list[_Rows]:
     """Parts that differ by one row at most: a last batch of few clips would upset batch normalization."""
     return np.array_split(rows, -(-len(rows) // batch_size)) if len(rows) else []
 
 
-def _picked(table: Tensor, rows: Rows) -> Tensor:
+def _picked(table: Tensor, rows: _Rows) -> Tensor:
     """A copy of these rows, on the table's device."""
     return table[moved(torch.from_numpy(rows), table.device)]

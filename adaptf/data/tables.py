@@ -10,7 +10,7 @@ from adaptf.names import tidy, tidy_file_name
 
 SEPARATORS = {",": "comma", ";": "semicolon", "\t": "tab"}
 """Spreadsheets take the semicolon where the comma separates decimals."""
-FILENAME = "filename"
+_FILENAME = "filename"
 """Of the column of file names, in every table."""
 
 
@@ -36,9 +36,13 @@ def read_strings(path: Path, columns: list[str]) -> pd.DataFrame:
             encoding="utf-8-sig",
         )
     except (OSError, ValueError) as error:
-        raise DataError(f"{path} is not readable as a {name} separated table in UTF-8: {str(error).strip()}") from error
+        raise DataError(
+            f"{path} is not readable as a {name} separated table in UTF-8: {str(error).strip()}"
+        ) from error
     lines = lines.fillna("")
-    table = lines.iloc[1:].reset_index(drop=True).set_axis([tidy(cell) for cell in lines.iloc[0]], axis="columns")
+    table = (
+        lines.iloc[1:].reset_index(drop=True).set_axis([tidy(cell) for cell in lines.iloc[0]], axis="columns")
+    )
     twice = table.columns[table.columns.duplicated() & (table.columns != "")]
     if len(twice):
         raise DataError(f"{path} has the column {twice[0]} twice: leave one of them")
@@ -55,7 +59,10 @@ def _separator(path: Path, columns: list[str]) -> str:
     """The one that finds most of the columns in the first line."""
     with open(path, encoding="utf-8-sig", errors="replace") as file:
         header = next((line for line in file if line.strip()), "")
-    found = {separator: {tidy(cell) for cell in _cells(header, separator)} & set(columns) for separator in SEPARATORS}
+    found = {
+        separator: {tidy(cell) for cell in _cells(header, separator)} & set(columns)
+        for separator in SEPARATORS
+    }
     return max(SEPARATORS, key=lambda separator: len(found[separator]))
 
 
@@ -73,6 +80,6 @@ def _tidied(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def _tidied_cells(cells: pd.Series, column: str) -> pd.Series:
-    change = tidy_file_name if column == FILENAME else tidy
+    change = tidy_file_name if column == _FILENAME else tidy
     changed = {cell: change(cell) for cell in cells.unique()}  # most columns hold few values
     return pd.Series([changed[cell] for cell in cells], index=cells.index, name=column, dtype=str)

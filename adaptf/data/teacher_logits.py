@@ -32,7 +32,9 @@ class TeacherLogits:
     data_digest: str
     """Of the data set whose clips these are: names, labels, split and content."""
 
-    def of(self, filenames: Sequence[str], *, classes: Sequence[str], data_digest: str) -> NDArray[np.float32]:
+    def of(
+        self, filenames: Sequence[str], *, classes: Sequence[str], data_digest: str
+    ) -> NDArray[np.float32]:
         """Logits in the order of these clips. Raises DataError where data or classes are others or clips are missing."""
         source = f"the logits of teacher run {self.teacher_run}"
         if data_digest != self.data_digest:
@@ -45,7 +47,9 @@ class TeacherLogits:
                 f"{source} hold the classes {', '.join(self.classes)}, expected {', '.join(classes)}, in this order"
             )
         rows = pd.Index(self.filenames).get_indexer(pd.Index(filenames))
-        raise_problems([f"{name}: no logits" for name, row in zip(filenames, rows, strict=True) if row < 0], of=source)
+        raise_problems(
+            [f"{name}: no logits" for name, row in zip(filenames, rows, strict=True) if row < 0], of=source
+        )
         return self.logits[rows]
 
 
@@ -70,18 +74,24 @@ def read_teacher_logits(folder: Path) -> TeacherLogits:
     frame = read_table(folder / _TABLE)
     columns, classes = ["filename", *about["classes"]], about["classes"]
     if list(frame.columns) != columns:
-        raise DataError(f"{folder} has the columns {', '.join(frame.columns)}, by {_ABOUT} they are {', '.join(columns)}")
+        raise DataError(
+            f"{folder} has the columns {', '.join(frame.columns)}, by {_ABOUT} they are {', '.join(columns)}"
+        )
     twice = frame["filename"][frame["filename"].duplicated()]
     raise_problems([f"{name} stands there twice" for name in twice], of=str(folder))
     if len(frame) != about["clips"]:
-        raise DataError(f"{folder} holds {len(frame)} clips; {_ABOUT} there says {about['clips']}: it is not whole")
+        raise DataError(
+            f"{folder} holds {len(frame)} clips; {_ABOUT} there says {about['clips']}: it is not whole"
+        )
     try:
         logits = frame[classes].to_numpy(np.float32)
     except ValueError as error:
         raise DataError(f"{folder} holds logits that are no numbers: {error}") from error
     if not np.isfinite(logits).all():
         raise DataError(f"{folder} holds logits that are not finite")
-    return TeacherLogits(tuple(frame["filename"]), tuple(classes), logits, about["teacher_run"], about["data_digest"])
+    return TeacherLogits(
+        tuple(frame["filename"]), tuple(classes), logits, about["teacher_run"], about["data_digest"]
+    )
 
 
 def _read_about(path: Path) -> dict[str, Any]:

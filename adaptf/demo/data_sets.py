@@ -34,7 +34,18 @@ _TAU_RATE = 44100
 _AUDIOSET_RATE = 32000
 _AUDIOSET_BATCH = 25
 _SEGMENTS_PER_RECORDING = 10
-CITIES = ("barcelona", "helsinki", "lisbon", "london", "lyon", "milan", "paris", "prague", "stockholm", "vienna")
+CITIES = (
+    "barcelona",
+    "helsinki",
+    "lisbon",
+    "london",
+    "lyon",
+    "milan",
+    "paris",
+    "prague",
+    "stockholm",
+    "vienna",
+)
 TRAINING_DEVICES = ("a", "b", "c", "s1", "s2", "s3")
 _TEST_DEVICES = (*TRAINING_DEVICES, "s4", "s5", "s6")
 _EVALUATION_DEVICES = (*TRAINING_DEVICES, "s7", "s8", "s9", "s10")
@@ -161,9 +172,16 @@ def write_demo(
     try:
         partial.mkdir(parents=True)
         with tqdm(desc="demo data", unit=" clips", disable=None) as progress:
-            counts = _write_tau(partial / "tau", seed, training, test, evaluation, device_share, progress.update)
+            counts = _write_tau(
+                partial / "tau", seed, training, test, evaluation, device_share, progress.update
+            )
             counts |= _write_audioset(
-                partial / "audioset", seed, audioset_clips, audioset_seconds, audioset_missing, progress.update
+                partial / "audioset",
+                seed,
+                audioset_clips,
+                audioset_seconds,
+                audioset_missing,
+                progress.update,
             )
         (partial / "README.txt").write_text(_README, encoding="utf-8")
         description = {"settings": settings, "counts": counts}
@@ -205,14 +223,18 @@ def _existing(root: Path, settings: dict[str, float]) -> DemoSummary | None:
     except (OSError, ValueError, KeyError, TypeError):
         raise FileExistsError(f"{root} is not demo data; name a folder that does not exist yet") from None
     if written != settings:
-        differences = {name: (written.get(name), value) for name, value in settings.items() if written.get(name) != value}
+        differences = {
+            name: (written.get(name), value) for name, value in settings.items() if written.get(name) != value
+        }
         raise FileExistsError(
             f"{root} holds demo data of other settings (there, wanted): {differences}; remove it or name another folder"
         )
     files = len(files_below(root, suffixes=(".wav",)))
     expected = sum(count for name, count in counts.items() if name != "audioset_missing")
     if files != expected:
-        raise FileExistsError(f"{root} holds {files} audio files instead of {expected}; remove it or name another folder")
+        raise FileExistsError(
+            f"{root} holds {files} audio files instead of {expected}; remove it or name another folder"
+        )
     return DemoSummary(root / "tau", root / "audioset", **counts)
 
 
@@ -285,16 +307,25 @@ def _clip(scene: str, part: _Part, scene_number: int, index: int, device: str) -
     recording, segment = divmod(clip, _SEGMENTS_PER_RECORDING)
     # TAU numbers recordings through all locations; a hundred for each are enough to keep the numbers apart.
     recording += 100 * location
-    return _Clip(f"audio/{scene}-{city}-{location}-{recording}-{segment}-{device}.wav", scene, f"{city}-{location}", device)
+    return _Clip(
+        f"audio/{scene}-{city}-{location}-{recording}-{segment}-{device}.wav",
+        scene,
+        f"{city}-{location}",
+        device,
+    )
 
 
-def _record(signals: np.ndarray, device: str, responses: dict[str, np.ndarray], rng: np.random.Generator) -> np.ndarray:
+def _record(
+    signals: np.ndarray, device: str, responses: dict[str, np.ndarray], rng: np.random.Generator
+) -> np.ndarray:
     """`signals` (clips, samples) as `device` hears them: its response, then compression (s) or noise (b, c)."""
     if device == "a":
         return signals
     samples = signals.shape[1]
     length = next_fast_len(samples + len(responses[device]) - 1, real=True)
-    heard = irfft(rfft(signals, length, axis=1) * rfft(responses[device], length), length, axis=1)[:, :samples]
+    heard = irfft(rfft(signals, length, axis=1) * rfft(responses[device], length), length, axis=1)[
+        :, :samples
+    ]
     if device.startswith("s"):
         return compress(heard, sample_rate=_TAU_RATE)
     return heard + 10 ** (_RECORDER_NOISE_DB / 20) * rng.standard_normal(heard.shape, dtype=np.float32)
@@ -315,7 +346,9 @@ def _write_evaluation_set(
         recorded = _record(signals[order[chosen]], str(device), responses, rng)
         _write_audio([folder / names[number] for number in chosen], recorded, _TAU_RATE)
     told = [device if device in TRAINING_DEVICES else "unknown" for device in devices]
-    _write_table(folder / "evaluation_setup/test.csv", ("filename", "device_id"), zip(names, told, strict=True))
+    _write_table(
+        folder / "evaluation_setup/test.csv", ("filename", "device_id"), zip(names, told, strict=True)
+    )
     truth = zip(names, scenes[order], devices, strict=True)
     _write_table(folder / "labels.csv", ("filename", "scene_label", "source_label"), truth)
     progress(len(names))
@@ -356,7 +389,9 @@ def _draw_events(rng: np.random.Generator, clips: int) -> np.ndarray:
     return events
 
 
-def _write_segments(path: Path, ids: list[str], starts: np.ndarray, clip_seconds: float, events: np.ndarray) -> None:
+def _write_segments(
+    path: Path, ids: list[str], starts: np.ndarray, clip_seconds: float, events: np.ndarray
+) -> None:
     """AudioSet's table: three lines of comment, a blank after every comma but those within the quoted labels."""
     identifiers = np.array([identifier for identifier, _ in EVENT_CLASSES.values()])
     lines = [

@@ -15,7 +15,14 @@ _TABLE_SAMPLES = 1024
 _PURE = np.ones((1, 1))
 # First three formants in Hz of six imagined vowels.
 _VOWELS_HZ = np.array(
-    [[750, 1150, 2500], [300, 2200, 2900], [320, 850, 2300], [520, 1800, 2500], [560, 900, 2450], [450, 1400, 2300]]
+    [
+        [750, 1150, 2500],
+        [300, 2200, 2900],
+        [320, 850, 2300],
+        [520, 1800, 2500],
+        [560, 900, 2450],
+        [450, 1400, 2300],
+    ]
 )
 
 
@@ -69,7 +76,9 @@ class Clips:
 
     def noise(self, gain: np.ndarray) -> np.ndarray:
         """Noise (clips, samples) with the magnitudes `gain`, (bins,) or (clips, bins)."""
-        spectrum = self.rng.standard_normal((len(self), 2 * len(self.hz)), dtype=np.float32).view(np.complex64)
+        spectrum = self.rng.standard_normal((len(self), 2 * len(self.hz)), dtype=np.float32).view(
+            np.complex64
+        )
         return irfft(spectrum * gain, self.samples, axis=1)
 
     def filter(self, signal: np.ndarray, gain: np.ndarray) -> np.ndarray:
@@ -130,7 +139,9 @@ def _falling(clips: Clips, count: int, slope: np.ndarray) -> np.ndarray:
     return clips.rng.uniform(0.3, 1, (len(clips), count)) / np.arange(1, count + 1) ** slope
 
 
-def band(hz: np.ndarray, low_hz: np.ndarray | float, high_hz: np.ndarray | float, order: int = 2) -> np.ndarray:
+def band(
+    hz: np.ndarray, low_hz: np.ndarray | float, high_hz: np.ndarray | float, order: int = 2
+) -> np.ndarray:
     """Magnitudes of a band-pass with flanks of `order` times 6 dB per octave."""
     return 1 / np.sqrt((1 + (low_hz / hz) ** (2 * order)) * (1 + (hz / high_hz) ** (2 * order)))
 
@@ -154,7 +165,9 @@ def _modes(clips: Clips, count: int, low_hz: float, high_hz: float, short: float
 def engine(clips: Clips) -> np.ndarray:
     speed_hz = clips.log_uniform(22, 75) * clips.curve(0.92, 1.08, per_second=3)
     tone = clips.tone(speed_hz, _falling(clips, 24, clips.uniform(0.4, 1.2)))
-    return unit(tone) + clips.uniform(0.2, 0.8) * unit(clips.noise(band(clips.hz, 60, clips.log_uniform(200, 900))))
+    return unit(tone) + clips.uniform(0.2, 0.8) * unit(
+        clips.noise(band(clips.hz, 60, clips.log_uniform(200, 900)))
+    )
 
 
 def siren(clips: Clips) -> np.ndarray:
@@ -178,7 +191,10 @@ def chirp(clips: Clips) -> np.ndarray:
 
 
 def wind(clips: Clips) -> np.ndarray:
-    return clips.noise(band(clips.hz, 15, clips.log_uniform(120, 700), 1)) * clips.curve(0.2, 1, per_second=4) ** 2
+    return (
+        clips.noise(band(clips.hz, 15, clips.log_uniform(120, 700), 1))
+        * clips.curve(0.2, 1, per_second=4) ** 2
+    )
 
 
 def rain(clips: Clips) -> np.ndarray:
@@ -194,7 +210,9 @@ def footsteps(clips: Clips) -> np.ndarray:
     sole = clips.noise(band(clips.hz, clips.log_uniform(400, 1500), clips.log_uniform(2500, 8000)))
     sole *= np.exp(-clips.seconds / clips.log_uniform(0.008, 0.04))
     body = _modes(clips, 2, 70, 350, 0.01, 0.05)
-    return clips.filter(walkers, _unit_spectrum(body) + clips.log_uniform(0.3, 1.5) * _unit_spectrum(rfft(sole, axis=1)))
+    return clips.filter(
+        walkers, _unit_spectrum(body) + clips.log_uniform(0.3, 1.5) * _unit_spectrum(rfft(sole, axis=1))
+    )
 
 
 def speech(clips: Clips) -> np.ndarray:
@@ -211,7 +229,9 @@ def _voice(clips: Clips) -> np.ndarray:
     vowel = np.take_along_axis(clips.rng.integers(0, len(_VOWELS_HZ), drawn), syllable, axis=1)
     strength = clips.rng.uniform(-0.3, 1, drawn).clip(0).astype(np.float32)
     # The vowel changes where the mouth is closed, so a look-up in another table makes no click.
-    opening = np.take_along_axis(strength, syllable, axis=1) * np.sin(np.float32(np.pi) * (beat - np.floor(beat)))
+    opening = np.take_along_axis(strength, syllable, axis=1) * np.sin(
+        np.float32(np.pi) * (beat - np.floor(beat))
+    )
     tables = _vowel_tables(clips, pitch_hz)
     melody_hz = pitch_hz * clips.curve(0.85, 1.2, per_second=4)
     return _look_up(tables, clips.phase(melody_hz), vowel) * opening
@@ -227,7 +247,9 @@ def _vowel_tables(clips: Clips, pitch_hz: np.ndarray) -> np.ndarray:
 
 def babble(clips: Clips) -> np.ndarray:
     voices = np.add.reduce([unit(_voice(clips)) for _ in range(3)])
-    crowd = clips.noise(band(clips.hz, 200, clips.log_uniform(600, 2000), 1)) * clips.curve(0.4, 1, per_second=6)
+    crowd = clips.noise(band(clips.hz, 200, clips.log_uniform(600, 2000), 1)) * clips.curve(
+        0.4, 1, per_second=6
+    )
     return unit(voices) + clips.log_uniform(0.3, 2) * unit(crowd)
 
 
@@ -237,7 +259,9 @@ def beep(clips: Clips) -> np.ndarray:
 
 
 def door(clips: Clips) -> np.ndarray:
-    return clips.filter(clips.strikes(clips.uniform(0.8, 2.5), irregular=0.3), _modes(clips, 4, 60, 900, 0.02, 0.12))
+    return clips.filter(
+        clips.strikes(clips.uniform(0.8, 2.5), irregular=0.3), _modes(clips, 4, 60, 900, 0.02, 0.12)
+    )
 
 
 def rumble(clips: Clips) -> np.ndarray:
@@ -252,7 +276,9 @@ def hum(clips: Clips) -> np.ndarray:
 
 def hiss(clips: Clips) -> np.ndarray:
     low_hz = clips.log_uniform(1500, 5000)
-    return clips.noise(band(clips.hz, low_hz, low_hz * clips.uniform(1.5, 4))) * clips.curve(0.6, 1, per_second=2)
+    return clips.noise(band(clips.hz, low_hz, low_hz * clips.uniform(1.5, 4))) * clips.curve(
+        0.6, 1, per_second=2
+    )
 
 
 def music(clips: Clips) -> np.ndarray:
@@ -306,11 +332,15 @@ def stream(clips: Clips) -> np.ndarray:
 
 
 def clatter(clips: Clips) -> np.ndarray:
-    return clips.filter(clips.strikes(clips.log_uniform(3, 16), irregular=1), _modes(clips, 5, 1200, 7000, 0.01, 0.08))
+    return clips.filter(
+        clips.strikes(clips.log_uniform(3, 16), irregular=1), _modes(clips, 5, 1200, 7000, 0.01, 0.08)
+    )
 
 
 def bell(clips: Clips) -> np.ndarray:
-    return clips.filter(clips.strikes(clips.log_uniform(0.8, 4), irregular=0.05), _modes(clips, 5, 400, 3500, 0.1, 0.7))
+    return clips.filter(
+        clips.strikes(clips.log_uniform(0.8, 4), irregular=0.05), _modes(clips, 5, 400, 3500, 0.1, 0.7)
+    )
 
 
 def traffic(clips: Clips) -> np.ndarray:
@@ -416,7 +446,9 @@ def _add_layer(mixed: np.ndarray, clips: Clips, name: str, level_db: float, *, a
         _add_sound(mixed, clips, name, chosen, (level_db - 5, level_db + 5))
 
 
-def _add_sound(mixed: np.ndarray, clips: Clips, name: str, chosen: np.ndarray, level_db: tuple[float, float]) -> None:
+def _add_sound(
+    mixed: np.ndarray, clips: Clips, name: str, chosen: np.ndarray, level_db: tuple[float, float]
+) -> None:
     those = clips.only(chosen)
     mixed[chosen] += unit(SOUNDS[name](those)) * _gain(those, *level_db)
 

@@ -61,7 +61,9 @@ def paired_bootstrap(first: Runs, second: Runs, *, draws: int = DRAWS, seed: int
     """
     _check_runs(first, second)
     _check_clips(first, second)
-    over_runs = mean_interval([macro_accuracy(new) - macro_accuracy(old) for old, new in zip(first, second, strict=True)])
+    over_runs = mean_interval(
+        [macro_accuracy(new) - macro_accuracy(old) for old, new in zip(first, second, strict=True)]
+    )
     units = _per_location(first[0], _correct(second) - _correct(first))
     single = _single_location_scenes(units)
     low, high, p = math.nan, math.nan, math.nan
@@ -98,10 +100,17 @@ def _check_clips(first: Runs, second: Runs) -> None:
             here, there = f"run {number} of the {setting} setting", "run 1 of the first setting"
             found = pd.Index(run["filename"])
             if found.has_duplicates:
-                raise DataError(f"{here} predicts {found[found.duplicated()][0]} twice: each clip should have one row")
-            for clips, one, other in ((found.difference(expected), here, there), (expected.difference(found), there, here)):
+                raise DataError(
+                    f"{here} predicts {found[found.duplicated()][0]} twice: each clip should have one row"
+                )
+            for clips, one, other in (
+                (found.difference(expected), here, there),
+                (expected.difference(found), there, here),
+            ):
                 if len(clips):
-                    raise DataError(f"{clips[0]} is predicted in {one} but not in {other}: both should hold the same clips")
+                    raise DataError(
+                        f"{clips[0]} is predicted in {one} but not in {other}: both should hold the same clips"
+                    )
 
 
 def _correct(runs: Runs) -> pd.Series:

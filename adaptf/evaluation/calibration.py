@@ -21,13 +21,23 @@ def confidence_of(run: pd.DataFrame, scenes: Sequence[str]) -> tuple[NDArray[np.
     return probabilities(run, scenes).max(axis=1), (run["predicted"] == run["scene"]).to_numpy(dtype=bool)
 
 
-def reliability_table(confidence: NDArray[np.float64], correct: NDArray[np.bool_], *, bins: int = BINS) -> pd.DataFrame:
+def reliability_table(
+    confidence: NDArray[np.float64], correct: NDArray[np.bool_], *, bins: int = BINS
+) -> pd.DataFrame:
     """A row per bin (low, high] of the confidence: low, high, clips, mean confidence, accuracy; nan in a bin without clips."""
     edges = np.linspace(0, 1, bins + 1)
     place = np.clip(np.searchsorted(edges, confidence, side="left") - 1, 0, bins - 1)
-    clips, sure, right = (np.bincount(place, weights, minlength=bins) for weights in (None, confidence, correct))
+    clips, sure, right = (
+        np.bincount(place, weights, minlength=bins) for weights in (None, confidence, correct)
+    )
     with np.errstate(invalid="ignore"):  # 0 / 0
-        columns = {"low": edges[:-1], "high": edges[1:], "clips": clips, CONFIDENCE: sure / clips, ACCURACY: right / clips}
+        columns = {
+            "low": edges[:-1],
+            "high": edges[1:],
+            "clips": clips,
+            CONFIDENCE: sure / clips,
+            ACCURACY: right / clips,
+        }
     return pd.DataFrame(columns)
 
 
@@ -49,7 +59,11 @@ def rejection_curve(confidence: NDArray[np.float64], correct: NDArray[np.bool_])
     order = np.argsort(-confidence, kind="stable")
     answered = np.arange(1, len(order) + 1)
     threshold = confidence[order]
-    curve = {"coverage": answered / len(order), "threshold": threshold, ACCURACY: correct[order].cumsum() / answered}
+    curve = {
+        "coverage": answered / len(order),
+        "threshold": threshold,
+        ACCURACY: correct[order].cumsum() / answered,
+    }
     is_last_of_equals = np.append(threshold[1:] != threshold[:-1], True)
     return pd.DataFrame(curve)[is_last_of_equals].reset_index(drop=True)
 
@@ -65,7 +79,8 @@ def reliability_tables(settings: Mapping[str, Runs], scenes: Sequence[str]) -> p
     tables = {}
     for setting, runs in settings.items():
         confidence, correct = (
-            np.concatenate(values) for values in zip(*(confidence_of(run, scenes) for run in runs), strict=True)
+            np.concatenate(values)
+            for values in zip(*(confidence_of(run, scenes) for run in runs), strict=True)
         )
         tables[setting] = reliability_table(confidence, correct)
     return pd.concat(tables, names=["setting", "bin"]).reset_index("bin", drop=True)
@@ -74,7 +89,10 @@ def reliability_tables(settings: Mapping[str, Runs], scenes: Sequence[str]) -> p
 def rejection_table(settings: Mapping[str, Runs], scenes: Sequence[str]) -> pd.DataFrame:
     """Accuracy in percent of the surest clips, by their share in percent (rows) and setting (columns): means over runs."""
     columns = {
-        setting: np.mean([accuracy_at(rejection_curve(*confidence_of(run, scenes)), _COVERAGES) for run in runs], axis=0) * 100
+        setting: np.mean(
+            [accuracy_at(rejection_curve(*confidence_of(run, scenes)), _COVERAGES) for run in runs], axis=0
+        )
+        * 100
         for setting, runs in settings.items()
     }
     return pd.DataFrame(columns, index=pd.Index(_COVERAGES.round(4) * 100, name="share of clips answered"))
@@ -85,8 +103,16 @@ def calibration_table(settings: Mapping[str, Runs], scenes: Sequence[str]) -> pd
 
     Accuracy is the plain share of the clips that were recognised, no macro average.
     """
-    rows = {setting: np.mean([_figures(run, scenes) for run in runs], axis=0) * 100 for setting, runs in settings.items()}
-    columns = [ACCURACY, CONFIDENCE, CALIBRATION_ERROR, *(f"surest {share * 100:.0f} %" for share in _SURE_SHARES)]
+    rows = {
+        setting: np.mean([_figures(run, scenes) for run in runs], axis=0) * 100
+        for setting, runs in settings.items()
+    }
+    columns = [
+        ACCURACY,
+        CONFIDENCE,
+        CALIBRATION_ERROR,
+        *(f"surest {share * 100:.0f} %" for share in _SURE_SHARES),
+    ]
     return pd.DataFrame(rows, index=columns).T.rename_axis("setting")
 
 

@@ -26,11 +26,15 @@ def changed_clips(first: Runs, second: Runs, names: tuple[str, str], scenes: Seq
     Both settings should hold the same clips, as `paired_bootstrap` checks, and be called otherwise than OWN_COLUMNS.
     """
     pairs = [_changed(old, new, names, scenes) for old, new in zip(first, second, strict=True)]
-    table = pd.concat([pair.assign(**{_PAIR: number}) for number, pair in enumerate(pairs, 1)], ignore_index=True)
+    table = pd.concat(
+        [pair.assign(**{_PAIR: number}) for number, pair in enumerate(pairs, 1)], ignore_index=True
+    )
     order = {LOST: 0, GAINED: 1, STILL_WRONG: 2}
     sure = table[_confidence(names[0])].where(table[CHANGE] == GAINED, table[_confidence(names[1])])
     keys = table.assign(order=table[CHANGE].map(order), sure=-sure)
-    table = table.loc[keys.sort_values(["order", "sure", "filename", _PAIR], kind="stable").index].reset_index(drop=True)
+    table = table.loc[
+        keys.sort_values(["order", "sure", "filename", _PAIR], kind="stable").index
+    ].reset_index(drop=True)
     return table if len(first) > 1 else table.drop(columns=_PAIR)
 
 
@@ -51,7 +55,10 @@ def group_table(
     rejective multiple test procedure), and '-' where no places can be drawn.
     """
     groups = sorted(first[0][by].unique())
-    parts = [([run[run[by] == group] for run in first], [run[run[by] == group] for run in second]) for group in groups]
+    parts = [
+        ([run[run[by] == group] for run in first], [run[run[by] == group] for run in second])
+        for group in groups
+    ]
     found = [paired_bootstrap(*part, draws=draws) for part in parts]
     table = pd.DataFrame({_CLIPS: [len(part[0][0]) for part in parts]}, index=pd.Index(groups, name=by))
     for place, name in enumerate(names):
@@ -74,7 +81,9 @@ def holm(values: Sequence[float]) -> list[float]:
     return corrected.tolist()
 
 
-def _changed(old: pd.DataFrame, new: pd.DataFrame, names: tuple[str, str], scenes: Sequence[str]) -> pd.DataFrame:
+def _changed(
+    old: pd.DataFrame, new: pd.DataFrame, names: tuple[str, str], scenes: Sequence[str]
+) -> pd.DataFrame:
     """The clips of one pair of runs, in the order of the first."""
     new = new.set_index("filename").loc[old["filename"]].reset_index()
     table = pd.DataFrame({CHANGE: _kinds(old, new)}).join(old[list(TEXT_COLUMNS[:-1])].reset_index(drop=True))

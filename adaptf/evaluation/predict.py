@@ -25,7 +25,13 @@ def predict_logits(
 
     `model` takes what the set's batches hold, on `device`: waveforms (batch, samples), or features where they are kept.
     """
-    rows = tqdm(even_batches(np.arange(len(clips)), batch_size), name or "predicting", unit="batch", delay=3, mininterval=1)
+    rows = tqdm(
+        even_batches(np.arange(len(clips)), batch_size),
+        name or "predicting",
+        unit="batch",
+        delay=3,
+        mininterval=1,
+    )
     with torch.no_grad():
         batches = [model(_inputs(clips[some]).to(device)).float().cpu().numpy() for some in rows]
     return np.concatenate(batches) if batches else np.zeros((0, clips.targets.shape[1]), dtype=np.float32)

@@ -53,12 +53,18 @@ def macro_accuracy(predictions: pd.DataFrame) -> float:
 
 def macro_accuracy_per_device(predictions: pd.DataFrame) -> pd.Series:
     """Macro-average accuracy on each recording device."""
-    return pd.Series({device: macro_accuracy(rows) for device, rows in predictions.groupby("device")}, dtype=float)
+    return pd.Series(
+        {device: macro_accuracy(rows) for device, rows in predictions.groupby("device")}, dtype=float
+    )
 
 
 def accuracy(predictions: pd.DataFrame, score: Score) -> float:
     """By which checkpoints and settings are chosen; each mean is over the scenes and devices that there are."""
-    return macro_accuracy(predictions) if score == "plain" else float(macro_accuracy_per_device(predictions).mean())
+    return (
+        macro_accuracy(predictions)
+        if score == "plain"
+        else float(macro_accuracy_per_device(predictions).mean())
+    )
 
 
 def absent_scenes(predictions: pd.DataFrame, scenes: Sequence[str]) -> dict[str, list[str]]:

@@ -8,12 +8,25 @@ import pandas as pd
 from adaptf.data.errors import DataError
 from adaptf.evaluation.bootstrap import DRAWS, Difference, paired_bootstrap
 from adaptf.evaluation.intervals import mean_interval
-from adaptf.evaluation.scores import Runs, accuracy_per_scene, log_loss, macro_accuracy, macro_accuracy_per_device
+from adaptf.evaluation.scores import (
+    Runs,
+    accuracy_per_scene,
+    log_loss,
+    macro_accuracy,
+    macro_accuracy_per_device,
+)
 
 MEAN, LOG_LOSS = "macro average", "log loss"
 SEEN, UNSEEN = "known devices", "unknown devices"
 _STD, _MEAN_LOW, _MEAN_HIGH, RUNS = "std", "95 % low", "95 % high", "runs"
-DIFFERENCE, LOW, HIGH, RUNS_LOW, RUNS_HIGH, STANDS = "difference", "low", "high", "runs low", "runs high", "stands"
+DIFFERENCE, LOW, HIGH, RUNS_LOW, RUNS_HIGH, STANDS = (
+    "difference",
+    "low",
+    "high",
+    "runs low",
+    "runs high",
+    "stands",
+)
 P = "p (Holm)"
 _TWO_DIGITS = {LOG_LOSS, _STD, DIFFERENCE, LOW, HIGH, RUNS_LOW, RUNS_HIGH, P}
 """Rows and columns whose figures are small: one digit would hide on which side of zero they lie."""
@@ -21,7 +34,9 @@ _TWO_DIGITS = {LOG_LOSS, _STD, DIFFERENCE, LOW, HIGH, RUNS_LOW, RUNS_HIGH, P}
 
 def scene_table(settings: Mapping[str, Runs], scenes: Sequence[str]) -> pd.DataFrame:
     """Accuracy in percent per scene (rows) and setting (columns), the macro average, and the log loss: means over runs."""
-    columns = {setting: _mean(_scene_scores(run, scenes) for run in runs) for setting, runs in settings.items()}
+    columns = {
+        setting: _mean(_scene_scores(run, scenes) for run in runs) for setting, runs in settings.items()
+    }
     return pd.DataFrame(columns).rename_axis("scene")
 
 
@@ -30,7 +45,10 @@ def device_table(settings: Mapping[str, Runs], known_devices: Sequence[str]) -> 
 
     All are means over runs.
     """
-    columns = {setting: _mean(_device_scores(run, known_devices) for run in runs) for setting, runs in settings.items()}
+    columns = {
+        setting: _mean(_device_scores(run, known_devices) for run in runs)
+        for setting, runs in settings.items()
+    }
     return pd.DataFrame(columns).rename_axis("device")
 
 
@@ -56,7 +74,9 @@ def difference_table(settings: Mapping[str, Runs], *, draws: int = DRAWS) -> pd.
         try:
             difference = paired_bootstrap(settings[first], settings[second], draws=draws)
         except DataError as error:
-            raise DataError(f"'{first}' (first) and '{second}' (second) can't be compared: {error}") from error
+            raise DataError(
+                f"'{first}' (first) and '{second}' (second) can't be compared: {error}"
+            ) from error
         rows[f"{second} - {first}"] = _difference_row(difference)
     columns = [DIFFERENCE, LOW, HIGH, RUNS_LOW, RUNS_HIGH, STANDS]
     return pd.DataFrame.from_dict(rows, orient="index", columns=columns).rename_axis("settings")
@@ -71,7 +91,10 @@ def as_markdown(table: pd.DataFrame) -> str:
     """For the page of a run."""
     header = [str(table.index.name or ""), *map(str, table.columns)]
     lines = ["| " + " | ".join(header) + " |", "|---" + "|---:" * len(table.columns) + "|"]
-    lines += ["| " + " | ".join([str(name), *row]) + " |" for name, row in zip(table.index, as_rows(table), strict=True)]
+    lines += [
+        "| " + " | ".join([str(name), *row]) + " |"
+        for name, row in zip(table.index, as_rows(table), strict=True)
+    ]
     return "\n".join(lines)
 
 

@@ -55,7 +55,10 @@ def compare(config: CompareConfig, run: StageRun) -> Result:
     data = load_prepared(run, config.prepare_run, kind=SCENES_KIND)
     rows = common_clips(found, data, config.split)
     models = {one.label: loaded(one, run, data, config.accelerator) for one in found}
-    settings = {label: [predict_by_device(each, data, rows, label) for each in several] for label, several in models.items()}
+    settings = {
+        label: [predict_by_device(each, data, rows, label) for each in several]
+        for label, several in models.items()
+    }
     tables = {"accuracies": accuracy_table(settings), "differences": difference_table(settings)}
     pairs = pairs_of(settings, data, run.folder)
     write_tables(settings, tables, pairs, run.folder / TABLES_FOLDER)
@@ -96,13 +99,17 @@ def names(config: CompareConfig) -> list[str]:
 def files_digest(config: CompareConfig) -> str:
     """Digest of the checkpoint files."""
     values = config.runs.split(",")
-    return runs.digest(*(json.dumps(digests_of(value)) for value in values if not value.startswith("models:/")))
+    return runs.digest(
+        *(json.dumps(digests_of(value)) for value in values if not value.startswith("models:/"))
+    )
 
 
 def files_in(found: Sequence[Compared]) -> dict[str, str]:
     """Tags of the checkpoint files among them, by their places."""
     values = {f"runs.{place}": value for place, one in enumerate(found, 1) for value in one.values}
-    return {tag: label for field, value in values.items() for tag, label in runs.file_tags(field, value).items()}
+    return {
+        tag: label for field, value in values.items() for tag, label in runs.file_tags(field, value).items()
+    }
 
 
 def common_clips(found: Sequence[Compared], data: PreparedData, split: str) -> pd.DataFrame:
@@ -111,7 +118,11 @@ def common_clips(found: Sequence[Compared], data: PreparedData, split: str) -> p
     for one in found:
         rows = rows[one.answers_for(rows["device"])]
         if rows.empty:
-            of_device = f"of device {one.device}" if one.device != UNKNOWN else f"of devices other than {', '.join(one.others)}"
+            of_device = (
+                f"of device {one.device}"
+                if one.device != UNKNOWN
+                else f"of devices other than {', '.join(one.others)}"
+            )
             raise UserError(f"{one.label} answers for clips {of_device}: there is no {split} clip of those")
     return rows
 
@@ -130,7 +141,9 @@ def pairs_of(settings: Mapping[str, Runs], data: PreparedData, folder: Path) -> 
     return pairs
 
 
-def write_tables(settings: Mapping[str, Runs], tables: Mapping[str, pd.DataFrame], pairs: Sequence[Pair], folder: Path) -> None:
+def write_tables(
+    settings: Mapping[str, Runs], tables: Mapping[str, pd.DataFrame], pairs: Sequence[Pair], folder: Path
+) -> None:
     """CSV files of all tables, and predictions, which are called after the model's place."""
     folder.mkdir(exist_ok=True)
     for name, table in tables.items():
@@ -138,7 +151,9 @@ def write_tables(settings: Mapping[str, Runs], tables: Mapping[str, pd.DataFrame
     for pair in pairs:
         for name, table in pair.tables.items():
             table.to_csv(folder / f"{name}{pair.suffix}.csv")
-    write_predictions({str(place): predictions for place, predictions in enumerate(settings.values(), 1)}, folder)
+    write_predictions(
+        {str(place): predictions for place, predictions in enumerate(settings.values(), 1)}, folder
+    )
 
 
 def remarks_on(data: PreparedData, rows: pd.DataFrame, split: str) -> list[str]:
@@ -146,7 +161,9 @@ def remarks_on(data: PreparedData, rows: pd.DataFrame, split: str) -> list[str]:
     devices = sorted(rows["device"].unique())
     plural = "s" * (len(devices) > 1)
     clips = f"{len(rows)} {split} clips of {places_of(rows).nunique()} places and device{plural} {', '.join(devices)}."
-    chosen = [SYNTHESISED] * data.synthesised + ["Checkpoints were chosen by these clips, which flatters all models."]
+    chosen = [SYNTHESISED] * data.synthesised + [
+        "Checkpoints were chosen by these clips, which flatters all models."
+    ]
     return [*(warnings_of(data) if split == TEST else chosen), clips]
 
 

@@ -8,7 +8,14 @@ from adaptf.data.clips import VALIDATION
 from adaptf.pipeline.artifacts import DATA_KIND, SCENES_KIND, TEACHER_KIND
 from adaptf.pipeline.checkpoints import student_of
 from adaptf.pipeline.checks import check_training
-from adaptf.pipeline.config import AugmentConfig, OptimConfig, TrainerConfig, upstream, upstream_each, upstream_model
+from adaptf.pipeline.config import (
+    AugmentConfig,
+    OptimConfig,
+    TrainerConfig,
+    upstream,
+    upstream_each,
+    upstream_model,
+)
 from adaptf.pipeline.dataset import load_prepared
 from adaptf.pipeline.fitting import Recipe, fitted_result, train_classifier
 from adaptf.pipeline.refit import as_refit, check_choice, learnt_splits

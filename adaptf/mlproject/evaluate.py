@@ -16,7 +16,12 @@ from adaptf.tracking import runs
 from adaptf.tracking.checkpoint_files import files_of
 from adaptf.tracking.runs import NONE, Result, StageRun
 
-SETTINGS = {"train_run": TRAINED, "distill_run": DISTILLED, "finetune_run": FINETUNED, "quantize_run": QUANTIZED}
+SETTINGS = {
+    "train_run": TRAINED,
+    "distill_run": DISTILLED,
+    "finetune_run": FINETUNED,
+    "quantize_run": QUANTIZED,
+}
 """Field of the configuration -> what the tables call it."""
 MEANINGS = {
     TRAINED: "one model, from the labels alone",
@@ -56,7 +61,8 @@ def evaluate(config: EvaluateConfig, run: StageRun) -> Result:
     }
     rows = data.table[data.table["split"] == TEST]
     settings = {
-        setting: [predict_by_device(models, data, rows, setting) for models in several] for setting, several in loaded.items()
+        setting: [predict_by_device(models, data, rows, setting) for models in several]
+        for setting, several in loaded.items()
     }
     remark = origin_of_teachers(config)
     return report(settings, data, run, remark=remark, run_ids=run_ids, meanings=MEANINGS)
@@ -67,7 +73,9 @@ def run_ids_of(config: EvaluateConfig) -> dict[str, list[str]]:
     values = {setting: getattr(config, field) for field, setting in SETTINGS.items()}
     wanted = {setting: runs.split_ids(value) for setting, value in values.items() if value != NONE}
     if not wanted:
-        raise UserError("there is nothing to evaluate: all of train_run, distill_run, finetune_run and quantize_run are 'none'")
+        raise UserError(
+            "there is nothing to evaluate: all of train_run, distill_run, finetune_run and quantize_run are 'none'"
+        )
     return wanted
 
 

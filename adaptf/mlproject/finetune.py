@@ -13,14 +13,26 @@ from adaptf.pipeline.augmentations import check_folder, dir_p_by_device
 from adaptf.pipeline.borrowed import Borrowed
 from adaptf.pipeline.checkpoints import student_of
 from adaptf.pipeline.checks import check_training
-from adaptf.pipeline.config import AugmentConfig, OptimConfig, TrainerConfig, upstream, upstream_each, upstream_model
+from adaptf.pipeline.config import (
+    AugmentConfig,
+    OptimConfig,
+    TrainerConfig,
+    upstream,
+    upstream_each,
+    upstream_model,
+)
 from adaptf.pipeline.dataset import PreparedData, load_prepared
 from adaptf.pipeline.finetune_device import FINETUNE_DEVICE, FinetuneDeviceConfig
 from adaptf.pipeline.refit import as_refit, refits_of
 from adaptf.pipeline.run_names import told
 from adaptf.pipeline.stage import Stage, execute
 from adaptf.pipeline.taught import LossConfig, check_temperatures, logits_of_teachers, taught, teacher_ids
-from adaptf.pipeline.validation import FINETUNED, by_own_models, read_validation_predictions, with_validation_tables
+from adaptf.pipeline.validation import (
+    FINETUNED,
+    by_own_models,
+    read_validation_predictions,
+    with_validation_tables,
+)
 from adaptf.tracking import runs
 from adaptf.tracking.runs import Result, StageRun
 
@@ -84,7 +96,9 @@ def finetune(config: FinetuneConfig, run: StageRun) -> Result:
     path.write_text(json.dumps(models, indent=1))
     rows = "\n".join(f"| {device} | {run_id} |" for device, run_id in models.items())
     settings = {
-        setting: by_own_models({device: read_validation_predictions(run, run_id, which) for device, run_id in models.items()})
+        setting: by_own_models(
+            {device: read_validation_predictions(run, run_id, which) for device, run_id in models.items()}
+        )
         for setting, which in (("start", "start"), (FINETUNED, "kept"))
     }
     result = Result(
@@ -135,7 +149,9 @@ def of_device(config: FinetuneConfig, device: str, dir_p: float) -> FinetuneDevi
         borrowed=config.borrowed,
         refit=config.refit,
         min_validation_clips=config.min_validation_clips,
-        augment=replace(config.augment, dir_p=dir_p, dir_devices=() if device == UNKNOWN else (device,), dir_p_of={}),
+        augment=replace(
+            config.augment, dir_p=dir_p, dir_devices=() if device == UNKNOWN else (device,), dir_p_of={}
+        ),
         optim=config.optim,
         trainer=config.trainer,
         seed=config.seed,

@@ -38,7 +38,12 @@ from adaptf.reports.evaluation_report import TABLES, report
 from adaptf.tracking import runs
 from adaptf.tracking.runs import LATEST, NONE, Result, StageRun
 
-EVALUATED = {"train_run": "train", "distill_run": "distill", "finetune_run": "finetune", "quantize_run": "quantize"}
+EVALUATED = {
+    "train_run": "train",
+    "distill_run": "distill",
+    "finetune_run": "finetune",
+    "quantize_run": "quantize",
+}
 """Field of `evaluate` -> the step that it judges."""
 
 
@@ -102,7 +107,9 @@ def main(config: MainConfig, run: StageRun) -> Result:
         return step(PREPARE, PrepareConfig(replace(config.data, root=root)), what=name, name=name)
 
     scenes = prepared(config.data.root, "prepare scenes")
-    check_training_devices(config, load_tested(run, scenes).training_devices)  # it ends with tables of the test clips
+    check_training_devices(
+        config, load_tested(run, scenes).training_devices
+    )  # it ends with tables of the test clips
     pretrained = NONE
     if config.audioset.root == NONE:
         print(
@@ -114,10 +121,15 @@ def main(config: MainConfig, run: StageRun) -> Result:
         pretrained = step(PRETRAIN, replace(config.pretrain, prepare_run=audioset))
     trained = step(TRAIN, replace(config.train, prepare_run=scenes, pretrain_run=pretrained))
     taught_by = ",".join(
-        step(TEACHER, replace(each, prepare_run=scenes), what=f"teacher {each.kind}") for each in teachers(config)
+        step(TEACHER, replace(each, prepare_run=scenes), what=f"teacher {each.kind}")
+        for each in teachers(config)
     )
-    distilled = step(DISTILL, replace(config.distill, prepare_run=scenes, train_run=trained, teacher_runs=taught_by))
-    tuned = step(FINETUNE, replace(config.finetune, prepare_run=scenes, distill_run=distilled, teacher_runs=taught_by))
+    distilled = step(
+        DISTILL, replace(config.distill, prepare_run=scenes, train_run=trained, teacher_runs=taught_by)
+    )
+    tuned = step(
+        FINETUNE, replace(config.finetune, prepare_run=scenes, distill_run=distilled, teacher_runs=taught_by)
+    )
     quantized = step(QUANTIZE, replace(config.quantize, prepare_run=scenes, finetune_run=tuned))
     judged = replace(config.evaluate, prepare_run=scenes, train_run=trained, distill_run=distilled)
     evaluated = step(EVALUATE, replace(judged, finetune_run=tuned, quantize_run=quantized))
@@ -139,7 +151,10 @@ def main(config: MainConfig, run: StageRun) -> Result:
 def teachers(config: MainConfig) -> list[TeacherConfig]:
     """One of each kind; each has the seed of its place added to its own."""
     seed = config.teacher.seed
-    return [replace(config.teacher, kind=kind, seed=seed + place) for place, kind in enumerate(config.teacher_kinds)]
+    return [
+        replace(config.teacher, kind=kind, seed=seed + place)
+        for place, kind in enumerate(config.teacher_kinds)
+    ]
 
 
 def stages_to_run(config: MainConfig) -> Iterator[tuple[Stage[Any], Any]]:
@@ -172,7 +187,9 @@ def closing_words(run: StageRun, evaluated: str, promoted: str) -> str:
     if promoted == NONE:
         return tables
     tags = mlflow.get_run(promoted).data.tags
-    versions = {name.removeprefix(PROMOTED): version for name, version in tags.items() if name.startswith(PROMOTED)}
+    versions = {
+        name.removeprefix(PROMOTED): version for name, version in tags.items() if name.startswith(PROMOTED)
+    }
     lines = "\n".join(f"  {name} version {version}" for name, version in versions.items())
     return f"{tables}\n\nIn production:\n{lines}\n\nLook at it: {place_to_look(promoted)}"
 
@@ -204,7 +221,8 @@ def report_over_seeds(config: MainConfig, children: Mapping[int, str], run: Stag
     """The tables of `evaluate` over the predictions of all seeds."""
     tags = [mlflow.get_run(run_id).data.tags for run_id in children.values()]
     settings = {
-        setting: [read_predictions(run, one[f"{DONE}evaluate"], setting) for one in tags] for setting in SETTINGS.values()
+        setting: [read_predictions(run, one[f"{DONE}evaluate"], setting) for one in tags]
+        for setting in SETTINGS.values()
     }
     data = load_prepared(run, tags[0][f"{DONE}prepare_scenes"], kind=SCENES_KIND)
     teachers = origin_of_teachers(EvaluateConfig(distill_run=tags[0][f"{DONE}distill"]))
@@ -213,7 +231,9 @@ def report_over_seeds(config: MainConfig, children: Mapping[int, str], run: Stag
         data,
         run,
         remark=f"{len(children)} seeds. {teachers}",
-        run_ids={SETTINGS[field]: [one[f"{DONE}{stage}"] for one in tags] for field, stage in EVALUATED.items()},
+        run_ids={
+            SETTINGS[field]: [one[f"{DONE}{stage}"] for one in tags] for field, stage in EVALUATED.items()
+        },
         meanings=MEANINGS,
     )
 
@@ -248,14 +268,20 @@ def check_refits(config: MainConfig) -> None:
 def files_read(config: MainConfig) -> str:
     """Digest of all that its stages read from outside of MLflow. Raises UserError for what can't be used."""
     roots = [config.data.root, *[config.audioset.root] * (config.audioset.root != NONE)]
-    digests = [TEACHER.reads(each) for each in teachers(config)]  # first: what is wrong with a file is soon said
+    digests = [
+        TEACHER.reads(each) for each in teachers(config)
+    ]  # first: what is wrong with a file is soon said
     digests += [PREPARE.reads(PrepareConfig(replace(config.data, root=root))) for root in roots]
     return runs.digest(*map(str, digests))
 
 
 def check_wiring(config: MainConfig) -> None:
     """Raises UserError for a run or file that a section names: it would be left aside, in silence."""
-    sections = {one.name: getattr(config, one.name) for one in fields(config) if is_dataclass(getattr(config, one.name))}
+    sections = {
+        one.name: getattr(config, one.name)
+        for one in fields(config)
+        if is_dataclass(getattr(config, one.name))
+    }
     given = {
         f"{name}.{one.name}": getattr(section, one.name)
         for name, section in sections.items()
@@ -269,7 +295,14 @@ def check_wiring(config: MainConfig) -> None:
         )
 
 
-MAIN = Stage("main", run=main, config=MainConfig, check=check, reads=files_read, study=Study(with_seed, report_over_seeds))
+MAIN = Stage(
+    "main",
+    run=main,
+    config=MainConfig,
+    check=check,
+    reads=files_read,
+    study=Study(with_seed, report_over_seeds),
+)
 
 if __name__ == "__main__":
     MAIN.main()

@@ -145,7 +145,9 @@ def present_version(model: str) -> str:
     if not model.startswith("models:/") or re.fullmatch(r"[^/]+/\d+|m-\w+", name + at):
         return model  # a folder, a model of a run, a version: these stay what they are
     if not at:
-        raise UserError(f"{model} should end with a version, as in {model.rpartition('/')[0] or model}/3, or with an alias")
+        raise UserError(
+            f"{model} should end with a version, as in {model.rpartition('/')[0] or model}/3, or with an alias"
+        )
     if alias == production.ALIAS:
         return f"models:/{name}/{production.resolve_production(name)}"
     try:
@@ -184,8 +186,12 @@ def answer_parts(table: pd.DataFrame, root: Path, run: StageRun, models: Models)
     parts = {folder / f"{start:07d}.csv": table.iloc[start : start + FILES_PER_PART] for start in starts}
     missing = {part: rows for part, rows in parts.items() if not part.exists()}
     if len(missing) < len(parts):
-        place = f"goes on with {next(iter(missing.values()))['filename'].iloc[0]}" if missing else "joins them"
-        print(f"{run.name}: {len(parts) - len(missing)} of {len(parts)} parts are answered, {place}", flush=True)
+        place = (
+            f"goes on with {next(iter(missing.values()))['filename'].iloc[0]}" if missing else "joins them"
+        )
+        print(
+            f"{run.name}: {len(parts) - len(missing)} of {len(parts)} parts are answered, {place}", flush=True
+        )
     if missing:
         with TemporaryDirectory() as there:
             bundle = bundle_behind(models.uri, Path(there), what=models.uri)
@@ -258,7 +264,9 @@ def clips_of(rows: pd.DataFrame, root: Path) -> Iterator[Clip]:
     for row, (name, device) in enumerate(zip(rows["filename"], rows["device"], strict=True)):
         try:
             path = find_file(root, name)
-            yield from (Clip(row, name, device, base64.b64encode(wav).decode()) for wav in wavs_of(path, resample))
+            yield from (
+                Clip(row, name, device, base64.b64encode(wav).decode()) for wav in wavs_of(path, resample)
+            )
         except AudioError as error:
             raise DataError(f"{name}: {error}") from error
 
@@ -279,7 +287,10 @@ def is_clip(path: Path) -> bool:
     with opened(path) as file:
         short = file.frames <= SCENE_CLIP_SECONDS * file.samplerate
         return bool(
-            file.format in ("WAV", "WAVEX") and short and file.samplerate <= MAX_SAMPLE_RATE and file.channels <= MAX_CHANNELS
+            file.format in ("WAV", "WAVEX")
+            and short
+            and file.samplerate <= MAX_SAMPLE_RATE
+            and file.channels <= MAX_CHANNELS
         )
 
 
@@ -303,7 +314,9 @@ def ask(router: DeviceRouter, clips: Sequence[Clip]) -> pd.DataFrame:
         raise DataError(f"{clips[0].filename} to {clips[-1].filename}: {error.message}") from error
     answer.insert(0, "filename", [clip.filename for clip in clips])
     answer.index = pd.Index([clip.row for clip in clips])
-    return pd.concat([answer[COLUMNS], pd.DataFrame(list(answer["probabilities"]), index=answer.index)], axis=1)
+    return pd.concat(
+        [answer[COLUMNS], pd.DataFrame(list(answer["probabilities"]), index=answer.index)], axis=1
+    )
 
 
 def per_file(by_clip: pd.DataFrame) -> pd.DataFrame:
@@ -320,7 +333,10 @@ def per_file(by_clip: pd.DataFrame) -> pd.DataFrame:
 def join(parts: Sequence[Path], folder: Path) -> Counter[tuple[str, str]]:
     """Writes both tables, one part in memory after the other; counts the files per device and version used."""
     counts: Counter[tuple[str, str]] = Counter()
-    with whole_or_not_at_all(folder / PREDICTIONS) as predictions, whole_or_not_at_all(folder / OUTPUT) as output:
+    with (
+        whole_or_not_at_all(folder / PREDICTIONS) as predictions,
+        whole_or_not_at_all(folder / OUTPUT) as output,
+    ):
         for part in parts:
             answers, first = pd.read_csv(part, dtype=str, keep_default_na=False), not counts
             answers.to_csv(predictions, index=False, header=first)

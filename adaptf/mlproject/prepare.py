@@ -75,7 +75,9 @@ def cache_folder(config: DataConfig) -> Path:
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise UserError(f"data.cache is '{folder}', where no folder can be made ({error.strerror}): give another") from error
+        raise UserError(
+            f"data.cache is '{folder}', where no folder can be made ({error.strerror}): give another"
+        ) from error
     return folder
 
 
@@ -112,7 +114,9 @@ def prepare(config: PrepareConfig, run: StageRun) -> Result:
     files = report_files(run.folder / "report", report, source, usable.table, built.waveforms)
     built.waveforms.flush()
     return Result(
-        metrics={f"clips/{split}": int(count) for split, count in usable.table["split"].value_counts().items()}
+        metrics={
+            f"clips/{split}": int(count) for split, count in usable.table["split"].value_counts().items()
+        }
         | {f"found/{finding.name.replace(' ', '_')}": len(finding.files) for finding in report.all_findings},
         files={DATA: folder, **files},
         tags={DATA_KIND: source.kind, DATA_DIGEST: data_set.digest},
@@ -126,19 +130,30 @@ def usable_clips(source: Source, cached: pd.DataFrame) -> Usable:
     """Raises DataError for files that are no audio or have a wrong length, and for splits that are not apart."""
     table = source.table.assign(key=cached["key"].to_numpy())
     bad = (cached["problem"] != "").to_numpy()
-    problems = [f"{name}: {problem}" for name, problem in zip(table["filename"][bad], cached["problem"][bad], strict=True)]
+    problems = [
+        f"{name}: {problem}"
+        for name, problem in zip(table["filename"][bad], cached["problem"][bad], strict=True)
+    ]
     if not source.leave_out_unreadable:
-        raise_problems(problems + wrong_lengths(source, cached[~bad], table["filename"][~bad]), of=str(source.audio_root))
+        raise_problems(
+            problems + wrong_lengths(source, cached[~bad], table["filename"][~bad]), of=str(source.audio_root)
+        )
     table, cached = table[~bad].reset_index(drop=True), cached[~bad].reset_index(drop=True)
-    levels = cached[["peak", "rms", "dc", "clipped"]].assign(seconds=cached["samples"] / source.format.sample_rate)
+    levels = cached[["peak", "rms", "dc", "clipped"]].assign(
+        seconds=cached["samples"] / source.format.sample_rate
+    )
     notes = tuple(source.notes)
     if source.kind == SCENES_KIND:
-        check_leaks(table, silent=is_silent(levels), cut_by_file=source.cut_by_file, source=str(source.audio_root))
+        check_leaks(
+            table, silent=is_silent(levels), cut_by_file=source.cut_by_file, source=str(source.audio_root)
+        )
     else:
         learned = set(table["key"][table["split"] == TRAIN])
         copies = ((table["split"] == VALIDATION) & table["key"].isin(learned)).to_numpy()
         table, levels = table[~copies].reset_index(drop=True), levels[~copies].reset_index(drop=True)
-        notes += (f"{copies.sum()} validation clips left out whose audio is among the training clips",) * bool(copies.any())
+        notes += (
+            f"{copies.sum()} validation clips left out whose audio is among the training clips",
+        ) * bool(copies.any())
     if table.empty:
         raise DataError(f"none of the {len(bad)} files of {source.audio_root} is readable as audio")
     return Usable(table, levels, tuple(problems), notes)

@@ -54,7 +54,10 @@ def promote(config: PromoteConfig, run: StageRun) -> Result:
         scratch = replace(run, folder=Path(folder))
         wanted = versions_to_promote(config, scratch)
         verdict = gates.judge(
-            wanted, scratch, tolerable_loss=config.tolerable_loss, tolerable_logit_error=config.tolerable_logit_error
+            wanted,
+            scratch,
+            tolerable_loss=config.tolerable_loss,
+            tolerable_logit_error=config.tolerable_logit_error,
         )
         for found in verdict.comparisons:
             print(f"{run.name}: {found}", flush=True)
@@ -66,13 +69,17 @@ def promote(config: PromoteConfig, run: StageRun) -> Result:
         runs.log_result(Result(note=refused))
         raise UserError(refused)
     compared = "\n".join(f"- {found}" for found in verdict.comparisons)
-    return move(wanted, run, seen=verdict.seen, reason=config.reason, overridden=verdict.objections, remark=compared)
+    return move(
+        wanted, run, seen=verdict.seen, reason=config.reason, overridden=verdict.objections, remark=compared
+    )
 
 
 def check_reason(config: PromoteConfig) -> None:
     """Raises UserError where something is forced without one."""
     if config.force and not config.reason.strip():
-        raise UserError("promote.force needs a reason, which is kept with the version: give -P reason='why' too")
+        raise UserError(
+            "promote.force needs a reason, which is kept with the version: give -P reason='why' too"
+        )
 
 
 def production_changes(config: object) -> None:
@@ -82,7 +89,9 @@ def production_changes(config: object) -> None:
 def versions_to_promote(config: PromoteConfig, run: StageRun) -> dict[str, str]:
     """Registered model -> version."""
     if config.version != REGISTERED and config.device == ALL:
-        raise UserError(f"version {config.version} needs a device: give -P device=<device> or device=router too")
+        raise UserError(
+            f"version {config.version} needs a device: give -P device=<device> or device=router too"
+        )
     if config.version != REGISTERED:
         return {model_name(config.device): config.version}
     if config.register_run == NONE:
@@ -92,7 +101,9 @@ def versions_to_promote(config: PromoteConfig, run: StageRun) -> dict[str, str]:
         return registered
     name = model_name(config.device)
     if name not in registered:
-        raise UserError(f"register run {config.register_run} has no model {name}; it has {', '.join(registered)}")
+        raise UserError(
+            f"register run {config.register_run} has no model {name}; it has {', '.join(registered)}"
+        )
     return {name: registered[name]}
 
 
@@ -156,7 +167,11 @@ def move(
     lines = "\n".join(f"| {name} | {former[name]} | {version} |" for name, version in wanted.items())
     note = [f"| model | before | in production |\n|---|---:|---:|\n{lines}", remark]
     note += [f"**Reason:** {reason.strip()}"] if reason.strip() else []
-    note += ["**Forced, in spite of:**\n\n" + "\n".join(f"- {problem}" for problem in overridden)] if overridden else []
+    note += (
+        ["**Forced, in spite of:**\n\n" + "\n".join(f"- {problem}" for problem in overridden)]
+        if overridden
+        else []
+    )
     return Result(tags=kept, note="\n\n".join(part for part in note if part))
 
 

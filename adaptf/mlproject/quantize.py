@@ -11,14 +11,27 @@ from adaptf.errors import UserError
 from adaptf.evaluation.scores import accuracy
 from adaptf.evaluation.tables import as_markdown
 from adaptf.models.classifier import Classifier
-from adaptf.pipeline.artifacts import DATA_KIND, DESCRIPTION, INT8, INT8_PREDICTIONS, QUANTIZATION, SCENES_KIND
+from adaptf.pipeline.artifacts import (
+    DATA_KIND,
+    DESCRIPTION,
+    INT8,
+    INT8_PREDICTIONS,
+    QUANTIZATION,
+    SCENES_KIND,
+)
 from adaptf.pipeline.config import upstream, upstream_model
 from adaptf.pipeline.dataset import PreparedData, load_prepared
 from adaptf.pipeline.device_models import check_clips_of, device_models
 from adaptf.pipeline.quantize_device import Quantized, quantize_device
 from adaptf.pipeline.refit import refits_of, what_clips_judge
 from adaptf.pipeline.stage import Stage
-from adaptf.pipeline.validation import ENOUGH_CLIPS, FINETUNED, QUANTIZED, by_own_models, with_validation_tables
+from adaptf.pipeline.validation import (
+    ENOUGH_CLIPS,
+    FINETUNED,
+    QUANTIZED,
+    by_own_models,
+    with_validation_tables,
+)
 from adaptf.reports.quantization_table import quantization_line, quantization_table
 from adaptf.tracking.runs import Result, StageRun
 
@@ -72,7 +85,11 @@ def quantize(config: QuantizeConfig, run: StageRun) -> Result:
     result = Result(
         metrics={
             "best/accuracy": accuracy(settings[QUANTIZED], "mean_over_devices"),
-            **{f"{column}/{device}": float(table.loc[device, column]) for device in table.index for column in _METRICS},
+            **{
+                f"{column}/{device}": float(table.loc[device, column])
+                for device in table.index
+                for column in _METRICS
+            },
         },
         files={name: run.folder / name for name in (INT8, QUANTIZATION, INT8_PREDICTIONS)},
         note=f"{tolerable}; {verdict}\n\n{as_markdown(table)}",
@@ -121,9 +138,14 @@ def judge(found: Sequence[Quantized], config: QuantizeConfig) -> str:
 
 def problems_of(found: Quantized, config: QuantizeConfig) -> list[str]:
     """Why a model may not go on; empty where it may."""
-    problems = [*over_budget(found.complexity), *(f"{problem} (counted in its file)" for problem in found.cost.problems())]
+    problems = [
+        *over_budget(found.complexity),
+        *(f"{problem} (counted in its file)" for problem in found.cost.problems()),
+    ]
     if found.loss.standing > config.tolerable_loss:
-        problems.append(f"{found.loss} on the validation clips of all devices, tolerable is {config.tolerable_loss:.1%}")
+        problems.append(
+            f"{found.loss} on the validation clips of all devices, tolerable is {config.tolerable_loss:.1%}"
+        )
     if not found.agreement.logit_error <= config.tolerable_logit_error:  # nor where it is no number
         problems.append(
             f"INT8 logits differ from float ones by {found.agreement.logit_error:.2f} of their spread, "

@@ -11,7 +11,15 @@ import pandas as pd
 from mlflow.entities import RunStatus
 
 from adaptf.data.clips import UNKNOWN
-from adaptf.pipeline.artifacts import DESCRIPTION, DEVICE, EVALUATE_RUN, INT8, QUANTIZE_RUN, VERSIONS, quantization
+from adaptf.pipeline.artifacts import (
+    DESCRIPTION,
+    DEVICE,
+    EVALUATE_RUN,
+    INT8,
+    QUANTIZE_RUN,
+    VERSIONS,
+    quantization,
+)
 from adaptf.pipeline.config import upstream, upstream_several
 from adaptf.pipeline.lineage import Node, flat, tree
 from adaptf.pipeline.prediction_files import read_predictions
@@ -56,7 +64,9 @@ def register(config: RegisterConfig, run: StageRun) -> Result:
     versions: dict[str, str] = {}
     models: dict[str, tuple[Path, str]] = {}
 
-    def add(name: str, held: dict[str, tuple[Path, str]], tags: dict[str, str], text: str, came: list[Node]) -> None:
+    def add(
+        name: str, held: dict[str, tuple[Path, str]], tags: dict[str, str], text: str, came: list[Node]
+    ) -> None:
         uri = logged_model.log_router(bundle(run.folder / name, description, held, config.max_seconds), name)
         tags |= {QUANTIZE_RUN: config.quantize_run, EVALUATE_RUN: evaluated}
         tags |= {runs.DATA_DIGEST: data_digest(came), COMMIT_TAG: commit(came)}
@@ -89,7 +99,10 @@ def scoring_run(config: RegisterConfig) -> str:
             return given
     tags = {f"{runs.UPSTREAM}quantize_run": config.quantize_run}
     found = runs.search(stage="evaluate", tags=tags, statuses=[RunStatus.FINISHED])
-    print(f"run {config.evaluate_run} of evaluate scored other models than those of run {config.quantize_run}", flush=True)
+    print(
+        f"run {config.evaluate_run} of evaluate scored other models than those of run {config.quantize_run}",
+        flush=True,
+    )
     return str(found[0].info.run_id) if found else NONE
 
 
@@ -111,7 +124,9 @@ def runs_behind(quantized: str, evaluated: str, device: str | None) -> list[Node
     return [*flat(tree(quantized, device)), *scored]
 
 
-def bundle(folder: Path, description: dict[str, Any], models: dict[str, tuple[Path, str]], max_seconds: float) -> Path:
+def bundle(
+    folder: Path, description: dict[str, Any], models: dict[str, tuple[Path, str]], max_seconds: float
+) -> Path:
     """The router's folder for these devices: INT8 file and version of each."""
     shutil.rmtree(folder, ignore_errors=True)  # left by an interrupted run
     write_bundle(

@@ -28,7 +28,11 @@ def rollback(config: RollbackConfig, run: StageRun) -> Result:
     seen = gates.seen_in_production(wanted)
     with TemporaryDirectory() as folder:
         scratch = replace(run, folder=Path(folder))
-        problems = [text for name, version in wanted.items() for text in gates.routing_refusals(name, version, scratch)]
+        problems = [
+            text
+            for name, version in wanted.items()
+            for text in gates.routing_refusals(name, version, scratch)
+        ]
         problems += gates.misfits(wanted, seen, scratch)
     if problems:
         raise UserError("nothing was rolled back:\n  " + "\n  ".join(problems))
@@ -38,7 +42,9 @@ def rollback(config: RollbackConfig, run: StageRun) -> Result:
 def versions_to_return_to(device: str) -> dict[str, str]:
     """Registered model -> version. Raises UserError where there is none."""
     if device == NONE:
-        raise UserError("give the device whose model goes back: -P device=<device>, device=router or device=all")
+        raise UserError(
+            "give the device whose model goes back: -P device=<device>, device=router or device=all"
+        )
     if device != ALL:
         name = model_name(device)
         return {name: production.previous_version(name)}

@@ -140,12 +140,16 @@ def teacher(config: TeacherConfig, run: StageRun) -> Result:
     print(note, flush=True)
     fitted, logits = learn(config, run, data)
     rows = data.learning_rows()
-    table = TeacherLogits(tuple(rows["filename"]), data.classes, logits, teacher_run=run.run_id, data_digest=data.digest)
+    table = TeacherLogits(
+        tuple(rows["filename"]), data.classes, logits, teacher_run=run.run_id, data_digest=data.digest
+    )
     if is_process_zero():
         write_teacher_logits(run.folder / LOGITS, table)
     heard = (rows["split"] == VALIDATION).to_numpy()
     predictions = prediction_table(rows[heard], logits[heard], data.classes)
-    result = with_validation_tables(fitted_result(run, fitted, note=note), data, {network_kind(config): predictions})
+    result = with_validation_tables(
+        fitted_result(run, fitted, note=note), data, {network_kind(config): predictions}
+    )
     return replace(
         result,
         files={**result.files, LOGITS: run.folder / LOGITS},
@@ -173,7 +177,9 @@ def fresh_network(config: TeacherConfig, *, classes: int) -> tuple[nn.Module, di
     """The network before it learns, and the settings that rebuild it."""
     chosen, file = start(config)
     make = chosen.from_file or chosen.network
-    settings = network_settings(make, shared={"width": config.small.width}, own=config.settings, what="settings")
+    settings = network_settings(
+        make, shared={"width": config.small.width}, own=config.settings, what="settings"
+    )
     network: Any = make(*([file] if chosen.from_file else []), classes=classes, **settings)
     return network, network.settings if chosen.from_file else settings
 
@@ -250,14 +256,21 @@ def embedded(config: TeacherConfig, run: StageRun, data: PreparedData, classifie
     return replace(data.clip_set(rows, VALIDATION), source=embeddings)
 
 
-def train_on_clips(config: TeacherConfig, run: StageRun, data: PreparedData, classifier: Classifier) -> Fitted:
+def train_on_clips(
+    config: TeacherConfig, run: StageRun, data: PreparedData, classifier: Classifier
+) -> Fitted:
     """Macro-average accuracy on validation clips chooses the checkpoint."""
     settings = learning_settings(config)
     return train_classifier(
         classifier,
         run,
         data,
-        Recipe(settings.augment, settings.optim, replace(config.trainer, strategy=strategy_of(config)), config.seed),
+        Recipe(
+            settings.augment,
+            settings.optim,
+            replace(config.trainer, strategy=strategy_of(config)),
+            config.seed,
+        ),
         SCENES,
         train=data.clips(TRAIN),
         validation=data.clips(VALIDATION),
@@ -278,7 +291,9 @@ def strategy_of(config: TeacherConfig) -> str:
     return "ddp_find_unused_parameters_true" if waits else config.trainer.strategy
 
 
-def logits_of(config: TeacherConfig, run: StageRun, data: PreparedData, best: Classifier) -> NDArray[np.float32]:
+def logits_of(
+    config: TeacherConfig, run: StageRun, data: PreparedData, best: Classifier
+) -> NDArray[np.float32]:
     """(learning clips, classes)"""
     device = inference_device(config.trainer.accelerator)
     clips = data.clip_set(data.learning_rows(), VALIDATION)

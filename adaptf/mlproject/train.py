@@ -8,7 +8,15 @@ from adaptf.models.classifier import build_classifier
 from adaptf.pipeline.artifacts import DATA_KIND, SCENES_KIND
 from adaptf.pipeline.checkpoints import checkpoint_of
 from adaptf.pipeline.checks import check_training
-from adaptf.pipeline.config import AugmentConfig, MelConfig, ModelConfig, OptimConfig, TrainerConfig, upstream, upstream_model
+from adaptf.pipeline.config import (
+    AugmentConfig,
+    MelConfig,
+    ModelConfig,
+    OptimConfig,
+    TrainerConfig,
+    upstream,
+    upstream_model,
+)
 from adaptf.pipeline.dataset import load_prepared
 from adaptf.pipeline.fitting import Recipe, fitted_result, train_classifier
 from adaptf.pipeline.objectives import SCENES

@@ -40,7 +40,7 @@ class CheckpointError(UserError):
 
 
 @dataclass(frozen=True)
-class Loaded:
+class _Loaded:
     """Names in the network's state dict, for telling the user what a start from another model means."""
 
     loaded: tuple[str, ...]
@@ -50,7 +50,10 @@ class Loaded:
 
     def __str__(self) -> str:
         parts = {"loaded": self.loaded, "fresh": self.fresh, "left out": self.left_out}
-        return "\n".join(f"- {what} ({len(names)} tensors): {', '.join(_parts(names)) or '-'}" for what, names in parts.items())
+        return "\n".join(
+            f"- {what} ({len(names)} tensors): {', '.join(_parts(names)) or '-'}"
+            for what, names in parts.items()
+        )
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:
@@ -61,7 +64,9 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     """
     try:
         content = (
-            {"state_dict": _read_arrays(path)} if path.suffix.lower() == _ARRAYS else read_torch_file(path, stand_ins=True)
+            {"state_dict": _read_arrays(path)}
+            if path.suffix.lower() == _ARRAYS
+            else read_torch_file(path, stand_ins=True)
         )
     except NamesCode as error:
         raise CheckpointError(f"checkpoint {path}: {error}. {_way_out(path)}") from None
@@ -71,7 +76,9 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
         raise CheckpointError(f"{path} is no checkpoint of a trainer: it has no 'state_dict'")
     state = content["state_dict"]
     if not isinstance(state, dict) or not all(isinstance(tensor, Tensor) for tensor in state.values()):
-        raise CheckpointError(f"{path} is no checkpoint of a trainer: its 'state_dict' should hold tensors by name")
+        raise CheckpointError(
+            f"{path} is no checkpoint of a trainer: its 'state_dict' should hold tensors by name"
+        )
     return content
 
 
@@ -88,7 +95,9 @@ def _read_arrays(path: Path) -> dict[str, Tensor]:
 
 def _way_out(path: Path) -> str:
     """A command for the user, which leaves tensors alone."""
-    given, left = (json.dumps(str(one), ensure_ascii=False) for one in (path, path.with_suffix(".tensors.ckpt")))
+    given, left = (
+        json.dumps(str(one), ensure_ascii=False) for one in (path, path.with_suffix(".tensors.ckpt"))
+    )
     code = (
         f'import torch; content = torch.load({given}, map_location="cpu", weights_only=False); '
         f'torch.save({{"state_dict": content["state_dict"]}}, {left})'
@@ -129,21 +138,27 @@ def load_classifier(path: Path, *, public_description: ModelDescription | None =
     """
     description, weights = _read_network(path, public_description)
     try:
-        with torch.random.fork_rng(devices=[]):  # the fresh weights are overwritten: nobody's later draws should change
+        with torch.random.fork_rng(
+            devices=[]
+        ):  # the fresh weights are overwritten: nobody's later draws should change
             classifier = build_classifier(description)
     except (KeyError, TypeError, ValueError) as error:
         raise CheckpointError(f"{path} describes no model that is known here ({brief(error)})") from error
     ours = classifier.network.state_dict()
     _check_shapes(weights, ours, path)
     if wrong := sorted(weights.keys() ^ ours.keys()):
-        raise CheckpointError(f"{path} does not fit a network of {_size(description)}: {', '.join(wrong[:5])}")
+        raise CheckpointError(
+            f"{path} does not fit a network of {_size(description)}: {', '.join(wrong[:5])}"
+        )
     classifier.network.load_state_dict(weights)
     return classifier.eval()
 
 
 def _size(description: ModelDescription) -> str:
     """In words."""
-    settings = ", ".join(f"{name} {value}" for name, value in description.network.items() if isinstance(value, int))
+    settings = ", ".join(
+        f"{name} {value}" for name, value in description.network.items() if isinstance(value, int)
+    )
     return ", ".join(filter(None, [f"{description.kind} for {len(description.classes)} classes", settings]))
 
 
@@ -154,7 +169,7 @@ def load_network_weights(network: nn.Module, path: Path) -> int:
     return int(content["epoch"])
 
 
-def initialise_from(classifier: Classifier, path: Path) -> Loaded:
+def initialise_from(classifier: Classifier, path: Path) -> _Loaded:
     """Loads a checkpoint's weights except those of its last layer, which is for other classes.
 
     Raises CheckpointError naming both values where bands, width, depth or another setting differ. A checkpoint
@@ -164,7 +179,9 @@ def initialise_from(classifier: Classifier, path: Path) -> Loaded:
     mine, theirs = classifier.description, description
     settings: list[tuple[str, Any, Any]] = [("kind", mine.kind, theirs.kind)]
     for ours, other in ((mine.features, theirs.features), (mine.network, theirs.network)):
-        settings += [(name, ours.get(name), other.get(name)) for name in sorted({*ours, *other} - {"dropout"})]
+        settings += [
+            (name, ours.get(name), other.get(name)) for name in sorted({*ours, *other} - {"dropout"})
+        ]
     different = [f"{name} is {own} here and {other} there" for name, own, other in settings if own != other]
     if different:
         raise CheckpointError(f"{path} can't initialise this model: {'; '.join(different)}")
@@ -176,7 +193,7 @@ def initialise_from(classifier: Classifier, path: Path) -> Loaded:
     wrong = [name for name in fresh if not name.startswith(_LAST_LAYER)] + list(result.unexpected_keys)
     if wrong:
         raise CheckpointError(f"{path} does not fit this network: {', '.join(wrong[:5])}")
-    return Loaded(loaded=tuple(kept), fresh=fresh, left_out=left_out)
+    return _Loaded(loaded=tuple(kept), fresh=fresh, left_out=left_out)
 
 
 def _check_shapes(theirs: dict[str, Tensor], ours: dict[str, Tensor], path: Path) -> None:
@@ -195,7 +212,9 @@ def _parts(names: tuple[str, ...]) -> list[str]:
     return list(dict.fromkeys(".".join(name.split(".")[:-1][:2]) for name in names))
 
 
-def _read_network(path: Path, public_description: ModelDescription | None) -> tuple[ModelDescription, dict[str, Tensor]]:
+def _read_network(
+    path: Path, public_description: ModelDescription | None
+) -> tuple[ModelDescription, dict[str, Tensor]]:
     content = read_checkpoint(path)
     state = content["state_dict"]
     if is_public(state):

@@ -22,5 +22,7 @@ def network_settings(
     """
     taken = settings_taken(network)
     if unknown := sorted(own.keys() - taken.keys()):
-        raise UserError(f"{what}: there is no {', '.join(unknown)}, the network takes {', '.join(taken) or 'none'}")
+        raise UserError(
+            f"{what}: there is no {', '.join(unknown)}, the network takes {', '.join(taken) or 'none'}"
+        )
     return taken | {name: value for name, value in shared.items() if name in taken} | dict(own)

@@ -88,7 +88,9 @@ def _refusal(message: str) -> str:
     """Of an error of PyTorch's reader: what it met, without its advice to read the file unchecked."""
     named = re.search(r"GLOBAL (\S+)", message)
     what = f"names code ({named[1]})" if named else "holds more than tensors and plain values, or is damaged"
-    return f"PyTorch refuses to read it, because it {what}, and reading it could run code; nothing in it was run"
+    return (
+        f"PyTorch refuses to read it, because it {what}, and reading it could run code; nothing in it was run"
+    )
 
 
 def brief(error: Exception, limit: int = 300) -> str:

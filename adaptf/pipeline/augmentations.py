@@ -59,7 +59,9 @@ def build_augmentations(
     `p_of_clip`: of an impulse response, for each training clip. `shared` keeps the bank of responses.
     """
     names = ("impulse_response", "freq_mixstyle", "mixup", "spec_augment", "time_roll")
-    generators = {name: np.random.default_rng([seed, *_process_place(), place]) for place, name in enumerate(names)}
+    generators = {
+        name: np.random.default_rng([seed, *_process_place(), place]) for place, name in enumerate(names)
+    }
     waveform: list[WaveformAugmentation] = []
     feature: list[FeatureAugmentation] = []
     if (seconds := config.time_roll_seconds) > 0:
@@ -123,17 +125,23 @@ def check_folder(augment: AugmentConfig) -> None:
     if folder == NONE:
         return
     if not os.path.isdir(folder):
-        raise UserError(f"dir_folder is '{folder}', which is no folder: give one of impulse responses, or 'none'")
+        raise UserError(
+            f"dir_folder is '{folder}', which is no folder: give one of impulse responses, or 'none'"
+        )
     if not files_below(Path(folder), suffixes=AUDIO_SUFFIXES):
         expected = ", ".join(sorted(AUDIO_SUFFIXES))
-        raise UserError(f"dir_folder is '{folder}', which holds no impulse response: {expected} files are expected there")
+        raise UserError(
+            f"dir_folder is '{folder}', which holds no impulse response: {expected} files are expected there"
+        )
 
 
 def _folder_state(folder: str) -> tuple[str | FileState | None, ...]:
     """Changes when the folder is another one or a response in it changes."""
     if folder == NONE:
         return (folder,)
-    return folder, *(state_of(os.path.join(folder, name)) for name in files_below(Path(folder), suffixes=AUDIO_SUFFIXES))
+    return folder, *(
+        state_of(os.path.join(folder, name)) for name in files_below(Path(folder), suffixes=AUDIO_SUFFIXES)
+    )
 
 
 def _shared_bank(augment: AugmentConfig, sample_rate: int, shared: SharedObjects) -> ResponseBank:

@@ -26,21 +26,25 @@ def with_borrowed(data: PreparedData, device: str, splits: Sequence[str]) -> Cli
     rows = data.table[data.table["split"].isin(splits)]
     own, others = rows[rows["device"] == device], rows[rows["device"] != device]
     if own.empty:
-        raise UserError(f"device {device} has no training clips, which its model needs: leave it out of devices")
+        raise UserError(
+            f"device {device} has no training clips, which its model needs: leave it out of devices"
+        )
     times = max(1, round(len(others) / len(own)))
     return data.clip_set(pd.concat([*[own] * times, others]), splits[0])
 
 
-def matching_to(device: str, data: PreparedData, classifier: Classifier, splits: Sequence[str], run: StageRun) -> BandMatching:
+def matching_to(
+    device: str, data: PreparedData, classifier: Classifier, splits: Sequence[str], run: StageRun
+) -> BandMatching:
     """By the clips of the splits; their moments are taken once for all devices."""
     clips = data.clips(*splits)
     logmel: Any = classifier.features  # a student's
     key = ("band moments", data.digest, clips.filenames, str(classifier.description.features))
-    moments = run.shared.once(key, lambda: moments_of(clips, logmel, devices=len(data.devices)))
+    moments = run.shared.once(key, lambda: _moments_of(clips, logmel, devices=len(data.devices)))
     return moments.matching(data.devices.index(device))
 
 
-def moments_of(clips: ClipSet, logmel: LogMel, *, devices: int) -> BandMoments:
+def _moments_of(clips: ClipSet, logmel: LogMel, *, devices: int) -> BandMoments:
     """Of the log-mels of all clips."""
     moments = BandMoments(devices, clips.targets.shape[1], logmel.bands)
     for batch in with_log_mels(clips, logmel, torch.device("cpu")):

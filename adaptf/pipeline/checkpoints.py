@@ -50,4 +50,6 @@ def check_scenes(what: str, scenes: Sequence[str], data: PreparedData) -> None:
     """Raises UserError where a model's scenes, in the order of its logits, are not those of the data."""
     if tuple(scenes) != data.classes:
         other = "in another order" if set(scenes) == set(data.classes) else "another task"
-        raise UserError(f"{what} tells {', '.join(scenes)} apart, the data has {', '.join(data.classes)}: {other}")
+        raise UserError(
+            f"{what} tells {', '.join(scenes)} apart, the data has {', '.join(data.classes)}: {other}"
+        )

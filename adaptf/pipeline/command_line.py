@@ -62,7 +62,9 @@ def shared_leaves(config_class: type) -> list[tuple[str, str]]:
     """What a configuration gives once for the stages in it: (`mel.bands`, `train.mel.bands`), ..."""
     names = settings(config_class())
     pairs = [(name.partition(".")[2], name) for name in names]
-    return [(one, target) for one, target in pairs if one in names and one.partition(".")[0] in SHARED_SECTIONS]
+    return [
+        (one, target) for one, target in pairs if one in names and one.partition(".")[0] in SHARED_SECTIONS
+    ]
 
 
 def _spelled_out(arguments: Sequence[str], defaults: Any, parser: ArgumentParser) -> tuple[str, list[str]]:
@@ -111,8 +113,12 @@ def _said_by(preset: str, stage: str, defaults: Any) -> list[str]:
     for name, value in flat.items():
         if inner := [leaf for leaf in usual if leaf.startswith(f"{name}.")]:
             example = f"{inner[0].removeprefix(f'{name}.')}: {usual[inner[0]]}"
-            raise UserError(f"preset {preset}: {name} should hold settings such as '{example}', not {value!r}")
-    return [f"--{name}={value if isinstance(value, str) else json.dumps(value)}" for name, value in flat.items()]
+            raise UserError(
+                f"preset {preset}: {name} should hold settings such as '{example}', not {value!r}"
+            )
+    return [
+        f"--{name}={value if isinstance(value, str) else json.dumps(value)}" for name, value in flat.items()
+    ]
 
 
 def read_preset(preset: str) -> dict[str, Any]:
@@ -122,13 +128,17 @@ def read_preset(preset: str) -> dict[str, Any]:
     except yaml.YAMLError as error:
         raise UserError(f"preset {preset} is not readable as YAML: {error}") from error
     if not isinstance(content, dict):
-        raise UserError(f"preset {preset} should hold sections such as 'distill:', not {content!r}, a {type(content).__name__}")
+        raise UserError(
+            f"preset {preset} should hold sections such as 'distill:', not {content!r}, a {type(content).__name__}"
+        )
     known = [*PRESET_SECTIONS, *PRESET_VALUES, *sorted(path.stem for path in _STAGES.glob("[!_.]*.py"))]
     for name, value in content.items():
         if name not in known:
             raise UserError(f"preset {preset} has a section '{name}', there are {', '.join(known)}")
         if name not in PRESET_VALUES and not isinstance(value, dict):
-            raise UserError(f"preset {preset}: section '{name}' should hold settings and their values, not {value!r}")
+            raise UserError(
+                f"preset {preset}: section '{name}' should hold settings and their values, not {value!r}"
+            )
     return content
 
 
@@ -139,7 +149,9 @@ def _preset_text(preset: str) -> str:
         return path.read_text()
     if not preset.startswith(_ARTIFACTS):
         names = ", ".join(preset_names())
-        raise UserError(f"preset '{preset}' is none of {names}, no file, and no artifact such as runs:/<id>/best.yaml")
+        raise UserError(
+            f"preset '{preset}' is none of {names}, no file, and no artifact such as runs:/<id>/best.yaml"
+        )
     use_default_store()
     try:
         return load_text(preset)

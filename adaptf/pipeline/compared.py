@@ -25,7 +25,7 @@ from adaptf.tracking import registry, runs
 from adaptf.tracking.checkpoint_files import files_of, is_mapping
 from adaptf.tracking.runs import StageRun
 
-QUANTIZED_DEVICE = "INT8 accuracy/"
+_QUANTIZED_DEVICE = "INT8 accuracy/"
 """Begin of the metrics of `quantize`, one per device that has a model."""
 
 
@@ -55,23 +55,29 @@ def all_compared(values: Sequence[str]) -> list[Compared]:
     """Each of them. Raises UserError where they can't be held against each other, or one does not exist."""
     found = [compared(value) for value in values] if len(values) > 1 else []
     if len({one.values for one in found}) < max(2, len(found)):
-        raise UserError(f"runs is {','.join(values)}: two different models and more are needed, separated by commas")
+        raise UserError(
+            f"runs is {','.join(values)}: two different models and more are needed, separated by commas"
+        )
     if len({len(one.values) for one in found}) > 1:
         numbers = ", ".join(f"{one.label} has {len(one.values)}" for one in found)
         raise UserError(f"runs over seeds can be paired with as many others only: {numbers}")
     devices = {one.device: one.label for one in found if one.device is not None}
     if len(devices) > 1:
         told = ", ".join(f"{label} of {device}" for device, label in devices.items())
-        raise UserError(f"models of different devices have no clips in common: {told}. Compare those of one device, or routers")
-    return with_own_labels(found)
+        raise UserError(
+            f"models of different devices have no clips in common: {told}. Compare those of one device, or routers"
+        )
+    return _with_own_labels(found)
 
 
 def compared(value: str) -> Compared:
     """A run, a run over seeds, a registered version, a checkpoint file or a folder of them."""
     if value.startswith("models:/"):
-        return compared_version(value)
+        return _compared_version(value)
     if is_mapping(value):
-        raise UserError(f"runs is cut at each comma: give a folder of <device>.ckpt in place of a mapping such as {value}, ...")
+        raise UserError(
+            f"runs is cut at each comma: give a folder of <device>.ckpt in place of a mapping such as {value}, ..."
+        )
     if files := files_of(value):
         check_readable(files)
         path = user_path(value, what="runs")
@@ -84,7 +90,7 @@ def compared(value: str) -> Compared:
     return Compared(runs.name_of(value), run_ids, run_ids, None if device == UNKNOWN else device)
 
 
-def compared_version(uri: str) -> Compared:
+def _compared_version(uri: str) -> Compared:
     """A version of a device's model, or of the router."""
     found = version_of(uri, what="version", wanted="models:/adaptf-s1/3 or models:/adaptf-s1@production")
     name, version, tags = found.name, found.version, found.tags
@@ -93,7 +99,9 @@ def compared_version(uri: str) -> Compared:
         raise UserError(f"{name} version {version} has no tag {DEVICE} that says whose clips it answers for")
     quantized = tags.get(QUANTIZE_RUN, "")
     scores = runs.scores(quantized) if quantized else {}
-    known = {metric.removeprefix(QUANTIZED_DEVICE) for metric in scores if metric.startswith(QUANTIZED_DEVICE)}
+    known = {
+        metric.removeprefix(_QUANTIZED_DEVICE) for metric in scores if metric.startswith(_QUANTIZED_DEVICE)
+    }
     return Compared(
         label=f"{name}/{version}",
         values=(f"models:/{name}/{version}",),
@@ -103,14 +111,14 @@ def compared_version(uri: str) -> Compared:
     )
 
 
-def with_own_labels(found: Sequence[Compared]) -> list[Compared]:
+def _with_own_labels(found: Sequence[Compared]) -> list[Compared]:
     """Those that are called alike, or as a column of the tables, get a part of their id, or their folder."""
     alike = Counter(one.label for one in found)
     unclear = {label for label, number in alike.items() if number > 1 or label in OWN_COLUMNS}
-    return [replace(one, label=longer(one)) if one.label in unclear else one for one in found]
+    return [replace(one, label=_longer(one)) if one.label in unclear else one for one in found]
 
 
-def longer(one: Compared) -> str:
+def _longer(one: Compared) -> str:
     """A label that tells it from others of its name."""
     return f"{one.label} {one.run_ids[0][:6]}" if one.run_ids else one.values[0]
 
@@ -118,11 +126,11 @@ def longer(one: Compared) -> str:
 def loaded(one: Compared, run: StageRun, data: PreparedData, accelerator: str) -> list[DeviceRouter]:
     """The models of each run."""
     if one.values[0].startswith("models:/"):
-        return [of_version(one, run, data)]
+        return [_of_version(one, run, data)]
     return [load_models(run, value, data, accelerator) for value in one.values]
 
 
-def of_version(one: Compared, run: StageRun, data: PreparedData) -> DeviceRouter:
+def _of_version(one: Compared, run: StageRun, data: PreparedData) -> DeviceRouter:
     """A registered version, on the CPU. Raises UserError where it was made for other clips or learnt from other data."""
     name, _, version = one.label.partition("/")
     for run_id in one.run_ids:
@@ -137,11 +145,11 @@ def of_version(one: Compared, run: StageRun, data: PreparedData) -> DeviceRouter
             f"{one.label} takes clips of {bundle.clip_samples} samples at {bundle.sample_rate} Hz, those of the data have "
             f"{format.clip_samples} at {format.sample_rate} Hz"
         )
-    models = {device: of_waveform(bundle, model) for device, model in bundle.models.items()}
+    models = {device: _of_waveform(bundle, model) for device, model in bundle.models.items()}
     return DeviceRouter(models, torch.device("cpu"))
 
 
-def of_waveform(bundle: Bundle, model: RoutedModel) -> Model:
+def _of_waveform(bundle: Bundle, model: RoutedModel) -> Model:
     """Waveforms (batch, samples) -> logits (batch, scenes)."""
 
     def logits(waveform: Tensor) -> Tensor:

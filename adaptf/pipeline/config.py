@@ -90,7 +90,9 @@ def settings(config: Any) -> dict[str, Any]:
 
 def content_folders(config: Any) -> list[Path]:
     """Folders whose files decide a stage's result as its settings do."""
-    return [Path(value) for _, one, value in leaves(config) if "content" in one.metadata and Path(value).is_dir()]
+    return [
+        Path(value) for _, one, value in leaves(config) if "content" in one.metadata and Path(value).is_dir()
+    ]
 
 
 def upstream_fields(config: Any) -> list[Field[Any]]:
@@ -168,7 +170,9 @@ class ModelConfig:
         taken = settings_taken(network)
         for name in ("width", "depth", "dropout"):
             if name not in taken and getattr(self, name) != getattr(ModelConfig, name):
-                raise UserError(f"model.{name}: {self.kind} has none, it takes {', '.join(taken) or 'no settings'}")
+                raise UserError(
+                    f"model.{name}: {self.kind} has none, it takes {', '.join(taken) or 'no settings'}"
+                )
         shared = {"width": self.width, "depth": self.depth, "dropout": self.dropout}
         return network_settings(network, shared=shared, own=self.settings, what="model.settings")
 

@@ -59,7 +59,7 @@ class PreparedData:
         return clip_set(
             tuple(rows["filename"]),
             self.cached(rows, Sample(samples, random=split == TRAIN)),
-            targets=label_targets(rows["labels"], len(self.classes)),
+            targets=_label_targets(rows["labels"], len(self.classes)),
             devices=np.zeros(len(rows), dtype=np.int64),
         )
 
@@ -73,7 +73,7 @@ class PreparedData:
         return self.table[self.table["split"].isin([TRAIN, VALIDATION])]
 
 
-def label_targets(labels: pd.Series, classes: int) -> np.ndarray:
+def _label_targets(labels: pd.Series, classes: int) -> np.ndarray:
     """'3 17' -> a row with ones at 3 and 17; (clips, classes)."""
     targets = np.zeros((len(labels), classes), dtype=np.float32)
     places = labels.reset_index(drop=True).str.split().explode().dropna()
@@ -83,7 +83,9 @@ def label_targets(labels: pd.Series, classes: int) -> np.ndarray:
 
 def load_prepared(run: StageRun, prepare_run: str, *, kind: str) -> PreparedData:
     """The data set of a `prepare` run, noted as the run's input; its cache is made where this machine does not have it."""
-    data, described = run.shared.once(("prepared", prepare_run, kind), lambda: _read_prepared(run, prepare_run, kind))
+    data, described = run.shared.once(
+        ("prepared", prepare_run, kind), lambda: _read_prepared(run, prepare_run, kind)
+    )
     run.log_input(described)
     return data
 
@@ -104,7 +106,9 @@ def _read_prepared(run: StageRun, prepare_run: str, kind: str) -> tuple[Prepared
     folder = run.download(prepare_run, DATA)
     stored: dict[str, Any] = json.loads((folder / DATASET).read_text())
     if stored["kind"] != kind:
-        raise UpstreamError(f"prepare run {prepare_run} holds data of kind '{stored['kind']}', '{kind}' is needed")
+        raise UpstreamError(
+            f"prepare run {prepare_run} holds data of kind '{stored['kind']}', '{kind}' is needed"
+        )
     table = read_table(folder / CLIPS)
     data = PreparedData(
         kind=kind,
@@ -115,12 +119,18 @@ def _read_prepared(run: StageRun, prepare_run: str, kind: str) -> tuple[Prepared
         digest=stored["digest"],
         synthesised=stored["synthesised"],
     )
-    return data, DataSet(name=stored["name"], digest=stored["digest"], table=table, source=stored["audio_root"])
+    return data, DataSet(
+        name=stored["name"], digest=stored["digest"], table=table, source=stored["audio_root"]
+    )
 
 
 def _waveforms(stored: dict[str, Any], table: pd.DataFrame) -> WaveformCache:
     """The cache of this machine, completed where it lacks clips."""
-    cache_root, root, format = Path(stored["cache"]), Path(stored["audio_root"]), CacheFormat(**stored["format"])
+    cache_root, root, format = (
+        Path(stored["cache"]),
+        Path(stored["audio_root"]),
+        CacheFormat(**stored["format"]),
+    )
     keys = list(table["key"])
     waveforms = open_cache(cache_root, format)
     if waveforms.holds(keys).all():

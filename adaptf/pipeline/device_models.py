@@ -18,10 +18,12 @@ def device_models(run: StageRun, value: str, data: PreparedData) -> dict[str, Cl
     """By device. Raises UserError where one is no TF-SepNet for the data's scenes, or takes another log-mel than the others."""
     held = device_runs(run, value)
     models = {device: student_of(run, one, data) for device, one in held.items()}
-    wanted = log_mel_of(models[UNKNOWN])
+    wanted = _log_mel_of(models[UNKNOWN])
     for device, model in models.items():
-        found = log_mel_of(model)
-        if different := [f"{name} is {found[name]} and {wanted[name]}" for name in wanted if found[name] != wanted[name]]:
+        found = _log_mel_of(model)
+        if different := [
+            f"{name} is {found[name]} and {wanted[name]}" for name in wanted if found[name] != wanted[name]
+        ]:
             raise UserError(
                 f"{held[device]} of {device} and {held[UNKNOWN]} of {UNKNOWN} take different log-mels, where the models of a "
                 f"router share one: {', '.join(different)}"
@@ -29,7 +31,7 @@ def device_models(run: StageRun, value: str, data: PreparedData) -> dict[str, Cl
     return models
 
 
-def log_mel_of(student: Classifier) -> dict[str, Any]:
+def _log_mel_of(student: Classifier) -> dict[str, Any]:
     """Its settings, those of defaults too."""
     return {name: getattr(student.features, name) for name in inspect.signature(LogMel).parameters}
 
@@ -37,7 +39,9 @@ def log_mel_of(student: Classifier) -> dict[str, Any]:
 def check_devices(what: str, devices: Iterable[str], data: PreparedData) -> None:
     """Raises UserError for a device that the data does not know: a slip would leave its clips to `unknown`, in silence."""
     if strange := [device for device in devices if device not in (UNKNOWN, *data.devices)]:
-        raise UserError(f"{what} has models of {', '.join(strange)}; the data's devices are {', '.join(data.devices)}")
+        raise UserError(
+            f"{what} has models of {', '.join(strange)}; the data's devices are {', '.join(data.devices)}"
+        )
 
 
 def check_clips_of(devices: Iterable[str], data: PreparedData) -> None:

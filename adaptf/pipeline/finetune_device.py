@@ -11,7 +11,14 @@ from adaptf.models.classifier import Classifier
 from adaptf.pipeline.artifacts import BEST, DATA_KIND, DEVICE, KEPT, SCENES_KIND, START, TEACHER_KIND
 from adaptf.pipeline.borrowed import Borrowed, matching_to, with_borrowed
 from adaptf.pipeline.checkpoints import student_of
-from adaptf.pipeline.config import AugmentConfig, OptimConfig, TrainerConfig, upstream, upstream_each, upstream_model
+from adaptf.pipeline.config import (
+    AugmentConfig,
+    OptimConfig,
+    TrainerConfig,
+    upstream,
+    upstream_each,
+    upstream_model,
+)
 from adaptf.pipeline.dataset import PreparedData, load_prepared
 from adaptf.pipeline.fitting import Recipe, files_of_training, train_classifier
 from adaptf.pipeline.refit import as_refit, learnt_splits, refits_of
@@ -57,15 +64,15 @@ class FinetuneDeviceConfig:
     """Any whole number: starts the random numbers for the order of the clips and their augmentations."""
 
 
-def finetune_device(config: FinetuneDeviceConfig, run: StageRun) -> Result:
+def _finetune_device(config: FinetuneDeviceConfig, run: StageRun) -> Result:
     """The model of the last epoch; it and its start are judged on the device's validation clips, which choose nothing."""
     data = load_prepared(run, config.prepare_run, kind=SCENES_KIND)
     start = student_of(run, config.distill_run, data)
-    validation, judged_on = validation_clips(data, own_device(config), config.min_validation_clips)
+    validation, judged_on = _validation_clips(data, _own_device(config), config.min_validation_clips)
     predict = partial(predict_validation, run=run, data=data, trainer=config.trainer, clips=validation)
     tuned, epochs, files = start, 0, {}
     if config.optim.max_epochs:
-        fitted = tune(config, run, data, validation)
+        fitted = _tune(config, run, data, validation)
         tuned = load_classifier(fitted.last)
         epochs, files = fitted.epochs, files_of_training(fitted)
     # All scored alike: Lightning's score is that of the training's precision.
@@ -86,7 +93,7 @@ def finetune_device(config: FinetuneDeviceConfig, run: StageRun) -> Result:
     return with_predictions(shown, run, {"start": predictions["start"], "kept": predictions["fine-tuned"]})
 
 
-def tune(config: FinetuneDeviceConfig, run: StageRun, data: PreparedData, validation: ClipSet) -> Fitted:
+def _tune(config: FinetuneDeviceConfig, run: StageRun, data: PreparedData, validation: ClipSet) -> Fitted:
     """The training itself, with one validation at its end."""
     run_ids = teacher_ids(config.teacher_runs)
     tables = logits_of_teachers(run, run_ids)
@@ -97,44 +104,46 @@ def tune(config: FinetuneDeviceConfig, run: StageRun, data: PreparedData, valida
         data,
         Recipe(config.augment, config.optim, config.trainer, config.seed, validated="the last"),
         objective_of(config.loss, teachers=len(run_ids)),
-        train=taught(training_clips(config, data), tables, data),
+        train=taught(_training_clips(config, data), tables, data),
         validation=taught(validation, tables, data),
-        first_feature_augmentations=matched_to_device(config, data, student, run),
+        first_feature_augmentations=_matched_to_device(config, data, student, run),
     )
 
 
 def _what_is_kept(epochs: int) -> str:
-    return "The last epoch is kept: validation clips chose nothing." if epochs else "The starting model is kept."
+    return (
+        "The last epoch is kept: validation clips chose nothing." if epochs else "The starting model is kept."
+    )
 
 
-def own_device(config: FinetuneDeviceConfig) -> str | None:
+def _own_device(config: FinetuneDeviceConfig) -> str | None:
     """The device whose clips are the model's own; None: those of all are."""
     return None if config.device == UNKNOWN else config.device
 
 
-def training_clips(config: FinetuneDeviceConfig, data: PreparedData) -> ClipSet:
+def _training_clips(config: FinetuneDeviceConfig, data: PreparedData) -> ClipSet:
     """Those of the device, alone or beside what it borrows, or of all."""
     splits = learnt_splits(config.refit)
-    if borrows(config):
+    if _borrows(config):
         return with_borrowed(data, config.device, splits)
-    return data.clips(*splits, device=own_device(config))
+    return data.clips(*splits, device=_own_device(config))
 
 
-def borrows(config: FinetuneDeviceConfig) -> bool:
+def _borrows(config: FinetuneDeviceConfig) -> bool:
     """Whether the model learns from other devices' clips as if they were its device's."""
     return config.device != UNKNOWN and config.borrowed == "matched"
 
 
-def matched_to_device(
+def _matched_to_device(
     config: FinetuneDeviceConfig, data: PreparedData, student: Classifier, run: StageRun
 ) -> list[FeatureAugmentation]:
     """What makes them so; nothing where none are borrowed."""
-    if not borrows(config):
+    if not _borrows(config):
         return []
     return [band_matching(matching_to(config.device, data, student, learnt_splits(config.refit), run))]
 
 
-def validation_clips(data: PreparedData, device: str | None, min_clips: int) -> tuple[ClipSet, str]:
+def _validation_clips(data: PreparedData, device: str | None, min_clips: int) -> tuple[ClipSet, str]:
     """The clips that judge a device's model, and what they are."""
     own = data.clips(VALIDATION, device=device)
     if device is None or len(own) >= min_clips:
@@ -143,4 +152,4 @@ def validation_clips(data: PreparedData, device: str | None, min_clips: int) -> 
     return every, f"{len(every)} validation clips of all devices (only {len(own)} are of {device})"
 
 
-FINETUNE_DEVICE = Stage("finetune_device", run=finetune_device, config=FinetuneDeviceConfig, score=KEPT)
+FINETUNE_DEVICE = Stage("finetune_device", run=_finetune_device, config=FinetuneDeviceConfig, score=KEPT)

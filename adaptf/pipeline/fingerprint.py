@@ -17,22 +17,26 @@ from adaptf.tracking import runs
 from adaptf.tracking.checkpoint_files import digests_of
 from adaptf.tracking.runs import NONE
 
-PACKAGE = Path(__file__).parents[1]
+_PACKAGE = Path(__file__).parents[1]
 
 
 def fingerprint(stage: str, config: Any, reads: str) -> str:
     """Digest of a stage's name, its settings, the code, what it reads, and what its upstream runs were made from."""
     upstream = {one.name: _upstream(getattr(config, one.name)) for one in upstream_fields(config)}
-    files = [folder / name for folder in content_folders(config) for name in files_below(folder, suffixes=AUDIO_SUFFIXES)]
+    files = [
+        folder / name
+        for folder in content_folders(config)
+        for name in files_below(folder, suffixes=AUDIO_SUFFIXES)
+    ]
     contents = {str(path): sha256_of(path) for path in files}
-    values = deciding(config) | upstream | contents
-    return runs.digest(stage, json.dumps(values, sort_keys=True, default=str), code_digest(), reads)
+    values = _deciding(config) | upstream | contents
+    return runs.digest(stage, json.dumps(values, sort_keys=True, default=str), _code_digest(), reads)
 
 
-def deciding(config: Any) -> dict[str, Any]:
+def _deciding(config: Any) -> dict[str, Any]:
     """The settings that can change a result, by section: all but those that `config.aside` made."""
     values = {one.name: getattr(config, one.name) for one in fields(config) if "aside" not in one.metadata}
-    return {name: deciding(value) if is_dataclass(value) else value for name, value in values.items()}
+    return {name: _deciding(value) if is_dataclass(value) else value for name, value in values.items()}
 
 
 def _upstream(value: str) -> str:
@@ -45,10 +49,12 @@ def _upstream(value: str) -> str:
 
 
 @cache
-def code_digest() -> str:
+def _code_digest() -> str:
     """Digest of this package's code as this process found it. Comments, docstrings and layout are no part of it."""
-    sources = sorted([*PACKAGE.rglob("*.py"), *PACKAGE.rglob("*.html")])
-    return runs.digest(*(f"{path.relative_to(PACKAGE)}\0{code_of(path.read_text(), path.suffix)}" for path in sources))
+    sources = sorted([*_PACKAGE.rglob("*.py"), *_PACKAGE.rglob("*.html")])
+    return runs.digest(
+        *(f"{path.relative_to(_PACKAGE)}\0{code_of(path.read_text(), path.suffix)}" for path in sources)
+    )
 
 
 def code_of(source: str, suffix: str = ".py") -> str:
@@ -65,4 +71,8 @@ def code_of(source: str, suffix: str = ".py") -> str:
 
 def _is_text(node: ast.AST) -> bool:
     """A docstring, of a function or of the value above it."""
-    return isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str)
+    return (
+        isinstance(node, ast.Expr)
+        and isinstance(node.value, ast.Constant)
+        and isinstance(node.value.value, str)
+    )

@@ -98,10 +98,14 @@ def _check_recipe(recipe: Recipe, classifier: Classifier, data: PreparedData) ->
     rate = data.waveforms.format.sample_rate
     heard = classifier.description.features.get("sample_rate", rate)
     if heard != rate:
-        raise UserError(f"mel.sample_rate is {heard} Hz, the clips are prepared at {rate} Hz: leave it at that")
+        raise UserError(
+            f"mel.sample_rate is {heard} Hz, the clips are prepared at {rate} Hz: leave it at that"
+        )
 
 
-def _augmentations(run: StageRun, data: PreparedData, recipe: Recipe, objective: Objective, train: ClipSet) -> Augmentations:
+def _augmentations(
+    run: StageRun, data: PreparedData, recipe: Recipe, objective: Objective, train: ClipSet
+) -> Augmentations:
     with in_section("augment"):
         return build_augmentations(
             recipe.augment,

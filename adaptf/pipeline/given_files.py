@@ -22,7 +22,9 @@ def given_files(field: str, value: str, *, stage: str, takes: Files) -> str:
             f"{field} takes runs of '{stage}', by their ids or as 'latest', and no files; '{value}' was given. "
             f"mlflow run . -e {stage} --env-manager local makes such a run"
         )
-    wanted = f"{field} takes a run of '{stage}' or a checkpoint file" + (f", {FORMS}" if takes == "per device" else "")
+    wanted = f"{field} takes a run of '{stage}' or a checkpoint file" + (
+        f", {FORMS}" if takes == "per device" else ""
+    )
     if several and takes == "one":
         raise UpstreamError(f"{wanted}, for one model; '{value}' stands for one per device")
     files = files_of(value)

@@ -47,4 +47,6 @@ def optimizer_of(optim: OptimConfig | BeatsOptimConfig) -> ConfigureOptimizer:
             max_epochs=optim.max_epochs,
             final_share=optim.final_share,
         )
-    return adam_with_warm_restarts(lr=optim.lr, restart_epochs=optim.restart_epochs, restart_factor=optim.restart_factor)
+    return adam_with_warm_restarts(
+        lr=optim.lr, restart_epochs=optim.restart_epochs, restart_factor=optim.restart_factor
+    )

@@ -15,7 +15,7 @@ from adaptf.pipeline.artifacts import DEVICE, DEVICE_RUNS
 from adaptf.tracking import production, runs
 from adaptf.tracking.runs import NONE, UPSTREAM
 
-JUDGES = ("evaluate",)
+_JUDGES = ("evaluate",)
 """Stages that nothing came from: what they judged is not shown below them."""
 _FORMER_SCORES = {
     "prepare": "clips/train",
@@ -28,10 +28,10 @@ _FORMER_SCORES = {
     "evaluate": "test/accuracy/per device INT8",
 }
 """By stage, of runs that were made before a run itself told its score."""
-MOST_SCORES = 8
+_MOST_SCORES = 8
 FILE = "file"
 """In place of a stage: it is a checkpoint file of the user's."""
-VERSION_URI = re.compile(r"models:/(?P<name>[^/@]+)(@(?P<alias>[^/@]+)|/(?P<version>[^/@]+))")
+_VERSION_URI = re.compile(r"models:/(?P<name>[^/@]+)(@(?P<alias>[^/@]+)|/(?P<version>[^/@]+))")
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ class Node:
 
 
 @dataclass(frozen=True)
-class Origin:
+class _Origin:
     """Where a tree begins."""
 
     title: str
@@ -62,41 +62,43 @@ class Origin:
     """The only one whose fine-tuning is shown; None: that of all."""
 
 
-def origin_of(model: str) -> Origin:
+def origin_of(model: str) -> _Origin:
     """Of `models:/name@alias`, `models:/name/version` or a run's id. Raises UserError where there is no such thing."""
     if re.fullmatch(r"\w+", model):
-        return origin_of_run(model)
-    found = version_of(model, what="model", wanted="models:/adaptf-s1@production, models:/adaptf-s1/3 or a run's id")
+        return _origin_of_run(model)
+    found = version_of(
+        model, what="model", wanted="models:/adaptf-s1@production, models:/adaptf-s1/3 or a run's id"
+    )
     if not found.run_id:
         raise UserError(
             f"{found.name} version {found.version} names no run that it came from: it was not registered by `register`"
         )
     place = ", in production" if production.production_or_none(found.name) == str(found.version) else ""
-    return Origin(f"{found.name} version {found.version}{place}", str(found.run_id), found.tags.get(DEVICE))
+    return _Origin(f"{found.name} version {found.version}{place}", str(found.run_id), found.tags.get(DEVICE))
 
 
 def version_of(uri: str, *, what: str, wanted: str) -> ModelVersion:
     """Of `models:/name@alias` or `models:/name/version`. Raises UserError where there is none, or the URI is no such `what`."""
-    parts = VERSION_URI.fullmatch(uri)
+    parts = _VERSION_URI.fullmatch(uri)
     if parts is None:
         raise UserError(f"{uri!r} is no {what}: give {wanted}")
     try:
-        version = parts["version"] or version_by_alias(parts["name"], parts["alias"])
+        version = parts["version"] or _version_by_alias(parts["name"], parts["alias"])
         return mlflow.MlflowClient().get_model_version(parts["name"], version)
     except MlflowException as error:
         raise UserError(f"there is no {uri} in {mlflow.get_registry_uri()}: {error.message}") from error
 
 
-def origin_of_run(run_id: str) -> Origin:
+def _origin_of_run(run_id: str) -> _Origin:
     """Of any run, finished or not."""
     try:
         run = mlflow.get_run(run_id)
     except MlflowException as error:
         raise UserError(f"there is no run '{run_id}' in {mlflow.get_tracking_uri()}") from error
-    return Origin(f"run {run_id}", run_id, run.data.tags.get(DEVICE))
+    return _Origin(f"run {run_id}", run_id, run.data.tags.get(DEVICE))
 
 
-def version_by_alias(name: str, alias: str) -> str:
+def _version_by_alias(name: str, alias: str) -> str:
     """What is in production may have no alias, where it was put there by its stage."""
     if alias == production.ALIAS:
         return production.resolve_production(name)
@@ -116,15 +118,15 @@ def node_of(run_id: str, device: str | None, known: dict[str, Node]) -> Node:
         except MlflowException:
             known[run_id] = Node(run_id, remark="missing: it was deleted" if run_id.isalnum() else "a file")
         else:
-            taken = tuple(node_of(taken, device, known) for taken in upstream_ids(run, device))
-            known[run_id] = replace(described(run, device), upstream=(*files_read(run, device), *taken))
+            taken = tuple(node_of(taken, device, known) for taken in _upstream_ids(run, device))
+            known[run_id] = replace(_described(run, device), upstream=(*_files_read(run, device), *taken))
     return known[run_id]
 
 
-def files_read(run: Run, device: str | None) -> tuple[Node, ...]:
+def _files_read(run: Run, device: str | None) -> tuple[Node, ...]:
     """The checkpoint files that a run took from: where there is one for each device, that of one device, or all."""
     fields: dict[str, dict[str, str]] = {}
-    if run.data.tags.get(runs.STAGE, "") in JUDGES:
+    if run.data.tags.get(runs.STAGE, "") in _JUDGES:
         return ()
     for tag, label in sorted(run.data.tags.items()):
         if tag.startswith(runs.FILE):
@@ -139,7 +141,7 @@ def file_node(label: str) -> Node:
     return Node(label, name=label, stage=FILE)
 
 
-def described(run: Run, device: str | None) -> Node:
+def _described(run: Run, device: str | None) -> Node:
     """What a run's line tells."""
     tags = run.data.tags
     stage = tags.get(runs.STAGE, "")
@@ -160,21 +162,27 @@ def described(run: Run, device: str | None) -> Node:
     )
 
 
-def upstream_ids(run: Run, device: str | None) -> list[str]:
+def _upstream_ids(run: Run, device: str | None) -> list[str]:
     """The runs that a run took from; data come last, because every run took from those."""
     stage = run.data.tags.get(runs.STAGE, "")
-    if stage in JUDGES:
+    if stage in _JUDGES:
         return []
-    if children := child_ids(run, device):
+    if children := _child_ids(run, device):
         return children  # they took from what their parent took from
     tags = run.data.tags
     files = {tag.removeprefix(runs.FILE).partition("/")[0] for tag in tags if tag.startswith(runs.FILE)}
-    fields = {tag: value for tag, value in tags.items() if tag.startswith(UPSTREAM) and tag.removeprefix(UPSTREAM) not in files}
+    fields = {
+        tag: value
+        for tag, value in tags.items()
+        if tag.startswith(UPSTREAM) and tag.removeprefix(UPSTREAM) not in files
+    }
     ordered = sorted(fields, key=lambda tag: (tag == f"{UPSTREAM}prepare_run", tag))
-    return list(dict.fromkeys(one for tag in ordered for one in fields[tag].split(",") if one not in ("", NONE)))
+    return list(
+        dict.fromkeys(one for tag in ordered for one in fields[tag].split(",") if one not in ("", NONE))
+    )
 
 
-def child_ids(run: Run, device: str | None) -> list[str]:
+def _child_ids(run: Run, device: str | None) -> list[str]:
     """The runs in which the work of `finetune` was done: of one device, or of all; none for other stages."""
     if run.data.tags.get(runs.STAGE) != "finetune":
         return []
@@ -200,37 +208,37 @@ def refits_behind(run_id: str, device: str | None = None) -> list[str]:
 
 def as_text(title: str, root: Node) -> str:
     """The tree, a line per run; what stands there a second time is not drawn below it again."""
-    return "\n".join([title, *drawn((root,), "", set())])
+    return "\n".join([title, *_drawn((root,), "", set())])
 
 
-def drawn(nodes: tuple[Node, ...], indent: str, shown: set[str]) -> Iterator[str]:
+def _drawn(nodes: tuple[Node, ...], indent: str, shown: set[str]) -> Iterator[str]:
     """Lines of some runs and what is below them; `shown` grows by them."""
     for place, node in enumerate(nodes):
         last = place == len(nodes) - 1
         again = node.run_id in shown
         shown.add(node.run_id)
-        yield f"{indent}{'└─' if last else '├─'} {repeated(node) if again else line(node)}"
+        yield f"{indent}{'└─' if last else '├─'} {_repeated(node) if again else line(node)}"
         if not again:
-            yield from drawn(node.upstream, f"{indent}{'   ' if last else '│  '}", shown)
+            yield from _drawn(node.upstream, f"{indent}{'   ' if last else '│  '}", shown)
 
 
 def line(node: Node) -> str:
     """Name, stage, id, scores, code and data of a run."""
     if not node.name:
         return f"{node.run_id} ({node.remark})"
-    parts = [name_and_stage(node), *([] if node.stage == FILE else [node.run_id])]
-    shown = [f"{name} {value:.4g}" for name, value in node.scores[:MOST_SCORES]]
+    parts = [_name_and_stage(node), *([] if node.stage == FILE else [node.run_id])]
+    shown = [f"{name} {value:.4g}" for name, value in node.scores[:_MOST_SCORES]]
     parts += [", ".join(shown)] if shown else []
     parts += [f"git {node.commit[:7]}"] if node.commit else []
     parts += [f"data {node.data_digest[:8]}"] if node.data_digest else []
     return "  ".join(parts) + (f"  ({node.remark})" if node.remark else "")
 
 
-def repeated(node: Node) -> str:
+def _repeated(node: Node) -> str:
     """A run that stands above."""
-    return f"{name_and_stage(node) or node.run_id}  (see above)"
+    return f"{_name_and_stage(node) or node.run_id}  (see above)"
 
 
-def name_and_stage(node: Node) -> str:
+def _name_and_stage(node: Node) -> str:
     """The stage is told where the name does not begin with it."""
     return node.name if node.name.startswith(node.stage) else f"{node.name} [{node.stage}]"

@@ -24,13 +24,15 @@ class Objective:
 def scene_measures(classes: int, devices: int, score: Score) -> dict[str, Measure]:
     """The accuracy that chooses, as `accuracy`, and the other one by its name."""
     plain = with_targets(MacroAccuracy(classes))
-    mean = Measure(MacroAccuracy(classes, devices), lambda logits, labels: (logits, labels.targets, labels.device))
+    mean = Measure(
+        MacroAccuracy(classes, devices), lambda logits, labels: (logits, labels.targets, labels.device)
+    )
     if score == "plain":
         return {"accuracy": plain, "accuracy_mean_over_devices": mean}
     return {"accuracy": mean, "accuracy_over_all_clips": plain}
 
 
-def label_measures(classes: int, devices: int, score: Score) -> dict[str, Measure]:
+def _label_measures(classes: int, devices: int, score: Score) -> dict[str, Measure]:
     """AudioSet's mean average precision and d-prime, of clips without devices."""
     return {
         "mean_average_precision": with_targets(MeanAveragePrecision(classes)),
@@ -39,4 +41,4 @@ def label_measures(classes: int, devices: int, score: Score) -> dict[str, Measur
 
 
 SCENES = Objective(lambda logits, labels: {"loss": cross_entropy(logits, labels.targets)}, scene_measures)
-LABELS = Objective(lambda logits, labels: {"loss": multi_label_loss(logits, labels.targets)}, label_measures)
+LABELS = Objective(lambda logits, labels: {"loss": multi_label_loss(logits, labels.targets)}, _label_measures)

@@ -13,7 +13,7 @@ TABLES_FOLDER = "tables"
 """Artifact folder: tables of figures, and a table of predictions per run of each setting."""
 
 
-def predictions_name(setting: str, place: int) -> str:
+def _predictions_name(setting: str, place: int) -> str:
     """File of one run's predictions."""
     return f"predictions {setting}{f' {place}' if place else ''}.parquet"
 
@@ -22,9 +22,9 @@ def write_predictions(settings: Mapping[str, Runs], folder: Path) -> None:
     """A file per run."""
     for setting, predictions in settings.items():
         for place, one in enumerate(predictions):
-            write_table(folder / predictions_name(setting, place), one)
+            write_table(folder / _predictions_name(setting, place), one)
 
 
 def read_predictions(run: StageRun, evaluated: str, setting: str, place: int = 0) -> pd.DataFrame:
     """Predictions of a setting's only run, or of that at a place among several, from another run of `evaluate`."""
-    return read_table(run.download(evaluated, TABLES_FOLDER) / predictions_name(setting, place))
+    return read_table(run.download(evaluated, TABLES_FOLDER) / _predictions_name(setting, place))

@@ -43,7 +43,7 @@ def load_models(run: StageRun, value: str, data: PreparedData, accelerator: str)
     stage = "" if files_of(value) else runs.stage_of(value)
     if stage == "quantize":
         runs.check_data(value, data.digest)
-        return DeviceRouter(int8_models(run.download(value, INT8)), torch.device("cpu"))
+        return DeviceRouter(_int8_models(run.download(value, INT8)), torch.device("cpu"))
     if stage == "finetune" or is_several(value):
         found = device_models(run, value, data)
         check_devices(value, found, data)
@@ -57,7 +57,7 @@ def load_models(run: StageRun, value: str, data: PreparedData, accelerator: str)
     return DeviceRouter({device: model.to(place) for device, model in found.items()}, place)
 
 
-def int8_models(folder: Path) -> dict[str, Model]:
+def _int8_models(folder: Path) -> dict[str, Model]:
     """The INT8 classifiers by device."""
     stored = json.loads((folder / DESCRIPTION).read_text())
     stored.pop("clip_samples")
@@ -65,12 +65,16 @@ def int8_models(folder: Path) -> dict[str, Model]:
     return {path.stem: nn.Sequential(features, load_int8(path)) for path in sorted(folder.glob("[!.]*.pt2"))}
 
 
-def predict_by_device(router: DeviceRouter, data: PreparedData, rows: pd.DataFrame, name: str) -> pd.DataFrame:
+def predict_by_device(
+    router: DeviceRouter, data: PreparedData, rows: pd.DataFrame, name: str
+) -> pd.DataFrame:
     """Each of these rows of the clip table by the model of its device, or by `unknown` where the device has none."""
     rows = rows.reset_index(drop=True)
     logits = np.zeros((len(rows), len(data.classes)), dtype=np.float32)
     route = rows["device"].where(rows["device"].isin(list(router.models)), UNKNOWN)
     for device, places in route.groupby(route).groups.items():
         clips = data.clip_set(rows.loc[places], TEST)
-        logits[places] = predict_logits(router.models[str(device)], clips, device=router.place, name=f"{name}: {device}")
+        logits[places] = predict_logits(
+            router.models[str(device)], clips, device=router.place, name=f"{name}: {device}"
+        )
     return prediction_table(rows, logits, data.classes)

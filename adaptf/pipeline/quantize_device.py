@@ -112,7 +112,7 @@ def quantize_device(
     calibration = calibration_rows(train, calibration_clips, seed=seed)
     with torch.no_grad():
         log_mels = [classifier.features(batch) for batch in calibration.split(CALIBRATION_BATCH)]
-    judged = JudgedClips(log_mels, classifier, clips)
+    judged = _JudgedClips(log_mels, classifier, clips)
     of_float = judged.logits(classifier.network)
     tuned = tune_int8(
         classifier.network,
@@ -124,7 +124,9 @@ def quantize_device(
     )
     program = save_forms(tuned, path)
     of_file = judged.logits(fresh.network(path, PT2))
-    every, every_float = (predictions_from(judged.of_validation(one).numpy(), clips, data) for one in (of_file, of_float))
+    every, every_float = (
+        predictions_from(judged.of_validation(one).numpy(), clips, data) for one in (of_file, of_float)
+    )
     shown, judged_on = shown_clips(every, device, min_validation_clips)
     shown_float, _ = shown_clips(every_float, device, min_validation_clips)
     int8, all_convolutions = int8_convolutions(program)
@@ -163,7 +165,7 @@ def calibration_rows(clips: ClipSet, count: int, *, seed: int) -> Tensor:
 
 
 @dataclass(frozen=True)
-class JudgedClips:
+class _JudgedClips:
     """The clips by which a device's model is judged: those of calibration, and all for validation."""
 
     calibration: list[Tensor]
@@ -191,12 +193,15 @@ def shown_clips(predictions: pd.DataFrame, device: str, min_clips: int) -> tuple
     if device == UNKNOWN:
         return predictions, f"{len(predictions)} validation clips of all devices"
     if len(own) < min_clips:
-        return predictions, f"{len(predictions)} validation clips of all devices (only {len(own)} are of {device})"
+        return (
+            predictions,
+            f"{len(predictions)} validation clips of all devices (only {len(own)} are of {device})",
+        )
     return own.reset_index(drop=True), f"{len(own)} validation clips of {device}"
 
 
 def openvino_form(
-    path: Path, fresh: FreshProcess, judged: JudgedClips, of_file: Tensor, shown: pd.DataFrame
+    path: Path, fresh: FreshProcess, judged: _JudgedClips, of_file: Tensor, shown: pd.DataFrame
 ) -> OpenVinoForm | None:
     """The form beside a .pt2 file, which said `of_file` of the clips; `shown` are predictions of those that accuracies are of.
 
@@ -230,4 +235,6 @@ def _difference_problems(found: Agreement) -> list[str]:
     """Whether a form's logits are too far from those of the .pt2 file."""
     if found.logit_error <= LARGEST_DIFFERENCE:
         return []
-    return [f"its logits differ by {found.logit_error:.2f} of their spread, at most {LARGEST_DIFFERENCE} is allowed"]
+    return [
+        f"its logits differ by {found.logit_error:.2f} of their spread, at most {LARGEST_DIFFERENCE} is allowed"
+    ]

@@ -11,7 +11,7 @@ from adaptf.tracking import runs
 
 SETTINGS = {"T": "loss.temperature", "w": "loss.weight", "DIR": "augment.dir_p", "lr": "optim.lr"}
 """Short name -> field."""
-DIR_OF = "augment.dir_p_of"
+_DIR_OF = "augment.dir_p_of"
 
 
 def told(config: Any, *always: str) -> Iterator[str]:
@@ -20,7 +20,7 @@ def told(config: Any, *always: str) -> Iterator[str]:
     for name, field in SETTINGS.items():
         if name in always or values.get(field) != defaults.get(field):
             yield f"{name}={values[field]:.3g}"
-    for devices, value in values.get(DIR_OF, {}).items():
+    for devices, value in values.get(_DIR_OF, {}).items():
         yield f"DIR {devices}={value:.3g}"
 
 

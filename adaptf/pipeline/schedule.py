@@ -10,16 +10,18 @@ from adaptf.training.averaging import averaging_callback, first_averaged
 from adaptf.training.optim import Cycle, last_cycle
 
 
-def cycle_of(optim: OptimConfig | BeatsOptimConfig) -> Cycle | None:
+def _cycle_of(optim: OptimConfig | BeatsOptimConfig) -> Cycle | None:
     """The cycle of the rate in which a training ends; None where the rate does not restart."""
     if isinstance(optim, BeatsOptimConfig) or optim.restart_epochs < 1:
         return None
-    return last_cycle(optim.max_epochs, restart_epochs=optim.restart_epochs, restart_factor=optim.restart_factor)
+    return last_cycle(
+        optim.max_epochs, restart_epochs=optim.restart_epochs, restart_factor=optim.restart_factor
+    )
 
 
 def unended_cycle(optim: OptimConfig | BeatsOptimConfig) -> str:
     """That the training ends in the middle of a cycle, in words; empty where it does not."""
-    cycle, epochs = cycle_of(optim), optim.max_epochs
+    cycle, epochs = _cycle_of(optim), optim.max_epochs
     if cycle is None or epochs == cycle.end:
         return ""
     ends = [str(end) for end in (cycle.begin, cycle.end) if end]
@@ -32,8 +34,10 @@ def unended_cycle(optim: OptimConfig | BeatsOptimConfig) -> str:
 def averaging_of(optim: OptimConfig | BeatsOptimConfig) -> Callback | None:
     """What averages weights. Raises UserError where equal averages would mix weights from before and after a restart, and
     ValueError for a number out of range."""
-    average, cycle = optim.average, cycle_of(optim)
-    made = averaging_callback(average.kind, max_epochs=optim.max_epochs, share=average.share, ema_decay=average.ema_decay)
+    average, cycle = optim.average, _cycle_of(optim)
+    made = averaging_callback(
+        average.kind, max_epochs=optim.max_epochs, share=average.share, ema_decay=average.ema_decay
+    )
     first = first_averaged(optim.max_epochs, average.share)
     if average.kind == "swa" and cycle is not None and first < cycle.begin:
         highest = math.floor(100 * (optim.max_epochs - cycle.begin) / optim.max_epochs) / 100

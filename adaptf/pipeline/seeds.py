@@ -17,28 +17,30 @@ from adaptf.tracking.runs import Result, StageRun, UpstreamError
 
 SEEDS_SUFFIX = "_seeds"
 """Of the parent's stage: it has no checkpoint that a later stage could pull."""
-TABLE = "seeds.csv"
+_TABLE = "seeds.csv"
 
 
-def with_seed(config: Any, seed: int) -> Any:
+def _with_seed(config: Any, seed: int) -> Any:
     """The configuration with one of the seeds; where it builds on runs over seeds, on those with the same seed."""
-    changes = {field.name: of_seed(getattr(config, field.name), seed) for field in upstream_fields(config)}
+    changes = {field.name: _of_seed(getattr(config, field.name), seed) for field in upstream_fields(config)}
     return replace(config, seed=seed, seeds=(), **changes)
 
 
-def of_seed(value: str, seed: int) -> str:
+def _of_seed(value: str, seed: int) -> str:
     """The run with this seed, where the value is the id of a run over seeds; else the value. Of several ids, each."""
     if value in (runs.LATEST, runs.NONE) or files_of(value):
         return value
     if "," in value:
-        return ",".join(of_seed(run_id, seed) for run_id in value.split(","))
+        return ",".join(_of_seed(run_id, seed) for run_id in value.split(","))
     children = runs.seed_runs(mlflow.get_run(value))
     if children and seed not in children:
-        raise UpstreamError(f"run {value} holds the seeds {', '.join(map(str, children))}, seed {seed} is needed")
+        raise UpstreamError(
+            f"run {value} holds the seeds {', '.join(map(str, children))}, seed {seed} is needed"
+        )
     return children.get(seed, value)
 
 
-def scores_over_seeds(config: Any, children: Mapping[int, str], run: StageRun) -> Result:
+def _scores_over_seeds(config: Any, children: Mapping[int, str], run: StageRun) -> Result:
     """Mean, standard deviation and 95 % interval of every score of the children."""
     rows = "\n".join(f"| {seed} | {run_id} |" for seed, run_id in children.items())
     listed = f"| seed | run |\n|---|---|\n{rows}"
@@ -50,12 +52,16 @@ def scores_over_seeds(config: Any, children: Mapping[int, str], run: StageRun) -
         raise UserError(f"no score is known of all seeds: {', '.join(children.values())}")
     table = pd.DataFrame({name: asdict(mean_interval(list(values))) for name, values in scores.iterrows()}).T
     table = table.rename_axis("score").astype({"runs": int})
-    path = run.folder / TABLE
+    path = run.folder / _TABLE
     pd.concat([table, scores.add_prefix("seed ")], axis=1).to_csv(path, index_label="score")
     shown = as_markdown(table.map(lambda value: f"{value:.4g}"))
     return Result(
-        metrics={f"{score}/{name}": float(table.loc[score, name]) for score in table.index for name in ("mean", "std")},
-        files={TABLE: path},
+        metrics={
+            f"{score}/{name}": float(table.loc[score, name])
+            for score in table.index
+            for name in ("mean", "std")
+        },
+        files={_TABLE: path},
         note=f"{shown}\n\n{listed}",
         summary=f"{run.name}\n{shown}",
     )
@@ -65,9 +71,9 @@ def scores_over_seeds(config: Any, children: Mapping[int, str], run: StageRun) -
 class Study:
     """How a stage goes over seeds."""
 
-    config_of: Callable[[Any, int], Any] = with_seed
+    config_of: Callable[[Any, int], Any] = _with_seed
     """The configuration of one seed's run."""
-    result: Callable[[Any, Mapping[int, str], StageRun], Result] = scores_over_seeds
+    result: Callable[[Any, Mapping[int, str], StageRun], Result] = _scores_over_seeds
     """What the parent makes of its children: from its configuration, run ids by seed, and its run."""
 
 
@@ -78,11 +84,15 @@ def over_seeds(stage: Any, execute: Callable[..., str]) -> Any:
         if len(set(config.seeds)) != len(config.seeds):
             raise UserError(f"seeds are {', '.join(map(str, config.seeds))}: each should stand there once")
         children = {
-            seed: execute(stage.study.config_of(config, seed), name=f"{stage.name} seed {seed}") for seed in config.seeds
+            seed: execute(stage.study.config_of(config, seed), name=f"{stage.name} seed {seed}")
+            for seed in config.seeds
         }
         if not runs.is_process_zero():
             return Result()
         result = stage.study.result(config, children, run)
-        return replace(result, tags={**result.tags, **{f"{runs.SEED}{seed}": run_id for seed, run_id in children.items()}})
+        return replace(
+            result,
+            tags={**result.tags, **{f"{runs.SEED}{seed}": run_id for seed, run_id in children.items()}},
+        )
 
     return replace(stage, name=stage.name + SEEDS_SUFFIX, run=parent)

@@ -69,13 +69,15 @@ def _scenes(root: Path, config: DataConfig) -> Source:
     check_parts(clips.table, source=config.root)
     table, notes = clips.table, [*clips.notes, *gaps(clips.table, clips.scenes)]
     if clips.any_length:
-        table, cut = cut_files(clips.table, audio_root(root), clip_seconds=SCENE_CLIP_SECONDS, workers=config.workers)
+        table, cut = cut_files(
+            clips.table, audio_root(root), clip_seconds=SCENE_CLIP_SECONDS, workers=config.workers
+        )
         notes += cut
     return Source(
         kind=SCENES_KIND,
         table=table,
         classes=clips.scenes,
-        format=cache_format(SCENE_CLIP_SECONDS, config),
+        format=_cache_format(SCENE_CLIP_SECONDS, config),
         audio_root=audio_root(root),
         exact_length=not clips.any_length,
         cut_by_file=clips.cut_by_file,
@@ -90,13 +92,13 @@ def _audioset(root: Path, config: DataConfig) -> Source:
         kind=AUDIOSET_KIND,
         table=pd.DataFrame({"filename": found.filenames, "labels": found.labels, "split": splits}),
         classes=found.class_names,
-        format=cache_format(config.audioset_clip_seconds, config),
+        format=_cache_format(config.audioset_clip_seconds, config),
         audio_root=root,
         leave_out_unreadable=True,
         missing=found.missing,
     )
 
 
-def cache_format(clip_seconds: float, config: DataConfig) -> CacheFormat:
+def _cache_format(clip_seconds: float, config: DataConfig) -> CacheFormat:
     """Of clips of this length."""
     return CacheFormat(CLIP_RATE, round(clip_seconds * CLIP_RATE), config.sample_type)

@@ -28,7 +28,7 @@ from adaptf.pipeline.upstream import resolve_upstream
 from adaptf.tracking import runs
 from adaptf.tracking.runs import Result, StageRun, StopTraining, Watch
 
-Config = TypeVar("Config")
+_Config = TypeVar("Config")
 
 
 def _nothing(config: Any) -> None:
@@ -45,30 +45,30 @@ def _no_words(config: Any) -> Iterable[str]:
 
 
 @dataclasses.dataclass(frozen=True)
-class Stage(Generic[Config]):
+class Stage(Generic[_Config]):
     """All that makes a stage. Nobody else has a branch for it."""
 
     name: str
     """As MLproject calls its entry point."""
-    run: Callable[[Config, StageRun], Result]
+    run: Callable[[_Config, StageRun], Result]
     """Does the work, for a run, and returns what it leaves there."""
-    config: type[Config]
+    config: type[_Config]
     """Frozen dataclass: every setting with its default and its help."""
-    check: Callable[[Config], None] = _nothing
+    check: Callable[[_Config], None] = _nothing
     """Raises UserError for settings that can't be used, as far as they tell it themselves, before any work begins."""
-    fetch: Callable[[Config], None] = _nothing
+    fetch: Callable[[_Config], None] = _nothing
     """Brings what the stage reads to this machine, where it was asked to: a download."""
-    reads: Callable[[Config], str | None] = _nothing_outside
+    reads: Callable[[_Config], str | None] = _nothing_outside
     """Digest of what lies outside of MLflow, such as files. None: nothing tells, so no finished run stands for a new one.
     Raises UserError for what can't be used."""
-    words: Callable[[Config], Iterable[str]] = _no_words
+    words: Callable[[_Config], Iterable[str]] = _no_words
     """What tells a run from others of its stage, in its name, as in `T=2 w=0.02`."""
     score: str = ""
     """The metric, or the begin of those, by which lineage and lists show how good a run's model is."""
     study: Study = Study()
     """What a parent over several seeds makes of its children."""
 
-    def describe(self, config: Config) -> str:
+    def describe(self, config: _Config) -> str:
         """What a run is called where nobody names it: the parent over seeds with their number."""
         name = " ".join([self.name, *self.words(config)])
         seeds = getattr(config, "seeds", ())
@@ -89,8 +89,8 @@ class Stage(Generic[Config]):
 
 
 def execute(
-    stage: Stage[Config],
-    config: Config,
+    stage: Stage[_Config],
+    config: _Config,
     *,
     name: str = "",
     reuse: bool = False,
@@ -132,7 +132,7 @@ def execute(
     return run.run_id
 
 
-def _work(stage: Stage[Config], config: Config, run: StageRun) -> None:
+def _work(stage: Stage[_Config], config: _Config, run: StageRun) -> None:
     """The stage's work and what it leaves, in the active run."""
     _log_configuration(config)
     try:
@@ -159,7 +159,9 @@ def _wait_for_all_processes() -> None:
 def _start_or_join(stage: Stage[Any], digest: str, name: str) -> AbstractContextManager[mlflow.ActiveRun]:
     """The run that `mlflow run` made, an interrupted run of the same work, or a new one (nested within an active one)."""
     parent = mlflow.active_run()
-    tags = {runs.STAGE: stage.name, runs.FINGERPRINT: digest} | ({runs.SCORE: stage.score} if stage.score else {})
+    tags = {runs.STAGE: stage.name, runs.FINGERPRINT: digest} | (
+        {runs.SCORE: stage.score} if stage.score else {}
+    )
     if parent is None and "MLFLOW_RUN_ID" in os.environ:
         active = mlflow.start_run()
         mlflow.set_tags(tags)
@@ -181,7 +183,9 @@ def _log_configuration(config: Any) -> None:
     """
     taken = {field.name: getattr(config, field.name) for field in upstream_fields(config)}
     mlflow.set_tags({f"{runs.UPSTREAM}{name}": value for name, value in taken.items()})
-    mlflow.set_tags({tag: label for name, value in taken.items() for tag, label in runs.file_tags(name, value).items()})
+    mlflow.set_tags(
+        {tag: label for name, value in taken.items() for tag, label in runs.file_tags(name, value).items()}
+    )
     mlflow.log_text(yaml.safe_dump(plain(dataclasses.asdict(config)), sort_keys=False), "config.yaml")
     active = mlflow.active_run()
     known = mlflow.get_run(active.info.run_id).data.params if active else {}

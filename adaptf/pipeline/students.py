@@ -12,7 +12,9 @@ def student_description(
     classes: Sequence[str], mel: MelConfig = MelConfig(), model: ModelConfig = ModelConfig()
 ) -> ModelDescription:
     """The student for these classes; TF-SepNet of the report's size where nothing else is said."""
-    return ModelDescription(kind=model.kind, classes=tuple(classes), features=asdict(mel), network=model.network_settings())
+    return ModelDescription(
+        kind=model.kind, classes=tuple(classes), features=asdict(mel), network=model.network_settings()
+    )
 
 
 PUBLIC = student_description(CLASSES)

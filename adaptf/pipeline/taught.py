@@ -101,7 +101,9 @@ def objective_of(config: LossConfig, *, teachers: int) -> Objective:
                 of_teachers.metric,
                 lambda logits, labels: of_teachers.compares(loss.teacher(labels.teacher_logits), labels),
             ),
-            "agreement": Measure(Agreement(), lambda logits, labels: (logits, loss.teacher(labels.teacher_logits))),
+            "agreement": Measure(
+                Agreement(), lambda logits, labels: (logits, loss.teacher(labels.teacher_logits))
+            ),
         }
 
     return Objective(parts, measures, config.mixed_teachers)

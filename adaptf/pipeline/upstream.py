@@ -9,10 +9,10 @@ from adaptf.pipeline.seeds import SEEDS_SUFFIX
 from adaptf.tracking import runs
 from adaptf.tracking.runs import LATEST, NONE, UpstreamError
 
-Config = TypeVar("Config")
+_Config = TypeVar("Config")
 
 
-def resolve_upstream(config: Config) -> Config:
+def resolve_upstream(config: _Config) -> _Config:
     """Replaces `latest` in the fields that name other stages' runs by run ids, and checks given ids and files."""
     changes = {field.name: _resolved(config, field) for field in upstream_fields(config)}
     return dataclasses.replace(config, **changes)  # type: ignore[type-var]

@@ -36,12 +36,17 @@ TRAINED, DISTILLED, FINETUNED, QUANTIZED = "trained", "distilled", "per device",
 SYNTHESISED = "Synthesised sounds: these figures say nothing about real scenes."
 ENOUGH_CLIPS = 100
 """Of a device: with fewer validation clips it is judged on those of all devices."""
-FOLDER = "validation"
+_FOLDER = "validation"
 """Artifact folder: a table of predictions per setting."""
 
 
 def predict_validation(
-    model: Classifier | Path, run: StageRun, data: PreparedData, trainer: TrainerConfig, *, clips: ClipSet | None = None
+    model: Classifier | Path,
+    run: StageRun,
+    data: PreparedData,
+    trainer: TrainerConfig,
+    *,
+    clips: ClipSet | None = None,
 ) -> pd.DataFrame:
     """Predictions by a classifier, or the one in a checkpoint, of all validation clips or of some of the data's clips.
 
@@ -87,42 +92,49 @@ def with_validation_tables(
     `chose`: whether the checkpoint was chosen on these clips. `refits`: runs behind the models that have learnt from them.
     """
     accuracies = macro_accuracy_per_device(list(settings.values())[-1])
-    of_devices = {f"best/accuracy/{metric_name(str(device))}": float(accuracy) for device, accuracy in accuracies.items()}
-    note = f"{validation_tables(settings, data, what_clips_judge(refits, chose=chose))}\n\n{result.note}"
+    of_devices = {
+        f"best/accuracy/{_metric_name(str(device))}": float(accuracy)
+        for device, accuracy in accuracies.items()
+    }
+    note = f"{_validation_tables(settings, data, what_clips_judge(refits, chose=chose))}\n\n{result.note}"
     return replace(result, metrics={**result.metrics, **of_devices}, note=note)
 
 
-def metric_name(device: str) -> str:
+def _metric_name(device: str) -> str:
     """A device's name in that of a metric, where MLflow takes no brackets and the like."""
     return re.sub(r"[^\w.\- :]", "_", device)
 
 
 def with_predictions(result: Result, run: StageRun, settings: Mapping[str, pd.DataFrame]) -> Result:
     """The result with the predictions of each setting as an artifact."""
-    folder = run.folder / FOLDER
+    folder = run.folder / _FOLDER
     folder.mkdir(exist_ok=True)
     for setting, predictions in settings.items():
         write_table(folder / f"{setting}.parquet", predictions)
-    return replace(result, files={**result.files, FOLDER: folder})
+    return replace(result, files={**result.files, _FOLDER: folder})
 
 
 def read_validation_predictions(run: StageRun, run_id: str, setting: str) -> pd.DataFrame:
     """What `with_predictions` left in another run."""
-    return read_table(run.download(run_id, FOLDER) / f"{setting}.parquet")
+    return read_table(run.download(run_id, _FOLDER) / f"{setting}.parquet")
 
 
-def validation_tables(settings: Mapping[str, pd.DataFrame], data: PreparedData, role: str) -> str:
+def _validation_tables(settings: Mapping[str, pd.DataFrame], data: PreparedData, role: str) -> str:
     """Markdown: a sentence, which is all that the page shows before somebody clicks, then scene by setting, device by setting.
 
     Settings may have been asked about unlike clips; the sentence tells those of the last one, and what its means leave out.
     """
     runs = {setting: [predictions] for setting, predictions in settings.items()}
     shown = list(settings.values())[-1]
-    scores = ", ".join(f"{setting} **{accuracy(one, 'mean_over_devices'):.1%}**" for setting, one in settings.items())
+    scores = ", ".join(
+        f"{setting} **{accuracy(one, 'mean_over_devices'):.1%}**" for setting, one in settings.items()
+    )
     plain = ", ".join(f"{setting} {macro_accuracy(one):.1%}" for setting, one in settings.items())
     sounds = f" {SYNTHESISED}" if data.synthesised else ""
     clips = f"{len(shown)} validation clips of {places_of(shown).nunique()} places"
     lead = f"Macro-average accuracy, mean over devices: {scores}, on {clips}, {role}.{sounds}"
-    more = " ".join(filter(None, [f"Over all clips together: {plain}.", say_absent(absent_scenes(shown, data.classes))]))
+    more = " ".join(
+        filter(None, [f"Over all clips together: {plain}.", say_absent(absent_scenes(shown, data.classes))])
+    )
     devices = device_table(runs, devices_of(data.table))
     return "\n\n".join([lead, more, as_markdown(scene_table(runs, data.classes)), as_markdown(devices)])

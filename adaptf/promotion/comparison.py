@@ -22,13 +22,13 @@ from adaptf.pipeline.validation import ENOUGH_CLIPS
 from adaptf.tracking.registry import tags_of
 from adaptf.tracking.runs import StageRun, UpstreamError
 
-MIN_COMMON_CLIPS = 20
-MIN_OWN_PLACES = 10
+_MIN_COMMON_CLIPS = 20
+_MIN_OWN_PLACES = 10
 """Of a device: fewer clips or places are no measure of its model."""
 
 
 @dataclass(frozen=True)
-class Judged:
+class _Judged:
     """The clips that decide, of those that both versions were judged on."""
 
     filenames: frozenset[str]
@@ -42,7 +42,9 @@ class Judged:
     def __str__(self) -> str:
         remarks = [f"none of {', '.join(self.absent)}"] if self.absent else []
         remarks += [f"{', '.join(self.of_one_place)} left out, as of one place"] if self.of_one_place else []
-        return f"{len(self.filenames)} validation clips of both, {self.of}" + "".join(f"; {remark}" for remark in remarks)
+        return f"{len(self.filenames)} validation clips of both, {self.of}" + "".join(
+            f"; {remark}" for remark in remarks
+        )
 
 
 @dataclass(frozen=True)
@@ -53,7 +55,7 @@ class Comparison:
     version: str
     former: str | None
     """None: there is nothing to compare with."""
-    judged: Judged | None = None
+    judged: _Judged | None = None
     difference: Difference | None = None
     """What the version has over the former one; None where it is not known."""
     p: float = math.nan
@@ -75,7 +77,7 @@ class Comparison:
         if self.difference is None:
             return f"{this} can't be compared with {former}: {self.problem}"
         return (
-            f"{this} {'is worse than' if self.is_worse else 'against'} {former}: {in_points(self.difference)} "
+            f"{this} {'is worse than' if self.is_worse else 'against'} {former}: {_in_points(self.difference)} "
             f"on the {self.judged} ({self.difference.locations} places, p {self.p:.2g})"
         )
 
@@ -94,10 +96,13 @@ def compare_versions(name: str, version: str, former: str | None, run: StageRun)
 
 def corrected(comparisons: Sequence[Comparison]) -> list[Comparison]:
     """With p corrected for their number (Holm, 1979): of seven models one looks worse by chance more often than one alone."""
-    return [replace(found, p=p) for found, p in zip(comparisons, holm([found.p for found in comparisons]), strict=True)]
+    return [
+        replace(found, p=p)
+        for found, p in zip(comparisons, holm([found.p for found in comparisons]), strict=True)
+    ]
 
 
-def compare(before: pd.DataFrame, after: pd.DataFrame, device: str) -> tuple[Judged, Difference]:
+def compare(before: pd.DataFrame, after: pd.DataFrame, device: str) -> tuple[_Judged, Difference]:
     """The clips that decide, and the difference on these. Raises UserError where they are too few for an interval, or the
     scenes are not the same."""
     keys = ["filename", "scene"]
@@ -107,23 +112,25 @@ def compare(before: pd.DataFrame, after: pd.DataFrame, device: str) -> tuple[Jud
         raise UserError(
             f"it tells {', '.join(scenes)} apart, the other one {', '.join(former_scenes)}: these are different tasks"
         )
-    if len(common) < MIN_COMMON_CLIPS:
+    if len(common) < _MIN_COMMON_CLIPS:
         raise UserError(
-            f"both were judged on {len(common)} clips, at least {MIN_COMMON_CLIPS} are needed: "
+            f"both were judged on {len(common)} clips, at least {_MIN_COMMON_CLIPS} are needed: "
             "quantize on the same validation clips"
         )
-    judged = clips_that_decide(common, device, scenes)
+    judged = _clips_that_decide(common, device, scenes)
     if not judged.filenames:
-        raise UserError(f"the {len(common)} clips of both are of one place per scene, which gives no interval")
+        raise UserError(
+            f"the {len(common)} clips of both are of one place per scene, which gives no interval"
+        )
     shown = [table[table["filename"].isin(judged.filenames)] for table in (before, after)]
     return judged, paired_bootstrap(shown[:1], shown[1:])
 
 
-def clips_that_decide(common: pd.DataFrame, device: str, scenes: Sequence[str]) -> Judged:
+def _clips_that_decide(common: pd.DataFrame, device: str, scenes: Sequence[str]) -> _Judged:
     """Of the clips that both were judged on those of the device where they are enough, else those of all devices."""
     own = common[common["device"] == device]
-    usable = of_several_places(own)
-    if len(usable) >= ENOUGH_CLIPS and places_of(usable).nunique() >= MIN_OWN_PLACES:
+    usable = _of_several_places(own)
+    if len(usable) >= ENOUGH_CLIPS and places_of(usable).nunique() >= _MIN_OWN_PLACES:
         shown, of = own, f"of {device}"
     elif device != UNKNOWN and len(own) == len(common) and len(usable):
         raise UserError(
@@ -131,14 +138,17 @@ def clips_that_decide(common: pd.DataFrame, device: str, scenes: Sequence[str]) 
             "quantized anew are judged on the clips of all devices"
         )
     else:
-        shown, of = common, "of all devices" + f" (only {len(usable)} usable ones are of {device})" * (device != UNKNOWN)
-        usable = of_several_places(common)
+        shown, of = (
+            common,
+            "of all devices" + f" (only {len(usable)} usable ones are of {device})" * (device != UNKNOWN),
+        )
+        usable = _of_several_places(common)
     there, kept = set(shown["scene"]), set(usable["scene"])
     absent = tuple(scene for scene in scenes if scene not in there)
-    return Judged(frozenset(usable["filename"]), of, absent, tuple(sorted(there - kept)))
+    return _Judged(frozenset(usable["filename"]), of, absent, tuple(sorted(there - kept)))
 
 
-def of_several_places(clips: pd.DataFrame) -> pd.DataFrame:
+def _of_several_places(clips: pd.DataFrame) -> pd.DataFrame:
     """Without the scenes that were recorded at one place."""
     places = places_of(clips).groupby(clips["scene"]).nunique()
     return clips[clips["scene"].map(places) > 1]
@@ -148,7 +158,9 @@ def validation_predictions(name: str, version: str, run: StageRun) -> pd.DataFra
     """A version's predictions of the clips that it was judged on. Raises UpstreamError where they are not known."""
     tags = tags_of(name, version) or {}
     if not {DEVICE, QUANTIZE_RUN} <= tags.keys():
-        raise UpstreamError(f"version {version} has no tags {DEVICE} and {QUANTIZE_RUN} that say how it was judged")
+        raise UpstreamError(
+            f"version {version} has no tags {DEVICE} and {QUANTIZE_RUN} that say how it was judged"
+        )
     if refits := refits_of(tags[QUANTIZE_RUN], tags[DEVICE]):
         raise UpstreamError(
             f"version {version} has learnt from the validation clips (refit of {', '.join(refits)}), on which nothing can be "
@@ -157,7 +169,7 @@ def validation_predictions(name: str, version: str, run: StageRun) -> pd.DataFra
     return read_table(run.download(tags[QUANTIZE_RUN], INT8_PREDICTIONS) / f"{tags[DEVICE]}.parquet")
 
 
-def in_points(difference: Difference) -> str:
+def _in_points(difference: Difference) -> str:
     """A difference with its interval over locations, as text."""
     mean, low, high = (f"{100 * value:+z.2f}" for value in (difference.mean, difference.low, difference.high))
     return f"{mean} points of macro-average accuracy (95 % interval {low} to {high})"
@@ -167,10 +179,16 @@ def table_of(comparisons: list[Comparison]) -> pd.DataFrame:
     """A row per comparison, in points; empty cells where there is no difference to tell."""
     rows = [
         {"model": found.name, "version": found.version, "in production": found.former}
-        | {"clips": len(found.judged.filenames) if found.judged else 0, "of": found.judged.of if found.judged else ""}
+        | {
+            "clips": len(found.judged.filenames) if found.judged else 0,
+            "of": found.judged.of if found.judged else "",
+        }
         | {"scenes without clips": ", ".join(found.judged.absent) if found.judged else ""}
         | {"scenes of one place": ", ".join(found.judged.of_one_place) if found.judged else ""}
-        | {name: 100 * getattr(found.difference, name) if found.difference else None for name in ("mean", "low", "high")}
+        | {
+            name: 100 * getattr(found.difference, name) if found.difference else None
+            for name in ("mean", "low", "high")
+        }
         | {"p": found.p, "words": str(found)}
         for found in comparisons
     ]

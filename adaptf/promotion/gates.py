@@ -23,14 +23,17 @@ from adaptf.tracking import production, registry
 from adaptf.tracking.registry import tags_of
 from adaptf.tracking.runs import StageRun
 
-LOSS_TAG, STANDING_LOSS_TAG = "adaptf.relative_loss", "adaptf.standing_loss"
+_LOSS_TAG, _STANDING_LOSS_TAG = "adaptf.relative_loss", "adaptf.standing_loss"
 """In percent: as found, and what stands of it over places, which decides; versions of before lack the latter."""
-LOGIT_ERROR_TAG = "adaptf.logit_error"
+_LOGIT_ERROR_TAG = "adaptf.logit_error"
 """Relative to the logits' spread; versions of before lack it."""
-SERVED = {"adaptf.served_macs": (MAX_MACS, "MACs in its file"), "adaptf.served_bytes": (MAX_BYTES, "bytes in its file")}
+_SERVED = {
+    "adaptf.served_macs": (MAX_MACS, "MACs in its file"),
+    "adaptf.served_bytes": (MAX_BYTES, "bytes in its file"),
+}
 """Counted in the file that answers; versions that were registered before lack them."""
-BUDGET = {"adaptf.macs": (MAX_MACS, "MACs"), "adaptf.model_bytes": (MAX_BYTES, "bytes")}
-INT8_TAG = "adaptf.INT8_convolutions"
+_BUDGET = {"adaptf.macs": (MAX_MACS, "MACs"), "adaptf.model_bytes": (MAX_BYTES, "bytes")}
+_INT8_TAG = "adaptf.INT8_convolutions"
 """Such as 46/46."""
 
 
@@ -47,19 +50,27 @@ class Verdict:
     """What was in production: registered model -> version, of all models that the gates looked at."""
 
 
-def judge(wanted: Mapping[str, str], run: StageRun, *, tolerable_loss: float, tolerable_logit_error: float) -> Verdict:
+def judge(
+    wanted: Mapping[str, str], run: StageRun, *, tolerable_loss: float, tolerable_logit_error: float
+) -> Verdict:
     """All gates of all versions, given by registered model. `tolerable_loss` is a fraction of the accuracy, and
     `tolerable_logit_error` one of the logits' spread."""
     seen = seen_in_production(wanted)
-    if absent := [no_version(name, version) for name, version in wanted.items() if tags_of(name, version) is None]:
+    if absent := [
+        _no_version(name, version) for name, version in wanted.items() if tags_of(name, version) is None
+    ]:
         return Verdict(absent, [], [], seen)
-    refusals = [problem for name, version in wanted.items() for problem in routing_refusals(name, version, run)]
+    refusals = [
+        problem for name, version in wanted.items() for problem in routing_refusals(name, version, run)
+    ]
     refusals += misfits(wanted, seen, run)
     if registry.ROUTER_NAME in wanted:
         refusals += strange_files(wanted[registry.ROUTER_NAME], run)
     # A device's version may be there twice: alone, and in the router.
     models = list(
-        dict.fromkeys(model for name, version in wanted.items() for model in models_of(name, version, seen[name], run))
+        dict.fromkeys(
+            model for name, version in wanted.items() for model in models_of(name, version, seen[name], run)
+        )
     )
     objections = []
     for name, version, _ in models:
@@ -67,10 +78,15 @@ def judge(wanted: Mapping[str, str], run: StageRun, *, tolerable_loss: float, to
         if tags is None:
             refusals.append(f"the router holds {name} version {version}, which is not registered any more")
             continue
-        refusals += [f"{name} version {version}: {problem}" for problem in (*budget_problems(tags), *int8_problems(tags))]
-        lost = loss_problems(tags, tolerable_loss, tolerable_logit_error)
+        refusals += [
+            f"{name} version {version}: {problem}"
+            for problem in (*_budget_problems(tags), *_int8_problems(tags))
+        ]
+        lost = _loss_problems(tags, tolerable_loss, tolerable_logit_error)
         objections += [f"{name} version {version}: {problem}" for problem in lost]
-    comparisons = corrected([compare_versions(name, version, former, run) for name, version, former in models])
+    comparisons = corrected(
+        [compare_versions(name, version, former, run) for name, version, former in models]
+    )
     objections += [str(found) for found in comparisons if found.is_worse or found.problem]
     return Verdict(refusals, objections, comparisons, seen)
 
@@ -80,42 +96,44 @@ def seen_in_production(wanted: Mapping[str, str]) -> dict[str, str | None]:
     return {name: production.production_or_none(name) for name in (*wanted, registry.ROUTER_NAME)}
 
 
-def budget_problems(tags: Mapping[str, str]) -> list[str]:
+def _budget_problems(tags: Mapping[str, str]) -> list[str]:
     """What of the challenge's limits a version's figures break."""
-    held = BUDGET | {tag: limit for tag, limit in SERVED.items() if tag in tags}
-    return [problem for tag, (limit, unit) in held.items() for problem in over_limit(tags, tag, limit, unit)]
+    held = _BUDGET | {tag: limit for tag, limit in _SERVED.items() if tag in tags}
+    return [problem for tag, (limit, unit) in held.items() for problem in _over_limit(tags, tag, limit, unit)]
 
 
-def int8_problems(tags: Mapping[str, str]) -> list[str]:
+def _int8_problems(tags: Mapping[str, str]) -> list[str]:
     """Whether a convolution was left as it was."""
-    if INT8_TAG not in tags:
-        return [no_tag(INT8_TAG)]
-    int8, _, convolutions = tags[INT8_TAG].partition("/")
+    if _INT8_TAG not in tags:
+        return [_no_tag(_INT8_TAG)]
+    int8, _, convolutions = tags[_INT8_TAG].partition("/")
     if not (int8.isdecimal() and convolutions.isdecimal() and int(convolutions)):
-        return [f"the tag {INT8_TAG} is {tags[INT8_TAG]!r}, it should be such as '46/46'"]
+        return [f"the tag {_INT8_TAG} is {tags[_INT8_TAG]!r}, it should be such as '46/46'"]
     if int(int8) != int(convolutions):
         return [f"{int8} of {convolutions} convolutions are INT8, all of them should be"]
     return []
 
 
-def no_tag(tag: str) -> str:
+def _no_tag(tag: str) -> str:
     """What is to be said of a figure that is missing."""
     return f"there is no tag {tag}: the version was not registered by `register`"
 
 
-def loss_problems(tags: Mapping[str, str], tolerable_loss: float, tolerable_logit_error: float) -> list[str]:
+def _loss_problems(tags: Mapping[str, str], tolerable_loss: float, tolerable_logit_error: float) -> list[str]:
     """Whether quantization took too much of the accuracy, or changed the logits too much."""
-    tag = STANDING_LOSS_TAG if STANDING_LOSS_TAG in tags else LOSS_TAG
-    problems = list(over_limit(tags, tag, 100 * tolerable_loss, "percent relative loss by quantization"))
-    if LOGIT_ERROR_TAG in tags:
-        problems += over_limit(tags, LOGIT_ERROR_TAG, tolerable_logit_error, "of the logits' spread between INT8 and float")
+    tag = _STANDING_LOSS_TAG if _STANDING_LOSS_TAG in tags else _LOSS_TAG
+    problems = list(_over_limit(tags, tag, 100 * tolerable_loss, "percent relative loss by quantization"))
+    if _LOGIT_ERROR_TAG in tags:
+        problems += _over_limit(
+            tags, _LOGIT_ERROR_TAG, tolerable_logit_error, "of the logits' spread between INT8 and float"
+        )
     return problems
 
 
-def over_limit(tags: Mapping[str, str], tag: str, limit: float, unit: str) -> Iterator[str]:
+def _over_limit(tags: Mapping[str, str], tag: str, limit: float, unit: str) -> Iterator[str]:
     """A figure that is not known is no better than one over its limit."""
     if tag not in tags:
-        yield no_tag(tag)
+        yield _no_tag(tag)
         return
     try:
         figure = float(tags[tag])
@@ -124,10 +142,10 @@ def over_limit(tags: Mapping[str, str], tag: str, limit: float, unit: str) -> It
     if math.isnan(figure):
         yield f"the tag {tag} is {tags[tag]!r}, it should be the number of {unit}"
     elif figure > limit:
-        yield f"{shown(figure)} {unit}, at most {shown(limit)} are allowed"
+        yield f"{_shown(figure)} {unit}, at most {_shown(limit)} are allowed"
 
 
-def shown(figure: float) -> str:
+def _shown(figure: float) -> str:
     """Whole numbers whole, others with four digits."""
     return f"{figure:,.0f}" if figure == round(figure) else f"{figure:,.4g}"
 
@@ -137,7 +155,7 @@ def routing_refusals(name: str, version: str, run: StageRun) -> list[str]:
     # Its requests are nobody's: their lines would be taken for those of users.
     was, LOGGER.disabled = LOGGER.disabled, True
     try:
-        problems = routing_problems(bundle_of(name, version, run))
+        problems = routing_problems(_bundle_of(name, version, run))
     except UserError as error:
         problems = [str(error)]
     finally:
@@ -153,10 +171,12 @@ def misfits(wanted: Mapping[str, str], seen: Mapping[str, str | None], run: Stag
     if router is None or not devices:
         return []
     try:
-        there = input_and_output(registry.ROUTER_NAME, router, run)
-        here = {name: input_and_output(name, version, run) for name, version in devices.items()}
+        there = _input_and_output(registry.ROUTER_NAME, router, run)
+        here = {name: _input_and_output(name, version, run) for name, version in devices.items()}
     except UserError as error:
-        return [f"whether {', '.join(devices)} can stand in {registry.ROUTER_NAME} version {router} is not known: {error}"]
+        return [
+            f"whether {', '.join(devices)} can stand in {registry.ROUTER_NAME} version {router} is not known: {error}"
+        ]
     return [
         f"{name} version {devices[name]} can't stand in {registry.ROUTER_NAME} version {router}: its {key} is {value!r}, "
         f"there it is {there[key]!r}; move the two together, with -P device=all"
@@ -166,10 +186,10 @@ def misfits(wanted: Mapping[str, str], seen: Mapping[str, str | None], run: Stag
     ]
 
 
-def input_and_output(name: str, version: str, run: StageRun) -> dict[str, Any]:
+def _input_and_output(name: str, version: str, run: StageRun) -> dict[str, Any]:
     """What the networks of a version share with those that they stand among, by its manifest. Raises UserError."""
     try:
-        values = manifest_of(name, version, run) | {"models": {}}
+        values = _manifest_of(name, version, run) | {"models": {}}
         return Bundle(log_mel=LogMel(**values.pop("mel")), **values).input_and_output()
     except (KeyError, TypeError, ValueError) as error:
         raise UserError(f"{name} version {version} has no complete {MANIFEST}: {error}") from error
@@ -179,46 +199,51 @@ def strange_files(router: str, run: StageRun) -> list[str]:
     """Networks of a router that are not those of the registered versions that they are said to be."""
     return [
         f"{registry.ROUTER_NAME} version {router}: {problem}"
-        for entry in entries_of(router, run).values()
-        for problem in strange_forms(router, entry["file"], *name_and_number(entry), run)
+        for entry in _entries_of(router, run).values()
+        for problem in _strange_forms(router, entry["file"], *_name_and_number(entry), run)
     ]
 
 
-def strange_forms(router: str, file: str, name: str, version: str, run: StageRun) -> list[str]:
+def _strange_forms(router: str, file: str, name: str, version: str, run: StageRun) -> list[str]:
     """What of a network's files is not as in the registered version: of its OpenVINO form only where both have one."""
     if tags_of(name, version) is None:
         return []  # `judge` says it
     try:
-        here, there = bundle_of(registry.ROUTER_NAME, router, run) / file, bundle_of(name, version, run) / f"{UNKNOWN}.pt2"
+        here, there = (
+            _bundle_of(registry.ROUTER_NAME, router, run) / file,
+            _bundle_of(name, version, run) / f"{UNKNOWN}.pt2",
+        )
         pairs = [(here.with_suffix(form), there.with_suffix(form)) for form in NETWORK_FILES]
-        held = [(one, other) for one, other in pairs if is_due(one, other)]
+        held = [(one, other) for one, other in pairs if _is_due(one, other)]
         strange = [one.name for one, other in held if not one.is_file() or sha256_of(one) != sha256_of(other)]
     except (OSError, ValueError) as error:
         return [f"whether {file} is the file of {name} version {version} is not known: {error}"]
     return [f"{form} is not the file of {name} version {version}, which it is said to be" for form in strange]
 
 
-def is_due(here: Path, there: Path) -> bool:
+def _is_due(here: Path, there: Path) -> bool:
     """Whether a router has to have a file as the version has it: the network, and the clips to try it with."""
     return here.suffix == ".pt2" or (there.exists() and (here.exists() or here.suffix == REFERENCE_SUFFIX))
 
 
-def bundle_of(name: str, version: str, run: StageRun) -> Path:
+def _bundle_of(name: str, version: str, run: StageRun) -> Path:
     """The folder of a version's bundle, downloaded once. Raises UserError where there is none."""
     folder = run.folder / f"{name}-{version}"
     there = next(folder.rglob(MANIFEST), None)
     return there.parent if there else logged_model.download_bundle(name, version, folder)
 
 
-def manifest_of(name: str, version: str, run: StageRun) -> dict[str, Any]:
+def _manifest_of(name: str, version: str, run: StageRun) -> dict[str, Any]:
     """What a version's bundle says of itself. Raises UserError where it can't be read."""
     try:
-        return dict(json.loads((bundle_of(name, version, run) / MANIFEST).read_text(encoding="utf-8")))
+        return dict(json.loads((_bundle_of(name, version, run) / MANIFEST).read_text(encoding="utf-8")))
     except (OSError, TypeError, ValueError) as error:
         raise UserError(f"{name} version {version} has no {MANIFEST} that can be read: {error}") from error
 
 
-def models_of(name: str, version: str, former: str | None, run: StageRun) -> list[tuple[str, str, str | None]]:
+def models_of(
+    name: str, version: str, former: str | None, run: StageRun
+) -> list[tuple[str, str, str | None]]:
     """Device models that a version stands for: name, version, and the version in production. A router stands for those in it,
     beside those in the router that is in production."""
     if name != registry.ROUTER_NAME:
@@ -229,25 +254,28 @@ def models_of(name: str, version: str, former: str | None, run: StageRun) -> lis
 
 def versions_held(router: str, run: StageRun) -> dict[str, str]:
     """Registered model -> version of a router's bundle; empty where it can't be read, which the self-test says."""
-    return dict(name_and_number(entry) for entry in entries_of(router, run).values())
+    return dict(_name_and_number(entry) for entry in _entries_of(router, run).values())
 
 
-def entries_of(router: str, run: StageRun) -> dict[str, dict[str, str]]:
+def _entries_of(router: str, run: StageRun) -> dict[str, dict[str, str]]:
     """By device `file` and `version` of a router's networks; empty where they can't be read, which the self-test says."""
     try:
-        manifest = manifest_of(registry.ROUTER_NAME, router, run)
-        return {device: {key: str(entry[key]) for key in ("file", "version")} for device, entry in manifest["models"].items()}
+        manifest = _manifest_of(registry.ROUTER_NAME, router, run)
+        return {
+            device: {key: str(entry[key]) for key in ("file", "version")}
+            for device, entry in manifest["models"].items()
+        }
     except (UserError, KeyError, TypeError, AttributeError):
         return {}
 
 
-def name_and_number(entry: Mapping[str, str]) -> tuple[str, str]:
+def _name_and_number(entry: Mapping[str, str]) -> tuple[str, str]:
     """Registered model and version of a network in a router."""
     name, _, number = entry["version"].rpartition("/")
     return name, number
 
 
-def no_version(name: str, version: str) -> str:
+def _no_version(name: str, version: str) -> str:
     """What is to be said of a version that does not exist."""
     there = ", ".join(sorted(production.versions_by_number(name), key=int)) or "none"
     return f"{name} has no version {version} (versions: {there})"

@@ -29,14 +29,20 @@ def routing_problems(folder: Path) -> list[str]:
         # From the manifest itself, lest a mistake in reading it goes unseen.
         manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))["models"]
         for entry in manifest.values():
-            load_form(folder / entry["file"], PT2)  # where OpenVINO served just now, the file itself has not been read
+            load_form(
+                folder / entry["file"], PT2
+            )  # where OpenVINO served just now, the file itself has not been read
         names = _names_to_ask(manifest)
         clip = example_request()["dataframe_records"][0][AUDIO]
         answers = model.predict(None, pd.DataFrame({AUDIO: clip, DEVICE: names}))
     except (BundleError, UserError, MlflowException) as error:
         return [str(error)]
     used = zip(answers["device_used"], answers["version_used"], strict=True)
-    return [problem for name, there in zip(names, used, strict=True) for problem in _problems_with(name, there, manifest)]
+    return [
+        problem
+        for name, there in zip(names, used, strict=True)
+        for problem in _problems_with(name, there, manifest)
+    ]
 
 
 def _names_to_ask(models: Mapping[str, object]) -> list[str | None]:
@@ -45,11 +51,15 @@ def _names_to_ask(models: Mapping[str, object]) -> list[str | None]:
     return [*models, None, "", _UNSEEN, *changed]
 
 
-def _problems_with(name: str | None, used: tuple[str, str], models: Mapping[str, Mapping[str, str]]) -> list[str]:
+def _problems_with(
+    name: str | None, used: tuple[str, str], models: Mapping[str, Mapping[str, str]]
+) -> list[str]:
     """`used`: device and version that answered for a name."""
     stripped = (name or "").strip()
     device = stripped if stripped in models else UNKNOWN
     wanted = (device, models[device]["version"])
     if used == wanted:
         return []
-    return [f"a clip of device {name!r} is answered by {used[0]!r} ({used[1]}) instead of {wanted[0]!r} ({wanted[1]})"]
+    return [
+        f"a clip of device {name!r} is answered by {used[0]!r} ({used[1]}) instead of {wanted[0]!r} ({wanted[1]})"
+    ]

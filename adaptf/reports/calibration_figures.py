@@ -22,7 +22,9 @@ def reliability_figure(tables: pd.DataFrame, path: Path) -> Path:
     rows = -(-len(settings) // columns)
     figure = Figure(figsize=(max(4.0, 2.9 * columns), 4.1 * rows), layout="constrained")
     heights = [3.2, 1] * rows
-    cells = figure.subplots(2 * rows, columns, squeeze=False, sharex=True, gridspec_kw={"height_ratios": heights})
+    cells = figure.subplots(
+        2 * rows, columns, squeeze=False, sharex=True, gridspec_kw={"height_ratios": heights}
+    )
     for place in range(rows * columns):
         row, column = divmod(place, columns)
         upper, lower = cells[2 * row][column], cells[2 * row + 1][column]

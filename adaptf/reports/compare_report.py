@@ -64,7 +64,10 @@ def words(pair: Pair, write: Callable[[pd.DataFrame], str]) -> str:
     """A pair's tables as text or Markdown; of the clips that change the first."""
     more = len(pair.clips) - _CLIPS_SHOWN
     rest = [f"{more} more: {TABLES_FOLDER}/{_CLIPS}{pair.suffix}.csv"] if more > 0 else []
-    shown = [write(table) for table in (pair.scenes, pair.devices, *([_first_clips(pair)] if len(pair.clips) else []))]
+    shown = [
+        write(table)
+        for table in (pair.scenes, pair.devices, *([_first_clips(pair)] if len(pair.clips) else []))
+    ]
     return "\n\n".join([str(pair), *shown, *rest])
 
 
@@ -79,17 +82,26 @@ def text_of(remarks: Sequence[str], tables: Mapping[str, pd.DataFrame], pairs: S
 
 
 def _parts_of(
-    remarks: Sequence[str], tables: Mapping[str, pd.DataFrame], pairs: Sequence[Pair], write: Callable[[pd.DataFrame], str]
+    remarks: Sequence[str],
+    tables: Mapping[str, pd.DataFrame],
+    pairs: Sequence[Pair],
+    write: Callable[[pd.DataFrame], str],
 ) -> list[str]:
     """Remarks, tables, pairs."""
-    return [" ".join([*remarks, _CORRECTED]), *map(write, tables.values()), *(words(pair, write) for pair in pairs)]
+    return [
+        " ".join([*remarks, _CORRECTED]),
+        *map(write, tables.values()),
+        *(words(pair, write) for pair in pairs),
+    ]
 
 
 def note_of(remarks: Sequence[str], tables: Mapping[str, pd.DataFrame], pairs: Sequence[Pair]) -> str:
     """Markdown of as many pairs as a note of MLflow has room for."""
     parts = _parts_of(remarks, tables, pairs, as_markdown)
     lengths = accumulate(len(for_page(part, longest=LONGEST_NOTE)) + 2 for part in parts)
-    fitting = [part for part, length in zip(parts, lengths, strict=True) if length + len(_OTHERS) <= LONGEST_NOTE]
+    fitting = [
+        part for part, length in zip(parts, lengths, strict=True) if length + len(_OTHERS) <= LONGEST_NOTE
+    ]
     return "\n\n".join([*fitting, *([_OTHERS] if len(fitting) < len(parts) else [])])
 
 
@@ -106,12 +118,18 @@ def page_of(
         "Macro averages and their differences",
         "Differences",
         blocks=(
-            table_of(tables["accuracies"], "Macro-average accuracy in percent, with Student's t interval over runs."),
             table_of(
-                tables["differences"], "Differences in points, with 95 % intervals over places; every pair is judged alone."
+                tables["accuracies"],
+                "Macro-average accuracy in percent, with Student's t interval over runs.",
+            ),
+            table_of(
+                tables["differences"],
+                "Differences in points, with 95 % intervals over places; every pair is judged alone.",
             ),
             Picture(
-                picture, "Blue stands, grey may be chance.", "Macro averages and their differences; the tables above hold them."
+                picture,
+                "Blue stands, grey may be chance.",
+                "Macro averages and their differences; the tables above hold them.",
             ),
         ),
     )
@@ -137,8 +155,14 @@ def _section_of(pair: Pair) -> Section:
         pair.names[1],
         text=(str(pair), _CORRECTED),
         blocks=(
-            Picture(pair.picture, "Differences with intervals; clips gained and lost.", "The tables below hold the figures."),
-            table_of(pair.scenes, "By scene: accuracies in percent, difference in points, clips that change."),
+            Picture(
+                pair.picture,
+                "Differences with intervals; clips gained and lost.",
+                "The tables below hold the figures.",
+            ),
+            table_of(
+                pair.scenes, "By scene: accuracies in percent, difference in points, clips that change."
+            ),
             table_of(pair.devices, "By recording device: the same with macro averages."),
             *([table_of(_first_clips(pair), shown)] if len(pair.clips) else []),
         ),

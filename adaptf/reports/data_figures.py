@@ -43,7 +43,10 @@ _FREQUENCIES_KHZ = (0.5, 2.0, 8.0)
 
 def clips_figure(table: pd.DataFrame, path: Path) -> Path:
     """Clips per scene (rows) and device (columns), a panel per split; logarithmic colours, because device a has most clips."""
-    scenes, devices = _most_frequent(table["scene"], COUNT_SCENES), _most_frequent(table["device"], COUNT_DEVICES)
+    scenes, devices = (
+        _most_frequent(table["scene"], COUNT_SCENES),
+        _most_frequent(table["device"], COUNT_DEVICES),
+    )
     shown = table[table["scene"].isin(scenes) & table["device"].isin(devices)]
     splits = [split for split in (TRAIN, VALIDATION, TEST) if (shown["split"] == split).any()]
     panels = [_counts(shown[shown["split"] == split], scenes) for split in splits]
@@ -66,7 +69,9 @@ def _counts(clips: pd.DataFrame, scenes: list[str]) -> pd.DataFrame:
 def _draw_counts(axis: Axes, counts: pd.DataFrame, norm: LogNorm) -> None:
     values = counts.to_numpy()
     axis.imshow(np.ma.masked_equal(values, 0), cmap="Blues", norm=norm, aspect="auto")
-    axis.set_xticks(range(len(counts.columns)), _names(counts.columns), rotation=90 if _longest(counts.columns) > 4 else 0)
+    axis.set_xticks(
+        range(len(counts.columns)), _names(counts.columns), rotation=90 if _longest(counts.columns) > 4 else 0
+    )
     axis.set_yticks(range(len(counts)), _names(counts.index))
     axis.tick_params(length=0, labelsize=9)
     axis.spines[:].set_visible(False)
@@ -78,16 +83,23 @@ def _draw_counts(axis: Axes, counts: pd.DataFrame, norm: LogNorm) -> None:
 
 def mosaic_figure(table: pd.DataFrame, read: _ReadClips, path: Path, *, sample_rate: int) -> Path:
     """Log-mel of one clip per scene (rows) and device (columns), the first by file name; a pair without clips stays blank."""
-    scenes, devices = _most_frequent(table["scene"], _MOSAIC_SCENES), _most_frequent(table["device"], _MOSAIC_DEVICES)
+    scenes, devices = (
+        _most_frequent(table["scene"], _MOSAIC_SCENES),
+        _most_frequent(table["device"], _MOSAIC_DEVICES),
+    )
     clips = _by_name(table).drop_duplicates(["scene", "device"])
     clips = clips[clips["scene"].isin(scenes) & clips["device"].isin(devices)]
     steep = _longest(devices) > 12
     left, top = _inches(scenes), _inches(devices) if steep else 0.3
     figure, cells = _grid(len(scenes), len(devices), cell=(1.0, 0.75), gap=0.06, left=left, top=top)
-    columns, rows = [list(map(names.index, clips[name])) for name, names in (("device", devices), ("scene", scenes))]
+    columns, rows = [
+        list(map(names.index, clips[name])) for name, names in (("device", devices), ("scene", scenes))
+    ]
     used = [cells[row][column] for column, row in zip(columns, rows, strict=True)]
     last_column, last_row = max(zip(columns, rows, strict=True))
-    draw_log_mels(used, read(clips.index.to_numpy(np.int64)), sample_rate, scales=[cells[last_row][last_column]])
+    draw_log_mels(
+        used, read(clips.index.to_numpy(np.int64)), sample_rate, scales=[cells[last_row][last_column]]
+    )
     for row, scene in zip(cells, _names(scenes), strict=True):
         row[0].set_ylabel(scene, rotation=0, ha="right", va="center", fontsize=9)
     for cell, device in zip(cells[0], _names(devices), strict=True):
@@ -107,7 +119,9 @@ def labels_figure(table: pd.DataFrame, path: Path, *, class_names: Sequence[str]
     axis.set_yticks(range(len(shown)), _names(shown.index), fontsize=8)
     axis.set_ylim(len(shown) - 0.4, -0.6)
     axis.xaxis.set_major_locator(MaxNLocator(integer=True))
-    axis.set_xlabel(f"clips; {(counts < _FEW_CLIPS).sum()} of {len(counts)} labels have fewer than {_FEW_CLIPS}")
+    axis.set_xlabel(
+        f"clips; {(counts < _FEW_CLIPS).sum()} of {len(counts)} labels have fewer than {_FEW_CLIPS}"
+    )
     axis.spines[["top", "right"]].set_visible(False)
     return save(figure, path)
 
@@ -124,9 +138,16 @@ def _most_frequent(names: pd.Series, count: int) -> list[str]:
 
 def _left_out(table: pd.DataFrame, scenes: list[str], devices: list[str]) -> str:
     """'4 scenes and 3 devices with fewer clips are not shown', or ''."""
-    more = {"scene": table["scene"].nunique() - len(scenes), "device": table["device"].nunique() - len(devices)}
+    more = {
+        "scene": table["scene"].nunique() - len(scenes),
+        "device": table["device"].nunique() - len(devices),
+    }
     parts = [f"{count} {name}{'s' * (count > 1)}" for name, count in more.items() if count]
-    return f"{' and '.join(parts)} with fewer clips {'is' if sum(more.values()) == 1 else 'are'} not shown" if parts else ""
+    return (
+        f"{' and '.join(parts)} with fewer clips {'is' if sum(more.values()) == 1 else 'are'} not shown"
+        if parts
+        else ""
+    )
 
 
 def _names(names: Iterable[str]) -> list[str]:

@@ -46,7 +46,9 @@ class DataReport:
     def all_findings(self) -> tuple[Finding, ...]:
         """The findings, and the files that were left out."""
         left_out = (
-            Finding("missing", self.missing, "named by the data set's table, but there is no such file: left out"),
+            Finding(
+                "missing", self.missing, "named by the data set's table, but there is no such file: left out"
+            ),
             Finding("unreadable", self.unreadable, "no clip could be read from these files: left out"),
         )
         return (*self.findings, *(finding for finding in left_out if finding.files))
@@ -74,7 +76,9 @@ def make_report(
         without = int((labels[ALL] == 0).sum())
         notes += (f"{without} of {len(labels)} labels have no clip",) * bool(without)
     else:
-        groups = ["scene", "device"] + ["city"] * bool("city" in table.columns and (table["city"] != "").any())
+        groups = ["scene", "device"] + ["city"] * bool(
+            "city" in table.columns and (table["city"] != "").any()
+        )
         counts = {group: _count_clips(table, table[group].replace("", "(unknown)")) for group in groups}
         counts |= _validation_clips(table)
     return DataReport(
@@ -109,8 +113,15 @@ def _validation_clips(table: pd.DataFrame) -> dict[str, pd.DataFrame]:
 
 def count_labels(table: pd.DataFrame, class_names: Sequence[str]) -> pd.DataFrame:
     """Clips per label (rows, the most frequent first) and split (columns). A clip of several labels counts for each."""
-    labels = table[["labels", "split"]].assign(label=table["labels"].str.split()).explode("label", ignore_index=True).dropna()
-    counts = pd.crosstab(labels["label"].astype(int), labels["split"]).reindex(range(len(class_names)), fill_value=0)
+    labels = (
+        table[["labels", "split"]]
+        .assign(label=table["labels"].str.split())
+        .explode("label", ignore_index=True)
+        .dropna()
+    )
+    counts = pd.crosstab(labels["label"].astype(int), labels["split"]).reindex(
+        range(len(class_names)), fill_value=0
+    )
     return _with_total(counts.set_axis(list(class_names))).sort_values(ALL, ascending=False, kind="stable")
 
 
@@ -124,7 +135,10 @@ def _extreme_labels(labels: pd.DataFrame) -> dict[str, pd.DataFrame]:
     present = labels[labels[ALL] > 0]
     if len(present) <= 2 * _LABELS_SHOWN:
         return {"label": present}
-    return {"most frequent label": present.head(_LABELS_SHOWN), "least frequent label": present.tail(_LABELS_SHOWN)[::-1]}
+    return {
+        "most frequent label": present.head(_LABELS_SHOWN),
+        "least frequent label": present.tail(_LABELS_SHOWN)[::-1],
+    }
 
 
 def as_text(report: DataReport) -> str:
@@ -141,10 +155,15 @@ def as_markdown(report: DataReport) -> str:
     """For the page of a run: short, with a few names for each finding."""
     lines = [f"**{report.title}**, {_duration(report.hours)}", ""]
     for name, counts in report.counts.items():
-        lines += [tables.as_markdown(_short(counts, _MARKDOWN_ROWS).rename_axis(name)), *_more(counts[:-1], _MARKDOWN_ROWS), ""]
+        lines += [
+            tables.as_markdown(_short(counts, _MARKDOWN_ROWS).rename_axis(name)),
+            *_more(counts[:-1], _MARKDOWN_ROWS),
+            "",
+        ]
     lines += [f"- {note}" for note in report.notes]
     lines += [
-        f"- **{finding.name}: {len(finding.files)}** ({finding.meaning}): {_names(finding)}" for finding in report.all_findings
+        f"- **{finding.name}: {len(finding.files)}** ({finding.meaning}): {_names(finding)}"
+        for finding in report.all_findings
     ]
     lines += ["", _ending(report)]
     return "\n".join(lines)
@@ -184,7 +203,10 @@ def _text_finding(finding: Finding) -> list[str]:
 
 
 def _names(finding: Finding) -> str:
-    return ", ".join([f"`{_cut(name)}`" for name in finding.files[:_MARKDOWN_NAMES]] + _more(finding.files, _MARKDOWN_NAMES))
+    return ", ".join(
+        [f"`{_cut(name)}`" for name in finding.files[:_MARKDOWN_NAMES]]
+        + _more(finding.files, _MARKDOWN_NAMES)
+    )
 
 
 def _cut(line: str) -> str:
@@ -196,7 +218,9 @@ def _side_by_side(blocks: Sequence[list[str]]) -> str:
     rows = [blocks[0]]
     for block in blocks[1:]:
         width = max(map(len, rows[-1]))
-        joined = [f"{left:{width}}{_GAP}{right}" for left, right in zip_longest(rows[-1], block, fillvalue="")]
+        joined = [
+            f"{left:{width}}{_GAP}{right}" for left, right in zip_longest(rows[-1], block, fillvalue="")
+        ]
         if max(map(len, joined)) <= _WIDTH:
             rows[-1] = joined
         else:

@@ -76,7 +76,9 @@ def _draw_differences(axis: Axes, differences: pd.DataFrame) -> None:
         axis.plot([found[RUNS_LOW], found[RUNS_HIGH]], [row, row], color=colour, linewidth=2)
         _write_above(axis, found[DIFFERENCE], row, f"{found[DIFFERENCE]:+z.1f}")
     line = ", line: over runs" if differences[RUNS_LOW].notna().any() else ""
-    axis.set_xlabel(f"difference in points (blue: stands; grey: may be chance)\nbar: 95 % interval over locations{line}")
+    axis.set_xlabel(
+        f"difference in points (blue: stands; grey: may be chance)\nbar: 95 % interval over locations{line}"
+    )
     axis.grid(axis="x", color="#EEEEEE")
     _name_rows(axis, map(_in_two_lines, map(str, differences.index)), rows=len(differences), room=0.8)
 
@@ -84,7 +86,9 @@ def _draw_differences(axis: Axes, differences: pd.DataFrame) -> None:
 def _draw_difference(axis: Axes, row: int, found: pd.Series) -> str:
     """A dot on the bar of its interval; returns their colour."""
     colour = BLUE if found[STANDS] == "yes" else GREY
-    axis.plot([found[LOW], found[HIGH]], [row, row], color=colour, linewidth=7, solid_capstyle="butt", alpha=0.6)
+    axis.plot(
+        [found[LOW], found[HIGH]], [row, row], color=colour, linewidth=7, solid_capstyle="butt", alpha=0.6
+    )
     axis.plot(found[DIFFERENCE], row, "o", color=colour, markersize=6)
     return colour
 
@@ -97,7 +101,13 @@ def _draw_counts(axis: Axes, table: pd.DataFrame) -> None:
         for count, side in ((gained, 1), (lost, -1)):
             align = "left" if side > 0 else "right"
             axis.annotate(
-                str(count), (side * count, row), (3 * side, 0), textcoords="offset points", ha=align, va="center", size=8
+                str(count),
+                (side * count, row),
+                (3 * side, 0),
+                textcoords="offset points",
+                ha=align,
+                va="center",
+                size=8,
             )
     widest = max(1, int(table[[GAINED, LOST]].to_numpy().max()))
     axis.set_xlim(-1.2 * widest, 1.2 * widest)

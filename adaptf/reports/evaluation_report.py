@@ -62,7 +62,9 @@ def report(
     sections = (
         figures_section(tables["scenes"], tables["devices"], pictures["devices.png"]),
         differences_section(tables["accuracies"], tables["differences"], pictures["accuracy.png"]),
-        confusions_section(pictures["confusion.png"], pictures["confusion_devices.png"], last(settings), devices),
+        confusions_section(
+            pictures["confusion.png"], pictures["confusion_devices.png"], last(settings), devices
+        ),
         calibration_section(tables["calibration"], pictures["reliability.png"], pictures["rejection.png"]),
         _hardest(settings, data, folder / _HARDEST_FOLDER),
         complexity_section(_quantization_of(run, origins)),
@@ -75,7 +77,9 @@ def report(
         facts=_facts_of(settings, data, origins, meanings or {}),
         sections=sections,
     )
-    told = {name: tables[name] for name in ("scenes", "devices", "accuracies", "differences") if len(tables[name])}
+    told = {
+        name: tables[name] for name in ("scenes", "devices", "accuracies", "differences") if len(tables[name])
+    }
     absent = say_absent(absent_scenes(data.table[data.table["split"] == TEST], data.classes))
     clips = " ".join(filter(None, [f"{_clips_of(data)}.", absent, remark]))
     text = "\n\n".join([" ".join([*page.warnings, clips]), *map(as_text, told.values())])
@@ -111,7 +115,9 @@ def _write_all_pictures(
     settings: Mapping[str, Runs], data: PreparedData, tables: Mapping[str, pd.DataFrame], folder: Path
 ) -> dict[str, Path]:
     """By the names of their PNG files."""
-    confusions = {setting: confusion(predictions, data.classes) for setting, predictions in list(settings.items())[-2:]}
+    confusions = {
+        setting: confusion(predictions, data.classes) for setting, predictions in list(settings.items())[-2:]
+    }
     by_device = confusions_by_device(settings[last(settings)], data)
     written = (
         confusion_figure(confusions, folder / "confusion.png"),
@@ -168,7 +174,11 @@ def _lead_of(tables: Mapping[str, pd.DataFrame]) -> tuple[str, ...]:
     """The best setting, and what each step brought."""
     means = tables["accuracies"][MEAN]
     best = f"{means.max():.1f} % of the test clips are recognised (macro average over the scenes)"
-    of_several = f", by '{means.idxmax()}', the best of {len(means)} settings" if len(means) > 1 else f", by '{means.idxmax()}'"
+    of_several = (
+        f", by '{means.idxmax()}', the best of {len(means)} settings"
+        if len(means) > 1
+        else f", by '{means.idxmax()}'"
+    )
     return f"{best}{of_several}.", *difference_sentences(tables["differences"], list(means.index))
 
 
@@ -196,9 +206,15 @@ def _facts_of(
     """What was judged, on what."""
     known = set(devices_of(data.table))
     devices = devices_of(data.table, TEST)
-    heard, unheard = ([device for device in devices if (device in known) is wanted] for wanted in (True, False))
-    told = [f"known: {', '.join(heard)}"] * bool(heard) + [f"unknown to training: {', '.join(unheard)}"] * bool(unheard)
-    facts = [(setting, _setting_words(len(runs), meanings.get(setting, ""))) for setting, runs in settings.items()]
+    heard, unheard = (
+        [device for device in devices if (device in known) is wanted] for wanted in (True, False)
+    )
+    told = [f"known: {', '.join(heard)}"] * bool(heard) + [
+        f"unknown to training: {', '.join(unheard)}"
+    ] * bool(unheard)
+    facts = [
+        (setting, _setting_words(len(runs), meanings.get(setting, ""))) for setting, runs in settings.items()
+    ]
     facts += [
         ("Clips", f"{_clips_of(data)}, {'synthesised' if data.synthesised else 'recorded'}"),
         ("Scenes", f"{len(data.classes)}: {', '.join(data.classes)}"),
@@ -210,4 +226,6 @@ def _facts_of(
 
 def _setting_words(number: int, meaning: str) -> str:
     """What a setting is, and how many runs it has."""
-    return "; ".join(filter(None, [meaning, f"{number} runs, shown by their mean" if number > 1 else "one run"]))
+    return "; ".join(
+        filter(None, [meaning, f"{number} runs, shown by their mean" if number > 1 else "one run"])
+    )

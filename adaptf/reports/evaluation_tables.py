@@ -6,7 +6,12 @@ from pathlib import Path
 import pandas as pd
 
 from adaptf.data.clips import TEST, devices_of
-from adaptf.evaluation.calibration import CALIBRATION_ERROR, calibration_table, rejection_table, reliability_tables
+from adaptf.evaluation.calibration import (
+    CALIBRATION_ERROR,
+    calibration_table,
+    rejection_table,
+    reliability_tables,
+)
 from adaptf.evaluation.scores import Runs, confusion, log_loss, macro_accuracy
 from adaptf.evaluation.tables import accuracy_table, device_table, difference_table, scene_table
 from adaptf.pipeline.dataset import PreparedData
@@ -33,7 +38,9 @@ def _differences_of(settings: Mapping[str, Runs]) -> pd.DataFrame:
     return pd.concat([difference_table(group) for group in groups])
 
 
-def write_tables(settings: Mapping[str, Runs], data: PreparedData, tables: Mapping[str, pd.DataFrame], folder: Path) -> None:
+def write_tables(
+    settings: Mapping[str, Runs], data: PreparedData, tables: Mapping[str, pd.DataFrame], folder: Path
+) -> None:
     """CSV files of all tables that are not empty and of the confusions, and the predictions."""
     folder.mkdir(exist_ok=True)
     for name, table in tables.items():
@@ -51,14 +58,23 @@ def write_tables(settings: Mapping[str, Runs], data: PreparedData, tables: Mappi
 def confusions_by_device(predictions: Runs, data: PreparedData) -> dict[str, pd.DataFrame]:
     """Confusion matrices of each device's test clips."""
     devices = devices_of(data.table, TEST)
-    return {device: confusion([run[run["device"] == device] for run in predictions], data.classes) for device in devices}
+    return {
+        device: confusion([run[run["device"] == device] for run in predictions], data.classes)
+        for device in devices
+    }
 
 
-def metrics_of(settings: Mapping[str, Runs], data: PreparedData, calibration: pd.DataFrame) -> dict[str, float]:
+def metrics_of(
+    settings: Mapping[str, Runs], data: PreparedData, calibration: pd.DataFrame
+) -> dict[str, float]:
     """Macro-average accuracy, log loss and calibration error (a fraction) per setting, the means over its runs."""
     metrics = {}
     for setting, predictions in settings.items():
-        metrics[f"test/accuracy/{setting}"] = sum(macro_accuracy(one) for one in predictions) / len(predictions)
-        metrics[f"test/log_loss/{setting}"] = sum(log_loss(one, data.classes) for one in predictions) / len(predictions)
+        metrics[f"test/accuracy/{setting}"] = sum(macro_accuracy(one) for one in predictions) / len(
+            predictions
+        )
+        metrics[f"test/log_loss/{setting}"] = sum(log_loss(one, data.classes) for one in predictions) / len(
+            predictions
+        )
         metrics[f"test/calibration_error/{setting}"] = float(calibration[CALIBRATION_ERROR][setting]) / 100
     return metrics

@@ -92,7 +92,13 @@ def _draw_bars(axis: Axes, table: pd.DataFrame) -> None:
     width = 0.8 / len(table.columns)
     for place, (name, values) in enumerate(table.items()):
         positions = [row + (place - (len(table.columns) - 1) / 2) * width for row in range(len(table))]
-        axis.bar(positions, values, width, label=as_written(str(name)), color=DEVICE_COLOURS[place % len(DEVICE_COLOURS)])
+        axis.bar(
+            positions,
+            values,
+            width,
+            label=as_written(str(name)),
+            color=DEVICE_COLOURS[place % len(DEVICE_COLOURS)],
+        )
     axis.set_xticks(range(len(table)), [as_written(str(name)).replace(" ", "\n") for name in table.index])
 
 

@@ -31,7 +31,9 @@ def hardest_clips(runs: Runs, scenes: Sequence[str], *, count: int = _SHOWN) -> 
     probability per scene. Of several runs the mean of their probabilities decides. Equal ones are taken by file name.
     """
     clips = _mean_probabilities(runs, scenes)
-    wrong = clips[clips["predicted"] != clips["scene"]].sort_values([PROBABILITY, "filename"], ascending=[False, True])
+    wrong = clips[clips["predicted"] != clips["scene"]].sort_values(
+        [PROBABILITY, "filename"], ascending=[False, True]
+    )
     one_per_place = wrong[~pd.concat([wrong["scene"], places_of(wrong)], axis=1).duplicated()]
     turn = one_per_place.groupby("scene").cumcount()
     chosen = one_per_place.loc[turn.sort_values(kind="stable").index[:count]]

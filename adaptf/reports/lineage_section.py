@@ -8,7 +8,9 @@ from adaptf.pipeline.taught import teacher_name
 from adaptf.reports.page import Cell, Row, Section, Table
 from adaptf.tracking.checkpoint_files import labels_of
 
-_EXPLAINED = "Every run that these figures came from, each once: first a setting's, then those that it took from."
+_EXPLAINED = (
+    "Every run that these figures came from, each once: first a setting's, then those that it took from."
+)
 _CAPTION = "Id: of the MLflow run. Code: Git commit, where the run began in a checkout. Data: begin of the digest of its data."
 _LINKED = " Links open MLflow's pages where this page is opened by itself; MLflow's viewer of artifacts follows none."
 
@@ -36,7 +38,9 @@ class Origins:
 def origins_of(run_ids: Mapping[str, Sequence[str]]) -> Origins:
     """Of the runs (or checkpoint files) by setting."""
     known: dict[str, Node] = {}
-    roots = tuple((_node_or_file(value, known), setting) for setting, values in run_ids.items() for value in values)
+    roots = tuple(
+        (_node_or_file(value, known), setting) for setting, values in run_ids.items() for value in values
+    )
     taught = [node.run_id for node, _ in Origins(roots).nodes if node.stage == "teacher"]
     return Origins(roots, tuple(dict.fromkeys(map(teacher_name, taught))))
 
@@ -47,7 +51,11 @@ def _node_or_file(value: str, known: dict[str, Node]) -> Node:
     if not labels:
         return node_of(value, None, known)
     files = tuple(map(file_node, labels.values()))
-    return files[0] if len(files) == 1 else Node(value, name=f"files of {len(files)} devices", stage=FILE, upstream=files)
+    return (
+        files[0]
+        if len(files) == 1
+        else Node(value, name=f"files of {len(files)} devices", stage=FILE, upstream=files)
+    )
 
 
 def lineage_section(origins: Origins, tracking_uri: str) -> Section:
@@ -60,7 +68,11 @@ def lineage_section(origins: Origins, tracking_uri: str) -> Section:
 
 def _row_of(node: Node, setting: str, server: str) -> Row:
     """A run that is gone, or a file, says so in place of its score."""
-    link = f"{server}/#/experiments/{node.experiment_id}/runs/{node.run_id}" if server and node.experiment_id else ""
+    link = (
+        f"{server}/#/experiments/{node.experiment_id}/runs/{node.run_id}"
+        if server and node.experiment_id
+        else ""
+    )
     name, value = node.scores[0] if len(node.scores) == 1 else ("", 0.0)
     cells = (
         Cell(setting, words=True),

@@ -151,7 +151,9 @@ def table_of(
     """
     mark_best = mark_best and len(frame.columns) > 1
     rows = []
-    for name, texts, values in zip(map(str, frame.index), as_rows(frame), frame.to_numpy().tolist(), strict=True):
+    for name, texts, values in zip(
+        map(str, frame.index), as_rows(frame), frame.to_numpy().tolist(), strict=True
+    ):
         best = _best_texts(texts, values, lowest=name in lowest_is_best) if mark_best else set()
         both = zip(texts, values, strict=True)
         cells = tuple(Cell(text, best=text in best, words=isinstance(value, str)) for text, value in both)

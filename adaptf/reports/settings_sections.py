@@ -9,7 +9,19 @@ import pandas as pd
 
 from adaptf.compression.complexity import MAX_BYTES, MAX_MACS
 from adaptf.evaluation.calibration import ACCURACY, BINS, CALIBRATION_ERROR, CONFIDENCE
-from adaptf.evaluation.tables import DIFFERENCE, HIGH, LOG_LOSS, LOW, MEAN, RUNS, RUNS_HIGH, RUNS_LOW, SEEN, STANDS, UNSEEN
+from adaptf.evaluation.tables import (
+    DIFFERENCE,
+    HIGH,
+    LOG_LOSS,
+    LOW,
+    MEAN,
+    RUNS,
+    RUNS_HIGH,
+    RUNS_LOW,
+    SEEN,
+    STANDS,
+    UNSEEN,
+)
 from adaptf.reports.figures import DEVICES_SHOWN
 from adaptf.reports.hardest_clips import PLAYED_SECONDS, PROBABILITY, RULE, TRUE_PROBABILITY
 from adaptf.reports.page import Cell, Clip, Clips, Picture, Row, Section, Table, table_of
@@ -24,7 +36,8 @@ def figures_section(scenes: pd.DataFrame, devices: pd.DataFrame, picture: Path) 
     star = " The star marks the best of a row." if len(scenes.columns) > 1 else ""
     by_scene = table_of(
         scenes,
-        "Accuracy in percent by scene. The macro average is the mean over the scenes; of the log loss, less is better." + star,
+        "Accuracy in percent by scene. The macro average is the mean over the scenes; of the log loss, less is better."
+        + star,
         mark_best=True,
         lowest_is_best={LOG_LOSS},
         summaries=_SUMMARIES,
@@ -51,8 +64,17 @@ def differences_section(accuracies: pd.DataFrame, differences: pd.DataFrame, pic
     means = (table_of(accuracies, caption),) if several else ()
     if differences.empty:
         shown = Picture(picture, "Macro-average accuracy.", "Macro-average accuracy of the setting.")
-        return Section("Differences", "Differences", ("There is one setting: nothing to compare it with.",), (*means, shown))
-    seeds, dots = (", and a second one over seeds", " (grey dots: runs, line: interval of their mean)") if several else ("", "")
+        return Section(
+            "Differences",
+            "Differences",
+            ("There is one setting: nothing to compare it with.",),
+            (*means, shown),
+        )
+    seeds, dots = (
+        (", and a second one over seeds", " (grey dots: runs, line: interval of their mean)")
+        if several
+        else ("", "")
+    )
     explained = (
         "A difference is in points of macro-average accuracy. Its 95 % interval is from a paired bootstrap over the places "
         f"that clips were recorded at{seeds}. A difference stands where zero lies outside. Each pair is judged alone: of "
@@ -82,7 +104,11 @@ def _difference_words_table(differences: pd.DataFrame) -> Table:
         )
         for name, found in differences.iterrows()
     )
-    return Table("Differences in points, each setting with the one before it first.", ("", "points", *shown, "in words"), rows)
+    return Table(
+        "Differences in points, each setting with the one before it first.",
+        ("", "points", *shown, "in words"),
+        rows,
+    )
 
 
 def interval(low: float, high: float) -> str:
@@ -117,9 +143,17 @@ def difference_sentences(differences: pd.DataFrame, settings: Sequence[str]) -> 
 def confusions_section(overall: Path, by_device: Path, setting: str, devices: int) -> Section:
     """Confusion matrices of all clips and of each device's."""
     how = "Rows are true scenes, columns what was answered, darker with the share of the row; the diagonal is right."
-    few = f" Of more than {DEVICES_SHOWN} devices those with the most clips are shown." if devices > DEVICES_SHOWN else ""
+    few = (
+        f" Of more than {DEVICES_SHOWN} devices those with the most clips are shown."
+        if devices > DEVICES_SHOWN
+        else ""
+    )
     blocks = (
-        Picture(overall, f"Confusion matrices of all test clips, in percent. {how}", "Confusion matrices of all test clips."),
+        Picture(
+            overall,
+            f"Confusion matrices of all test clips, in percent. {how}",
+            "Confusion matrices of all test clips.",
+        ),
         Picture(
             by_device,
             f"The clips of each device by '{setting}', with the device's macro-average accuracy. {how}{few}",
@@ -177,7 +211,9 @@ def hardest_section(
     """Clips of `hardest_clips`, with their pictures and sounds, or without any. `cities` are by file name, where known."""
     if clips.empty:
         return Section("The hardest clips", "Hardest clips", (f"'{setting}' recognises every clip.",))
-    media: Sequence[tuple[Path | None, Path | None]] = list(zip(pictures, sounds, strict=True)) or [(None, None)] * len(clips)
+    media: Sequence[tuple[Path | None, Path | None]] = list(zip(pictures, sounds, strict=True)) or [
+        (None, None)
+    ] * len(clips)
     shown = tuple(
         Clip(
             filename=row["filename"],
@@ -217,7 +253,9 @@ def _highest(probabilities: pd.Series, true: str) -> tuple[tuple[str, float], ..
 
 def hardest_table(clips: pd.DataFrame) -> pd.DataFrame:
     """The hardest clips for a CSV file, numbered as their pictures and sounds are."""
-    numbered = clips.set_axis(pd.Index([f"{number:02}" for number in range(1, len(clips) + 1)], name="number"))
+    numbered = clips.set_axis(
+        pd.Index([f"{number:02}" for number in range(1, len(clips) + 1)], name="number")
+    )
     return numbered.round({name: 6 for name in numbered.columns if name in (PROBABILITY, TRUE_PROBABILITY)})
 
 

@@ -16,15 +16,15 @@ from optuna.visualization import matplotlib as pictures
 
 from adaptf.reports.figures import BLUE, DEVICE_COLOURS, GREY, save
 
-ORANGE = DEVICE_COLOURS[1]
-FEWEST = 3
+_ORANGE = DEVICE_COLOURS[1]
+_FEWEST = 3
 """Complete trials without which there is nothing to see."""
 
 
 def sweep_figures(study: Study, folder: Path, *, score: str) -> tuple[list[Path], dict[str, str]]:
     """PNG files of the trials, whose values are called `score`, and the pictures that can't be made with why not."""
-    if (found := len(study.get_trials(deepcopy=False, states=[TrialState.COMPLETE]))) < FEWEST:
-        return [], {"trials": f"it needs {FEWEST} complete trials, there are {found}"}
+    if (found := len(study.get_trials(deepcopy=False, states=[TrialState.COMPLETE]))) < _FEWEST:
+        return [], {"trials": f"it needs {_FEWEST} complete trials, there are {found}"}
     fields = max(len(trial.params) for trial in study.get_trials(deepcopy=False))
     drawings: dict[str, tuple[Callable[[Study], Any], tuple[float, float]]] = {
         "history": (partial(pictures.plot_optimization_history, target_name=score), (9, 4.5)),
@@ -33,7 +33,10 @@ def sweep_figures(study: Study, folder: Path, *, score: str) -> tuple[list[Path]
         "epochs": (partial(_epochs, name=score), (8, 4.5)),
     }
     if fields > 1:
-        drawings["contours"] = (partial(pictures.plot_contour, target_name=score), (2 + 3.4 * fields, 1 + 3 * fields))
+        drawings["contours"] = (
+            partial(pictures.plot_contour, target_name=score),
+            (2 + 3.4 * fields, 1 + 3 * fields),
+        )
     drawn, impossible = [], {}
     for name, (draw, size) in drawings.items():
         try:
@@ -57,7 +60,9 @@ def _drawn(draw: Callable[[], Any], size: tuple[float, float], path: Path) -> Pa
 def _tidied(figure: Figure, size: tuple[float, float]) -> Figure:
     """In a size in which names don't overlap, with 1, 3, 10 on logarithmic axes (of short ones 1, 2, 5)."""
     figure.set_size_inches(*size)
-    figure.set_layout_engine("tight" if len(figure.axes) == 2 else "constrained")  # beside a single panel's bar
+    figure.set_layout_engine(
+        "tight" if len(figure.axes) == 2 else "constrained"
+    )  # beside a single panel's bar
     for axes in figure.axes:
         for axis in (axes.xaxis, axes.yaxis):
             if axis.get_scale() == "log":
@@ -75,10 +80,10 @@ def _epochs(study: Study, *, name: str) -> None:
         raise ValueError("no trial was watched while it trained")
     axes = plt.figure().add_subplot()
     for trial in shown:
-        colour = ORANGE if trial.state == TrialState.PRUNED else GREY
+        colour = _ORANGE if trial.state == TrialState.PRUNED else GREY
         best = trial.number == study.best_trial.number
         look: dict[str, Any] = {"color": BLUE, "linewidth": 2.5, "zorder": 3} if best else {"color": colour}
         axes.plot(*zip(*sorted(trial.intermediate_values.items()), strict=True), **{"linewidth": 1} | look)
-    colours = {"best trial": BLUE, "others": GREY, "ended early": ORANGE}
+    colours = {"best trial": BLUE, "others": GREY, "ended early": _ORANGE}
     axes.legend(handles=[Line2D([], [], color=colour, label=label) for label, colour in colours.items()])
     axes.set(title="Best validation until then", xlabel="epochs", ylabel=name)

@@ -26,7 +26,9 @@ _COSTS = {
 """Figures of the quantization's report: what they are, and their limit."""
 
 
-def device_page(device: str, report: pd.DataFrame, predictions: pd.DataFrame | None, evaluated: str, came: list[Node]) -> str:
+def device_page(
+    device: str, report: pd.DataFrame, predictions: pd.DataFrame | None, evaluated: str, came: list[Node]
+) -> str:
     """Markdown of a device's model.
 
     `report` is the table of the quantization, with a row per device; `predictions` are those of the test clips by the INT8
@@ -55,7 +57,9 @@ def _learnt_remark(came: Sequence[Node]) -> str:
     return f", {what_clips_judge(refits)}" if refits else ""
 
 
-def router_page(held: Mapping[str, str], predictions: pd.DataFrame | None, evaluated: str, came: list[Node]) -> str:
+def router_page(
+    held: Mapping[str, str], predictions: pd.DataFrame | None, evaluated: str, came: list[Node]
+) -> str:
     """Markdown of the router: `held` is the version by device; the rest as for a device's model."""
     lines = "\n".join(f"| {device} | {version} |" for device, version in held.items())
     return "\n\n".join(
@@ -81,7 +85,11 @@ def _test_scores(clips_by_column: Mapping[str, pd.DataFrame | None], evaluated: 
     if any(clips is None for clips in clips_by_column.values()):
         return [NOT_SCORED]
     note = mlflow.get_run(evaluated).data.tags.get(MLFLOW_RUN_NOTE, "").partition("\n\n")[0]
-    tables = [_accuracy_by(column, clips) for column, clips in clips_by_column.items() if clips is not None and len(clips)]
+    tables = [
+        _accuracy_by(column, clips)
+        for column, clips in clips_by_column.items()
+        if clips is not None and len(clips)
+    ]
     return [f"Test clips: {note}", *(tables or ["None of the test clips is for this model."])]
 
 
@@ -96,20 +104,29 @@ def _accuracy_by(column: str, clips: pd.DataFrame) -> str:
 
 def budget(row: pd.Series) -> str:
     """Markdown: what the network costs, and the limits that it is held to."""
-    lines = [f"| {what} | {int(row[name]):,} | {limit} |" for name, (what, limit) in _COSTS.items() if name in row]
+    lines = [
+        f"| {what} | {int(row[name]):,} | {limit} |" for name, (what, limit) in _COSTS.items() if name in row
+    ]
     return "\n".join(["| budget | this model | limit |", "|---|---:|---:|", *lines])
 
 
 def _runs_list(came: Sequence[Node]) -> str:
     """Markdown: a link to each run, as the pages of MLflow's UI find them, files by name, code and data of the first run."""
     lines = [f"- {_link_to(node)}" for node in came if node.name]
-    made = [f"Data digest: {data_digest(came) or 'not known'}.", f"Git commit: {commit(came) or 'not known'}."]
+    made = [
+        f"Data digest: {data_digest(came) or 'not known'}.",
+        f"Git commit: {commit(came) or 'not known'}.",
+    ]
     return "\n".join(["Runs that it came from, and that scored it:", "", *lines, "", *made])
 
 
 def _link_to(node: Node) -> str:
     """Markdown: to a run; of a file its name."""
-    return f"[{node.name}](#/experiments/{node.experiment_id}/runs/{node.run_id})" if node.stage != FILE else node.name
+    return (
+        f"[{node.name}](#/experiments/{node.experiment_id}/runs/{node.run_id})"
+        if node.stage != FILE
+        else node.name
+    )
 
 
 def files_behind(came: Sequence[Node]) -> str:

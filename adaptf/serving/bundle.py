@@ -83,7 +83,9 @@ def write_bundle(
         "clip_samples": clip_samples,
         "max_seconds": max_seconds,
         "mel": dict(mel),
-        "models": {device: {"file": f"{device}.pt2", "version": version} for device, (_, version) in models.items()},
+        "models": {
+            device: {"file": f"{device}.pt2", "version": version} for device, (_, version) in models.items()
+        },
     }
     (folder / MANIFEST).write_text(json.dumps(manifest, indent=2), encoding="utf-8")
     for device, (file, _) in models.items():
@@ -107,7 +109,9 @@ def read_bundle(folder: Path) -> Bundle:
     except BundleError:
         raise
     except (OSError, ValueError, AttributeError, KeyError, TypeError) as error:
-        raise BundleError(f"{folder} is no bundle of a router with a complete {MANIFEST}: {error!r}") from error
+        raise BundleError(
+            f"{folder} is no bundle of a router with a complete {MANIFEST}: {error!r}"
+        ) from error
     for device, model in models.items():
         _check_network(device, model.network, bundle)
     return bundle
@@ -127,11 +131,17 @@ def _check_network(device: str, network: Network, bundle: Bundle) -> None:
     """Tries two clips of silence: a fixed batch, other features or other scenes should fail before any request does."""
     wanted = (2, len(bundle.scenes))
     if bundle.log_mel.sample_rate != bundle.sample_rate:
-        raise BundleError(f"the log-mel is made for {bundle.log_mel.sample_rate} Hz, the bundle for {bundle.sample_rate}")
+        raise BundleError(
+            f"the log-mel is made for {bundle.log_mel.sample_rate} Hz, the bundle for {bundle.sample_rate}"
+        )
     try:
         with torch.no_grad():
             logits = network(bundle.log_mel(torch.zeros(2, bundle.clip_samples)))
     except (RuntimeError, ValueError) as error:
-        raise BundleError(f"the network of device {device!r} does not take the bundle's log-mel: {error}") from error
+        raise BundleError(
+            f"the network of device {device!r} does not take the bundle's log-mel: {error}"
+        ) from error
     if tuple(logits.shape) != wanted or not bool(logits.isfinite().all()):
-        raise BundleError(f"the network of device {device!r} should give finite logits {wanted}, got {tuple(logits.shape)}")
+        raise BundleError(
+            f"the network of device {device!r} should give finite logits {wanted}, got {tuple(logits.shape)}"
+        )

@@ -55,7 +55,9 @@ def chunks_of(bundle: Bundle, rows: list[Row], *, workers: int) -> Iterator[list
 
     A small request is spread over all the workers.
     """
-    clips = {row.number: max(1, round(row.seconds * bundle.sample_rate / bundle.clip_samples)) for row in rows}
+    clips = {
+        row.number: max(1, round(row.seconds * bundle.sample_rate / bundle.clip_samples)) for row in rows
+    }
     most = min(CLIPS_AT_ONCE, -(-sum(clips.values()) // workers))
     by_device = sorted(rows, key=lambda row: bundle.device_used(row.device))
     for _, of_device in groupby(by_device, key=lambda row: bundle.device_used(row.device)):

@@ -16,16 +16,16 @@ from adaptf.serving.bundle import Bundle, BundleError, RoutedModel, read_bundle
 from adaptf.serving.log_lines import log
 from adaptf.tracking import production, registry
 
-FIRST_CHECK_SECONDS = 30.0
+_FIRST_CHECK_SECONDS = 30.0
 """So long a router waits for its first look at the registry before it answers with what is inside it."""
-LONGEST_WAIT_SECONDS = 600.0
+_LONGEST_WAIT_SECONDS = 600.0
 
-Download = Callable[[str, str, Path], Path]
+_Download = Callable[[str, str, Path], Path]
 """(registered model, version, folder) -> folder of the version's bundle"""
 
 
 @dataclass(frozen=True)
-class Failure:
+class _Failure:
     """A version that could not be taken up."""
 
     version: str
@@ -49,7 +49,7 @@ class Follower:
         *,
         check_seconds: float,
         in_production: Callable[[], dict[str, str]] = production.in_production,
-        download: Download = logged_model.download_bundle,
+        download: _Download = logged_model.download_bundle,
     ) -> None:
         self.bundle = bundle
         self.check_seconds, self.in_production, self.download = check_seconds, in_production, download
@@ -57,7 +57,7 @@ class Follower:
         """By device, in what way it does not answer with the version in production."""
         self.problem = ""
         """Why the registry could not be read the last time."""
-        self.failures: dict[str, Failure] = {}
+        self.failures: dict[str, _Failure] = {}
         """By device."""
         self.failed = {"registry": 0, "version": 0}
         """How often so far."""
@@ -74,16 +74,18 @@ class Follower:
     def is_alive(self) -> bool:
         return self._thread is not None and self._thread.is_alive()
 
-    def start(self, *, limit_seconds: float = FIRST_CHECK_SECONDS) -> None:
+    def start(self, *, limit_seconds: float = _FIRST_CHECK_SECONDS) -> None:
         """Returns after the first check, so that a router's first answer comes from what is in production already.
 
         Raises UserError for the model of one device, which answers for all devices by itself.
         """
-        check_names(self.bundle)
+        _check_names(self.bundle)
         self._thread = threading.Thread(target=self._run, name="adaptf-live", daemon=True)
         self._thread.start()
         if not self._first_check.wait(limit_seconds):
-            self._say(f"no answer of the registry in {limit_seconds:g} s: serving the models inside the router")
+            self._say(
+                f"no answer of the registry in {limit_seconds:g} s: serving the models inside the router"
+            )
 
     def stop(self) -> None:
         """Ends the thread after the check in hand."""
@@ -102,13 +104,15 @@ class Follower:
         except Exception as error:
             self.failed["registry"] += 1
             if not self.problem:  # Its words may change from one time to the next.
-                self._say(f"the registry does not answer, serving on without it: {error_in_short(error)}")
-            self.problem = error_in_short(error)
+                self._say(f"the registry does not answer, serving on without it: {_error_in_short(error)}")
+            self.problem = _error_in_short(error)
             return
         if self.problem:
             self._say("the registry answers again", logging.INFO)
         self.problem, self.last_check = "", datetime.now(UTC)
-        names = {name.removeprefix(production.PREFIX): name for name in promoted if name != registry.ROUTER_NAME}
+        names = {
+            name.removeprefix(production.PREFIX): name for name in promoted if name != registry.ROUTER_NAME
+        }
         for device, name in sorted(names.items()):
             self._follow(device, name, promoted[name])
         self._note_withdrawn(set(names))
@@ -123,7 +127,11 @@ class Follower:
                 model = self._load(name, version)
             except Exception as error:  # a full disk passes, and nobody knows from here what else does
                 again = failure is not None and failure.version == wanted
-                wait_seconds = min(2 * failure.wait_seconds, LONGEST_WAIT_SECONDS) if again and failure else self.check_seconds
+                wait_seconds = (
+                    min(2 * failure.wait_seconds, _LONGEST_WAIT_SECONDS)
+                    if again and failure
+                    else self.check_seconds
+                )
                 self._fail(device, wanted, wait_seconds, error)
             else:
                 self.bundle = replace(self.bundle, models={**self.bundle.models, device: model})
@@ -138,14 +146,16 @@ class Follower:
         if list(bundle.models) != [UNKNOWN]:
             raise BundleError(f"it is a router for {sorted(bundle.models)}, not the model of one device")
         here = self.bundle.input_and_output()
-        if differences := [f"{key} {value!r}" for key, value in bundle.input_and_output().items() if value != here[key]]:
+        if differences := [
+            f"{key} {value!r}" for key, value in bundle.input_and_output().items() if value != here[key]
+        ]:
             raise BundleError(f"it has {', '.join(differences)}, unlike this router")
         return RoutedModel(bundle.models[UNKNOWN].network, f"{name}/{version}")
 
     def _fail(self, device: str, version: str, wait_seconds: float, error: Exception) -> None:
         self.failed["version"] += 1
-        self.failures[device] = Failure(version, wait_seconds, time.monotonic() + wait_seconds)
-        self._note(device, f"{version} cannot be taken up, {self._serving(device)}: {error_in_short(error)}")
+        self.failures[device] = _Failure(version, wait_seconds, time.monotonic() + wait_seconds)
+        self._note(device, f"{version} cannot be taken up, {self._serving(device)}: {_error_in_short(error)}")
 
     def _note_withdrawn(self, promoted: set[str]) -> None:
         """Devices that no version is in production for keep their model; notes on others that are gone are dropped."""
@@ -174,7 +184,7 @@ class Follower:
         log("live", level, **values, message=message)
 
 
-def check_names(bundle: Bundle) -> None:
+def _check_names(bundle: Bundle) -> None:
     """Raises UserError where a model is not the one that the registry has for its device."""
     for device, model in bundle.models.items():
         name = registry.device_model_name(device)
@@ -185,6 +195,6 @@ def check_names(bundle: Bundle) -> None:
             )
 
 
-def error_in_short(error: Exception) -> str:
+def _error_in_short(error: Exception) -> str:
     """One line."""
     return " ".join(f"{type(error).__name__}: {error}".split())[:500]

@@ -16,7 +16,9 @@ def log(event: str, level: int = logging.INFO, **values: Any) -> None:
     """A line on the logger `adaptf.router`. No audio goes there."""
     if LOGGER.isEnabledFor(level):
         now = datetime.now(UTC).isoformat(timespec="milliseconds")
-        LOGGER.log(level, json.dumps({"time": now, "level": logging.getLevelName(level), "event": event} | values))
+        LOGGER.log(
+            level, json.dumps({"time": now, "level": logging.getLevelName(level), "event": event} | values)
+        )
 
 
 def show_log_when_served() -> None:

@@ -16,9 +16,19 @@ from adaptf.serving.requests import WANTED_COLUMNS
 from adaptf.serving.settings import Settings
 from adaptf.serving.signature import example_request, signature
 
-ROUTER = Path(__file__).with_name("router.py")
+_ROUTER = Path(__file__).with_name("router.py")
 """By its path: importing the file would offer it to MLflow as the model to log."""
-REQUIREMENTS = ("mlflow", "torch", "torchao", "openvino", "numpy", "pandas", "soundfile", "soxr", "prometheus_client")
+_REQUIREMENTS = (
+    "mlflow",
+    "torch",
+    "torchao",
+    "openvino",
+    "numpy",
+    "pandas",
+    "soundfile",
+    "soxr",
+    "prometheus_client",
+)
 """What serving a router needs: the versions installed here are written into the model."""
 
 
@@ -33,10 +43,10 @@ def log_router(bundle: Path, name: str) -> str:
         read_bundle(bundle)
         logged = mlflow.pyfunc.log_model(
             name=name,
-            python_model=str(ROUTER),
+            python_model=str(_ROUTER),
             artifacts={BUNDLE: str(bundle)},
             code_paths=[str(Path(adaptf.__file__).parent)],
-            pip_requirements=installed_requirements(),
+            pip_requirements=_installed_requirements(),
             signature=signature(),
             model_config=asdict(Settings()),
             # MLflow's own input example would load every network once more for each model that is logged.
@@ -45,9 +55,9 @@ def log_router(bundle: Path, name: str) -> str:
     return str(logged.model_uri)
 
 
-def installed_requirements() -> list[str]:
+def _installed_requirements() -> list[str]:
     """Exact versions, without a local part such as `+cpu`, which no index would find; OpenVINO where it is installed."""
-    there = [package for package in REQUIREMENTS if package != "openvino" or find_spec(package)]
+    there = [package for package in _REQUIREMENTS if package != "openvino" or find_spec(package)]
     return [f"{package}=={installed_version(package).partition('+')[0]}" for package in there]
 
 
@@ -60,7 +70,9 @@ def bundle_behind(uri: str, folder: Path, *, what: str) -> Path:
     """That of a logged model, downloaded into a folder. Raises UserError, which calls the model `what`, where it has none."""
     try:
         artifacts = mlflow.models.get_model_info(uri).flavors["python_function"]["artifacts"]
-        return Path(mlflow.artifacts.download_artifacts(f"{uri}/{artifacts[BUNDLE]['path']}", dst_path=str(folder)))
+        return Path(
+            mlflow.artifacts.download_artifacts(f"{uri}/{artifacts[BUNDLE]['path']}", dst_path=str(folder))
+        )
     except (MlflowException, OSError, KeyError) as error:
         raise UserError(
             f"{what} has no bundle that can be read: it was not registered by `register`, or its files are gone ({error!r})"

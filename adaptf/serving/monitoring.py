@@ -35,15 +35,23 @@ class Monitor:
         self.follower = follower
         self.metrics = metrics = CollectorRegistry()
         self._numbers = count(1)
-        self._requests = Counter("adaptf_requests", "Requests, by how they ended.", ["status"], registry=metrics)
+        self._requests = Counter(
+            "adaptf_requests", "Requests, by how they ended.", ["status"], registry=metrics
+        )
         self._seconds = Histogram(
             "adaptf_request_seconds", "Time of a request in the router.", buckets=_SECONDS, registry=metrics
         )
         self._audio = Counter("adaptf_audio_seconds", "Seconds of audio classified.", registry=metrics)
-        self._asked = Counter("adaptf_rows_asked", "Rows, by the device asked for.", ["device"], registry=metrics)
+        self._asked = Counter(
+            "adaptf_rows_asked", "Rows, by the device asked for.", ["device"], registry=metrics
+        )
         by = ["device", "scene"]
-        self._rows = Counter("adaptf_rows", "Rows, by the device used and the scene found.", by, registry=metrics)
-        self._clips = Counter("adaptf_clips", "Clips, by the device used and the scene found.", by, registry=metrics)
+        self._rows = Counter(
+            "adaptf_rows", "Rows, by the device used and the scene found.", by, registry=metrics
+        )
+        self._clips = Counter(
+            "adaptf_clips", "Clips, by the device used and the scene found.", by, registry=metrics
+        )
         metrics.register(_ModelMetrics(follower))
 
     @contextmanager
@@ -61,7 +69,9 @@ class Monitor:
             raise
         self._end(number, start, "ok", self._counted(answers))
 
-    def _end(self, number: int, start: float, status: str, values: dict[str, Any], level: int = logging.INFO) -> None:
+    def _end(
+        self, number: int, start: float, status: str, values: dict[str, Any], level: int = logging.INFO
+    ) -> None:
         seconds = time.perf_counter() - start
         self._requests.labels(status).inc()
         self._seconds.observe(seconds)
@@ -72,7 +82,9 @@ class Monitor:
         bundle = self.follower.bundle
         rows = Tally((answer.device_used, _scene_of(answer, bundle)) for answer in answers)
         clips = Tally(
-            (answer.device_used, bundle.scenes[best]) for answer in answers for best in answer.probabilities.argmax(axis=1)
+            (answer.device_used, bundle.scenes[best])
+            for answer in answers
+            for best in answer.probabilities.argmax(axis=1)
         )
         for labels, number in rows.items():
             self._rows.labels(*labels).inc(number)
@@ -100,7 +112,9 @@ class _ModelMetrics:
 
     def collect(self) -> Iterator[Metric]:
         follower = self.follower
-        models = GaugeMetricFamily("adaptf_model", "Networks that answer, 1 each.", labels=["device", "version", "form"])
+        models = GaugeMetricFamily(
+            "adaptf_model", "Networks that answer, 1 each.", labels=["device", "version", "form"]
+        )
         for device, model in follower.bundle.models.items():
             models.add_metric([device, model.version, model.network.form], 1)
         other = GaugeMetricFamily(
@@ -112,7 +126,9 @@ class _ModelMetrics:
             if model.network.refused_difference is not None:
                 other.add_metric([device, model.version], model.network.refused_difference)
         refused = GaugeMetricFamily(
-            "adaptf_live_not_taken_up", "Promoted versions that could not be taken up, 1 each.", labels=["device", "version"]
+            "adaptf_live_not_taken_up",
+            "Promoted versions that could not be taken up, 1 each.",
+            labels=["device", "version"],
         )
         for device, failure in list(follower.failures.items()):
             refused.add_metric([device, failure.version], 1)
@@ -139,5 +155,11 @@ def _asked_label(device: str | None, bundle: Bundle) -> str:
 
 def _devices_of(answers: Sequence[Answer]) -> list[dict[str, Any]]:
     """Devices asked for and used, with the number of rows; a client's name is cut where it is long."""
-    pairs = Tally((answer.device_asked and answer.device_asked[:_LONGEST_NAME], answer.device_used) for answer in answers)
-    return [{"asked": asked, "used": used, "rows": rows} for (asked, used), rows in pairs.most_common(_MOST_DEVICES)]
+    pairs = Tally(
+        (answer.device_asked and answer.device_asked[:_LONGEST_NAME], answer.device_used)
+        for answer in answers
+    )
+    return [
+        {"asked": asked, "used": used, "rows": rows}
+        for (asked, used), rows in pairs.most_common(_MOST_DEVICES)
+    ]

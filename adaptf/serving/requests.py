@@ -30,7 +30,9 @@ MAX_PEAK = 8.0
 """18 dB over full scale. Beyond it a float file is not scaled to [-1, 1], and the answer would be wrong."""
 
 _WANTED_AUDIO = "it should be base64 of the bytes of a WAV, FLAC, OGG or MP3 file"
-WANTED_COLUMNS = f"a row has {AUDIO!r} (base64 of a WAV, FLAC, OGG or MP3 file) and may have {DEVICE!r} (a device's name)"
+WANTED_COLUMNS = (
+    f"a row has {AUDIO!r} (base64 of a WAV, FLAC, OGG or MP3 file) and may have {DEVICE!r} (a device's name)"
+)
 
 _Value = TypeVar("_Value")
 _Result = TypeVar("_Result")
@@ -152,7 +154,9 @@ def checked_seconds(file: BytesIO, max_seconds: float) -> float:
         return seconds
     seconds = float(header.frames / header.samplerate)
     if seconds > max_seconds:
-        raise AudioError(f"{AUDIO} lasts {seconds:.1f} s by its header; at most {max_seconds:g} s are read: cut it")
+        raise AudioError(
+            f"{AUDIO} lasts {seconds:.1f} s by its header; at most {max_seconds:g} s are read: cut it"
+        )
     return seconds
 
 
@@ -161,17 +165,23 @@ def _checked_header(file: BytesIO) -> Any:
     try:
         header = soundfile.info(file)
     except (soundfile.LibsndfileError, TypeError) as error:
-        raise AudioError(f"{AUDIO} is not readable as audio ({error_text(error)}); {_WANTED_AUDIO}") from error
+        raise AudioError(
+            f"{AUDIO} is not readable as audio ({error_text(error)}); {_WANTED_AUDIO}"
+        ) from error
     finally:
         file.seek(0)
     if header.format not in _FORMATS:
         raise AudioError(f"{AUDIO} is in the format {header.format}; {_WANTED_AUDIO}")
     if not 1 <= header.samplerate <= MAX_SAMPLE_RATE:
-        raise AudioError(f"{AUDIO} has {header.samplerate} samples a second; at most {MAX_SAMPLE_RATE} are read")
+        raise AudioError(
+            f"{AUDIO} has {header.samplerate} samples a second; at most {MAX_SAMPLE_RATE} are read"
+        )
     if header.channels > MAX_CHANNELS:
         raise AudioError(f"{AUDIO} has {header.channels} channels; at most {MAX_CHANNELS} are read")
     if header.frames == UNKNOWN_FRAMES:
-        raise AudioError(f"the header of {AUDIO} does not say how long it is, as in a stream: write it to a file again")
+        raise AudioError(
+            f"the header of {AUDIO} does not say how long it is, as in a stream: write it to a file again"
+        )
     return header
 
 

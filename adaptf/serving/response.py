@@ -28,21 +28,32 @@ def read_parameters(params: Mapping[str, Any] | None, *, scenes: int) -> Paramet
     """Raises MlflowException (INVALID_PARAMETER_VALUE) for a parameter or a value that there is not."""
     given = {name: value for name, value in (params or {}).items() if value is not None}
     if unknown := sorted(given.keys() - vars(Parameters()).keys()):
-        raise invalid(f"unknown parameter {unknown[0]!r}; there are {', '.join(map(repr, vars(Parameters())))}")
+        raise invalid(
+            f"unknown parameter {unknown[0]!r}; there are {', '.join(map(repr, vars(Parameters())))}"
+        )
     read = Parameters(**given)
     if isinstance(read.top_k, bool) or not isinstance(read.top_k, int) or not 0 <= read.top_k <= scenes:
-        raise invalid(f"top_k should be a whole number from 0 (all scenes) to {scenes}, got {shown(read.top_k)}")
+        raise invalid(
+            f"top_k should be a whole number from 0 (all scenes) to {scenes}, got {shown(read.top_k)}"
+        )
     if read.aggregate not in (_FILE, _SECOND):
         raise invalid(f"aggregate should be {_FILE!r} or {_SECOND!r}, got {shown(read.aggregate)}")
     return read
 
 
 def table_of(
-    answers: Sequence[Answer], parameters: Parameters, *, scenes: Sequence[str], clip_seconds: float, index: pd.Index
+    answers: Sequence[Answer],
+    parameters: Parameters,
+    *,
+    scenes: Sequence[str],
+    clip_seconds: float,
+    index: pd.Index,
 ) -> pd.DataFrame:
     """The response; `index` is the request's."""
     if parameters.aggregate == _SECOND:
-        numbered = [(row, clip) for row, answer in enumerate(answers) for clip in range(len(answer.probabilities))]
+        numbered = [
+            (row, clip) for row, answer in enumerate(answers) for clip in range(len(answer.probabilities))
+        ]
         rows = [
             {"row": row, "second": clip * clip_seconds}
             | _row_of(answers[row], answers[row].probabilities[clip], parameters.top_k, scenes)
@@ -50,7 +61,9 @@ def table_of(
         ]
         index = index.take([row for row, _ in numbered])
     else:
-        rows = [_row_of(answer, answer.probabilities.mean(axis=0), parameters.top_k, scenes) for answer in answers]
+        rows = [
+            _row_of(answer, answer.probabilities.mean(axis=0), parameters.top_k, scenes) for answer in answers
+        ]
     # Columns of objects: pandas would turn a null device into NaN, which is not JSON. One by one: from rows it takes 3 ms.
     columns = {
         name: pd.Series([row[name] for row in rows], index, dtype=float if name == "probability" else object)
@@ -59,7 +72,9 @@ def table_of(
     return pd.DataFrame(columns, copy=False)
 
 
-def _row_of(answer: Answer, probabilities: NDArray[np.float64], top_k: int, scenes: Sequence[str]) -> dict[str, Any]:
+def _row_of(
+    answer: Answer, probabilities: NDArray[np.float64], top_k: int, scenes: Sequence[str]
+) -> dict[str, Any]:
     """One row of the response; `probabilities` (scenes,)."""
     best = int(probabilities.argmax())
     order = np.argsort(-probabilities, kind="stable")[:top_k] if top_k else range(len(scenes))

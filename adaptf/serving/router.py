@@ -39,7 +39,9 @@ class DeviceRouter(PythonModel):
         """Reads the bundle, and starts what the model's configuration asks for. Raises BundleError and UserError."""
         settings = read_settings(context.model_config)
         show_log_when_served()
-        self.follower = Follower(read_bundle(Path(context.artifacts[BUNDLE])), check_seconds=settings.check_seconds)
+        self.follower = Follower(
+            read_bundle(Path(context.artifacts[BUNDLE])), check_seconds=settings.check_seconds
+        )
         self.monitor = Monitor(self.follower)
         if settings.live:
             self.follower.start()
@@ -50,7 +52,9 @@ class DeviceRouter(PythonModel):
                 weakref.finalize(self, server.stop)
         _log_models(self.bundle)
 
-    def predict(self, context: Any, model_input: pd.DataFrame, params: dict[str, Any] | None = None) -> pd.DataFrame:
+    def predict(
+        self, context: Any, model_input: pd.DataFrame, params: dict[str, Any] | None = None
+    ) -> pd.DataFrame:
         """One row per row of the request, with its index; with `aggregate="second"` one per clip of it.
 
         `audio` is base64 of a WAV, FLAC, OGG or MP3 file of any rate; longer audio than a clip is cut (see

@@ -30,7 +30,9 @@ def signature() -> ModelSignature:
         ColSpec(Map(double), "probabilities"),
     ]
     defaults = Parameters()
-    params = ParamSchema([ParamSpec("top_k", DataType.long, defaults.top_k), ParamSpec("aggregate", text, defaults.aggregate)])
+    params = ParamSchema(
+        [ParamSpec("top_k", DataType.long, defaults.top_k), ParamSpec("aggregate", text, defaults.aggregate)]
+    )
     return ModelSignature(outputs=Schema(columns), params=params)
 
 

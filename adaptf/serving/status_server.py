@@ -39,7 +39,11 @@ def start_status_server(monitor: Monitor, *, host: str, port: int) -> StatusServ
     try:
         server = StatusServer(monitor, host=host, port=port)
     except OSError as error:
-        log("status", logging.WARNING, message=f"no metrics: port {port} of {host} cannot be used ({error}); serving on")
+        log(
+            "status",
+            logging.WARNING,
+            message=f"no metrics: port {port} of {host} cannot be used ({error}); serving on",
+        )
         return None
     log("status", address=server.address, message="/metrics, /health and /version are open")
     return server
@@ -61,7 +65,9 @@ def _handler_of(monitor: Monitor) -> type[BaseHTTPRequestHandler]:
             elif path == "/version":
                 self.respond(200, "application/json", _as_json(versions(monitor.follower)))
             else:
-                self.respond(404, "application/json", _as_json({"routes": ["/metrics", "/health", "/version"]}))
+                self.respond(
+                    404, "application/json", _as_json({"routes": ["/metrics", "/health", "/version"]})
+                )
 
         def respond(self, status: int, content_type: str, body: bytes) -> None:
             self.send_response(status)

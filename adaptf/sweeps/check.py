@@ -15,7 +15,7 @@ from adaptf.pipeline.taught import check_temperatures, teacher_ids
 from adaptf.sweeps.space import DIR_OF, SPACES, Space, space_path, with_values
 from adaptf.training.device_probability import devices_in
 
-STARTS = ("train_run", "distill_run")
+_STARTS = ("train_run", "distill_run")
 """Fields of runs from which trials start, which should not have learnt from the clips that judge them."""
 
 
@@ -32,8 +32,12 @@ def check_values(space: Space, config: Any, refuse: Callable[[Any], None], *, va
             problems.append(str(error))
     path = space_path(value, stage)
     shipped = path.parent == SPACES and any(field.startswith(DIR_OF) for field in space)
-    hint = "; it is made for TAU's devices: for others give a file of your own as sweep.space" if shipped else ""
-    raise_problems(list(dict.fromkeys(problems)), of=f"the settings that the space {path} gives {stage}{hint}")
+    hint = (
+        "; it is made for TAU's devices: for others give a file of your own as sweep.space" if shipped else ""
+    )
+    raise_problems(
+        list(dict.fromkeys(problems)), of=f"the settings that the space {path} gives {stage}{hint}"
+    )
 
 
 def check_trial(stage: Stage[Any], config: Any, devices: Sequence[str]) -> None:
@@ -43,7 +47,7 @@ def check_trial(stage: Stage[Any], config: Any, devices: Sequence[str]) -> None:
     if hasattr(config, "loss"):
         check_temperatures(config.loss, teacher_ids(config.teacher_runs))
     for field in upstream_fields(config):
-        if field.name in STARTS:
+        if field.name in _STARTS:
             check_choice(field.name, getattr(config, field.name))
 
 

@@ -23,15 +23,15 @@ from adaptf.sweeps.trial import ACCURACY
 from adaptf.sweeps.tries import ERROR, RUN, VALUES, first_number, last_tries, ranked, tries
 from adaptf.tracking.runs import Result, StageRun
 
-BEST, TRIALS, TABLE = "best.yaml", "trials.csv", "trials.json"
-SHOWN = 10
+_BEST, _TRIALS, _TABLE = "best.yaml", "trials.csv", "trials.json"
+_SHOWN = 10
 """Trials on the run's page."""
-SCORE = "validation accuracy"
-CAUTION = (
+_SCORE = "validation accuracy"
+_CAUTION = (
     "The best of many trials is partly the luckiest on these validation clips: run it with several seeds "
     "beside the settings that it shall replace."
 )
-STATES = {
+_STATES = {
     TrialState.COMPLETE: "complete",
     TrialState.PRUNED: "pruned",
     TrialState.FAIL: "failed",
@@ -46,21 +46,22 @@ def results(study: optuna.Study, stage: str, settings: Any, run: StageRun, *, sp
     Raises UserError where no trial was complete.
     """
     trials, complete = last_tries(study), ranked(study)
-    counts = {"complete": 0, "pruned": 0, "failed": 0, **Counter(STATES[trial.state] for trial in trials)}
+    counts = {"complete": 0, "pruned": 0, "failed": 0, **Counter(_STATES[trial.state] for trial in trials)}
     if not complete:
         raise UserError(f"study '{study.study_name}' has no complete trial: {counts}")
     best = complete[0]
     summary = "; ".join([_in_words(best), ", ".join(f"{n} {state}" for state, n in counts.items())])
-    go_on = f"mlflow run . --env-manager local -e {stage} -P preset=runs:/{run.run_id}/{BEST}"
+    go_on = f"mlflow run . --env-manager local -e {stage} -P preset=runs:/{run.run_id}/{_BEST}"
     return Result(
-        metrics={ACCURACY: best.values[0]} | {f"trials/{state}": float(count) for state, count in counts.items()},
+        metrics={ACCURACY: best.values[0]}
+        | {f"trials/{state}": float(count) for state, count in counts.items()},
         files={
-            BEST: _write_preset(best, stage, settings, run.folder / BEST),
+            _BEST: _write_preset(best, stage, settings, run.folder / _BEST),
             **_tables(trials, run.folder, space),
             **_pictures(study, run.folder),
         },
-        tags={MLFLOW_LOGGED_ARTIFACTS: json.dumps([{"path": TABLE, "type": "table"}])},
-        note=f"**{summary}**\n\n{_shown(complete[:SHOWN])}\n\n{CAUTION}\n\n```\n{go_on}\n```",
+        tags={MLFLOW_LOGGED_ARTIFACTS: json.dumps([{"path": _TABLE, "type": "table"}])},
+        note=f"**{summary}**\n\n{_shown(complete[:_SHOWN])}\n\n{_CAUTION}\n\n```\n{go_on}\n```",
         summary=f"{run.name}: {summary}\n\n{go_on}",
     )
 
@@ -68,9 +69,9 @@ def results(study: optuna.Study, stage: str, settings: Any, run: StageRun, *, sp
 def _tables(trials: Sequence[FrozenTrial], folder: Path, space: Space) -> dict[str, Path]:
     """A row per trial: for people, and in the form that MLflow shows as a table."""
     table = pd.DataFrame([_row(trial, space) for trial in trials])
-    table.to_csv(folder / TRIALS, index=False)
-    table.to_json(folder / TABLE, orient="split", index=False)
-    return {name: folder / name for name in (TRIALS, TABLE)}
+    table.to_csv(folder / _TRIALS, index=False)
+    table.to_json(folder / _TABLE, orient="split", index=False)
+    return {name: folder / name for name in (_TRIALS, _TABLE)}
 
 
 def _row(trial: FrozenTrial, space: Space) -> dict[str, Any]:
@@ -78,7 +79,7 @@ def _row(trial: FrozenTrial, space: Space) -> dict[str, Any]:
     values = trial.user_attrs.get(VALUES, {})
     return {
         "trial": first_number(trial),
-        "state": STATES[trial.state],
+        "state": _STATES[trial.state],
         "accuracy": trial.values[0] if trial.state == TrialState.COMPLETE else None,
         **{field: values.get(field) for field in space},
         "epochs": trial.last_step,
@@ -92,7 +93,7 @@ def _row(trial: FrozenTrial, space: Space) -> dict[str, Any]:
 
 def _pictures(study: optuna.Study, folder: Path) -> dict[str, Path]:
     """Those that the trials can show; a word for each other one."""
-    pictures, impossible = sweep_figures(study, folder / "figures", score=SCORE)
+    pictures, impossible = sweep_figures(study, folder / "figures", score=_SCORE)
     for name, why in impossible.items():
         print(f"No picture of the {name.replace('_', ' ')}: {why}", flush=True)
     return {f"figures/{picture.name}": picture for picture in pictures}
@@ -127,7 +128,9 @@ def _differences(config: Any, default: Any) -> dict[str, Any]:
 
 def _in_words(trial: FrozenTrial) -> str:
     """A trial in a line."""
-    return f"trial {first_number(trial)}, {SCORE} {trial.values[0]:.3f} with {words(trial.user_attrs[VALUES])}"
+    return (
+        f"trial {first_number(trial)}, {_SCORE} {trial.values[0]:.3f} with {words(trial.user_attrs[VALUES])}"
+    )
 
 
 def _shown(trials: Sequence[FrozenTrial]) -> str:
@@ -135,7 +138,9 @@ def _shown(trials: Sequence[FrozenTrial]) -> str:
     rows = []
     for trial in trials:
         values = trial.user_attrs[VALUES].items()
-        texts = {label(name): f"{value:.4g}" if isinstance(value, float) else str(value) for name, value in values}
-        rows.append({SCORE: f"{trial.values[0]:.3f}"} | texts)
+        texts = {
+            label(name): f"{value:.4g}" if isinstance(value, float) else str(value) for name, value in values
+        }
+        rows.append({_SCORE: f"{trial.values[0]:.3f}"} | texts)
     table = pd.DataFrame(rows, index=pd.Index([first_number(trial) for trial in trials], name="trial"))
     return f"The best {len(trials)} complete trials.\n\n{as_markdown(table)}"

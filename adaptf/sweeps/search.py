@@ -11,7 +11,7 @@ from adaptf.errors import UserError
 from adaptf.pipeline.config import file_or_name
 
 BESIDE = "default"
-Pruning = Literal["halving", "none"]
+_Pruning = Literal["halving", "none"]
 _GOES_ON = 3
 """One trial in so many does at each look, and the next look comes after so many times the epochs."""
 
@@ -35,7 +35,7 @@ class SearchConfig:
     seed: int = 0
     """Of the sampler (a tree-structured Parzen estimator, Bergstra et al., 2011) of the worker that begins the
     study: alone and without interruption it gives the same trials again."""
-    pruner: Pruning = "halving"
+    pruner: _Pruning = "halving"
     """halving: ends trials that are not among the best at some epochs (successive halving, Li et al., 2020).
     none."""
     min_epochs: int = 0
@@ -48,7 +48,9 @@ class SearchConfig:
 def check_search(config: SearchConfig) -> None:
     """Raises UserError for values that nothing can be searched with."""
     if not re.fullmatch(r"[\w.-]+", config.study):
-        raise UserError(f"sweep.study should be a name of letters, digits, '.', '-' and '_', got '{config.study}'")
+        raise UserError(
+            f"sweep.study should be a name of letters, digits, '.', '-' and '_', got '{config.study}'"
+        )
     for name, least in {"trials": 1, "min_epochs": 0, "heartbeat_seconds": 1, "seed": 0}.items():
         if getattr(config, name) < least:
             raise UserError(f"sweep.{name} should be {least} or more, got {getattr(config, name)}")

@@ -18,19 +18,19 @@ from adaptf.pipeline.run_names import SETTINGS
 from adaptf.training.device_probability import devices_in
 
 SPACES = Path(__file__).parents[1] / "mlproject" / "spaces"
-RANGE = ("low", "high", "log", "step")
-KEYS = (*RANGE, "choices")
+_RANGE = ("low", "high", "log", "step")
+_KEYS = (*_RANGE, "choices")
 NOT_SEARCHED = ("seed", "seeds", "trainer")
 """Fields and sections that say how and where a stage runs, not what it learns from."""
 DIR_OF = "augment.dir_p_of."
 """Begin of the fields that hold the probability of an impulse response of some devices."""
-LABELS = {field: name for name, field in SETTINGS.items()} | {
+_LABELS = {field: name for name, field in SETTINGS.items()} | {
     "augment.mixstyle_p": "MixStyle p",
     "augment.mixstyle_alpha": "MixStyle alpha",
     "augment.mixup_alpha": "mixup alpha",
     "unknown_dir_p": "DIR unknown",
 }
-Config = TypeVar("Config")
+_Config = TypeVar("Config")
 Space = Mapping[str, BaseDistribution]
 """Dotted field of the stage's settings -> what it may be."""
 
@@ -79,7 +79,7 @@ def space_of(content: Mapping[str, Any], config: Any, *, name: str) -> Space:
 def _entries(content: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
     """Dotted fields with what is said of them; sections may be nested, as those of devices are."""
     for name, value in content.items():
-        if isinstance(value, dict) and value and not set(value) & set(KEYS):
+        if isinstance(value, dict) and value and not set(value) & set(_KEYS):
             yield from _entries(value, f"{prefix}{name}.")
         else:
             yield f"{prefix}{name}", value
@@ -109,16 +109,20 @@ def _type(field: str, known: Mapping[str, Any]) -> Any:
     if get_origin(known.get(parent)) is dict:
         return get_args(known[parent])[1]
     last = field.rpartition(".")[2]
-    alike = [name for name in known if name.rpartition(".")[2] == last] or get_close_matches(field, known, n=3, cutoff=0.4)
-    raise ValueError(f"there is no such field to search{', the nearest are ' + ', '.join(alike) if alike else ''}")
+    alike = [name for name in known if name.rpartition(".")[2] == last] or get_close_matches(
+        field, known, n=3, cutoff=0.4
+    )
+    raise ValueError(
+        f"there is no such field to search{', the nearest are ' + ', '.join(alike) if alike else ''}"
+    )
 
 
 def _distribution(entry: Any, kind: Any) -> BaseDistribution:
     """What an entry of the file allows a field of this type. Raises ValueError with what would be right."""
     if not isinstance(entry, dict) or not entry:
         raise ValueError(f"should hold low and high, or choices, got {entry!r}")
-    if unknown := sorted(set(entry) - set(KEYS)):
-        raise ValueError(f"'{unknown[0]}' is none of {', '.join(KEYS)}")
+    if unknown := sorted(set(entry) - set(_KEYS)):
+        raise ValueError(f"'{unknown[0]}' is none of {', '.join(_KEYS)}")
     if get_origin(kind) in (tuple, dict):
         raise ValueError("holds several values; only a single number, word or switch can be searched")
     if "choices" in entry:
@@ -150,7 +154,9 @@ def _range(entry: Mapping[str, Any], kind: type) -> BaseDistribution:
         raise ValueError(f"has no {' and no '.join(missing)}")
     if not isinstance(log := entry.get("log", False), bool):
         raise ValueError(f"log should be true or false, got {log!r}")
-    numbers: dict[str, Any] = {name: _number(entry[name], kind, name) for name in ("low", "high", "step") if name in entry}
+    numbers: dict[str, Any] = {
+        name: _number(entry[name], kind, name) for name in ("low", "high", "step") if name in entry
+    }
     return IntDistribution(**numbers, log=log) if kind is int else FloatDistribution(**numbers, log=log)
 
 
@@ -160,7 +166,11 @@ def _number(value: Any, kind: type, name: str) -> float:
         number = kind(value) if isinstance(value, str) else value
     except ValueError:
         number = None
-    if isinstance(number, bool) or not isinstance(number, (int, float)) or (kind is int and not isinstance(number, int)):
+    if (
+        isinstance(number, bool)
+        or not isinstance(number, (int, float))
+        or (kind is int and not isinstance(number, int))
+    ):
         raise ValueError(f"{name} should be {_name(kind)}, got {value!r}")
     return kind(number)
 
@@ -169,7 +179,9 @@ def _name(kind: Any) -> str:
     """What a type is called in a message."""
     if get_origin(kind) is Literal:
         return f"one of {', '.join(map(str, get_args(kind)))}"
-    return {int: "a whole number", float: "a number", bool: "true or false", str: "a word"}.get(kind, str(kind))
+    return {int: "a whole number", float: "a number", bool: "true or false", str: "a word"}.get(
+        kind, str(kind)
+    )
 
 
 def suggested(trial: Trial, space: Space) -> dict[str, Any]:
@@ -190,7 +202,7 @@ def _rounded(value: Any) -> Any:
     return float(f"{value:.12g}") if isinstance(value, float) else value
 
 
-def with_values(config: Config, values: Mapping[str, Any]) -> Config:
+def with_values(config: _Config, values: Mapping[str, Any]) -> _Config:
     """The settings with other values in these dotted fields."""
     changes: dict[str, Any] = {}
     for field, value in values.items():
@@ -237,10 +249,12 @@ def label(field: str) -> str:
     """What names of runs and pictures call a field."""
     if field.startswith(DIR_OF):
         return f"DIR {field.removeprefix(DIR_OF)}"
-    return LABELS.get(field, field.rpartition(".")[2])
+    return _LABELS.get(field, field.rpartition(".")[2])
 
 
 def words(values: Mapping[str, Any]) -> str:
     """As in `T=1.7 w=0.031 DIR=0.2`."""
-    shown = {name: f"{value:.3g}" if isinstance(value, float) else str(value) for name, value in values.items()}
+    shown = {
+        name: f"{value:.3g}" if isinstance(value, float) else str(value) for name, value in values.items()
+    }
     return " ".join(f"{label(name)}={value}" for name, value in shown.items())

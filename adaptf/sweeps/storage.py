@@ -27,11 +27,11 @@ from adaptf.sweeps.search import BESIDE, SearchConfig
 from adaptf.sweeps.tries import run_again
 from adaptf.tracking.runs import work_root
 
-GRACE_BEATS = 3
+_GRACE_BEATS = 3
 """A trial is lost after so many heartbeats that did not come."""
-SQLITE_PATIENCE_SECONDS = 60
+_SQLITE_PATIENCE_SECONDS = 60
 """SQLite takes one writer at a time; the others wait."""
-OPENINGS = 10
+_OPENINGS = 10
 """Of workers that begin at once only one can make the tables; the others try again."""
 
 
@@ -94,7 +94,7 @@ def has_begun(config: SearchConfig) -> bool:
 def open_storage(config: SearchConfig) -> RDBStorage:
     """The database of the studies. Raises UserError that names it where it can't be used."""
     url = _url(config.storage)
-    waits = {"timeout": SQLITE_PATIENCE_SECONDS} if url.startswith("sqlite") else {}
+    waits = {"timeout": _SQLITE_PATIENCE_SECONDS} if url.startswith("sqlite") else {}
     open_it = partial(
         RDBStorage,
         url,
@@ -103,13 +103,15 @@ def open_storage(config: SearchConfig) -> RDBStorage:
             "connect_args": waits,
         },  # trainings outlast a database's patience
         heartbeat_interval=config.heartbeat_seconds,
-        grace_period=GRACE_BEATS * config.heartbeat_seconds,
+        grace_period=_GRACE_BEATS * config.heartbeat_seconds,
         heartbeat_stale_trial_callback=run_again,
     )
-    warnings.simplefilter("ignore", ExperimentalWarning)  # of heartbeats and of what samples beside other workers
+    warnings.simplefilter(
+        "ignore", ExperimentalWarning
+    )  # of heartbeats and of what samples beside other workers
     optuna.logging.set_verbosity(optuna.logging.CRITICAL)  # a sweep says itself what became of a trial
     with _database_errors(url):
-        for _ in range(OPENINGS):
+        for _ in range(_OPENINGS):
             with suppress(IntegrityError, OperationalError, ProgrammingError, StorageInternalError):
                 return open_it()
             time.sleep(0.5)
@@ -126,7 +128,9 @@ def _database_errors(url: str) -> Iterator[None]:
                 f"sweep.storage '{url}' is neither '{BESIDE}' nor the URL of a database such as "
                 "postgresql+psycopg2://user@host/database"
             ) from None
-        raise UserError(f"sweep.storage {_shown(url)} can't be used: {getattr(error, 'orig', error)}") from error
+        raise UserError(
+            f"sweep.storage {_shown(url)} can't be used: {getattr(error, 'orig', error)}"
+        ) from error
 
 
 def _shown(url: str) -> str:

@@ -20,7 +20,7 @@ from adaptf.tracking.runs import LATEST
 
 AGREED, PARENT = "adaptf.agreed", "adaptf.run"
 """Attributes of a study: what its workers have to agree on; the run under which those of the trials are."""
-BEGINNING_SECONDS = 30.0
+_BEGINNING_SECONDS = 30.0
 """A study that says nothing of itself after so long, nobody is beginning any more."""
 
 
@@ -39,7 +39,9 @@ def begin_or_join(search: SearchConfig, space: Space, config: Any, *, stage: str
     study = optuna.load_study(storage=storage, study_name=search.study)
     if found := _differences(_agreed(stage, space, config), _told(study)):
         listed = "\n  ".join(found)
-        raise UserError(f"study '{search.study}' has other settings, give another sweep.study or the same:\n  {listed}")
+        raise UserError(
+            f"study '{search.study}' has other settings, give another sweep.study or the same:\n  {listed}"
+        )
     return study
 
 
@@ -47,7 +49,9 @@ def _agreed(stage: str, space: Space, config: Any) -> dict[str, Any]:
     """What the workers of a study have to agree on, by the names that a message gives it."""
     taken = [field.name for field in upstream_fields(config)]
     values = plain(settings(config))
-    fixed = [name for name in values if name == "seed" or name.partition(".")[0] not in (*NOT_SEARCHED, *taken)]
+    fixed = [
+        name for name in values if name == "seed" or name.partition(".")[0] not in (*NOT_SEARCHED, *taken)
+    ]
     return {
         "stage": stage,
         **{f"space, {field}": distribution_to_json(distribution) for field, distribution in space.items()},
@@ -58,7 +62,7 @@ def _agreed(stage: str, space: Space, config: Any) -> dict[str, Any]:
 
 def _told(study: optuna.Study) -> dict[str, Any]:
     """What they agree on. Raises UserError where the study does not say it; one just begun gets some time."""
-    until = time.monotonic() + BEGINNING_SECONDS
+    until = time.monotonic() + _BEGINNING_SECONDS
     while AGREED not in (found := study.user_attrs):
         if time.monotonic() > until:
             raise UserError(

@@ -20,12 +20,12 @@ from adaptf.sweeps.tries import ERROR, RUN, VALUES, first_number, run_again
 from adaptf.tracking import runs
 from adaptf.tracking.runs import TRIAL, Busy, Result, StageRun, StopTraining, Watch
 
-STUDY, STATE = "adaptf.study", "adaptf.trial.state"
+_STUDY, _STATE = "adaptf.study", "adaptf.trial.state"
 """Tags of a trial's run; the state is running, complete, pruned or failed."""
 ACCURACY = "best/accuracy"
 """Metric of a trial's run that is its score."""
-LONGEST_ERROR = 500
-MOST_FAILURES = 3
+_LONGEST_ERROR = 500
+_MOST_FAILURES = 3
 """So many trials that fail one after the other end a worker: it is not the values that are at fault."""
 
 
@@ -33,7 +33,7 @@ class TrialFailed(Exception):
     """A stage broke off; the sweep goes on with other values."""
 
 
-class Pruned(StopTraining):
+class _Pruned(StopTraining):
     """Successive halving ends the training."""
 
 
@@ -87,9 +87,9 @@ class Objective:
 
     def _failed(self, trial: Trial, error: Exception) -> None:
         """Notes it. Raises the error itself where the next trial would fail too."""
-        trial.set_user_attr(ERROR, f"{type(error).__name__}: {error}"[:LONGEST_ERROR])
+        trial.set_user_attr(ERROR, f"{type(error).__name__}: {error}"[:_LONGEST_ERROR])
         self.failures.append(error)
-        if isinstance(error, UserError) or len(self.failures) >= MOST_FAILURES:
+        if isinstance(error, UserError) or len(self.failures) >= _MOST_FAILURES:
             raise error
 
     def _execute_when_free(self, trial: Trial, values: Mapping[str, Any]) -> str:
@@ -107,7 +107,7 @@ class Objective:
     def _execute(self, trial: Trial, values: Mapping[str, Any]) -> str:
         """The id of the nested run. A trial whose first run was interrupted on this machine goes on in it."""
         first = first_number(_frozen(trial))
-        tags = {TRIAL: str(first), STUDY: self.study, MLFLOW_PARENT_RUN_ID: self.parent}
+        tags = {TRIAL: str(first), _STUDY: self.study, MLFLOW_PARENT_RUN_ID: self.parent}
         stage = _as_trial(self.stage, tags, begun=lambda run_id: trial.set_user_attr(RUN, run_id))
         return execute(
             replace(stage, reads=lambda config: f"trial {first} of study {self.study} of run {self.parent}"),
@@ -129,7 +129,7 @@ class Objective:
             if epoch not in before:
                 trial.report(best, epoch)
             if epoch < self.watched_epochs and trial.should_prune():
-                raise Pruned(f"trial {trial.number} falls behind after {epoch} epochs")
+                raise _Pruned(f"trial {trial.number} falls behind after {epoch} epochs")
 
         return told
 
@@ -144,17 +144,17 @@ def _as_trial(stage: Stage[Any], tags: Mapping[str, str], *, begun: Callable[[st
 
     def trial(config: Any, run: StageRun) -> Result:
         begun(run.run_id)
-        mlflow.set_tags({**tags, STATE: "running"})
+        mlflow.set_tags({**tags, _STATE: "running"})
         try:
             result = stage.run(config, run)
             if not math.isfinite(score := result.metrics.get(ACCURACY, math.nan)):
                 raise ArithmeticError(f"{ACCURACY} is {score}")
         except StopTraining:
-            mlflow.set_tag(STATE, "pruned")
+            mlflow.set_tag(_STATE, "pruned")
             raise
         except BaseException:
-            mlflow.set_tag(STATE, "failed")
+            mlflow.set_tag(_STATE, "failed")
             raise
-        return replace(result, tags={**result.tags, STATE: "complete"})
+        return replace(result, tags={**result.tags, _STATE: "complete"})
 
     return replace(stage, run=trial)

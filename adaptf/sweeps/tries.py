@@ -9,7 +9,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 MOST_RETRIES = 2
 """A trial whose process was lost more often is given up."""
-ENDED = (TrialState.COMPLETE, TrialState.PRUNED)
+_ENDED = (TrialState.COMPLETE, TrialState.PRUNED)
 """States that count for the budget."""
 RUN, VALUES, ERROR = "run", "values", "error"
 """Attributes of a trial: its run, the values as they went into the settings, why it failed."""
@@ -53,4 +53,4 @@ def ranked(study: optuna.Study) -> list[FrozenTrial]:
 
 def ended(study: optuna.Study) -> int:
     """How much of the budget is used."""
-    return len(study.get_trials(deepcopy=False, states=ENDED))
+    return len(study.get_trials(deepcopy=False, states=_ENDED))

@@ -14,7 +14,7 @@ from adaptf.errors import UserError
 from adaptf.names import tidy
 from adaptf.paths import found_path, user_path
 
-ENDINGS = (".ckpt", ".npz")
+_ENDINGS = (".ckpt", ".npz")
 FORMS = "a folder of <device>.ckpt, or a mapping such as '{a: a.ckpt, unknown: u.ckpt}'"
 
 
@@ -24,9 +24,12 @@ def files_of(value: str) -> dict[str, Path]:
     Empty where the value is none of these, but names runs. Raises UserError where a file is missing, or that for `unknown`.
     """
     if is_mapping(value):
-        files = {device: Path(user_path(path, what=f"the file of {device}")) for device, path in read_mapping(value).items()}
+        files = {
+            device: Path(user_path(path, what=f"the file of {device}"))
+            for device, path in _read_mapping(value).items()
+        }
     elif path := found_path(value):
-        files = files_in(path) if path.is_dir() else {UNKNOWN: path}
+        files = _files_in(path) if path.is_dir() else {UNKNOWN: path}
     else:
         files = {}
     if absent := [f"{path} of {device}" for device, path in files.items() if not path.is_file()]:
@@ -49,24 +52,28 @@ def is_several(value: str) -> bool:
     return is_mapping(value) or (path is not None and path.is_dir())
 
 
-def read_mapping(value: str) -> dict[str, str]:
+def _read_mapping(value: str) -> dict[str, str]:
     """Device -> path, as text. Raises UserError where it is no such mapping, or names a device twice."""
     try:
         node: Any = yaml.compose(value, Loader=yaml.SafeLoader)
-        pairs = [(tidy(key.value), path.value) for key, path in node.value]  # text, whatever YAML takes `no` and `1` for
+        pairs = [
+            (tidy(key.value), path.value) for key, path in node.value
+        ]  # text, whatever YAML takes `no` and `1` for
         right = bool(pairs) and all(isinstance(text, str) and text for pair in pairs for text in pair)
     except (yaml.YAMLError, AttributeError, TypeError, ValueError):
         right = False
     if not right:
-        raise UserError(f"{value!r} is no mapping of devices to checkpoint files such as '{{a: a.ckpt, unknown: u.ckpt}}'")
+        raise UserError(
+            f"{value!r} is no mapping of devices to checkpoint files such as '{{a: a.ckpt, unknown: u.ckpt}}'"
+        )
     if len(dict(pairs)) < len(pairs):
         raise UserError(f"{value!r} names a device twice")
     return dict(pairs)
 
 
-def files_in(folder: Path) -> dict[str, Path]:
+def _files_in(folder: Path) -> dict[str, Path]:
     """By the names before their endings; hidden files, files of other endings and those in folders below are no models."""
-    found = [folder / name for name in files_below(folder, suffixes=ENDINGS) if "/" not in name]
+    found = [folder / name for name in files_below(folder, suffixes=_ENDINGS) if "/" not in name]
     files = {tidy(path.stem): path for path in found}
     if not found:
         raise UserError(f"{folder} is a folder without a checkpoint file: give {FORMS}")
@@ -95,9 +102,9 @@ def digests_of(value: str) -> dict[str, str]:
 
 def labels_of(value: str) -> dict[str, str]:
     """Device -> what a file is called where a run would be named by its id; empty where the value names runs."""
-    return {device: label_of(path) for device, path in files_of(value).items()}
+    return {device: _label_of(path) for device, path in files_of(value).items()}
 
 
-def label_of(path: Path) -> str:
+def _label_of(path: Path) -> str:
     """As in `file a.ckpt (sha256 ...)`."""
     return f"file {path.name} (sha256 {sha256_of(path)})"

@@ -5,7 +5,7 @@ from itertools import pairwise
 
 LONGEST_NOTE, LONGEST_DESCRIPTION = 8000, 5000
 """Characters that MLflow keeps of a run's note and of a version's description."""
-GAP, EMPTY = "&emsp;", "&nbsp;"
+_GAP, _EMPTY = "&emsp;", "&nbsp;"
 
 
 def for_page(markdown: str, *, longest: int) -> str:
@@ -13,13 +13,15 @@ def for_page(markdown: str, *, longest: int) -> str:
 
     A text that has been through here before does not change.
     """
-    lines = markdown.replace(GAP, "").replace(f"\n\n{EMPTY}", "").split("\n")
-    roomy = [re.sub(r" \|(?=.)", f"{GAP} |", line) if is_row(line) else line for line in lines]
-    ends = [is_row(line) and not is_row(following) for line, following in pairwise([*lines, ""])]
-    text = "\n".join(f"{line}\n\n{EMPTY}" if ends_table else line for line, ends_table in zip(roomy, ends, strict=True))
+    lines = markdown.replace(_GAP, "").replace(f"\n\n{_EMPTY}", "").split("\n")
+    roomy = [re.sub(r" \|(?=.)", f"{_GAP} |", line) if _is_row(line) else line for line in lines]
+    ends = [_is_row(line) and not _is_row(following) for line, following in pairwise([*lines, ""])]
+    text = "\n".join(
+        f"{line}\n\n{_EMPTY}" if ends_table else line for line, ends_table in zip(roomy, ends, strict=True)
+    )
     return text if len(text) <= longest else markdown
 
 
-def is_row(line: str) -> bool:
+def _is_row(line: str) -> bool:
     """Of a table, or its rule."""
     return line.startswith("|")

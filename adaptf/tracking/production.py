@@ -12,13 +12,13 @@ from mlflow.store.entities import PagedList
 
 from adaptf.errors import UserError
 
-Found = TypeVar("Found")
+_Found = TypeVar("Found")
 
 PREFIX = "adaptf-"
 """Begin of the names of this package's registered models."""
 ALIAS = "production"
-PRODUCTION, ARCHIVED = "Production", "Archived"
-STAGE_TAG = "stage"
+_PRODUCTION, _ARCHIVED = "Production", "Archived"
+_STAGE_TAG = "stage"
 HISTORY = "adaptf.history"
 """Tag of a registered model: JSON list of the versions that were in production, the newest last."""
 LONGEST_HISTORY = 100
@@ -37,11 +37,11 @@ def promote(name: str, version: str) -> None:
     versions = versions_by_number(name)
     if version not in versions:
         raise UserError(f"{name} has no version {version!r}; there are {sorted(versions, key=int)}")
-    history = history_of(name)
+    history = _history_of(name)
     # Twice: before, or what was put there by hand would be lost; after, or a promotion that broke off would be in it.
     write_history(name, history)
-    put_in_production(name, version, versions)
-    write_history(name, with_newest(history, version))
+    _put_in_production(name, version, versions)
+    write_history(name, _with_newest(history, version))
 
 
 def roll_back(name: str, to: str | None = None) -> str:
@@ -53,12 +53,12 @@ def roll_back(name: str, to: str | None = None) -> str:
             f"{name} goes back to version {version} by now, no longer to version {to}: "
             "somebody changed what is in production in the meantime; start again"
         )
-    history = history_of(name)
+    history = _history_of(name)
     while history[-1] != version:
         history.pop()
     # The history first: where it ends there, a rollback that broke off can be repeated, and still goes to this version.
     write_history(name, history)
-    put_in_production(name, version, versions_by_number(name))
+    _put_in_production(name, version, versions_by_number(name))
     return version
 
 
@@ -81,43 +81,45 @@ def previous_version(name: str) -> str:
 def previous_or_none(name: str) -> str | None:
     """The newest version of the history that is there and not in production now."""
     versions, now = versions_by_number(name), production_or_none(name)
-    there = [version for version in history_of(name) if version in versions]
+    there = [version for version in _history_of(name) if version in versions]
     while there and there[-1] == now:
         there.pop()
     return there[-1] if there else None
 
 
-def put_in_production(name: str, version: str, versions: dict[str, ModelVersion]) -> None:
+def _put_in_production(name: str, version: str, versions: dict[str, ModelVersion]) -> None:
     """The alias comes last: it is what `resolve_production` believes first, so until then nothing changes for readers."""
     client = mlflow.MlflowClient()
-    move_to_production_stage(client, name, version)
+    _move_to_production_stage(client, name, version)
     for number, found in versions.items():
-        if number != version and PRODUCTION in (found.current_stage, found.tags.get(STAGE_TAG)):
-            client.set_model_version_tag(name, number, STAGE_TAG, ARCHIVED)
-    client.set_model_version_tag(name, version, STAGE_TAG, PRODUCTION)
+        if number != version and _PRODUCTION in (found.current_stage, found.tags.get(_STAGE_TAG)):
+            client.set_model_version_tag(name, number, _STAGE_TAG, _ARCHIVED)
+    client.set_model_version_tag(name, version, _STAGE_TAG, _PRODUCTION)
     client.set_registered_model_alias(name, ALIAS, version)
 
 
-def move_to_production_stage(client: mlflow.MlflowClient, name: str, version: str) -> None:
+def _move_to_production_stage(client: mlflow.MlflowClient, name: str, version: str) -> None:
     """Stages are deprecated since MLflow 2.9 and may be gone, from the client or from the server."""
     transition = getattr(client, "transition_model_version_stage", None)
     if transition is None:
         return
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message=r".*transition_model_version_stage.* is deprecated", category=FutureWarning)
+        warnings.filterwarnings(
+            "ignore", message=r".*transition_model_version_stage.* is deprecated", category=FutureWarning
+        )
         try:
-            transition(name, version, PRODUCTION, archive_existing_versions=True)
+            transition(name, version, _PRODUCTION, archive_existing_versions=True)
         except MlflowException as error:
             if error.error_code not in ("ENDPOINT_NOT_FOUND", "NOT_IMPLEMENTED"):
                 raise
 
 
-def history_of(name: str) -> list[str]:
+def _history_of(name: str) -> list[str]:
     """Versions that were in production, the newest last: what is there now, also where it was put there by hand.
 
     Raises UserError where the tag was edited into something else.
     """
-    model = registered_model(name)
+    model = _registered_model(name)
     text = model.tags.get(HISTORY, "[]") if model else "[]"
     try:
         history = [str(int(version)) for version in json.loads(text)]
@@ -126,18 +128,20 @@ def history_of(name: str) -> list[str]:
             f'the tag {HISTORY} of {name} is {text!r}: it should be a list of versions such as ["1", "2"]; '
             "correct it or delete it"
         ) from error
-    now = version_in_production(model) if model else None
-    return with_newest(history, now) if now else history
+    now = _version_in_production(model) if model else None
+    return _with_newest(history, now) if now else history
 
 
-def with_newest(history: Sequence[str], version: str) -> list[str]:
+def _with_newest(history: Sequence[str], version: str) -> list[str]:
     """The history once a version is in production; nothing changes where it was already."""
     return list(history) if list(history[-1:]) == [version] else [*history, version]
 
 
 def write_history(name: str, history: Sequence[str]) -> None:
     """Keeps the newest part of it."""
-    mlflow.MlflowClient().set_registered_model_tag(name, HISTORY, json.dumps(list(history[-LONGEST_HISTORY:])))
+    mlflow.MlflowClient().set_registered_model_tag(
+        name, HISTORY, json.dumps(list(history[-LONGEST_HISTORY:]))
+    )
 
 
 def resolve_production(name: str) -> str:
@@ -145,36 +149,40 @@ def resolve_production(name: str) -> str:
     version = production_or_none(name)
     if version is None:
         there = ", ".join(str(found.version) for found in versions_of(name)) or "none"
-        raise NoProductionVersion(f"no version of {name!r} is in production (versions: {there}): register one and promote it")
+        raise NoProductionVersion(
+            f"no version of {name!r} is in production (versions: {there}): register one and promote it"
+        )
     return version
 
 
 def production_or_none(name: str) -> str | None:
     """The version in production; None where there is none, or no such model."""
-    model = registered_model(name)
-    return version_in_production(model) if model else None
+    model = _registered_model(name)
+    return _version_in_production(model) if model else None
 
 
 def in_production() -> dict[str, str]:
     """Registered model -> version, of all models of this package that have one in production. One request serves a hundred."""
-    found = {model.name: version_in_production(model) for model in models()}
+    found = {model.name: _version_in_production(model) for model in models()}
     return {name: version for name, version in found.items() if version}
 
 
 def models() -> list[RegisteredModel]:
     """All registered models of this package."""
-    return all_pages(mlflow.MlflowClient().search_registered_models, f"name LIKE '{PREFIX}%'")
+    return _all_pages(mlflow.MlflowClient().search_registered_models, f"name LIKE '{PREFIX}%'")
 
 
-def version_in_production(model: RegisteredModel) -> str | None:
+def _version_in_production(model: RegisteredModel) -> str | None:
     """By its alias, else the newest in the stage; None where there is none."""
     if ALIAS in model.aliases:
         return str(model.aliases[ALIAS])
-    staged = [int(version.version) for version in model.latest_versions if version.current_stage == PRODUCTION]
+    staged = [
+        int(version.version) for version in model.latest_versions if version.current_stage == _PRODUCTION
+    ]
     return str(max(staged)) if staged else None
 
 
-def registered_model(name: str) -> RegisteredModel | None:
+def _registered_model(name: str) -> RegisteredModel | None:
     """A registered model with its aliases, tags and the newest version of each stage; None where there is none."""
     try:
         return mlflow.MlflowClient().get_registered_model(name)
@@ -192,10 +200,10 @@ def versions_by_number(name: str) -> dict[str, ModelVersion]:
 def versions_of(name: str) -> list[ModelVersion]:
     """All versions of a registered model, newest first; none where the model does not exist."""
     quoted = name.replace("'", "''")
-    return all_pages(mlflow.MlflowClient().search_model_versions, f"name='{quoted}'")
+    return _all_pages(mlflow.MlflowClient().search_model_versions, f"name='{quoted}'")
 
 
-def all_pages(search: Callable[..., PagedList[Found]], condition: str) -> list[Found]:
+def _all_pages(search: Callable[..., PagedList[_Found]], condition: str) -> list[_Found]:
     """All that a search of MLflow's client finds."""
     page = search(condition)
     found = list(page)

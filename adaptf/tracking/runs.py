@@ -42,7 +42,7 @@ DATA_DIGEST = "adaptf.digest"
 """Tag: digest of the data set that a run made or worked on."""
 LATEST, NONE = "latest", "none"
 DEFAULT_STORE = "mlflow.db"
-PER_EPOCH = ("train/", "val/", "lr-", "epoch")
+_PER_EPOCH = ("train/", "val/", "lr-", "epoch")
 """Begin of the metrics that Lightning logs while it trains."""
 
 
@@ -112,13 +112,17 @@ class StageRun:
     def log_input(self, data_set: DataSet) -> None:
         """Notes what data the run works on."""
         if is_process_zero():
-            log_data_set(data_set)
+            _log_data_set(data_set)
             mlflow.set_tag(DATA_DIGEST, data_set.digest)
 
     def download(self, run_id: str, artifact: str) -> Path:
         """Local path of another run's artifact (file or folder), fetched once for all that share it: nobody may change it."""
-        downloads = self.shared.once("downloads", lambda: TemporaryDirectory(prefix="adaptf-"))  # goes when `shared` does
-        return self.shared.once(("download", run_id, artifact), lambda: download(run_id, artifact, Path(downloads.name)))
+        downloads = self.shared.once(
+            "downloads", lambda: TemporaryDirectory(prefix="adaptf-")
+        )  # goes when `shared` does
+        return self.shared.once(
+            ("download", run_id, artifact), lambda: download(run_id, artifact, Path(downloads.name))
+        )
 
 
 def download(run_id: str, artifact: str, folder: Path) -> Path:
@@ -126,7 +130,9 @@ def download(run_id: str, artifact: str, folder: Path) -> Path:
     target = folder / run_id
     target.mkdir(exist_ok=True)
     try:
-        return Path(mlflow.artifacts.download_artifacts(run_id=run_id, artifact_path=artifact, dst_path=str(target)))
+        return Path(
+            mlflow.artifacts.download_artifacts(run_id=run_id, artifact_path=artifact, dst_path=str(target))
+        )
     except (MlflowException, OSError) as error:
         raise UpstreamError(f"run {run_id} has no artifact '{artifact}': {error}") from error
 
@@ -156,7 +162,10 @@ def experiment_id() -> str:
 
 def search(*, stage: str, tags: Mapping[str, str], statuses: Sequence[int]) -> list[Run]:
     """Runs of a stage in this experiment that carry the tags, newest first."""
-    conditions = [f"tags.`{STAGE}` = '{stage}'", *(f"tags.`{name}` = '{value}'" for name, value in tags.items())]
+    conditions = [
+        f"tags.`{STAGE}` = '{stage}'",
+        *(f"tags.`{name}` = '{value}'" for name, value in tags.items()),
+    ]
     found = mlflow.MlflowClient().search_runs(
         [experiment_id()], " and ".join(conditions), order_by=["attributes.start_time DESC"], max_results=1000
     )
@@ -166,7 +175,9 @@ def search(*, stage: str, tags: Mapping[str, str], statuses: Sequence[int]) -> l
 
 def find_finished(stage: str, fingerprint: str) -> Run | None:
     """The run in which this very work was done."""
-    return next(iter(search(stage=stage, tags={FINGERPRINT: fingerprint}, statuses=[RunStatus.FINISHED])), None)
+    return next(
+        iter(search(stage=stage, tags={FINGERPRINT: fingerprint}, statuses=[RunStatus.FINISHED])), None
+    )
 
 
 def find_interrupted(stage: str, fingerprint: str) -> Run | None:
@@ -201,7 +212,9 @@ def latest(stage: str, tags: Mapping[str, str]) -> str:
 def latest_of_each(stage: str, tag: str) -> list[str]:
     """Ids of the newest finished runs of a stage, one for each value of a tag."""
     newest_first = finished_runs(stage, {})
-    newest = {run.data.tags[tag]: str(run.info.run_id) for run in reversed(newest_first) if tag in run.data.tags}
+    newest = {
+        run.data.tags[tag]: str(run.info.run_id) for run in reversed(newest_first) if tag in run.data.tags
+    }
     return [newest[value] for value in sorted(newest)] or [latest(stage, {})]
 
 
@@ -219,7 +232,9 @@ def finished_run(run_id: str, *stages: str) -> Run:
         one_each = "".join(f"; seed {seed}: {child}" for seed, child in seed_runs(run).items())
         raise UpstreamError(f"run {run_id} is of stage '{found}', a run of '{stages[0]}' is needed{one_each}")
     if run.info.status != "FINISHED":
-        raise UpstreamError(f"run {run_id} of stage '{found}' has not finished: its status is {run.info.status}")
+        raise UpstreamError(
+            f"run {run_id} of stage '{found}' has not finished: its status is {run.info.status}"
+        )
     return run
 
 
@@ -268,7 +283,11 @@ def with_all_seeds(run: Run) -> list[str]:
 
 def scores(run_id: str) -> dict[str, float]:
     """The metrics that a stage gave at its end: not those of single epochs."""
-    return {name: value for name, value in mlflow.get_run(run_id).data.metrics.items() if not name.startswith(PER_EPOCH)}
+    return {
+        name: value
+        for name, value in mlflow.get_run(run_id).data.metrics.items()
+        if not name.startswith(_PER_EPOCH)
+    }
 
 
 def fingerprint_of(run: Run) -> str:
@@ -324,16 +343,16 @@ def log_result(result: Result) -> None:
     if result.metrics:
         mlflow.log_metrics(dict(result.metrics))
     for place, path in result.files.items():
-        log_file(place, path)
+        _log_file(place, path)
     for data_set in result.data_sets:
-        log_data_set(data_set)
+        _log_data_set(data_set)
     tags = dict(result.tags)
     if result.note:
         tags[MLFLOW_RUN_NOTE] = for_page(result.note, longest=LONGEST_NOTE)
     mlflow.set_tags(tags)
 
 
-def log_data_set(data_set: DataSet) -> None:
+def _log_data_set(data_set: DataSet) -> None:
     """Adds a data set to the inputs of the active run, which uses it for its stage."""
     active = mlflow.active_run()
     with warnings.catch_warnings():
@@ -344,7 +363,7 @@ def log_data_set(data_set: DataSet) -> None:
     mlflow.log_input(described, context=active.data.tags.get(STAGE) if active else None)
 
 
-def log_file(place: str, path: Path) -> None:
+def _log_file(place: str, path: Path) -> None:
     """Logs a file or folder under the artifact path `place`, which ends with its name."""
     if path.is_dir():
         mlflow.log_artifacts(str(path), place)

@@ -29,7 +29,9 @@ def on_features(transform: Callable[[Tensor], Tensor]) -> FeatureAugmentation:
     return lambda batch: batch._replace(features=transform(batch.features))
 
 
-def impulse_responses(transform: DeviceImpulseResponse, *, p_of_clip: NDArray[np.float64]) -> WaveformAugmentation:
+def impulse_responses(
+    transform: DeviceImpulseResponse, *, p_of_clip: NDArray[np.float64]
+) -> WaveformAugmentation:
     """With a probability for each row of the clip set, none higher than the transform's own."""
     p = torch.from_numpy(p_of_clip)
     return lambda batch: batch._replace(waveforms=transform(batch.waveforms, p[batch.labels.row]))

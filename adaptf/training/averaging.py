@@ -12,7 +12,9 @@ Averaging = Literal["none", "swa", "ema"]
 """`swa`: equal average of the weights at the ends of the last epochs. `ema`: moving average over the steps."""
 
 
-def averaging_callback(kind: Averaging, *, max_epochs: int, share: float, ema_decay: float) -> Callback | None:
+def averaging_callback(
+    kind: Averaging, *, max_epochs: int, share: float, ema_decay: float
+) -> Callback | None:
     """What averages weights in Lightning's trainer; None for `none`.
 
     `swa` averages the last `share` of the epochs, at least one (Izmailov et al., 2018), with the optimizer's own schedule.
@@ -28,7 +30,9 @@ def averaging_callback(kind: Averaging, *, max_epochs: int, share: float, ema_de
     if not 0 < share <= 1:
         raise ValueError(f"share should be greater than 0 and at most 1, got {share}")
     first = first_averaged(max_epochs, share)
-    return _AveragedWeights(lambda trainer: _equal(trainer.current_epoch + 1 - first) if trainer.is_last_batch else 1.0)
+    return _AveragedWeights(
+        lambda trainer: _equal(trainer.current_epoch + 1 - first) if trainer.is_last_batch else 1.0
+    )
 
 
 def first_averaged(max_epochs: int, share: float) -> int:

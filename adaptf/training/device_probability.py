@@ -18,7 +18,9 @@ def probability_per_device(
     """
     for device in only:
         if device not in devices:
-            raise ValueError(f"dir_devices names the device '{device}', the training clips are of {', '.join(devices)}")
+            raise ValueError(
+                f"dir_devices names the device '{device}', the training clips are of {', '.join(devices)}"
+            )
     probability = {device: p if device in only or not only else 0.0 for device in devices}
     named: set[str] = set()
     for key, value in (p_of or {}).items():
@@ -31,7 +33,10 @@ def probability_per_device(
                 raise ValueError(f"dir_p_of names the device '{device}' twice: each should stand there once")
             named.add(device)
             probability[device] = value
-    for name, value in {"dir_p": p, **{f"dir_p_of '{key}'": value for key, value in (p_of or {}).items()}}.items():
+    for name, value in {
+        "dir_p": p,
+        **{f"dir_p_of '{key}'": value for key, value in (p_of or {}).items()},
+    }.items():
         if not 0 <= value <= 1:
             raise ValueError(f"{name} should be a probability between 0 and 1, got {value:g}")
     return list(probability.values())

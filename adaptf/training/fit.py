@@ -19,7 +19,7 @@ from adaptf.training.memory import keep_freed_memory
 from adaptf.training.progress import EpochLines
 from adaptf.training.task import ClassifierTask
 
-BEST, LAST = "best", "last"
+_BEST, _LAST = "best", "last"
 logger = logging.getLogger(__name__)
 
 
@@ -69,10 +69,16 @@ def fit(
     _check_clips(data, name)
     keep_freed_memory()
     score_name = f"val/{task.score_name}"
-    checkpoint = partial(ModelCheckpoint, dirpath=folder, auto_insert_metric_name=False, enable_version_counter=False)
-    best = checkpoint(filename=BEST, monitor=score_name, mode="max") if data.validation_clips is not None else None
+    checkpoint = partial(
+        ModelCheckpoint, dirpath=folder, auto_insert_metric_name=False, enable_version_counter=False
+    )
+    best = (
+        checkpoint(filename=_BEST, monitor=score_name, mode="max")
+        if data.validation_clips is not None
+        else None
+    )
     # Lightning's own save_last writes only when the best does: after a bad epoch it would not be the last.
-    newest = checkpoint(filename=LAST, save_on_train_epoch_end=True)
+    newest = checkpoint(filename=_LAST, save_on_train_epoch_end=True)
     trainer = L.Trainer(
         max_epochs=epochs,
         callbacks=[
@@ -92,15 +98,15 @@ def fit(
         **(trainer_options or {}),
     )
     task.train()  # Lightning trains a module in the mode that it finds it in
-    last = folder / f"{LAST}.ckpt"
+    last = folder / f"{_LAST}.ckpt"
     if last.is_file():
         logger.info("%s continues from %s", name, last)
     with _known_warnings_ignored():
         trainer.fit(task, datamodule=data, ckpt_path=str(last) if last.is_file() else None, weights_only=True)
     weights = folder / "weights"
     return Fitted(
-        best=save_weights(Path(best.best_model_path or last) if best else last, weights / f"{BEST}.ckpt"),
-        last=save_weights(last, weights / f"{LAST}.ckpt"),
+        best=save_weights(Path(best.best_model_path or last) if best else last, weights / f"{_BEST}.ckpt"),
+        last=save_weights(last, weights / f"{_LAST}.ckpt"),
         score_name=task.score_name,
         best_score=_score(best) if best else None,
         epochs=trainer.current_epoch,
@@ -123,8 +129,12 @@ def _known_warnings_ignored() -> Iterator[None]:
         # A batch is one indexed read of a mapped file: more workers than asked for would gain nothing.
         warnings.filterwarnings("ignore", message=".*does not have many workers.*")
         warnings.filterwarnings("ignore", message=".*infer the `batch_size`.*")
-        warnings.filterwarnings("ignore", message=".*exists and is not empty.*")  # what a resumed training finds
-        warnings.filterwarnings("ignore", message="No (positive|negative) samples in targets.*")  # rare labels
+        warnings.filterwarnings(
+            "ignore", message=".*exists and is not empty.*"
+        )  # what a resumed training finds
+        warnings.filterwarnings(
+            "ignore", message="No (positive|negative) samples in targets.*"
+        )  # rare labels
         warnings.filterwarnings("ignore", message=".*LeafSpec.*is deprecated")
         warnings.filterwarnings("ignore", message="Total length of `list`.*")  # where nothing is validated
         yield

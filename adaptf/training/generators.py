@@ -20,7 +20,9 @@ def generator_states(generators: Mapping[str, np.random.Generator]) -> dict[str,
     }
 
 
-def restore_generators(generators: Mapping[str, np.random.Generator], states: Mapping[str, Any], *, process: int = 0) -> None:
+def restore_generators(
+    generators: Mapping[str, np.random.Generator], states: Mapping[str, Any], *, process: int = 0
+) -> None:
     """Process 0 of a distributed training wrote the states; the others go on far away from its draws, not where they were."""
     for name, state in states["own"].items():
         if name in generators:

@@ -50,7 +50,11 @@ class DistillationLoss:
     al., 2017)."""
 
     def parts(
-        self, student: Tensor, targets: Tensor, teacher_logits: Tensor, unmixed_teachers: MixDraw | None = None
+        self,
+        student: Tensor,
+        targets: Tensor,
+        teacher_logits: Tensor,
+        unmixed_teachers: MixDraw | None = None,
     ) -> dict[str, Tensor]:
         """`loss`, `label_loss` and `distillation_loss`.
 
@@ -64,7 +68,9 @@ class DistillationLoss:
             distillation_loss = self._kl(student, teacher)
         else:
             share, partner = unmixed_teachers.own_share, moved(unmixed_teachers.partner, student.device)
-            distillation_loss = share * self._kl(student, teacher) + (1 - share) * self._kl(student, teacher[partner])
+            distillation_loss = share * self._kl(student, teacher) + (1 - share) * self._kl(
+                student, teacher[partner]
+            )
         loss = self.weight * label_loss + (1 - self.weight) * distillation_loss
         return {"loss": loss, "label_loss": label_loss, "distillation_loss": distillation_loss}
 
@@ -76,9 +82,15 @@ class DistillationLoss:
         teachers = teacher_logits.shape[1]
         own = list(self.teacher_temperatures) or [self.temperature] * teachers
         if len(own) != teachers or min(own) <= 0:
-            raise ValueError(f"there are {teachers} teachers: temperatures should be as many positive numbers, got {own}")
-        scale = moved(torch.tensor(1 / teachers) * self.temperature / torch.tensor(own), teacher_logits.device)
-        return (teacher_logits * scale.to(teacher_logits)[:, None]).sum(dim=1)  # no matrix product: autocast would round it
+            raise ValueError(
+                f"there are {teachers} teachers: temperatures should be as many positive numbers, got {own}"
+            )
+        scale = moved(
+            torch.tensor(1 / teachers) * self.temperature / torch.tensor(own), teacher_logits.device
+        )
+        return (teacher_logits * scale.to(teacher_logits)[:, None]).sum(
+            dim=1
+        )  # no matrix product: autocast would round it
 
     def _kl(self, student: Tensor, teacher: Tensor) -> Tensor:
         return kl_divergence(student, teacher, temperature=self.temperature, reduction=self.reduction)

@@ -3,8 +3,8 @@
 import ctypes
 import sys
 
-M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
-ONE_GIB = 1 << 30
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
+_ONE_GIB = 1 << 30
 
 
 def keep_freed_memory() -> None:
@@ -18,5 +18,5 @@ def keep_freed_memory() -> None:
         mallopt = ctypes.CDLL("libc.so.6").mallopt
     except (OSError, AttributeError):  # another C library, such as musl
         return
-    mallopt(M_MMAP_THRESHOLD, ONE_GIB)
-    mallopt(M_TRIM_THRESHOLD, ONE_GIB)
+    mallopt(_M_MMAP_THRESHOLD, _ONE_GIB)
+    mallopt(_M_TRIM_THRESHOLD, _ONE_GIB)

@@ -8,7 +8,7 @@ from torchmetrics import Metric
 from torchmetrics.classification import MultilabelAUROC, MultilabelAveragePrecision
 
 
-def d_prime(area: Tensor) -> Tensor:
+def _d_prime(area: Tensor) -> Tensor:
     """The distance of two normal distributions of deviation 1 that have this area under the ROC curve.
 
     An area of 1 would be infinitely far: it counts as 0.999999.
@@ -58,7 +58,7 @@ class Agreement(Metric):
         return self.agreed / self.clips
 
 
-class LabelMetric(Metric):
+class _LabelMetric(Metric):
     """A metric per class of torchmetrics, from logits (batch, classes) and labels (batch, classes)."""
 
     def __init__(self, classes: int, per_class: Metric) -> None:
@@ -80,7 +80,7 @@ class LabelMetric(Metric):
         self.per_class.reset()
 
 
-class MeanAveragePrecision(LabelMetric):
+class MeanAveragePrecision(_LabelMetric):
     """AudioSet's metric: the mean over the classes that have a positive clip."""
 
     def __init__(self, classes: int) -> None:
@@ -90,7 +90,7 @@ class MeanAveragePrecision(LabelMetric):
         return self.per_class.compute()[self.positives > 0].mean()
 
 
-class MeanDPrime(LabelMetric):
+class MeanDPrime(_LabelMetric):
     """AudioSet's d-prime (Hershey et al., 2017): that of the mean area under the ROC curve, not the mean of d-primes.
 
     The mean is over the classes that have both a positive and a negative clip.
@@ -101,4 +101,4 @@ class MeanDPrime(LabelMetric):
 
     def compute(self) -> Tensor:
         judged = (self.positives > 0) & (self.positives < self.clips)
-        return d_prime(self.per_class.compute()[judged].mean())
+        return _d_prime(self.per_class.compute()[judged].mean())

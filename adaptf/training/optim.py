@@ -44,7 +44,9 @@ class Cycle:
 def last_cycle(epochs: int, *, restart_epochs: int, restart_factor: int) -> Cycle:
     """Of a training of so many `epochs` with warm restarts. Raises ValueError for restarts that there can't be."""
     if restart_epochs < 1 or restart_factor < 1:
-        raise ValueError(f"restart_epochs and restart_factor should be 1 or more, got {restart_epochs} and {restart_factor}")
+        raise ValueError(
+            f"restart_epochs and restart_factor should be 1 or more, got {restart_epochs} and {restart_factor}"
+        )
     begin, length = 0, restart_epochs
     while begin + length < epochs:
         begin, length = begin + length, length * restart_factor
@@ -73,7 +75,9 @@ def adamw_with_linear_decay(
         return final_share + (1 - final_share) * left
 
     def configure(network: nn.Module) -> OptimizerLRSchedulerConfig:
-        return _per_epoch(LambdaLR(AdamW(_trainable(network), lr=lr, weight_decay=weight_decay, betas=betas), factor))
+        return _per_epoch(
+            LambdaLR(AdamW(_trainable(network), lr=lr, weight_decay=weight_decay, betas=betas), factor)
+        )
 
     return configure
 

@@ -27,11 +27,11 @@ class EpochLines(Callback):
         parts = [f"{self.name}  epoch {epoch}/{epochs}", f"loss {float(values['train/loss']):.4f}"]
         if score is not None:
             parts.append(f"validation {self.metric_name} {float(score):.3f}")
-        parts.append(f"{seconds:.1f} s an epoch, {duration(seconds * (epochs - epoch))} left")
+        parts.append(f"{seconds:.1f} s an epoch, {_duration(seconds * (epochs - epoch))} left")
         print("  ".join(parts), flush=True)
 
 
-def duration(seconds: float) -> str:
+def _duration(seconds: float) -> str:
     """A time as a person says it: 40 s, 12 min, 3.5 h."""
     if seconds < 100:
         return f"{seconds:.0f} s"

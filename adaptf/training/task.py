@@ -55,8 +55,13 @@ class ClassifierTask(L.LightningModule):
         super().__init__()
         self.classifier, self.loss, self.optimizer = classifier, loss, optimizer
         self.measures, self.score_name = dict(measures), next(iter(measures))
-        self.metrics = nn.ModuleDict({name: measure.metric for name, measure in measures.items()})  # moved with the network
-        self.waveform_augmentations, self.feature_augmentations = waveform_augmentations, feature_augmentations
+        self.metrics = nn.ModuleDict(
+            {name: measure.metric for name, measure in measures.items()}
+        )  # moved with the network
+        self.waveform_augmentations, self.feature_augmentations = (
+            waveform_augmentations,
+            feature_augmentations,
+        )
         self.generators = dict(generators or {})
 
     def forward(self, waveform: Tensor) -> Tensor:
@@ -82,7 +87,14 @@ class ClassifierTask(L.LightningModule):
     def _logged_loss(self, phase: str, logits: Tensor, labels: Labels) -> Tensor:
         parts = self.loss(logits, labels)
         for name, part in parts.items():
-            self.log(f"{phase}/{name}", part.detach(), on_step=False, on_epoch=True, batch_size=len(logits), sync_dist=True)
+            self.log(
+                f"{phase}/{name}",
+                part.detach(),
+                on_step=False,
+                on_epoch=True,
+                batch_size=len(logits),
+                sync_dist=True,
+            )
         return parts["loss"]
 
     def configure_optimizers(self) -> OptimizerLRSchedulerConfig:

@@ -26,7 +26,15 @@ def log_energies() -> Callable[..., LogEnergies]:
 
 
 def log_energies_of(
-    heard: Array, emphasised: Array, *, n_fft: int, bands: int, sample_rate: int, low_hz: float, offset: float, floor: float
+    heard: Array,
+    emphasised: Array,
+    *,
+    n_fft: int,
+    bands: int,
+    sample_rate: int,
+    low_hz: float,
+    offset: float,
+    floor: float,
 ) -> LogEnergies:
     """Of windowed frames (clips, frames, samples), as they were recorded and as they are transformed."""
     spectrum = np.abs(np.fft.rfft(emphasised, n_fft))

@@ -29,8 +29,12 @@ def moments(*parts: tuple[Tensor, int, int]) -> BandMoments:
 
 def test_clips_are_brought_to_what_the_other_device_makes_of_them() -> None:
     quiet, loud = scene_of(30, loudness=-5.0, seed=0), scene_of(30, loudness=4.0, seed=1)
-    matching = moments((quiet, 0, 0), (loud, 0, 1), (through_device(quiet), 1, 0), (through_device(loud), 1, 1)).matching(1)
-    torch.testing.assert_close(matching(quiet, torch.zeros(30, dtype=torch.int64)), through_device(quiet), atol=1e-3, rtol=0)
+    matching = moments(
+        (quiet, 0, 0), (loud, 0, 1), (through_device(quiet), 1, 0), (through_device(loud), 1, 1)
+    ).matching(1)
+    torch.testing.assert_close(
+        matching(quiet, torch.zeros(30, dtype=torch.int64)), through_device(quiet), atol=1e-3, rtol=0
+    )
 
 
 def test_the_devices_own_clips_stay_as_they_are() -> None:
@@ -53,7 +57,9 @@ def test_scenes_that_only_one_device_heard_say_nothing_of_it() -> None:
 
 
 def test_a_device_without_a_scene_in_common_stays_as_it_is() -> None:
-    matching = moments((scene_of(5, loudness=0.0, seed=7), 0, 0), (scene_of(5, loudness=9.0, seed=8), 1, 1)).matching(1)
+    matching = moments(
+        (scene_of(5, loudness=0.0, seed=7), 0, 0), (scene_of(5, loudness=9.0, seed=8), 1, 1)
+    ).matching(1)
     assert torch.equal(matching.factor[0], torch.ones(BANDS))
     assert torch.equal(matching.offset[0], torch.zeros(BANDS))
 

@@ -34,7 +34,14 @@ def formulas(log_energies: Callable[..., Any]) -> Callable[[Tensor], tuple[np.nd
         frames = heard - heard.mean(axis=2, keepdims=True)
         before = np.concatenate([frames[:, :, :1], frames[:, :, :-1]], axis=2)
         window = (0.5 - 0.5 * np.cos(2 * np.pi * np.arange(400) / 399)) ** 0.85
-        settings = {"n_fft": 512, "bands": 128, "sample_rate": 16000, "low_hz": 20.0, "offset": 0.0, "floor": FLOOR}
+        settings = {
+            "n_fft": 512,
+            "bands": 128,
+            "sample_rate": 16000,
+            "low_hz": 20.0,
+            "offset": 0.0,
+            "floor": FLOOR,
+        }
         exact, rounding = log_energies(window * heard, window * (frames - 0.97 * before), **settings)
         return (exact - MEAN) / (2 * STD), rounding / (2 * STD)
 
@@ -45,7 +52,9 @@ def formulas(log_energies: Callable[..., Any]) -> Callable[[Tensor], tuple[np.nd
 # to 0.046 away from the same computation in float64, and so they depend on the processor.
 
 
-def test_features_equal_the_formulas_as_far_as_float32_goes(recorded: dict[str, Tensor], formulas: Any) -> None:
+def test_features_equal_the_formulas_as_far_as_float32_goes(
+    recorded: dict[str, Tensor], formulas: Any
+) -> None:
     """With two libraries' FFTs they lie within 5 roundings of them."""
     for waveform in (recorded["wav16k"], noise(3, 16123)):
         exact, rounding = formulas(waveform)
@@ -70,7 +79,9 @@ def test_features_equal_torchaudios_in_float64() -> None:
 def kaldi_fbank(waveform: Tensor) -> Tensor:
     kaldi = import_torchaudio().compliance.kaldi
     settings = {"num_mel_bins": 128, "sample_frequency": 16000, "frame_length": 25, "frame_shift": 10}
-    return (torch.stack([kaldi.fbank(clip[None] * 2**15, **settings) for clip in waveform]) - MEAN) / (2 * STD)
+    return (torch.stack([kaldi.fbank(clip[None] * 2**15, **settings) for clip in waveform]) - MEAN) / (
+        2 * STD
+    )
 
 
 def test_a_second_has_98_frames_and_a_frame_too_many_samples_changes_nothing() -> None:
@@ -86,7 +97,9 @@ def test_a_clip_gets_the_same_features_alone_and_in_a_batch() -> None:
 
 def test_digital_silence_gets_the_floor() -> None:
     floor = (np.log(FLOOR) - MEAN) / (2 * STD)
-    torch.testing.assert_close(Fbank()(torch.zeros(1, 400)), torch.full((1, 1, 128), floor, dtype=torch.float32))
+    torch.testing.assert_close(
+        Fbank()(torch.zeros(1, 400)), torch.full((1, 1, 128), floor, dtype=torch.float32)
+    )
 
 
 def test_the_state_dict_stays_empty() -> None:

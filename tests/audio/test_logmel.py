@@ -16,7 +16,14 @@ def cpmel(waveform, bands, log_energies):
         return window * np.lib.stride_tricks.sliding_window_view(padded, 4096, axis=1)[:, ::500]
 
     emphasised = frames(heard[:, 1:] - 0.97 * heard[:, :-1])
-    settings = {"n_fft": 4096, "bands": bands, "sample_rate": 32000, "low_hz": 0.0, "offset": 1e-5, "floor": 0.0}
+    settings = {
+        "n_fft": 4096,
+        "bands": bands,
+        "sample_rate": 32000,
+        "low_hz": 0.0,
+        "offset": 1e-5,
+        "floor": 0.0,
+    }
     exact, rounding = log_energies(frames(heard[:, 1:]), emphasised, **settings)
     return ((exact + 4.5) / 5).swapaxes(1, 2), (rounding / 5).swapaxes(1, 2)
 
@@ -58,7 +65,9 @@ def test_a_clip_has_the_same_logmel_alone_and_in_a_batch():
 def test_banded_product_equals_the_dense_product():
     filters = kaldi_mel_filterbank(96, n_fft=1024, sample_rate=16000, low_hz=0.0, high_hz=8000.0)
     power = torch.rand(513, 7, generator=torch.Generator().manual_seed(0))
-    banded = torch.cat([filters[rows, columns] @ power[columns] for rows, columns in banded_blocks(filters, 32)])
+    banded = torch.cat(
+        [filters[rows, columns] @ power[columns] for rows, columns in banded_blocks(filters, 32)]
+    )
     assert torch.allclose(banded, filters @ power, atol=1e-5)
 
 

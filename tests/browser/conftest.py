@@ -95,11 +95,23 @@ def fill(folder: Path) -> None:
 def address(store: Path) -> Iterator[str]:
     """Of a server on the store."""
     port, log = free_port(), store / "server.log"
-    command = [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", f"sqlite:///{store / 'mlflow.db'}"]
+    command = [
+        sys.executable,
+        "-m",
+        "mlflow",
+        "server",
+        "--backend-store-uri",
+        f"sqlite:///{store / 'mlflow.db'}",
+    ]
     command += ["--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
     with log.open("wb") as output:
         process = subprocess.Popen(
-            command, stdout=output, stderr=output, cwd=store, env=outside_environment(), start_new_session=True
+            command,
+            stdout=output,
+            stderr=output,
+            cwd=store,
+            env=outside_environment(),
+            start_new_session=True,
         )
     try:
         wait_until_healthy(f"http://127.0.0.1:{port}", process, log)
@@ -112,7 +124,9 @@ def address(store: Path) -> Iterator[str]:
 def browser(executable: str) -> Iterator[Any]:
     playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
     with playwright.sync_playwright() as driver:
-        opened = driver.chromium.launch(executable_path=executable, args=["--no-sandbox"])  # root, in a container
+        opened = driver.chromium.launch(
+            executable_path=executable, args=["--no-sandbox"]
+        )  # root, in a container
         yield opened
         opened.close()
 

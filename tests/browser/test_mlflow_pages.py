@@ -54,9 +54,12 @@ def test_a_stages_page_begins_with_its_tables(page: Any, run_of: RunOf) -> None:
 
 
 @pytest.mark.parametrize(
-    ("stage", "file", "heading"), [("evaluate", "report.html", "Acoustic scenes"), ("compare", "compare.html", "against train")]
+    ("stage", "file", "heading"),
+    [("evaluate", "report.html", "Acoustic scenes"), ("compare", "compare.html", "against train")],
 )
-def test_a_page_of_a_run_opens_among_its_artifacts(stage: str, file: str, heading: str, page: Any, run_of: RunOf) -> None:
+def test_a_page_of_a_run_opens_among_its_artifacts(
+    stage: str, file: str, heading: str, page: Any, run_of: RunOf
+) -> None:
     open_run(page, run_of(stage), f"/artifacts/{file}")
     shown = page.frame_locator("iframe")
     shown.get_by_role("heading", name=re.compile(heading)).first.wait_for()

@@ -89,5 +89,7 @@ def test_a_log_mel_with_a_frame_too_many_is_refused():
         return Classifier(ModelDescription("tfsepnet", ("a", "b")), features, TfSepNet(classes=2, width=4))
 
     assert clip_complexity(classifier(LogMel(bands=64)), 32000).frames == 64
-    with pytest.raises(UserError, match=r"a clip of 32,000 samples has 65 frames of 500 samples, 64 are right"):
+    with pytest.raises(
+        UserError, match=r"a clip of 32,000 samples has 65 frames of 500 samples, 64 are right"
+    ):
         clip_complexity(classifier(Centred(bands=64)), 32000)

@@ -12,7 +12,14 @@ from torch import Tensor
 from torch.export import ExportedProgram
 
 from adaptf.compression.complexity import measure_complexity
-from adaptf.compression.int8 import CLIPS_AT_ONCE, DYNAMIC_BATCH, Int8Network, int8_convolutions, load_int8, save_int8
+from adaptf.compression.int8 import (
+    CLIPS_AT_ONCE,
+    DYNAMIC_BATCH,
+    Int8Network,
+    int8_convolutions,
+    load_int8,
+    save_int8,
+)
 from adaptf.compression.quantize import quantize_int8
 from adaptf.models.students.tfsepnet.network import TfSepNet
 from adaptf.models.students.tfsepnet.public_checkpoint import from_public
@@ -67,8 +74,12 @@ def test_all_convolutions_are_int8(quantized: Quantized) -> None:
 def test_only_inputs_of_convolutions_are_rounded(quantized: Quantized) -> None:
     named = [(str(node.target), node) for node in quantized.program.graph.nodes]
     rounded = [node for name, node in named if ".quantize_per_tensor" in name]
-    assert len(rounded) == CONVOLUTIONS - 3 + 4  # the four of the stem have one input, and their outputs are joined as integers
-    readers = {str(user.target) for name, node in named if ".dequantize_per_tensor" in name for user in node.users}
+    assert (
+        len(rounded) == CONVOLUTIONS - 3 + 4
+    )  # the four of the stem have one input, and their outputs are joined as integers
+    readers = {
+        str(user.target) for name, node in named if ".dequantize_per_tensor" in name for user in node.users
+    }
     of_moved_normalization = {"aten.cat.default", "aten.mean.dim", "aten.sub.Tensor"}
     assert readers == {"aten.conv2d.default"} | of_moved_normalization
 
@@ -95,7 +106,9 @@ def test_a_clip_has_the_same_logits_in_a_batch_of_any_size_up_to_roundings(
     torch.testing.assert_close(loaded(clips), one_by_one, rtol=0, atol=0.01)
 
 
-def test_the_running_form_computes_what_was_saved(quantized: Quantized, loaded: Int8Network, reread: ExportedProgram) -> None:
+def test_the_running_form_computes_what_was_saved(
+    quantized: Quantized, loaded: Int8Network, reread: ExportedProgram
+) -> None:
     assert torch.equal(loaded(quantized.logmel), reread.module()(quantized.logmel))
 
 

@@ -13,7 +13,14 @@ from torch import Tensor, nn
 from adaptf.audio.logmel import LogMel
 from adaptf.compression import runtime
 from adaptf.compression.quantize import Int8Graph, quantize_int8, save_forms
-from adaptf.compression.runtime import OPENVINO, PT2, ExportedNetwork, OpenVinoNetwork, load_form, load_network
+from adaptf.compression.runtime import (
+    OPENVINO,
+    PT2,
+    ExportedNetwork,
+    OpenVinoNetwork,
+    load_form,
+    load_network,
+)
 from adaptf.errors import UserError
 from adaptf.models.students.tfsepnet.network import TfSepNet
 
@@ -30,8 +37,15 @@ def bands_of_noise(count: int, seed: int) -> Tensor:
     """Log-mels (count, 1, 64, 64) of two bands of noise among other noise."""
     generator = torch.Generator().manual_seed(seed)
     spectrum = torch.fft.rfft(torch.randn(count, 32000, generator=generator))
-    position, (centre, other) = torch.linspace(0, 1, spectrum.shape[1]), 0.6 * torch.rand(2, count, 1, generator=generator)
-    shape = torch.exp(-(((position - centre) / 0.04) ** 2)) + 0.5 * torch.exp(-(((position - other) / 0.05) ** 2)) + 0.05
+    position, (centre, other) = (
+        torch.linspace(0, 1, spectrum.shape[1]),
+        0.6 * torch.rand(2, count, 1, generator=generator),
+    )
+    shape = (
+        torch.exp(-(((position - centre) / 0.04) ** 2))
+        + 0.5 * torch.exp(-(((position - other) / 0.05) ** 2))
+        + 0.05
+    )
     waveforms = torch.fft.irfft(spectrum * shape)
     return LogMel(bands=64)(0.5 * waveforms / waveforms.abs().amax(dim=1, keepdim=True))
 
@@ -80,7 +94,9 @@ def path(quantized: Int8Graph, tmp_path_factory: pytest.TempPathFactory) -> Path
     return path
 
 
-def test_both_forms_have_nearly_the_same_logits(path: Path, heard: Tensor, network_and_clips: tuple[TfSepNet, Tensor]) -> None:
+def test_both_forms_have_nearly_the_same_logits(
+    path: Path, heard: Tensor, network_and_clips: tuple[TfSepNet, Tensor]
+) -> None:
     """A sum that lies between two steps may be rounded to either: that is little beside what all the rounding costs."""
     network, _ = network_and_clips
     reference, fast = load_form(path, PT2)(heard), load_form(path, OPENVINO)(heard)
@@ -97,7 +113,11 @@ def rms(values: Tensor) -> float:
 def test_every_convolution_of_the_openvino_form_runs_as_int8(path: Path) -> None:
     compiled = runtime.core().compile_model(path.with_suffix(".xml"), "CPU", runtime.OPENVINO_SETTINGS)
     notes = [node.get_rt_info() for node in compiled.get_runtime_model().get_ops()]
-    precisions = [note["runtimePrecision"].astype(str) for note in notes if note["layerType"].astype(str) == "Convolution"]
+    precisions = [
+        note["runtimePrecision"].astype(str)
+        for note in notes
+        if note["layerType"].astype(str) == "Convolution"
+    ]
     assert len(precisions) == 46
     assert set(precisions) <= {"u8", "i8"}
 
@@ -112,7 +132,10 @@ def test_a_batch_of_any_size_is_its_clips_one_by_one(batch: int, path: Path, hea
 def test_many_threads_get_the_logits_of_one(path: Path, heard: Tensor) -> None:
     network, clips = load_network(path), heard[:40]
     expected, found = network(clips), dict[int, Tensor]()
-    threads = [threading.Thread(target=lambda place=place: found.update({place: network(clips)})) for place in range(8)]
+    threads = [
+        threading.Thread(target=lambda place=place: found.update({place: network(clips)}))
+        for place in range(8)
+    ]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -162,7 +185,9 @@ def test_where_the_form_cannot_run_the_file_serves_and_says_why(
     with monkeypatch.context() as patch:
         patch.setattr(runtime.importlib.util, "find_spec", lambda name: None)
         assert_pt2(path, "OpenVINO is not installed")
-        with pytest.raises(UserError, match=r"s1\.pt2 has no OpenVINO form to run: OpenVINO is not installed"):
+        with pytest.raises(
+            UserError, match=r"s1\.pt2 has no OpenVINO form to run: OpenVINO is not installed"
+        ):
             load_form(path, OPENVINO)
 
 

@@ -45,13 +45,27 @@ def tried() -> Callable[..., tuple[Callable[[object], float], list[object]]]:
 
 def test_the_first_that_is_close_enough_is_taken(clips: Tensor, tried) -> None:
     closeness, seen = tried(0.8, 0.992, 1.0)
-    found = tune_int8(NETWORK, clips.split(8), closeness, tolerable_distance=0.01, candidates=[HISTOGRAM, EXTREMES, SYMMETRIC])
+    found = tune_int8(
+        NETWORK,
+        clips.split(8),
+        closeness,
+        tolerable_distance=0.01,
+        candidates=[HISTOGRAM, EXTREMES, SYMMETRIC],
+    )
     assert (found.ranges, found.trials, len(seen)) == (EXTREMES, 2, 2)
 
 
-def test_the_closest_is_taken_where_none_is_close_enough_and_is_the_one_that_it_says(clips: Tensor, tried) -> None:
+def test_the_closest_is_taken_where_none_is_close_enough_and_is_the_one_that_it_says(
+    clips: Tensor, tried
+) -> None:
     closeness, _ = tried(0.6, 0.9, 0.8)
-    found = tune_int8(NETWORK, clips.split(8), closeness, tolerable_distance=0.01, candidates=[HISTOGRAM, EXTREMES, SYMMETRIC])
+    found = tune_int8(
+        NETWORK,
+        clips.split(8),
+        closeness,
+        tolerable_distance=0.01,
+        candidates=[HISTOGRAM, EXTREMES, SYMMETRIC],
+    )
     assert (found.ranges, found.trials) == (EXTREMES, 3)
     expected = quantize_int8(NETWORK, clips.split(8), EXTREMES)
     other = quantize_int8(NETWORK, clips.split(8), HISTOGRAM)
@@ -83,7 +97,9 @@ def test_networks_of_one_program_share_the_graph_but_not_the_weights(clips: Tens
     shared = SharedObjects()
 
     def quantized(network: TfSepNet, shared: SharedObjects) -> Tensor:
-        found = tune_int8(network, [clips], lambda _: 1.0, tolerable_distance=0.0, shared=shared, program="small")
+        found = tune_int8(
+            network, [clips], lambda _: 1.0, tolerable_distance=0.0, shared=shared, program="small"
+        )
         with torch.no_grad():
             logits: Tensor = found.graph(clips)
         return logits
@@ -100,8 +116,12 @@ def test_without_clips_of_one_shape_or_candidates_there_is_nothing_to_try(clips:
     closeness, _ = tried(1.0)
     with pytest.raises(UserError, match="at least one batch"):
         tune_int8(NETWORK, [], closeness, tolerable_distance=0.01)
-    with pytest.raises(UserError, match=r"\(1, 16, 9\) after \(1, 16, 8\)|\(2, 1, 16, 9\) after \(2, 1, 16, 8\)"):
-        tune_int8(NETWORK, [torch.zeros(2, 1, 16, 8), torch.zeros(2, 1, 16, 9)], closeness, tolerable_distance=0.01)
+    with pytest.raises(
+        UserError, match=r"\(1, 16, 9\) after \(1, 16, 8\)|\(2, 1, 16, 9\) after \(2, 1, 16, 8\)"
+    ):
+        tune_int8(
+            NETWORK, [torch.zeros(2, 1, 16, 8), torch.zeros(2, 1, 16, 9)], closeness, tolerable_distance=0.01
+        )
     with pytest.raises(UserError, match="at least one way"):
         tune_int8(NETWORK, [clips], closeness, tolerable_distance=0.01, candidates=[])
 
@@ -131,7 +151,8 @@ def test_every_weight_is_a_whole_number_of_at_most_63_steps(clips: Tensor) -> No
     graph = quantize_int8(NETWORK, [clips]).graph
     for node in graph.graph.find_nodes(op="call_function", target=CONVOLUTION):
         weight, steps = (
-            attrgetter(str(read.target))(graph) for read in node.all_input_nodes[1].all_input_nodes[0].all_input_nodes[:2]
+            attrgetter(str(read.target))(graph)
+            for read in node.all_input_nodes[1].all_input_nodes[0].all_input_nodes[:2]
         )
         numbers = weight.flatten(1) / steps[:, None]
         torch.testing.assert_close(numbers, numbers.round(), rtol=0, atol=1e-4)
@@ -144,7 +165,10 @@ def test_what_else_reads_a_weight_reads_it_rounded(clips: Tensor) -> None:
     (total,) = [
         node
         for node in graph.graph.nodes
-        if node.target == torch.ops.aten.sum.dim_IntList and node.args[1] == [1] and not node.kwargs and len(node.args) == 2
+        if node.target == torch.ops.aten.sum.dim_IntList
+        and node.args[1] == [1]
+        and not node.kwargs
+        and len(node.args) == 2
     ]
     assert "dequantize_per_channel" in str(total.args[0].target)
 
@@ -152,5 +176,7 @@ def test_what_else_reads_a_weight_reads_it_rounded(clips: Tensor) -> None:
 def test_every_bias_is_a_value_of_fp16(clips: Tensor) -> None:
     graph = quantize_int8(NETWORK, [clips]).graph
     convolutions = graph.graph.find_nodes(op="call_function", target=CONVOLUTION)
-    biases = [attrgetter(str(node.target))(graph) for found in convolutions for node in found.all_input_nodes[2:]]
+    biases = [
+        attrgetter(str(node.target))(graph) for found in convolutions for node in found.all_input_nodes[2:]
+    ]
     assert len(biases) > 2 and all(torch.equal(bias, bias.half().float()) for bias in biases)

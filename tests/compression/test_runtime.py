@@ -9,7 +9,14 @@ import torch
 from adaptf.compression import runtime
 from adaptf.compression.agreement import Reference, read_reference, save_reference
 from adaptf.compression.quantize import quantize_int8, save_forms
-from adaptf.compression.runtime import NETWORK_FILES, OPENVINO, PT2, ExportedNetwork, OpenVinoNetwork, load_network
+from adaptf.compression.runtime import (
+    NETWORK_FILES,
+    OPENVINO,
+    PT2,
+    ExportedNetwork,
+    OpenVinoNetwork,
+    load_network,
+)
 from adaptf.errors import UserError
 from adaptf.models.students.tfsepnet.network import TfSepNet
 
@@ -41,7 +48,9 @@ def test_the_form_that_says_what_the_file_said_is_used(path: Path) -> None:
     assert kept is not None and kept.logmel.shape == (16, 1, 32, 16) and kept.logits.shape == (16, 3)
 
 
-def test_an_openvino_form_whose_sums_overflow_is_not_used(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_openvino_form_whose_sums_overflow_is_not_used(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     right = OpenVinoNetwork.__call__
     monkeypatch.setattr(OpenVinoNetwork, "__call__", lambda self, logmel: right(self, logmel).clamp(max=0))
     network = load_network(path)
@@ -54,7 +63,9 @@ def test_a_network_of_which_no_form_says_what_it_should_is_refused(path: Path) -
     kept = read_reference(path)
     assert kept is not None
     save_reference(Reference(kept.logmel, -kept.logits), path)
-    with pytest.raises(UserError, match=r"s1\.pt2 says something else on this processor .* no other form of it does better"):
+    with pytest.raises(
+        UserError, match=r"s1\.pt2 says something else on this processor .* no other form of it does better"
+    ):
         load_network(path)
 
 

@@ -10,22 +10,34 @@ from adaptf.compression.weight_rounding import LARGEST_STEP, input_moments, roun
 def convolution(groups: int, kernel: tuple[int, int]) -> nn.Conv2d:
     torch.manual_seed(0)
     padding = (kernel[0] // 2, kernel[1] // 2)
-    return nn.Conv2d(12, 24, kernel, stride=2, padding=padding, groups=groups, bias=False).requires_grad_(False)
+    return nn.Conv2d(12, 24, kernel, stride=2, padding=padding, groups=groups, bias=False).requires_grad_(
+        False
+    )
 
 
 def heard() -> torch.Tensor:
     """(16, 12, 20, 10) with neighbours alike and none below zero, as behind a ReLU."""
-    smooth = nn.functional.avg_pool2d(torch.randn(16, 12, 22, 12, generator=torch.Generator().manual_seed(1)), 3, stride=1)
+    smooth = nn.functional.avg_pool2d(
+        torch.randn(16, 12, 22, 12, generator=torch.Generator().manual_seed(1)), 3, stride=1
+    )
     return (smooth + smooth.mean(dim=1, keepdim=True)).relu()
 
 
-@pytest.mark.parametrize(("groups", "kernel"), [(1, (1, 1)), (1, (3, 3)), (12, (3, 3)), (12, (3, 1)), (3, (1, 3))], ids=str)
-def test_rounded_weights_are_whole_steps_and_better_than_the_nearest_ones(groups: int, kernel: tuple[int, int]) -> None:
+@pytest.mark.parametrize(
+    ("groups", "kernel"), [(1, (1, 1)), (1, (3, 3)), (12, (3, 3)), (12, (3, 1)), (3, (1, 3))], ids=str
+)
+def test_rounded_weights_are_whole_steps_and_better_than_the_nearest_ones(
+    groups: int, kernel: tuple[int, int]
+) -> None:
     layer, x = convolution(groups, kernel), heard()
     exact, weight = layer(x), layer.weight.clone()
     steps = step_sizes(weight)
     moments = input_moments(x, kernel, stride=layer.stride, padding=tuple(layer.padding), groups=groups)
-    assert moments.shape == (groups, 12 // groups * kernel[0] * kernel[1], 12 // groups * kernel[0] * kernel[1])
+    assert moments.shape == (
+        groups,
+        12 // groups * kernel[0] * kernel[1],
+        12 // groups * kernel[0] * kernel[1],
+    )
     found = rounded_weight(weight, steps, moments)
     numbers = found / steps[:, None, None, None]
     torch.testing.assert_close(numbers, numbers.round(), rtol=0, atol=1e-4)

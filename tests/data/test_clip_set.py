@@ -19,7 +19,9 @@ def table(tau):
 
 @pytest.fixture
 def built(tau, table, tmp_path):
-    return build_cache(tau, list(table["filename"]), cache_root=tmp_path / "cache", format=CacheFormat(32000, 32000))
+    return build_cache(
+        tau, list(table["filename"]), cache_root=tmp_path / "cache", format=CacheFormat(32000, 32000)
+    )
 
 
 @pytest.fixture
@@ -37,7 +39,9 @@ def test_a_batch_holds_what_belongs_to_its_clips(clips, table, built):
         name = clips.filenames[row]
         assert TAU_SCENES[int(batch.labels.targets[place].argmax())] == rows.loc[name, "scene"]
         assert "abc"[int(batch.labels.device[place])] == rows.loc[name, "device"]
-        assert torch.equal(batch.waveforms[place], built.waveforms.read(built.waveforms.rows_of([rows.loc[name, "key"]]))[0])
+        assert torch.equal(
+            batch.waveforms[place], built.waveforms.read(built.waveforms.rows_of([rows.loc[name, "key"]]))[0]
+        )
 
 
 @pytest.mark.parametrize("workers", [0, 2])
@@ -86,5 +90,7 @@ def test_without_chance_a_part_is_the_middle(built):
 
 
 def test_samples_longer_than_the_cached_clips_are_refused(built):
-    with pytest.raises(ValueError, match="clips of 64000 samples are asked for, the cache holds 32000 of each"):
+    with pytest.raises(
+        ValueError, match="clips of 64000 samples are asked for, the cache holds 32000 of each"
+    ):
         parts_of(built, 64000)

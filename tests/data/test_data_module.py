@@ -22,7 +22,9 @@ IN_PROCESS = Loading(workers=0)
 @pytest.fixture
 def clips(tau, tmp_path):
     names = sorted(path.relative_to(tau).as_posix() for path in tau.rglob("*.wav"))
-    waveforms = build_cache(tau, names, cache_root=tmp_path / "cache", format=CacheFormat(32000, 32000)).waveforms
+    waveforms = build_cache(
+        tau, names, cache_root=tmp_path / "cache", format=CacheFormat(32000, 32000)
+    ).waveforms
     rows = np.random.default_rng(0).permutation(36)
     devices = np.arange(36) % 3
     source = CachedWaveforms(waveforms, rows, Sample(32000))
@@ -73,7 +75,9 @@ def test_on_a_cpu_auto_leaves_the_clips_in_the_mapped_file(clips):
 
 
 @pytest.mark.parametrize(("free_clips", "expected"), [(71, False), (72, True)])
-def test_on_a_gpu_auto_keeps_what_takes_at_most_half_of_its_free_memory(clips, monkeypatch, free_clips, expected):
+def test_on_a_gpu_auto_keeps_what_takes_at_most_half_of_its_free_memory(
+    clips, monkeypatch, free_clips, expected
+):
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (free_clips * 128000, 10**12))
     assert has_room(clips.source.held_bytes, GPU, "auto") is expected
     assert not has_room(clips.source.held_bytes, GPU, "no")

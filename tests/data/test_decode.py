@@ -42,7 +42,9 @@ def test_every_wav_gives_soundfiles_values_resampled_by_soxr(subtype, rate):
     assert np.array_equal(decode(file, sample_rate=32000), reference(file, 32000))
 
 
-@pytest.mark.parametrize(("format", "subtype"), [("FLAC", "PCM_16"), ("FLAC", "PCM_24"), ("OGG", "VORBIS"), ("MP3", None)])
+@pytest.mark.parametrize(
+    ("format", "subtype"), [("FLAC", "PCM_16"), ("FLAC", "PCM_24"), ("OGG", "VORBIS"), ("MP3", None)]
+)
 def test_compressed_files_give_soundfiles_values_too(format, subtype):
     file = audio_file(noise(20000), format=format, subtype=subtype)
     assert np.array_equal(decode(file, sample_rate=32000), reference(file, 32000))
@@ -50,8 +52,18 @@ def test_compressed_files_give_soundfiles_values_too(format, subtype):
 
 @pytest.mark.parametrize(
     ("format", "subtype"),
-    [("WAV", subtype) for subtype in ("ALAW", "ULAW", "IMA_ADPCM", "MS_ADPCM", "GSM610", "G721_32", "NMS_ADPCM_16")]
-    + [("WAVEX", "PCM_24"), ("RF64", "PCM_16"), ("W64", "FLOAT"), ("AIFF", "PCM_16"), ("AU", "PCM_16"), ("CAF", "ALAC_16")]
+    [
+        ("WAV", subtype)
+        for subtype in ("ALAW", "ULAW", "IMA_ADPCM", "MS_ADPCM", "GSM610", "G721_32", "NMS_ADPCM_16")
+    ]
+    + [
+        ("WAVEX", "PCM_24"),
+        ("RF64", "PCM_16"),
+        ("W64", "FLOAT"),
+        ("AIFF", "PCM_16"),
+        ("AU", "PCM_16"),
+        ("CAF", "ALAC_16"),
+    ]
     + [("OGG", "OPUS")],
 )
 def test_whatever_libsndfile_knows_is_read_whole_under_any_name(tmp_path, format, subtype):
@@ -67,7 +79,9 @@ def test_whatever_libsndfile_knows_is_read_whole_under_any_name(tmp_path, format
 def test_a_wav_stream_whose_size_was_not_known_when_it_began_is_read_to_its_end(claimed):
     content = bytearray(audio_file(noise(1000), subtype="PCM_16").getvalue())
     content[4:8] = content[40:44] = struct.pack("<I", claimed)
-    assert np.array_equal(read_mono(io.BytesIO(content))[0], read_mono(audio_file(noise(1000), subtype="PCM_16"))[0])
+    assert np.array_equal(
+        read_mono(io.BytesIO(content))[0], read_mono(audio_file(noise(1000), subtype="PCM_16"))[0]
+    )
 
 
 def test_chunks_around_the_samples_are_no_samples():
@@ -101,7 +115,15 @@ def test_audio_of_the_wanted_rate_passes_untouched(subtype):
 
 def test_one_resampler_gives_each_clip_what_it_would_get_alone():
     resample = Resampler(32000)
-    lengths = [(44100, 44100), (48000, 7), (44100, 1000), (8000, 8000), (44100, 44100), (48000, 2), (22050, 1)]
+    lengths = [
+        (44100, 44100),
+        (48000, 7),
+        (44100, 1000),
+        (8000, 8000),
+        (44100, 44100),
+        (48000, 2),
+        (22050, 1),
+    ]
     for seed, (rate, samples) in enumerate(lengths):
         clip = noise(samples, seed=seed).astype(np.float32)
         assert np.array_equal(resample(clip, rate), soxr.resample(clip, rate, 32000, quality="HQ"))
@@ -122,7 +144,9 @@ def test_a_float_file_with_a_sample_that_is_none_is_refused(sample):
 
 
 def test_floats_above_full_scale_are_kept():
-    assert decode(audio_file(np.array([0.0, 1.5, -2.0]), 32000, subtype="FLOAT"), sample_rate=32000).tolist() == [0, 1.5, -2]
+    assert decode(
+        audio_file(np.array([0.0, 1.5, -2.0]), 32000, subtype="FLOAT"), sample_rate=32000
+    ).tolist() == [0, 1.5, -2]
 
 
 @pytest.mark.parametrize("format", ["WAV", "FLAC"])
@@ -161,7 +185,10 @@ def flac_with_length(samples, claimed):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (with_rate(audio_file(noise(100)), 3), "its header claims 3 samples a second, 1000 to 768000 are expected"),
+        (
+            with_rate(audio_file(noise(100)), 3),
+            "its header claims 3 samples a second, 1000 to 768000 are expected",
+        ),
         (with_rate(audio_file(noise(100)), 2**31 - 1), "its header claims 2147483647 samples a second"),
         (flac_with_length(noise(100), 2**36 - 1), "its header claims 433 hours: cut it into shorter files"),
         (flac_with_length(noise(100), 0), "its header does not say how long it is, as in a stream"),

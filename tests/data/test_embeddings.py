@@ -61,7 +61,13 @@ def embed(tmp_path):
         clips = clips_of(rows, **settings)
         keys = [KEYS[row] for row in rows]
         kept = cached_embeddings(
-            encode, clips, keys, folder=tmp_path / "kept", encoder_digest=digest, device="cpu", batch_size=batch_size
+            encode,
+            clips,
+            keys,
+            folder=tmp_path / "kept",
+            encoder_digest=digest,
+            device="cpu",
+            batch_size=batch_size,
         )
         return kept.table.numpy()
 
@@ -190,7 +196,9 @@ def test_no_clips_have_no_embeddings(embed):
 
 def test_keys_of_another_number_of_clips_are_refused(tmp_path):
     with pytest.raises(ValueError, match="one for each of 10 clips, got 9"):
-        cached_embeddings(Encoder(), clips_of(range(10)), KEYS[:9], folder=tmp_path, encoder_digest="0", device="cpu")
+        cached_embeddings(
+            Encoder(), clips_of(range(10)), KEYS[:9], folder=tmp_path, encoder_digest="0", device="cpu"
+        )
 
 
 def test_parts_that_are_drawn_at_random_are_refused(embed):

@@ -25,7 +25,16 @@ def test_files_of_any_depth_case_and_name_are_found(tmp_path):
 
 
 def test_hidden_files_and_folders_are_none_of_ours(tmp_path):
-    write(tmp_path, "a.wav", "._a.wav", ".DS_Store", ".Trashes/b.wav", "c/.AppleDouble/d.wav", "Thumbs.db", "c/._e.mp3")
+    write(
+        tmp_path,
+        "a.wav",
+        "._a.wav",
+        ".DS_Store",
+        ".Trashes/b.wav",
+        "c/.AppleDouble/d.wav",
+        "Thumbs.db",
+        "c/._e.mp3",
+    )
     assert listed(tmp_path) == ["a.wav"]
 
 
@@ -65,5 +74,7 @@ def test_a_folder_that_may_not_be_read_is_named(tmp_path, monkeypatch):
 
     original = os.scandir
     monkeypatch.setattr(os, "scandir", scandir)
-    with pytest.raises(DataError, match=r"the folder .*/locked may not be read \(Permission denied\): allow it"):
+    with pytest.raises(
+        DataError, match=r"the folder .*/locked may not be read \(Permission denied\): allow it"
+    ):
         listed(tmp_path)

@@ -33,7 +33,15 @@ pytestmark = pytest.mark.slow
 
 TIMES = int(os.environ.get("FUZZ", "1"))
 FORMAT = CacheFormat(sample_rate=32000, clip_samples=1200)
-KINDS = ["WAV PCM_16 1", "WAV PCM_16 2", "WAV PCM_24 1", "WAV FLOAT 2", "FLAC PCM_16 1", "FLAC PCM_24 2", "OGG VORBIS 1"]
+KINDS = [
+    "WAV PCM_16 1",
+    "WAV PCM_16 2",
+    "WAV PCM_24 1",
+    "WAV FLOAT 2",
+    "FLAC PCM_16 1",
+    "FLAC PCM_24 2",
+    "OGG VORBIS 1",
+]
 
 
 def fuzz(examples):
@@ -57,7 +65,9 @@ def audio_bytes(kind, seed=0):
 @st.composite
 def damaged(draw, content):
     """The content cut off, with bits flipped, with bytes overwritten, or random bytes in its place."""
-    place = st.integers(0, len(content) - 1) | st.integers(0, min(len(content), 100) - 1)  # headers more often
+    place = st.integers(0, len(content) - 1) | st.integers(
+        0, min(len(content), 100) - 1
+    )  # headers more often
     match draw(st.sampled_from(["cut off", "flipped", "overwritten", "random"])):
         case "cut off":
             return content[: draw(place)]
@@ -150,7 +160,11 @@ def test_of_a_wav_file_that_was_cut_off_the_first_samples_are_left(kind, data):
 
 
 @fuzz(30)
-@given(lengths=st.lists(st.tuples(st.sampled_from([8000, 22050, 44100, 48000, 44101]), st.integers(2, 3000)), max_size=4))
+@given(
+    lengths=st.lists(
+        st.tuples(st.sampled_from([8000, 22050, 44100, 48000, 44101]), st.integers(2, 3000)), max_size=4
+    )
+)
 def test_a_resampler_forgets_the_clip_before(lengths):
     resample = Resampler(32000)
     for seed, (rate, samples) in enumerate(lengths):
@@ -182,9 +196,15 @@ def test_a_cache_of_damaged_files_has_the_problem_or_the_samples_of_each(data):
 
 
 @fuzz(50)
-@given(name=st.text(st.characters(exclude_categories=["Cs"]), max_size=8) | st.sampled_from(["x" * 300, "a.wav/b", "/"]))
+@given(
+    name=st.text(st.characters(exclude_categories=["Cs"]), max_size=8)
+    | st.sampled_from(["x" * 300, "a.wav/b", "/"])
+)
 def test_names_that_no_file_has_are_missing_files(name):
-    with file_with(b"", "a.wav") as path, pytest.raises(DataError, match=r"the file is missing|it is a folder, not a file"):
+    with (
+        file_with(b"", "a.wav") as path,
+        pytest.raises(DataError, match=r"the file is missing|it is a folder, not a file"),
+    ):
         build_cache(path.parent, ["a.wav", name], cache_root=path.parent / "cache", format=FORMAT, workers=1)
 
 
@@ -241,7 +261,9 @@ def test_a_damaged_shard_is_refused_by_the_builder_or_right(built, file, data):
         except DataError as error:
             assert_says_what_to_do(error)
         else:
-            assert [bool(problem) for problem in again.clips["problem"]] == [number == 4 for number in range(10)]
+            assert [bool(problem) for problem in again.clips["problem"]] == [
+                number == 4 for number in range(10)
+            ]
             assert_right(built, again.waveforms, again.clips["key"])
 
 
@@ -252,7 +274,9 @@ def test_a_flipped_bit_among_the_samples_is_found(built, data):
     path = f"{FORMAT.folder_name}/0000.samples"
     content = bytearray((root / "cache" / path).read_bytes())
     row = data.draw(st.integers(0, 9).filter(lambda row: row != 4))
-    content[row * FORMAT.row_bytes + data.draw(st.integers(0, FORMAT.row_bytes - 1))] ^= 1 << data.draw(st.integers(0, 7))
+    content[row * FORMAT.row_bytes + data.draw(st.integers(0, FORMAT.row_bytes - 1))] ^= 1 << data.draw(
+        st.integers(0, 7)
+    )
     with (
         cache_with(built, path, bytes(content)) as cache,
         pytest.raises(DataError, match=f"the samples of row {row} ") as error,
@@ -280,7 +304,9 @@ def test_a_damaged_manifest_is_refused_by_readers_or_right(built, data):
 @given(data=st.data())
 def test_a_damaged_memory_of_hashes_costs_time_at_most(built, data):
     root, names = built
-    with cache_with(built, "files.parquet", data.draw(damaged((root / "cache/files.parquet").read_bytes()))) as cache:
+    with cache_with(
+        built, "files.parquet", data.draw(damaged((root / "cache/files.parquet").read_bytes()))
+    ) as cache:
         again = build_cache(root, names, cache_root=cache, format=FORMAT, workers=1)
         assert_right(built, again.waveforms, again.clips["key"])
 
@@ -303,7 +329,23 @@ def test_a_table_comes_back_as_it_was_written(rows, separator):
 
 
 HEADERS = ["filename,scene,device\n", "filename\tdevice_id\n", "filename,device\n"]
-WORDS = ["filename", "scene", "device", "split", "a.wav", "b.wav", "bus", "park", "train", "NA", "1", " ", "é", "公", "x" * 300]
+WORDS = [
+    "filename",
+    "scene",
+    "device",
+    "split",
+    "a.wav",
+    "b.wav",
+    "bus",
+    "park",
+    "train",
+    "NA",
+    "1",
+    " ",
+    "é",
+    "公",
+    "x" * 300,
+]
 MARKS = [",", ",", "\t", ";", '"', "'", "\\", "#t=", "\n", "\n", "\r\n", "\r", "\ufeff", "\0", "\x1a"]
 words_and_marks = st.lists(st.sampled_from(WORDS) | st.sampled_from(MARKS), max_size=40).map("".join)
 random_text = st.builds("".join, st.tuples(st.sampled_from(["", *HEADERS]), words_and_marks)).map(str.encode)
@@ -316,11 +358,20 @@ OWN_CSV = "filename,scene,device,location,city,split\n" + "".join(
 def rows_by_csv_module(content, wanted):
     """Tidied cells by name as Python's reader finds them, without empty lines."""
     text = content.decode("utf-8-sig")
-    readings = [list(csv.reader(io.StringIO(text, newline=""), delimiter=one, skipinitialspace=True)) for one in SEPARATORS]
-    named, *rows = max((filled(lines) for lines in readings), key=lambda lines: len({tidy(name) for name in lines[0]} & wanted))
+    readings = [
+        list(csv.reader(io.StringIO(text, newline=""), delimiter=one, skipinitialspace=True))
+        for one in SEPARATORS
+    ]
+    named, *rows = max(
+        (filled(lines) for lines in readings),
+        key=lambda lines: len({tidy(name) for name in lines[0]} & wanted),
+    )
     names = [tidy(name) for name in named]
     cells = [dict(zip(names, row + [""] * (len(names) - len(row)), strict=True)) for row in rows]
-    return [{name: tidy_file_name(cell) if name == "filename" else tidy(cell) for name, cell in row.items()} for row in cells]
+    return [
+        {name: tidy_file_name(cell) if name == "filename" else tidy(cell) for name, cell in row.items()}
+        for row in cells
+    ]
 
 
 def filled(rows):
@@ -347,7 +398,9 @@ def test_own_data_by_a_damaged_table_is_refused_or_right(content):
     if not has_lone_carriage_returns(content):
         columns = ["filename", "scene", "device"]
         expected = rows_by_csv_module(content, set(columns))
-        assert clips.table[columns].to_numpy().tolist() == [[row[name] for name in columns] for row in expected]
+        assert clips.table[columns].to_numpy().tolist() == [
+            [row[name] for name in columns] for row in expected
+        ]
         assert set(clips.scenes) == {row["scene"] for row in expected}
 
 
@@ -356,12 +409,22 @@ def tau_tables(tmp_path_factory):
     """The tables of a folder in TAU's layout."""
     root = tmp_path_factory.mktemp("tau")
     (root / "evaluation_setup").mkdir()
-    names = [(f"audio/{scene}-paris-{place}-0-0-a.wav", scene, place) for scene in ("airport", "bus") for place in range(4)]
+    names = [
+        (f"audio/{scene}-paris-{place}-0-0-a.wav", scene, place)
+        for scene in ("airport", "bus")
+        for place in range(4)
+    ]
     meta = [f"{name}\t{scene}\tparis-{scene}-{place}\ta" for name, scene, place in names]
     tables = {
         "meta.csv": ["filename\tscene_label\tidentifier\tsource_label", *meta],
-        "evaluation_setup/fold1_train.csv": ["filename\tscene_label", *[f"{name}\t{scene}" for name, scene, _ in names[:6]]],
-        "evaluation_setup/fold1_evaluate.csv": ["filename\tscene_label", *[f"{name}\t{scene}" for name, scene, _ in names[6:]]],
+        "evaluation_setup/fold1_train.csv": [
+            "filename\tscene_label",
+            *[f"{name}\t{scene}" for name, scene, _ in names[:6]],
+        ],
+        "evaluation_setup/fold1_evaluate.csv": [
+            "filename\tscene_label",
+            *[f"{name}\t{scene}" for name, scene, _ in names[6:]],
+        ],
     }
     for table, lines in tables.items():
         (root / table).write_text("\n".join(lines) + "\n")
@@ -387,11 +450,16 @@ def test_a_tau_folder_with_a_damaged_table_is_refused_or_right(tau_tables, damag
     if not has_lone_carriage_returns(meta):
         columns = ["filename", "scene_label", "source_label", "identifier"]
         known = {tuple(row[name] for name in columns) for row in rows_by_csv_module(meta, set(columns))}
-        assert set(table[["filename", "scene", "device", "location"]].itertuples(index=False, name=None)) <= known
+        assert (
+            set(table[["filename", "scene", "device", "location"]].itertuples(index=False, name=None))
+            <= known
+        )
 
 
 @fuzz(100)
-@given(content=damaged("filename\tdevice_id\naudio/é 0.wav\ta\naudio/1.wav\tunknown\n".encode()) | random_text)
+@given(
+    content=damaged("filename\tdevice_id\naudio/é 0.wav\ta\naudio/1.wav\tunknown\n".encode()) | random_text
+)
 @example(b"filename\tdevice\tdevice_id\nx.wav\ta\tb\n")
 def test_a_damaged_evaluation_list_is_refused_or_right(content):
     with folder() as root:

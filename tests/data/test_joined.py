@@ -10,7 +10,12 @@ from adaptf.data import decode
 from adaptf.data.decode import AudioError, read_mono, seconds_of
 from adaptf.data.joined import files_in
 
-KINDS = [("OGG", "VORBIS", 44100), ("OGG", "OPUS", 48000), ("FLAC", "PCM_16", 44100), ("FLAC", "PCM_24", 96000)]
+KINDS = [
+    ("OGG", "VORBIS", 44100),
+    ("OGG", "OPUS", 48000),
+    ("FLAC", "PCM_16", 44100),
+    ("FLAC", "PCM_24", 96000),
+]
 
 
 def encoded(seconds, rate, format, subtype, *, channels=1, seed=0):
@@ -22,7 +27,10 @@ def encoded(seconds, rate, format, subtype, *, channels=1, seed=0):
 
 @pytest.mark.parametrize(("format", "subtype", "rate"), KINDS)
 def test_the_samples_of_all_are_read_in_their_order(tmp_path, format, subtype, rate):
-    parts = [encoded(seconds, rate, format, subtype, channels=1 + place, seed=place) for place, seconds in enumerate((2, 0.5))]
+    parts = [
+        encoded(seconds, rate, format, subtype, channels=1 + place, seed=place)
+        for place, seconds in enumerate((2, 0.5))
+    ]
     (tmp_path / "x").write_bytes(b"".join(parts))
     audio, own_rate = read_mono(tmp_path / "x")
     assert own_rate == rate
@@ -39,7 +47,9 @@ def test_of_one_file_alone_nothing_changes(format, subtype, rate):
 
 def test_files_of_different_rates_are_refused():
     content = encoded(1, 44100, "OGG", "VORBIS") + encoded(1, 48000, "OGG", "OPUS")
-    with pytest.raises(AudioError, match="its rate changes: parts of it have 44100 and 48000 samples a second"):
+    with pytest.raises(
+        AudioError, match="its rate changes: parts of it have 44100 and 48000 samples a second"
+    ):
         read_mono(io.BytesIO(content))
     with pytest.raises(AudioError, match="its rate changes"):
         seconds_of(io.BytesIO(content))

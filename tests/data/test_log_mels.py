@@ -27,7 +27,9 @@ TRAINER = SimpleNamespace(strategy=SimpleNamespace(root_device=CPU), num_devices
 @pytest.fixture
 def clips(tau, tmp_path):
     names = sorted(path.relative_to(tau).as_posix() for path in tau.rglob("*.wav"))
-    waveforms = build_cache(tau, names, cache_root=tmp_path / "cache", format=CacheFormat(32000, 32000)).waveforms
+    waveforms = build_cache(
+        tau, names, cache_root=tmp_path / "cache", format=CacheFormat(32000, 32000)
+    ).waveforms
     targets, devices = np.eye(36, dtype=np.float32), np.arange(36) % 3
     source = CachedWaveforms(waveforms, np.random.default_rng(0).permutation(36), Sample(32000))
     return clip_set(names, source, targets=targets, devices=devices)
@@ -37,7 +39,9 @@ def clips(tau, tmp_path):
 def computed(monkeypatch):
     """How many clips each table had that was computed."""
     sizes, compute = [], module.log_mels
-    monkeypatch.setattr(module, "log_mels", lambda clips, *rest: [sizes.append(len(clips)), compute(clips, *rest)][1])
+    monkeypatch.setattr(
+        module, "log_mels", lambda clips, *rest: [sizes.append(len(clips)), compute(clips, *rest)][1]
+    )
     return sizes
 
 
@@ -54,7 +58,9 @@ def first(clips, count):
 
 
 def given(tables, *sets, limit_clips=1000, logmel=LOGMEL):
-    return tables.given_to(sets, CPU, logmel=logmel, loading=Loading(log_mel_gb=limit_clips * CLIP_BYTES / 1e9))
+    return tables.given_to(
+        sets, CPU, logmel=logmel, loading=Loading(log_mel_gb=limit_clips * CLIP_BYTES / 1e9)
+    )
 
 
 @pytest.mark.parametrize("batch", [1, 3, 16])
@@ -71,7 +77,9 @@ def test_batches_hold_log_mels_in_place_of_waveforms(clips):
     batch, plain = held[[7, 2]], clips[[7, 2]]
     assert isinstance(batch, FeatureBatch) and isinstance(plain, WaveformBatch)
     assert torch.equal(batch.features, held.source.table[[7, 2]])
-    assert all(np.array_equal(one, other) for one, other in zip(batch.labels[:4], plain.labels[:4], strict=True))
+    assert all(
+        np.array_equal(one, other) for one, other in zip(batch.labels[:4], plain.labels[:4], strict=True)
+    )
     assert torch.equal(first(held, 4)[[3]].features, held[[3]].features)
 
 
@@ -128,8 +136,15 @@ def test_random_parts_and_clips_that_are_in_no_cache_stay_as_they_are(clips):
 
 def test_on_a_gpu_its_free_memory_counts_too(clips, monkeypatch):
     monkeypatch.setattr(module, "log_mels", lambda clips, logmel, device: torch.zeros(len(clips), 1))
-    for free_clips, choice, expected in ((71, "auto", False), (72, "auto", True), (72, "no", False), (10, "yes", True)):
-        monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device, free=free_clips: (free * CLIP_BYTES, 10**12))
+    for free_clips, choice, expected in (
+        (71, "auto", False),
+        (72, "auto", True),
+        (72, "no", False),
+        (10, "yes", True),
+    ):
+        monkeypatch.setattr(
+            torch.cuda, "mem_get_info", lambda device, free=free_clips: (free * CLIP_BYTES, 10**12)
+        )
         loading = Loading(keep_on_device=choice)
         (held,) = LogMelTables().given_to([clips], torch.device("cuda", 0), logmel=LOGMEL, loading=loading)
         assert is_kept(held) == expected
@@ -146,7 +161,9 @@ def test_training_clips_get_log_mels_where_nothing_changes_their_waveforms(clips
     plain = ClipDataModule(clips, clips, batch_size=7, seed=3, loading=Loading(workers=0))
     plain.trainer = TRAINER
     train = list(made.train_dataloader())
-    assert [batch.labels.row.tolist() for batch in train] == [batch.labels.row.tolist() for batch in plain.train_dataloader()]
+    assert [batch.labels.row.tolist() for batch in train] == [
+        batch.labels.row.tolist() for batch in plain.train_dataloader()
+    ]
     assert all(isinstance(batch, FeatureBatch) != waveforms_change for batch in train)
     (validation,) = made.val_dataloader()
     assert all(isinstance(batch, FeatureBatch) for batch in validation)
@@ -158,4 +175,6 @@ def test_clips_with_log_mels_are_predicted_without_their_waveforms(clips, monkey
     (held,) = given(LogMelTables(), clips)
     expected = predict_logits(lambda waveforms: LOGMEL(waveforms).mean(dim=(1, 3)), clips)
     monkeypatch.setattr(type(clips.source), "read", lambda *args: pytest.fail("read again"))
-    np.testing.assert_allclose(predict_logits(lambda features: features.mean(dim=(1, 3)), held), expected, atol=1e-3)
+    np.testing.assert_allclose(
+        predict_logits(lambda features: features.mean(dim=(1, 3)), held), expected, atol=1e-3
+    )

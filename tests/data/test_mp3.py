@@ -41,7 +41,9 @@ def id3(size):
 
 def ape(size):
     """An APEv2 tag with header and footer."""
-    header, footer = (b"APETAGEX" + struct.pack("<IIII8x", 2000, size + 32, 1, flags) for flags in (0xA0000000, 0x80000000))
+    header, footer = (
+        b"APETAGEX" + struct.pack("<IIII8x", 2000, size + 32, 1, flags) for flags in (0xA0000000, 0x80000000)
+    )
     return header + b"\2" * size + footer
 
 

@@ -16,7 +16,9 @@ def test_half_of_an_odd_clip_is_not_rounded_down():
     assert parts_in(101 + 51, 101) == 2
 
 
-@pytest.mark.parametrize("file", ["hall.wav", "a folder/Straße, 3.wav", "x#t.wav", "#t", "5", "x.wav#t=", "x#t=4.wav"])
+@pytest.mark.parametrize(
+    "file", ["hall.wav", "a folder/Straße, 3.wav", "x#t.wav", "#t", "5", "x.wav#t=", "x#t=4.wav"]
+)
 def test_a_part_has_the_name_of_its_file_and_a_number(file):
     for part in (0, 7, 12345):
         assert split_name(part_name(file, part)) == (file, part)

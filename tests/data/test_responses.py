@@ -23,13 +23,17 @@ def tones(*frequencies_hz):
     """(frequencies, samples), a second each, faded in and out: its ends are no sound of other frequencies."""
     seconds = np.arange(32000) / 32000
     fade = np.hanning(32000)
-    return torch.tensor(np.stack([fade * np.sin(2 * np.pi * hz * seconds) for hz in frequencies_hz]), dtype=torch.float32)
+    return torch.tensor(
+        np.stack([fade * np.sin(2 * np.pi * hz * seconds) for hz in frequencies_hz]), dtype=torch.float32
+    )
 
 
 def gain_db(bank, hz):
     """Of the bank's first response."""
     tone = tones(hz)
-    return float(10 * torch.log10(bank.convolve(tone, torch.tensor([0])).square().sum() / tone.square().sum()))
+    return float(
+        10 * torch.log10(bank.convolve(tone, torch.tensor([0])).square().sum() / tone.square().sum())
+    )
 
 
 @pytest.mark.parametrize("rate", [32000, 44100, 48000])
@@ -76,7 +80,9 @@ def test_responses_have_unit_energy_or_the_gain_that_they_were_recorded_with(tmp
     unit = load_responses(tmp_path, sample_rate=32000, level="unit_energy")
     assert np.square(unit.responses.numpy()).sum(axis=1) == pytest.approx(np.ones(3), abs=1e-5)
     recorded = load_responses(tmp_path, sample_rate=32000, level="as_recorded")
-    assert recorded.responses.sum(dim=1).tolist() == pytest.approx([0.5] * 3, abs=1e-3)  # of a constant signal
+    assert recorded.responses.sum(dim=1).tolist() == pytest.approx(
+        [0.5] * 3, abs=1e-3
+    )  # of a constant signal
 
 
 def test_shorter_responses_end_in_zeros(tmp_path):
@@ -112,7 +118,9 @@ def test_hidden_files_are_none_and_links_are_followed(tmp_path):
 
 
 def test_a_folder_without_audio_says_what_is_expected(tmp_path):
-    with pytest.raises(DataError, match=r"holds no impulse response: \.flac, \.mp3, \.ogg, \.wav files are expected there"):
+    with pytest.raises(
+        DataError, match=r"holds no impulse response: \.flac, \.mp3, \.ogg, \.wav files are expected there"
+    ):
         load_responses(tmp_path, sample_rate=32000, level="unit_energy")
 
 

@@ -19,7 +19,10 @@ from adaptf.data.shared_memory import SHARED_MEMORY, SharedMemoryFull
 TOLD = r"shared memory \(/dev/shm\) are too little .*--shm-size=.*trainer\.workers=0"
 SMALL = ["unshare", "--mount", "sh", "-c", 'mount -t tmpfs -o size=1m tmpfs /dev/shm && exec "$0" "$@"']
 """Runs a command with one megabyte of shared memory, as containers have 64."""
-CAN_MOUNT = bool(shutil.which("unshare")) and not subprocess.run([*SMALL, "true"], capture_output=True, check=False).returncode
+CAN_MOUNT = (
+    bool(shutil.which("unshare"))
+    and not subprocess.run([*SMALL, "true"], capture_output=True, check=False).returncode
+)
 
 
 class Ones:
@@ -44,7 +47,9 @@ def loader():
 def module(*, workers, batch_size=8, processes=1):
     loading = Loading(workers=workers)
     made = ClipDataModule(ones(64), ones(8), batch_size=batch_size, seed=0, loading=loading)
-    made.trainer = SimpleNamespace(strategy=SimpleNamespace(root_device=torch.device("cpu")), num_devices=processes)
+    made.trainer = SimpleNamespace(
+        strategy=SimpleNamespace(root_device=torch.device("cpu")), num_devices=processes
+    )
     return made
 
 
@@ -81,9 +86,15 @@ def test_too_little_shared_memory_is_said_before_a_training_begins(monkeypatch):
 def test_shared_memory_that_fills_later_ends_the_reading():
     script = "import test_shared_memory as test\nfor batch in test.loader():\n    pass"
     ended = subprocess.run(
-        [*SMALL, sys.executable, "-c", script], cwd=__file__.rpartition("/")[0], capture_output=True, text=True, timeout=100
+        [*SMALL, sys.executable, "-c", script],
+        cwd=__file__.rpartition("/")[0],
+        capture_output=True,
+        text=True,
+        timeout=100,
     )
     assert ended.returncode == 1
     last = ended.stderr.strip().splitlines()[-1]
-    assert last.startswith("adaptf.data.shared_memory.SharedMemoryFull: 1 MB of shared memory (/dev/shm) are too little")
+    assert last.startswith(
+        "adaptf.data.shared_memory.SharedMemoryFull: 1 MB of shared memory (/dev/shm) are too little"
+    )
     assert "trainer.workers=0" in last

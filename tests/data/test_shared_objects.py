@@ -5,7 +5,9 @@ from adaptf.data.shared_objects import SharedObjects
 
 def test_a_value_is_made_once_for_its_key():
     shared, made = SharedObjects(), []
-    first, again, other = (shared.once(key, lambda: made.append(1) or [len(made)]) for key in (("a", 1), ("a", 1), ("a", 2)))
+    first, again, other = (
+        shared.once(key, lambda: made.append(1) or [len(made)]) for key in (("a", 1), ("a", 1), ("a", 2))
+    )
     assert first is again and first == [1] and other == [2]
 
 

@@ -59,7 +59,10 @@ def test_logits_that_a_former_version_left_as_csv_are_read_exactly(tmp_path):
         ("filename,bus\na.wav,1\nb.wav,loud\n", "holds logits that are no numbers"),
         ("filename,bus\na.wav,1\nb.wav,nan\n", "(not finite|no numbers)"),
         ("filename,bus\na.wav,1\n", "holds 1 clips; logits.json there says 2: it is not whole"),
-        ("filename,tram\na.wav,1\nb.wav,1\n", "has the columns filename, tram, by logits.json they are filename, bus"),
+        (
+            "filename,tram\na.wav,1\nb.wav,1\n",
+            "has the columns filename, tram, by logits.json they are filename, bus",
+        ),
         ("name,bus\na.wav,1\nb.wav,1\n", "has the columns name, bus, by logits.json they are filename, bus"),
     ],
 )
@@ -71,7 +74,9 @@ def test_a_broken_table_is_refused(tmp_path, text, message):
         read_teacher_logits(tmp_path)
 
 
-@pytest.mark.parametrize(("about", "message"), [("{}", "'clips' is missing"), ("[", "can't be read"), (None, "can't be read")])
+@pytest.mark.parametrize(
+    ("about", "message"), [("{}", "'clips' is missing"), ("[", "can't be read"), (None, "can't be read")]
+)
 def test_a_table_of_which_nothing_says_whose_it_is_is_refused(tmp_path, about, message):
     (tmp_path / "logits.csv").write_text("filename,bus\na.wav,1\n")
     if about is not None:

@@ -67,7 +67,11 @@ def test_every_file_name_says_what_meta_says(written):
         folder, name = row["filename"].split("/")
         scene, city, location, recording, segment, device = name.removesuffix(".wav").split("-")
         assert folder == "audio"
-        assert (scene, f"{city}-{location}", device) == (row["scene_label"], row["identifier"], row["source_label"])
+        assert (scene, f"{city}-{location}", device) == (
+            row["scene_label"],
+            row["identifier"],
+            row["source_label"],
+        )
         assert city in demo.CITIES
         assert recording.isdigit() and segment.isdigit()
 
@@ -99,7 +103,9 @@ def test_clips_are_neither_silent_nor_all_alike(written):
 
 def test_no_location_is_in_training_and_test(written):
     locations = {row["filename"]: row["identifier"] for row in read_table(written.tau / "meta.csv")}
-    train = {locations[row["filename"]] for row in read_table(written.tau / "evaluation_setup/fold1_train.csv")}
+    train = {
+        locations[row["filename"]] for row in read_table(written.tau / "evaluation_setup/fold1_train.csv")
+    }
     test = {locations[row["filename"]] for row in read_table(written.tau / "evaluation_setup/fold1_test.csv")}
     assert train.isdisjoint(test)
     assert (len(train), len(test)) == (20, 10)
@@ -123,7 +129,9 @@ def test_every_test_clip_is_recorded_by_all_nine_devices_of_which_three_are_not_
 
 def test_devices_other_than_a_change_the_sound(written):
     original = next((written.tau / "audio").glob("park-*-s5.wav"))
-    sounds = [soundfile.read(str(original).replace("-s5.wav", f"-{device}.wav"))[0] for device in ("a", "c", "s5")]
+    sounds = [
+        soundfile.read(str(original).replace("-s5.wav", f"-{device}.wav"))[0] for device in ("a", "c", "s5")
+    ]
     assert not np.allclose(sounds[0], sounds[1])
     assert not np.allclose(sounds[0], sounds[2])
 
@@ -210,7 +218,9 @@ def test_same_seed_same_bytes_and_another_seed_other_ones(written, tmp_path):
     same = demo.write_demo(tmp_path / "same", seed=1, **SMALL)
     assert digests(same.tau.parent) == first
     other = demo.write_demo(tmp_path / "other", seed=2, **SMALL)
-    assert not set(digests(other.tau).values()) & {digest for name, digest in first.items() if name.endswith(".wav")}
+    assert not set(digests(other.tau).values()) & {
+        digest for name, digest in first.items() if name.endswith(".wav")
+    }
 
 
 def test_the_readme_says_that_the_sounds_are_synthesised(written):
@@ -265,7 +275,9 @@ def test_a_process_killed_half_way_leaves_nothing_that_is_taken_for_whole(tmp_pa
         "demo._write_audioset = lambda *_: os.kill(os.getpid(), signal.SIGKILL)\n"
         f"demo.write_demo(Path(sys.argv[1]), **{TINY!r})"
     )
-    killed = subprocess.run([sys.executable, "-c", code, str(tmp_path / "demo")], capture_output=True, check=False)
+    killed = subprocess.run(
+        [sys.executable, "-c", code, str(tmp_path / "demo")], capture_output=True, check=False
+    )
     assert killed.returncode == -signal.SIGKILL, killed.stderr
     assert not (tmp_path / "demo").exists()
     assert demo.write_demo(tmp_path / "demo", **TINY).training_clips == 10 * (2 + 5 * 1)

@@ -35,7 +35,9 @@ def finds_nothing(command: list[str]) -> None:
 
 
 def test_compose_file_has_the_shape_of_the_compose_specification() -> None:
-    finds_nothing([sys.executable, "-m", "check_jsonschema", "--builtin-schema", "vendor.compose-spec", str(COMPOSE)])
+    finds_nothing(
+        [sys.executable, "-m", "check_jsonschema", "--builtin-schema", "vendor.compose-spec", str(COMPOSE)]
+    )
 
 
 @pytest.mark.parametrize("dockerfile", sorted(FOLDER.glob("*.Dockerfile")), ids=lambda path: path.name)
@@ -56,12 +58,16 @@ def test_build_context_is_closed_but_for_files_that_are_there() -> None:
 
 def test_router_image_holds_all_that_the_router_imports() -> None:
     graph = grimp.build_graph("adaptf", include_external_packages=True, cache_dir=None)
-    imported = {name for name in graph.find_upstream_modules("adaptf.serving.router") if not name.startswith("adaptf")}
+    imported = {
+        name for name in graph.find_upstream_modules("adaptf.serving.router") if not name.startswith("adaptf")
+    }
     of_mlflow = {re.split(r"[^\w-]", name)[0] for name in requires("mlflow") or [] if "extra ==" not in name}
     instructions = re.sub(r"^#.*$", "", (FOLDER / "serve.Dockerfile").read_text(), flags=re.MULTILINE)
     installed = set(re.findall(r"[\w-]+", instructions))
     assert {"torch", "openvino"} <= imported
-    assert {name.replace("_", "-") for name in imported - set(sys.stdlib_module_names)} <= installed | of_mlflow
+    assert {
+        name.replace("_", "-") for name in imported - set(sys.stdlib_module_names)
+    } <= installed | of_mlflow
 
 
 def test_foreign_images_are_pinned() -> None:
@@ -81,6 +87,8 @@ def test_example_environment_names_every_variable_and_no_other() -> None:
 
 
 def test_secrets_have_no_default() -> None:
-    secrets = {found for found in VARIABLE.findall(COMPOSE.read_text()) if re.search("PASSWORD|KEY|SECRET", found[0])}
+    secrets = {
+        found for found in VARIABLE.findall(COMPOSE.read_text()) if re.search("PASSWORD|KEY|SECRET", found[0])
+    }
     assert {rest for _, rest in secrets} == {":?set it in docker/.env"}
     assert all(example_values()[name] == "" for name, _ in secrets)

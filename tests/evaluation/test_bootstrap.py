@@ -14,7 +14,9 @@ def run(correct, **columns):
     """Predictions from (scenes, locations, clips) of whether a clip is recognised."""
     correct = np.asarray(correct, dtype=bool)
     scene, location, _ = (place.ravel() for place in np.indices(correct.shape))
-    table = pd.DataFrame({"filename": [f"{row:05}.wav" for row in range(correct.size)], "scene": [f"s{row}" for row in scene]})
+    table = pd.DataFrame(
+        {"filename": [f"{row:05}.wav" for row in range(correct.size)], "scene": [f"s{row}" for row in scene]}
+    )
     table["location"] = [f"paris-{one}-{other}" for one, other in zip(scene, location, strict=True)]
     return table.assign(predicted=table["scene"].where(correct.ravel(), "other"), **columns)
 
@@ -55,7 +57,9 @@ def test_a_small_difference_does_not_stand():
 
 
 def test_the_difference_is_that_of_the_macro_averages_of_scenes_of_any_size():
-    keep = np.random.default_rng(2).random(SCENES * LOCATIONS * CLIPS) < np.repeat([0.2, 0.4, 0.6, 1], LOCATIONS * CLIPS)
+    keep = np.random.default_rng(2).random(SCENES * LOCATIONS * CLIPS) < np.repeat(
+        [0.2, 0.4, 0.6, 1], LOCATIONS * CLIPS
+    )
     first, second = run(drawn(0.5, 0))[keep], run(drawn(0.7, 1))[keep]
     found = paired_bootstrap([first], [second])
     assert found.mean == pytest.approx(macro_accuracy(second) - macro_accuracy(first))
@@ -136,7 +140,9 @@ def test_a_difference_that_runs_do_not_agree_on_does_not_stand():
 
 
 def test_a_difference_that_runs_agree_on_stands():
-    first, second = ([run(drawn(share, seed)) for seed in seeds] for share, seeds in ((0.4, range(3)), (0.8, range(3, 6))))
+    first, second = (
+        [run(drawn(share, seed)) for seed in seeds] for share, seeds in ((0.4, range(3)), (0.8, range(3, 6)))
+    )
     found = paired_bootstrap(first, second)
     assert 0 < found.runs_low < found.mean < found.runs_high
     assert found.stands
@@ -144,7 +150,10 @@ def test_a_difference_that_runs_agree_on_stands():
 
 def test_scenes_of_one_place_are_named_and_do_not_widen_the_interval():
     first, second = run(drawn(0.5, 0)), run(drawn(0.7, 1))
-    one_place = [table.assign(location=table["location"].where(table["scene"] != "s1", "here")) for table in (first, second)]
+    one_place = [
+        table.assign(location=table["location"].where(table["scene"] != "s1", "here"))
+        for table in (first, second)
+    ]
     found, expected = paired_bootstrap(one_place[:1], one_place[1:]), paired_bootstrap([first], [second])
     assert found.single_location_scenes == ("s1",)
     assert found.locations == (SCENES - 1) * LOCATIONS + 1
@@ -176,9 +185,13 @@ def test_clips_of_unknown_places_count_by_file(unknown):
 
 def test_other_clips_are_refused_by_name():
     table = run(drawn(0.5, 0))
-    with pytest.raises(DataError, match=r"00003\.wav is predicted in run 1 of the first .* not in run 2 of the second"):
+    with pytest.raises(
+        DataError, match=r"00003\.wav is predicted in run 1 of the first .* not in run 2 of the second"
+    ):
         paired_bootstrap([table, table], [table, table.drop(index=3)])
-    with pytest.raises(DataError, match=r"x\.wav is predicted in run 1 of the second .* not in run 1 of the first"):
+    with pytest.raises(
+        DataError, match=r"x\.wav is predicted in run 1 of the second .* not in run 1 of the first"
+    ):
         paired_bootstrap([table], [table.replace({"filename": {"00003.wav": "x.wav"}})])
     with pytest.raises(DataError, match=r"run 1 of the second setting predicts 00003\.wav twice"):
         paired_bootstrap([table], [pd.concat([table, table.loc[[3]]])])

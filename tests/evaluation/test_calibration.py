@@ -27,7 +27,12 @@ def predictions(probability_of_bus: list[float], scenes: list[str]) -> pd.DataFr
     """Clips with that probability."""
     bus = np.array(probability_of_bus)
     clips = pd.DataFrame(
-        {"filename": [f"{row}.wav" for row in range(len(bus))], "scene": scenes, "device": "a", "location": "x"}
+        {
+            "filename": [f"{row}.wav" for row in range(len(bus))],
+            "scene": scenes,
+            "device": "a",
+            "location": "x",
+        }
     )
     return prediction_table(clips, np.log(np.stack([bus, 1 - bus], axis=1)).astype(np.float32), SCENES)
 
@@ -63,7 +68,9 @@ def test_the_calibration_error_is_the_mean_gap_weighted_by_clips() -> None:
 
 
 def test_within_a_bin_confidences_and_answers_even_out() -> None:
-    table = reliability_table(np.array([0.75, 0.75, 0.75, 0.75]), np.array([True, True, True, False]), bins=10)
+    table = reliability_table(
+        np.array([0.75, 0.75, 0.75, 0.75]), np.array([True, True, True, False]), bins=10
+    )
     assert calibration_error(table) == pytest.approx(0)
 
 
@@ -83,7 +90,9 @@ def test_clips_of_one_confidence_are_answered_together_whatever_their_order() ->
 
 def test_accuracy_at_a_share_answers_at_least_so_many() -> None:
     curve = rejection_curve(CONFIDENCE, CORRECT)
-    assert accuracy_at(curve, np.array([0.1, 0.4, 0.5, 0.8, 1.0])) == pytest.approx([1, 1, 2 / 3, 1 / 2, 3 / 5])
+    assert accuracy_at(curve, np.array([0.1, 0.4, 0.5, 0.8, 1.0])) == pytest.approx(
+        [1, 1, 2 / 3, 1 / 2, 3 / 5]
+    )
 
 
 @pytest.fixture
@@ -95,7 +104,13 @@ def settings() -> dict[str, list[pd.DataFrame]]:
 
 def test_tables_hold_means_over_runs_in_percent(settings: dict[str, list[pd.DataFrame]]) -> None:
     table = calibration_table(settings, SCENES)
-    assert list(table.columns) == ["accuracy", "mean confidence", "calibration error", "surest 80 %", "surest 50 %"]
+    assert list(table.columns) == [
+        "accuracy",
+        "mean confidence",
+        "calibration error",
+        "surest 80 %",
+        "surest 50 %",
+    ]
     assert list(table["accuracy"]) == pytest.approx([75, (75 + 50) / 2])
     assert list(table["mean confidence"]) == pytest.approx([75, (75 + 67.5) / 2])
     assert list(table["surest 50 %"]) == pytest.approx([100, 100])

@@ -16,7 +16,12 @@ NAMES = ("old", "new")
 def clips(places: int = 12, devices: tuple[str, ...] = ("a", "b")) -> pd.DataFrame:
     """A clip per scene, place and device."""
     rows = [
-        {"filename": f"{scene}-{place}-{device}.wav", "scene": scene, "device": device, "location": f"{scene}-{place}"}
+        {
+            "filename": f"{scene}-{place}-{device}.wav",
+            "scene": scene,
+            "device": device,
+            "location": f"{scene}-{place}",
+        }
         for scene in SCENES
         for place in range(places)
         for device in devices
@@ -85,11 +90,16 @@ def test_of_several_pairs_of_runs_each_change_names_its_pair():
 
 def test_gained_less_lost_is_the_difference_of_each_row():
     table = clips()
-    old, new = wrong(table, table["location"].isin(["bus-1", "airport-3"])), wrong(table, table["location"] == "bus-2")
+    old, new = (
+        wrong(table, table["location"].isin(["bus-1", "airport-3"])),
+        wrong(table, table["location"] == "bus-2"),
+    )
     changes = changed_clips([old], [new], NAMES, SCENES)
     found = group_table([old], [new], NAMES, changes, by="scene", draws=50)
     assert list(found.index) == SCENES and list(found["clips"]) == [24, 24, 24]
-    assert found["difference"].to_numpy() == pytest.approx(100 * (found[GAINED] - found[LOST]) / found["clips"])
+    assert found["difference"].to_numpy() == pytest.approx(
+        100 * (found[GAINED] - found[LOST]) / found["clips"]
+    )
     assert found["difference"].to_numpy() == pytest.approx(found["new"] - found["old"])
 
 
@@ -114,7 +124,9 @@ def test_a_few_places_that_agree_are_no_proof():
 def test_where_each_scene_has_one_place_nothing_can_be_told():
     table = clips(places=1)
     changes = changed_clips([right(table)], [wrong(table, table["scene"] == "bus")], NAMES, SCENES)
-    found = group_table([right(table)], [wrong(table, table["scene"] == "bus")], NAMES, changes, by="scene", draws=50)
+    found = group_table(
+        [right(table)], [wrong(table, table["scene"] == "bus")], NAMES, changes, by="scene", draws=50
+    )
     assert set(found["stands"]) == {"-"}
 
 

@@ -10,8 +10,14 @@ from adaptf.evaluation.intervals import mean_interval
 def test_interval_is_students_t():
     values = [57.1, 58.4, 58.0, 57.7]
     found = mean_interval(values, level=0.9)
-    assert (found.mean, found.std, found.runs) == (pytest.approx(57.8), pytest.approx(np.std(values, ddof=1)), 4)
-    assert (found.low, found.high) == pytest.approx(stats.t.interval(0.9, 3, np.mean(values), stats.sem(values)))
+    assert (found.mean, found.std, found.runs) == (
+        pytest.approx(57.8),
+        pytest.approx(np.std(values, ddof=1)),
+        4,
+    )
+    assert (found.low, found.high) == pytest.approx(
+        stats.t.interval(0.9, 3, np.mean(values), stats.sem(values))
+    )
 
 
 def test_three_runs_as_a_table_of_students_t_gives_them():

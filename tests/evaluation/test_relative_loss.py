@@ -15,7 +15,12 @@ from adaptf.promotion.comparison import compare
 def predicted(right: dict[str, list[bool]], device: str = "a") -> pd.DataFrame:
     """Twenty clips of each of two scenes, two a place, by whether they are recognised."""
     rows = [
-        {"filename": f"{scene}{clip}", "scene": scene, "predicted": scene if known else "none", "device": device}
+        {
+            "filename": f"{scene}{clip}",
+            "scene": scene,
+            "predicted": scene if known else "none",
+            "device": device,
+        }
         | {"location": f"{scene}-{clip // 2}"}
         for scene, clips in right.items()
         for clip, known in enumerate(clips)
@@ -30,14 +35,18 @@ def test_a_loss_stands_where_most_places_show_it_and_not_where_one_or_two_do():
     every_place = relative_loss(predicted({"bus": [False, True] * 10, "tram": [True] * 20}), exact)
     assert every_place == Loss(pytest.approx(0.25), pytest.approx(0.25))
     few = {"bus": [True] * 4, "tram": [True] * 4}
-    two_clips = relative_loss(predicted({"bus": [False, True, False, True], "tram": [True] * 4}), predicted(few))
+    two_clips = relative_loss(
+        predicted({"bus": [False, True, False, True], "tram": [True] * 4}), predicted(few)
+    )
     assert two_clips == Loss(pytest.approx(0.25), 0.0)
     assert relative_loss(exact, predicted({"bus": [False] * 20, "tram": [False] * 20})) == Loss(0.0, 0.0)
 
 
 def test_nothing_stands_where_a_scene_has_one_place_only():
     exact = predicted({"bus": [True] * 20, "tram": [True] * 2})
-    assert relative_loss(predicted({"bus": [False] * 20, "tram": [True] * 2}), exact) == Loss(pytest.approx(0.5), 0.0)
+    assert relative_loss(predicted({"bus": [False] * 20, "tram": [True] * 2}), exact) == Loss(
+        pytest.approx(0.5), 0.0
+    )
 
 
 def test_without_a_true_loss_chance_refuses_hardly_any_model():
@@ -54,9 +63,13 @@ def test_without_a_true_loss_chance_refuses_hardly_any_model():
 def official_validation(official_clips) -> pd.DataFrame:
     """The default validation part of the official 25 % list, with the recording of each clip."""
     data = DataConfig()
-    table = cut_by_location(official_clips("25"), share=data.validation_share, to=VALIDATION, seed=data.split_seed)
+    table = cut_by_location(
+        official_clips("25"), share=data.validation_share, to=VALIDATION, seed=data.split_seed
+    )
     table = table[table["split"] == VALIDATION].reset_index(drop=True)
-    return table.assign(recording=table["filename"].str.replace(r"-\d+-(\w+)\.wav", r"-\1", regex=True), split=None)
+    return table.assign(
+        recording=table["filename"].str.replace(r"-\d+-(\w+)\.wav", r"-\1", regex=True), split=None
+    )
 
 
 def effect(generator, groups: pd.Series, deviation: float) -> np.ndarray:
@@ -74,8 +87,12 @@ def test_without_a_true_loss_no_model_is_refused_on_the_official_list(official_c
     logits differ, alike within recordings too: it changes a few per cent of the clips, as often for the better."""
     clips, generator, changed = official_validation(official_clips), np.random.default_rng(1), []
     for _ in range(20):
-        exact = 0.2 + sum(effect(generator, clips[name], 0.5) for name in ("scene", "location", "recording", "filename"))
-        int8 = exact + effect(generator, clips["recording"], 0.05) + effect(generator, clips["filename"], 0.07)
+        exact = 0.2 + sum(
+            effect(generator, clips[name], 0.5) for name in ("scene", "location", "recording", "filename")
+        )
+        int8 = (
+            exact + effect(generator, clips["recording"], 0.05) + effect(generator, clips["filename"], 0.07)
+        )
         changed.append(np.mean((exact > 0) != (int8 > 0)))
         assert relative_loss(predicted_where(int8, clips), predicted_where(exact, clips)).standing <= 0.01
     assert 0.01 < np.mean(changed) < 0.05
@@ -86,9 +103,13 @@ def test_every_device_of_the_official_list_can_be_compared_and_a_truly_worse_mod
     clips = clips.drop(columns=["split", "recording"]).assign(**dict.fromkeys(CLASSES, 0.0))
     shared = 0.2 + sum(effect(generator, clips[name], 0.5) for name in ("scene", "location", "filename"))
     for device in ("a", "b", "c", "s1", "s2", "s3", "unknown"):
-        one, other = (predicted_where(shared + effect(generator, clips["filename"], 0.3), clips) for _ in range(2))
+        one, other = (
+            predicted_where(shared + effect(generator, clips["filename"], 0.3), clips) for _ in range(2)
+        )
         judged, difference = compare(one, other, device)
-        assert judged.of == ("of all devices" if device == "unknown" else f"of {device}") and judged.absent == ()
+        assert (
+            judged.of == ("of all devices" if device == "unknown" else f"of {device}") and judged.absent == ()
+        )
         assert difference.p > 0.01 and len(judged.filenames) >= 100 and difference.locations >= 10
         worse = predicted_where(shared - 1, clips)
         assert compare(one, worse, device)[1].high < 0

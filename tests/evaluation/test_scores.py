@@ -37,7 +37,9 @@ def test_predictions_keep_what_is_known_of_the_clip(predictions):
 
 
 def test_macro_accuracy_is_the_mean_of_the_scenes_accuracies(predictions):
-    assert macro_accuracy(predictions) == pytest.approx(balanced_accuracy_score(predictions["scene"], predictions["predicted"]))
+    assert macro_accuracy(predictions) == pytest.approx(
+        balanced_accuracy_score(predictions["scene"], predictions["predicted"])
+    )
 
 
 def test_log_loss_weighs_all_scenes_alike(predictions):
@@ -68,7 +70,9 @@ def test_confusion_sums_the_runs(predictions):
 
 
 def test_the_score_is_the_mean_over_devices_or_that_of_all_clips_together(predictions):
-    assert accuracy(predictions, "mean_over_devices") == pytest.approx(macro_accuracy_per_device(predictions).mean())
+    assert accuracy(predictions, "mean_over_devices") == pytest.approx(
+        macro_accuracy_per_device(predictions).mean()
+    )
     assert accuracy(predictions, "plain") == macro_accuracy(predictions)
 
 

@@ -8,7 +8,14 @@ from adaptf.data.errors import DataError
 from adaptf.evaluation.bootstrap import paired_bootstrap
 from adaptf.evaluation.intervals import mean_interval
 from adaptf.evaluation.scores import log_loss, macro_accuracy, macro_accuracy_per_device, prediction_table
-from adaptf.evaluation.tables import accuracy_table, as_markdown, as_text, device_table, difference_table, scene_table
+from adaptf.evaluation.tables import (
+    accuracy_table,
+    as_markdown,
+    as_text,
+    device_table,
+    difference_table,
+    scene_table,
+)
 
 SCENES = ("bus", "park", "tram")
 CLIPS = 180
@@ -32,7 +39,10 @@ def predict(seed, gain=0.5):
 def settings():
     """Four settings of three runs; the first two hardly differ."""
     gains = {"trained": 0.5, "distilled": 0.5, "per device": 2.0, "per device INT8": 2.2}
-    return {name: [predict(10 * place + seed, gain) for seed in range(3)] for place, (name, gain) in enumerate(gains.items())}
+    return {
+        name: [predict(10 * place + seed, gain) for seed in range(3)]
+        for place, (name, gain) in enumerate(gains.items())
+    }
 
 
 @pytest.fixture(scope="module")
@@ -68,7 +78,9 @@ def test_device_table_tells_known_from_unknown_devices(settings):
 
 def test_device_table_holds_means_over_runs(settings):
     column = device_table(settings, known_devices=["a", "b"])["trained"]
-    assert column["b"] == pytest.approx(100 * np.mean([macro_accuracy_per_device(run)["b"] for run in settings["trained"]]))
+    assert column["b"] == pytest.approx(
+        100 * np.mean([macro_accuracy_per_device(run)["b"] for run in settings["trained"]])
+    )
 
 
 def test_device_table_leaves_out_the_mean_of_no_devices(settings):
@@ -113,11 +125,16 @@ def test_difference_table_is_in_points_of_the_second_beyond_the_first(settings, 
 def test_one_setting_differs_from_none(settings):
     table = difference_table({"trained": settings["trained"]}, draws=500)
     assert table.empty
-    assert as_markdown(table).splitlines()[0] == "| settings | difference | low | high | runs low | runs high | stands |"
+    assert (
+        as_markdown(table).splitlines()[0]
+        == "| settings | difference | low | high | runs low | runs high | stands |"
+    )
 
 
 def test_settings_that_cannot_be_compared_are_named(settings):
-    with pytest.raises(DataError, match=r"'trained' \(first\) and 'distilled' \(second\) .* the first has 1, the second 3"):
+    with pytest.raises(
+        DataError, match=r"'trained' \(first\) and 'distilled' \(second\) .* the first has 1, the second 3"
+    ):
         difference_table({"trained": settings["trained"][:1], "distilled": settings["distilled"]}, draws=500)
 
 
@@ -129,6 +146,11 @@ def test_tables_round_percentages_to_one_digit_and_the_log_loss_to_two():
 
 
 def test_tables_show_differences_with_two_digits_counts_without_and_what_is_absent_as_a_dash():
-    table = pd.DataFrame({"difference": [-0.004, 1.234], "runs low": [math.nan, 0.5], "runs": [1, 3]}, index=["x", "y"])
+    table = pd.DataFrame(
+        {"difference": [-0.004, 1.234], "runs low": [math.nan, 0.5], "runs": [1, 3]}, index=["x", "y"]
+    )
     assert as_markdown(table).splitlines()[2:] == ["| x | 0.00 | - | 1 |", "| y | 1.23 | 0.50 | 3 |"]
-    assert [line.split() for line in as_text(table).splitlines()[1:]] == [["x", "0.00", "-", "1"], ["y", "1.23", "0.50", "3"]]
+    assert [line.split() for line in as_text(table).splitlines()[1:]] == [
+        ["x", "0.00", "-", "1"],
+        ["y", "1.23", "0.50", "3"],
+    ]

@@ -35,7 +35,9 @@ class Runs:
 
 @pytest.fixture(scope="module")
 def trained(train_config: TrainConfig) -> Runs:
-    parent = execute(TRAIN, replace(train_config, optim=replace(train_config.optim, max_epochs=1), seeds=(0, 1)))
+    parent = execute(
+        TRAIN, replace(train_config, optim=replace(train_config.optim, max_epochs=1), seeds=(0, 1))
+    )
     return Runs(parent, *runs.seed_runs(mlflow.get_run(parent)).values())
 
 
@@ -48,7 +50,9 @@ def compared(trained: Runs, train_config: TrainConfig) -> str:
 def make_version(trained: Runs, folder: Path) -> Callable[..., str]:
     """A registered version: with networks where scenes are given, else its entry in the registry alone."""
 
-    def make(name: str, device: str | None, quantize_run: str, scenes: tuple[str, ...] = (), samples: int = 32000) -> str:
+    def make(
+        name: str, device: str | None, quantize_run: str, scenes: tuple[str, ...] = (), samples: int = 32000
+    ) -> str:
         tags = {"adaptf.quantize_run": quantize_run} | ({"adaptf.device": device} if device else {})
         if scenes:
             file = folder / f"{name}.pt2"
@@ -107,7 +111,9 @@ def test_two_runs_are_held_against_each_other_on_the_test_clips(compared: str, t
 
 
 def test_tables_agree_with_the_clips_that_change(compared: str) -> None:
-    first, second = (pd.read_parquet(artifact(compared, f"tables/predictions {place}.parquet")) for place in (1, 2))
+    first, second = (
+        pd.read_parquet(artifact(compared, f"tables/predictions {place}.parquet")) for place in (1, 2)
+    )
     changes = table_of(compared, "changed clips")
     assert set(changes.index) == set(first["filename"][first["predicted"] != second["predicted"]])
     for name in ("scenes", "devices"):
@@ -115,7 +121,9 @@ def test_tables_agree_with_the_clips_that_change(compared: str) -> None:
         assert table["clips"].sum() == len(first)
         assert table[["gained", "lost", "still wrong"]].sum().sum() == len(changes)
     scenes = table_of(compared, "scenes")
-    assert scenes["difference"].to_numpy() == pytest.approx(100 * (scenes["gained"] - scenes["lost"]) / scenes["clips"])
+    assert scenes["difference"].to_numpy() == pytest.approx(
+        100 * (scenes["gained"] - scenes["lost"]) / scenes["clips"]
+    )
 
 
 def test_page_note_and_text_tell_the_same(compared: str) -> None:
@@ -132,15 +140,21 @@ def test_validation_clips_are_said_to_flatter(train_config: TrainConfig, trained
     assert "validation/accuracy/2" in mlflow.get_run(run_id).data.metrics
 
 
-def test_three_models_are_held_against_the_first(train_config: TrainConfig, trained: Runs, folder: Path) -> None:
+def test_three_models_are_held_against_the_first(
+    train_config: TrainConfig, trained: Runs, folder: Path
+) -> None:
     file = mlflow.artifacts.download_artifacts(
         run_id=trained.first, artifact_path="checkpoints/best.ckpt", dst_path=str(folder)
     )
     run_id = execute(COMPARE, config_of(train_config, file, trained.first, trained.second))
     assert len(table_of(run_id, "differences")) == 3
     metrics = mlflow.get_run(run_id).data.metrics
-    assert metrics["changed/2"] == 0 and metrics["difference/2"] == 0, "the file is the first run's checkpoint"
-    assert {"changes.png", "changes 3.png", "tables/scenes 3.csv", "tables/changed clips 3.csv"} <= files_of(run_id)
+    assert metrics["changed/2"] == 0 and metrics["difference/2"] == 0, (
+        "the file is the first run's checkpoint"
+    )
+    assert {"changes.png", "changes 3.png", "tables/scenes 3.csv", "tables/changed clips 3.csv"} <= files_of(
+        run_id
+    )
 
 
 def test_a_run_over_seeds_stands_for_all_of_its_runs(train_config: TrainConfig, trained: Runs) -> None:
@@ -152,9 +166,14 @@ def test_a_run_over_seeds_stands_for_all_of_its_runs(train_config: TrainConfig, 
     assert mlflow.get_run(run_id).data.tags["adaptf.upstream.runs"].count(",") == 3
 
 
-def test_a_version_is_compared_on_the_clips_of_its_device(train_config: TrainConfig, trained: Runs, version: str) -> None:
+def test_a_version_is_compared_on_the_clips_of_its_device(
+    train_config: TrainConfig, trained: Runs, version: str
+) -> None:
     run_id = execute(COMPARE, config_of(train_config, version, trained.second))
-    assert list(table_of(run_id, "devices").index) == ["a"] and table_of(run_id, "accuracies").index[0] == "adaptf-a/1"
+    assert (
+        list(table_of(run_id, "devices").index) == ["a"]
+        and table_of(run_id, "accuracies").index[0] == "adaptf-a/1"
+    )
     assert mlflow.get_run(run_id).data.tags["adaptf.upstream.runs"] == f"{trained.first},{trained.second}"
 
 
@@ -165,7 +184,11 @@ def test_a_model_for_unknown_devices_is_compared_where_no_device_has_its_own(
         mlflow.log_metrics({f"INT8 accuracy/{device}": 0.5 for device in ("a", "b", "unknown")})
     run_id = execute(
         COMPARE,
-        config_of(train_config, make_version("adaptf-unknown", "unknown", quantized.info.run_id, SCENES), trained.first),
+        config_of(
+            train_config,
+            make_version("adaptf-unknown", "unknown", quantized.info.run_id, SCENES),
+            trained.first,
+        ),
     )
     assert list(table_of(run_id, "devices").index) == ["c"]
 
@@ -186,9 +209,13 @@ def test_a_version_that_tells_other_scenes_apart_is_refused(
         execute(COMPARE, config_of(train_config, other, trained.first))
 
 
-def test_a_device_without_clips_is_refused(train_config: TrainConfig, trained: Runs, make_version: Callable[..., str]) -> None:
+def test_a_device_without_clips_is_refused(
+    train_config: TrainConfig, trained: Runs, make_version: Callable[..., str]
+) -> None:
     nobody = make_version("adaptf-nobody", "nobody", trained.first)
-    with pytest.raises(UserError, match="adaptf-nobody/1 answers for clips of device nobody: there is no test clip of those"):
+    with pytest.raises(
+        UserError, match="adaptf-nobody/1 answers for clips of device nobody: there is no test clip of those"
+    ):
         execute(COMPARE, config_of(train_config, nobody, trained.first))
 
 

@@ -39,7 +39,9 @@ class Deployed:
 def deployed(train_config: TrainConfig, folder: Path) -> Deployed:
     """Only the model for unknown devices: the others have too few clips."""
     prepared, trained = train_config.prepare_run, execute(TRAIN, train_config)
-    start = mlflow.artifacts.download_artifacts(run_id=trained, artifact_path="checkpoints/best.ckpt", dst_path=str(folder))
+    start = mlflow.artifacts.download_artifacts(
+        run_id=trained, artifact_path="checkpoints/best.ckpt", dst_path=str(folder)
+    )
     tuned = execute(
         FINETUNE,
         FinetuneConfig(
@@ -53,10 +55,17 @@ def deployed(train_config: TrainConfig, folder: Path) -> Deployed:
         ),
     )
     quantized = execute(
-        QUANTIZE, QuantizeConfig(prepare_run=prepared, finetune_run=tuned, tolerable_loss=LOSSY, tolerable_logit_error=LOSSY)
+        QUANTIZE,
+        QuantizeConfig(
+            prepare_run=prepared, finetune_run=tuned, tolerable_loss=LOSSY, tolerable_logit_error=LOSSY
+        ),
     )
     only = EvaluateConfig(
-        prepare_run=prepared, train_run="none", distill_run="none", finetune_run="none", quantize_run=quantized
+        prepare_run=prepared,
+        train_run="none",
+        distill_run="none",
+        finetune_run="none",
+        quantize_run=quantized,
     )
     evaluated = execute(EVALUATE, only)
     return Deployed(quantized, execute(REGISTER, RegisterConfig(quantized, evaluated)))
@@ -64,7 +73,9 @@ def deployed(train_config: TrainConfig, folder: Path) -> Deployed:
 
 @pytest.fixture(scope="module")
 def first_promotion(deployed: Deployed) -> PromoteConfig:
-    config = PromoteConfig(register_run=deployed.registered, tolerable_loss=LOSSY, tolerable_logit_error=LOSSY)
+    config = PromoteConfig(
+        register_run=deployed.registered, tolerable_loss=LOSSY, tolerable_logit_error=LOSSY
+    )
     execute(PROMOTE, config)
     return config
 
@@ -95,7 +106,13 @@ def test_a_version_tells_its_scores_budget_runs_data_and_code(deployed: Deployed
     assert versions == {"adaptf-unknown": "1", "adaptf-router": "1"}
     version = mlflow.MlflowClient().get_model_version("adaptf-unknown", "1")
     assert f"runs/{deployed.quantized}" in version.description
-    for text in ("airport", "multiply-accumulates for one clip", "held to the limit", "frames of one clip", "Data digest:"):
+    for text in (
+        "airport",
+        "multiply-accumulates for one clip",
+        "held to the limit",
+        "frames of one clip",
+        "Data digest:",
+    ):
         assert text in version.description
     assert version.tags["adaptf.quantize_run"] == deployed.quantized
     assert int(version.tags["adaptf.model_bytes"]) < 128_000
@@ -112,7 +129,9 @@ def test_versions_without_enough_clips_in_common_need_a_reason_and_can_be_rolled
 ):
     execute(REGISTER, RegisterConfig(deployed.quantized))
     second = replace(first_promotion, device="unknown", version="2")
-    with pytest.raises(UserError, match=r"adaptf-unknown version 2 can't be compared with version 1.* at least 20 are needed"):
+    with pytest.raises(
+        UserError, match=r"adaptf-unknown version 2 can't be compared with version 1.* at least 20 are needed"
+    ):
         execute(PROMOTE, second)
     assert production.resolve_production("adaptf-unknown") == "1"
     run_id = execute(PROMOTE, replace(second, force=True, reason="a trial"))
@@ -124,10 +143,19 @@ def test_versions_without_enough_clips_in_common_need_a_reason_and_can_be_rolled
 
 
 def test_the_lineage_of_what_is_in_production_goes_back_to_the_data(
-    first_promotion: PromoteConfig, deployed: Deployed, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    first_promotion: PromoteConfig,
+    deployed: Deployed,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ):
     monkeypatch.setattr(sys, "argv", ["lineage", "models:/adaptf-unknown@production"])
     lineage.main()
     tree = capsys.readouterr().out
-    for text in ("adaptf-unknown version 1, in production", deployed.registered, deployed.quantized, "finetune", "prepare"):
+    for text in (
+        "adaptf-unknown version 1, in production",
+        deployed.registered,
+        deployed.quantized,
+        "finetune",
+        "prepare",
+    ):
         assert text in tree

@@ -25,7 +25,9 @@ from adaptf.training.task import ClassifierTask
 
 
 @pytest.fixture(scope="module")
-def config(distill_config: DistillConfig, train_config: TrainConfig, teacher_config: TeacherConfig) -> DistillConfig:
+def config(
+    distill_config: DistillConfig, train_config: TrainConfig, teacher_config: TeacherConfig
+) -> DistillConfig:
     """From a trained network and one teacher."""
     trained, taught = execute(TRAIN, train_config), execute(TEACHER, teacher_config)
     return replace(distill_config, train_run=trained, teacher_runs=taught)
@@ -52,7 +54,9 @@ def logits_folder(config: DistillConfig, folder: Path, **changes: Any) -> Path:
 
 
 def checkpoint_bytes(run_id: str, name: str) -> bytes:
-    return Path(mlflow.artifacts.download_artifacts(run_id=run_id, artifact_path=f"checkpoints/{name}.ckpt")).read_bytes()
+    return Path(
+        mlflow.artifacts.download_artifacts(run_id=run_id, artifact_path=f"checkpoints/{name}.ckpt")
+    ).read_bytes()
 
 
 def per_epoch(run_id: str) -> dict[str, list[float]]:
@@ -63,24 +67,41 @@ def per_epoch(run_id: str) -> dict[str, list[float]]:
 def test_student_and_teachers_are_measured_in_every_epoch(config: DistillConfig) -> None:
     run_id = execute(DISTILL, replace(config, optim=replace(config.optim, max_epochs=2)))
     curves = per_epoch(run_id)
-    losses = {f"{phase}/{name}" for phase in ("train", "val") for name in ("loss", "label_loss", "distillation_loss")}
-    assert set(curves) == losses | {"val/accuracy", "val/accuracy_over_all_clips", "val/teacher_accuracy", "val/agreement"}
+    losses = {
+        f"{phase}/{name}"
+        for phase in ("train", "val")
+        for name in ("loss", "label_loss", "distillation_loss")
+    }
+    assert set(curves) == losses | {
+        "val/accuracy",
+        "val/accuracy_over_all_clips",
+        "val/teacher_accuracy",
+        "val/agreement",
+    }
     assert all(len(values) == 2 for values in curves.values())
     assert curves["val/teacher_accuracy"][0] == curves["val/teacher_accuracy"][1]
     taught = mlflow.get_run(config.teacher_runs).data.metrics["best/accuracy"]
     assert curves["val/teacher_accuracy"][0] == pytest.approx(taught, abs=1e-6)
 
 
-def test_logits_that_lack_a_clip_are_refused(config: DistillConfig, other_teacher: Callable[..., str]) -> None:
+def test_logits_that_lack_a_clip_are_refused(
+    config: DistillConfig, other_teacher: Callable[..., str]
+) -> None:
     path = mlflow.artifacts.download_artifacts(run_id=config.teacher_runs, artifact_path="logits")
     table = read_teacher_logits(Path(path))
     lacking = other_teacher(filenames=table.filenames[1:], logits=table.logits[1:])
-    with pytest.raises(DataError, match=rf"(?s)teacher run {config.teacher_runs}.*{table.filenames[0]}: no logits"):
+    with pytest.raises(
+        DataError, match=rf"(?s)teacher run {config.teacher_runs}.*{table.filenames[0]}: no logits"
+    ):
         execute(DISTILL, replace(config, teacher_runs=lacking))
 
 
-def test_logits_of_another_order_of_classes_are_refused(config: DistillConfig, other_teacher: Callable[..., str]) -> None:
-    with pytest.raises(DataError, match="hold the classes bus, airport, expected airport, bus, in this order"):
+def test_logits_of_another_order_of_classes_are_refused(
+    config: DistillConfig, other_teacher: Callable[..., str]
+) -> None:
+    with pytest.raises(
+        DataError, match="hold the classes bus, airport, expected airport, bus, in this order"
+    ):
         execute(DISTILL, replace(config, teacher_runs=other_teacher(classes=("bus", "airport"))))
 
 
@@ -89,40 +110,55 @@ def test_a_teacher_of_other_data_is_refused(config: DistillConfig, other_teacher
         execute(DISTILL, replace(config, teacher_runs=other_teacher(data_digest="of-another-split")))
 
 
-def test_a_start_that_was_trained_on_another_split_is_refused(config: DistillConfig, data: DataConfig) -> None:
+def test_a_start_that_was_trained_on_another_split_is_refused(
+    config: DistillConfig, data: DataConfig
+) -> None:
     other_split = execute(PREPARE, PrepareConfig(replace(data, validation_share=0.5)))
     with pytest.raises(
-        UpstreamError, match=f"(?s)run {config.train_run} learnt from other data.*prepare_run={config.prepare_run}"
+        UpstreamError,
+        match=f"(?s)run {config.train_run} learnt from other data.*prepare_run={config.prepare_run}",
     ):
         execute(DISTILL, replace(config, prepare_run=other_split))
 
 
-def test_other_temperatures_of_teachers_make_another_ensemble(config: DistillConfig, other_teacher: Callable[..., str]) -> None:
+def test_other_temperatures_of_teachers_make_another_ensemble(
+    config: DistillConfig, other_teacher: Callable[..., str]
+) -> None:
     path = mlflow.artifacts.download_artifacts(run_id=config.teacher_runs, artifact_path="logits")
     opposite = other_teacher(logits=-read_teacher_logits(Path(path)).logits)
     both = f"{config.teacher_runs},{opposite}"
 
     def teacher_accuracy(*temperatures: float) -> float:
         loss = replace(config.loss, teacher_temperatures=temperatures)
-        return metric_per_epoch(execute(DISTILL, replace(config, teacher_runs=both, loss=loss)), "val/teacher_accuracy")[0]
+        return metric_per_epoch(
+            execute(DISTILL, replace(config, teacher_runs=both, loss=loss)), "val/teacher_accuracy"
+        )[0]
 
     assert teacher_accuracy(3.0, 1.0) == pytest.approx(1 - teacher_accuracy(1.0, 3.0))
 
 
 def test_more_temperatures_than_teachers_are_refused_before_training(config: DistillConfig) -> None:
-    with pytest.raises(UserError, match=r"teacher_temperatures.*there are 1 teachers: temperatures should be as many"):
+    with pytest.raises(
+        UserError, match=r"teacher_temperatures.*there are 1 teachers: temperatures should be as many"
+    ):
         execute(DISTILL, replace(config, loss=replace(config.loss, teacher_temperatures=(1.0, 1.0))))
 
 
-@pytest.mark.parametrize("changes", [{"mixed_teachers": "terms"}, {"reduction": "clips"}, {"teacher_temperatures": (4.0,)}])
-def test_other_forms_of_distillation_give_other_students(config: DistillConfig, changes: dict[str, Any]) -> None:
+@pytest.mark.parametrize(
+    "changes", [{"mixed_teachers": "terms"}, {"reduction": "clips"}, {"teacher_temperatures": (4.0,)}]
+)
+def test_other_forms_of_distillation_give_other_students(
+    config: DistillConfig, changes: dict[str, Any]
+) -> None:
     plain = execute(DISTILL, config, reuse=True)
     other = execute(DISTILL, replace(config, loss=replace(config.loss, **changes)))
     first, second = (metric_per_epoch(run_id, "train/distillation_loss")[0] for run_id in (plain, other))
     assert np.isfinite(second) and abs(second / first - 1) > 1e-3
 
 
-def test_the_same_seed_gives_the_same_checkpoint_bytes(config: DistillConfig, train_config: TrainConfig) -> None:
+def test_the_same_seed_gives_the_same_checkpoint_bytes(
+    config: DistillConfig, train_config: TrainConfig
+) -> None:
     for stage, settings in ((TRAIN, train_config), (DISTILL, config)):
         first, second = execute(stage, settings), execute(stage, settings)
         assert first != second

@@ -44,7 +44,9 @@ def artifacts(evaluated: str) -> Path:
 @pytest.fixture
 def prepared_data(train_config: TrainConfig, tmp_path: Path) -> PreparedData:
     with mlflow.start_run() as active:
-        return load_prepared(StageRun(active.info.run_id, "evaluate", tmp_path), train_config.prepare_run, kind=SCENES_KIND)
+        return load_prepared(
+            StageRun(active.info.run_id, "evaluate", tmp_path), train_config.prepare_run, kind=SCENES_KIND
+        )
 
 
 @pytest.fixture
@@ -61,9 +63,17 @@ def write_page(settings: dict[str, Runs], data: PreparedData, folder: Path) -> s
     return (folder / "report.html").read_text()
 
 
-def test_evaluate_leaves_a_page_and_the_same_as_csv_and_png(artifacts: Path, evaluated: str, trained: str) -> None:
+def test_evaluate_leaves_a_page_and_the_same_as_csv_and_png(
+    artifacts: Path, evaluated: str, trained: str
+) -> None:
     page = (artifacts / "report.html").read_text()
-    for text in (trained, "macro average", "There is one setting", "No INT8 models were evaluated", "Reliability diagrams"):
+    for text in (
+        trained,
+        "macro average",
+        "There is one setting",
+        "No INT8 models were evaluated",
+        "Reliability diagrams",
+    ):
         assert text in page
     pictures = {path.name for path in artifacts.glob("*.png")}
     assert {"accuracy.png", "confusion.png", "confusion_devices.png", "devices.png"} <= pictures
@@ -81,13 +91,17 @@ def test_the_hardest_clips_are_mistakes_with_picture_and_sound(artifacts: Path) 
     mistakes = set(answers.index[answers["scene"] != answers["predicted"]])
     assert set(clips["filename"]) <= mistakes and clips.empty == (not mistakes)
     for number in clips["number"]:
-        assert (artifacts / "hardest" / f"{number}.png").is_file() and (artifacts / "hardest" / f"{number}.flac").is_file()
+        assert (artifacts / "hardest" / f"{number}.png").is_file() and (
+            artifacts / "hardest" / f"{number}.flac"
+        ).is_file()
     assert (artifacts / "report.html").read_text().count("<audio") == len(clips)
 
 
 def test_confusions_by_device_count_every_clip_once(artifacts: Path) -> None:
     counts = pd.read_csv(artifacts / "tables" / "confusions.csv", index_col=["setting", "device", "scene"])
-    assert counts.to_numpy().sum() == len(pd.read_parquet(artifacts / "tables" / "predictions trained.parquet"))
+    assert counts.to_numpy().sum() == len(
+        pd.read_parquet(artifacts / "tables" / "predictions trained.parquet")
+    )
 
 
 def test_the_calibration_error_is_a_metric(artifacts: Path, evaluated: str) -> None:
@@ -99,7 +113,9 @@ def test_the_calibration_error_is_a_metric(artifacts: Path, evaluated: str) -> N
 def test_the_same_predictions_make_the_same_page(
     settings: dict[str, Runs], prepared_data: PreparedData, tmp_path: Path
 ) -> None:
-    assert write_page(settings, prepared_data, tmp_path / "a") == write_page(settings, prepared_data, tmp_path / "b")
+    assert write_page(settings, prepared_data, tmp_path / "a") == write_page(
+        settings, prepared_data, tmp_path / "b"
+    )
 
 
 def test_where_the_audio_is_gone_the_page_says_so(
@@ -120,6 +136,8 @@ def test_data_of_one_device_and_several_runs_per_setting_make_a_page(
     clips = run[run["device"] == "a"].reset_index(drop=True)
     rows = prepared_data.table[prepared_data.table["device"] == "a"]
     page = write_page(
-        {"one <i>": [clips, clips], "other": [clips, clips]}, replace(prepared_data, table=rows), tmp_path / "page"
+        {"one <i>": [clips, clips], "other": [clips, clips]},
+        replace(prepared_data, table=rows),
+        tmp_path / "page",
     )
     assert "2 runs, shown by their mean" in page and "one &lt;i&gt;" in page and "<i>" not in page

@@ -43,7 +43,9 @@ OPTIM = OptimConfig(lr=0.001, batch_size=8, max_epochs=2, restart_epochs=2)
 def start(train_config: TrainConfig, folder: Path) -> str:
     """A checkpoint file to start from."""
     run_id = execute(TRAIN, train_config)
-    return mlflow.artifacts.download_artifacts(run_id=run_id, artifact_path="checkpoints/best.ckpt", dst_path=str(folder))
+    return mlflow.artifacts.download_artifacts(
+        run_id=run_id, artifact_path="checkpoints/best.ckpt", dst_path=str(folder)
+    )
 
 
 @pytest.fixture(scope="module")
@@ -102,7 +104,9 @@ def test_a_device_with_too_few_clips_is_left_to_the_model_for_unknown_devices(
     counts = table[table["split"] == "train"]["device"].value_counts()
     most = max(counts)
     run_id = execute(FINETUNE, replace(config, devices=("a", "nobody"), min_clips=min(most, counts["a"])))
-    models = json.loads(Path(mlflow.artifacts.download_artifacts(run_id=run_id, artifact_path="models.json")).read_text())
+    models = json.loads(
+        Path(mlflow.artifacts.download_artifacts(run_id=run_id, artifact_path="models.json")).read_text()
+    )
     assert list(models) == ["a", "unknown"]
     assert "Device nobody has 0 training clips, fewer than min_clips" in caplog.text
     assert set(runs.scores(run_id)) == {
@@ -125,15 +129,23 @@ def test_the_last_epoch_is_kept_whatever_it_scores(
 
 
 def test_a_file_to_start_from_and_no_teacher_is_told_the_way_out(config: FinetuneConfig) -> None:
-    with pytest.raises(UpstreamError, match=r"no run of stage 'teacher' has finished.*or do without: teacher_runs=none"):
+    with pytest.raises(
+        UpstreamError, match=r"no run of stage 'teacher' has finished.*or do without: teacher_runs=none"
+    ):
         execute(FINETUNE, replace(config, teacher_runs="latest"))
 
 
-def test_a_device_learns_from_labels_and_teachers(config: FinetuneConfig, teacher_config: TeacherConfig) -> None:
+def test_a_device_learns_from_labels_and_teachers(
+    config: FinetuneConfig, teacher_config: TeacherConfig
+) -> None:
     taught = execute(TEACHER, teacher_config)
     teachers = ",".join([taught] * 2)
-    with pytest.raises(UserError, match=r"teacher_temperatures.*there are 2 teachers: temperatures should be as many"):
-        execute(FINETUNE, replace(config, teacher_runs=teachers, loss=LossConfig(teacher_temperatures=(1.0,))))
+    with pytest.raises(
+        UserError, match=r"teacher_temperatures.*there are 2 teachers: temperatures should be as many"
+    ):
+        execute(
+            FINETUNE, replace(config, teacher_runs=teachers, loss=LossConfig(teacher_temperatures=(1.0,)))
+        )
     run_id = execute(FINETUNE, replace(config, devices=("a",), teacher_runs=taught))
     models = json.loads(mlflow.artifacts.load_text(f"runs:/{run_id}/models.json"))
     for device_run in models.values():
@@ -164,7 +176,9 @@ def test_what_is_said_of_single_devices_reaches_their_own_models_alone(config: F
     data = SimpleNamespace(training_devices=("a", "b", "c", "d"))
     assert probabilities_of(swept, data) == {"a": 0.6, "b": 0.6, "c": 0.3, "d": 0.0}
     assert of_device(swept, "a", 0.6) == of_device(other, "a", 0.6)
-    with pytest.raises(UserError, match="augment: dir_p_of names the device 'x' in 'x', the training clips are of a, b, c, d"):
+    with pytest.raises(
+        UserError, match="augment: dir_p_of names the device 'x' in 'x', the training clips are of a, b, c, d"
+    ):
         probabilities_of(replace(config, augment=replace(PLAIN, dir_p_of={"x": 0.1})), data)
 
 
@@ -186,7 +200,9 @@ def test_a_device_learns_from_all_clips_its_own_being_half(
     assert {times[name] for name in set(every.filenames) - set(alone.filenames)} == {1}
 
 
-def test_borrowed_clips_come_in_the_devices_colour(device_config: FinetuneDeviceConfig, training_of: TrainingOf) -> None:
+def test_borrowed_clips_come_in_the_devices_colour(
+    device_config: FinetuneDeviceConfig, training_of: TrainingOf
+) -> None:
     seen = training_of(FINETUNE_DEVICE, replace(device_config, device="b"))
     clips, task = seen.train, seen.task
     plain = training_of(FINETUNE_DEVICE, replace(device_config, device="b", borrowed="none")).task
@@ -209,7 +225,9 @@ def colour_distance(log_mels: torch.Tensor, own: torch.Tensor) -> float:
     return float((log_mels[own].mean(dim=(0, 1, 3)) - log_mels[~own].mean(dim=(0, 1, 3))).abs().mean())
 
 
-def test_a_refit_learns_from_the_validation_clips_too(device_config: FinetuneDeviceConfig, training_of: TrainingOf) -> None:
+def test_a_refit_learns_from_the_validation_clips_too(
+    device_config: FinetuneDeviceConfig, training_of: TrainingOf
+) -> None:
     config = replace(device_config, device="unknown")
     some = training_of(FINETUNE_DEVICE, config).train
     every = training_of(FINETUNE_DEVICE, replace(config, refit=True)).train
@@ -227,7 +245,9 @@ def test_impulse_responses_of_a_devices_model_reach_its_own_clips_alone(
 ) -> None:
     given: list[NDArray[np.float64]] = []
 
-    def build(augment: AugmentConfig, *, p_of_clip: NDArray[np.float64], **others: Any) -> fitting.Augmentations:
+    def build(
+        augment: AugmentConfig, *, p_of_clip: NDArray[np.float64], **others: Any
+    ) -> fitting.Augmentations:
         given.append(p_of_clip)
         return fitting.Augmentations([], [], {})
 

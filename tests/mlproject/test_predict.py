@@ -25,7 +25,15 @@ from adaptf.data.errors import DataError
 from adaptf.data.sets import files_to_predict
 from adaptf.errors import UserError
 from adaptf.mlproject import predict as stage
-from adaptf.mlproject.predict import OUTPUT, PREDICT, PREDICTIONS, PredictConfig, files_digest, predict, present_version
+from adaptf.mlproject.predict import (
+    OUTPUT,
+    PREDICT,
+    PREDICTIONS,
+    PredictConfig,
+    files_digest,
+    predict,
+    present_version,
+)
 from adaptf.models.students.tfsepnet.network import TfSepNet
 from adaptf.pipeline.stage import execute
 from adaptf.serving import logged_model
@@ -41,7 +49,9 @@ Predict = Callable[["CountingRouter"], pd.DataFrame]
 class CountingRouter:
     """Answers as the router does; the scene tells the device, so that a wrong order would show."""
 
-    def __init__(self, ends_at: int = 10**9, fault: str = "", version: str = "adaptf-a/1", used: str = "") -> None:
+    def __init__(
+        self, ends_at: int = 10**9, fault: str = "", version: str = "adaptf-a/1", used: str = ""
+    ) -> None:
         self.ends_at, self.fault, self.version, self.used = ends_at, fault, version, used
         self.versions: dict[str, str] = {}
         """By device used; the others have `version`."""
@@ -124,7 +134,9 @@ def work(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def run_with(evaluation_set: Path, work: Path, models: FakeRegistry, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Result]:
+def run_with(
+    evaluation_set: Path, work: Path, models: FakeRegistry, monkeypatch: pytest.MonkeyPatch
+) -> Callable[..., Result]:
     """Runs the stage: four files a part, one request at a time."""
     monkeypatch.setattr(stage, "FILES_PER_PART", 4)
     monkeypatch.setattr(stage, "REQUESTS_AT_ONCE", 1)
@@ -156,7 +168,9 @@ def predict_with(run_with: Callable[..., Result], work: Path) -> Predict:
 def test_an_evaluation_set_without_labels_gets_a_scene_per_file_in_its_order(predict_with: Predict) -> None:
     predictions = predict_with(CountingRouter())
     assert predictions["filename"].tolist() == [f"audio/{number}.wav" for number in range(10)]
-    assert predictions["device_asked"].tolist() == ["unknown" if number % 3 == 0 else "s1" for number in range(10)]
+    assert predictions["device_asked"].tolist() == [
+        "unknown" if number % 3 == 0 else "s1" for number in range(10)
+    ]
     assert predictions["scene"].tolist() == ["bus" if number % 3 == 0 else "airport" for number in range(10)]
     assert predictions[["airport", "bus"]].to_numpy().tolist() == [[0.25, 0.75]] * 10
 
@@ -192,7 +206,9 @@ CHANGES: dict[str, Callable[[FakeRegistry], object]] = {
     "router promoted": lambda models: models.production.update({"adaptf-router": "2"}),
     "device promoted": lambda models: models.production.update({"adaptf-s1": "2"}),
     "device withdrawn": lambda models: models.production.pop("adaptf-s1"),
-    "router of another source": lambda models: models.sources.update({"models:/adaptf-router/1": "elsewhere"}),
+    "router of another source": lambda models: models.sources.update(
+        {"models:/adaptf-router/1": "elsewhere"}
+    ),
     "device of another source": lambda models: models.sources.update({"models:/adaptf-s1/1": "elsewhere"}),
     "another store": lambda models: setattr(models, "tracking_uri", "http://elsewhere"),
     "another registry": lambda models: setattr(models, "registry_uri", "http://elsewhere"),
@@ -233,7 +249,8 @@ def test_what_is_in_production_answers_and_no_later_promotion_is_followed(
 
 
 @pytest.mark.parametrize(
-    ("uri", "version"), [("models:/adaptf-router/3", "adaptf-router/3"), ("models:/adaptf-s1@production", "adaptf-s1/2")]
+    ("uri", "version"),
+    [("models:/adaptf-router/3", "adaptf-router/3"), ("models:/adaptf-s1@production", "adaptf-s1/2")],
 )
 def test_a_version_and_the_model_of_one_device_answer_as_they_were_registered(
     uri: str, version: str, run_with: Callable[..., Result], models: FakeRegistry
@@ -260,7 +277,9 @@ OTHER_VERSIONS = {
 }
 
 
-@pytest.mark.parametrize(("settings", "versions", "named"), OTHER_VERSIONS.values(), ids=OTHER_VERSIONS.keys())
+@pytest.mark.parametrize(
+    ("settings", "versions", "named"), OTHER_VERSIONS.values(), ids=OTHER_VERSIONS.keys()
+)
 def test_another_version_than_that_in_production_ends_the_stage_and_leaves_no_answers(
     settings: dict[str, Any],
     versions: dict[str, str],
@@ -273,7 +292,8 @@ def test_another_version_than_that_in_production_ends_the_stage_and_leaves_no_an
     router = CountingRouter(**settings)
     router.versions = versions
     with pytest.raises(
-        UserError, match=rf"^device 's1' was answered by {named}; adaptf-s1/2 was in production .* Run it again: .* /version"
+        UserError,
+        match=rf"^device 's1' was answered by {named}; adaptf-s1/2 was in production .* Run it again: .* /version",
     ):
         predict_with(router)
     assert not list(work.rglob("[0-9]*.csv"))
@@ -288,19 +308,24 @@ def test_a_device_called_like_the_router_is_not_held_to_its_version(
     assert run_with(CountingRouter(version="adaptf-unknown/1", used="unknown")).metrics == {"files": 10}
 
 
-@pytest.mark.parametrize("uri", ["models:/adaptf-router/3", "models:/m-0123456789abcdef", "runs:/1a2b/model", "some/folder"])
+@pytest.mark.parametrize(
+    "uri", ["models:/adaptf-router/3", "models:/m-0123456789abcdef", "runs:/1a2b/model", "some/folder"]
+)
 def test_a_uri_that_names_one_version_stays_as_it_is(uri: str) -> None:
     assert present_version(uri) == uri
 
 
 def test_a_uri_of_a_stage_is_refused_with_the_right_ones() -> None:
     with pytest.raises(
-        UserError, match=r"models:/adaptf-router/Staging should end with a version, as in models:/adaptf-router/3"
+        UserError,
+        match=r"models:/adaptf-router/Staging should end with a version, as in models:/adaptf-router/3",
     ):
         present_version("models:/adaptf-router/Staging")
 
 
-def test_a_request_holds_no_more_clips_than_the_router_takes(predict_with: Predict, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_request_holds_no_more_clips_than_the_router_takes(
+    predict_with: Predict, monkeypatch: pytest.MonkeyPatch
+) -> None:
     assert MAX_ROWS >= stage.CLIPS_PER_REQUEST <= MAX_REQUEST_SECONDS
     monkeypatch.setattr(stage, "CLIPS_PER_REQUEST", 3)
     router = CountingRouter()
@@ -346,7 +371,9 @@ def files_of_all_kinds(tmp_path: Path) -> Path:
         samples = 0.2 * generator.standard_normal((round(seconds * rate), channels))
         soundfile.write(folder / name, np.clip(samples, -1, 1), rate, **settings)
     (folder / "l.mp3").write_bytes((folder / "a.mp3").read_bytes() * 2)
-    (folder / "files.csv").write_text("filename,device\n" + "".join(f"{name},s1\n" for name in [*kinds, "l.mp3"]))
+    (folder / "files.csv").write_text(
+        "filename,device\n" + "".join(f"{name},s1\n" for name in [*kinds, "l.mp3"])
+    )
     return folder / "files.csv"
 
 
@@ -358,8 +385,18 @@ def test_files_of_any_kind_length_rate_and_number_of_channels_are_answered(
     run_with(router, files=str(files_of_all_kinds), model_uri="some/folder")
     predictions = pd.read_csv(work / PREDICTIONS).set_index("filename")
     assert list(predictions.index) == pd.read_csv(files_of_all_kinds)["filename"].tolist()
-    clips = {name: cut_clips(decode(files_of_all_kinds.parent / name, sample_rate=32000), 32000) for name in predictions.index}
-    assert [len(clips[name]) for name in ("a.mp3", "d.wav", "f.wav", "i.wav", "k.flac", "l.mp3")] == [6, 75, 3, 1, 4, 12]
+    clips = {
+        name: cut_clips(decode(files_of_all_kinds.parent / name, sample_rate=32000), 32000)
+        for name in predictions.index
+    }
+    assert [len(clips[name]) for name in ("a.mp3", "d.wav", "f.wav", "i.wav", "k.flac", "l.mp3")] == [
+        6,
+        75,
+        3,
+        1,
+        4,
+        12,
+    ]
     for name, of_file in clips.items():
         peak = np.abs(of_file).max(axis=1).mean()
         answer = predictions.loc[name]
@@ -402,14 +439,20 @@ def test_memory_does_not_grow_with_the_answers(tmp_path: Path, monkeypatch: pyte
         for attempt in range(2):
             run = StageRun(run_id="", name="predict", folder=tmp_path / f"{files} files, {attempt}")
             run.folder.mkdir()
-            peaks.append(peak_bytes(partial(predict, PredictConfig(files=str(root), model_uri="some/folder"), run)))
+            peaks.append(
+                peak_bytes(partial(predict, PredictConfig(files=str(root), model_uri="some/folder"), run))
+            )
         return min(peaks)
 
-    assert peak(512) - peak(64) < 300 * (512 - 64)  # of which 200 bytes are a file's name and device in the table
+    assert peak(512) - peak(64) < 300 * (
+        512 - 64
+    )  # of which 200 bytes are a file's name and device in the table
 
 
 @pytest.mark.slow
-def test_memory_of_the_digest_does_not_grow_with_the_files(evaluation_set: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_memory_of_the_digest_does_not_grow_with_the_files(
+    evaluation_set: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(files_to_predict, "ROWS_AT_ONCE", 32)
     table = evaluation_set / "files.csv"
 
@@ -449,11 +492,15 @@ def test_a_promoted_device_model_answers_in_place_of_that_inside_the_router(tmp_
 
     def versions_used(**settings: Any) -> set[str]:
         run_id = execute(PREDICT, PredictConfig(files=str(root), **settings))
-        return set(pd.read_csv(mlflow.artifacts.download_artifacts(f"runs:/{run_id}/{PREDICTIONS}"))["version_used"])
+        return set(
+            pd.read_csv(mlflow.artifacts.download_artifacts(f"runs:/{run_id}/{PREDICTIONS}"))["version_used"]
+        )
 
     assert versions_used() == {"adaptf-unknown/2"}
     assert versions_used(model_uri="models:/adaptf-router/1") == {"adaptf-unknown/1"}
-    assert versions_used(model_uri="models:/adaptf-unknown@production") == {"adaptf-unknown/1"}, "its own, not followed"
+    assert versions_used(model_uri="models:/adaptf-unknown@production") == {"adaptf-unknown/1"}, (
+        "its own, not followed"
+    )
     with pytest.raises(UserError, match="there is no model models:/adaptf-router/9 in sqlite:"):
         versions_used(model_uri="models:/adaptf-router/9")
 
@@ -470,11 +517,15 @@ def test_a_killed_prediction_goes_on_and_gives_the_same_bytes(
 
     def tables() -> tuple[str, list[bytes]]:
         """What the command says, and the tables that it leaves in its run."""
-        done = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=folder, timeout=200)
+        done = subprocess.run(
+            command, capture_output=True, text=True, env=environment, cwd=folder, timeout=200
+        )
         assert done.returncode == 0, done.stderr
         run_id = done.stdout.split("predict finished: run ")[1].strip()
         names = (PREDICTIONS, OUTPUT)
-        return done.stdout, [Path(mlflow.artifacts.download_artifacts(f"runs:/{run_id}/{name}")).read_bytes() for name in names]
+        return done.stdout, [
+            Path(mlflow.artifacts.download_artifacts(f"runs:/{run_id}/{name}")).read_bytes() for name in names
+        ]
 
     said, resumed = tables()
     assert f"predict evaluation: {answered} of 6 parts are answered, goes on with " in said
@@ -486,7 +537,9 @@ def test_a_killed_prediction_goes_on_and_gives_the_same_bytes(
 
 def parts_until_killed(command: list[str], environment: dict[str, str], folder: Path) -> int:
     """Kills the process once two parts are there; returns how many it has left."""
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env=environment, cwd=folder)
+    process = subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env=environment, cwd=folder
+    )
 
     def parts() -> int:
         return len(list((folder / "work").glob("predict-*/parts/*/[0-9]*.csv")))

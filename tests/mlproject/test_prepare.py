@@ -42,7 +42,9 @@ def own(tmp_path: Path) -> Path:
     for number in range(8):
         name = f"sounds/{number}.wav"
         noise(tmp_path / name, 2.6, seed=number)
-        rows.append((name, ("Kitchen", "Büro")[number % 2], ("my phone", "recorder")[number // 4], f"place {number}"))
+        rows.append(
+            (name, ("Kitchen", "Büro")[number % 2], ("my phone", "recorder")[number // 4], f"place {number}")
+        )
     table = pd.DataFrame(rows, columns=["filename", "scene", "device", "location"])
     table.to_csv(tmp_path / "clips.csv", index=False)
     return tmp_path / "clips.csv"
@@ -68,13 +70,20 @@ def test_the_example_of_own_recordings_with_two_places_a_scene_can_be_trained_on
     for number in range(12):
         place = ("market", "townhall", "station", "north")[number % 4]
         noise(tmp_path / f"{place}/{number:03d}.wav", 1.2, seed=number)
-        rows.append((f"{place}/{number:03d}.wav", ("public_square", "metro_station")[number % 4 // 2], "phone", place))
-    pd.DataFrame(rows, columns=["filename", "scene", "device", "location"]).to_csv(tmp_path / "clips.csv", index=False)
+        rows.append(
+            (f"{place}/{number:03d}.wav", ("public_square", "metro_station")[number % 4 // 2], "phone", place)
+        )
+    pd.DataFrame(rows, columns=["filename", "scene", "device", "location"]).to_csv(
+        tmp_path / "clips.csv", index=False
+    )
     run_id = run_prepare(environment, tmp_path, tmp_path / "clips.csv")
     metrics = mlflow.get_run(run_id).data.metrics
     assert [metrics[f"clips/{split}"] for split in ("train", "validation", "test")] == [4, 2, 6]
     text = " ".join(artifact(run_id, "report/report.txt").read_text().split())
-    assert "whole files were cut out of metro_station, public_square instead, from places that are trained on" in text
+    assert (
+        "whole files were cut out of metro_station, public_square instead, from places that are trained on"
+        in text
+    )
 
 
 def test_data_without_test_clips_can_be_trained_on_but_not_evaluated(
@@ -82,11 +91,16 @@ def test_data_without_test_clips_can_be_trained_on_but_not_evaluated(
 ) -> None:
     run_id = run_prepare(environment, tmp_path, own, test_share=0.0)
     assert "There are no test clips" in artifact(run_id, "report/report.txt").read_text()
-    with mlflow.start_run(), pytest.raises(UserError, match=r"has no test clips, of which evaluate and main make their tables"):
+    with (
+        mlflow.start_run(),
+        pytest.raises(UserError, match=r"has no test clips, of which evaluate and main make their tables"),
+    ):
         load_tested(StageRun(run_id="", name="", folder=tmp_path / "work"), run_id)
 
 
-def test_a_cache_where_no_folder_can_be_made_is_refused(environment: dict[str, str], tmp_path: Path, own: Path) -> None:
+def test_a_cache_where_no_folder_can_be_made_is_refused(
+    environment: dict[str, str], tmp_path: Path, own: Path
+) -> None:
     (tmp_path / "file").touch()
     for place in ("file", "file/cache"):
         with pytest.raises(UserError, match=r"data\.cache is '.*file.*', where no folder can be made"):
@@ -113,15 +127,24 @@ def test_the_data_set_with_its_digest_is_the_runs_input(prepared: str) -> None:
     (data_set,) = run.inputs.dataset_inputs
     assert data_set.dataset.name == "tau"
     assert data_set.dataset.digest == run.data.tags["adaptf.digest"]
-    assert data_set.dataset.digest == json.loads(artifact(prepared, "data/dataset.json").read_text())["digest"]
+    assert (
+        data_set.dataset.digest == json.loads(artifact(prepared, "data/dataset.json").read_text())["digest"]
+    )
 
 
-def test_own_data_of_any_length_is_cut_and_the_report_says_so(environment: dict[str, str], tmp_path: Path, own: Path) -> None:
+def test_own_data_of_any_length_is_cut_and_the_report_says_so(
+    environment: dict[str, str], tmp_path: Path, own: Path
+) -> None:
     noise(own.parent / "sounds/0.wav", 0.4, seed=100)
     run_id = run_prepare(environment, tmp_path, own)
     table = pd.read_parquet(artifact(run_id, "data/clips.parquet"))
     assert len(table) == 1 + 7 * 3
-    assert table["filename"][:4].tolist() == ["sounds/0.wav", "sounds/1.wav#t=0", "sounds/1.wav#t=1", "sounds/1.wav#t=2"]
+    assert table["filename"][:4].tolist() == [
+        "sounds/0.wav",
+        "sounds/1.wav#t=0",
+        "sounds/1.wav#t=1",
+        "sounds/1.wav#t=2",
+    ]
     assert (table.groupby(table["filename"].str.partition("#")[0])["split"].nunique() == 1).all()
     report = artifact(run_id, "report/report.txt").read_text()
     assert "longer files were cut into 21 clips of 1 s: 7 files" in report
@@ -129,7 +152,9 @@ def test_own_data_of_any_length_is_cut_and_the_report_says_so(environment: dict[
     assert json.loads(artifact(run_id, "data/dataset.json").read_text())["classes"] == ["Büro", "Kitchen"]
 
 
-def test_own_data_can_be_trained_on_by_its_own_names(environment: dict[str, str], tmp_path: Path, own: Path) -> None:
+def test_own_data_can_be_trained_on_by_its_own_names(
+    environment: dict[str, str], tmp_path: Path, own: Path
+) -> None:
     run_id = run_prepare(environment, tmp_path, own)
     with mlflow.start_run():
         data = load_prepared(StageRun(run_id="", name="", folder=tmp_path / "work"), run_id, kind=SCENES_KIND)
@@ -142,11 +167,14 @@ def test_own_data_can_be_trained_on_by_its_own_names(environment: dict[str, str]
     assert torch.equal(clips[[1]].waveforms[0], whole[32000:64000])
 
 
-def test_the_same_audio_in_training_and_test_is_an_error(environment: dict[str, str], tmp_path: Path, own: Path) -> None:
+def test_the_same_audio_in_training_and_test_is_an_error(
+    environment: dict[str, str], tmp_path: Path, own: Path
+) -> None:
     edit(own, split=["train"] * 4 + ["test"] * 2 + ["validation"] * 2)
     (own.parent / "sounds/4.wav").write_bytes((own.parent / "sounds/1.wav").read_bytes())
     with pytest.raises(
-        DataError, match=r"the same audio is in two splits: sounds/1\.wav#t=0 \(train\) and sounds/4\.wav#t=0 \(test\)"
+        DataError,
+        match=r"the same audio is in two splits: sounds/1\.wav#t=0 \(train\) and sounds/4\.wav#t=0 \(test\)",
     ):
         run_prepare(environment, tmp_path, own)
 
@@ -155,17 +183,23 @@ def test_a_location_on_both_sides_of_the_validation_cut_is_an_error(
     environment: dict[str, str], tmp_path: Path, own: Path
 ) -> None:
     edit(own, split=["train"] * 4 + ["test"] * 2 + ["validation"] * 2, location=list("xbcdefgx"))
-    with pytest.raises(DataError, match=r"location 'x' is on both sides of the validation cut: .*leave it on one side"):
+    with pytest.raises(
+        DataError, match=r"location 'x' is on both sides of the validation cut: .*leave it on one side"
+    ):
         run_prepare(environment, tmp_path, own)
 
 
-def test_silent_files_are_found_and_are_no_leak(environment: dict[str, str], tmp_path: Path, own: Path) -> None:
+def test_silent_files_are_found_and_are_no_leak(
+    environment: dict[str, str], tmp_path: Path, own: Path
+) -> None:
     edit(own, split=["train"] * 4 + ["test"] * 2 + ["validation"] * 2)
     for number in (0, 5, 7):
         noise(own.parent / f"sounds/{number}.wav", 1.0, seed=0, gain=0.0)
     run_id = run_prepare(environment, tmp_path, own)
     findings = pd.read_csv(artifact(run_id, "report/findings.csv"))
-    assert findings[findings["finding"] == "silent"]["filename"].tolist() == [f"sounds/{number}.wav" for number in (0, 5, 7)]
+    assert findings[findings["finding"] == "silent"]["filename"].tolist() == [
+        f"sounds/{number}.wav" for number in (0, 5, 7)
+    ]
     assert mlflow.get_run(run_id).data.metrics["found/silent"] == 3
 
 
@@ -218,17 +252,25 @@ def test_a_training_sample_takes_as_many_seconds_of_an_audioset_clip_as_asked(
 ) -> None:
     run_id = run_prepare(environment, tmp_path, audioset, audioset_clip_seconds=2.0, validation_share=0.3)
     with mlflow.start_run():
-        data = load_prepared(StageRun(run_id="", name="", folder=tmp_path / "work"), run_id, kind=AUDIOSET_KIND)
+        data = load_prepared(
+            StageRun(run_id="", name="", folder=tmp_path / "work"), run_id, kind=AUDIOSET_KIND
+        )
     assert data.clips("train")[[0, 1]].waveforms.shape == (2, 32000)
     assert data.clips("train", sample_seconds=1.5)[[0, 1]].waveforms.shape == (2, 48000)
     assert data.clips("train").targets[0].nonzero()[0].tolist() == [0, 1]
-    with pytest.raises(ValueError, match="clips of 96000 samples are asked for, the cache holds 64000 of each"):
+    with pytest.raises(
+        ValueError, match="clips of 96000 samples are asked for, the cache holds 64000 of each"
+    ):
         data.clips("train", sample_seconds=3.0)
 
 
-def test_pretraining_takes_samples_as_long_as_asked(environment: dict[str, str], tmp_path: Path, audioset: Path) -> None:
+def test_pretraining_takes_samples_as_long_as_asked(
+    environment: dict[str, str], tmp_path: Path, audioset: Path
+) -> None:
     config = PretrainConfig(
-        prepare_run=run_prepare(environment, tmp_path, audioset, audioset_clip_seconds=2.0, validation_share=0.3),
+        prepare_run=run_prepare(
+            environment, tmp_path, audioset, audioset_clip_seconds=2.0, validation_share=0.3
+        ),
         sample_seconds=1.5,
         mel=MelConfig(bands=64),
         model=ModelConfig(width=8, depth=2),
@@ -240,7 +282,9 @@ def test_pretraining_takes_samples_as_long_as_asked(environment: dict[str, str],
     assert metric_per_epoch(longer, "train/loss") != metric_per_epoch(shorter, "train/loss")
 
 
-def test_a_cache_that_this_machine_lacks_is_made_again(environment: dict[str, str], tmp_path: Path, own: Path) -> None:
+def test_a_cache_that_this_machine_lacks_is_made_again(
+    environment: dict[str, str], tmp_path: Path, own: Path
+) -> None:
     run_id = run_prepare(environment, tmp_path, own)
     (tmp_path / "cache").rename(tmp_path / "gone")
     run = StageRun(run_id="", name="", folder=tmp_path / "work")
@@ -248,20 +292,31 @@ def test_a_cache_that_this_machine_lacks_is_made_again(environment: dict[str, st
         assert len(load_prepared(run, run_id, kind=SCENES_KIND).clips("train"))
         (tmp_path / "cache").rename(tmp_path / "gone too")
         noise(own.parent / "sounds/3.wav", 2.6, seed=99)
-        with pytest.raises(DataError, match=r"the files in .* are not those that were prepared: run `prepare` again"):
+        with pytest.raises(
+            DataError, match=r"the files in .* are not those that were prepared: run `prepare` again"
+        ):
             load_prepared(replace(run, shared=SharedObjects()), run_id, kind=SCENES_KIND)
 
 
-def test_more_than_the_challenge_allows_is_refused_with_its_rule(environment: dict[str, str], tmp_path: Path) -> None:
+def test_more_than_the_challenge_allows_is_refused_with_its_rule(
+    environment: dict[str, str], tmp_path: Path
+) -> None:
     from adaptf.data.sets.published_lists import tau_split
 
     root = tmp_path / "tau"
     (root / "evaluation_setup").mkdir(parents=True)
     names = pd.concat([tau_split("50"), tau_split("test")])
     parts = names.str.removeprefix("audio/").str.removesuffix(".wav").str.split("-", expand=True)
-    meta = {"filename": names, "scene_label": parts[0], "identifier": parts[1] + "-" + parts[2], "source_label": parts[5]}
+    meta = {
+        "filename": names,
+        "scene_label": parts[0],
+        "identifier": parts[1] + "-" + parts[2],
+        "source_label": parts[5],
+    }
     pd.DataFrame(meta).to_csv(root / "meta.csv", sep="\t", index=False)
-    with pytest.raises(UserError, match=r"data\.train_split=50 breaks the rule of DCASE 2025 Task 1.*data\.challenge=false"):
+    with pytest.raises(
+        UserError, match=r"data\.train_split=50 breaks the rule of DCASE 2025 Task 1.*data\.challenge=false"
+    ):
         run_prepare(environment, tmp_path, root, train_split="50")
     with pytest.raises(DataError, match="the file is missing"):
         run_prepare(environment, tmp_path, root, train_split="50", challenge=False)

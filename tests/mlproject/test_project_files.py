@@ -16,7 +16,8 @@ import yaml
 ROOT = Path(__file__).parents[2]
 PACKAGE = ROOT / "adaptf"
 MODULES = {
-    ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): path for path in PACKAGE.rglob("*.py")
+    ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): path
+    for path in PACKAGE.rglob("*.py")
 }
 
 
@@ -26,7 +27,11 @@ def normalised(name: str) -> str:
 
 def pinned(lines: list[str]) -> dict[str, str]:
     """Package -> version of lines such as `name[extra]==1.2  # why`."""
-    pairs = (line.partition("#")[0].split(";")[0].strip().split("==") for line in lines if "==" in line.partition("#")[0])
+    pairs = (
+        line.partition("#")[0].split(";")[0].strip().split("==")
+        for line in lines
+        if "==" in line.partition("#")[0]
+    )
     return {normalised(name.partition("[")[0]): version for name, version in pairs}
 
 
@@ -97,7 +102,12 @@ def test_no_room_holds_more_than_a_fifth_of_the_lines() -> None:
 
 
 def test_checkpoints_are_loaded_without_running_their_code() -> None:
-    loads = [(path, call) for path in MODULES.values() for function, call in calls(path) if function == "torch.load"]
+    loads = [
+        (path, call)
+        for path in MODULES.values()
+        for function, call in calls(path)
+        if function == "torch.load"
+    ]
     assert loads
     for path, call in loads:
         given = {word.arg: ast.unparse(word.value) for word in call.keywords}
@@ -105,10 +115,14 @@ def test_checkpoints_are_loaded_without_running_their_code() -> None:
 
 
 def test_nothing_unpickles() -> None:
-    forbidden = re.compile(r"^(\w*pickle|dill|joblib|shelve|marshal)\.(load|loads|open|Unpickler)$|^(pd|pandas)\.read_pickle$")
+    forbidden = re.compile(
+        r"^(\w*pickle|dill|joblib|shelve|marshal)\.(load|loads|open|Unpickler)$|^(pd|pandas)\.read_pickle$"
+    )
     for path in MODULES.values():
         assert [function for function, _ in calls(path) if forbidden.match(function)] == [], path
-        assert not any(re.fullmatch(r"\w*pickle\.(load|loads|Unpickler)", name) for name in imports_of(path)), path
+        assert not any(
+            re.fullmatch(r"\w*pickle\.(load|loads|Unpickler)", name) for name in imports_of(path)
+        ), path
         for function, call in calls(path):
             if function == "np.load":
                 given = {word.arg: ast.unparse(word.value) for word in call.keywords}
@@ -118,11 +132,22 @@ def test_nothing_unpickles() -> None:
 @pytest.mark.slow
 def test_importing_all_modules_prints_nothing_and_starts_nothing(tmp_path: Path) -> None:
     lines = [f"import {module}" for module in sorted(MODULES)]
-    lines += ["import mlflow", "assert mlflow.active_run() is None", "assert not mlflow.is_tracking_uri_set()"]
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("MLFLOW_TRACKING")}
+    lines += [
+        "import mlflow",
+        "assert mlflow.active_run() is None",
+        "assert not mlflow.is_tracking_uri_set()",
+    ]
+    environment = {
+        name: value for name, value in os.environ.items() if not name.startswith("MLFLOW_TRACKING")
+    }
     environment |= {"PYTHONPATH": str(ROOT), "PYTHONWARNINGS": "ignore"}
     done = subprocess.run(
-        [sys.executable, "-c", "\n".join(lines)], capture_output=True, text=True, cwd=tmp_path, env=environment, timeout=120
+        [sys.executable, "-c", "\n".join(lines)],
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+        env=environment,
+        timeout=120,
     )
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
     assert list(tmp_path.iterdir()) == []

@@ -37,7 +37,9 @@ def experiment(database: Path, tracked, tmp_path_factory: pytest.TempPathFactory
     with tracked(f"sqlite:///{database}"), pytest.MonkeyPatch.context() as patch:
         patch.setenv("ADAPTF_WORK", str(tmp_path_factory.mktemp("work")))
         patch.setenv("MLFLOW_EXPERIMENT_NAME", "promotions")
-        yield mlflow.create_experiment("promotions", artifact_location=(database.parent / "artifacts").as_uri())
+        yield mlflow.create_experiment(
+            "promotions", artifact_location=(database.parent / "artifacts").as_uri()
+        )
 
 
 @pytest.fixture(autouse=True)
@@ -70,7 +72,12 @@ def register(experiment: str, logged: str, device: str, tmp_path: Path) -> Regis
     """Registers a version of the device's model that passes every gate, but for what is changed; gives its number."""
 
     def make(
-        table: pd.DataFrame | None = None, *, uri: str = logged, without: str = "", former: bool = False, **changed: str
+        table: pd.DataFrame | None = None,
+        *,
+        uri: str = logged,
+        without: str = "",
+        former: bool = False,
+        **changed: str,
     ) -> str:
         with mlflow.start_run(experiment_id=experiment, tags={runs.STAGE: "quantize"}) as quantized:
             if without != "validation":
@@ -79,7 +86,9 @@ def register(experiment: str, logged: str, device: str, tmp_path: Path) -> Regis
                     table.to_csv(tmp_path / f"{device}.csv", index=False)
                 else:
                     table.to_parquet(tmp_path / f"{device}.parquet", index=False)
-                mlflow.log_artifact(str(tmp_path / f"{device}.{'csv' if former else 'parquet'}"), "validation")
+                mlflow.log_artifact(
+                    str(tmp_path / f"{device}.{'csv' if former else 'parquet'}"), "validation"
+                )
         tags = GOOD | {"adaptf.device": device, "adaptf.quantize_run": quantized.info.run_id} | changed
         tags.pop(without, None)
         return registry.register(uri, f"adaptf-{device}", tags=tags, description="")
@@ -118,9 +127,15 @@ def damaged(uri: str, experiment: str, make_bundle, damage: Callable[[Path], obj
 def test_the_first_version_is_promoted_and_said_to_have_no_rival(device, register, capsys, real_self_test):
     run = mlflow.get_run(promoted(device, register(), reason="the first one"))
     assert now(device) == "1"
-    assert f"adaptf-{device} version 1: nothing is in production that it could be compared with" in capsys.readouterr().out
+    assert (
+        f"adaptf-{device} version 1: nothing is in production that it could be compared with"
+        in capsys.readouterr().out
+    )
     tags = run.data.tags
-    assert (tags[f"adaptf.promoted.adaptf-{device}"], tags[f"adaptf.replaced.adaptf-{device}"]) == ("1", "none")
+    assert (tags[f"adaptf.promoted.adaptf-{device}"], tags[f"adaptf.replaced.adaptf-{device}"]) == (
+        "1",
+        "none",
+    )
     assert tags["adaptf.reason"] == "the first one" and "mlflow.user" in tags
     assert f"| adaptf-{device}&emsp; | none&emsp; | 1 |" in tags["mlflow.note.content"]
     assert "**Reason:** the first one" in tags["mlflow.note.content"]
@@ -142,8 +157,15 @@ def test_a_better_version_is_promoted_with_the_difference_shown_and_kept(device,
         in run.data.tags["mlflow.note.content"]
     )
     assert run.data.metrics[f"difference mean/adaptf-{device}"] == pytest.approx(10)
-    assert 0 < run.data.metrics[f"difference low/adaptf-{device}"] <= 10 <= run.data.metrics[f"difference high/adaptf-{device}"]
-    table = pd.read_csv(mlflow.artifacts.download_artifacts(run_id=run.info.run_id, artifact_path="gates.csv"))
+    assert (
+        0
+        < run.data.metrics[f"difference low/adaptf-{device}"]
+        <= 10
+        <= run.data.metrics[f"difference high/adaptf-{device}"]
+    )
+    table = pd.read_csv(
+        mlflow.artifacts.download_artifacts(run_id=run.info.run_id, artifact_path="gates.csv")
+    )
     assert table.loc[0, ["clips", "difference"]].tolist() == [160, pytest.approx(10)]
 
 
@@ -178,7 +200,9 @@ def test_a_worse_version_is_refused_and_the_refusal_is_kept(device, register):
 
 def test_a_worse_version_is_forced_with_a_reason_which_is_kept(device, register):
     promoted(device, register(predictions(0.8)))
-    run = mlflow.get_run(promoted(device, register(predictions(0.5)), force=True, reason="the other one has a licence problem"))
+    run = mlflow.get_run(
+        promoted(device, register(predictions(0.5)), force=True, reason="the other one has a licence problem")
+    )
     assert now(device) == "2"
     version = mlflow.MlflowClient().get_model_version(f"adaptf-{device}", "2").tags
     for tags in (run.data.tags, version):
@@ -196,7 +220,9 @@ def test_force_without_a_reason_is_refused_before_anything_is_looked_at(device, 
 
 def test_a_loss_by_quantization_is_refused_unless_forced(device, register):
     number = register(**{"adaptf.relative_loss": "5.1", "adaptf.standing_loss": "1.2"})
-    with pytest.raises(UserError, match=r"version 1: 1\.2 percent relative loss by quantization, at most 1 are allowed"):
+    with pytest.raises(
+        UserError, match=r"version 1: 1\.2 percent relative loss by quantization, at most 1 are allowed"
+    ):
         promoted(device, number)
     promoted(device, number, force=True, reason="for the demo")
     assert now(device) == "1"
@@ -205,7 +231,8 @@ def test_a_loss_by_quantization_is_refused_unless_forced(device, register):
 def test_logits_far_from_the_float_ones_need_a_reason(device, register):
     number = register(**{"adaptf.logit_error": "0.31"})
     with pytest.raises(
-        UserError, match=r"version 1: 0\.31 of the logits' spread between INT8 and float, at most 0\.15 are allowed"
+        UserError,
+        match=r"version 1: 0\.31 of the logits' spread between INT8 and float, at most 0\.15 are allowed",
     ):
         promoted(device, number)
     promoted(device, number, force=True, reason="for the demo")
@@ -221,16 +248,24 @@ def test_logits_far_from_the_float_ones_need_a_reason(device, register):
         ({"adaptf.served_macs": "102557824"}, "102,557,824 MACs in its file, at most 30,000,000 are allowed"),
         ({"adaptf.served_bytes": "162580"}, "162,580 bytes in its file, at most 128,000 are allowed"),
         ({"adaptf.macs": "nan"}, "the tag adaptf.macs is 'nan', it should be the number of MACs"),
-        ({"without": "adaptf.model_bytes"}, "there is no tag adaptf.model_bytes: the version was not registered by `register`"),
+        (
+            {"without": "adaptf.model_bytes"},
+            "there is no tag adaptf.model_bytes: the version was not registered by `register`",
+        ),
         ({"adaptf.INT8_convolutions": "45/46"}, "45 of 46 convolutions are INT8, all of them should be"),
-        ({"adaptf.INT8_convolutions": "0/0"}, "the tag adaptf.INT8_convolutions is '0/0', it should be such as '46/46'"),
+        (
+            {"adaptf.INT8_convolutions": "0/0"},
+            "the tag adaptf.INT8_convolutions is '0/0', it should be such as '46/46'",
+        ),
         (
             {"without": "adaptf.INT8_convolutions"},
             "there is no tag adaptf.INT8_convolutions: the version was not registered by `register`",
         ),
     ],
 )
-def test_a_version_over_the_budget_or_not_int8_throughout_is_never_promoted(changed, message, force, device, register):
+def test_a_version_over_the_budget_or_not_int8_throughout_is_never_promoted(
+    changed, message, force, device, register
+):
     with pytest.raises(UserError) as refused:
         promoted(device, register(**changed), force=force, reason="why not" if force else "")
     assert str(refused.value) == f"nothing was promoted:\n  adaptf-{device} version 1: {message}"
@@ -240,7 +275,10 @@ def test_a_version_over_the_budget_or_not_int8_throughout_is_never_promoted(chan
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
-        (lambda folder: (folder / "unknown.pt2").unlink(), "'unknown.pt2' of adaptf-unknown/3 should be the name of a file"),
+        (
+            lambda folder: (folder / "unknown.pt2").unlink(),
+            "'unknown.pt2' of adaptf-unknown/3 should be the name of a file",
+        ),
         (shutil.rmtree, "has no bundle that can be read"),
     ],
 )
@@ -248,7 +286,9 @@ def test_a_version_that_cannot_route_is_never_promoted(
     damage, message, device, register, experiment, make_bundle, logged, real_self_test
 ):
     number = register(uri=damaged(logged, experiment, make_bundle, damage))
-    with pytest.raises(UserError, match=f"adaptf-{device} version 1 fails the routing self-test: .*{message}"):
+    with pytest.raises(
+        UserError, match=f"adaptf-{device} version 1 fails the routing self-test: .*{message}"
+    ):
         promoted(device, number, force=True, reason="why not")
     assert now(device) is None
 
@@ -274,7 +314,9 @@ def test_a_version_that_cannot_be_compared_is_refused_unless_forced(made, proble
     number = register(**made)
     with pytest.raises(UserError) as refused:
         promoted(device, number)
-    assert f"adaptf-{device} version 2 can't be compared with version 1, which is in production: " in str(refused.value)
+    assert f"adaptf-{device} version 2 can't be compared with version 1, which is in production: " in str(
+        refused.value
+    )
     assert problem in str(refused.value)
     promoted(device, number, force=True, reason="other clips")
     assert now(device) == "2"
@@ -286,7 +328,9 @@ def test_a_version_is_compared_with_one_whose_predictions_a_former_version_left_
         promoted(device, register(predictions(0.5)))
 
 
-def test_versions_are_compared_over_the_scenes_that_there_are_and_the_others_are_named(device, register, capsys):
+def test_versions_are_compared_over_the_scenes_that_there_are_and_the_others_are_named(
+    device, register, capsys
+):
     promoted(device, register())
     run_id = promoted(device, register(predictions(scenes=("bus",), places=40)))
     assert now(device) == "2"
@@ -301,22 +345,30 @@ def test_two_promotions_and_two_rollbacks_are_four_runs_that_tell_of_themselves(
     for right in (0.7, 0.8, 0.9):
         promoted(device, register(predictions(right)))
     rolled = [mlflow.get_run(rolled_back(device, reason="complaints")), mlflow.get_run(rolled_back(device))]
-    told = [[run.data.tags[f"adaptf.{moved}.adaptf-{device}"] for moved in ("replaced", "promoted")] for run in rolled]
+    told = [
+        [run.data.tags[f"adaptf.{moved}.adaptf-{device}"] for moved in ("replaced", "promoted")]
+        for run in rolled
+    ]
     assert told == [["3", "2"], ["2", "1"]]
     assert [run.data.tags.get("adaptf.reason") for run in rolled] == ["complaints", None]
     assert [run.data.tags[runs.STAGE] for run in rolled] == ["rollback", "rollback"]
     assert f"adaptf-{device} version 2 is in production (before: 3)" in capsys.readouterr().out
-    with pytest.raises(UserError, match=f"adaptf-{device} has no version to go back to: version 1 is in production"):
+    with pytest.raises(
+        UserError, match=f"adaptf-{device} has no version to go back to: version 1 is in production"
+    ):
         rolled_back(device)
     assert now(device) == "1"
 
 
-def test_a_version_that_no_longer_routes_is_not_gone_back_to(device, register, experiment, make_bundle, monkeypatch):
+def test_a_version_that_no_longer_routes_is_not_gone_back_to(
+    device, register, experiment, make_bundle, monkeypatch
+):
     for _ in range(2):
         promoted(device, register())
     monkeypatch.setattr(gates, "routing_problems", lambda folder: ["a clip of device 'a' is answered by 'b'"])
     with pytest.raises(
-        UserError, match=r"nothing was rolled back:\n.* version 1 fails the routing self-test: a clip of device 'a'"
+        UserError,
+        match=r"nothing was rolled back:\n.* version 1 fails the routing self-test: a clip of device 'a'",
     ):
         rolled_back(device)
     assert now(device) == "2"
@@ -326,9 +378,13 @@ def test_nothing_moves_where_production_changed_while_the_gates_were_at_work(dev
     for _ in range(2):
         promoted(device, register())
     register(), register()
-    monkeypatch.setattr(gates, "routing_problems", lambda folder: production.promote(f"adaptf-{device}", "3") or [])
+    monkeypatch.setattr(
+        gates, "routing_problems", lambda folder: production.promote(f"adaptf-{device}", "3") or []
+    )
     for attempt in (lambda: promoted(device, "4"), lambda: rolled_back(device)):
-        with pytest.raises(UserError, match=rf"nothing was moved: .* adaptf-{device} version 3 \(before: 2\); start again"):
+        with pytest.raises(
+            UserError, match=rf"nothing was moved: .* adaptf-{device} version 3 \(before: 2\); start again"
+        ):
             attempt()
         assert now(device) == "3"
         production.roll_back(f"adaptf-{device}")
@@ -340,7 +396,9 @@ def test_a_rollback_goes_to_the_version_that_was_tested_or_nowhere(device, regis
         promoted(device, register())
     register()
     monkeypatch.setattr(stage, "check_unchanged", lambda seen: production.promote(f"adaptf-{device}", "3"))
-    with pytest.raises(UserError, match=f"adaptf-{device} goes back to version 2 by now, no longer to version 1"):
+    with pytest.raises(
+        UserError, match=f"adaptf-{device} goes back to version 2 by now, no longer to version 1"
+    ):
         rolled_back(device)
     assert now(device) == "3"
 
@@ -399,7 +457,9 @@ def test_a_router_is_as_good_as_the_models_in_it(
     router, experiment, make_bundle, scenes, device, register, real_self_test, no_router_left
 ):
     version = registry.register(router, "adaptf-router", tags={}, description="")
-    with pytest.raises(UserError, match="the router holds adaptf-a version 1, which is not registered any more"):
+    with pytest.raises(
+        UserError, match="the router holds adaptf-a version 1, which is not registered any more"
+    ):
         promoted("router", version)
     for held, versions in (("a", 1), ("b", 2), ("unknown", 3)):
         uri = logged_bundle(make_bundle("unknown", network_of=held), experiment)
@@ -407,18 +467,23 @@ def test_a_router_is_as_good_as_the_models_in_it(
             registry.register(uri, f"adaptf-{held}", tags=GOOD, description="")
     client = mlflow.MlflowClient()
     client.set_model_version_tag("adaptf-b", "2", "adaptf.macs", "30740608")
-    with pytest.raises(UserError, match="nothing was promoted:\n  adaptf-b version 2: 30,740,608 MACs, at most"):
+    with pytest.raises(
+        UserError, match="nothing was promoted:\n  adaptf-b version 2: 30,740,608 MACs, at most"
+    ):
         promoted("router", version, force=True, reason="why not")
     client.set_model_version_tag("adaptf-b", "2", "adaptf.macs", "29419648")
     client.set_model_version_tag("adaptf-b", "2", "adaptf.relative_loss", "3")
-    with pytest.raises(UserError, match="nothing was promoted:\n  adaptf-b version 2: 3 percent relative loss"):
+    with pytest.raises(
+        UserError, match="nothing was promoted:\n  adaptf-b version 2: 3 percent relative loss"
+    ):
         promoted("router", version)
     client.set_model_version_tag("adaptf-b", "2", "adaptf.relative_loss", "0.5")
     promoted("router", version)
     assert now("router") == version
     other_order = register(uri=logged_bundle(make_bundle("unknown", scenes=scenes[::-1]), experiment))
     with pytest.raises(
-        UserError, match=rf"adaptf-{device} version 1 can't stand in adaptf-router version {version}: its scenes"
+        UserError,
+        match=rf"adaptf-{device} version 1 can't stand in adaptf-router version {version}: its scenes",
     ):
         promoted(device, other_order, force=True, reason="why not")
     promoted(device, register())
@@ -426,9 +491,13 @@ def test_a_router_is_as_good_as_the_models_in_it(
 
 
 def test_a_model_that_is_compared_twice_keeps_both_differences():
-    ten, twenty = (paired_bootstrap([predictions(right)], [predictions(0.9)], draws=100) for right in (0.8, 0.7))
+    ten, twenty = (
+        paired_bootstrap([predictions(right)], [predictions(0.9)], draws=100) for right in (0.8, 0.7)
+    )
     alone = Comparison("adaptf-a", "3", "2", 160, ten)
-    metrics = stage.differences_of([alone, replace(alone, former="1", difference=twenty), Comparison("adaptf-b", "1", None)])
+    metrics = stage.differences_of(
+        [alone, replace(alone, former="1", difference=twenty), Comparison("adaptf-b", "1", None)]
+    )
     assert metrics["difference mean/adaptf-a"] == pytest.approx(10)
     assert metrics["difference mean/adaptf-a 3 against 1"] == pytest.approx(20)
     assert len(metrics) == 6
@@ -439,5 +508,7 @@ def test_a_model_that_is_compared_twice_keeps_both_differences():
 def test_a_version_needs_a_device():
     with pytest.raises(UserError, match="version 3 needs a device"):
         promoted("all", "3")
-    with pytest.raises(UserError, match="there is nothing to promote: give a register_run, or a device and a version"):
+    with pytest.raises(
+        UserError, match="there is nothing to promote: give a register_run, or a device and a version"
+    ):
         promoted("all", "registered")

@@ -85,7 +85,9 @@ def test_a_teacher_leaves_its_checkpoints_logits_with_run_digest_and_classes(
     assert (tags["adaptf.teacher"], tags["adaptf.teacher_model"]) == (kind, "beats")
 
 
-def test_a_frozen_encoder_is_run_once_for_all_seeds(config: TeacherConfig, request: pytest.FixtureRequest) -> None:
+def test_a_frozen_encoder_is_run_once_for_all_seeds(
+    config: TeacherConfig, request: pytest.FixtureRequest
+) -> None:
     frozen = replace(config, kind="ssl_frozen")
     execute(TEACHER, frozen)
     request.getfixturevalue("forbidden_encoder")
@@ -117,7 +119,9 @@ def test_options_for_small_gpus_train_too(config: TeacherConfig) -> None:
     assert np.isfinite(mlflow.get_run(run_id).data.metrics["train/loss"])
 
 
-@pytest.mark.parametrize(("kind", "wanted"), [("ssl", "BEATs_iter3_plus_AS2M.pt"), ("ssl_sl", "finetuned_on_AS2M_cpt2.pt")])
+@pytest.mark.parametrize(
+    ("kind", "wanted"), [("ssl", "BEATs_iter3_plus_AS2M.pt"), ("ssl_sl", "finetuned_on_AS2M_cpt2.pt")]
+)
 def test_a_file_of_the_other_kind_is_refused_before_a_run_begins(
     kind: Any, wanted: str, config: TeacherConfig, files: dict[str, str]
 ) -> None:
@@ -125,7 +129,10 @@ def test_a_file_of_the_other_kind_is_refused_before_a_run_begins(
     before = len(mlflow.search_runs(search_all_experiments=True, filter_string=f"tags.`{STAGE}` = 'teacher'"))
     with pytest.raises(BeatsFileError, match=re.escape(wanted)):
         execute(TEACHER, replace(config, kind=kind, **swapped))
-    assert len(mlflow.search_runs(search_all_experiments=True, filter_string=f"tags.`{STAGE}` = 'teacher'")) == before
+    assert (
+        len(mlflow.search_runs(search_all_experiments=True, filter_string=f"tags.`{STAGE}` = 'teacher'"))
+        == before
+    )
 
 
 @pytest.mark.slow
@@ -149,7 +156,9 @@ def test_beats_of_the_published_size_teach_a_student(
     distilled = execute(DISTILL, replace(distill_config, train_run=trained, teacher_runs=",".join(teachers)))
     run = mlflow.get_run(distilled)
     assert "ssl (beats), ssl_sl (beats), ssl_frozen (beats)" in run.data.tags["mlflow.note.content"]
-    assert {"val/agreement", "val/teacher_accuracy", "train/label_loss", "train/distillation_loss"} <= set(run.data.metrics)
+    assert {"val/agreement", "val/teacher_accuracy", "train/label_loss", "train/distillation_loss"} <= set(
+        run.data.metrics
+    )
     print(f"{time.monotonic() - started:.0f} s")
 
 

@@ -27,7 +27,10 @@ from adaptf.models.students.registry import TFSEPNET
 from adaptf.models.students.tfsepnet.public_checkpoint import CLASSES
 
 LABELS = ModelDescription(
-    kind=TFSEPNET, classes=("Bird", "Rain", "Siren"), features={"bands": 64}, network={"width": 8, "depth": 17, "dropout": 0.1}
+    kind=TFSEPNET,
+    classes=("Bird", "Rain", "Siren"),
+    features={"bands": 64},
+    network={"width": 8, "depth": 17, "dropout": 0.1},
 )
 SCENES = replace(LABELS, classes=("bus", "park"))
 
@@ -75,7 +78,9 @@ def test_another_size_is_refused_with_both_values(pretrained: Path, changes: dic
 
 
 def test_a_public_checkpoint_of_another_width_is_refused_with_both_shapes(golden_folder: Path) -> None:
-    with pytest.raises(CheckpointError, match=r"stem.0.conv.weight is \(4, 1, 3, 3\) here and \(32, 1, 3, 3\) there"):
+    with pytest.raises(
+        CheckpointError, match=r"stem.0.conv.weight is \(4, 1, 3, 3\) here and \(32, 1, 3, 3\) there"
+    ):
         initialise_from(classifier_of(SCENES, 1), golden_folder / "tfsepnet64_d17.ckpt")
 
 
@@ -126,7 +131,9 @@ class OsTrap:
 
 @pytest.fixture
 def public_state(golden_folder: Path) -> dict[str, torch.Tensor]:
-    state: dict[str, torch.Tensor] = torch.load(golden_folder / "tfsepnet64_d17.ckpt", weights_only=True)["state_dict"]
+    state: dict[str, torch.Tensor] = torch.load(golden_folder / "tfsepnet64_d17.ckpt", weights_only=True)[
+        "state_dict"
+    ]
     return state
 
 
@@ -161,7 +168,9 @@ def test_a_lightning_checkpoint_with_pickled_settings_is_read_and_nothing_in_it_
     CALLS.clear()
     logmel = torch.randn(1, 1, 512, 64, generator=torch.Generator().manual_seed(0))
     found = load_classifier(as_lightning_leaves_it, public_description=PUBLIC).network(logmel)
-    expected = load_classifier(golden_folder / "tfsepnet64_d17.ckpt", public_description=PUBLIC).network(logmel)
+    expected = load_classifier(golden_folder / "tfsepnet64_d17.ckpt", public_description=PUBLIC).network(
+        logmel
+    )
     torch.testing.assert_close(found, expected, atol=0, rtol=0)
     assert not CALLS
     torch.load(as_lightning_leaves_it, weights_only=False)
@@ -183,10 +192,17 @@ def test_what_cannot_be_read_without_running_code_is_refused_with_a_way_out(
     with pytest.raises(CheckpointError) as caught:
         read_checkpoint(path)
     message = str(caught.value)
-    assert "names code (posix.system)" in message and "nothing in it was run" in message and "weights_only=True" not in message
+    assert (
+        "names code (posix.system)" in message
+        and "nothing in it was run" in message
+        and "weights_only=True" not in message
+    )
     *_, code = shlex.split(message.partition("python -c ")[2])
     exec(code, {})
-    assert load_classifier(tmp_path / "it's os.tensors.ckpt", public_description=PUBLIC).description.classes == CLASSES
+    assert (
+        load_classifier(tmp_path / "it's os.tensors.ckpt", public_description=PUBLIC).description.classes
+        == CLASSES
+    )
 
 
 def test_a_state_dict_that_holds_more_than_tensors_is_refused(tmp_path: Path) -> None:
@@ -195,7 +211,9 @@ def test_a_state_dict_that_holds_more_than_tensors_is_refused(tmp_path: Path) ->
         read_checkpoint(tmp_path / "trap.ckpt")
 
 
-def test_an_archive_of_arrays_is_as_good_as_the_checkpoint(public_state: dict[str, torch.Tensor], tmp_path: Path) -> None:
+def test_an_archive_of_arrays_is_as_good_as_the_checkpoint(
+    public_state: dict[str, torch.Tensor], tmp_path: Path
+) -> None:
     np.savez(tmp_path / "a.npz", **{name: tensor.numpy() for name, tensor in public_state.items()})
     (tmp_path / "a.npz").rename(tmp_path / "A.NPZ")
     found = load_classifier(tmp_path / "A.NPZ", public_description=PUBLIC).network.state_dict()
@@ -239,7 +257,11 @@ def pickled_array(path: Path) -> None:
     ],
 )
 def test_a_file_that_is_no_checkpoint_is_refused_with_the_reason(
-    spoil: Callable[[Path], None], message: str, ending: str, public_state: dict[str, torch.Tensor], tmp_path: Path
+    spoil: Callable[[Path], None],
+    message: str,
+    ending: str,
+    public_state: dict[str, torch.Tensor],
+    tmp_path: Path,
 ) -> None:
     path = tmp_path / f"a{ending}"
     if ending == ".npz":
@@ -257,9 +279,18 @@ def test_a_file_that_is_no_checkpoint_is_refused_with_the_reason(
 @pytest.mark.parametrize(
     ("description", "message"),
     [
-        (replace(PUBLIC, network={"width": 32}), r"stem.0.conv.weight is \(16, 1, 3, 3\) here and \(32, 1, 3, 3\) there"),
-        (replace(PUBLIC, classes=CLASSES[:9]), r"classifier.weight is \(9, 160, 1, 1\) here and \(10, 160, 1, 1\) there"),
-        (replace(PUBLIC, network={"depth": 14}), r"does not fit a network of tfsepnet for 10 classes, depth 14: body.14"),
+        (
+            replace(PUBLIC, network={"width": 32}),
+            r"stem.0.conv.weight is \(16, 1, 3, 3\) here and \(32, 1, 3, 3\) there",
+        ),
+        (
+            replace(PUBLIC, classes=CLASSES[:9]),
+            r"classifier.weight is \(9, 160, 1, 1\) here and \(10, 160, 1, 1\) there",
+        ),
+        (
+            replace(PUBLIC, network={"depth": 14}),
+            r"does not fit a network of tfsepnet for 10 classes, depth 14: body.14",
+        ),
     ],
 )
 def test_weights_of_another_network_are_refused_in_a_line(
@@ -276,19 +307,29 @@ def test_scenes_in_another_order_can_start_from_a_public_checkpoint(golden_folde
 
 
 def test_a_description_of_another_program_is_refused(tmp_path: Path) -> None:
-    for stored in ({"kind": "resnet", "classes": ["a"]}, {"classes": ["a"]}, {"kind": TFSEPNET, "classes": ["a"], "width": 1}):
+    for stored in (
+        {"kind": "resnet", "classes": ["a"]},
+        {"classes": ["a"]},
+        {"kind": TFSEPNET, "classes": ["a"], "width": 1},
+    ):
         torch.save({"adaptf_model": stored, "state_dict": {}}, tmp_path / "other.ckpt")
-        with pytest.raises(CheckpointError, match=r"other.ckpt (describes no model that is known|does not say which model)"):
+        with pytest.raises(
+            CheckpointError, match=r"other.ckpt (describes no model that is known|does not say which model)"
+        ):
             load_classifier(tmp_path / "other.ckpt")
 
 
 @pytest.mark.parametrize("ending", [".ckpt", ".npz"])
-def test_a_file_that_may_not_be_read_is_named(ending: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_file_that_may_not_be_read_is_named(
+    ending: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def refuse(path: Path, *_: Any) -> None:
         raise PermissionError(13, "Permission denied", str(path))
 
     path = tmp_path / f"a{ending}"
     path.touch()
     monkeypatch.setattr(Path, "open", refuse)
-    with pytest.raises(CheckpointError, match=rf"checkpoint .*/a{ending}: it can't be read \(Permission denied\)"):
+    with pytest.raises(
+        CheckpointError, match=rf"checkpoint .*/a{ending}: it can't be read \(Permission denied\)"
+    ):
         load_classifier(path)

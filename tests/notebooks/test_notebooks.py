@@ -58,11 +58,19 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     shutil.copytree(NOTEBOOKS, folder / "notebooks", ignore=shutil.ignore_patterns("__pycache__", ".*"))
     write_demo(folder / "demo_data", **TINY_DATA)
     (folder / "tiny.yaml").write_text(TINY)
-    write_kernel_spec(folder / "jupyter" / "kernels" / "python3")  # of this interpreter, whatever else is installed
+    write_kernel_spec(
+        folder / "jupyter" / "kernels" / "python3"
+    )  # of this interpreter, whatever else is installed
     former = mlflow.get_tracking_uri()
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
-        for name in ("MLFLOW_TRACKING_URI", "MLFLOW_RUN_ID", "MLFLOW_EXPERIMENT_NAME", "MLFLOW_EXPERIMENT_ID", "ADAPTF_DEMO"):
+        for name in (
+            "MLFLOW_TRACKING_URI",
+            "MLFLOW_RUN_ID",
+            "MLFLOW_EXPERIMENT_NAME",
+            "MLFLOW_EXPERIMENT_ID",
+            "ADAPTF_DEMO",
+        ):
             patch.setenv(name, "")  # so that what a stage sets is taken away again
             patch.delenv(name)
         patch.setenv("ADAPTF_PRESET", str(folder / "tiny.yaml"))
@@ -72,7 +80,9 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         patch.setenv("JUPYTER_RUNTIME_DIR", str(folder / "jupyter" / "runtime"))
         patch.setenv("JUPYTER_PATH", str(folder / "jupyter"))
         mlflow.set_tracking_uri(f"sqlite:///{folder / 'mlflow.db'}")
-        folders = [f"--{name}.root=demo_data/{part}" for name, part in (("data", "tau"), ("audioset", "audioset"))]
+        folders = [
+            f"--{name}.root=demo_data/{part}" for name, part in (("data", "tau"), ("audioset", "audioset"))
+        ]
         execute(MAIN, parse(MainConfig, stage="main", arguments=["--preset=tiny.yaml", *folders]))
         os.environ.pop("MLFLOW_EXPERIMENT_ID", None)
         yield folder
@@ -91,7 +101,9 @@ def outputs(notebook: NotebookNode) -> list[NotebookNode]:
 
 
 def finished(stage: str) -> int:
-    return len(mlflow.search_runs(["0"], f"tags.`adaptf.stage` = '{stage}' and attributes.status = 'FINISHED'"))
+    return len(
+        mlflow.search_runs(["0"], f"tags.`adaptf.stage` = '{stage}' and attributes.status = 'FINISHED'")
+    )
 
 
 @pytest.mark.slow

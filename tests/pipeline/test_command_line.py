@@ -21,7 +21,12 @@ from adaptf.pipeline.config import PRESET_SECTIONS, PRESET_VALUES, settings
 
 PROJECT = Path(__file__).parents[2] / "MLproject"
 ENTRY_POINTS: dict[str, dict[str, Any]] = yaml.safe_load(PROJECT.read_text())["entry_points"]
-REQUIRED = {"files": "/some folder/files.csv", "device": "s1", "model": "models:/adaptf-s1@production", "runs": "a1,b2"}
+REQUIRED = {
+    "files": "/some folder/files.csv",
+    "device": "s1",
+    "model": "models:/adaptf-s1@production",
+    "runs": "a1,b2",
+}
 WITH_PRESET = [name for name, entry_point in ENTRY_POINTS.items() if "preset" in entry_point["parameters"]]
 SHARING = ("main", "sweep")
 """Stages that hand their sections to others."""
@@ -42,7 +47,9 @@ def rendered(stage: str, **given: str) -> list[str]:
     """The words of an entry point's command, as MLflow would have a shell split them."""
     parameters = ENTRY_POINTS[stage]["parameters"]
     values = {name: given.get(name, parameter.get("default")) for name, parameter in parameters.items()}
-    return shlex.split(ENTRY_POINTS[stage]["command"].format(**{name: shlex.quote(str(v)) for name, v in values.items()}))
+    return shlex.split(
+        ENTRY_POINTS[stage]["command"].format(**{name: shlex.quote(str(v)) for name, v in values.items()})
+    )
 
 
 def parsed(stage: str, *arguments: str) -> Any:
@@ -115,7 +122,11 @@ def test_a_preset_changes_only_what_it_says(stage: str, preset_name: str) -> Non
         expected = said | {target: said[source] for source, target in links if source in said}
         expected = {name: value for name, value in expected.items() if stage == "main" or name in defaults}
     else:
-        own = {name.removeprefix(f"{stage}."): value for name, value in said.items() if name.startswith(f"{stage}.")}
+        own = {
+            name.removeprefix(f"{stage}."): value
+            for name, value in said.items()
+            if name.startswith(f"{stage}.")
+        }
         expected = {name: value for name, value in said.items() if name in defaults} | own
     assert flatten(dataclasses.asdict(parsed(stage, "--preset", preset_name))) == defaults | expected
 
@@ -148,14 +159,23 @@ def test_a_field_given_wins_over_the_preset() -> None:
 PATHS = {
     "prepare": ["data.root", "data.cache"],
     "teacher": ["beats_ssl_file", "beats_ssl_sl_file", "augment.dir_folder", "frozen.augment.dir_folder"],
-    "main": ["data.root", "data.cache", "audioset.root", "teacher.beats_ssl_file", "train.augment.dir_folder", "predict.files"],
+    "main": [
+        "data.root",
+        "data.cache",
+        "audioset.root",
+        "teacher.beats_ssl_file",
+        "train.augment.dir_folder",
+        "predict.files",
+    ],
     "sweep": ["distill.augment.dir_folder"],
     "predict": ["files"],
 }
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("stage, field", [(stage, field) for stage, fields in PATHS.items() for field in fields])
+@pytest.mark.parametrize(
+    "stage, field", [(stage, field) for stage, fields in PATHS.items() for field in fields]
+)
 def test_paths_count_from_where_the_user_stands(
     stage: str, field: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -184,20 +204,29 @@ def test_files_in_the_place_of_runs_and_presets_count_from_where_the_user_stands
     for name in ("a.ckpt", "b.ckpt"):
         (tmp_path / name).touch()
     (tmp_path / "mine.yaml").write_text("train:\n  optim: {lr: 0.5}\n")
-    assert parsed("train", "--preset", "mine.yaml", "--pretrain_run", "a.ckpt").pretrain_run == str(tmp_path / "a.ckpt")
+    assert parsed("train", "--preset", "mine.yaml", "--pretrain_run", "a.ckpt").pretrain_run == str(
+        tmp_path / "a.ckpt"
+    )
     assert parsed("train", "--preset", "mine.yaml").optim.lr == 0.5
     assert parsed("compare", "--runs", "a.ckpt,0123abcd").runs == f"{tmp_path / 'a.ckpt'},0123abcd"
     for teachers in ("12,34", ",".join(["0123456789abcdef" * 2] * 8)):
         assert parsed("distill", "--train_run", "latest", "--teacher_runs", teachers).teacher_runs == teachers
     for field in ("pretrain_run", "train_run", "distill_run"):
         assert getattr(parsed("sweep", f"--{field}", "a.ckpt"), field) == str(tmp_path / "a.ckpt")
-    assert parsed("sweep", "--sweep.storage", "sqlite:///s.db").sweep.storage == f"sqlite:///{tmp_path / 's.db'}"
+    assert (
+        parsed("sweep", "--sweep.storage", "sqlite:///s.db").sweep.storage == f"sqlite:///{tmp_path / 's.db'}"
+    )
 
 
 def test_names_on_the_command_line_are_tidied() -> None:
-    assert parsed("train", "--augment.dir_devices", "[' Gera\u0308t', 'b ']").augment.dir_devices == ("Ger\u00e4t", "b")
+    assert parsed("train", "--augment.dir_devices", "[' Gera\u0308t', 'b ']").augment.dir_devices == (
+        "Ger\u00e4t",
+        "b",
+    )
     assert parsed("finetune", "--devices=Gera\u0308t,\u00a0b").devices == ("Ger\u00e4t", "b")
-    assert parsed("train", "--augment.dir_p_of", "{'Gera\u0308t ': 0.5}").augment.dir_p_of == {"Ger\u00e4t": 0.5}
+    assert parsed("train", "--augment.dir_p_of", "{'Gera\u0308t ': 0.5}").augment.dir_p_of == {
+        "Ger\u00e4t": 0.5
+    }
     assert parsed("promote", "--device", " Gera\u0308t").device == "Ger\u00e4t"
 
 
@@ -205,7 +234,9 @@ def test_a_list_is_given_in_brackets() -> None:
     assert parsed("train", "--augment.dir_devices", "[a, b]").augment.dir_devices == ("a", "b")
 
 
-@pytest.mark.parametrize("given", [["--seeds", "0,1,2"], ["--seeds=0,1,2"], ["--seeds", "[0,1,2]"], ["--seeds=[0, 1, 2]"]])
+@pytest.mark.parametrize(
+    "given", [["--seeds", "0,1,2"], ["--seeds=0,1,2"], ["--seeds", "[0,1,2]"], ["--seeds=[0, 1, 2]"]]
+)
 def test_a_list_may_be_values_separated_by_commas(given: list[str]) -> None:
     assert parsed("train", *given).seeds == (0, 1, 2)
     assert parsed("train", *given, "--augment.dir_devices", "a,b").augment.dir_devices == ("a", "b")
@@ -223,19 +254,27 @@ def test_a_preset_file_of_the_users_own_takes_effect(preset: Write) -> None:
     assert parsed("distill", argument).optim == config_class("distill")().optim
 
 
-@pytest.mark.parametrize("name, value", [("mel.bands", 64), ("model.width", 8), ("trainer.accelerator", "cpu"), ("seed", 7)])
+@pytest.mark.parametrize(
+    "name, value", [("mel.bands", 64), ("model.width", 8), ("trainer.accelerator", "cpu"), ("seed", 7)]
+)
 def test_in_main_a_shared_setting_reaches_every_stage_that_has_it(name: str, value: Any) -> None:
     config = flatten(dataclasses.asdict(parsed("main", f"--{name}", str(value))))
     holders = [
-        stage for stage in ENTRY_POINTS if stage not in SHARING and name in flatten(dataclasses.asdict(config_class(stage)()))
+        stage
+        for stage in ENTRY_POINTS
+        if stage not in SHARING and name in flatten(dataclasses.asdict(config_class(stage)()))
     ]
     assert len(holders) >= 2
     assert {stage: config[f"{stage}.{name}"] for stage in holders} == dict.fromkeys(holders, value)
 
 
 @pytest.mark.parametrize("name", SHARED)
-def test_in_main_a_shared_setting_cannot_be_given_for_one_stage(name: str, capsys: pytest.CaptureFixture[str]) -> None:
-    assert f"train.{name}" in message_of(capsys, "main", f"--train.{name}", "cpu" if name.endswith("accelerator") else "5")
+def test_in_main_a_shared_setting_cannot_be_given_for_one_stage(
+    name: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert f"train.{name}" in message_of(
+        capsys, "main", f"--train.{name}", "cpu" if name.endswith("accelerator") else "5"
+    )
 
 
 @pytest.mark.parametrize("stage", ["train", "main"])
@@ -270,7 +309,16 @@ def test_an_unknown_preset_is_named_with_those_that_exist(capsys: pytest.Capture
         ("- mel\n", "list"),
         ("mel: [\n", "YAML"),
     ],
-    ids=["field", "shared field", "section", "type", "number for a stage", "number for a section", "list", "no YAML"],
+    ids=[
+        "field",
+        "shared field",
+        "section",
+        "type",
+        "number for a stage",
+        "number for a section",
+        "list",
+        "no YAML",
+    ],
 )
 def test_a_mistake_in_a_preset_file_is_named(
     stage: str, text: str, named: str, preset: Write, capsys: pytest.CaptureFixture[str]
@@ -278,7 +326,9 @@ def test_a_mistake_in_a_preset_file_is_named(
     assert named in message_of(capsys, stage, preset(text))
 
 
-def test_in_main_a_preset_cannot_give_a_shared_setting_to_one_stage(preset: Write, capsys: pytest.CaptureFixture[str]) -> None:
+def test_in_main_a_preset_cannot_give_a_shared_setting_to_one_stage(
+    preset: Write, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert "train.mel.bands" in message_of(capsys, "main", preset("train:\n  mel: {bands: 64}\n"))
 
 
@@ -293,7 +343,9 @@ def test_a_shortened_preset_option_is_refused_or_works(capsys: pytest.CaptureFix
 
 def leaves_and_texts(config: type) -> Iterator[tuple[str, str]]:
     """Every field that is no section, with the text below it."""
-    found = [parameter for base in reversed(config.__mro__[:-1]) for parameter in parse_from_object(base).params]
+    found = [
+        parameter for base in reversed(config.__mro__[:-1]) for parameter in parse_from_object(base).params
+    ]
     texts = {parameter.arg_name: parameter.description or "" for parameter in found}
     default = config()
     for field in dataclasses.fields(config):
@@ -304,7 +356,9 @@ def leaves_and_texts(config: type) -> Iterator[tuple[str, str]]:
             yield f"{config.__name__}.{field.name}", texts.get(field.name, "")
 
 
-@pytest.mark.parametrize("config", [*map(config_class, ENTRY_POINTS), FinetuneDeviceConfig], ids=lambda c: c.__name__)
+@pytest.mark.parametrize(
+    "config", [*map(config_class, ENTRY_POINTS), FinetuneDeviceConfig], ids=lambda c: c.__name__
+)
 def test_every_field_has_a_help_text(config: type) -> None:
     assert (config.__doc__ or "").strip()
     assert [name for name, text in leaves_and_texts(config) if not text.strip()] == []
@@ -318,7 +372,8 @@ def test_help_shows_the_texts(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 @pytest.mark.parametrize(
-    "arguments", [["--download"], ["--download", "--data.root=x"], ["--download=true"], ["--download", "true"]]
+    "arguments",
+    [["--download"], ["--download", "--data.root=x"], ["--download=true"], ["--download", "true"]],
 )
 def test_a_switch_needs_no_value(arguments: list[str]) -> None:
     assert parse(PrepareConfig, stage="prepare", arguments=arguments).download
@@ -326,7 +381,9 @@ def test_a_switch_needs_no_value(arguments: list[str]) -> None:
 
 
 @pytest.mark.parametrize("text", ['{b: 0.1, "s1,s2": 0.2}', '{"b": 0.1, "s1,s2": 0.2}'])
-def test_probabilities_of_devices_come_from_the_command_line_and_from_presets(text: str, preset: Write) -> None:
+def test_probabilities_of_devices_come_from_the_command_line_and_from_presets(
+    text: str, preset: Write
+) -> None:
     wanted = {"b": 0.1, "s1,s2": 0.2}
     assert parsed("distill", "--augment.dir_p_of", text).augment.dir_p_of == wanted
     assert parsed("distill", f"--augment.dir_p_of={text}").augment.dir_p_of == wanted

@@ -53,7 +53,9 @@ def config(train_config: TrainConfig, phones: str) -> TrainConfig:
 
 @pytest.fixture(scope="module")
 def tuning(config: TrainConfig) -> FinetuneConfig:
-    checkpoint = mlflow.artifacts.download_artifacts(run_id=execute(TRAIN, config), artifact_path="checkpoints/best.ckpt")
+    checkpoint = mlflow.artifacts.download_artifacts(
+        run_id=execute(TRAIN, config), artifact_path="checkpoints/best.ckpt"
+    )
     return FinetuneConfig(
         prepare_run=config.prepare_run,
         distill_run=checkpoint,
@@ -113,7 +115,9 @@ def test_without_impulse_responses_nothing_is_said_of_devices(
 
 
 @pytest.mark.parametrize("named", [("nova", "pixle"), ("pixle",), ("tablet",), ("a", "nova")])
-def test_a_device_that_there_is_not_is_refused_with_those_that_there_are(named: tuple[str, ...], config: TrainConfig) -> None:
+def test_a_device_that_there_is_not_is_refused_with_those_that_there_are(
+    named: tuple[str, ...], config: TrainConfig
+) -> None:
     missing = next(device for device in named if device != "nova")
     told = f"augment: dir_devices names the device '{missing}', the training clips are of nova, pixel"
     with pytest.raises(UserError, match=told):
@@ -124,11 +128,15 @@ def test_main_refuses_a_device_of_a_later_stage_before_anything_is_trained() -> 
     config = MainConfig()
     check_training_devices(config, ["nova", "pixel"])
     wrong = replace(config, finetune=replace(config.finetune, augment=replace(PLAIN, dir_devices=("pixle",))))
-    with pytest.raises(UserError, match=r"finetune.augment: dir_devices names the device 'pixle', .* nova, pixel"):
+    with pytest.raises(
+        UserError, match=r"finetune.augment: dir_devices names the device 'pixle', .* nova, pixel"
+    ):
         check_training_devices(wrong, ["nova", "pixel"])
     small = replace(config.teacher.small, augment=replace(PLAIN, dir_p_of={"pixle": 0.5}))
     with pytest.raises(UserError, match=r"teacher.small.augment: dir_p_of names the device 'pixle'"):
-        check_training_devices(replace(config, teacher=replace(config.teacher, small=small)), ["nova", "pixel"])
+        check_training_devices(
+            replace(config, teacher=replace(config.teacher, small=small)), ["nova", "pixel"]
+        )
 
 
 def test_main_refuses_devices_of_pre_training_where_there_is_any() -> None:
@@ -136,7 +144,8 @@ def test_main_refuses_devices_of_pre_training_where_there_is_any() -> None:
     wrong = replace(config, pretrain=replace(config.pretrain, augment=replace(PLAIN, dir_devices=("b",))))
     check_training_devices(wrong, ["a", "b"])
     with pytest.raises(
-        UserError, match=r"pretrain.augment: dir_devices names the device 'b', the training clips are of unknown"
+        UserError,
+        match=r"pretrain.augment: dir_devices names the device 'b', the training clips are of unknown",
     ):
         check_training_devices(replace(wrong, audioset=AudioSetConfig("/data/audioset")), ["a", "b"])
 
@@ -147,7 +156,9 @@ def wrong_folder(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[Augmen
     if request.param == "no folder":
         return replace(PLAIN, dir_folder=str(tmp_path / "irs")), "dir_folder is '.*/irs', which is no folder"
     (tmp_path / "notes.txt").touch()
-    return replace(PLAIN, dir_folder=str(tmp_path)), r"dir_folder is '.*', which holds no impulse response: \.flac, .* expected"
+    return replace(
+        PLAIN, dir_folder=str(tmp_path)
+    ), r"dir_folder is '.*', which holds no impulse response: \.flac, .* expected"
 
 
 def test_main_refuses_a_wrong_folder_of_impulse_responses_before_the_first_stage(
@@ -187,8 +198,12 @@ def test_unknown_gets_impulse_responses_on_clips_of_all_devices(
     assert "those of all devices (nova, pixel) get impulse responses" in capsys.readouterr().out
 
 
-def test_a_device_beside_a_gets_none_of_its_impulse_responses(train_config: TrainConfig, heard: Heard) -> None:
-    checkpoint = mlflow.artifacts.download_artifacts(run_id=execute(TRAIN, train_config), artifact_path="checkpoints/best.ckpt")
+def test_a_device_beside_a_gets_none_of_its_impulse_responses(
+    train_config: TrainConfig, heard: Heard
+) -> None:
+    checkpoint = mlflow.artifacts.download_artifacts(
+        run_id=execute(TRAIN, train_config), artifact_path="checkpoints/best.ckpt"
+    )
     tuning = FinetuneConfig(
         prepare_run=train_config.prepare_run,
         distill_run=checkpoint,

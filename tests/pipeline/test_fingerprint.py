@@ -30,7 +30,11 @@ def test_other_words_are_no_other_code(edited: str) -> None:
 
 @pytest.mark.parametrize(
     "edited",
-    [CODE.replace("2 * x", "3 * x"), CODE.replace("LEAST = 2", "LEAST = 3"), CODE.replace("return 2 * x", 'return "2 * x"')],
+    [
+        CODE.replace("2 * x", "3 * x"),
+        CODE.replace("LEAST = 2", "LEAST = 3"),
+        CODE.replace("return 2 * x", 'return "2 * x"'),
+    ],
 )
 def test_another_value_is_other_code(edited: str) -> None:
     assert code_of(edited) != code_of(CODE)

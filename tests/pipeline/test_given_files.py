@@ -89,12 +89,16 @@ def value_of(config: type, name: str, value: str) -> str:
 
 
 @pytest.mark.parametrize(("config", "name"), FIELDS)
-def test_every_field_takes_a_file_or_says_that_it_takes_runs(config: type, name: str, models: Path, no_runs: None) -> None:
+def test_every_field_takes_a_file_or_says_that_it_takes_runs(
+    config: type, name: str, models: Path, no_runs: None
+) -> None:
     path = str(models / "a.ckpt")
     if name in TAKE_A_FILE:
         assert value_of(config, name, path) == path
     else:
-        with pytest.raises(UserError, match=f"{name} takes runs of '\\w+', by their ids or as 'latest', and no files"):
+        with pytest.raises(
+            UserError, match=f"{name} takes runs of '\\w+', by their ids or as 'latest', and no files"
+        ):
             value_of(config, name, path)
 
 
@@ -109,7 +113,8 @@ def test_every_field_takes_a_model_per_device_or_says_what_it_takes(
         assert value_of(config, name, value) == given
     else:
         with pytest.raises(
-            UserError, match=f"{name} takes (runs of .* and no files|a run of .*, for one model; .* stands for one per device)"
+            UserError,
+            match=f"{name} takes (runs of .* and no files|a run of .*, for one model; .* stands for one per device)",
         ):
             value_of(config, name, value)
 
@@ -145,7 +150,9 @@ def test_every_field_refuses_what_is_not_there_or_is_of_another_kind(
 
 def test_none_is_refused_where_a_run_is_needed(prepared: str, no_runs: None) -> None:
     for config, name in FIELDS:
-        optional = {"pretrain_run", "register_run", "evaluate_run"} | (set() if config is DistillConfig else {"teacher_runs"})
+        optional = {"pretrain_run", "register_run", "evaluate_run"} | (
+            set() if config is DistillConfig else {"teacher_runs"}
+        )
         if name in optional or (config is EvaluateConfig and name != "prepare_run"):
             assert value_of(config, name, "none") == "none"
         else:
@@ -180,7 +187,9 @@ def test_the_command_line_takes_a_mapping(models: Path, monkeypatch: pytest.Monk
 def quantize_config(prepared: str, models: Path) -> QuantizeConfig:
     """The demand on INT8 models is no part of these tests: random weights have nothing to lose."""
     value = mapping(a=models / "a.ckpt", unknown=models / "unknown.ckpt")
-    return QuantizeConfig(prepare_run=prepared, finetune_run=value, calibration_clips=8, tolerable_loss=1.0, refuse=False)
+    return QuantizeConfig(
+        prepare_run=prepared, finetune_run=value, calibration_clips=8, tolerable_loss=1.0, refuse=False
+    )
 
 
 @pytest.fixture(scope="module")
@@ -209,7 +218,9 @@ def label(path: Path) -> str:
     return f"file {path.name} (sha256 {sha256_of(path)})"
 
 
-def test_files_become_int8_models_that_are_scored_and_registered(quantized: str, evaluated: str, models: Path) -> None:
+def test_files_become_int8_models_that_are_scored_and_registered(
+    quantized: str, evaluated: str, models: Path
+) -> None:
     assert set(runs.scores(quantized)) >= {"INT8 accuracy/a", "INT8 accuracy/unknown"}
     registered = execute(REGISTER, RegisterConfig(quantized, evaluated))
     assert mlflow.get_run(registered).info.status == "FINISHED"
@@ -223,8 +234,13 @@ def test_files_become_int8_models_that_are_scored_and_registered(quantized: str,
 
 
 def test_the_page_of_an_evaluation_names_the_files(evaluated: str, models: Path) -> None:
-    page = Path(mlflow.artifacts.download_artifacts(run_id=evaluated, artifact_path="report.html")).read_text()
-    assert all(text in page for text in (label(models / "a.ckpt"), label(models / "unknown.ckpt"), "files of 2 devices"))
+    page = Path(
+        mlflow.artifacts.download_artifacts(run_id=evaluated, artifact_path="report.html")
+    ).read_text()
+    assert all(
+        text in page
+        for text in (label(models / "a.ckpt"), label(models / "unknown.ckpt"), "files of 2 devices")
+    )
 
 
 def test_the_same_files_elsewhere_or_as_a_folder_are_the_same_work_and_other_content_is_not(
@@ -251,13 +267,22 @@ STAGES = {stage.name: stage for stage in (QUANTIZE, EVALUATE, FINETUNE, DISTILL)
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"classes": ("bus", "airport")}, "other.ckpt tells bus, airport apart, the data has airport, bus: in another order"),
+        (
+            {"classes": ("bus", "airport")},
+            "other.ckpt tells bus, airport apart, the data has airport, bus: in another order",
+        ),
         (
             {"classes": ("park", "tram", "bus")},
             "other.ckpt tells park, tram, bus apart, the data has airport, bus: another task",
         ),
-        ({"features": MEL | {"sample_rate": 16000}}, "other.ckpt is made for clips of 16000 Hz, those of the data have"),
-        ({"kind": SMALL_CNN, "network": {"width": 8}}, "other.ckpt holds a network of kind 'small_cnn', one of 'tfsepnet'"),
+        (
+            {"features": MEL | {"sample_rate": 16000}},
+            "other.ckpt is made for clips of 16000 Hz, those of the data have",
+        ),
+        (
+            {"kind": SMALL_CNN, "network": {"width": 8}},
+            "other.ckpt holds a network of kind 'small_cnn', one of 'tfsepnet'",
+        ),
     ],
 )
 @pytest.mark.parametrize("stage", ["quantize", "evaluate", "finetune", "distill"])
@@ -291,9 +316,13 @@ def test_a_file_for_another_task_is_refused_before_anything_is_computed(
 def test_models_of_other_mel_bands_do_not_stand_side_by_side(
     quantize_config: QuantizeConfig, evaluate_config: EvaluateConfig, models: Path, tmp_path: Path
 ) -> None:
-    given = mapping(a=write(tmp_path / "a.ckpt", features=MEL | {"bands": 128}), unknown=models / "unknown.ckpt")
+    given = mapping(
+        a=write(tmp_path / "a.ckpt", features=MEL | {"bands": 128}), unknown=models / "unknown.ckpt"
+    )
     for stage, config in ((QUANTIZE, quantize_config), (EVALUATE, evaluate_config)):
-        with pytest.raises(UserError, match=r"a.ckpt of a and .* of unknown take different log-mels.*: bands is 128 and 64"):
+        with pytest.raises(
+            UserError, match=r"a.ckpt of a and .* of unknown take different log-mels.*: bands is 128 and 64"
+        ):
             execute(stage, replace(config, finetune_run=given))
 
 
@@ -314,7 +343,8 @@ def test_a_public_checkpoint_is_held_against_the_scenes_of_the_challenge(
     np.savez(tmp_path / "unknown.npz", **{name: tensor.numpy() for name, tensor in state.items()})
     for path in (golden_folder / "tfsepnet64_d17.ckpt", tmp_path / "unknown.npz", tmp_path):
         with pytest.raises(
-            UserError, match=r"tells airport, bus, metro, .*, tram apart, the data has airport, bus: another task"
+            UserError,
+            match=r"tells airport, bus, metro, .*, tram apart, the data has airport, bus: another task",
         ):
             execute(QUANTIZE, replace(quantize_config, finetune_run=str(path)))
 
@@ -328,7 +358,9 @@ def test_a_run_that_began_from_a_file_says_so(train_config: TrainConfig, models:
 def test_a_start_that_is_kept_leaves_what_lies_beside_its_weights(
     quantize_config: QuantizeConfig, train_config: TrainConfig, models: Path, tmp_path: Path
 ) -> None:
-    content = torch.load(models / "a.ckpt", weights_only=True) | {"hyper_parameters": {"optimizer": functools.partial(print)}}
+    content = torch.load(models / "a.ckpt", weights_only=True) | {
+        "hyper_parameters": {"optimizer": functools.partial(print)}
+    }
     torch.save(content, tmp_path / "trainer.ckpt")
     config = FinetuneDeviceConfig(
         prepare_run=quantize_config.prepare_run,
@@ -338,27 +370,44 @@ def test_a_start_that_is_kept_leaves_what_lies_beside_its_weights(
         trainer=train_config.trainer,
     )
     run_id = execute(FINETUNE_DEVICE, config)
-    kept = torch.load(mlflow.artifacts.download_artifacts(run_id=run_id, artifact_path=BEST), weights_only=True)
+    kept = torch.load(
+        mlflow.artifacts.download_artifacts(run_id=run_id, artifact_path=BEST), weights_only=True
+    )
     assert set(kept) == {"adaptf_model", "state_dict", "epoch"}
-    assert all(torch.equal(kept["state_dict"][name], tensor) for name, tensor in content["state_dict"].items())
+    assert all(
+        torch.equal(kept["state_dict"][name], tensor) for name, tensor in content["state_dict"].items()
+    )
 
 
-def test_a_sweep_takes_a_file_wherever_its_workers_stand(models: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_sweep_takes_a_file_wherever_its_workers_stand(
+    models: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(models)
-    assert stage_settings(SweepConfig(stage="finetune", distill_run="a.ckpt")).distill_run == str(models / "a.ckpt")
+    assert stage_settings(SweepConfig(stage="finetune", distill_run="a.ckpt")).distill_run == str(
+        models / "a.ckpt"
+    )
     assert stage_settings(SweepConfig(stage="finetune")).distill_run == "latest"
 
 
 def test_main_leaves_no_file_aside_in_silence(models: Path) -> None:
-    config = MainConfig(train=TrainConfig(pretrain_run=str(models / "a.ckpt")), quantize=QuantizeConfig(finetune_run="0123"))
-    with pytest.raises(UserError, match=r"leave out train.pretrain_run, quantize.finetune_run, or .* mlflow run . -e train"):
+    config = MainConfig(
+        train=TrainConfig(pretrain_run=str(models / "a.ckpt")), quantize=QuantizeConfig(finetune_run="0123")
+    )
+    with pytest.raises(
+        UserError, match=r"leave out train.pretrain_run, quantize.finetune_run, or .* mlflow run . -e train"
+    ):
         check_main(config)
 
 
-def test_a_folder_is_compared_with_a_file(quantize_config: QuantizeConfig, models: Path, no_runs: None) -> None:
+def test_a_folder_is_compared_with_a_file(
+    quantize_config: QuantizeConfig, models: Path, no_runs: None
+) -> None:
     config = CompareConfig(f"{models},{models / 'unknown.ckpt'}", prepare_run=quantize_config.prepare_run)
     for wrong, message in (
-        ("{a: a.ckpt, unknown: u.ckpt}", "runs is cut at each comma: give a folder of <device>.ckpt in place of a mapping"),
+        (
+            "{a: a.ckpt, unknown: u.ckpt}",
+            "runs is cut at each comma: give a folder of <device>.ckpt in place of a mapping",
+        ),
         (f"{models},/nowhere.ckpt", "runs names '/nowhere.ckpt': there is no such file or folder"),
     ):
         with pytest.raises(UserError, match=message):

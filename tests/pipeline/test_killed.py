@@ -26,7 +26,9 @@ def test_a_killed_training_is_resumed_in_its_run(
     said = kill_when(training, lambda lines: any(epoch >= 2 for epoch in epochs_in(lines[-1])))
     reached = epochs_in(said)[-1]
     assert reached < EPOCHS, "the training was over before it could be killed"
-    (killed,) = mlflow.search_runs(search_all_experiments=True, filter_string=f"tags.`{STAGE}` = 'train'", output_format="list")
+    (killed,) = mlflow.search_runs(
+        search_all_experiments=True, filter_string=f"tags.`{STAGE}` = 'train'", output_format="list"
+    )
     assert killed.info.status == "RUNNING"  # nobody was left to say otherwise
 
     done = subprocess.run(training, capture_output=True, text=True, env=environment, cwd=folder, timeout=200)
@@ -34,7 +36,9 @@ def test_a_killed_training_is_resumed_in_its_run(
     assert f"train DIR=0.4 lr=0.01: continues run {killed.info.run_id}" in done.stdout
     assert f"train finished: run {killed.info.run_id}" in done.stdout
     epochs = epochs_in(done.stdout)
-    assert epochs[0] >= reached  # at most the epoch that was told of last, if its checkpoint was not written yet
+    assert (
+        epochs[0] >= reached
+    )  # at most the epoch that was told of last, if its checkpoint was not written yet
     assert epochs == list(range(epochs[0], EPOCHS + 1))
 
     alike = f"tags.`{FINGERPRINT}` = '{killed.data.tags[FINGERPRINT]}'"

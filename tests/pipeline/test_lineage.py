@@ -44,20 +44,28 @@ def runs(experiment: str) -> Runs:
     found: Runs = {}
     found["scenes"] = add(experiment, "prepare scenes", "prepare", tags={"adaptf.digest": "fedcba9876543210"})
     scenes = {"prepare_run": found["scenes"]}
-    found["train"] = add(experiment, "train", pretrain_run="none", metrics={"best/accuracy": 0.5, "train/loss": 1.0}, **scenes)
+    found["train"] = add(
+        experiment, "train", pretrain_run="none", metrics={"best/accuracy": 0.5, "train/loss": 1.0}, **scenes
+    )
     for kind in ("ssl", "ssl_sl"):
         found[kind] = add(experiment, f"teacher {kind}", "teacher", **scenes)
     teachers = f"{found['ssl']},{found['ssl_sl']}"
     found["distill"] = add(experiment, "distill", train_run=found["train"], teacher_runs=teachers, **scenes)
     for device in ("s1", "s2"):
-        found[device] = add(experiment, f"finetune {device}", "finetune_device", distill_run=found["distill"], **scenes)
+        found[device] = add(
+            experiment, f"finetune {device}", "finetune_device", distill_run=found["distill"], **scenes
+        )
     found["finetune"] = add(experiment, "finetune", distill_run=found["distill"], **scenes)
     with mlflow.start_run(run_id=found["finetune"]):
         mlflow.log_dict({device: found[device] for device in ("s1", "s2")}, "models.json")
     accuracies = {"INT8 accuracy/s1": 51.0, "INT8 accuracy/s2": 52.0}
-    found["quantize"] = add(experiment, "quantize", finetune_run=found["finetune"], metrics=accuracies, **scenes)
+    found["quantize"] = add(
+        experiment, "quantize", finetune_run=found["finetune"], metrics=accuracies, **scenes
+    )
     found["evaluate"] = add(experiment, "evaluate", quantize_run=found["quantize"], train_run=found["train"])
-    found["register"] = add(experiment, "register", quantize_run=found["quantize"], evaluate_run=found["evaluate"])
+    found["register"] = add(
+        experiment, "register", quantize_run=found["quantize"], evaluate_run=found["evaluate"]
+    )
     return found
 
 
@@ -66,7 +74,9 @@ def version(runs: Runs, tmp_path_factory: pytest.TempPathFactory) -> str:
     client = mlflow.MlflowClient()
     client.create_registered_model("adaptf-s1")
     source = str(tmp_path_factory.mktemp("model"))
-    made = client.create_model_version("adaptf-s1", source, run_id=runs["register"], tags={"adaptf.device": "s1"})
+    made = client.create_model_version(
+        "adaptf-s1", source, run_id=runs["register"], tags={"adaptf.device": "s1"}
+    )
     client.create_model_version("adaptf-s1", source)
     return str(made.version)
 
@@ -104,8 +114,13 @@ def test_the_version_in_production_is_found_by_alias_and_by_stage(version: str) 
 
 def test_the_tree_of_a_run_shows_all_devices(runs: Runs) -> None:
     text = lineage(LineageConfig(runs["quantize"]))
-    assert text.startswith(f"run {runs['quantize']}\n└─ quantize  {runs['quantize']}  INT8 accuracy/s1 51, INT8 accuracy/s2 52")
-    assert f"finetune s1 [finetune_device]  {runs['s1']}" in text and f"finetune s2 [finetune_device]  {runs['s2']}" in text
+    assert text.startswith(
+        f"run {runs['quantize']}\n└─ quantize  {runs['quantize']}  INT8 accuracy/s1 51, INT8 accuracy/s2 52"
+    )
+    assert (
+        f"finetune s1 [finetune_device]  {runs['s1']}" in text
+        and f"finetune s2 [finetune_device]  {runs['s2']}" in text
+    )
     assert text.count(f"distill  {runs['distill']}") == 1 and "distill  (see above)" in text
 
 

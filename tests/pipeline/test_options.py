@@ -37,12 +37,16 @@ def plain(one_epoch: TrainConfig) -> str:
 
 @pytest.fixture(scope="module")
 def checkpoint_file(plain: str, folder: Path) -> str:
-    found = mlflow.artifacts.download_artifacts(run_id=plain, artifact_path="checkpoints/best.ckpt", dst_path=str(folder))
+    found = mlflow.artifacts.download_artifacts(
+        run_id=plain, artifact_path="checkpoints/best.ckpt", dst_path=str(folder)
+    )
     return str(found)
 
 
 def trained(config: TrainConfig, **values: Any) -> str:
-    return execute(TRAIN, with_values(config, {name.replace("__", "."): value for name, value in values.items()}))
+    return execute(
+        TRAIN, with_values(config, {name.replace("__", "."): value for name, value in values.items()})
+    )
 
 
 def losses(run_id: str) -> list[float]:
@@ -62,7 +66,9 @@ def losses(run_id: str) -> list[float]:
     ],
     ids=str,
 )
-def test_how_a_training_reads_and_shows_changes_no_result(values: dict[str, Any], one_epoch: TrainConfig, plain: str) -> None:
+def test_how_a_training_reads_and_shows_changes_no_result(
+    values: dict[str, Any], one_epoch: TrainConfig, plain: str
+) -> None:
     assert losses(trained(one_epoch, **values)) == losses(plain)
 
 
@@ -82,12 +88,18 @@ def test_how_a_training_reads_and_shows_changes_no_result(values: dict[str, Any]
     ],
     ids=str,
 )
-def test_a_setting_of_model_or_training_makes_another_training(values: dict[str, Any], train_config: TrainConfig) -> None:
+def test_a_setting_of_model_or_training_makes_another_training(
+    values: dict[str, Any], train_config: TrainConfig
+) -> None:
     assert losses(trained(train_config, **values)) != losses(execute(TRAIN, train_config, reuse=True))
 
 
-def test_measured_responses_and_their_levels_make_other_trainings(one_epoch: TrainConfig, plain: str, tmp_path: Path) -> None:
-    soundfile.write(tmp_path / "microphone.wav", np.array([0.0, 0.0, 0.02, 0.04, 0.01]), 44100, subtype="FLOAT")
+def test_measured_responses_and_their_levels_make_other_trainings(
+    one_epoch: TrainConfig, plain: str, tmp_path: Path
+) -> None:
+    soundfile.write(
+        tmp_path / "microphone.wav", np.array([0.0, 0.0, 0.02, 0.04, 0.01]), 44100, subtype="FLOAT"
+    )
     unit = losses(trained(one_epoch, augment__dir_folder=str(tmp_path)))
     recorded = losses(trained(one_epoch, augment__dir_folder=str(tmp_path), augment__dir_level="as_recorded"))
     assert unit != losses(plain) and unit != recorded
@@ -95,7 +107,9 @@ def test_measured_responses_and_their_levels_make_other_trainings(one_epoch: Tra
 
 def test_clips_of_16_bit_train_as_those_of_32(one_epoch: TrainConfig, plain: str, data: DataConfig) -> None:
     prepared = execute(PREPARE, PrepareConfig(replace(data, sample_type="int16")))
-    assert losses(execute(TRAIN, replace(one_epoch, prepare_run=prepared))) == pytest.approx(losses(plain), rel=0.02)
+    assert losses(execute(TRAIN, replace(one_epoch, prepare_run=prepared))) == pytest.approx(
+        losses(plain), rel=0.02
+    )
 
 
 def test_a_start_brings_all_but_its_classifier(one_epoch: TrainConfig, checkpoint_file: str) -> None:
@@ -123,7 +137,9 @@ def test_a_teacher_with_several_seeds_has_a_child_run_for_each(teacher_config: T
 
 
 def test_the_settings_of_beats_reach_its_optimizer() -> None:
-    optim = BeatsOptimConfig(lr=0.1, weight_decay=0.2, betas=(0.5, 0.6), warmup_epochs=0, max_epochs=4, final_share=0.5)
+    optim = BeatsOptimConfig(
+        lr=0.1, weight_decay=0.2, betas=(0.5, 0.6), warmup_epochs=0, max_epochs=4, final_share=0.5
+    )
     made: Any = optimizer_of(optim)(SmallCnnTeacher(classes=2, width=8))
     (group,) = made["optimizer"].param_groups
     assert (group["weight_decay"], group["betas"], group["lr"]) == (0.2, (0.5, 0.6), 0.1)
@@ -141,7 +157,9 @@ def test_main_ends_with_the_tables_or_with_models_in_production(
         return str(stage.name)
 
     monkeypatch.setattr(main_module, "execute", note)
-    monkeypatch.setattr(main_module, "check_training_devices", lambda _, devices: checked.append((list(ran), devices)))
+    monkeypatch.setattr(
+        main_module, "check_training_devices", lambda _, devices: checked.append((list(ran), devices))
+    )
     monkeypatch.setattr(main_module, "load_tested", lambda *_: SmallData)
     monkeypatch.setattr(main_module, "closing_words", lambda run, evaluated, promoted: promoted)
     monkeypatch.setattr(main_module, "note_of", lambda run_id: "")

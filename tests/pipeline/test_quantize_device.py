@@ -106,9 +106,13 @@ def test_an_openvino_form_that_nobody_could_check_is_removed(saved: Path, copied
 
 
 @pytest.mark.skipif(platform.machine().lower() not in X86, reason="the OpenVINO form is for x86")
-def test_an_openvino_form_stays_where_its_logits_are_near_though_a_near_tie_falls_to_the_other_scene(copied: Path, capsys):
+def test_an_openvino_form_stays_where_its_logits_are_near_though_a_near_tie_falls_to_the_other_scene(
+    copied: Path, capsys
+):
     of_file = torch.tensor([[1.0, -1.0], [-1.0, 1.0]] * 3 + [[0.001, 0.0]] * 2)
-    table = pd.DataFrame({"filename": Said.validation.filenames, "scene": "bus", "predicted": "bus", "bus": 1.0, "tram": 0.0})
+    table = pd.DataFrame(
+        {"filename": Said.validation.filenames, "scene": "bus", "predicted": "bus", "bus": 1.0, "tram": 0.0}
+    )
     near = of_file.clone()
     near[-1] = torch.tensor([0.0, 0.001])
     form = openvino_form(copied, Elsewhere(near), Said(), of_file, table)

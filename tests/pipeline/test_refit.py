@@ -42,7 +42,10 @@ def refit(train_config: TrainConfig) -> str:
 @pytest.fixture(scope="module")
 def distilled(distill_config: DistillConfig, teacher_config: TeacherConfig, refit: str) -> str:
     """Id of a run of `distill` that is a refit too."""
-    return execute(DISTILL, replace(refitted(distill_config), train_run=refit, teacher_runs=execute(TEACHER, teacher_config)))
+    return execute(
+        DISTILL,
+        replace(refitted(distill_config), train_run=refit, teacher_runs=execute(TEACHER, teacher_config)),
+    )
 
 
 def refitted(config: Any) -> Any:
@@ -51,7 +54,11 @@ def refitted(config: Any) -> Any:
 
 @pytest.mark.parametrize("stage", ["train", "distill"])
 def test_a_refit_learns_from_all_clips_that_training_and_validation_have(
-    stage: str, train_config: TrainConfig, distill_config: DistillConfig, distilled: str, training_of: Callable[..., Any]
+    stage: str,
+    train_config: TrainConfig,
+    distill_config: DistillConfig,
+    distilled: str,
+    training_of: Callable[..., Any],
 ) -> None:
     upstream = mlflow.get_run(distilled).data.tags
     taught = replace(distill_config, teacher_runs=upstream["adaptf.upstream.teacher_runs"], seed=7)
@@ -69,7 +76,9 @@ def test_a_refit_learns_from_all_clips_that_training_and_validation_have(
 
 @pytest.mark.slow
 @pytest.mark.parametrize("of", ["refit", "distilled"])
-def test_a_refit_ends_after_its_epochs_with_the_last_one(of: str, request: pytest.FixtureRequest, checkpoint: Weights) -> None:
+def test_a_refit_ends_after_its_epochs_with_the_last_one(
+    of: str, request: pytest.FixtureRequest, checkpoint: Weights
+) -> None:
     run_id = request.getfixturevalue(of)
     assert len(metric_per_epoch(run_id, "train/loss")) == EPOCHS
     best, last = checkpoint(run_id, "best"), checkpoint(run_id, "last")
@@ -79,7 +88,10 @@ def test_a_refit_ends_after_its_epochs_with_the_last_one(of: str, request: pytes
 def test_a_refit_tells_no_score(refit: str) -> None:
     found = mlflow.get_run(refit).data
     assert runs.scores(refit) == {} and not [name for name in found.metrics if name.startswith("val/")]
-    assert f"the last of {EPOCHS} epochs: no clips were held back that could judge it" in found.tags["mlflow.note.content"]
+    assert (
+        f"the last of {EPOCHS} epochs: no clips were held back that could judge it"
+        in found.tags["mlflow.note.content"]
+    )
 
 
 def test_an_interrupted_refit_goes_on_and_ends_after_its_epochs(
@@ -101,7 +113,9 @@ def test_an_interrupted_refit_goes_on_and_ends_after_its_epochs(
     assert metric_per_epoch(resumed, "train/loss") == metric_per_epoch(refit, "train/loss")
 
 
-def test_refits_are_found_behind_what_was_built_on_them(distilled: str, refit: str, train_config: TrainConfig) -> None:
+def test_refits_are_found_behind_what_was_built_on_them(
+    distilled: str, refit: str, train_config: TrainConfig
+) -> None:
     assert len(refits_of(distilled)) == 2 and len(refits_of(refit)) == 1
     assert refits_of(execute(TRAIN, train_config, reuse=True)) == []
 
@@ -115,7 +129,9 @@ def test_a_distillation_does_not_choose_by_clips_that_its_start_has_learnt_from(
     distill_config: DistillConfig, refit: str, distilled: str
 ) -> None:
     teachers = mlflow.get_run(distilled).data.tags["adaptf.upstream.teacher_runs"]
-    with pytest.raises(UserError, match=rf"train_run={refit} has learnt from the validation clips \(refit of train"):
+    with pytest.raises(
+        UserError, match=rf"train_run={refit} has learnt from the validation clips \(refit of train"
+    ):
         execute(DISTILL, replace(distill_config, train_run=refit, teacher_runs=teachers))
 
 
@@ -147,15 +163,22 @@ def test_a_sweep_of_device_models_needs_clips_that_their_start_has_not_learnt(di
 @pytest.mark.parametrize(
     ("changes", "problem"),
     [
-        ({"distill": DistillConfig(optim=OptimConfig(max_epochs=160, average=AverageConfig("swa")))}, "swa averages epochs"),
+        (
+            {"distill": DistillConfig(optim=OptimConfig(max_epochs=160, average=AverageConfig("swa")))},
+            "swa averages epochs",
+        ),
     ],
 )
-def test_main_says_before_any_work_what_does_not_go_together(data: DataConfig, changes: dict[str, Any], problem: str) -> None:
+def test_main_says_before_any_work_what_does_not_go_together(
+    data: DataConfig, changes: dict[str, Any], problem: str
+) -> None:
     with pytest.raises(UserError, match=problem):
         check(replace(MainConfig(data=data), **changes))
 
 
-def test_a_comparison_says_which_model_has_learnt_from_its_clips(train_config: TrainConfig, refit: str) -> None:
+def test_a_comparison_says_which_model_has_learnt_from_its_clips(
+    train_config: TrainConfig, refit: str
+) -> None:
     plain = execute(TRAIN, train_config, reuse=True)
     found = [Compared("before", (plain,), (plain,)), Compared("after", (refit,), (refit,))]
     (told,) = learnt_from_them(found, "validation")
@@ -166,18 +189,27 @@ def test_a_comparison_says_which_model_has_learnt_from_its_clips(train_config: T
 def test_tables_say_that_their_clips_were_learnt() -> None:
     assert what_clips_judge([]) == "by which the checkpoint was chosen"
     assert what_clips_judge([], chose=False) == "which chose no checkpoint"
-    assert what_clips_judge(["distill T=2"]).startswith("**from which the model has learnt** (refit of distill T=2)")
+    assert what_clips_judge(["distill T=2"]).startswith(
+        "**from which the model has learnt** (refit of distill T=2)"
+    )
 
 
 def test_quantize_says_that_its_clips_were_learnt(
-    distilled: str, distill_config: DistillConfig, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    distilled: str,
+    distill_config: DistillConfig,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     tags = {runs.STAGE: "finetune", f"{runs.UPSTREAM}distill_run": distilled}
     with mlflow.start_run(experiment_id=runs.experiment_id(), tags=tags) as tuned:
         mlflow.log_dict({"unknown": distilled}, "models.json")
-    monkeypatch.setattr("adaptf.mlproject.quantize.fresh_process", lambda: pytest.fail("the models are judged"))
+    monkeypatch.setattr(
+        "adaptf.mlproject.quantize.fresh_process", lambda: pytest.fail("the models are judged")
+    )
     with pytest.raises(pytest.fail.Exception, match="judged"):
-        execute(QUANTIZE, QuantizeConfig(prepare_run=distill_config.prepare_run, finetune_run=tuned.info.run_id))
+        execute(
+            QUANTIZE, QuantizeConfig(prepare_run=distill_config.prepare_run, finetune_run=tuned.info.run_id)
+        )
     said = "Accuracies below are of validation clips, **from which the model has learnt** (refit of distill"
     assert said in capsys.readouterr().out
 
@@ -186,6 +218,10 @@ def test_versions_that_learnt_from_the_validation_clips_are_not_compared_on_them
     distilled: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Any
 ) -> None:
     module = "adaptf.promotion.comparison.tags_of"
-    monkeypatch.setattr(module, lambda name, version: {"adaptf.device": "a", "adaptf.quantize_run": distilled})
-    with pytest.raises(UpstreamError, match=r"version 2 has learnt from the validation clips .*on test clips"):
+    monkeypatch.setattr(
+        module, lambda name, version: {"adaptf.device": "a", "adaptf.quantize_run": distilled}
+    )
+    with pytest.raises(
+        UpstreamError, match=r"version 2 has learnt from the validation clips .*on test clips"
+    ):
         validation_predictions("adaptf-a", "2", StageRun("id", "promote", tmp_path))

@@ -45,12 +45,16 @@ def one_run_is_known(monkeypatch: pytest.MonkeyPatch) -> None:
         (ROLLBACK, RollbackConfig(device="router"), "rollback router"),
     ],
 )
-def test_a_run_is_called_after_its_stage_and_what_tells_it_from_others(stage: Stage[Any], config: object, name: str) -> None:
+def test_a_run_is_called_after_its_stage_and_what_tells_it_from_others(
+    stage: Stage[Any], config: object, name: str
+) -> None:
     assert stage.describe(config) == name
 
 
 def test_settings_that_are_not_the_default_are_told() -> None:
-    config = DistillConfig(augment=AugmentConfig(dir_p=0.2, dir_p_of={"b,c": 0.1}), optim=OptimConfig(lr=0.01))
+    config = DistillConfig(
+        augment=AugmentConfig(dir_p=0.2, dir_p_of={"b,c": 0.1}), optim=OptimConfig(lr=0.01)
+    )
     assert DISTILL.describe(config) == "distill T=2 w=0.02 DIR=0.2 lr=0.01 DIR b,c=0.1"
     assert FINETUNE.describe(FinetuneConfig(augment=AugmentConfig(dir_p=0.3))) == "finetune DIR=0.3"
 

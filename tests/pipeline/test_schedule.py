@@ -29,10 +29,14 @@ def test_nothing_is_said_where_a_cycle_ends(epochs: int) -> None:
 
 
 def test_nothing_is_said_where_no_rate_restarts() -> None:
-    assert unended_cycle(OptimConfig(restart_epochs=0, max_epochs=37)) == unended_cycle(BeatsOptimConfig()) == ""
+    assert (
+        unended_cycle(OptimConfig(restart_epochs=0, max_epochs=37)) == unended_cycle(BeatsOptimConfig()) == ""
+    )
 
 
-@pytest.mark.parametrize("optim", [PretrainConfig().optim, TrainConfig().optim, DistillConfig().optim], ids=str)
+@pytest.mark.parametrize(
+    "optim", [PretrainConfig().optim, TrainConfig().optim, DistillConfig().optim], ids=str
+)
 def test_our_own_trainings_end_with_a_cycle(optim: OptimConfig) -> None:
     assert unended_cycle(optim) == ""
 
@@ -47,14 +51,18 @@ def test_the_rate_that_is_told_is_the_optimizers() -> None:
     assert f"with {schedule.get_last_lr()[0]:.0%} of the highest rate" in unended_cycle(optim)
 
 
-def test_a_training_says_once_that_it_ends_in_a_cycle(train_config: TrainConfig, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_training_says_once_that_it_ends_in_a_cycle(
+    train_config: TrainConfig, capsys: pytest.CaptureFixture[str]
+) -> None:
     execute(TRAIN, replace(train_config, optim=replace(train_config.optim, max_epochs=3, restart_factor=2)))
     assert capsys.readouterr().out.count("optim.max_epochs = 3 ends after 1 of a cycle's 4 epochs") == 1
 
 
 def test_an_average_over_a_restart_is_refused_with_figures() -> None:
     straddling = OptimConfig(max_epochs=180, average=AverageConfig(kind="swa"))
-    with pytest.raises(UserError, match=r"epochs 136 to 180, and after epoch 150 .*= 150 or 310, .* at most 0\.16, or ema"):
+    with pytest.raises(
+        UserError, match=r"epochs 136 to 180, and after epoch 150 .*= 150 or 310, .* at most 0\.16, or ema"
+    ):
         averaging_of(straddling)
     averaging_of(replace(straddling, average=AverageConfig(kind="swa", share=0.16)))
 
@@ -74,5 +82,7 @@ def test_averages_within_a_cycle_are_made(optim: OptimConfig) -> None:
 
 
 def test_a_factor_that_makes_no_cycle_is_named() -> None:
-    with pytest.raises(ValueError, match="restart_epochs and restart_factor should be 1 or more, got 10 and 0"):
+    with pytest.raises(
+        ValueError, match="restart_epochs and restart_factor should be 1 or more, got 10 and 0"
+    ):
         averaging_of(OptimConfig(restart_factor=0))

@@ -53,18 +53,23 @@ def test_the_parent_has_mean_and_deviation_of_the_children(trained: str) -> None
     assert metrics["best/accuracy/mean"] == pytest.approx(scores.mean())
     assert metrics["best/accuracy/std"] == pytest.approx(scores.std())
     assert "best/accuracy" in mlflow.get_run(trained).data.tags["mlflow.note.content"]
-    table = pd.read_csv(mlflow.artifacts.download_artifacts(run_id=trained, artifact_path="seeds.csv"), index_col="score")
+    table = pd.read_csv(
+        mlflow.artifacts.download_artifacts(run_id=trained, artifact_path="seeds.csv"), index_col="score"
+    )
     assert list(table.filter(like="seed ").loc["best/accuracy"]) == pytest.approx(list(scores))
 
 
 def test_a_stage_over_seeds_builds_on_the_runs_with_the_same_seeds(trained: str, distilled: str) -> None:
     taken = {
-        seed: mlflow.get_run(run_id).data.tags["adaptf.upstream.train_run"] for seed, run_id in children_of(distilled).items()
+        seed: mlflow.get_run(run_id).data.tags["adaptf.upstream.train_run"]
+        for seed, run_id in children_of(distilled).items()
     }
     assert taken == children_of(trained)
 
 
-def test_a_seed_that_upstream_lacks_is_named(distill_config: DistillConfig, trained: str, distilled: str) -> None:
+def test_a_seed_that_upstream_lacks_is_named(
+    distill_config: DistillConfig, trained: str, distilled: str
+) -> None:
     taught = mlflow.get_run(distilled).data.tags["adaptf.upstream.teacher_runs"]
     config = replace(distill_config, train_run=trained, teacher_runs=taught, seeds=(0, 9))
     with pytest.raises(UpstreamError, match=f"run {trained} holds the seeds 0, 1, 2, seed 9 is needed"):
@@ -75,7 +80,9 @@ def test_a_single_run_does_not_start_from_several_but_is_told_which_there_are(
     distill_config: DistillConfig, trained: str, distilled: str
 ) -> None:
     taught = mlflow.get_run(distilled).data.tags["adaptf.upstream.teacher_runs"]
-    with pytest.raises(UpstreamError, match=f"is of stage 'train_seeds', a run of 'train'.*seed 1: {children_of(trained)[1]}"):
+    with pytest.raises(
+        UpstreamError, match=f"is of stage 'train_seeds', a run of 'train'.*seed 1: {children_of(trained)[1]}"
+    ):
         execute(DISTILL, replace(distill_config, train_run=trained, teacher_runs=taught))
 
 
@@ -88,7 +95,9 @@ def test_a_seed_given_twice_is_refused(train_config: TrainConfig) -> None:
         execute(TRAIN, replace(train_config, seeds=(3, 3)))
 
 
-def test_evaluate_shows_runs_over_seeds_by_mean_and_interval(train_config: TrainConfig, trained: str, distilled: str) -> None:
+def test_evaluate_shows_runs_over_seeds_by_mean_and_interval(
+    train_config: TrainConfig, trained: str, distilled: str
+) -> None:
     config = EvaluateConfig(
         prepare_run=train_config.prepare_run,
         train_run=trained,

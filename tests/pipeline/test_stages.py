@@ -77,7 +77,9 @@ def work_left(folder: Path, run: Run) -> bool:
 
 def largest_difference(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> float:
     assert one.keys() == other.keys()
-    return max(float((one[name].double() - other[name].double()).abs().max()) for name in one if one[name].numel())
+    return max(
+        float((one[name].double() - other[name].double()).abs().max()) for name in one if one[name].numel()
+    )
 
 
 def stage_that_counts(config: TrainConfig, run: StageRun) -> Result:
@@ -97,7 +99,9 @@ def test_prepare_leaves_the_table_and_the_counts(prepared: str, folder: Path) ->
     assert run.data.metrics["clips/train"] + run.data.metrics["clips/validation"] == 24
     assert run.data.tags[STAGE] == "prepare" and run.data.tags["adaptf.data"] == "scenes"
     stored = json.loads(
-        Path(mlflow.artifacts.download_artifacts(run_id=prepared, artifact_path="data/dataset.json")).read_text()
+        Path(
+            mlflow.artifacts.download_artifacts(run_id=prepared, artifact_path="data/dataset.json")
+        ).read_text()
     )
     assert (stored["classes"], stored["devices"]) == (["airport", "bus"], ["a", "b", "c"])
     assert not work_left(folder, run)
@@ -106,7 +110,11 @@ def test_prepare_leaves_the_table_and_the_counts(prepared: str, folder: Path) ->
 def test_train_leaves_checkpoints_metrics_and_its_configuration(trained: str, folder: Path) -> None:
     run = mlflow.get_run(trained)
     assert artifacts(trained) == {"config.yaml", "checkpoints/best.ckpt", "checkpoints/last.ckpt"}
-    assert run.info.status == "FINISHED" and run.data.tags[STAGE] == "train" and run.info.run_name == "train DIR=0.5 lr=0.01"
+    assert (
+        run.info.status == "FINISHED"
+        and run.data.tags[STAGE] == "train"
+        and run.info.run_name == "train DIR=0.5 lr=0.01"
+    )
     assert run.data.params["optim.lr"] == "0.01" and run.data.params["model.width"] == "8"
     accuracies = epochs_logged(trained, "val/accuracy")
     assert len(accuracies) == len(epochs_logged(trained, "train/loss")) == 2
@@ -115,12 +123,18 @@ def test_train_leaves_checkpoints_metrics_and_its_configuration(trained: str, fo
     assert not work_left(folder, run)
 
 
-def test_the_small_teacher_is_called_what_it_is_and_predicts_the_learning_clips(taught: str, prepared: str) -> None:
+def test_the_small_teacher_is_called_what_it_is_and_predicts_the_learning_clips(
+    taught: str, prepared: str
+) -> None:
     run = mlflow.get_run(taught)
     assert run.data.tags["adaptf.teacher"] == "ssl" and run.data.tags["adaptf.teacher_model"] == "small_cnn"
     assert "No BEATs file" in run.data.tags["mlflow.note.content"]
-    logits = pd.read_parquet(mlflow.artifacts.download_artifacts(run_id=taught, artifact_path="logits/logits.parquet"))
-    clips = pd.read_parquet(mlflow.artifacts.download_artifacts(run_id=prepared, artifact_path="data/clips.parquet"))
+    logits = pd.read_parquet(
+        mlflow.artifacts.download_artifacts(run_id=taught, artifact_path="logits/logits.parquet")
+    )
+    clips = pd.read_parquet(
+        mlflow.artifacts.download_artifacts(run_id=prepared, artifact_path="data/clips.parquet")
+    )
     assert set(logits["filename"]) == set(clips[clips["split"] != "test"]["filename"])
 
 
@@ -150,7 +164,9 @@ def test_latest_is_the_newest_finished_run(train_config: TrainConfig, trained: s
 
 
 def test_latest_without_any_finished_run_says_how_to_make_one(train_config: TrainConfig) -> None:
-    with pytest.raises(UpstreamError, match=r"no run of stage 'pretrain' has finished.*mlflow run . -e pretrain"):
+    with pytest.raises(
+        UpstreamError, match=r"no run of stage 'pretrain' has finished.*mlflow run . -e pretrain"
+    ):
         execute(TRAIN, replace(train_config, pretrain_run="latest"))
 
 
@@ -184,10 +200,16 @@ def test_a_changed_setting_or_upstream_runs_again(
 
 def test_what_cannot_change_a_result_makes_no_other_run(train_config: TrainConfig) -> None:
     config = replace(train_config, seed=13)
-    elsewhere = replace(train_config.trainer, workers=1, accelerator="auto", progress_bar=True, log_mel_gb=0.0)
-    assert execute(COUNTING, config, reuse=True) == execute(COUNTING, replace(config, trainer=elsewhere), reuse=True)
+    elsewhere = replace(
+        train_config.trainer, workers=1, accelerator="auto", progress_bar=True, log_mel_gb=0.0
+    )
+    assert execute(COUNTING, config, reuse=True) == execute(
+        COUNTING, replace(config, trainer=elsewhere), reuse=True
+    )
     longer = replace(train_config.trainer, accumulate_batches=2)
-    assert execute(COUNTING, config, reuse=True) != execute(COUNTING, replace(config, trainer=longer), reuse=True)
+    assert execute(COUNTING, config, reuse=True) != execute(
+        COUNTING, replace(config, trainer=longer), reuse=True
+    )
 
 
 def test_what_a_stage_cannot_tell_is_never_taken_from_an_earlier_run(train_config: TrainConfig) -> None:
@@ -205,7 +227,9 @@ def test_settings_are_refused_before_there_is_a_run(train_config: TrainConfig) -
 
 
 @pytest.mark.parametrize("name", ["microphone.wav", "old/microphone.wav"])
-def test_another_response_in_the_same_folder_trains_again(train_config: TrainConfig, tmp_path: Path, name: str) -> None:
+def test_another_response_in_the_same_folder_trains_again(
+    train_config: TrainConfig, tmp_path: Path, name: str
+) -> None:
     (tmp_path / "old").mkdir()
     soundfile.write(tmp_path / name, np.eye(1, 64, 3)[0], 32000)
     config = replace(train_config, seed=51, augment=replace(train_config.augment, dir_folder=str(tmp_path)))
@@ -230,13 +254,17 @@ def test_a_file_that_changed_prepares_again(data: DataConfig, prepared: str) -> 
 
 
 def test_a_run_of_another_stage_is_refused(distill_config: DistillConfig, trained: str, taught: str) -> None:
-    with pytest.raises(UpstreamError, match=f"run {taught} is of stage 'teacher', a run of 'train' is needed"):
+    with pytest.raises(
+        UpstreamError, match=f"run {taught} is of stage 'teacher', a run of 'train' is needed"
+    ):
         execute(DISTILL, replace(distill_config, train_run=taught, teacher_runs=taught))
 
 
 def test_an_unfinished_run_is_refused(distill_config: DistillConfig, taught: str) -> None:
     run = mlflow.MlflowClient().create_run(runs.experiment_id(), tags={STAGE: "train"})
-    with pytest.raises(UpstreamError, match=f"run {run.info.run_id} of stage 'train' has not finished: its status is RUNNING"):
+    with pytest.raises(
+        UpstreamError, match=f"run {run.info.run_id} of stage 'train' has not finished: its status is RUNNING"
+    ):
         execute(DISTILL, replace(distill_config, train_run=run.info.run_id, teacher_runs=taught))
 
 
@@ -245,7 +273,9 @@ def test_an_unknown_run_is_refused(distill_config: DistillConfig, taught: str) -
         execute(DISTILL, replace(distill_config, train_run="0123abcd", teacher_runs=taught))
 
 
-def test_the_same_seed_gives_the_same_weights(train_config: TrainConfig, trained: str, checkpoint: Checkpoint) -> None:
+def test_the_same_seed_gives_the_same_weights(
+    train_config: TrainConfig, trained: str, checkpoint: Checkpoint
+) -> None:
     torch.rand(3)  # what was drawn before does not matter
     again = execute(TRAIN, train_config)
     assert again != trained
@@ -253,7 +283,9 @@ def test_the_same_seed_gives_the_same_weights(train_config: TrainConfig, trained
     assert largest_difference(checkpoint(trained, "last"), checkpoint(again, "last")) == 0
 
 
-def test_another_seed_gives_other_weights(train_config: TrainConfig, trained: str, checkpoint: Checkpoint) -> None:
+def test_another_seed_gives_other_weights(
+    train_config: TrainConfig, trained: str, checkpoint: Checkpoint
+) -> None:
     other = execute(TRAIN, replace(train_config, seed=1))
     assert largest_difference(checkpoint(trained, "last"), checkpoint(other, "last")) > 0
 
@@ -262,9 +294,13 @@ def test_another_seed_gives_other_weights(train_config: TrainConfig, trained: st
 def test_averaged_weights_are_what_a_training_leaves(
     kind: Any, train_config: TrainConfig, trained: str, checkpoint: Checkpoint
 ) -> None:
-    averaged = replace(train_config, optim=replace(train_config.optim, average=AverageConfig(kind=kind, share=1.0)))
+    averaged = replace(
+        train_config, optim=replace(train_config.optim, average=AverageConfig(kind=kind, share=1.0))
+    )
     run_id = execute(TRAIN, averaged)
-    assert epochs_logged(run_id, "train/loss") == epochs_logged(trained, "train/loss")  # the steps are the same
+    assert epochs_logged(run_id, "train/loss") == epochs_logged(
+        trained, "train/loss"
+    )  # the steps are the same
     assert largest_difference(checkpoint(trained, "last"), checkpoint(run_id, "last")) > 0
 
 
@@ -280,7 +316,11 @@ def test_an_augmentation_beyond_the_report_makes_another_model_once_it_is_on(
     ("section", "changes", "message"),
     [
         ("augment", {"spec_mask_share": 1.5}, "augment: mask_share should be .*1.5"),
-        ("optim", {"average": AverageConfig(kind="ema", ema_decay=2.0)}, "optim: ema_decay should be between 0 and 1, got 2.0"),
+        (
+            "optim",
+            {"average": AverageConfig(kind="ema", ema_decay=2.0)},
+            "optim: ema_decay should be between 0 and 1, got 2.0",
+        ),
     ],
 )
 def test_a_setting_out_of_range_is_named_with_its_section(
@@ -290,7 +330,9 @@ def test_a_setting_out_of_range_is_named_with_its_section(
         execute(TRAIN, replace(train_config, **{section: replace(getattr(train_config, section), **changes)}))
 
 
-def test_last_is_the_last_epoch_also_where_the_score_no_longer_rises(train_config: TrainConfig, score_stays: None) -> None:
+def test_last_is_the_last_epoch_also_where_the_score_no_longer_rises(
+    train_config: TrainConfig, score_stays: None
+) -> None:
     run_id = execute(TRAIN, replace(train_config, seed=31))
     epochs = {}
     for name in ("best", "last"):
@@ -309,7 +351,9 @@ def test_an_interrupted_training_continues_in_its_run_and_ends_alike(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     optim = replace(train_config.optim, max_epochs=4, restart_epochs=4, batch_size=8)
-    config = replace(train_config, seed=21 + workers, optim=optim, trainer=replace(train_config.trainer, workers=workers))
+    config = replace(
+        train_config, seed=21 + workers, optim=optim, trainer=replace(train_config.trainer, workers=workers)
+    )
     whole = execute(TRAIN, config)
     with monkeypatch.context() as patch:
         patch.setattr(ClassifierTask, "training_step", fails_in_epoch(2, ClassifierTask.training_step))
@@ -329,10 +373,15 @@ def test_an_interrupted_training_continues_in_its_run_and_ends_alike(
     assert epochs_logged(resumed, "train/loss") == epochs_logged(whole, "train/loss")
     assert largest_difference(checkpoint(whole, "last"), checkpoint(resumed, "last")) == 0
     assert largest_difference(checkpoint(whole), checkpoint(resumed)) == 0
-    assert mlflow.get_run(resumed).data.metrics["best/accuracy"] == mlflow.get_run(whole).data.metrics["best/accuracy"]
+    assert (
+        mlflow.get_run(resumed).data.metrics["best/accuracy"]
+        == mlflow.get_run(whole).data.metrics["best/accuracy"]
+    )
 
 
-def test_a_stage_joins_the_run_that_mlflow_made_for_it(train_config: TrainConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_stage_joins_the_run_that_mlflow_made_for_it(
+    train_config: TrainConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
     made = mlflow.MlflowClient().create_run(runs.experiment_id()).info.run_id
     mlflow.MlflowClient().log_param(made, "pretrain_run", "latest")  # as it was given to `mlflow run`
     monkeypatch.setenv("MLFLOW_RUN_ID", made)
@@ -357,7 +406,9 @@ def test_the_same_work_is_not_done_twice_at_once(train_config: TrainConfig) -> N
 
     stage = Stage("stage_within_itself", run=stage_within_itself, config=TrainConfig)
 
-    with pytest.raises(UserError, match="another process is running this stage_within_itself with the same settings"):
+    with pytest.raises(
+        UserError, match="another process is running this stage_within_itself with the same settings"
+    ):
         execute(stage, train_config)
 
 

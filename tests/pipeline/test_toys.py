@@ -83,11 +83,15 @@ def test_a_toy_student_learns_from_a_toy_teacher_and_becomes_int8(
     optim = OptimConfig(lr=0.001, batch_size=8, max_epochs=1, restart_epochs=1)
     tuned = execute(
         FINETUNE,
-        FinetuneConfig(prepare_run=prepared, distill_run=distilled, min_clips=1000, optim=optim, trainer=trainer),
+        FinetuneConfig(
+            prepare_run=prepared, distill_run=distilled, min_clips=1000, optim=optim, trainer=trainer
+        ),
     )
     quantized = execute(
         QUANTIZE,
-        QuantizeConfig(prepare_run=prepared, finetune_run=tuned, tolerable_loss=1.0, tolerable_logit_error=1.0),
+        QuantizeConfig(
+            prepare_run=prepared, finetune_run=tuned, tolerable_loss=1.0, tolerable_logit_error=1.0
+        ),
     )
     row = pd.read_csv(artifact(quantized, "quantization.csv"), index_col="device").loc["unknown"]
     assert row["INT8 convolutions"] == "3/3"
@@ -100,10 +104,15 @@ def test_a_toy_student_learns_from_a_toy_teacher_and_becomes_int8(
     [
         ({"kind": "toi"}, "there is no student 'toi', there are tfsepnet, toy"),
         ({"kind": "toy", "depth": 3}, "model.depth: toy has none, it takes width, groups"),
-        ({"kind": "toy", "settings": {"group": 3}}, "model.settings: there is no group, the network takes width, groups"),
+        (
+            {"kind": "toy", "settings": {"group": 3}},
+            "model.settings: there is no group, the network takes width, groups",
+        ),
     ],
 )
-def test_a_student_and_settings_that_there_are_not_are_refused_at_once(settings: dict[str, Any], said: str) -> None:
+def test_a_student_and_settings_that_there_are_not_are_refused_at_once(
+    settings: dict[str, Any], said: str
+) -> None:
     with pytest.raises(UserError, match=said):
         ModelConfig(**settings)
 

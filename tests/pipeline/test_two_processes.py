@@ -29,7 +29,9 @@ def runs_of(stage: str) -> list[Run]:
 
 def run_to_its_end(command: list[str], environment: dict[str, str], folder: Path) -> str:
     """What it printed, after making sure that it ended well."""
-    done = subprocess.run([*command, *TWO_PROCESSES], capture_output=True, text=True, env=environment, cwd=folder, timeout=300)
+    done = subprocess.run(
+        [*command, *TWO_PROCESSES], capture_output=True, text=True, env=environment, cwd=folder, timeout=300
+    )
     assert done.returncode == 0, done.stdout + done.stderr
     assert "Traceback" not in done.stderr
     assert not list((folder / "work").glob("*-*/"))
@@ -50,12 +52,26 @@ def test_two_processes_write_one_run(command: list[str], environment: dict[str, 
 
 
 @pytest.mark.slow
-def test_a_teacher_of_two_processes_predicts_every_clip(prepared: str, environment: dict[str, str], folder: Path) -> None:
-    fields = [f"--prepare_run={prepared}", "--small.width=8", "--small.mel.bands=64", "--small.optim.max_epochs=1"]
-    fields += ["--small.optim.batch_size=8", "--trainer.accelerator=cpu", "--trainer.workers=0", "--trainer.progress_bar=false"]
+def test_a_teacher_of_two_processes_predicts_every_clip(
+    prepared: str, environment: dict[str, str], folder: Path
+) -> None:
+    fields = [
+        f"--prepare_run={prepared}",
+        "--small.width=8",
+        "--small.mel.bands=64",
+        "--small.optim.max_epochs=1",
+    ]
+    fields += [
+        "--small.optim.batch_size=8",
+        "--trainer.accelerator=cpu",
+        "--trainer.workers=0",
+        "--trainer.progress_bar=false",
+    ]
     run_to_its_end([sys.executable, "-m", "adaptf.mlproject.teacher", *fields], environment, folder)
     (run,) = runs_of("teacher")
-    logits = pd.read_parquet(mlflow.artifacts.download_artifacts(run_id=run.info.run_id, artifact_path="logits/logits.parquet"))
+    logits = pd.read_parquet(
+        mlflow.artifacts.download_artifacts(run_id=run.info.run_id, artifact_path="logits/logits.parquet")
+    )
     assert logits["filename"].nunique() == len(logits) == 24
     about = mlflow.artifacts.load_text(f"{run.info.artifact_uri}/logits/logits.json")
     assert json.loads(about)["teacher_run"] == run.info.run_id
@@ -74,11 +90,23 @@ def test_each_process_draws_augmentations_of_its_own(monkeypatch: pytest.MonkeyP
 
 @pytest.mark.slow
 def test_beats_that_drops_layers_learns_on_two_processes(
-    prepared: str, environment: dict[str, str], folder: Path, golden_folder: Path, write_beats_file: Callable[..., Path]
+    prepared: str,
+    environment: dict[str, str],
+    folder: Path,
+    golden_folder: Path,
+    write_beats_file: Callable[..., Path],
 ) -> None:
     cfg = torch.load(golden_folder / "beats_tiny.pt", weights_only=True)["cfg"] | {"encoder_layerdrop": 0.5}
-    fields = [f"--prepare_run={prepared}", f"--beats_ssl_file={write_beats_file(folder / 'dropping.pt', cfg)}"]
-    fields += ["--optim.max_epochs=2", "--optim.warmup_epochs=0", "--optim.batch_size=2", "--trainer.accelerator=cpu"]
+    fields = [
+        f"--prepare_run={prepared}",
+        f"--beats_ssl_file={write_beats_file(folder / 'dropping.pt', cfg)}",
+    ]
+    fields += [
+        "--optim.max_epochs=2",
+        "--optim.warmup_epochs=0",
+        "--optim.batch_size=2",
+        "--trainer.accelerator=cpu",
+    ]
     fields += ["--trainer.workers=0", "--trainer.progress_bar=false"]
     run_to_its_end([sys.executable, "-m", "adaptf.mlproject.teacher", *fields], environment, folder)
     (run,) = [run for run in runs_of("teacher") if run.data.tags["adaptf.teacher_model"] == "beats"]
@@ -89,8 +117,12 @@ def test_beats_that_drops_layers_learns_on_two_processes(
 def test_two_processes_fine_tune_one_device_after_the_other(
     command: list[str], prepared: str, environment: dict[str, str], folder: Path
 ) -> None:
-    run_to_its_end([*command, "--optim.max_epochs=1", "--optim.restart_epochs=1", "--seed=1"], environment, folder)
-    start = mlflow.artifacts.download_artifacts(run_id=runs_of("train")[0].info.run_id, artifact_path="checkpoints/best.ckpt")
+    run_to_its_end(
+        [*command, "--optim.max_epochs=1", "--optim.restart_epochs=1", "--seed=1"], environment, folder
+    )
+    start = mlflow.artifacts.download_artifacts(
+        run_id=runs_of("train")[0].info.run_id, artifact_path="checkpoints/best.ckpt"
+    )
     fields = [
         f"--prepare_run={prepared}",
         f"--distill_run={start}",
@@ -99,7 +131,12 @@ def test_two_processes_fine_tune_one_device_after_the_other(
         "--min_validation_clips=1",
         "--devices=a,b",
     ]
-    fields += ["--optim.max_epochs=1", "--optim.batch_size=4", "--trainer.accelerator=cpu", "--trainer.workers=0"]
+    fields += [
+        "--optim.max_epochs=1",
+        "--optim.batch_size=4",
+        "--trainer.accelerator=cpu",
+        "--trainer.workers=0",
+    ]
     fields += ["--trainer.progress_bar=false"]
     run_to_its_end([sys.executable, "-m", "adaptf.mlproject.finetune", *fields], environment, folder)
     (run,) = runs_of("finetune")

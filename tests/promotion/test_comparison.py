@@ -26,7 +26,9 @@ def test_clips_of_the_device_decide_where_they_are_enough_and_else_those_of_all_
 
 def test_versions_that_were_judged_on_few_clips_of_their_device_alone_are_not_compared():
     table = predictions(0.8, places=4)
-    with pytest.raises(UserError, match=r"both were judged on clips of s1 alone, of which \d+ can decide: too few"):
+    with pytest.raises(
+        UserError, match=r"both were judged on clips of s1 alone, of which \d+ can decide: too few"
+    ):
         compare(table, table, "s1")
 
 
@@ -34,7 +36,9 @@ def test_a_scene_of_one_place_decides_nothing_and_is_named():
     before, after = predictions(0.8), predictions(0.8)
     of_bus = after["scene"] == "bus"
     after = after.assign(predicted=after["predicted"].mask(of_bus, "airport"))
-    before, after = (table.assign(location=table["location"].mask(of_bus, "line 1")) for table in (before, after))
+    before, after = (
+        table.assign(location=table["location"].mask(of_bus, "line 1")) for table in (before, after)
+    )
     judged, difference = compare(before, after, "unknown")
     assert (judged.of_one_place, difference.mean, difference.high) == (("bus",), 0, 0)
     assert str(judged) == "80 validation clips of both, of all devices; bus left out, as of one place"
@@ -56,12 +60,16 @@ def test_only_clips_of_both_are_compared():
 def test_models_that_tell_other_scenes_apart_are_not_compared():
     before, after = predictions(), predictions().drop(columns="bus")
     for one, other in ((before, after), (after, before)):
-        with pytest.raises(UserError, match=r"it tells .* apart, the other one .*: these are different tasks"):
+        with pytest.raises(
+            UserError, match=r"it tells .* apart, the other one .*: these are different tasks"
+        ):
             compare(one, other, "s1")
 
 
 def test_one_place_per_scene_gives_no_interval():
-    with pytest.raises(UserError, match="the 160 clips of both are of one place per scene, which gives no interval"):
+    with pytest.raises(
+        UserError, match="the 160 clips of both are of one place per scene, which gives no interval"
+    ):
         compare(predictions(places=1), predictions(places=1), "s1")
 
 

@@ -39,7 +39,10 @@ def test_a_models_version_in_a_router_is_compared_with_that_in_the_router_in_pro
     held = {"1": {"adaptf-a": "1", "adaptf-b": "1"}, "2": {"adaptf-a": "3", "adaptf-c": "1"}}
     monkeypatch.setattr(gates, "versions_held", lambda router, run: held[router])
     run = runs.StageRun(run_id="", name="promote", folder=Path("none"))
-    assert gates.models_of("adaptf-router", "2", "1", run) == [("adaptf-a", "3", "1"), ("adaptf-c", "1", None)]
+    assert gates.models_of("adaptf-router", "2", "1", run) == [
+        ("adaptf-a", "3", "1"),
+        ("adaptf-c", "1", None),
+    ]
     assert gates.models_of("adaptf-a", "3", "1", run) == [("adaptf-a", "3", "1")]
 
 
@@ -62,7 +65,9 @@ def test_a_version_has_to_fit_the_router_that_it_will_stand_in(
     found = gates.misfits(wanted, {ROUTER: seen}, run)
     assert len(found) == (1 if problem else 0)
     for text in found:
-        with pytest.raises(UserError, match=rf"adaptf-a version 1 can't stand in adaptf-router version 7: {problem}"):
+        with pytest.raises(
+            UserError, match=rf"adaptf-a version 1 can't stand in adaptf-router version 7: {problem}"
+        ):
             raise UserError(text)
 
 
@@ -70,12 +75,20 @@ def test_without_a_router_any_version_fits_and_with_one_that_is_gone_none(stored
     stored[("adaptf-a", "1")] = make_bundle("unknown", clip_samples=16000)
     assert gates.misfits({"adaptf-a": "1"}, {ROUTER: None}, run) == []
     (problem,) = gates.misfits({"adaptf-a": "1"}, {ROUTER: "6"}, run)
-    assert problem.startswith("whether adaptf-a can stand in adaptf-router version 6 is not known: adaptf-router version 6 has")
+    assert problem.startswith(
+        "whether adaptf-a can stand in adaptf-router version 6 is not known: adaptf-router version 6 has"
+    )
 
 
 def test_the_files_of_a_router_are_those_of_the_versions_that_it_names(stored, run, make_bundle):
-    stored |= {(f"adaptf-{name}", number): make_bundle("unknown", network_of=name) for name, number in (("a", "1"), ("b", "2"))}
-    stored |= {("adaptf-unknown", "3"): make_bundle("unknown"), (ROUTER, "7"): make_bundle("a", "b", "unknown")}
+    stored |= {
+        (f"adaptf-{name}", number): make_bundle("unknown", network_of=name)
+        for name, number in (("a", "1"), ("b", "2"))
+    }
+    stored |= {
+        ("adaptf-unknown", "3"): make_bundle("unknown"),
+        (ROUTER, "7"): make_bundle("a", "b", "unknown"),
+    }
     assert gates.misfits(TOGETHER, {ROUTER: None}, run) == gates.strange_files("7", run) == []
     assert list(gates.versions_held("7", run)) == ["adaptf-a", "adaptf-b", "adaptf-unknown"]
     assert stored == {}
@@ -99,7 +112,9 @@ def test_a_router_with_a_strange_file_is_refused(stored, run, make_bundle, monke
     stored[("adaptf-unknown", "3")] = make_bundle("unknown", network_of="a")
     stored[(ROUTER, "7")] = make_bundle("unknown")
     verdict = gates.judge({ROUTER: "7"}, run, tolerable_loss=0.01, tolerable_logit_error=0.15)
-    assert [text for text in verdict.refusals if "unknown.pt2 is not the file of adaptf-unknown version 3" in text]
+    assert [
+        text for text in verdict.refusals if "unknown.pt2 is not the file of adaptf-unknown version 3" in text
+    ]
 
 
 def test_a_manifest_that_lacks_something_is_told(stored, run, make_bundle, bundle):

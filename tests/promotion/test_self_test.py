@@ -15,7 +15,10 @@ def test_devices_that_are_answered_by_another_model_are_named(bundle, monkeypatc
     monkeypatch.setattr(bundle_module.Bundle, "device_used", lambda self, device: "a")
     problems = routing_problems(bundle)
     assert "a clip of device 'b' is answered by 'a' (adaptf-a/1) instead of 'b' (adaptf-b/2)" in problems
-    assert "a clip of device None is answered by 'a' (adaptf-a/1) instead of 'unknown' (adaptf-unknown/3)" in problems
+    assert (
+        "a clip of device None is answered by 'a' (adaptf-a/1) instead of 'unknown' (adaptf-unknown/3)"
+        in problems
+    )
 
 
 def test_names_that_are_only_alike_are_tried(bundle, monkeypatch):

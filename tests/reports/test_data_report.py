@@ -24,7 +24,11 @@ def clip_table(*rows):
 @pytest.fixture
 def scenes():
     """Device b has no bus, device c is in the test only."""
-    train = [("bus", "a", "train")] * 3 + [("park", "a", "train"), ("park", "a", "train"), ("park", "b", "train")]
+    train = [("bus", "a", "train")] * 3 + [
+        ("park", "a", "train"),
+        ("park", "a", "train"),
+        ("park", "b", "train"),
+    ]
     return clip_table(*train, ("bus", "a", "test"), ("park", "c", "test"))
 
 
@@ -54,7 +58,9 @@ def many(name, count):
 def drawn(monkeypatch):
     """The figures that were saved."""
     figures, save = [], data_figures.save
-    monkeypatch.setattr(data_figures, "save", lambda figure, path: figures.append(figure) or save(figure, path))
+    monkeypatch.setattr(
+        data_figures, "save", lambda figure, path: figures.append(figure) or save(figure, path)
+    )
     return figures
 
 
@@ -77,7 +83,9 @@ def images(figure):
 
 
 def texts(figure):
-    of_axes = [label.get_text() for axis in figure.axes for label in (axis.title, axis.xaxis.label, axis.yaxis.label)]
+    of_axes = [
+        label.get_text() for axis in figure.axes for label in (axis.title, axis.xaxis.label, axis.yaxis.label)
+    ]
     return of_axes + [text.get_text() for text in figure.texts]
 
 
@@ -94,7 +102,9 @@ def test_clips_are_counted_by_split_and_scene_device_and_city(scenes):
 
 
 def test_validation_clips_are_counted_by_scene_and_device_where_there_are_some(scenes):
-    table = scenes.assign(split=["validation", "train", "train", "validation", "validation", "train", "test", "test"])
+    table = scenes.assign(
+        split=["validation", "train", "train", "validation", "validation", "train", "test", "test"]
+    )
     assert report_of(table).counts["validation clips"].to_dict("index") == {
         "bus": {"a": 1, "b": 0},
         "park": {"a": 2, "b": 0},
@@ -102,7 +112,10 @@ def test_validation_clips_are_counted_by_scene_and_device_where_there_are_some(s
     }
     many = table.assign(device=[f"device {row}" for row in table.index], split="validation")
     assert "validation clips" in report_of(many).counts
-    assert "validation clips" not in report_of(pd.concat([many, many.assign(device=many["device"] + "x")])).counts
+    assert (
+        "validation clips"
+        not in report_of(pd.concat([many, many.assign(device=many["device"] + "x")])).counts
+    )
 
 
 def test_unknown_cities_are_counted_only_beside_known_ones(scenes):
@@ -117,7 +130,9 @@ def test_splits_stand_in_the_order_of_their_use(scenes):
 
 
 def test_hours_are_those_of_the_clips_whatever_was_cut_off_or_padded(scenes):
-    report = make_report(scenes, levels(scenes, seconds=[60, 0.5, 1, 1, 1, 1, 1, 1]), title="", clip_seconds=1.0)
+    report = make_report(
+        scenes, levels(scenes, seconds=[60, 0.5, 1, 1, 1, 1, 1, 1]), title="", clip_seconds=1.0
+    )
     assert report.hours == pytest.approx(7.5 / 3600)
 
 
@@ -138,7 +153,9 @@ def test_of_many_labels_the_most_and_the_least_frequent_are_shown():
 
 
 def test_text_as_the_terminal_shows_it(scenes):
-    report = report_of(scenes, missing=["x.wav"], unreadable=["y.wav: the audio has no samples"], notes=["1 file cut in 2"])
+    report = report_of(
+        scenes, missing=["x.wav"], unreadable=["y.wav: the audio has no samples"], notes=["1 file cut in 2"]
+    )
     assert as_text(report) == "\n".join(
         [
             "8 clips of /data, 0.1 minutes of audio",
@@ -187,9 +204,14 @@ def test_text_names_ten_clips_and_counts_the_others(scenes):
 
 
 def test_text_fits_the_terminal_whatever_the_names():
-    rows = [(f"a scene of long name {place}", f"phone of brand {place} {'x' * 40}", "train") for place in range(60)]
+    rows = [
+        (f"a scene of long name {place}", f"phone of brand {place} {'x' * 40}", "train")
+        for place in range(60)
+    ]
     report = report_of(clip_table(*rows))
-    report = dataclasses.replace(report, findings=(Finding("duplicates", (" = ".join("abcdefghij" * 20),), "why"),))
+    report = dataclasses.replace(
+        report, findings=(Finding("duplicates", (" = ".join("abcdefghij" * 20),), "why"),)
+    )
     lines = as_text(report).splitlines()
     assert max(map(len, lines)) == 128
     assert lines[43].split() == ["all", "60", "60", "all", "60", "60"]
@@ -222,7 +244,9 @@ def test_markdown_of_a_large_data_set_fits_a_note_of_mlflow():
 
 
 def test_findings_table_has_every_name():
-    report = DataReport("", {}, 0.0, findings=(many("silent", 30),), missing=("x.wav",), unreadable=("y.wav: why",))
+    report = DataReport(
+        "", {}, 0.0, findings=(many("silent", 30),), missing=("x.wav",), unreadable=("y.wav: why",)
+    )
     table = findings_table(report)
     assert list(table.columns) == ["finding", "filename"]
     assert len(table) == 32
@@ -245,14 +269,32 @@ def test_counts_figure_has_a_panel_per_split_with_the_number_in_every_cell(scene
 @pytest.mark.parametrize(
     ("scenes", "devices", "counts", "of_counts", "mosaic", "of_mosaic"),
     [
-        (41, 2, (40, 2), "1 scene with fewer clips is not shown", (16, 2), "25 scenes with fewer clips are not shown"),
-        (2, 21, (2, 20), "1 device with fewer clips is not shown", (2, 12), "9 devices with fewer clips are not shown"),
+        (
+            41,
+            2,
+            (40, 2),
+            "1 scene with fewer clips is not shown",
+            (16, 2),
+            "25 scenes with fewer clips are not shown",
+        ),
+        (
+            2,
+            21,
+            (2, 20),
+            "1 device with fewer clips is not shown",
+            (2, 12),
+            "9 devices with fewer clips are not shown",
+        ),
     ],
 )
 def test_figures_say_how_many_scenes_and_devices_are_left_out(
     scenes, devices, counts, of_counts, mosaic, of_mosaic, drawn, read, tmp_path
 ):
-    rows = [(f"scene {scene:02}", f"device {device:02}", "train") for scene in range(scenes) for device in range(devices)]
+    rows = [
+        (f"scene {scene:02}", f"device {device:02}", "train")
+        for scene in range(scenes)
+        for device in range(devices)
+    ]
     table = clip_table(*rows)
     clips_figure(table, tmp_path / "clips.png")
     mosaic_figure(table, read, tmp_path / "mosaic.png", sample_rate=RATE)
@@ -270,7 +312,9 @@ def test_left_out_scenes_and_devices_are_those_of_the_fewest_clips(drawn, monkey
     assert drawn[0].get_supxlabel() == "1 scene and 2 devices with fewer clips are not shown"
 
 
-def test_mosaic_shows_the_first_clip_of_each_scene_and_device_and_leaves_the_others_blank(scenes, drawn, read, tmp_path):
+def test_mosaic_shows_the_first_clip_of_each_scene_and_device_and_leaves_the_others_blank(
+    scenes, drawn, read, tmp_path
+):
     shuffled = scenes.iloc[[7, 6, 5, 4, 3, 2, 1, 0]]
     assert mosaic_figure(shuffled, read, tmp_path / "mosaic.png", sample_rate=RATE).is_file()
     assert images(drawn[0]) == [[True, False, False], [True, True, True]]

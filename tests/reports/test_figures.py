@@ -34,7 +34,9 @@ def predict(seed: int, gain: float = 0.5, devices: tuple[str, ...] = ("a", "$s4$
 @pytest.fixture(scope="module")
 def settings() -> dict[str, list[pd.DataFrame]]:
     """Two settings of three runs."""
-    return {name: [predict(seed, gain) for seed in range(3)] for name, gain in (("a $b$", 0.5), ("c_d<b>", 2.0))}
+    return {
+        name: [predict(seed, gain) for seed in range(3)] for name, gain in (("a $b$", 0.5), ("c_d<b>", 2.0))
+    }
 
 
 def is_picture(path: Path) -> bool:
@@ -45,11 +47,15 @@ def test_settings_are_drawn(settings: dict[str, list[pd.DataFrame]], tmp_path: P
     matrices = {setting: confusion(runs, SCENES) for setting, runs in settings.items()}
     assert is_picture(confusion_figure(matrices, tmp_path / "confusion.png"))
     assert is_picture(device_figure(device_table(settings, ["a"]), tmp_path / "devices.png"))
-    assert is_picture(accuracy_figure(settings, difference_table(settings, draws=100), tmp_path / "new" / "accuracy.png"))
+    assert is_picture(
+        accuracy_figure(settings, difference_table(settings, draws=100), tmp_path / "new" / "accuracy.png")
+    )
 
 
 @pytest.mark.parametrize("count", [1, 2])
-def test_accuracies_of_single_runs_are_drawn(settings: dict[str, list[pd.DataFrame]], count: int, tmp_path: Path) -> None:
+def test_accuracies_of_single_runs_are_drawn(
+    settings: dict[str, list[pd.DataFrame]], count: int, tmp_path: Path
+) -> None:
     single = {setting: runs[:1] for setting, runs in list(settings.items())[:count]}
     assert is_picture(accuracy_figure(single, difference_table(single, draws=100), tmp_path / "accuracy.png"))
 

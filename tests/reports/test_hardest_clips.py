@@ -19,15 +19,29 @@ def run_of(rows: list[tuple[str, str, str, float]]) -> pd.DataFrame:
     """Clips (scene, location, predicted, probability of that); the rest of the probability is shared by the other scenes."""
     scene, location, predicted, probability = (list(column) for column in zip(*rows, strict=True))
     clips = pd.DataFrame(
-        {"filename": [f"{row}.wav" for row in range(len(rows))], "scene": scene, "device": "a", "location": location}
+        {
+            "filename": [f"{row}.wav" for row in range(len(rows))],
+            "scene": scene,
+            "device": "a",
+            "location": location,
+        }
     )
     both = zip(predicted, probability, strict=True)
-    answers = np.array([[share if name == said else (1 - share) / 2 for name in SCENES] for said, share in both])
+    answers = np.array(
+        [[share if name == said else (1 - share) / 2 for name in SCENES] for said, share in both]
+    )
     return prediction_table(clips, np.log(answers).astype(np.float32), SCENES)
 
 
 def test_the_surest_mistakes_come_first_and_right_answers_never() -> None:
-    run = run_of([("bus", "x", "bus", 0.99), ("bus", "y", "tram", 0.6), ("park", "x", "tram", 0.9), ("tram", "x", "bus", 0.7)])
+    run = run_of(
+        [
+            ("bus", "x", "bus", 0.99),
+            ("bus", "y", "tram", 0.6),
+            ("park", "x", "tram", 0.9),
+            ("tram", "x", "bus", 0.7),
+        ]
+    )
     found = hardest_clips([run], SCENES)
     assert list(found["filename"]) == ["2.wav", "3.wav", "1.wav"]
     assert list(found["predicted"]) == ["tram", "bus", "tram"]
@@ -42,7 +56,12 @@ def test_a_scene_does_not_fill_the_list() -> None:
 
 
 def test_a_place_is_shown_once_per_scene_and_unknown_places_by_their_file() -> None:
-    rows = [("bus", "x", "tram", 0.9), ("bus", "x", "park", 0.8), ("bus", "", "park", 0.7), ("bus", "", "park", 0.6)]
+    rows = [
+        ("bus", "x", "tram", 0.9),
+        ("bus", "x", "park", 0.8),
+        ("bus", "", "park", 0.7),
+        ("bus", "", "park", 0.6),
+    ]
     assert list(hardest_clips([run_of(rows)], SCENES)["filename"]) == ["0.wav", "2.wav", "3.wav"]
 
 
@@ -61,7 +80,10 @@ def test_nothing_is_hard_for_a_model_that_is_always_right() -> None:
 def test_pictures_and_sounds_are_the_same_bytes_each_time(tmp_path: Path) -> None:
     clips = 0.001 * torch.randn(3, RATE, generator=torch.Generator().manual_seed(0))
     made = [
-        [*write_pictures(clips, tmp_path / name, sample_rate=RATE), *write_sounds(clips, tmp_path / name, sample_rate=RATE)]
+        [
+            *write_pictures(clips, tmp_path / name, sample_rate=RATE),
+            *write_sounds(clips, tmp_path / name, sample_rate=RATE),
+        ]
         for name in ("first", "second")
     ]
     assert [path.name for path in made[0]] == ["01.png", "02.png", "03.png", "01.flac", "02.flac", "03.flac"]

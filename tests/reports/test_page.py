@@ -28,7 +28,9 @@ from adaptf.reports.settings_sections import (
 )
 
 SCENES = ("<b>bus</b>", "park & ride", "$tram$_1")
-PIXEL = base64.b64decode("iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg==")
+PIXEL = base64.b64decode(
+    "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg=="
+)
 
 
 class Tags(HTMLParser):
@@ -88,7 +90,10 @@ def report(picture: Path) -> Report:
 def test_the_page_fetches_nothing(report: Report, tmp_path: Path) -> None:
     tags = Tags(write_report(report, tmp_path / "report.html").read_text()).found
     sources = [
-        value for tag, attributes in tags for name, value in attributes.items() if name in ("src", "href") and tag != "a"
+        value
+        for tag, attributes in tags
+        for name, value in attributes.items()
+        if name in ("src", "href") and tag != "a"
     ]
     assert sources and all(str(source).startswith("data:") for source in sources)
     assert not {"iframe", "object", "embed", "form"} & {tag for tag, _ in tags}
@@ -129,17 +134,25 @@ def test_pictures_have_a_text_in_their_place(report: Report, tmp_path: Path) -> 
 
 
 def test_links_and_ids_are_shown(tmp_path: Path) -> None:
-    table = Table("Runs.", ("run", "id"), (Row("train", (Cell("abc", code=True, link="http://server/#/runs/abc"),)),))
+    table = Table(
+        "Runs.", ("run", "id"), (Row("train", (Cell("abc", code=True, link="http://server/#/runs/abc"),)),)
+    )
     page = Report("Title", (), (), (), (Section("Lineage", "Lineage", blocks=(table,)),))
     assert '<a href="http://server/#/runs/abc"' in write_report(page, tmp_path / "report.html").read_text()
 
 
 def test_the_best_of_a_row_is_marked_by_its_figure_as_it_is_written() -> None:
     frame = pd.DataFrame(
-        {"x": [50.01, 1.5, 3.0, np.nan], "y": [50.04, 1.2, 3.0, 2.0]}, index=["bus", "log loss", "park", "tram"]
+        {"x": [50.01, 1.5, 3.0, np.nan], "y": [50.04, 1.2, 3.0, 2.0]},
+        index=["bus", "log loss", "park", "tram"],
     )
     rows = table_of(frame, "", mark_best=True, lowest_is_best={"log loss"}).rows
-    assert [[cell.best for cell in row.cells] for row in rows] == [[False] * 2, [False, True], [False] * 2, [False] * 2]
+    assert [[cell.best for cell in row.cells] for row in rows] == [
+        [False] * 2,
+        [False, True],
+        [False] * 2,
+        [False] * 2,
+    ]
     frame.loc["bus"] = [50.0, 60.0]
     assert [cell.best for cell in table_of(frame, "", mark_best=True).rows[0].cells] == [False, True]
 
@@ -170,7 +183,10 @@ def test_differences_are_told_in_words() -> None:
 def test_a_setting_that_is_too_sure_is_told() -> None:
     row = pd.Series({"accuracy": 50.0, "mean confidence": 62.5, "calibration error": 12.6})
     timid, apt = row.replace(50.0, 70.0), row.replace(50.0, 62.0)
-    assert confidence_sentence("x", row) == "'x' is on average 12.5 points surer than it is right (calibration error 12.6)."
+    assert (
+        confidence_sentence("x", row)
+        == "'x' is on average 12.5 points surer than it is right (calibration error 12.6)."
+    )
     assert "less sure" in confidence_sentence("x", timid)
     assert "as sure as it is right" in confidence_sentence("x", apt)
 
@@ -183,7 +199,9 @@ def test_without_audio_the_hardest_clips_are_listed_and_it_is_said(tmp_path: Pat
 
 
 def test_a_model_without_mistakes_has_no_hardest_clips() -> None:
-    section = hardest_section(hardest_clips([predict(0, 50.0)], SCENES), SCENES, "x", cities={}, pictures=[], sounds=[])
+    section = hardest_section(
+        hardest_clips([predict(0, 50.0)], SCENES), SCENES, "x", cities={}, pictures=[], sounds=[]
+    )
     assert section.text == ("'x' recognises every clip.",) and not section.blocks
 
 
@@ -201,13 +219,21 @@ def test_complexity_is_held_against_the_limits() -> None:
     (table,) = complexity_section(pd.DataFrame([row], index=["a"])).blocks
     assert isinstance(table, Table)
     texts = [cell.text for cell in table.rows[0].cells]
-    assert texts[:5] == ["126,858", "29,419,648 (98.1 %)", "126,868 (99.1 %)", "29,413,888 (98.0 %)", "126,868 (99.1 %)"]
+    assert texts[:5] == [
+        "126,858",
+        "29,419,648 (98.1 %)",
+        "126,868 (99.1 %)",
+        "29,413,888 (98.0 %)",
+        "126,868 (99.1 %)",
+    ]
     assert texts[5:] == ["43/43", "58.3", "58.0"]
     assert "No INT8 models" in complexity_section(None).text[0]
 
 
 def test_calibration_names_its_source(picture: Path) -> None:
-    table = pd.DataFrame({"accuracy": [50.0], "mean confidence": [60.0], "calibration error": [10.0]}, index=["x"])
+    table = pd.DataFrame(
+        {"accuracy": [50.0], "mean confidence": [60.0], "calibration error": [10.0]}, index=["x"]
+    )
     caption = calibration_section(table, picture, picture).blocks[0].caption  # type: ignore[union-attr]
     assert "15 bins of equal width" in caption and "Guo et al., 2017" in caption
 

@@ -98,7 +98,9 @@ def test_a_page_says_that_a_model_was_not_scored(evaluated: str) -> None:
     assert NOT_SCORED in device_page("s1", REPORT, None, "none", CAME)
     assert NOT_SCORED in router_page({}, None, "none", CAME)
     none_of_it = predictions().query("device != 's1'")
-    assert "None of the test clips is for this model." in device_page("s1", REPORT, none_of_it, evaluated, CAME)
+    assert "None of the test clips is for this model." in device_page(
+        "s1", REPORT, none_of_it, evaluated, CAME
+    )
 
 
 def test_figures_become_tags_where_they_are_known() -> None:
@@ -110,7 +112,8 @@ def test_figures_become_tags_where_they_are_known() -> None:
 def test_the_scores_are_those_of_the_models_that_are_registered(evaluated: str) -> None:
     assert scoring_run(RegisterConfig(quantize_run="q1", evaluate_run=evaluated)) == evaluated
     with mlflow.start_run(
-        experiment_id=runs.experiment_id(), tags={runs.STAGE: "evaluate", f"{runs.UPSTREAM}quantize_run": "q2,q3"}
+        experiment_id=runs.experiment_id(),
+        tags={runs.STAGE: "evaluate", f"{runs.UPSTREAM}quantize_run": "q2,q3"},
     ) as other:
         pass
     assert scoring_run(RegisterConfig(quantize_run="q1", evaluate_run=other.info.run_id)) == evaluated

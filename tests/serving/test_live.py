@@ -48,7 +48,12 @@ def registry() -> FakeRegistry:
 
 @pytest.fixture
 def follower(registry, bundle) -> Follower:
-    return Follower(read_bundle(bundle), check_seconds=10, in_production=registry.in_production, download=registry.download)
+    return Follower(
+        read_bundle(bundle),
+        check_seconds=10,
+        in_production=registry.in_production,
+        download=registry.download,
+    )
 
 
 @pytest.fixture(scope="module")
@@ -79,7 +84,11 @@ def test_a_promoted_version_is_taken_up_and_a_rollback_too(follower, registry, o
     for version in ("5", "4"):
         registry.promote("adaptf-b", version, of_a)
         follower.check()
-        assert versions(follower) == {"a": "adaptf-a/1", "b": f"adaptf-b/{version}", "unknown": "adaptf-unknown/3"}
+        assert versions(follower) == {
+            "a": "adaptf-a/1",
+            "b": f"adaptf-b/{version}",
+            "unknown": "adaptf-unknown/3",
+        }
     assert follower.bundle.models["b"].network.form == "OpenVINO"
     assert before.models["b"].version == "adaptf-b/2", "a request that began before would mix versions"
 
@@ -110,10 +119,19 @@ def without_network(folder: Path) -> Path:
 
 BROKEN = {
     "damaged file": (lambda make: without_network(make("unknown")), "is no complete .pt2 file"),
-    "other scenes": (lambda make: make("unknown", scenes=[f"scene {n}" for n in range(10)]), "it has scenes ['scene 0'"),
-    "other features": (lambda make: make("unknown", mel={"bands": 64, "preemphasis": 0.9}), "it has preemphasis 0.9"),
+    "other scenes": (
+        lambda make: make("unknown", scenes=[f"scene {n}" for n in range(10)]),
+        "it has scenes ['scene 0'",
+    ),
+    "other features": (
+        lambda make: make("unknown", mel={"bands": 64, "preemphasis": 0.9}),
+        "it has preemphasis 0.9",
+    ),
     "other length": (lambda make: make("unknown", clip_samples=31999), "it has clip_samples 31999"),
-    "a router": (lambda make: make("a", "unknown"), "it is a router for ['a', 'unknown'], not the model of one device"),
+    "a router": (
+        lambda make: make("a", "unknown"),
+        "it is a router for ['a', 'unknown'], not the model of one device",
+    ),
 }
 
 
@@ -179,7 +197,10 @@ def test_a_registry_that_does_not_answer_is_mentioned_once(follower, registry, s
     assert follower.failed["registry"] == 3
     registry.error = None
     follower.check()
-    assert [line["message"][:27] for line in said[before:]] == ["the registry does not answe", "the registry answers again"]
+    assert [line["message"][:27] for line in said[before:]] == [
+        "the registry does not answe",
+        "the registry answers again",
+    ]
 
 
 def test_a_device_withdrawn_from_production_keeps_its_model(follower, registry, of_a, said):
@@ -197,7 +218,10 @@ def test_a_device_withdrawn_from_production_keeps_its_model(follower, registry, 
 def test_the_first_check_is_over_when_the_follower_has_started(bundle, registry, of_a):
     registry.promote("adaptf-b", "8", of_a)
     follower = Follower(
-        read_bundle(bundle), check_seconds=0.1, in_production=registry.in_production, download=registry.download
+        read_bundle(bundle),
+        check_seconds=0.1,
+        in_production=registry.in_production,
+        download=registry.download,
     )
     follower.start()
     try:
@@ -215,13 +239,19 @@ def test_the_first_check_is_over_when_the_follower_has_started(bundle, registry,
 def test_the_model_of_one_device_does_not_follow_the_registry(make_bundle, registry):
     own = read_bundle(make_bundle("unknown", network_of="a"))
     own = replace(own, models={"unknown": replace(own.models["unknown"], version="adaptf-a")})
-    with pytest.raises(UserError, match="live: adaptf-a answers for 'unknown' here, in the registry it is adaptf-unknown"):
-        Follower(own, check_seconds=1, in_production=registry.in_production, download=registry.download).start()
+    with pytest.raises(
+        UserError, match="live: adaptf-a answers for 'unknown' here, in the registry it is adaptf-unknown"
+    ):
+        Follower(
+            own, check_seconds=1, in_production=registry.in_production, download=registry.download
+        ).start()
 
 
 def test_a_registry_that_hangs_keeps_no_router_from_starting(bundle, said):
     answered = threading.Event()
-    follower = Follower(read_bundle(bundle), check_seconds=0.1, in_production=lambda: {"late": str(answered.wait(60))})
+    follower = Follower(
+        read_bundle(bundle), check_seconds=0.1, in_production=lambda: {"late": str(answered.wait(60))}
+    )
     start = time.monotonic()
     follower.start(limit_seconds=0.2)
     assert time.monotonic() - start < 5

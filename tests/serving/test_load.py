@@ -57,7 +57,10 @@ def waveform(noise):
 def expected(files, waveform):
     """By version, the probabilities (scenes,) of the clip: no two are near each other."""
     log_mel = LogMel(bands=BANDS)(torch.from_numpy(waveform)[None])
-    found = {version: load_network(path)(log_mel).double().softmax(dim=1)[0].numpy() for version, path in files.items()}
+    found = {
+        version: load_network(path)(log_mel).double().softmax(dim=1)[0].numpy()
+        for version, path in files.items()
+    }
     assert min(np.abs(one - other).max() for one, other in combinations(found.values(), 2)) > 10 * SAME
     return found
 
@@ -66,12 +69,25 @@ def expected(files, waveform):
 def address(serve, database, tracked, files, scenes, tmp_path_factory):
     """Of a scoring server whose router follows the registry of a real MLflow server; the first versions are promoted."""
     folder = tmp_path_factory.mktemp("registry")
-    store = ("--backend-store-uri", f"sqlite:///{database}", "--artifacts-destination", (folder / "artifacts").as_uri())
-    values = {"scenes": scenes, "mel": {"bands": BANDS}, "sample_rate": RATE, "clip_samples": RATE, "max_seconds": 60}
+    store = (
+        "--backend-store-uri",
+        f"sqlite:///{database}",
+        "--artifacts-destination",
+        (folder / "artifacts").as_uri(),
+    )
+    values = {
+        "scenes": scenes,
+        "mel": {"bands": BANDS},
+        "sample_rate": RATE,
+        "clip_samples": RATE,
+        "max_seconds": 60,
+    }
 
     def register(place, name, models):
         write_bundle(folder / place, models, **values)
-        version = registry.register(logged_model.log_router(folder / place, name), name, tags={}, description=place)
+        version = registry.register(
+            logged_model.log_router(folder / place, name), name, tags={}, description=place
+        )
         if version == "1":
             production.promote(name, version)
 
@@ -83,7 +99,9 @@ def address(serve, database, tracked, files, scenes, tmp_path_factory):
             models = {device: (files[version], version) for device, version in inside.items()}
             register("router", registry.ROUTER_NAME, models)
         patch.setenv("SERVING_MODEL_CONFIG", json.dumps({"live": True, "check_seconds": 0.2}))
-        yield serve("models", "serve", "--env-manager", "local", "--model-uri", f"models:/{registry.ROUTER_NAME}/1")
+        yield serve(
+            "models", "serve", "--env-manager", "local", "--model-uri", f"models:/{registry.ROUTER_NAME}/1"
+        )
 
 
 @dataclass
@@ -138,12 +156,16 @@ def change(step: int) -> tuple[str, str]:
 def wait_for(load: Load, device: str, version: str) -> None:
     end = time.monotonic() + PICK_UP_SECONDS
     while load.latest.get(device) != version:
-        assert time.monotonic() < end, f"{version} was not taken up in {PICK_UP_SECONDS:g} s; failures: {load.failures[:3]}"
+        assert time.monotonic() < end, (
+            f"{version} was not taken up in {PICK_UP_SECONDS:g} s; failures: {load.failures[:3]}"
+        )
         time.sleep(0.02)
 
 
 @pytest.mark.slow
-def test_promotions_and_rollbacks_under_load_lose_no_request_and_mix_no_versions(address, expected, waveform, encoded, scenes):
+def test_promotions_and_rollbacks_under_load_lose_no_request_and_mix_no_versions(
+    address, expected, waveform, encoded, scenes
+):
     clip = encoded(waveform, subtype="FLOAT")
     body = {"dataframe_records": [{"audio": clip, "device": device} for device in DEVICES]}
     taken_up = []

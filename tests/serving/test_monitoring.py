@@ -60,7 +60,9 @@ def test_a_request_is_one_line_of_json_without_audio(model, rows, caplog):
     assert rows.audio[0][:30] not in caplog.text
 
 
-def test_a_refused_request_is_logged_with_the_reason_and_a_failed_one_as_an_error(model, rows, caplog, monkeypatch):
+def test_a_refused_request_is_logged_with_the_reason_and_a_failed_one_as_an_error(
+    model, rows, caplog, monkeypatch
+):
     with caplog.at_level(logging.INFO, "adaptf.router"):
         with pytest.raises(MlflowException):
             model.predict(None, rows, {"top_k": 99})
@@ -78,7 +80,9 @@ def metric(model: DeviceRouter, name: str, **labels: str) -> float | None:
     return model.monitor.metrics.get_sample_value(name, labels)
 
 
-def test_a_form_that_says_something_else_on_this_processor_is_told_by_log_version_and_metric(bundle, caplog, monkeypatch):
+def test_a_form_that_says_something_else_on_this_processor_is_told_by_log_version_and_metric(
+    bundle, caplog, monkeypatch
+):
     right = OpenVinoNetwork.__call__
     monkeypatch.setattr(OpenVinoNetwork, "__call__", lambda self, logmel: -right(self, logmel))
     with caplog.at_level(logging.WARNING, "adaptf.router"):
@@ -106,7 +110,11 @@ def test_names_that_clients_make_up_do_not_fill_the_metrics(model, rows):
     assert "made-up" not in generate_latest(model.monitor.metrics).decode()
     assert metric(model, "adaptf_rows_asked_total", device="other") == 15
     model.predict(None, rows)
-    assert [metric(model, "adaptf_rows_asked_total", device=name) for name in ("a", "none", "other")] == [1, 1, 16]
+    assert [metric(model, "adaptf_rows_asked_total", device=name) for name in ("a", "none", "other")] == [
+        1,
+        1,
+        16,
+    ]
 
 
 def test_the_models_that_answer_are_metrics(model):

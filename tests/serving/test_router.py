@@ -69,7 +69,9 @@ def test_a_known_device_gets_its_network_and_every_other_the_general_one(
     asked, used, model, networks, versions, noise, encoded
 ):
     clip = noise(32000)
-    response = model.predict(None, pd.DataFrame({"audio": [encoded(clip, subtype="FLOAT")], "device": [asked]}))
+    response = model.predict(
+        None, pd.DataFrame({"audio": [encoded(clip, subtype="FLOAT")], "device": [asked]})
+    )
     assert response.device_used[0] == used
     assert response.version_used[0] == versions[used]
     assert response.device_asked[0] == (asked if isinstance(asked, str) else None)
@@ -89,7 +91,9 @@ NAMES = {
 """Device asked for -> device used."""
 
 
-def test_every_combination_of_names_in_a_request_is_answered_by_the_right_versions(model, networks, versions, noise, encoded):
+def test_every_combination_of_names_in_a_request_is_answered_by_the_right_versions(
+    model, networks, versions, noise, encoded
+):
     clip = noise(RATE)
     audio = encoded(clip, subtype="FLOAT")
     expected = {device: directly(network, clip) for device, network in networks.items()}
@@ -105,7 +109,9 @@ def test_every_combination_of_names_in_a_request_is_answered_by_the_right_versio
         assert list(response.device_asked) == asked
         assert list(response.device_used) == used
         assert list(response.version_used) == [versions[device] for device in used]
-        np.testing.assert_allclose(probabilities(response), [expected[device] for device in used], atol=ROUNDED)
+        np.testing.assert_allclose(
+            probabilities(response), [expected[device] for device in used], atol=ROUNDED
+        )
 
 
 def test_without_a_device_column_the_general_network_answers(model, noise, encoded):
@@ -113,7 +119,9 @@ def test_without_a_device_column_the_general_network_answers(model, noise, encod
     assert list(response.device_used) == ["unknown"]
 
 
-def test_a_bundle_with_the_general_network_alone_answers_for_every_device(make_bundle, noise, encoded, versions):
+def test_a_bundle_with_the_general_network_alone_answers_for_every_device(
+    make_bundle, noise, encoded, versions
+):
     table = pd.DataFrame({"audio": [encoded(noise(32000))] * 3, "device": ["a", "b", None]})
     response = loaded(make_bundle("unknown")).predict(None, table)
     assert list(response.version_used) == [versions["unknown"]] * 3
@@ -133,7 +141,9 @@ def test_a_mixed_request_answers_as_its_rows_one_by_one(model, noise, encoded, m
 
 
 def test_the_scene_is_the_most_probable_and_the_probabilities_sum_to_one(model, noise, encoded, scenes):
-    response = model.predict(None, pd.DataFrame({"audio": [encoded(noise(32000, seed)) for seed in range(3)]}))
+    response = model.predict(
+        None, pd.DataFrame({"audio": [encoded(noise(32000, seed)) for seed in range(3)]})
+    )
     values = probabilities(response)
     np.testing.assert_allclose(values.sum(axis=1), 1.0)
     assert list(response.scene) == [scenes[best] for best in values.argmax(axis=1)]
@@ -162,14 +172,17 @@ def test_top_k_keeps_the_most_probable_scenes_the_best_first(model, noise, encod
 def test_every_second_of_a_row_can_be_answered(model, networks, noise, encoded):
     long, short = noise(3 * RATE), noise(RATE, 1)
     table = pd.DataFrame(
-        {"audio": [encoded(long, subtype="FLOAT"), encoded(short, subtype="FLOAT")], "device": [None, "a"]}, index=[5, 4]
+        {"audio": [encoded(long, subtype="FLOAT"), encoded(short, subtype="FLOAT")], "device": [None, "a"]},
+        index=[5, 4],
     )
     response = model.predict(None, table, {"aggregate": "second"})
     assert list(response.index) == [5, 5, 5, 4]
     assert list(response.row) == [0, 0, 0, 1]
     assert list(response.second) == [0, 1, 2, 0]
     assert list(response.device_used) == ["unknown"] * 3 + ["a"]
-    expected = [directly(networks["unknown"], clip) for clip in long.reshape(3, RATE)] + [directly(networks["a"], short)]
+    expected = [directly(networks["unknown"], clip) for clip in long.reshape(3, RATE)] + [
+        directly(networks["a"], short)
+    ]
     np.testing.assert_allclose(probabilities(response), expected, atol=ROUNDED)
 
 
@@ -201,7 +214,9 @@ def test_the_first_row_that_cannot_be_decoded_is_named(model, noise, encoded):
 
 def test_rows_go_to_the_workers_by_device_a_few_clips_at_a_time(model):
     asked = [("a", 1.0), ("b", 3.0), ("a", 60.0), (None, 0.3), ("a", 1.0), ("s4", 2.0)]
-    rows = [requests.Row(number, device, BytesIO(), seconds) for number, (device, seconds) in enumerate(asked)]
+    rows = [
+        requests.Row(number, device, BytesIO(), seconds) for number, (device, seconds) in enumerate(asked)
+    ]
     chunks = list(classify.chunks_of(model.bundle, rows, workers=2))
     assert [[row.number for row in chunk] for chunk in chunks] == [[0], [2], [4], [1], [3, 5]]
 
@@ -230,10 +245,16 @@ def test_workers_compute_on_one_thread_each_and_leave_the_program_its_own():
 
 
 def test_requests_at_the_same_time_are_answered_as_one_by_one(model, noise, encoded):
-    tables = [pd.DataFrame({"audio": [encoded(noise(20000, seed))] * 3, "device": ["a", "b", None]}) for seed in range(6)]
+    tables = [
+        pd.DataFrame({"audio": [encoded(noise(20000, seed))] * 3, "device": ["a", "b", None]})
+        for seed in range(6)
+    ]
     alone = [model.predict(None, table) for table in tables]
     together: dict[int, pd.DataFrame] = {}
-    threads = [threading.Thread(target=lambda n=n: together.update({n: model.predict(None, tables[n])})) for n in range(6)]
+    threads = [
+        threading.Thread(target=lambda n=n: together.update({n: model.predict(None, tables[n])}))
+        for n in range(6)
+    ]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -280,10 +301,17 @@ def test_base64_with_line_breaks_is_read(model, noise, encoded):
 
 @pytest.mark.parametrize(
     ("seconds", "limit", "said"),
-    [(61, 100.0, "row 1: audio lasts 61.0 s by its header; at most 60 s"), (6, 10.0, "12.0 s of audio together")],
+    [
+        (61, 100.0, "row 1: audio lasts 61.0 s by its header; at most 60 s"),
+        (6, 10.0, "12.0 s of audio together"),
+    ],
 )
-def test_audio_over_a_limit_is_refused_before_anything_is_decoded(seconds, limit, said, model, encoded, monkeypatch):
-    monkeypatch.setattr(requests, "decode", lambda *_, **__: pytest.fail("decoded audio that should have been refused"))
+def test_audio_over_a_limit_is_refused_before_anything_is_decoded(
+    seconds, limit, said, model, encoded, monkeypatch
+):
+    monkeypatch.setattr(
+        requests, "decode", lambda *_, **__: pytest.fail("decoded audio that should have been refused")
+    )
     monkeypatch.setattr(requests, "MAX_REQUEST_SECONDS", limit)
     silence = [encoded(np.zeros(8000 * length), 8000, "FLAC") for length in (6, seconds)]
     with pytest.raises(MlflowException, match=said):
@@ -299,17 +327,25 @@ def joined_mp3(noise, encoded):
 
 
 def test_of_an_mp3_the_decoded_length_counts(model, joined_mp3):
-    answer = model.predict(None, pd.DataFrame({"audio": [joined_mp3(2, 3), joined_mp3(4)]}), {"aggregate": "second"})
+    answer = model.predict(
+        None, pd.DataFrame({"audio": [joined_mp3(2, 3), joined_mp3(4)]}), {"aggregate": "second"}
+    )
     assert answer["row"].tolist() == [0] * 5 + [1] * 4
 
 
-def test_an_mp3_that_is_longer_than_it_says_is_decoded_no_further_than_the_limit(model, joined_mp3, monkeypatch):
+def test_an_mp3_that_is_longer_than_it_says_is_decoded_no_further_than_the_limit(
+    model, joined_mp3, monkeypatch
+):
     decoded = []
     original = requests.seconds_of
     monkeypatch.setattr(
-        requests, "seconds_of", lambda *given, **named: decoded.append(original(*given, **named)) or decoded[-1]
+        requests,
+        "seconds_of",
+        lambda *given, **named: decoded.append(original(*given, **named)) or decoded[-1],
     )
-    monkeypatch.setattr(requests, "decode", lambda *_, **__: pytest.fail("decoded audio that should have been refused"))
+    monkeypatch.setattr(
+        requests, "decode", lambda *_, **__: pytest.fail("decoded audio that should have been refused")
+    )
     with pytest.raises(MlflowException, match="row 0: audio is longer than 60 s: cut it"):
         model.predict(None, pd.DataFrame({"audio": [joined_mp3(2, 120)]}))
     assert 60 < decoded[0] < 70
@@ -320,7 +356,9 @@ def test_an_mp3_that_is_longer_than_it_says_is_decoded_no_further_than_the_limit
 
 
 def test_joined_files_are_checked_one_by_one(encoded):
-    first, second, third = (base64.b64decode(encoded(np.zeros(800), rate, "FLAC")) for rate in (8000, 8000, 384_000))
+    first, second, third = (
+        base64.b64decode(encoded(np.zeros(800), rate, "FLAC")) for rate in (8000, 8000, 384_000)
+    )
     assert requests.checked_seconds(BytesIO(first + second), max_seconds=60) == pytest.approx(0.2)
     with pytest.raises(ValueError, match="384000 samples a second; at most 192000 are read"):
         requests.checked_seconds(BytesIO(first + third), max_seconds=60)
@@ -335,7 +373,10 @@ def test_a_flac_stream_without_a_length_is_refused(encoded):
 
 
 def test_nine_channels_or_an_absurd_rate_are_refused(encoded):
-    for audio, said in ((encoded(np.zeros((8, 9))), "9 channels"), (encoded(np.zeros(8), 384_000), "384000 samples")):
+    for audio, said in (
+        (encoded(np.zeros((8, 9))), "9 channels"),
+        (encoded(np.zeros(8), 384_000), "384000 samples"),
+    ):
         with pytest.raises(ValueError, match=said):
             requests.checked_seconds(requests.read_base64(audio), max_seconds=60)
 

@@ -71,7 +71,9 @@ def test_rows_of_several_devices_are_answered_in_order(address, clip, noise, enc
     response = posted(address, {"dataframe_records": rows})
     assert response.status_code == 200, response.text
     answers = response.json()["predictions"]
-    assert [row["version_used"] for row in answers] == [versions[name] for name in ("b", "unknown", "unknown", "a")]
+    assert [row["version_used"] for row in answers] == [
+        versions[name] for name in ("b", "unknown", "unknown", "a")
+    ]
     assert [row["device_asked"] for row in answers] == ["b", None, "A", "a"]
     for row in answers:
         assert list(row["probabilities"]) == scenes
@@ -85,14 +87,19 @@ def test_a_table_in_split_form_without_devices_is_answered(address, clip):
 
 def test_a_csv_table_is_answered(address, clip):
     table = f"audio,device\n{clip},a\n{clip},\n"
-    response = requests.post(f"{address}/invocations", data=table, headers={"Content-Type": "text/csv"}, timeout=60)
+    response = requests.post(
+        f"{address}/invocations", data=table, headers={"Content-Type": "text/csv"}, timeout=60
+    )
     assert [row["device_used"] for row in response.json()["predictions"]] == ["a", "unknown"]
 
 
 def test_parameters_are_taken_from_the_body(address, clip, noise, encoded):
     body = {"dataframe_records": [{"audio": encoded(noise(64000)), "device": "a"}]}
     answers = posted(address, body | {"params": {"top_k": 2, "aggregate": "second"}}).json()["predictions"]
-    assert [(row["row"], row["second"], len(row["probabilities"])) for row in answers] == [(0, 0.0, 2), (0, 1.0, 2)]
+    assert [(row["row"], row["second"], len(row["probabilities"])) for row in answers] == [
+        (0, 0.0, 2),
+        (0, 1.0, 2),
+    ]
     assert next(iter(answers[0]["probabilities"])) == answers[0]["scene"]
 
 
@@ -138,7 +145,10 @@ def test_a_bad_request_is_a_400_that_says_what_is_wrong(rows, said, address, cli
 
 
 BAD_AUDIO = {
-    "over the limit": ((np.zeros(8000 * 61), 8000, "FLAC"), "row 1: audio lasts 61.0 s by its header; at most 60 s"),
+    "over the limit": (
+        (np.zeros(8000 * 61), 8000, "FLAC"),
+        "row 1: audio lasts 61.0 s by its header; at most 60 s",
+    ),
     "no samples": ((np.zeros(0), 8000, "WAV"), "row 1: the audio has no samples"),
     "another format": ((np.zeros(8000), 8000, "AIFF"), "row 1: audio is in the format AIFF"),
     "not scaled": (
@@ -158,7 +168,10 @@ def test_bad_audio_is_a_400_that_names_its_row(audio, said, address, clip, encod
 
 
 def test_a_body_in_another_form_is_a_400_that_names_the_right_ones(address, clip):
-    refused(posted(address, {"instances": [{"audio": clip}]}), "send rows as 'dataframe_records' or 'dataframe_split'")
+    refused(
+        posted(address, {"instances": [{"audio": clip}]}),
+        "send rows as 'dataframe_records' or 'dataframe_split'",
+    )
 
 
 def refused(response: requests.Response, said: str) -> None:
@@ -169,19 +182,30 @@ def refused(response: requests.Response, said: str) -> None:
 
 
 def test_a_request_leaves_a_line_in_the_log_and_counts_in_the_metrics(address, status, clip, server_folder):
-    posted(address, {"dataframe_records": [{"audio": clip, "device": "b"}, {"audio": clip, "device": "none-such"}]})
+    posted(
+        address,
+        {"dataframe_records": [{"audio": clip, "device": "b"}, {"audio": clip, "device": "none-such"}]},
+    )
     output = (server_folder / f"{address.rpartition(':')[2]}.log").read_text()
     logged = [json.loads(line) for line in output.splitlines() if line.startswith('{"time"')]
     last = [line for line in logged if line["event"] == "request"][-1]
-    assert (last["status"], last["rows"], last["versions"]) == ("ok", 2, {"adaptf-b/2": 1, "adaptf-unknown/3": 1})
+    assert (last["status"], last["rows"], last["versions"]) == (
+        "ok",
+        2,
+        {"adaptf-b/2": 1, "adaptf-unknown/3": 1},
+    )
     metrics = status("/metrics").text
     assert 'adaptf_rows_asked_total{device="other"}' in metrics and "none-such" not in metrics
     assert status("/health").json()["ok"]
 
 
-def test_what_is_promoted_is_taken_up_without_a_restart_and_a_broken_version_is_not(address, status, clip, bundle, make_bundle):
+def test_what_is_promoted_is_taken_up_without_a_restart_and_a_broken_version_is_not(
+    address, status, clip, bundle, make_bundle
+):
     def version_for_c() -> str:
-        return posted(address, {"dataframe_records": [{"audio": clip, "device": "c"}]}).json()["predictions"][0]["version_used"]
+        return posted(address, {"dataframe_records": [{"audio": clip, "device": "c"}]}).json()["predictions"][
+            0
+        ]["version_used"]
 
     assert version_for_c() == "adaptf-unknown/3"
     for device in ("a", "b"):

@@ -30,7 +30,9 @@ Checkpoint = Callable[..., dict[str, torch.Tensor]]
 
 
 @pytest.fixture(scope="module")
-def config(distill_config: DistillConfig, train_config: TrainConfig, teacher_config: TeacherConfig) -> DistillConfig:
+def config(
+    distill_config: DistillConfig, train_config: TrainConfig, teacher_config: TeacherConfig
+) -> DistillConfig:
     """Two epochs from a trained network and one teacher."""
     trained, taught = execute(TRAIN, train_config), execute(TEACHER, teacher_config)
     two_epochs = replace(distill_config.optim, max_epochs=2, restart_epochs=2)
@@ -46,7 +48,9 @@ def newest() -> Any:
 
 
 def test_two_trials_that_share_are_what_two_alone_are(config: DistillConfig, checkpoint: Checkpoint) -> None:
-    other = replace(config, loss=replace(config.loss, temperature=4.0), augment=replace(config.augment, dir_p=0.0))
+    other = replace(
+        config, loss=replace(config.loss, temperature=4.0), augment=replace(config.augment, dir_p=0.0)
+    )
     shared = SharedObjects()
     for settings in (config, other, config):
         together, alone = execute(DISTILL, settings, shared=shared), execute(DISTILL, settings)
@@ -61,7 +65,9 @@ def test_what_trials_share_is_read_once(config: DistillConfig, monkeypatch: pyte
 
     def counting(module: Any, name: str) -> None:
         function = getattr(module, name)
-        monkeypatch.setattr(module, name, lambda *values, **named: [read.append(name), function(*values, **named)][1])
+        monkeypatch.setattr(
+            module, name, lambda *values, **named: [read.append(name), function(*values, **named)][1]
+        )
 
     counting(mlflow.artifacts, "download_artifacts")
     counting(dataset, "open_cache")
@@ -88,7 +94,9 @@ def test_a_watch_is_told_of_every_validation(config: DistillConfig) -> None:
     assert told == list(zip((1, 2), history(run_id)["val/accuracy"], strict=True))
 
 
-def test_a_stopped_training_is_killed_and_nothing_of_it_is_continued(config: DistillConfig, folder: Path) -> None:
+def test_a_stopped_training_is_killed_and_nothing_of_it_is_continued(
+    config: DistillConfig, folder: Path
+) -> None:
     class Pruned(StopTraining):
         pass
 
@@ -103,12 +111,16 @@ def test_a_stopped_training_is_killed_and_nothing_of_it_is_continued(config: Dis
     children = f"tags.`mlflow.parentRunId` = '{parent.info.run_id}'"
     (stopped,) = mlflow.search_runs(search_all_experiments=True, filter_string=children, output_format="list")
     assert stopped.info.status == "KILLED" and FINGERPRINT not in stopped.data.tags
-    assert {entry.path for entry in mlflow.MlflowClient().list_artifacts(stopped.info.run_id)} == {"config.yaml"}
+    assert {entry.path for entry in mlflow.MlflowClient().list_artifacts(stopped.info.run_id)} == {
+        "config.yaml"
+    }
     assert not list((folder / "work").glob("distill-*/*"))
     assert execute(DISTILL, replace(config, seed=3)) != stopped.info.run_id
 
 
-def test_any_other_error_of_a_watch_reaches_the_caller_and_the_training_can_go_on(config: DistillConfig) -> None:
+def test_any_other_error_of_a_watch_reaches_the_caller_and_the_training_can_go_on(
+    config: DistillConfig,
+) -> None:
     told: list[int] = []
 
     def fail_at_two(epoch: int, score: float) -> None:
@@ -127,7 +139,10 @@ def test_any_other_error_of_a_watch_reaches_the_caller_and_the_training_can_go_o
 
 def test_an_unknown_device_in_a_group_is_refused(config: DistillConfig) -> None:
     augment = replace(config.augment, dir_p_of={"b": 0.1, "s1,c": 0.2})
-    with pytest.raises(UserError, match="augment: dir_p_of names the device 's1' in 's1,c', the training clips are of a, b, c"):
+    with pytest.raises(
+        UserError,
+        match="augment: dir_p_of names the device 's1' in 's1,c', the training clips are of a, b, c",
+    ):
         execute(DISTILL, replace(config, augment=augment))
 
 
@@ -157,8 +172,12 @@ def test_log_mels_kept_in_memory_change_no_training_and_are_computed_once(
 ) -> None:
     computed: list[int] = []
     compute = log_mels.log_mels
-    monkeypatch.setattr(log_mels, "log_mels", lambda clips, *rest: [computed.append(len(clips)), compute(clips, *rest)][1])
-    monkeypatch.setattr(logmel, "CLIPS_IN_CACHE", 1)  # its last bits may depend on which clips are transformed at once
+    monkeypatch.setattr(
+        log_mels, "log_mels", lambda clips, *rest: [computed.append(len(clips)), compute(clips, *rest)][1]
+    )
+    monkeypatch.setattr(
+        logmel, "CLIPS_IN_CACHE", 1
+    )  # its last bits may depend on which clips are transformed at once
     no_dir = replace(config, seed=6, augment=replace(config.augment, dir_p=0.0))
     shared = SharedObjects()
     kept = history(execute(DISTILL, no_dir, shared=shared))
@@ -177,4 +196,7 @@ def test_devices_that_are_not_trained_on_do_not_keep_log_mels_from_being_kept(co
     for occurring, expected in (([0, 1, 2], 1), ([0], 1), ([1, 2], 0)):
         train: Any = SimpleNamespace(devices=np.array(occurring))
         p_of_clip = dir_p_of_clips(groups, data, train)
-        assert len(build_augmentations(groups, p_of_clip=p_of_clip, sample_rate=32000, seed=0).waveform) == expected
+        assert (
+            len(build_augmentations(groups, p_of_clip=p_of_clip, sample_rate=32000, seed=0).waveform)
+            == expected
+        )

@@ -55,7 +55,10 @@ def test_a_space_holds_ranges_and_choices_of_the_fields_types() -> None:
 @pytest.mark.parametrize(
     "text, told",
     [
-        ("temperature: {low: 1, high: 8}", "temperature: there is no such field to search, the nearest are loss.temperature"),
+        (
+            "temperature: {low: 1, high: 8}",
+            "temperature: there is no such field to search, the nearest are loss.temperature",
+        ),
         ("loss.wieght: {low: 0.1, high: 0.5}", "the nearest are loss.weight"),
         ("train_run: {choices: [a, b]}", "train_run: there is no such field to search"),
         ("trainer.workers: {low: 0, high: 2}", "trainer.workers: there is no such field to search"),
@@ -66,7 +69,10 @@ def test_a_space_holds_ranges_and_choices_of_the_fields_types() -> None:
         ("loss.weight: {low: 0, high: 1, log: true}", "`low > 0` must hold for `log=True`"),
         ("loss.weight: {low: 0, high: 1, scale: log}", "'scale' is none of low, high, log, step, choices"),
         ("loss.weight: {low: little, high: 1}", "low should be a number, got 'little'"),
-        ("loss.weight: {low: 0.1, high: 1, log: true, step: 0.1}", "`step` is not supported when `log` is true"),
+        (
+            "loss.weight: {low: 0.1, high: 1, log: true, step: 0.1}",
+            "`step` is not supported when `log` is true",
+        ),
         ("loss.weight: {low: 0, high: 1, step: 0}", "`step > 0` must hold"),
         ("loss.weight: {low: 0, high: 1, log: maybe}", "log should be true or false, got 'maybe'"),
         ("loss.weight: {choices: [0.1]}", "choices should be a list of two values and more"),
@@ -101,7 +107,12 @@ def test_a_file_that_is_no_space_is_named(text: str, told: str, tmp_path: Path) 
 
 
 def test_values_reach_their_fields_and_no_others() -> None:
-    values = {"loss.weight": 0.3, "augment.dir_p_of.a": 0.1, "augment.dir_p_of.b,c": 0.2, "optim.average.kind": "ema"}
+    values = {
+        "loss.weight": 0.3,
+        "augment.dir_p_of.a": 0.1,
+        "augment.dir_p_of.b,c": 0.2,
+        "optim.average.kind": "ema",
+    }
     default = DistillConfig()
     expected = replace(
         default,
@@ -138,5 +149,10 @@ def test_a_group_of_devices_has_the_probability_that_all_of_it_have(
 
 
 def test_names_of_trials_are_short() -> None:
-    values = {"loss.temperature": 1.7004, "loss.weight": 0.0314159, "augment.dir_p": 0.2, "augment.dir_p_of.s1,s2": 0.0}
+    values = {
+        "loss.temperature": 1.7004,
+        "loss.weight": 0.0314159,
+        "augment.dir_p": 0.2,
+        "augment.dir_p_of.s1,s2": 0.0,
+    }
     assert words(values) == "T=1.7 w=0.0314 DIR=0.2 DIR s1,s2=0"

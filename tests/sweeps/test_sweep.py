@@ -48,7 +48,9 @@ def config(train_config: TrainConfig, space: str) -> SweepConfig:
     """Of `train`, random, four trials of two epochs."""
     search = SearchConfig(space=space, trials=4, pruner="none")
     return SweepConfig(
-        stage="train", sweep=search, train=replace(train_config, augment=replace(train_config.augment, mixup_alpha=0))
+        stage="train",
+        sweep=search,
+        train=replace(train_config, augment=replace(train_config.augment, mixup_alpha=0)),
     )
 
 
@@ -142,7 +144,11 @@ def test_a_finished_study_is_not_run_again_but_can_be_prolonged(finished: Run, c
     assert len(trial_runs(finished)) == 4 and not trial_runs(again)
     longer = swept(config, study="whole", trials=5)
     assert len(trial_runs(finished)) == 5
-    assert longer.data.metrics["trials/complete"] == mlflow.get_run(finished.info.run_id).data.metrics["trials/complete"] == 5
+    assert (
+        longer.data.metrics["trials/complete"]
+        == mlflow.get_run(finished.info.run_id).data.metrics["trials/complete"]
+        == 5
+    )
 
 
 @pytest.fixture
@@ -157,7 +163,9 @@ def stage(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[[TrainConfig, S
 
         monkeypatch.setitem(sweep_module.STAGES, "train", replace(TRAIN, run=scored))
 
-    monkeypatch.setattr(sweep_results, "sweep_figures", lambda *arguments, **more: ([], {}))  # they have tests of their own
+    monkeypatch.setattr(
+        sweep_results, "sweep_figures", lambda *arguments, **more: ([], {})
+    )  # they have tests of their own
     return put
 
 
@@ -206,14 +214,18 @@ def test_a_trial_that_falls_behind_is_ended_early_and_never_continued(
     begun: list[str] = []
     stage(score)
     six_epochs = replace(config.train, optim=replace(config.train.optim, max_epochs=6))
-    parent = swept(replace(config, train=six_epochs), study="halving", pruner="halving", min_epochs=2, trials=5)
+    parent = swept(
+        replace(config, train=six_epochs), study="halving", pruner="halving", min_epochs=2, trials=5
+    )
     states = [(run.info.status, run.data.tags["adaptf.trial.state"]) for run in trial_runs(parent)]
     assert states == [("FINISHED", "complete")] + [("KILLED", "pruned")] * 4
     assert parent.data.metrics["trials/pruned"] == 4
     assert list(table_of(parent)["epochs"]) == [6, 2, 2, 2, 2]
     assert not list(Path(os.environ["ADAPTF_WORK"]).glob("train-*/"))
     said = capsys.readouterr().out
-    assert re.search(r"trial 4, 5 of 5: pruned at epoch 2 with 0.100 \(.+\), best 0.580 \(trial 0\), pruned 4", said)
+    assert re.search(
+        r"trial 4, 5 of 5: pruned at epoch 2 with 0.100 \(.+\), best 0.580 \(trial 0\), pruned 4", said
+    )
 
     values = mlflow.get_run(trial_runs(parent)[4].info.run_id).data.params
     again = replace(
@@ -304,7 +316,9 @@ def test_settings_that_the_stage_refuses_stop_the_sweep_at_once(config: SweepCon
     assert len(begun) == 1
 
 
-def test_a_worker_that_joins_puts_its_trials_under_the_first_ones_run(config: SweepConfig, stage: Any) -> None:
+def test_a_worker_that_joins_puts_its_trials_under_the_first_ones_run(
+    config: SweepConfig, stage: Any
+) -> None:
     def score(train_config: TrainConfig, run: StageRun) -> float:
         begun.append(run.run_id)
         if len(begun) == 2:
@@ -329,7 +343,10 @@ def test_a_worker_that_joins_puts_its_trials_under_the_first_ones_run(config: Sw
     "changes, told",
     [
         ({"optim": 3}, "train.optim.max_epochs: 2 there, 3 here"),
-        ({"space": "optim.lr: {low: 0.001, high: 0.03, log: true}\n"}, "space, optim.lr: .*0.02.* there, .*0.03.* here"),
+        (
+            {"space": "optim.lr: {low: 0.001, high: 0.03, log: true}\n"},
+            "space, optim.lr: .*0.02.* there, .*0.03.* here",
+        ),
         ({"prepare_run": True}, "prepare_run: .* there, .* here"),
     ],
     ids=["settings", "space", "upstream"],
@@ -339,7 +356,10 @@ def test_a_study_with_other_settings_is_refused(
 ) -> None:
     search: dict[str, Any] = {"study": "whole"}
     if "optim" in changes:
-        config = replace(config, train=replace(config.train, optim=replace(config.train.optim, max_epochs=changes["optim"])))
+        config = replace(
+            config,
+            train=replace(config.train, optim=replace(config.train.optim, max_epochs=changes["optim"])),
+        )
     if "space" in changes:
         (folder / "other.yaml").write_text(changes["space"])
         search["space"] = str(folder / "other.yaml")
@@ -356,7 +376,10 @@ def test_a_study_with_other_settings_is_refused(
         ({"trials": 0}, "sweep.trials should be 1 or more, got 0"),
         ({"study": "a/b"}, "sweep.study should be a name of letters"),
         ({"storage": "somewhere"}, "neither 'default' nor the URL of a database"),
-        ({"storage": "oracle+nothing://host/base"}, r"oracle\+nothing://host/base can't be used: Can't load plugin"),
+        (
+            {"storage": "oracle+nothing://host/base"},
+            r"oracle\+nothing://host/base can't be used: Can't load plugin",
+        ),
         (
             {"storage": "postgresql+psycopg2://me:secret@127.0.0.1:1/base"},
             r"me:\*\*\*@127.0.0.1:1/base can't be used: .*refused",
@@ -365,7 +388,9 @@ def test_a_study_with_other_settings_is_refused(
     ],
     ids=lambda value: str(next(iter(value.items()))) if isinstance(value, dict) else "",
 )
-def test_what_cannot_be_searched_is_said_before_any_run(changes: dict[str, Any], told: str, config: SweepConfig) -> None:
+def test_what_cannot_be_searched_is_said_before_any_run(
+    changes: dict[str, Any], told: str, config: SweepConfig
+) -> None:
     before = len(mlflow.search_runs(search_all_experiments=True))
     with pytest.raises(UserError, match=told):
         swept(config, **changes)
@@ -375,15 +400,24 @@ def test_what_cannot_be_searched_is_said_before_any_run(changes: dict[str, Any],
 @pytest.mark.parametrize(
     "text, told",
     [
-        ("augment.dir_p: {low: 0.0, high: 1.5}", "augment: dir_p should be a probability between 0 and 1, got 1.5"),
+        (
+            "augment.dir_p: {low: 0.0, high: 1.5}",
+            "augment: dir_p should be a probability between 0 and 1, got 1.5",
+        ),
         (
             "augment.dir_p_of: {nosuch: {low: 0, high: 1}}",
             "names the device 'nosuch' in 'nosuch', the training clips are of a, b, c",
         ),
         ("augment.dir_p_of: {a: {low: 0, high: 1}, 'a,c': {low: 0, high: 1}}", "names the device 'a' twice"),
-        ("augment.dir_p_of: {'a,b': {low: 0, high: 1}}", r"augment.dir_p_of.a,b: .* of the settings names b too, in 'b'"),
+        (
+            "augment.dir_p_of: {'a,b': {low: 0, high: 1}}",
+            r"augment.dir_p_of.a,b: .* of the settings names b too, in 'b'",
+        ),
         ("augment.spec_mask_share: {choices: [0.1, 7.0]}", "augment: .*7"),
-        ("optim.average.share: {low: 0.0, high: 1.0}", "optim: share should be greater than 0 and at most 1, got 0.0"),
+        (
+            "optim.average.share: {low: 0.0, high: 1.0}",
+            "optim: share should be greater than 0 and at most 1, got 0.0",
+        ),
     ],
     ids=lambda value: value[:25],
 )
@@ -403,7 +437,10 @@ def test_values_that_the_stage_would_refuse_are_said_before_any_run(
 
 
 def test_a_shipped_space_of_other_devices_is_refused_with_those_that_there_are(config: SweepConfig) -> None:
-    with pytest.raises(UserError, match=r"(?s)made for TAU's devices.* a file of your own.* the training clips are of a, b, c"):
+    with pytest.raises(
+        UserError,
+        match=r"(?s)made for TAU's devices.* a file of your own.* the training clips are of a, b, c",
+    ):
         swept(config, study="shipped", space="default")
     unknown = FinetuneConfig(prepare_run=config.train.prepare_run, unknown_dir_p=1.5)
     with pytest.raises(UserError, match=r"unknown_dir_p is 1.5"):
@@ -416,15 +453,21 @@ def test_a_run_to_take_from_that_there_is_not_is_said_before_any_run(config: Swe
 
 
 def test_a_look_that_no_trial_would_come_to_is_refused(config: SweepConfig) -> None:
-    with pytest.raises(UserError, match=r"sweep.min_epochs should be less than the 2 epochs of a training, got 2"):
+    with pytest.raises(
+        UserError, match=r"sweep.min_epochs should be less than the 2 epochs of a training, got 2"
+    ):
         check(replace(config, sweep=replace(config.sweep, study="late", pruner="halving", min_epochs=2)))
 
 
-def test_a_study_of_a_version_that_kept_it_in_a_journal_is_said_with_its_file(config: SweepConfig, folder: Path) -> None:
+def test_a_study_of_a_version_that_kept_it_in_a_journal_is_said_with_its_file(
+    config: SweepConfig, folder: Path
+) -> None:
     journal = folder / "sweeps" / "old.journal"
     journal.parent.mkdir()
     journal.touch()
-    with pytest.raises(UserError, match=rf"study 'old' .*{journal}.*another sweep.study, or remove that file"):
+    with pytest.raises(
+        UserError, match=rf"study 'old' .*{journal}.*another sweep.study, or remove that file"
+    ):
         swept(config, study="old")
 
 
@@ -454,14 +497,18 @@ def test_a_trial_that_others_have_taken_is_left_to_them(
     assert len(begun) == 4  # what the first try had finished was taken from there
 
 
-def test_the_studies_need_another_database_than_mlflow(config: SweepConfig, environment: dict[str, str]) -> None:
+def test_the_studies_need_another_database_than_mlflow(
+    config: SweepConfig, environment: dict[str, str]
+) -> None:
     with pytest.raises(UserError, match="is MLflow's own database"):
         swept(config, storage=environment["MLFLOW_TRACKING_URI"])
 
 
 def test_several_devices_or_seeds_are_refused(config: SweepConfig) -> None:
     with pytest.raises(UserError, match="start a worker for each device"):
-        check(replace(config, train=replace(config.train, trainer=replace(config.train.trainer, devices="2"))))
+        check(
+            replace(config, train=replace(config.train, trainer=replace(config.train.trainer, devices="2")))
+        )
     with pytest.raises(UserError, match="seeds and a sweep don't go together"):
         check(replace(config, train=replace(config.train, seeds=(0, 1))))
 
@@ -472,7 +519,9 @@ def test_a_distillation_is_swept_with_the_shipped_space(
 ) -> None:
     trained, taught = execute(TRAIN, train_config), execute(TEACHER, teacher_config)
     settings = replace(distill_config, augment=replace(distill_config.augment, mixstyle_p=0.0))
-    config = SweepConfig(train_run=trained, teacher_runs=taught, distill=settings, sweep=SearchConfig(trials=3))
+    config = SweepConfig(
+        train_run=trained, teacher_runs=taught, distill=settings, sweep=SearchConfig(trials=3)
+    )
     parent = swept(config)
     assert parent.info.run_name == "sweep distill distill"
     assert parent.data.tags["adaptf.upstream.train_run"] == trained
@@ -489,7 +538,9 @@ def test_fine_tuning_is_swept_per_device_group(
     path = folder / "groups.yaml"
     path.write_text("augment.dir_p_of:\n  a: {low: 0.0, high: 1.0}\n  b,c: {low: 0.0, high: 1.0}\n")
     trained = execute(TRAIN, train_config)
-    start = mlflow.artifacts.download_artifacts(run_id=trained, artifact_path="checkpoints/best.ckpt", dst_path=str(folder))
+    start = mlflow.artifacts.download_artifacts(
+        run_id=trained, artifact_path="checkpoints/best.ckpt", dst_path=str(folder)
+    )
     settings = FinetuneConfig(
         prepare_run=train_config.prepare_run,
         distill_run=start,

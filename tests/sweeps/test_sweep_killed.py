@@ -37,7 +37,9 @@ def sweeping(command: list[str], folder: Path) -> list[str]:
 
 
 def runs_of(condition: str) -> list[Run]:
-    found: list[Run] = mlflow.search_runs(search_all_experiments=True, filter_string=condition, output_format="list")
+    found: list[Run] = mlflow.search_runs(
+        search_all_experiments=True, filter_string=condition, output_format="list"
+    )
     return found
 
 

@@ -53,15 +53,27 @@ def postgresql() -> Iterator[str]:
 
     def run(program: str, *arguments: str) -> None:
         command = [str(programs / program), *arguments]
-        done = subprocess.run(command, user=user, capture_output=program != "pg_ctl", text=True, cwd=folder, timeout=60)
+        done = subprocess.run(
+            command, user=user, capture_output=program != "pg_ctl", text=True, cwd=folder, timeout=60
+        )
         assert done.returncode == 0, f"{done.stdout}\n{done.stderr}"
 
     options = f"-k {folder} -c listen_addresses='' -c fsync=off -c max_connections=200"
-    run("initdb", "--pgdata=data", "--auth=trust", "--username=tester", "--encoding=UTF8", "--no-sync", "--no-instructions")
+    run(
+        "initdb",
+        "--pgdata=data",
+        "--auth=trust",
+        "--username=tester",
+        "--encoding=UTF8",
+        "--no-sync",
+        "--no-instructions",
+    )
     run("pg_ctl", "--pgdata=data", "--log=log.txt", f"--options={options}", "--wait", "--silent", "start")
     try:
         url = f"postgresql+psycopg2://tester@/DATABASE?host={folder}"
-        with create_engine(url.replace("DATABASE", "postgres"), isolation_level="AUTOCOMMIT").connect() as connection:
+        with create_engine(
+            url.replace("DATABASE", "postgres"), isolation_level="AUTOCOMMIT"
+        ).connect() as connection:
             for database in ("mlflow", "sweeps"):
                 connection.execute(text(f"CREATE DATABASE {database}"))
         yield url
@@ -74,7 +86,9 @@ def postgresql() -> Iterator[str]:
 def environment(postgresql: str, folder: Path) -> Iterator[dict[str, str]]:
     """As in conftest, with MLflow's store in PostgreSQL too: SQLite takes one writer at a time."""
     uri = postgresql.replace("DATABASE", "mlflow")
-    subprocess.run([sys.executable, "-m", "mlflow", "db", "upgrade", uri], check=True, capture_output=True, timeout=120)
+    subprocess.run(
+        [sys.executable, "-m", "mlflow", "db", "upgrade", uri], check=True, capture_output=True, timeout=120
+    )
     torch.set_num_threads(1)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("MLFLOW_TRACKING_URI", uri)
@@ -112,7 +126,9 @@ def config(train_config: TrainConfig, postgresql: str, folder: Path) -> SweepCon
         min_epochs=3,
         heartbeat_seconds=2,
     )
-    settings = replace(train_config, optim=replace(train_config.optim, max_epochs=EPOCHS, restart_epochs=EPOCHS))
+    settings = replace(
+        train_config, optim=replace(train_config.optim, max_epochs=EPOCHS, restart_epochs=EPOCHS)
+    )
     return SweepConfig(stage="train", sweep=search, train=settings)
 
 
@@ -124,7 +140,9 @@ def outputs(config: SweepConfig, environment: dict[str, str], folder: Path) -> l
     paths = [folder / f"worker{number}.txt" for number in range(WORKERS)]
     processes = [context.Process(target=work, args=(config, path, environment)) for path in paths]
     with pytest.MonkeyPatch.context() as patch:
-        patch.syspath_prepend(str(Path(__file__).parents[2]))  # the processes look for this module where this one does
+        patch.syspath_prepend(
+            str(Path(__file__).parents[2])
+        )  # the processes look for this module where this one does
         for process in processes:
             process.start()
     wait_for_second_trial(paths[0], processes[0])

@@ -38,7 +38,9 @@ def test_a_folder_holds_a_model_per_device_by_its_name(folder: Path) -> None:
         " {unknown: models/unknown.ckpt,\n a: models/a.ckpt}",
     ],
 )
-def test_a_mapping_names_a_file_per_device_counted_from_where_the_user_stands(value: str, folder: Path) -> None:
+def test_a_mapping_names_a_file_per_device_counted_from_where_the_user_stands(
+    value: str, folder: Path
+) -> None:
     assert files_of(value) == {"a": folder / "models/a.ckpt", "unknown": folder / "models/unknown.ckpt"}
 
 
@@ -113,12 +115,18 @@ def test_digest_and_label_tell_the_content(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("value", "message"),
     [
-        ("{a: models/a.ckpt}", "has models for a and none for 'unknown', which answers for every other device"),
+        (
+            "{a: models/a.ckpt}",
+            "has models for a and none for 'unknown', which answers for every other device",
+        ),
         ("{a: nowhere.ckpt, unknown: models/a.ckpt}", "names files that are not there: .*/nowhere.ckpt of a"),
         ("{a: models, unknown: models/a.ckpt}", "names files that are not there: .*/models of a"),
         ("{a: models/a.ckpt, a: models/a.ckpt, unknown: models/a.ckpt}", "names a device twice"),
         ("{\u00e4: models/a.ckpt, a\u0308: models/a.ckpt, unknown: models/a.ckpt}", "names a device twice"),
-        ("{a: ~nobody-of-this-name/a.ckpt, unknown: models/a.ckpt}", "there is no home folder of ~nobody-of-this-name"),
+        (
+            "{a: ~nobody-of-this-name/a.ckpt, unknown: models/a.ckpt}",
+            "there is no home folder of ~nobody-of-this-name",
+        ),
         ("{a:models/a.ckpt}", "is no mapping of devices to checkpoint files such as"),
         ("{a: [models/a.ckpt]}", "is no mapping of devices"),
         ("{a: models/a.ckpt", "is no mapping of devices"),

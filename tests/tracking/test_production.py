@@ -68,7 +68,11 @@ def test_promotion_sets_alias_tag_and_stage_without_a_warning(make):
         warnings.simplefilter("error")
         production.promote(name, "1")
     found = mlflow.MlflowClient().get_model_version(name, "1")
-    assert (found.aliases, found.tags["stage"], found.current_stage) == (["production"], "Production", "Production")
+    assert (found.aliases, found.tags["stage"], found.current_stage) == (
+        ["production"],
+        "Production",
+        "Production",
+    )
     assert production.resolve_production(name) == "1"
 
 
@@ -86,7 +90,11 @@ def test_rolling_back_sets_alias_tag_and_stage_as_promoting_does(make):
     name = make(2, promoted=2)
     assert production.roll_back(name) == "1"
     found = mlflow.MlflowClient().get_model_version(name, "1")
-    assert (found.aliases, found.tags["stage"], found.current_stage) == (["production"], "Production", "Production")
+    assert (found.aliases, found.tags["stage"], found.current_stage) == (
+        ["production"],
+        "Production",
+        "Production",
+    )
     assert stages(name) == {1: "Production", 2: "Archived"}
     assert production.resolve_production(name) == "1"
 
@@ -94,7 +102,9 @@ def test_rolling_back_sets_alias_tag_and_stage_as_promoting_does(make):
 def test_two_rollbacks_undo_two_promotions_and_a_third_is_refused(make):
     name = make(3, promoted=3)
     assert [production.roll_back(name), production.roll_back(name)] == ["2", "1"]
-    with pytest.raises(UserError, match=f"{name} has no version to go back to: version 1 is in production, and none"):
+    with pytest.raises(
+        UserError, match=f"{name} has no version to go back to: version 1 is in production, and none"
+    ):
         production.roll_back(name)
     assert production.resolve_production(name) == "1"
 
@@ -142,7 +152,9 @@ def test_the_first_promotion_keeps_what_was_there_by_hand(make):
 
 def test_a_rollback_goes_nowhere_but_to_the_version_that_is_expected(make):
     name = make(3, promoted=3)
-    with pytest.raises(UserError, match=f"{name} goes back to version 2 by now, no longer to version 1: somebody changed"):
+    with pytest.raises(
+        UserError, match=f"{name} goes back to version 2 by now, no longer to version 1: somebody changed"
+    ):
         production.roll_back(name, "1")
     assert (production.resolve_production(name), history(name)) == ("3", ["1", "2", "3"])
     assert production.roll_back(name, "2") == "2"
@@ -179,11 +191,15 @@ def test_nothing_is_rolled_back_where_nothing_was_promoted(make):
 def test_a_history_that_was_edited_is_named(make):
     name = make(2, promoted=1)
     mlflow.MlflowClient().set_registered_model_tag(name, HISTORY, "one, two")
-    with pytest.raises(UserError, match=rf"the tag {HISTORY} of {name} is 'one, two': it should be a list of versions"):
+    with pytest.raises(
+        UserError, match=rf"the tag {HISTORY} of {name} is 'one, two': it should be a list of versions"
+    ):
         production.promote(name, "2")
 
 
-@pytest.mark.parametrize("step", ["move_to_production_stage", "set_model_version_tag", "set_registered_model_alias"])
+@pytest.mark.parametrize(
+    "step", ["move_to_production_stage", "set_model_version_tag", "set_registered_model_alias"]
+)
 def test_a_promotion_that_breaks_off_changes_nothing_for_readers_and_can_be_repeated(step, make, monkeypatch):
     name = make(3, promoted=2, name=f"adaptf-broken-{step}")
     with monkeypatch.context() as patch, pytest.raises(RuntimeError, match="power cut"):
@@ -243,10 +259,15 @@ def test_all_models_in_production_are_told_by_one_request(make, monkeypatch):
     requests = []
     search = mlflow.MlflowClient.search_registered_models
     monkeypatch.setattr(
-        mlflow.MlflowClient, "search_registered_models", lambda *given, **named: requests.append(1) or search(*given, **named)
+        mlflow.MlflowClient,
+        "search_registered_models",
+        lambda *given, **named: requests.append(1) or search(*given, **named),
     )
     found = production.in_production()
-    assert {name: version for name, version in found.items() if "all" in name} == {by_alias: "2", by_stage: "1"}
+    assert {name: version for name, version in found.items() if "all" in name} == {
+        by_alias: "2",
+        by_stage: "1",
+    }
     assert "others-model" not in found
     assert len(requests) == 1
 

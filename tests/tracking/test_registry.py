@@ -55,7 +55,9 @@ def test_the_logged_model_holds_no_pickle(files):
             names = members.namelist()
             configs = [json.loads(members.read(name)) for name in names if name.endswith("_config.json")]
             assert not any(members.getinfo(name).file_size for name in names if "sample_inputs" in name)
-        assert configs and not any(entry["use_pickle"] for config in configs for entry in config["config"].values())
+        assert configs and not any(
+            entry["use_pickle"] for config in configs for entry in config["config"].values()
+        )
 
 
 def test_requirements_are_exact_and_installable(files):
@@ -81,7 +83,12 @@ import adaptf
 print(json.dumps([adaptf.__file__, answer.version_used[0], [n for n in sys.modules if n.startswith("adaptf.")]]))
 """
     done = subprocess.run(
-        [sys.executable, "-c", program], cwd=tmp_path, env=outside, capture_output=True, text=True, timeout=120
+        [sys.executable, "-c", program],
+        cwd=tmp_path,
+        env=outside,
+        capture_output=True,
+        text=True,
+        timeout=120,
     )
     assert done.returncode == 0, done.stderr
     source, version_used, modules = json.loads(done.stdout.splitlines()[-1])
@@ -92,7 +99,9 @@ print(json.dumps([adaptf.__file__, answer.version_used[0], [n for n in sys.modul
 
 
 def test_a_registered_version_has_its_tags_and_description(logged):
-    number = registry.register(logged, "adaptf-tagged", tags={"accuracy": "0.59"}, description="device a, INT8")
+    number = registry.register(
+        logged, "adaptf-tagged", tags={"accuracy": "0.59"}, description="device a, INT8"
+    )
     found = mlflow.MlflowClient().get_model_version("adaptf-tagged", number)
     assert (number, found.tags, found.description) == ("1", {"accuracy": "0.59"}, "device a, INT8")
 

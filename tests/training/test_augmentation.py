@@ -44,7 +44,9 @@ def test_mixing_of_terms_leaves_the_teachers_and_says_how_to_mix_their_terms(bat
     assert torch.allclose(mixed.targets[:, 0], expected)
 
 
-@pytest.mark.parametrize(("clips", "changed"), [([9, 5, 7], [0, 2, 4]), ([4, 6, 8], [1, 3, 5]), (range(10), range(6))])
+@pytest.mark.parametrize(
+    ("clips", "changed"), [([9, 5, 7], [0, 2, 4]), ([4, 6, 8], [1, 3, 5]), (range(10), range(6))]
+)
 def test_impulse_responses_reach_only_the_clips_that_they_are_for(labels, clips, changed):
     twice = ResponseBank(torch.tensor([[2.0]]))
     transform = DeviceImpulseResponse(twice, p=1.0, generator=np.random.default_rng(0))
@@ -55,7 +57,9 @@ def test_impulse_responses_reach_only_the_clips_that_they_are_for(labels, clips,
 
 def test_what_draws_for_impulse_responses_stays_on_the_cpu(labels):
     """Whatever the batch lies on: nothing has to be fetched from there."""
-    transform = DeviceImpulseResponse(ResponseBank(torch.ones(1, 1)), p=1.0, generator=np.random.default_rng(0))
+    transform = DeviceImpulseResponse(
+        ResponseBank(torch.ones(1, 1)), p=1.0, generator=np.random.default_rng(0)
+    )
     elsewhere = WaveformBatch(torch.ones(6, 100), labels._replace(device=labels.device.to("meta")))
     augment = impulse_responses(transform, p_of_clip=np.ones(10))
     assert augment(elsewhere).waveforms.shape == (6, 100)

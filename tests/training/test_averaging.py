@@ -70,14 +70,18 @@ def assert_equal(left: State, right: State) -> None:
     assert [name for name in left if not torch.equal(left[name], right[name])] == []
 
 
-def fitted(folder: Path, kind: Averaging, *, share: float = 0.5, resume: bool = False, stop_after: int = EPOCHS) -> Toy:
+def fitted(
+    folder: Path, kind: Averaging, *, share: float = 0.5, resume: bool = False, stop_after: int = EPOCHS
+) -> Toy:
     x = torch.randn(STEPS * 4, 3, generator=torch.Generator().manual_seed(1))
     loader: Any = DataLoader(TensorDataset(x, x.sum(dim=1, keepdim=True)), batch_size=4)
     averaging = averaging_callback(kind, max_epochs=EPOCHS, share=share, ema_decay=0.6)
     callbacks: list[Callback] = [
         ModelCheckpoint(folder, "best", monitor="val/score", mode="max", enable_version_counter=False),
         ModelCheckpoint(folder, "last", save_on_train_epoch_end=True, enable_version_counter=False),
-        ModelCheckpoint(folder, "epoch{epoch}", monitor="val/score", save_top_k=-1, auto_insert_metric_name=False),
+        ModelCheckpoint(
+            folder, "epoch{epoch}", monitor="val/score", save_top_k=-1, auto_insert_metric_name=False
+        ),
         StopAfter(stop_after),
     ]
     toy = Toy()
@@ -91,7 +95,13 @@ def fitted(folder: Path, kind: Averaging, *, share: float = 0.5, resume: bool = 
         num_sanity_val_steps=0,
     )
     try:
-        trainer.fit(toy, loader, loader_of_one(loader), ckpt_path=folder / "last.ckpt" if resume else None, weights_only=True)
+        trainer.fit(
+            toy,
+            loader,
+            loader_of_one(loader),
+            ckpt_path=folder / "last.ckpt" if resume else None,
+            weights_only=True,
+        )
     except SystemExit:  # what Lightning makes of a KeyboardInterrupt
         assert stop_after < EPOCHS
     return toy
@@ -132,7 +142,9 @@ def test_ema_is_an_equal_average_at_first_and_then_decays(tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize("kind", ["swa", "ema"])
-def test_numbers_of_batches_are_the_current_ones_and_constants_stay_exact(tmp_path: Path, kind: Averaging) -> None:
+def test_numbers_of_batches_are_the_current_ones_and_constants_stay_exact(
+    tmp_path: Path, kind: Averaging
+) -> None:
     state = fitted(tmp_path, kind).state_dict()
     assert state["network.1.num_batches_tracked"].item() == EPOCHS * STEPS
     assert torch.equal(state["window"], torch.tensor([0.1, 0.2, 0.7]))
@@ -162,7 +174,9 @@ def test_averaging_does_not_change_the_training(tmp_path: Path, kind: Averaging)
 
 @pytest.mark.parametrize("kind", ["swa", "ema"])
 @pytest.mark.parametrize("stop_after", [1, 2, 3])
-def test_a_resumed_training_equals_an_uninterrupted_one(tmp_path: Path, kind: Averaging, stop_after: int) -> None:
+def test_a_resumed_training_equals_an_uninterrupted_one(
+    tmp_path: Path, kind: Averaging, stop_after: int
+) -> None:
     through = fitted(tmp_path / "through", kind)
     fitted(tmp_path / "resumed", kind, stop_after=stop_after)
     resumed = fitted(tmp_path / "resumed", kind, resume=True)
@@ -177,7 +191,9 @@ def test_a_resumed_training_equals_an_uninterrupted_one(tmp_path: Path, kind: Av
 
 
 @pytest.mark.parametrize(("share", "epochs"), [(0.01, 1), (0.25, 1), (0.75, 3), (1.0, 4)])
-def test_swa_averages_its_share_of_the_epochs_but_at_least_one(tmp_path: Path, share: float, epochs: int) -> None:
+def test_swa_averages_its_share_of_the_epochs_but_at_least_one(
+    tmp_path: Path, share: float, epochs: int
+) -> None:
     toy = fitted(tmp_path, "swa", share=share)
     assert_close(toy.state_dict(), mean(toy.after_step[STEPS - 1 :: STEPS][-epochs:]))
 

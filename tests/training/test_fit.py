@@ -10,7 +10,9 @@ TASK = SimpleNamespace(score_name="accuracy")
 
 
 def trainer(epoch, score, sanity_checking=False):
-    return SimpleNamespace(current_epoch=epoch, callback_metrics={"val/accuracy": score}, sanity_checking=sanity_checking)
+    return SimpleNamespace(
+        current_epoch=epoch, callback_metrics={"val/accuracy": score}, sanity_checking=sanity_checking
+    )
 
 
 def test_a_watch_hears_the_epochs_that_are_done_and_their_score():

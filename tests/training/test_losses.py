@@ -30,7 +30,9 @@ def test_distillation_loss_equals_the_reference(reference, loss):
 
 def test_float32_rounds_the_losses_and_no_more(reference, loss):
     exact = loss.parts(reference["student_logits"], reference["targets"], reference["teachers"])
-    parts = loss.parts(reference["student_logits"].float(), reference["targets"].float(), reference["teachers"].float())
+    parts = loss.parts(
+        reference["student_logits"].float(), reference["targets"].float(), reference["teachers"].float()
+    )
     assert {name: float(value) for name, value in parts.items()} == pytest.approx(
         {name: float(value) for name, value in exact.items()}, rel=1e-5
     )
@@ -38,7 +40,9 @@ def test_float32_rounds_the_losses_and_no_more(reference, loss):
 
 def test_mixing_two_terms_equals_the_public_trainer(reference, loss):
     draw = MixDraw(partner=reference["mix_perm"], own_share=float(reference["mix_lambda"]))
-    parts = loss.parts(reference["student_logits"], mix(reference["targets"], draw), reference["teachers"], draw)
+    parts = loss.parts(
+        reference["student_logits"], mix(reference["targets"], draw), reference["teachers"], draw
+    )
     assert abs(parts["label_loss"] - reference["mixed_label_loss"]) < 2e-6
     assert abs(parts["distillation_loss"] - reference["mixed_kd_loss"]) < 2e-6
     assert abs(parts["loss"] - reference["mixed_loss"]) < 2e-6
@@ -57,7 +61,9 @@ def test_a_student_like_its_teachers_has_no_distillation_loss(reference, loss):
 
 
 def softened(*temperatures):
-    return DistillationLoss(temperature=2.0, weight=0.1, reduction="elements", teacher_temperatures=temperatures)
+    return DistillationLoss(
+        temperature=2.0, weight=0.1, reduction="elements", teacher_temperatures=temperatures
+    )
 
 
 def test_each_teacher_is_softened_by_its_own_temperature(reference):
@@ -68,7 +74,9 @@ def test_each_teacher_is_softened_by_its_own_temperature(reference):
 
 @pytest.mark.parametrize("temperatures", [(1.0,), (1.0, 0.0), (1.0, -1.0)])
 def test_another_number_of_temperatures_than_teachers_is_refused(reference, temperatures):
-    with pytest.raises(ValueError, match=r"there are 2 teachers: temperatures should be as many positive numbers, got"):
+    with pytest.raises(
+        ValueError, match=r"there are 2 teachers: temperatures should be as many positive numbers, got"
+    ):
         softened(*temperatures).teacher(reference["teachers"][:, :2])
 
 

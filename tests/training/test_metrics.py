@@ -57,11 +57,18 @@ def test_the_mean_over_devices_weighs_them_alike_and_forgets_absent_ones() -> No
 
 
 def test_mean_average_precision_is_over_the_classes_that_occur(logits: Tensor, labels: Tensor) -> None:
-    expected = [average_precision_score(labels[:, column].numpy(), logits[:, column].numpy()) for column in (0, 1, 2, 4)]
-    assert float(updated(MeanAveragePrecision(CLASSES), logits, labels).compute()) == pytest.approx(sum(expected) / 4, abs=1e-6)
+    expected = [
+        average_precision_score(labels[:, column].numpy(), logits[:, column].numpy())
+        for column in (0, 1, 2, 4)
+    ]
+    assert float(updated(MeanAveragePrecision(CLASSES), logits, labels).compute()) == pytest.approx(
+        sum(expected) / 4, abs=1e-6
+    )
 
 
-def test_d_prime_is_that_of_the_mean_area_over_classes_with_positives_and_negatives(logits: Tensor, labels: Tensor) -> None:
+def test_d_prime_is_that_of_the_mean_area_over_classes_with_positives_and_negatives(
+    logits: Tensor, labels: Tensor
+) -> None:
     areas = [roc_auc_score(labels[:, column].numpy(), logits[:, column].numpy()) for column in range(3)]
     expected = math.sqrt(2) * norm.ppf(sum(areas) / 3)
     assert float(updated(MeanDPrime(CLASSES), logits, labels).compute()) == pytest.approx(expected, abs=1e-5)
@@ -83,7 +90,9 @@ def test_batches_of_logits_between_0_and_1_are_taken_for_logits() -> None:
     metric = MeanAveragePrecision(2)
     for batch in zip(logits.split(2), labels.split(2), strict=True):
         metric.update(*batch)
-    assert float(metric.compute()) == pytest.approx(average_precision_score(labels[:, 0].numpy(), logits[:, 0].numpy()))
+    assert float(metric.compute()) == pytest.approx(
+        average_precision_score(labels[:, 0].numpy(), logits[:, 0].numpy())
+    )
 
 
 def test_agreement_is_the_share_of_clips_with_the_same_largest_logit() -> None:
@@ -117,7 +126,11 @@ class Scorer(L.LightningModule):
 
 
 def all_metrics() -> dict[str, Metric]:
-    return {"accuracy": MacroAccuracy(CLASSES), "precision": MeanAveragePrecision(CLASSES), "d_prime": MeanDPrime(CLASSES)}
+    return {
+        "accuracy": MacroAccuracy(CLASSES),
+        "precision": MeanAveragePrecision(CLASSES),
+        "d_prime": MeanDPrime(CLASSES),
+    }
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning")
@@ -134,6 +147,9 @@ def test_lightning_logs_the_metrics_of_each_epoch_alone(logits: Tensor, labels: 
     )
     trainer.fit(scorer, loader, loader)
     for epoch, seen in enumerate(scorer.seen):
-        expected = {name: updated(metric, logits + epoch * labels, labels).compute() for name, metric in all_metrics().items()}
+        expected = {
+            name: updated(metric, logits + epoch * labels, labels).compute()
+            for name, metric in all_metrics().items()
+        }
         assert seen == {f"val/{name}": pytest.approx(float(value)) for name, value in expected.items()}
     assert len({seen[name] for seen in scorer.seen for name in seen}) > 2

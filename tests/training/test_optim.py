@@ -38,7 +38,9 @@ def test_the_rate_rises_as_published_and_falls_linearly_to_its_final_share() -> 
 
 
 def test_without_warm_up_the_rate_falls_from_the_first_epoch() -> None:
-    assert rates(decay(warmup_epochs=0, max_epochs=4, final_share=0.0)(Tower()), 5) == pytest.approx([1, 0.75, 0.5, 0.25, 0])
+    assert rates(decay(warmup_epochs=0, max_epochs=4, final_share=0.0)(Tower()), 5) == pytest.approx(
+        [1, 0.75, 0.5, 0.25, 0]
+    )
 
 
 def test_a_warm_up_longer_than_the_training_only_rises() -> None:
@@ -56,7 +58,9 @@ def test_without_restarts_the_rate_is_constant() -> None:
     assert rates(adam_with_warm_restarts(lr=0.3, restart_epochs=0, restart_factor=2)(Tower()), 4) == [0.3] * 4
 
 
-@pytest.mark.parametrize("configure", [decay(), adam_with_warm_restarts(lr=1.0, restart_epochs=2, restart_factor=2)])
+@pytest.mark.parametrize(
+    "configure", [decay(), adam_with_warm_restarts(lr=1.0, restart_epochs=2, restart_factor=2)]
+)
 def test_one_group_holds_all_parameters_that_need_a_gradient(configure: Any) -> None:
     tower = Tower()
     (group,) = configure(tower)["optimizer"].param_groups

@@ -35,13 +35,13 @@ from adaptf.names import find_file
 logger = logging.getLogger(__name__)
 
 CLIPS_PER_BLOCK = 256
-SECONDS_BETWEEN_COMMITS = 5.0
+_SECONDS_BETWEEN_COMMITS = 5.0
 """So much decoding at most is done again after a build was killed."""
 
 _FULL_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
-class Clip(NamedTuple):
+class _Clip(NamedTuple):
     """A clip that is to be decoded."""
 
     name: str
@@ -51,7 +51,7 @@ class Clip(NamedTuple):
     """Of the file, when its key was made."""
 
 
-class ManifestRow(NamedTuple):
+class _ManifestRow(NamedTuple):
     """What a manifest says of a clip: the columns MANIFEST_TYPES."""
 
     key: str
@@ -65,7 +65,7 @@ class ManifestRow(NamedTuple):
 
 
 @dataclass(frozen=True)
-class BuiltCache:
+class _BuiltCache:
     """A cache, and what its manifests say of the clips that were asked for."""
 
     waveforms: WaveformCache
@@ -73,7 +73,9 @@ class BuiltCache:
     """A row per name; `problem` says why a clip can't be used, or is ''."""
 
 
-def build_cache(root: Path, names: Sequence[str], *, cache_root: Path, format: CacheFormat, workers: int = 2) -> BuiltCache:
+def build_cache(
+    root: Path, names: Sequence[str], *, cache_root: Path, format: CacheFormat, workers: int = 2
+) -> _BuiltCache:
     """Decodes what the cache does not hold yet. `names` are files below `root`, or parts of them.
 
     Killed at any moment, the next call goes on where it was and ends with the same bytes. Of two calls at once the second
@@ -92,12 +94,12 @@ def build_cache(root: Path, names: Sequence[str], *, cache_root: Path, format: C
         missing: dict[str, str] = {}
         for name, key in itertools.compress(zip(names, keys, strict=True), ~held):
             missing.setdefault(key, name)  # the same content may have several names
-        clips = [Clip(name, key, files[split_name(name)[0]].state) for key, name in missing.items()]
+        clips = [_Clip(name, key, files[split_name(name)[0]].state) for key, name in missing.items()]
         if clips:
             _check_space(folder, len(clips) * format.row_bytes)
             _append(cache, root, clips, pool)
             cache = open_cache(cache_root, format)
-    return BuiltCache(cache, cache.index.iloc[cache.rows_of(keys)].reset_index(drop=True))
+    return _BuiltCache(cache, cache.index.iloc[cache.rows_of(keys)].reset_index(drop=True))
 
 
 def files_of(names: Sequence[str]) -> list[str]:
@@ -142,32 +144,37 @@ def _verify(cache: WaveformCache, rows: NDArray[np.int64], threads: int) -> None
             place, row_in_shard = divmod(row, CLIPS_PER_SHARD)
             shard = Shard(cache.folder, place, cache.format)
             if checksum(shard.mapped()[row_in_shard]) != checksums[row]:
-                raise shard.broken(f"the samples of row {row_in_shard} are not those that its manifest describes")
+                raise shard.broken(
+                    f"the samples of row {row_in_shard} are not those that its manifest describes"
+                )
         return len(block)
 
     checksums = cache.index["checksum"].to_numpy()
     rows = rows[checksums[rows] != ""]
-    with ThreadPoolExecutor(threads) as pool, tqdm(None, "verifying the cache", len(rows), unit="clip", delay=2) as bar:
+    with (
+        ThreadPoolExecutor(threads) as pool,
+        tqdm(None, "verifying the cache", len(rows), unit="clip", delay=2) as bar,
+    ):
         for count in pool.map(verify, blocks_of(rows.tolist(), CLIPS_PER_BLOCK)):
             bar.update(count)
 
 
-def _append(cache: WaveformCache, root: Path, clips: Sequence[Clip], pool: ProcessPoolExecutor) -> None:
+def _append(cache: WaveformCache, root: Path, clips: Sequence[_Clip], pool: ProcessPoolExecutor) -> None:
     """Fills the last shard, then new ones, always in the order of the clips."""
     first, filled = divmod(len(cache), CLIPS_PER_SHARD)
     cuts = [0, *range(CLIPS_PER_SHARD - filled, len(clips), CLIPS_PER_SHARD), len(clips)]
     with tqdm(None, "decoding", len(clips), unit="clip", mininterval=1) as bar:
         for place, (start, end) in enumerate(itertools.pairwise(cuts), first):
             held = cache.index.iloc[place * CLIPS_PER_SHARD :].itertuples(index=False, name=None)
-            rows = [ManifestRow(*row) for row in held]
+            rows = [_ManifestRow(*row) for row in held]
             _fill(Shard(cache.folder, place, cache.format), rows, root, clips[start:end], pool, bar)
 
 
 def _fill(
     shard: Shard,
-    rows: list[ManifestRow],
+    rows: list[_ManifestRow],
     root: Path,
-    clips: Sequence[Clip],
+    clips: Sequence[_Clip],
     pool: ProcessPoolExecutor,
     bar: "tqdm[Any]",
 ) -> None:
@@ -180,7 +187,7 @@ def _fill(
         for block in decoded:
             rows += block
             bar.update(len(block))
-            if time.monotonic() - committed > SECONDS_BETWEEN_COMMITS:
+            if time.monotonic() - committed > _SECONDS_BETWEEN_COMMITS:
                 shard.write_manifest(rows)
                 committed = time.monotonic()
         shard.write_manifest(rows)
@@ -208,7 +215,7 @@ def _explained(error: BaseException, shard: Shard, *, kept: int, missing: int) -
     return error
 
 
-def decode_block(root: Path, shard: Shard, clips: Sequence[Clip], row: int) -> list[ManifestRow]:
+def decode_block(root: Path, shard: Shard, clips: Sequence[_Clip], row: int) -> list[_ManifestRow]:
     """Writes consecutive clips to the shard from `row` on and returns what its manifest has to say of them."""
     file = os.open(shard.samples_path, os.O_WRONLY | os.O_CREAT, 0o666)
     try:
@@ -217,7 +224,9 @@ def decode_block(root: Path, shard: Shard, clips: Sequence[Clip], row: int) -> l
         os.close(file)
 
 
-def _decode(root: Path, clips: Sequence[Clip], file: int, row: int, format: CacheFormat) -> Iterator[ManifestRow]:
+def _decode(
+    root: Path, clips: Sequence[_Clip], file: int, row: int, format: CacheFormat
+) -> Iterator[_ManifestRow]:
     """A file is decoded once for all its parts among the clips."""
     resample = Resampler(format.sample_rate)
     for name, of_file in itertools.groupby(clips, key=lambda clip: split_name(clip.name)[0]):
@@ -229,25 +238,33 @@ def _decode(root: Path, clips: Sequence[Clip], file: int, row: int, format: Cach
             problem = str(error)
         parts = list(of_file)
         if state_of(parts[0].state[0]) != parts[0].state:  # what was decoded may not be what was hashed
-            raise DataError(f"{root / name} changed while the waveform cache was built: run the same command again")
+            raise DataError(
+                f"{root / name} changed while the waveform cache was built: run the same command again"
+            )
         for clip in parts:
             begin = split_name(clip.name)[1] * format.clip_samples
             if problem or begin >= len(waveform):
                 os.pwrite(file, b"\0", (row + 1) * format.row_bytes - 1)  # the last row's end is the file's
-                yield ManifestRow(clip.key, problem=problem or f"it ends before {begin / format.sample_rate:g} s")
+                yield _ManifestRow(
+                    clip.key, problem=problem or f"it ends before {begin / format.sample_rate:g} s"
+                )
             else:
                 ratio = rate / format.sample_rate
                 first = min(round(begin * ratio), len(audio) - 1)
                 source = audio[first : round((begin + format.clip_samples) * ratio)]
                 samples = as_stored(waveform[begin : begin + format.clip_samples], format)
                 write_at(file, samples, row * format.row_bytes)
-                yield ManifestRow(clip.key, checksum(samples), len(waveform) - begin, *levels_of(source))
+                yield _ManifestRow(clip.key, checksum(samples), len(waveform) - begin, *levels_of(source))
             row += 1
 
 
 def as_stored(waveform: Waveform, format: CacheFormat) -> NDArray[np.generic]:
     """(samples,) -> (clip_samples,) of the cache's type: zeros at the end where there are fewer."""
-    padded = waveform if len(waveform) == format.clip_samples else np.pad(waveform, (0, format.clip_samples - len(waveform)))
+    padded = (
+        waveform
+        if len(waveform) == format.clip_samples
+        else np.pad(waveform, (0, format.clip_samples - len(waveform)))
+    )
     if format.sample_type == "float32":
         return padded
     limits = np.iinfo(np.int16)

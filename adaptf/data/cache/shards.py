@@ -86,10 +86,14 @@ class Shard:
         except (DataError, OSError, ValueError, TypeError, KeyError) as error:
             raise self.broken(f"its manifest or its samples are unreadable: {error}") from error
         if len(manifest) > CLIPS_PER_SHARD:
-            raise self.broken(f"its manifest has {len(manifest)} rows, at most {CLIPS_PER_SHARD} are expected")
+            raise self.broken(
+                f"its manifest has {len(manifest)} rows, at most {CLIPS_PER_SHARD} are expected"
+            )
         if sample_bytes < len(manifest) * self.format.row_bytes:
             expected = len(manifest) * self.format.row_bytes
-            raise self.broken(f"{self.samples_path.name} has {sample_bytes} bytes, at least {expected} are expected")
+            raise self.broken(
+                f"{self.samples_path.name} has {sample_bytes} bytes, at least {expected} are expected"
+            )
         return manifest
 
     def write_manifest(self, rows: Sequence[Sequence[Any]]) -> None:

@@ -31,7 +31,9 @@ class WaveformCache:
     def __len__(self) -> int:
         return len(self.index)
 
-    def read(self, rows: NDArray[np.int64], *, first_sample: NDArray[np.int64] | None = None, samples: int = 0) -> Tensor:
+    def read(
+        self, rows: NDArray[np.int64], *, first_sample: NDArray[np.int64] | None = None, samples: int = 0
+    ) -> Tensor:
         """float32 clips (rows, samples); with `first_sample` (rows,), so many samples of each from there on.
 
         One indexed read per shard that the rows touch.
@@ -42,13 +44,18 @@ class WaveformCache:
         for place in np.unique(places):
             at = np.flatnonzero(places == place)
             starts = None if first_sample is None else first_sample[at]
-            clips[at] = _read_rows(Shard(self.folder, int(place), self.format).mapped(), rows_in_shard[at], starts, length)
+            clips[at] = _read_rows(
+                Shard(self.folder, int(place), self.format).mapped(), rows_in_shard[at], starts, length
+            )
         return as_float(torch.from_numpy(clips))
 
     def rows_of(self, keys: Sequence[str]) -> NDArray[np.int64]:
         """Row of each clip by its key. Raises DataError for one that is not in the cache."""
         rows = self._find(keys)
-        absent = [f"the clip with the content {keys[int(place)]} is not cached" for place in np.flatnonzero(rows < 0)]
+        absent = [
+            f"the clip with the content {keys[int(place)]} is not cached"
+            for place in np.flatnonzero(rows < 0)
+        ]
         raise_problems(absent, of=str(self.folder))
         return rows
 
@@ -81,7 +88,9 @@ def open_cache(cache_root: Path, format: CacheFormat) -> WaveformCache:
     index = pd.concat(manifests, ignore_index=True) if manifests else empty
     if index["key"].duplicated().any():
         key = index["key"][index["key"].duplicated()].iloc[0]
-        raise Shard(folder, len(manifests) - 1, format).broken(f"the content {key} stands in the manifests twice")
+        raise Shard(folder, len(manifests) - 1, format).broken(
+            f"the content {key} stands in the manifests twice"
+        )
     return WaveformCache(folder, format, index)
 
 

@@ -31,7 +31,7 @@ _STEM = re.compile(r"(.{11})(?:_(\d+(?:\.\d+)?)?.*)?")
 
 
 @dataclass(frozen=True)
-class AudioSetClips:
+class _AudioSetClips:
     """The clips that have a file."""
 
     filenames: tuple[str, ...]
@@ -63,7 +63,7 @@ def is_audioset(root: Path) -> bool:
     return (root / _SEGMENTS).is_file()
 
 
-def read_audioset(root: Path, *, validation_share: float, seed: int) -> AudioSetClips:
+def read_audioset(root: Path, *, validation_share: float, seed: int) -> _AudioSetClips:
     """The clips of the balanced training table for which `<id>.*` or `<id>_<start>*` lies anywhere below the folder.
 
     Label names are those of the folder's class_labels_indices.csv, or AudioSet's 527. Clips without a file are normal
@@ -72,7 +72,9 @@ def read_audioset(root: Path, *, validation_share: float, seed: int) -> AudioSet
     """
     own = (root / _LABELS).is_file()
     names, place = _read_class_names(root / _LABELS if own else AUDIOSET_LABELS)
-    segments = _read_segments(root / _SEGMENTS, place, labels_from=_LABELS if own else f"AudioSet's {len(names)} labels")
+    segments = _read_segments(
+        root / _SEGMENTS, place, labels_from=_LABELS if own else f"AudioSet's {len(names)} labels"
+    )
     audio, other = _files_by_video(root)
     found = [(segment, _find_file(segment, audio)) for segment in segments]
     clips = [(segment, name) for segment, name in found if name]
@@ -82,12 +84,13 @@ def read_audioset(root: Path, *, validation_share: float, seed: int) -> AudioSet
     if not clips:
         raise DataError(
             f"none of the {len(missing)} videos of {root / _SEGMENTS} has an audio file below {root}: <YTID>.wav or "
-            f"<YTID>_<start>.wav, also {', '.join(sorted(AUDIO_SUFFIXES - {'.wav'}))}" + (to_convert and f"; {to_convert}")
+            f"<YTID>_<start>.wav, also {', '.join(sorted(AUDIO_SUFFIXES - {'.wav'}))}"
+            + (to_convert and f"; {to_convert}")
         )
     if to_convert:
         logger.warning("%s: %s", root, to_convert)
     drawn = np.array([zlib.crc32(f"{seed}/{segment.video}".encode()) / 2**32 for segment, _ in clips])
-    return AudioSetClips(
+    return _AudioSetClips(
         filenames=tuple(name for _, name in clips),
         labels=tuple(segment.labels for segment, _ in clips),
         class_names=names,
@@ -124,7 +127,9 @@ def _read_segments(path: Path, place: Mapping[str, int], *, labels_from: str) ->
         elif unknown:
             problems.append(f"line {line}, {video}: label '{unknown[0]}' is not in {labels_from}")
         elif first != line:
-            problems.append(f"line {line}, {video}: line {first} names the segment from {start_seconds:g} s too")
+            problems.append(
+                f"line {line}, {video}: line {first} names the segment from {start_seconds:g} s too"
+            )
         places = sorted({place[label] for label in labels if label in place})
         segments.append(_Segment(video, start_seconds, " ".join(map(str, places))))
     raise_problems(problems, of=str(path))

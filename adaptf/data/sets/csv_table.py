@@ -32,7 +32,9 @@ def read_csv_table(path: Path) -> pd.DataFrame:
         table["city"] = ""
     problems = [
         f"row {row}, {filename}: split '{split}' should be one of {', '.join(SPLITS)}"
-        for row, filename, split in zip(table.index + FIRST_ROW, table["filename"], table["split"], strict=True)
+        for row, filename, split in zip(
+            table.index + FIRST_ROW, table["filename"], table["split"], strict=True
+        )
         if split not in SPLITS
     ]
     raise_problems(problems, of=str(path))

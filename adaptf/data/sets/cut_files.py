@@ -24,7 +24,9 @@ _WORTH_TELLING_SECONDS = 0.05
 """Files of whole seconds are often a few samples longer or shorter."""
 
 
-def cut_files(table: pd.DataFrame, root: Path, *, clip_seconds: float, workers: int) -> tuple[pd.DataFrame, list[str]]:
+def cut_files(
+    table: pd.DataFrame, root: Path, *, clip_seconds: float, workers: int
+) -> tuple[pd.DataFrame, list[str]]:
     """A row per clip instead of one per file, and lines that say what was done.
 
     Lengths come from the headers, where headers hold them. Raises DataError that names the files which are missing or are no
@@ -54,7 +56,9 @@ def _lengths(filenames: Sequence[str], root: Path, workers: int) -> list[float]:
             found += block
             bar.update(len(block))
     named = zip(filenames, found, strict=True)
-    raise_problems([f"{name}: {problem}" for name, problem in named if isinstance(problem, str)], of=str(root))
+    raise_problems(
+        [f"{name}: {problem}" for name, problem in named if isinstance(problem, str)], of=str(root)
+    )
     return [length for length in found if not isinstance(length, str)]
 
 
@@ -79,8 +83,10 @@ def _what_was_done(seconds: np.ndarray, parts: np.ndarray, clip_seconds: float) 
     clips, length = parts[cut].sum(), f"{clip_seconds:g} s"
     lines = {
         f"longer files were cut into {clips} clips of {length}: {cut.sum()} files": cut.any(),
-        f"rests of less than half a clip were dropped: {dropped:.1f} s in all": dropped >= _WORTH_TELLING_SECONDS,
-        f"longer rests were padded with zeros at the end: {added:.1f} s in all": added >= _WORTH_TELLING_SECONDS,
+        f"rests of less than half a clip were dropped: {dropped:.1f} s in all": dropped
+        >= _WORTH_TELLING_SECONDS,
+        f"longer rests were padded with zeros at the end: {added:.1f} s in all": added
+        >= _WORTH_TELLING_SECONDS,
         f"files shorter than {length} were padded with zeros at the end: {short.sum()} files": short.any(),
     }
     return [line for line, is_so in lines.items() if is_so]

@@ -28,7 +28,7 @@ DEVELOPMENT_RECORD = 6337421
 """TAU Urban Acoustic Scenes 2022 Mobile, development set."""
 EVALUATION_RECORD = 15517945
 """TAU Urban Acoustic Scenes 2025 Mobile, evaluation set."""
-ZENODO = "https://zenodo.org"
+_ZENODO = "https://zenodo.org"
 
 _DATA_FOLDERS = {"audio", "evaluation_setup"}
 """Of a data set: an archive whose members share one of them has no folder of its own around it."""
@@ -57,7 +57,7 @@ class _Archive:
     url: str
 
 
-def download_record(record: int, root: Path, *, server: str = ZENODO) -> None:
+def download_record(record: int, root: Path, *, server: str = _ZENODO) -> None:
     """Fetches and unpacks the zip files of a record into `root`, but for what an earlier call has finished.
 
     A call that ended at any moment, even killed, is continued by the same call. Raises DataError where the
@@ -80,7 +80,9 @@ def download_record(record: int, root: Path, *, server: str = ZENODO) -> None:
     except filelock.Timeout:
         raise DataError(f"another process is downloading into {root}: wait for it, or end it") from None
     except OSError as error:
-        raise DataError(f"can't write below {root} ({error}): that mended, the same command goes on") from error
+        raise DataError(
+            f"can't write below {root} ({error}): that mended, the same command goes on"
+        ) from error
 
 
 def _list_archives(url: str) -> list[_Archive]:

@@ -53,7 +53,8 @@ def check_leaks(
     """
     heard = table if silent is None else table[~np.asarray(silent, dtype=bool)]
     problems = [
-        f"the same audio is in two splits: {clips}; leave it in one of them" for clips in _in_several_splits(heard, "key")
+        f"the same audio is in two splits: {clips}; leave it in one of them"
+        for clips in _in_several_splits(heard, "key")
     ]
     if "location" in table.columns:
         by_location = (table["location"] != "") & ~table["scene"].isin(cut_by_file)
@@ -69,7 +70,11 @@ def _in_several_splits(table: pd.DataFrame, column: str) -> pd.Series:
     """'a.wav (train) and b.wav (test)', the first clip of each split, by the values of a column that several splits share."""
     firsts = table.drop_duplicates([column, "split"])
     firsts = firsts[firsts.duplicated(column, keep=False)]
-    return (firsts["filename"] + " (" + firsts["split"] + ")").groupby(firsts[column], sort=False).agg(" and ".join)
+    return (
+        (firsts["filename"] + " (" + firsts["split"] + ")")
+        .groupby(firsts[column], sort=False)
+        .agg(" and ".join)
+    )
 
 
 def is_silent(levels: pd.DataFrame) -> NDArray[np.bool_]:
@@ -89,7 +94,10 @@ def find(table: pd.DataFrame, levels: pd.DataFrame, *, clip_seconds: float) -> l
 
     `levels`: seconds, peak, rms, dc, and clipped, the share of samples at full scale.
     """
-    findings = [_duplicates(table[~is_silent(levels)]), *_odd_clips(table["filename"].to_numpy(), levels, clip_seconds)]
+    findings = [
+        _duplicates(table[~is_silent(levels)]),
+        *_odd_clips(table["filename"].to_numpy(), levels, clip_seconds),
+    ]
     findings.append(_alike_names(table))
     if "location" in table.columns:
         findings += [_scenes_of_few_locations(table), _tested_locations(table)]
@@ -99,13 +107,21 @@ def find(table: pd.DataFrame, levels: pd.DataFrame, *, clip_seconds: float) -> l
 def _duplicates(table: pd.DataFrame) -> Finding:
     copies = table[table.duplicated(["split", "key"], keep=False)]
     groups = copies.groupby(["split", "key"], sort=False)["filename"].agg(" = ".join)
-    return Finding("duplicates", tuple(groups), "the same audio under several names of one split: it counts more than once")
+    return Finding(
+        "duplicates",
+        tuple(groups),
+        "the same audio under several names of one split: it counts more than once",
+    )
 
 
 def _alike_names(table: pd.DataFrame) -> Finding:
     named = [column for column in ("scene", "device", "location", "city") if column in table.columns]
     groups = [f"{column} {' = '.join(names)}" for column in named for names in alike(table[column].unique())]
-    return Finding("names that look alike", tuple(groups), "to the program these are different names: perhaps one is meant")
+    return Finding(
+        "names that look alike",
+        tuple(groups),
+        "to the program these are different names: perhaps one is meant",
+    )
 
 
 def _odd_clips(filenames: NDArray[np.object_], levels: pd.DataFrame, clip_seconds: float) -> list[Finding]:
@@ -114,8 +130,14 @@ def _odd_clips(filenames: NDArray[np.object_], levels: pd.DataFrame, clip_second
     silence_dbfs = 20 * math.log10(_SILENT_PEAK)
     odd = {
         "silent": (is_silent(levels), f"peak below {silence_dbfs:.0f} dBFS: there is nothing to learn from"),
-        "clipped": (clipped, f"more than {_CLIPPED_SHARE:.1%} of the samples at full scale: recorded too loud"),
-        "DC offset": (_has_dc_offset(levels), f"mean beyond {_DC_OFFSET:.0%} of full scale: a fault of the recorder"),
+        "clipped": (
+            clipped,
+            f"more than {_CLIPPED_SHARE:.1%} of the samples at full scale: recorded too loud",
+        ),
+        "DC offset": (
+            _has_dc_offset(levels),
+            f"mean beyond {_DC_OFFSET:.0%} of full scale: a fault of the recorder",
+        ),
         "short": (short, f"less than {clip_seconds:g} s: padded with zeros at the end"),
     }
     return [Finding(name, tuple(filenames[clips]), meaning) for name, (clips, meaning) in odd.items()]
@@ -123,7 +145,9 @@ def _odd_clips(filenames: NDArray[np.object_], levels: pd.DataFrame, clip_second
 
 def _scenes_of_few_locations(table: pd.DataFrame) -> Finding:
     learning = table[table["split"] != TEST]
-    counts = learning.groupby("scene")["location"].nunique().reindex(sorted(table["scene"].unique()), fill_value=0)
+    counts = (
+        learning.groupby("scene")["location"].nunique().reindex(sorted(table["scene"].unique()), fill_value=0)
+    )
     few = counts[counts < _LOCATIONS_TO_CUT]
     return Finding(
         "scenes that cannot be cut",
@@ -135,10 +159,15 @@ def _scenes_of_few_locations(table: pd.DataFrame) -> Finding:
 def _tested_locations(table: pd.DataFrame) -> Finding:
     """Validation counts as training here: it decides which epoch's model is tested."""
     known = table[table["location"] != ""]
-    clips = pd.crosstab(known["location"], known["split"] == TEST).reindex(columns=[False, True], fill_value=0)
+    clips = pd.crosstab(known["location"], known["split"] == TEST).reindex(
+        columns=[False, True], fill_value=0
+    )
     shared = clips[(clips > 0).all(axis=1)]
     return Finding(
         "locations in training and test",
-        tuple(f"{location} ({learning} in training, {tested} in test)" for location, learning, tested in shared.itertuples()),
+        tuple(
+            f"{location} ({learning} in training, {tested} in test)"
+            for location, learning, tested in shared.itertuples()
+        ),
         "the test hears places that were trained on: its scores come out too good",
     )

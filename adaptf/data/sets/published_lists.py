@@ -17,10 +17,10 @@ _TAU_SPLITS_SHA256 = "ab4c38f823b1d66b6a837524e77c424b1052d74f01c4b172900c5af4dc
 AUDIOSET_LABELS = FOLDER / "audioset_labels.csv"
 _TRAINING_PERCENTS = ("5", "10", "25", "50")
 
-TauSplit = Literal["5", "10", "25", "50", "test"]
+_TauSplit = Literal["5", "10", "25", "50", "test"]
 
 
-def tau_split(split: TauSplit) -> pd.Series:
+def tau_split(split: _TauSplit) -> pd.Series:
     """The file names of a split as meta.csv has them, sorted: so many per cent for training, or the test list.
 
     Each training split holds the smaller ones; none shares a clip or a location with the test list. Raises DataError where
@@ -51,7 +51,9 @@ def _tau_splits() -> pd.DataFrame:
     if hashlib.sha256(packed).hexdigest() != _TAU_SPLITS_SHA256:
         raise _damaged("is not the file that was released")
     table = pd.read_csv(io.BytesIO(gzip.decompress(packed)), dtype=str)
-    return pd.DataFrame({"filename": ("audio/" + table["stem"] + ".wav").astype(object), "split": table["split"]})
+    return pd.DataFrame(
+        {"filename": ("audio/" + table["stem"] + ".wav").astype(object), "split": table["split"]}
+    )
 
 
 def _damaged(problem: str) -> DataError:

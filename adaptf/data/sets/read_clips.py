@@ -14,7 +14,7 @@ from adaptf.data.sets.tau import TrainSplit, check_challenge_rule, is_tau, read_
 
 
 @dataclass(frozen=True)
-class SceneClips:
+class _SceneClips:
     """What a data set's tables say."""
 
     table: pd.DataFrame
@@ -30,7 +30,7 @@ class SceneClips:
 
 
 @dataclass(frozen=True)
-class TauRules:
+class _TauRules:
     """What settings say of TAU's splits."""
 
     train_split: TrainSplit
@@ -45,7 +45,7 @@ class DataSet:
     """In a sentence: `data.root` is neither this nor ..."""
     is_it: Callable[[Path], bool]
     """Whether this is what lies at a path."""
-    read: Callable[[Path, TauRules], tuple[pd.DataFrame, tuple[str, ...]]]
+    read: Callable[[Path, _TauRules], tuple[pd.DataFrame, tuple[str, ...]]]
     """Its clips, with the columns COLUMNS and the row in the user's table as index, and notes for the user.
 
     File names are relative to the path, or to the folder of a file. Where all clips are for training, the parts for testing
@@ -56,12 +56,12 @@ class DataSet:
 
 def without_rules(
     read: Callable[[Path], pd.DataFrame],
-) -> Callable[[Path, TauRules], tuple[pd.DataFrame, tuple[str, ...]]]:
+) -> Callable[[Path, _TauRules], tuple[pd.DataFrame, tuple[str, ...]]]:
     """For a data set that settings leave as it is, and of which there is nothing to tell."""
     return lambda root, _: (read(root), ())
 
 
-def _read_tau(root: Path, rules: TauRules) -> tuple[pd.DataFrame, tuple[str, ...]]:
+def _read_tau(root: Path, rules: _TauRules) -> tuple[pd.DataFrame, tuple[str, ...]]:
     clips = read_tau(root, train_split=rules.train_split)
     if not clips.published:
         told = "other recordings in the layout of TAU 2022 Mobile: their own lists are used whole (no data.train_split)"
@@ -91,7 +91,7 @@ def read_clips(
     validation_share: float,
     test_share: float,
     seed: int,
-) -> SceneClips:
+) -> _SceneClips:
     """The checked clips of one of DATA_SETS, with a validation part cut out by location where it has none.
 
     Where a scene has too few locations, its files are cut, and a note says so.
@@ -101,7 +101,7 @@ def read_clips(
     kind = next((each for each in DATA_SETS if each.is_it(root)), None)
     if kind is None:
         raise DataError(f"{root} is neither {' nor '.join(each.what for each in DATA_SETS)}")
-    table, notes = kind.read(root, TauRules(train_split, challenge))
+    table, notes = kind.read(root, _TauRules(train_split, challenge))
     scenes = tuple(scenes) or tuple(sorted(set(table["scene"]) - {""}))
     check_clips(table, scenes=scenes, source=str(root))
     if len(scenes) < 2:
@@ -113,7 +113,7 @@ def read_clips(
             table, found = cut_by_file(table, share=share, to=split, seed=seed)
             notes += _warning(split, found)
             of_few_places |= set(found)
-    return SceneClips(
+    return _SceneClips(
         table[COLUMNS].reset_index(drop=True),
         scenes,
         any_length=kind.any_length,

@@ -43,7 +43,9 @@ def cut_by_file(table: pd.DataFrame, *, share: float, to: str, seed: int) -> tup
     """
     there = table.loc[table["split"] == to, "scene"]
     lacking = ~table["scene"].isin(there)
-    cut = table.assign(split=_cut(table[lacking], "filename", share=share, to=to, seed=seed)["split"].reindex(table.index))
+    cut = table.assign(
+        split=_cut(table[lacking], "filename", share=share, to=to, seed=seed)["split"].reindex(table.index)
+    )
     cut["split"] = cut["split"].where(lacking, table["split"])
     return cut, sorted(set(cut.loc[cut["split"] == to, "scene"]) - set(there))
 
@@ -65,7 +67,12 @@ def _groups(clips: pd.DataFrame, column: str) -> dict[str, Counter[_Group]]:
     found: dict[str, Counter[_Group]] = {}
     counted = clips.groupby([column, "scene", "device"]).size().reset_index(name="clips")
     for location, scene, device, count in counted.itertuples(index=False):
-        groups: list[_Group] = [(_ALL, "", ""), (_SCENE, scene, ""), (_DEVICE, "", device), (_BOTH, scene, device)]
+        groups: list[_Group] = [
+            (_ALL, "", ""),
+            (_SCENE, scene, ""),
+            (_DEVICE, "", device),
+            (_BOTH, scene, device),
+        ]
         found.setdefault(location, Counter()).update(dict.fromkeys(groups, int(count)))
     return found
 
@@ -147,14 +154,18 @@ class _Side:
 
     def lacks(self, group: _Group) -> bool:
         """Whether it is on one side alone, and not for training with its single location."""
-        return self.taken[group] == self.total[group] or (self.taken[group] == 0 and len(self.members[group]) > 1)
+        return self.taken[group] == self.total[group] or (
+            self.taken[group] == 0 and len(self.members[group]) > 1
+        )
 
     def pairs(self, group: _Group) -> Iterator[list[str]]:
         """A location of the group, and one of those that make up for what its move would let be lacking."""
         for location in self.members[group]:
             moved = self._moved([location])
             emptied = [one for one, count in moved.items() if self.taken[one] + count in (0, self.total[one])]
-            for other in dict.fromkeys(other for one in emptied if one != group for other in self.members[one]):
+            for other in dict.fromkeys(
+                other for one in emptied if one != group for other in self.members[one]
+            ):
                 if other != location:
                     yield [location, other]
 

@@ -23,7 +23,7 @@ _BEYOND_THE_CHALLENGE = ("50", "100")
 
 
 @dataclass(frozen=True)
-class TauClips:
+class _TauClips:
     """The clips of the training and test lists."""
 
     table: pd.DataFrame
@@ -46,7 +46,7 @@ def is_tau(root: Path) -> bool:
     return (root / _META).is_file()
 
 
-def read_tau(root: Path, *, train_split: TrainSplit) -> TauClips:
+def read_tau(root: Path, *, train_split: TrainSplit) -> _TauClips:
     """The clips of the training and test lists, with device and location from meta.csv; clips in neither are left out.
 
     The published data set is known by its file names. Other recordings in its layout have lists of their own, which are
@@ -57,13 +57,15 @@ def read_tau(root: Path, *, train_split: TrainSplit) -> TauClips:
     published = bool(is_in_tau(meta["filename"]).any())
     lists = _published_lists(root, train_split) if published else _own_lists(root)
     both = lists.train[is_in(lists.train, lists.test)]
-    raise_problems([f"{name} is in {lists.train_source} and in {lists.test_source}" for name in both], of=str(root))
+    raise_problems(
+        [f"{name} is in {lists.train_source} and in {lists.test_source}" for name in both], of=str(root)
+    )
     table = _clip_table(meta, lists)
     if published:
         _check_download(root, lists, table["filename"])
     else:
         _check_listed(root, lists, table["filename"])
-    return TauClips(table, published)
+    return _TauClips(table, published)
 
 
 def check_challenge_rule(train_split: TrainSplit, *, challenge: bool) -> None:

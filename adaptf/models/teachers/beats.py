@@ -31,7 +31,9 @@ class BeatsFeatures(nn.Module):
     def __init__(self, *, sample_rate: int = CLIP_RATE) -> None:
         super().__init__()
         # With the default width of 6 the bands from 6.5 kHz on already miss what a better resampler keeps.
-        self.resample = import_torchaudio().transforms.Resample(sample_rate, SAMPLE_RATE, lowpass_filter_width=16)
+        self.resample = import_torchaudio().transforms.Resample(
+            sample_rate, SAMPLE_RATE, lowpass_filter_width=16
+        )
         self.fbank = Fbank()
 
     def forward(self, waveform: Tensor) -> Tensor:
@@ -60,7 +62,9 @@ class BeatsEncoder(nn.Module):
             1, settings.embed_dim, self.patch_size, stride=self.patch_size, bias=settings.conv_bias
         )
         self.layer_norm = nn.LayerNorm(settings.embed_dim)
-        self.post_extract_proj = nn.Linear(settings.embed_dim, self.dim) if settings.embed_dim != self.dim else None
+        self.post_extract_proj = (
+            nn.Linear(settings.embed_dim, self.dim) if settings.embed_dim != self.dim else None
+        )
         self.dropout_input = nn.Dropout(settings.dropout_input)
         self.encoder = beats.TransformerEncoder(settings)
 
@@ -139,6 +143,8 @@ def _speechbrain_beats() -> ModuleType:
     beats = importlib.import_module("speechbrain.lobes.models.beats")
     # Old names, kept among the modules, that import k2 and the like as soon as anybody looks at one, as
     # debuggers and tests do.
-    for name in [name for name, module in sys.modules.items() if type(module).__name__ == "DeprecatedModuleRedirect"]:
+    for name in [
+        name for name, module in sys.modules.items() if type(module).__name__ == "DeprecatedModuleRedirect"
+    ]:
         del sys.modules[name]
     return beats

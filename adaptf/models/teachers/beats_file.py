@@ -47,7 +47,9 @@ def load_beats(path: str | os.PathLike[str], *, finetuned: bool | None = None) -
     try:
         encoder.load_state_dict(weights)
     except _BAD_CONTENT as error:
-        raise BeatsFileError(path, f"its weights do not fit the network of its cfg ({brief(error)})") from error
+        raise BeatsFileError(
+            path, f"its weights do not fit the network of its cfg ({brief(error)})"
+        ) from error
     return encoder
 
 
@@ -55,7 +57,9 @@ def beats_from_file(
     path: str | os.PathLike[str], *, classes: int, finetuned: bool, freeze_encoder: bool = False
 ) -> BeatsClassifier:
     """The encoder of a checkpoint file behind a new classifier. Raises as `load_beats` does."""
-    return BeatsClassifier(load_beats(path, finetuned=finetuned), classes=classes, freeze_encoder=freeze_encoder)
+    return BeatsClassifier(
+        load_beats(path, finetuned=finetuned), classes=classes, freeze_encoder=freeze_encoder
+    )
 
 
 def _read(path: Path) -> Any:
@@ -69,18 +73,26 @@ def _read(path: Path) -> Any:
 def _cfg_and_weights(path: Path, checkpoint: Any) -> tuple[dict[str, Any], dict[str, Any]]:
     """The settings and the weights of a BEATs checkpoint."""
     if not isinstance(checkpoint, dict):
-        raise BeatsFileError(path, f"it should hold two dicts named 'cfg' and 'model', but is a {type(checkpoint).__name__}")
+        raise BeatsFileError(
+            path, f"it should hold two dicts named 'cfg' and 'model', but is a {type(checkpoint).__name__}"
+        )
     cfg, weights = checkpoint.get("cfg"), checkpoint.get("model")
     if not isinstance(cfg, dict) or not isinstance(weights, dict):
         names = ", ".join(repr(key) for key in list(checkpoint)[:8])
-        raise BeatsFileError(path, f"it should hold two dicts named 'cfg' and 'model', but holds {names or 'nothing'}")
+        raise BeatsFileError(
+            path, f"it should hold two dicts named 'cfg' and 'model', but holds {names or 'nothing'}"
+        )
     return cfg, weights
 
 
-def _check_kind(path: Path, cfg: Mapping[str, Any], weights: Mapping[str, Any], finetuned: bool | None) -> None:
+def _check_kind(
+    path: Path, cfg: Mapping[str, Any], weights: Mapping[str, Any], finetuned: bool | None
+) -> None:
     """Raises BeatsFileError for a tokenizer, and for a model of the other kind than `finetuned` says."""
     if "quant_n" in cfg or _any_begins(weights, _QUANTIZER):
-        raise BeatsFileError(path, "it is a BEATs tokenizer, which gives labels for pre-training; a BEATs model is wanted")
+        raise BeatsFileError(
+            path, "it is a BEATs tokenizer, which gives labels for pre-training; a BEATs model is wanted"
+        )
     is_finetuned = bool(cfg.get("finetuned_model")) or _any_begins(weights, _PREDICTOR)
     if finetuned is None or finetuned == is_finetuned:
         return
@@ -88,7 +100,9 @@ def _check_kind(path: Path, cfg: Mapping[str, Any], weights: Mapping[str, Any], 
         found, wanted, other = "pre-trained only", f"ssl_sl takes {FINETUNED_FILE}", "ssl and ssl_frozen"
     else:
         found, wanted, other = "fine-tuned on labels", f"ssl and ssl_frozen take {PRETRAINED_FILE}", "ssl_sl"
-    raise BeatsFileError(path, f"the model in it is {found}, which is the kind of file for {other}, but {wanted}")
+    raise BeatsFileError(
+        path, f"the model in it is {found}, which is the kind of file for {other}, but {wanted}"
+    )
 
 
 def _any_begins(weights: Mapping[str, Any], start: str) -> bool:

@@ -46,7 +46,9 @@ class SmallCnnTeacher(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         if x.ndim != 4 or x.shape[1] != 1 or x.shape[2] < _MIN_BANDS:
-            raise ValueError(f"log-mel should be (batch, 1, bands, frames), {_MIN_BANDS} bands up, got {tuple(x.shape)}")
+            raise ValueError(
+                f"log-mel should be (batch, 1, bands, frames), {_MIN_BANDS} bands up, got {tuple(x.shape)}"
+            )
         # Dense convolutions are fastest in this layout, and every layer keeps it.
         x = self.stem(self.normalization(x).contiguous(memory_format=torch.channels_last)).relu_()
         logits: Tensor = self.classifier(self.dropout(self.body(x).mean(dim=(2, 3))))
@@ -64,11 +66,15 @@ class _ResidualBlock(nn.Module):
     def __init__(self, in_channels: int, out_channels: int) -> None:
         super().__init__()
         grows = out_channels > in_channels
-        self.first = _conv_norm(in_channels, out_channels, kernel_size=(3, 3), stride=(2, 2) if grows else (1, 1))
+        self.first = _conv_norm(
+            in_channels, out_channels, kernel_size=(3, 3), stride=(2, 2) if grows else (1, 1)
+        )
         self.second = _conv_norm(out_channels, out_channels, kernel_size=(3, 3))
         self.shortcut: nn.Module = nn.Identity()
         if grows:
-            self.shortcut = nn.Sequential(nn.AvgPool2d(2, ceil_mode=True), _conv_norm(in_channels, out_channels))
+            self.shortcut = nn.Sequential(
+                nn.AvgPool2d(2, ceil_mode=True), _conv_norm(in_channels, out_channels)
+            )
 
     def forward(self, x: Tensor) -> Tensor:
         residual: Tensor = self.second(self.first(x).relu_())

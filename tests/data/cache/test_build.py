@@ -114,7 +114,9 @@ def test_missing_files_are_named(tau, build, names):
 def test_files_that_cannot_be_read_are_named(tau, build, names):
     (tau / names[3]).unlink()
     (tau / names[3]).symlink_to("/proc/self/mem")  # which opens, but cannot be read, not even by root
-    with pytest.raises(DataError, match=rf"1 problem in .*\n.*{names[3]}: it can't be read \(Input/output error\)"):
+    with pytest.raises(
+        DataError, match=rf"1 problem in .*\n.*{names[3]}: it can't be read \(Input/output error\)"
+    ):
         build()
 
 
@@ -162,7 +164,9 @@ def test_samples_that_are_not_those_of_the_manifest_are_found(build):
     content = bytearray(path.read_bytes())
     content[3 * 128000 + 77] ^= 1
     path.write_bytes(content)
-    with pytest.raises(DataError, match=r"0000\.samples: the samples of row 3 are not those that its manifest describes"):
+    with pytest.raises(
+        DataError, match=r"0000\.samples: the samples of row 3 are not those that its manifest describes"
+    ):
         build()
 
 
@@ -195,14 +199,18 @@ print("done", flush=True)
 
 def start_child(root, cache, *, delay, seconds=0.0):
     program = textwrap.dedent(CHILD).format(root=str(root), cache=str(cache), delay=delay, seconds=seconds)
-    child = subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+    child = subprocess.Popen(
+        [sys.executable, "-c", program], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+    )
     assert child.stdout is not None
     assert child.stdout.readline() == "begins\n"
     return child
 
 
 def children_of(process):
-    found = subprocess.run(["ps", "-o", "pid=", "--ppid", str(process)], capture_output=True, text=True, check=False)
+    found = subprocess.run(
+        ["ps", "-o", "pid=", "--ppid", str(process)], capture_output=True, text=True, check=False
+    )
     return [int(pid) for pid in found.stdout.split()]
 
 
@@ -216,7 +224,9 @@ def is_running(process):
 @pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc").is_dir(), reason="looks for processes in /proc")
 @pytest.mark.parametrize("after_seconds", [0.25, 0.6, 1.0])
-def test_killed_in_the_middle_and_run_again_gives_the_same_bytes_as_in_one_go(tau, build, tmp_path, after_seconds):
+def test_killed_in_the_middle_and_run_again_gives_the_same_bytes_as_in_one_go(
+    tau, build, tmp_path, after_seconds
+):
     whole = contents(build(folder="whole").waveforms.folder)
     child = start_child(tau, tmp_path / "cache", delay=0.1)
     time.sleep(after_seconds)
@@ -262,13 +272,17 @@ def test_an_interrupted_build_keeps_what_was_done(tau, build, names, tmp_path, d
 def test_of_two_builders_at_once_the_second_waits_and_both_are_right(tau, build, tmp_path):
     children = [start_child(tau, tmp_path / "cache", delay=0.02) for _ in range(2)]
     assert [child.communicate()[0] for child in children] == ["done\n", "done\n"]
-    assert contents(tmp_path / "cache" / FORMAT.folder_name) == contents(build(folder="whole").waveforms.folder)
+    assert contents(tmp_path / "cache" / FORMAT.folder_name) == contents(
+        build(folder="whole").waveforms.folder
+    )
 
 
 def test_too_little_space_is_said_before_the_work(build, monkeypatch):
     usage = shutil.disk_usage("/")._replace(free=10**6)
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage)
-    with pytest.raises(DataError, match=r"needs 0\.0 GB more in .*cache.*, 0\.0 GB are free there: make space, or choose"):
+    with pytest.raises(
+        DataError, match=r"needs 0\.0 GB more in .*cache.*, 0\.0 GB are free there: make space, or choose"
+    ):
         build()
 
 
@@ -284,7 +298,8 @@ def test_a_disk_that_becomes_full_keeps_what_was_done_and_says_so(tau, build, na
     with monkeypatch.context() as patch:
         patch.setattr(building, "write_at", full)
         with pytest.raises(
-            DataError, match=r"the disk of .* is full; 20 clips more than before are kept\. Make space for 0\.00 GB"
+            DataError,
+            match=r"the disk of .* is full; 20 clips more than before are kept\. Make space for 0\.00 GB",
         ):
             build()
     decoded.clear()
@@ -314,7 +329,18 @@ def test_a_really_full_disk_is_told_and_nothing_half_written_is_taken(tau, names
     """)
     mount = 'mkdir -p "$0" && mount -t tmpfs -o size=3m tmpfs "$0" && exec "$1" -c "$2" "$0"'
     folder = tau.parent / "small disk"
-    command = ["unshare", "--user", "--map-root-user", "--mount", "sh", "-c", mount, str(folder), sys.executable, program]
+    command = [
+        "unshare",
+        "--user",
+        "--map-root-user",
+        "--mount",
+        "sh",
+        "-c",
+        mount,
+        str(folder),
+        sys.executable,
+        program,
+    ]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if "unshare" in done.stderr or "mount:" in done.stderr:
         pytest.skip(f"no file system can be mounted here: {done.stderr.strip()}")
@@ -329,11 +355,15 @@ def test_a_process_ended_from_outside_is_told(build, monkeypatch, decoded):
         raise BrokenProcessPool("gone")
 
     monkeypatch.setattr(building, "decode_block", ended)
-    with pytest.raises(DataError, match=r"was ended from outside, as the system does when memory is short; 0 clips more"):
+    with pytest.raises(
+        DataError, match=r"was ended from outside, as the system does when memory is short; 0 clips more"
+    ):
         build()
 
 
-def test_a_file_replaced_while_the_cache_is_built_is_never_kept_under_its_former_content(tau, build, names, monkeypatch):
+def test_a_file_replaced_while_the_cache_is_built_is_never_kept_under_its_former_content(
+    tau, build, names, monkeypatch
+):
     hash_files = building.hash_files
 
     def replaced_afterwards(*args, **kwargs):

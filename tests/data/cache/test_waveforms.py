@@ -60,7 +60,10 @@ def test_int16_takes_half_the_space_and_rounds_to_half_a_step(tau, names, built,
     exact, rounded = built.waveforms.read(rows(built, [1, 2])), halved.waveforms.read(rows(halved, [1, 2]))
     assert rounded.dtype == torch.float32
     assert 0 < (exact - rounded).abs().max() <= 2**-16
-    sizes = [sum(path.stat().st_size for path in made.waveforms.folder.glob("*.samples")) for made in (built, halved)]
+    sizes = [
+        sum(path.stat().st_size for path in made.waveforms.folder.glob("*.samples"))
+        for made in (built, halved)
+    ]
     assert sizes[0] == 2 * sizes[1]
 
 
@@ -90,7 +93,9 @@ def test_a_cache_that_does_not_exist_holds_nothing(tmp_path):
 def test_a_cache_with_a_truncated_part_is_refused(built, tmp_path, part):
     path = built.waveforms.folder / part
     path.write_bytes(path.read_bytes()[:-7])
-    with pytest.raises(DataError, match=r"can't be used, shard .*0000\.samples: .*Delete the folder .* and run"):
+    with pytest.raises(
+        DataError, match=r"can't be used, shard .*0000\.samples: .*Delete the folder .* and run"
+    ):
         open_cache(tmp_path / "cache", FORMAT)
 
 

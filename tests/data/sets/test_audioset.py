@@ -48,7 +48,11 @@ def message(folder):
 
 def test_clips_are_found_by_video_and_start(folder):
     clips = read(folder)
-    assert clips.filenames == ("audio/--4gqARaEJE.wav", "audio/-_BfVyuWPPs_30000.flac", "audio/bbbbbbbbbbb_1.000.wav")
+    assert clips.filenames == (
+        "audio/--4gqARaEJE.wav",
+        "audio/-_BfVyuWPPs_30000.flac",
+        "audio/bbbbbbbbbbb_1.000.wav",
+    )
     assert clips.class_names == ("Speech", "Male speech, man speaking", "Siren")
 
 
@@ -57,7 +61,8 @@ def test_labels_are_places_among_the_class_names_in_their_order(folder):
 
 
 @pytest.mark.parametrize(
-    "name", ["bbbbbbbbbbb_1.ogg", "bbbbbbbbbbb_1000_11000.mp3", "bbbbbbbbbbb_1.000_11.000.WAV", "bbbbbbbbbbb.wav"]
+    "name",
+    ["bbbbbbbbbbb_1.ogg", "bbbbbbbbbbb_1000_11000.mp3", "bbbbbbbbbbb_1.000_11.000.WAV", "bbbbbbbbbbb.wav"],
 )
 def test_a_start_may_be_in_seconds_in_milliseconds_or_absent(folder, name):
     rename(folder, "bbbbbbbbbbb_1.000.wav", name)
@@ -145,16 +150,19 @@ def test_every_wrong_row_is_listed_with_its_line(folder):
 
 def test_a_file_that_fits_two_segments_is_an_error_that_says_how_to_name_it(folder):
     write_segments(folder, '--4gqARaEJE, 0.000, 10.000, "/m/a"', '--4gqARaEJE, 30.000, 40.000, "/m/b"')
-    assert ("audio/--4gqARaEJE.wav could be the segment from 0 s or from 30 s: call such files <YTID>_<start>.wav") in message(
-        folder
-    )
+    assert (
+        "audio/--4gqARaEJE.wav could be the segment from 0 s or from 30 s: call such files <YTID>_<start>.wav"
+    ) in message(folder)
 
 
 def test_a_folder_without_any_clip_is_an_error_that_says_how_files_are_named(folder):
     for path in (folder / "audio").iterdir():
         path.unlink()
     found = message(folder)
-    assert f"none of the 4 videos of {folder / 'balanced_train_segments.csv'} has an audio file below {folder}" in found
+    assert (
+        f"none of the 4 videos of {folder / 'balanced_train_segments.csv'} has an audio file below {folder}"
+        in found
+    )
     assert found.endswith(": <YTID>.wav or <YTID>_<start>.wav, also .flac, .mp3, .ogg")
 
 
@@ -182,12 +190,17 @@ def test_files_of_other_kinds_beside_readable_ones_are_a_warning(folder, caplog)
 @pytest.mark.parametrize("content", ["index,mid\n0,/m/a\n", "index,mid,display_name\nfirst,/m/a,Speech\n"])
 def test_a_broken_class_table_is_an_error_that_says_its_columns(folder, content):
     (folder / "class_labels_indices.csv").write_text(content)
-    assert f"{folder / 'class_labels_indices.csv'} should have the columns index, mid, display_name" in message(folder)
+    assert (
+        f"{folder / 'class_labels_indices.csv'} should have the columns index, mid, display_name"
+        in message(folder)
+    )
 
 
 def test_a_segment_table_that_is_no_text_is_named(folder):
     (folder / "balanced_train_segments.csv").write_bytes(bytes(range(128, 256)))
-    assert f"{folder / 'balanced_train_segments.csv'} is not readable as a comma separated table" in message(folder)
+    assert f"{folder / 'balanced_train_segments.csv'} is not readable as a comma separated table" in message(
+        folder
+    )
 
 
 def test_hidden_files_beside_the_clips_are_none(folder):

@@ -26,7 +26,16 @@ def write_audio(path, seconds, rate=44100, channels=1, subtype="PCM_16", seed=0)
 
 
 def table_of(names):
-    return pd.DataFrame({"filename": names, "scene": "bus", "device": "phone", "location": names, "city": "", "split": "train"})
+    return pd.DataFrame(
+        {
+            "filename": names,
+            "scene": "bus",
+            "device": "phone",
+            "location": names,
+            "city": "",
+            "split": "train",
+        }
+    )
 
 
 def cut(root, names, clip_seconds=1.0):
@@ -103,10 +112,16 @@ def own_data(tmp_path):
         for place in range(5):
             device = ("my phone", "Gerät ß", "録音機")[place % 3]
             name = f"{scene}/take {place}, {device}.{'flac' if place == 3 else 'wav'}"
-            rate, channels, seconds = (8000, 44100, 48000, 96000, 32000)[place], 1 + place % 2, (3.6, 2.4, 0.3, 1.0, 2.0)[place]
+            rate, channels, seconds = (
+                (8000, 44100, 48000, 96000, 32000)[place],
+                1 + place % 2,
+                (3.6, 2.4, 0.3, 1.0, 2.0)[place],
+            )
             write_audio(tmp_path / name, seconds, rate, channels, seed=len(rows))
             rows.append((name, scene, device, f"{scene} {place}"))
-    pd.DataFrame(rows, columns=["filename", "scene", "device", "location"]).to_csv(tmp_path / "clips.csv", index=False)
+    pd.DataFrame(rows, columns=["filename", "scene", "device", "location"]).to_csv(
+        tmp_path / "clips.csv", index=False
+    )
     return tmp_path / "clips.csv"
 
 
@@ -121,7 +136,9 @@ def test_all_parts_of_a_file_keep_what_is_known_of_it(own_data):
     assert clips.scenes == ("bus", "métro ligne 4", "公园")
     assert set(table["device"]) == {"my phone", "Gerät ß", "録音機"}
     assert len(table) == 3 * (4 + 2 + 1 + 1 + 2)
-    whole = table.assign(filename=table["filename"].str.partition("#t=")[0]).drop_duplicates(ignore_index=True)
+    whole = table.assign(filename=table["filename"].str.partition("#t=")[0]).drop_duplicates(
+        ignore_index=True
+    )
     pd.testing.assert_frame_equal(whole, clips.table)
 
 
@@ -178,7 +195,9 @@ def test_a_file_is_cut_by_its_decoded_length_whatever_its_header_says(tmp_path):
 def test_a_file_that_has_to_be_decoded_is_measured_once(tmp_path, monkeypatch):
     write_audio(tmp_path / "a.mp3", 2.0, subtype=None)
     measured = []
-    monkeypatch.setattr(cut_files_module, "seconds_of", lambda path: measured.append(path.name) or seconds_of(path))
+    monkeypatch.setattr(
+        cut_files_module, "seconds_of", lambda path: measured.append(path.name) or seconds_of(path)
+    )
     assert len(cut(tmp_path, ["a.mp3"])[0]) == len(cut(tmp_path, ["a.mp3"])[0]) == 2
     assert measured == ["a.mp3"]
     write_audio(tmp_path / "a.mp3", 3.0, subtype=None)
@@ -187,5 +206,7 @@ def test_a_file_that_has_to_be_decoded_is_measured_once(tmp_path, monkeypatch):
 
 def test_marks_of_parts_in_a_table_are_refused(tmp_path):
     (tmp_path / "clips.csv").write_text("filename,scene,device\nx.wav#t=3,bus,phone\ny.wav,park,phone\n")
-    with pytest.raises(DataError, match=r"row 2, x\.wav#t=3 .*file names must not hold '#t=', which marks parts of files"):
+    with pytest.raises(
+        DataError, match=r"row 2, x\.wav#t=3 .*file names must not hold '#t=', which marks parts of files"
+    ):
         read_clips(tmp_path / "clips.csv", validation_share=0.2, test_share=0.2, seed=0)

@@ -33,7 +33,9 @@ CONTENT = {
     "set.audio.1.zip": {f"set/audio/{name}.wav": CLIP + name.encode() for name in "abcd"},
     "set.doc.zip": {"README.md": b"what it is"},
 }
-UNPACKED = {name.removeprefix("set/"): content for members in CONTENT.values() for name, content in members.items()}
+UNPACKED = {
+    name.removeprefix("set/"): content for members in CONTENT.values() for name, content in members.items()
+}
 AUDIO = "set.audio.1.zip"
 AUDIO_FILES = {name: content for name, content in UNPACKED.items() if name.startswith("audio/")}
 
@@ -92,7 +94,9 @@ class Handler(BaseHTTPRequestHandler):
             self.wfile.write(record)
         elif name in self.server.archives:
             self.server.ranges.append(self.headers.get("Range", ""))
-            self.send_archive(self.server.archives[name], self.server.faults.pop(0) if self.server.faults else "")
+            self.send_archive(
+                self.server.archives[name], self.server.faults.pop(0) if self.server.faults else ""
+            )
         else:
             self.begin(404, 0)
 
@@ -104,7 +108,9 @@ class Handler(BaseHTTPRequestHandler):
             first = 0
         if fault == "sends one wrong byte":
             content = content[:-1] + bytes([content[-1] ^ 1])
-        self.begin(206 if first else 200, len(content) - first, f"bytes {first}-{len(content) - 1}/{len(content)}")
+        self.begin(
+            206 if first else 200, len(content) - first, f"bytes {first}-{len(content) - 1}/{len(content)}"
+        )
         end = min(first + CUT_AFTER, len(content)) if fault == "cuts" else len(content)
         for place in range(first, end, PIECE_BYTES):
             self.wfile.write(content[place : min(place + PIECE_BYTES, end)])
@@ -198,7 +204,9 @@ def test_a_server_that_always_sends_wrong_bytes_ends_the_download_and_nothing_is
 @pytest.mark.parametrize("fault", ["503", "ignores the range"])
 def test_a_server_that_never_goes_on_ends_the_download_and_the_same_call_continues(zenodo, tmp_path, fault):
     only_audio(zenodo, "cuts", *[fault] * 20)
-    with pytest.raises(DataError, match=rf"{AUDIO} can't be had .* The same command goes on with what has arrived"):
+    with pytest.raises(
+        DataError, match=rf"{AUDIO} can't be had .* The same command goes on with what has arrived"
+    ):
         download_record(RECORD, tmp_path, server=zenodo.url)
     (part,) = (tmp_path / "downloads").glob("*.part")
     kept = part.stat().st_size
@@ -238,7 +246,9 @@ def test_an_answer_that_is_no_record_is_refused(zenodo, tmp_path, answer, messag
         download_record(RECORD, tmp_path, server=zenodo.url)
 
 
-@pytest.mark.parametrize("name", ["../evil.txt", "/evil.txt", "set/../../evil.txt", "..\\evil.txt", "C:\\evil.txt"])
+@pytest.mark.parametrize(
+    "name", ["../evil.txt", "/evil.txt", "set/../../evil.txt", "..\\evil.txt", "C:\\evil.txt"]
+)
 def test_no_member_leads_out_of_the_folder(zenodo, tmp_path, name):
     zenodo.archives, zenodo.folder = {"a.zip": zip_of({"set/good.txt": b"good", name: b"evil"})}, "../../"
     download_record(RECORD, tmp_path / "tau" / "set", server=zenodo.url)
@@ -254,7 +264,9 @@ def test_an_archive_that_is_no_zip_file_is_named(zenodo, tmp_path):
 
 def test_a_disk_that_is_too_small_is_told_before_an_archive_is_fetched(zenodo, tmp_path, monkeypatch):
     monkeypatch.setattr("shutil.disk_usage", lambda folder: SimpleNamespace(free=3_000_000))
-    with pytest.raises(DataError, match=r"3 archives and what is in them need 0.0 GB in .*, 0.0 GB are free there"):
+    with pytest.raises(
+        DataError, match=r"3 archives and what is in them need 0.0 GB in .*, 0.0 GB are free there"
+    ):
         download_record(RECORD, tmp_path, server=zenodo.url)
     assert zenodo.ranges == []
 
@@ -267,7 +279,10 @@ def test_a_folder_that_can_not_be_written_is_named(zenodo, tmp_path):
 
 def test_two_processes_do_not_download_into_one_folder(zenodo, tmp_path):
     (tmp_path / "downloads").mkdir()
-    with filelock.FileLock(tmp_path / "downloads" / "lock"), pytest.raises(DataError, match="another process is"):
+    with (
+        filelock.FileLock(tmp_path / "downloads" / "lock"),
+        pytest.raises(DataError, match="another process is"),
+    ):
         download_record(RECORD, tmp_path, server=zenodo.url)
 
 

@@ -95,13 +95,17 @@ def test_clips_of_unknown_location_share_none(table):
 def test_a_location_in_training_and_test_is_found_but_no_error(table, row):
     table = changed(table, 2, location=f"paris-{row}")
     check_leaks(table)
-    assert found(table, levels(table)) == {"locations in training and test": (f"paris-{row} (1 in training, 1 in test)",)}
+    assert found(table, levels(table)) == {
+        "locations in training and test": (f"paris-{row} (1 in training, 1 in test)",)
+    }
 
 
 def test_the_same_audio_twice_in_one_split_is_found_and_silence_is_not(table):
     table = changed(table, [3, 4], key="k0")
     assert found(table, levels(table)) == {"duplicates": ("bus0.wav = park3.wav = park4.wav",)}
-    assert found(table, levels(table, peak=[0, 0.5, 0.5, 0, 0.5, 0.5])) == {"silent": ("bus0.wav", "park3.wav")}
+    assert found(table, levels(table, peak=[0, 0.5, 0.5, 0, 0.5, 0.5])) == {
+        "silent": ("bus0.wav", "park3.wav")
+    }
 
 
 def test_clips_below_minus_80_dbfs_are_silent(table):
@@ -114,14 +118,22 @@ def test_clips_below_minus_80_dbfs_are_silent(table):
 def test_clips_with_more_than_a_thousandth_at_full_scale_are_clipped(table):
     loud = levels(table, peak=1.0, clipped=[0, 0.9e-3, 1.1e-3, 0, 0, 1])
     assert find(table, loud, clip_seconds=1.0) == [
-        Finding("clipped", ("bus2.wav", "park5.wav"), "more than 0.1% of the samples at full scale: recorded too loud")
+        Finding(
+            "clipped",
+            ("bus2.wav", "park5.wav"),
+            "more than 0.1% of the samples at full scale: recorded too loud",
+        )
     ]
 
 
 def test_an_offset_is_far_from_zero_and_no_part_of_a_loud_rumble(table):
     offsets = levels(table, dc=[0.015, 0.03, -0.03, 0.03, 0.0, 0.3], rms=[0.016, 0.1, 0.1, 0.4, 0.1, 0.3])
     assert find(table, offsets, clip_seconds=1.0) == [
-        Finding("DC offset", ("bus1.wav", "bus2.wav", "park5.wav"), "mean beyond 2% of full scale: a fault of the recorder")
+        Finding(
+            "DC offset",
+            ("bus1.wav", "bus2.wav", "park5.wav"),
+            "mean beyond 2% of full scale: a fault of the recorder",
+        )
     ]
 
 
@@ -133,13 +145,21 @@ def test_clips_that_had_to_be_padded_are_short(table):
 
 
 def test_scenes_that_no_validation_part_can_be_cut_from_are_found(table):
-    table = pd.concat([changed(table, 1, location="paris-0", split="train"), clip_table(("t.wav", "tram", "x", "test", "t"))])
-    assert found(table, levels(table)) == {"scenes that cannot be cut": ("bus (1 location)", "tram (0 locations)")}
+    table = pd.concat(
+        [
+            changed(table, 1, location="paris-0", split="train"),
+            clip_table(("t.wav", "tram", "x", "test", "t")),
+        ]
+    )
+    assert found(table, levels(table)) == {
+        "scenes that cannot be cut": ("bus (1 location)", "tram (0 locations)")
+    }
 
 
 def test_names_that_only_look_alike_are_found(table):
     table = table.assign(
-        device=["phone", "Phone", "phone", "zoom-h4n", "Zoom H4n", "phone"], city=["Oslo", "oslo", *4 * ["Rome"]]
+        device=["phone", "Phone", "phone", "zoom-h4n", "Zoom H4n", "phone"],
+        city=["Oslo", "oslo", *4 * ["Rome"]],
     )
     table = changed(changed(table, 4, scene="Park"), 0, location="Paris_1")
     assert found(table, levels(table))["names that look alike"] == (

@@ -12,7 +12,9 @@ from adaptf.data.sets.published_lists import AUDIOSET_LABELS, is_in, is_in_tau, 
 REPOSITORY = Path(__file__).parents[3]
 ORIGINALS = REPOSITORY.parent / "shared" / "data"
 COUNTS = {"5": 6980, "10": 13960, "25": 34900, "50": 69800, "test": 29680}
-needs_originals = pytest.mark.skipif(not ORIGINALS.is_dir(), reason="the lists as they were published are not here")
+needs_originals = pytest.mark.skipif(
+    not ORIGINALS.is_dir(), reason="the lists as they were published are not here"
+)
 
 
 def parts(split):
@@ -100,7 +102,9 @@ def test_a_changed_list_is_refused(fresh, tmp_path, monkeypatch):
 
 def test_a_lost_list_is_an_error(fresh, tmp_path, monkeypatch):
     monkeypatch.setattr(published_lists, "TAU_SPLITS", tmp_path / "tau_splits.csv.gz")
-    with pytest.raises(DataError, match=r"cannot be read \(.+\): the installed package is damaged, install it again"):
+    with pytest.raises(
+        DataError, match=r"cannot be read \(.+\): the installed package is damaged, install it again"
+    ):
         tau_split("test")
 
 
@@ -109,7 +113,11 @@ def test_the_labels_of_audioset_are_527_in_their_order():
     assert list(table.columns) == ["index", "mid", "display_name"]
     assert table["index"].tolist() == list(range(527))
     assert table["mid"].is_unique and table["display_name"].is_unique
-    assert table["display_name"].iloc[[0, 1, 526]].tolist() == ["Speech", "Male speech, man speaking", "Field recording"]
+    assert table["display_name"].iloc[[0, 1, 526]].tolist() == [
+        "Speech",
+        "Male speech, man speaking",
+        "Field recording",
+    ]
 
 
 @needs_originals
@@ -120,7 +128,11 @@ def test_the_labels_of_audioset_are_the_published_ones():
 def test_the_lists_are_installed_with_the_package_and_their_sources_named():
     settings = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())
     package = REPOSITORY / "adaptf"
-    installed = {path for glob in settings["tool"]["setuptools"]["package-data"]["adaptf"] for path in package.glob(glob)}
+    installed = {
+        path
+        for glob in settings["tool"]["setuptools"]["package-data"]["adaptf"]
+        for path in package.glob(glob)
+    }
     sources = published_lists.FOLDER / "SOURCES.md"
     assert {published_lists.TAU_SPLITS, AUDIOSET_LABELS, sources} <= installed
     assert published_lists.TAU_SPLITS.name in sources.read_text()

@@ -54,7 +54,9 @@ def test_clips_of_a_tau_folder_have_one_length_and_own_data_any(tau, tmp_path):
 @pytest.mark.parametrize("scenes", [(), ("bus",)])
 def test_a_single_scene_is_refused(tmp_path, scenes):
     path = write_csv(tmp_path, "filename,scene,device\nx.wav,bus,phone\n")
-    with pytest.raises(DataError, match=r"clips\.csv has the scene bus alone: a classifier needs two or more"):
+    with pytest.raises(
+        DataError, match=r"clips\.csv has the scene bus alone: a classifier needs two or more"
+    ):
         read(path, scenes=scenes)
 
 
@@ -81,7 +83,10 @@ def test_scenes_of_one_location_are_cut_by_file_and_a_note_says_so(tau):
     edit(tau / "meta.csv", lambda table: table.assign(identifier=table["scene_label"]))
     clips = read(tau)
     assert clips.cut_by_file == {"airport", "bus"}
-    assert "Too few places to cut the validation part by location: whole files were cut out of airport, bus" in clips.notes[-1]
+    assert (
+        "Too few places to cut the validation part by location: whole files were cut out of airport, bus"
+        in clips.notes[-1]
+    )
     assert clips.table.groupby(["scene", "split"]).size().unstack()["validation"].tolist() == [3, 3]
 
 
@@ -93,13 +98,19 @@ def own_data(folder, places, *, files=5):
         for place in of_scene
         for number in range(files)
     ]
-    pd.DataFrame(rows, columns=["filename", "scene", "device", "location"]).to_csv(folder / "clips.csv", index=False)
+    pd.DataFrame(rows, columns=["filename", "scene", "device", "location"]).to_csv(
+        folder / "clips.csv", index=False
+    )
     return folder / "clips.csv"
 
 
 @pytest.mark.parametrize("seed", range(3))
 def test_of_two_places_a_scene_one_is_tested_and_files_of_the_other_validate(tmp_path, seed):
-    places = {"public_square": ["market", "townhall"], "metro_station": ["station", "north"], "park": ["lake", "garden"]}
+    places = {
+        "public_square": ["market", "townhall"],
+        "metro_station": ["station", "north"],
+        "park": ["lake", "garden"],
+    }
     clips = read(own_data(tmp_path, places), scenes=(), seed=seed)
     counts = clips.table.groupby(["scene", "split"]).size().unstack()
     assert (counts > 0).all(axis=None) and (counts["test"] == 5).all()
@@ -107,27 +118,46 @@ def test_of_two_places_a_scene_one_is_tested_and_files_of_the_other_validate(tmp
     assert not tested & set(clips.table.query("split != 'test'")["location"])
     assert clips.cut_by_file == {"public_square", "metro_station", "park"}
     (note,) = clips.notes
-    assert "the validation part by location: whole files were cut out of metro_station, park, public_square" in note
+    assert (
+        "the validation part by location: whole files were cut out of metro_station, park, public_square"
+        in note
+    )
     assert "scores on the validation clips come out too good" in note.lower() and "a column 'split'" in note
 
 
 def test_of_one_place_a_scene_files_are_tested_too_and_a_note_for_each_part_says_so(tmp_path):
     clips = read(own_data(tmp_path, {"park": ["lake"], "bus": ["line 1"]}), scenes=())
     assert (clips.table.groupby(["scene", "split"]).size().unstack() > 0).all(axis=None)
-    assert [part in note for part, note in zip(["test part", "validation part"], clips.notes, strict=True)] == [True, True]
+    assert [
+        part in note for part, note in zip(["test part", "validation part"], clips.notes, strict=True)
+    ] == [True, True]
 
 
 def test_three_places_a_scene_are_enough(tmp_path):
-    clips = read(own_data(tmp_path, {"park": ["lake", "wood", "hill"], "bus": ["line 1", "line 2", "line 3"]}), scenes=())
+    clips = read(
+        own_data(tmp_path, {"park": ["lake", "wood", "hill"], "bus": ["line 1", "line 2", "line 3"]}),
+        scenes=(),
+    )
     assert clips.cut_by_file == frozenset() and clips.notes == ()
     assert (clips.table.groupby(["scene", "split"]).size().unstack() == 5).all(axis=None)
 
 
 @pytest.mark.parametrize("seed", range(10))
 def test_scenes_that_share_places_keep_some_for_training(tmp_path, seed):
-    places = {"quiet": ["home", "office", "train"], "talking": ["home", "office"], "music": ["office", "train"]}
-    rows = [(f"{scene}-{place}-{k}.wav", scene, "a", place) for scene, at in places.items() for place in at for k in range(4)]
-    pd.DataFrame(rows, columns=["filename", "scene", "device", "location"]).to_csv(tmp_path / "clips.csv", index=False)
+    places = {
+        "quiet": ["home", "office", "train"],
+        "talking": ["home", "office"],
+        "music": ["office", "train"],
+    }
+    rows = [
+        (f"{scene}-{place}-{k}.wav", scene, "a", place)
+        for scene, at in places.items()
+        for place in at
+        for k in range(4)
+    ]
+    pd.DataFrame(rows, columns=["filename", "scene", "device", "location"]).to_csv(
+        tmp_path / "clips.csv", index=False
+    )
     table = table_of(tmp_path / "clips.csv", scenes=(), seed=seed, test_share=0.4)
     assert set(table.query("split == 'train'")["scene"]) == set(places)
 
@@ -142,9 +172,13 @@ def test_files_of_unknown_location_are_places_of_their_own(tmp_path, caplog):
 
 def test_clips_that_cannot_be_trained_on_are_refused_with_ways_out(tmp_path):
     table = table_of(own_data(tmp_path, {"park": ["lake"], "bus": ["line 1"]}, files=2), scenes=())
-    with pytest.raises(DataError, match=r"no validation clips, by which training chooses .* three files or more .* 'split'"):
+    with pytest.raises(
+        DataError, match=r"no validation clips, by which training chooses .* three files or more .* 'split'"
+    ):
         check_parts(table, source="mine")
-    with pytest.raises(DataError, match=r"1 problem in the splits of mine:\s+scene bus has no training clips"):
+    with pytest.raises(
+        DataError, match=r"1 problem in the splits of mine:\s+scene bus has no training clips"
+    ):
         check_parts(table.assign(split=["validation", "train", "test", "test"]), source="mine")
     check_parts(table.assign(split=["validation", "train", "test", "train"]), source="mine")
 
@@ -163,34 +197,51 @@ def test_what_a_part_lacks_is_told(tmp_path):
 
 
 def test_unknown_city_and_device_are_data(tau):
-    edit(tau / "meta.csv", lambda table: table.assign(source_label=table["source_label"].replace("b", "my phone")))
+    edit(
+        tau / "meta.csv",
+        lambda table: table.assign(source_label=table["source_label"].replace("b", "my phone")),
+    )
     assert "my phone" in set(table_of(tau)["device"])
 
 
 def test_unknown_scene_is_an_error_that_names_the_row(tau):
-    edit(tau / "meta.csv", lambda table: table.assign(scene_label=table["scene_label"].replace("bus", "buss")))
+    edit(
+        tau / "meta.csv", lambda table: table.assign(scene_label=table["scene_label"].replace("bus", "buss"))
+    )
     with pytest.raises(
-        DataError, match=r"row 20, audio/bus-paris-0-0-0-a\.wav \(scene 'buss', .*: the scene should be one of air"
+        DataError,
+        match=r"row 20, audio/bus-paris-0-0-0-a\.wav \(scene 'buss', .*: the scene should be one of air",
     ):
         read(tau)
 
 
 def test_a_device_that_no_registered_model_can_be_named_after_is_an_error(tau):
-    edit(tau / "meta.csv", lambda table: table.assign(source_label=table["source_label"].replace("b", "mic/1")))
+    edit(
+        tau / "meta.csv", lambda table: table.assign(source_label=table["source_label"].replace("b", "mic/1"))
+    )
     with pytest.raises(DataError, match=r"device 'mic/1'\): device names must not hold '/' or ':'"):
         read(tau)
 
 
-@pytest.mark.parametrize("device", ["rec.1", "Zoom H4n+", "o'brien", "a,b", "50%", "mic#1", "phone (old)", "a@b", "x" * 101])
+@pytest.mark.parametrize(
+    "device", ["rec.1", "Zoom H4n+", "o'brien", "a,b", "50%", "mic#1", "phone (old)", "a@b", "x" * 101]
+)
 def test_a_device_that_would_be_lost_after_all_training_is_refused_with_its_row(tmp_path, device):
     path = write_csv(tmp_path, f'filename,scene,device\nx.wav,bus,phone\ny.wav,park,"{device}"\n')
-    with pytest.raises(DataError, match=r"row 3, y\.wav .*: device names must not hold .* but letters, digits, blanks"):
+    with pytest.raises(
+        DataError, match=r"row 3, y\.wav .*: device names must not hold .* but letters, digits, blanks"
+    ):
         read(path, scenes=())
 
 
 def test_each_such_device_is_named_once(tmp_path):
-    rows = [f"{number}.wav,{['bus', 'park'][number % 2]},{['rec.1', 'H4n+'][number // 10]}" for number in range(20)]
-    with pytest.raises(DataError, match=r"(?s)2 problems .*row 2, 0\.wav .*'rec\.1'.*row 12, 10\.wav .*'H4n\+'"):
+    rows = [
+        f"{number}.wav,{['bus', 'park'][number % 2]},{['rec.1', 'H4n+'][number // 10]}"
+        for number in range(20)
+    ]
+    with pytest.raises(
+        DataError, match=r"(?s)2 problems .*row 2, 0\.wav .*'rec\.1'.*row 12, 10\.wav .*'H4n\+'"
+    ):
         read(write_csv(tmp_path, "\n".join(["filename,scene,device", *rows])), scenes=())
 
 
@@ -209,26 +260,34 @@ def test_names_of_letters_digits_blanks_and_dashes_are_devices(tmp_path, device)
 
 def test_two_rows_for_one_file_are_an_error(tau):
     edit(tau / "meta.csv", lambda table: pd.concat([table, table.iloc[[3]]]))
-    with pytest.raises(DataError, match=r"row 38, audio/airport-paris-1-1-0-a\.wav .*: a row above names this file too"):
+    with pytest.raises(
+        DataError, match=r"row 38, audio/airport-paris-1-1-0-a\.wav .*: a row above names this file too"
+    ):
         read(tau)
 
 
 def test_a_file_in_training_and_test_list_is_an_error(tau):
     test = pd.read_csv(tau / "evaluation_setup/fold1_evaluate.csv", sep="\t")
     edit(tau / "evaluation_setup/fold1_train.csv", lambda table: pd.concat([table, test.iloc[[0]]]))
-    with pytest.raises(DataError, match=r"airport-paris-4-4-0-a\.wav is in evaluation_setup/fold1_train\.csv and in"):
+    with pytest.raises(
+        DataError, match=r"airport-paris-4-4-0-a\.wav is in evaluation_setup/fold1_train\.csv and in"
+    ):
         read(tau)
 
 
 def test_a_listed_file_without_meta_is_an_error(tau):
     edit(tau / "meta.csv", lambda table: table.iloc[1:])
-    with pytest.raises(DataError, match=r"airport-paris-0-0-0-a\.wav is in a split list but not in meta\.csv"):
+    with pytest.raises(
+        DataError, match=r"airport-paris-0-0-0-a\.wav is in a split list but not in meta\.csv"
+    ):
         read(tau)
 
 
 def test_a_missing_column_is_named_with_those_that_are_there(tau):
     edit(tau / "meta.csv", lambda table: table.rename(columns={"identifier": "place"}))
-    with pytest.raises(DataError, match="lacks the column identifier; it has filename, scene_label, place, source_label"):
+    with pytest.raises(
+        DataError, match="lacks the column identifier; it has filename, scene_label, place, source_label"
+    ):
         read(tau)
 
 
@@ -244,8 +303,12 @@ def test_ten_problems_are_listed_and_the_others_counted(tau):
 
 
 def test_own_csv_without_split_is_cut_by_location(tmp_path):
-    rows = [(f"{place}-{clip}.wav", "bus", "phone", f"place {place}") for place in range(10) for clip in range(4)]
-    pd.DataFrame(rows, columns=["filename", "scene", "device", "location"]).to_csv(tmp_path / "clips.csv", index=False)
+    rows = [
+        (f"{place}-{clip}.wav", "bus", "phone", f"place {place}") for place in range(10) for clip in range(4)
+    ]
+    pd.DataFrame(rows, columns=["filename", "scene", "device", "location"]).to_csv(
+        tmp_path / "clips.csv", index=False
+    )
     table = table_of(tmp_path / "clips.csv")
     assert set(table["split"]) == {"train", "validation", "test"}
     assert (table.groupby("location")["split"].nunique() == 1).all()
@@ -259,7 +322,8 @@ def test_own_csv_with_a_split_is_taken_as_it_is(tmp_path):
 
 def test_own_csv_may_name_cities_and_more(tmp_path):
     path = write_csv(
-        tmp_path, "city,note,scene,device,filename\nOslo,NA,bus,phone,x.wav\n,,null,phone,1e5\nnan,,bus,phone,007\n"
+        tmp_path,
+        "city,note,scene,device,filename\nOslo,NA,bus,phone,x.wav\n,,null,phone,1e5\nnan,,bus,phone,007\n",
     )
     table = table_of(path, scenes=())
     assert list(table["city"]) == ["Oslo", "", "nan"]
@@ -269,7 +333,9 @@ def test_own_csv_may_name_cities_and_more(tmp_path):
 
 def test_own_csv_with_a_wrong_split_is_an_error(tmp_path):
     path = write_csv(tmp_path, "filename,scene,device,split\nx.wav,bus,phone,tset\n")
-    with pytest.raises(DataError, match=r"row 2, x\.wav: split 'tset' should be one of train, validation, test"):
+    with pytest.raises(
+        DataError, match=r"row 2, x\.wav: split 'tset' should be one of train, validation, test"
+    ):
         read(path)
 
 
@@ -286,11 +352,26 @@ def test_own_csv_without_a_value_is_an_error(tmp_path, row):
         ("", "not readable as a comma separated table"),
         ("\n\n", "not readable as a comma separated table"),
         ("filename,scene,device\n", "no clips"),
-        ("filename,scene,device\nx.wav,bus,phone,\n", "not readable as .* Expected 3 fields in line 2, saw 4"),
-        ("filename,scene,device\nx.wav,bus,phone\ny.wav,park,phone,a,b\n", "Expected 3 fields in line 3, saw 5"),
-        ("filename,scene,device, scene\nx.wav,bus,phone,park\n", "has the column scene twice: leave one of them"),
-        ("filename|scene|device\nx.wav|bus|phone\n", r"lacks the columns filename, scene, device; it has filename\|scene"),
-        ('filename,scene,device\n"x.wav,bus,phone\ny.wav,park,phone\n', "not readable as .* EOF inside string"),
+        (
+            "filename,scene,device\nx.wav,bus,phone,\n",
+            "not readable as .* Expected 3 fields in line 2, saw 4",
+        ),
+        (
+            "filename,scene,device\nx.wav,bus,phone\ny.wav,park,phone,a,b\n",
+            "Expected 3 fields in line 3, saw 5",
+        ),
+        (
+            "filename,scene,device, scene\nx.wav,bus,phone,park\n",
+            "has the column scene twice: leave one of them",
+        ),
+        (
+            "filename|scene|device\nx.wav|bus|phone\n",
+            r"lacks the columns filename, scene, device; it has filename\|scene",
+        ),
+        (
+            'filename,scene,device\n"x.wav,bus,phone\ny.wav,park,phone\n',
+            "not readable as .* EOF inside string",
+        ),
     ],
 )
 def test_a_table_that_is_none_is_an_error(tmp_path, text, message):
@@ -356,8 +437,13 @@ def test_a_binary_file_is_no_csv(tmp_path):
 
 def test_row_numbers_are_those_of_the_table_also_where_it_has_clips_of_no_list(tau):
     edit(tau / "evaluation_setup/fold1_train.csv", lambda table: table.iloc[6:])
-    edit(tau / "meta.csv", lambda table: table.assign(source_label=table["source_label"].mask(table.index == 20, "a/b")))
-    with pytest.raises(DataError, match=r"row 22, audio/.* \(scene 'bus', device 'a/b'\): device names must not hold '/'"):
+    edit(
+        tau / "meta.csv",
+        lambda table: table.assign(source_label=table["source_label"].mask(table.index == 20, "a/b")),
+    )
+    with pytest.raises(
+        DataError, match=r"row 22, audio/.* \(scene 'bus', device 'a/b'\): device names must not hold '/'"
+    ):
         read(tau)
 
 
@@ -367,10 +453,14 @@ def test_a_data_set_is_one_module_and_one_line(tmp_path, monkeypatch):
     exec(code, module := {})
     added = DataSet("a Cityscapes folder", module["is_cityscapes"], without_rules(module["read_cityscapes"]))
     monkeypatch.setattr(kinds, "DATA_SETS", (*kinds.DATA_SETS, added))
-    rows = [f"{scene}/{place}.wav,{scene},phone,{scene}{place}" for scene in ("bus", "park") for place in range(5)]
+    rows = [
+        f"{scene}/{place}.wav,{scene},phone,{scene}{place}" for scene in ("bus", "park") for place in range(5)
+    ]
     (tmp_path / "index.csv").write_text("\n".join(["filename,place,recorder,square", *rows]))
     clips = read(tmp_path, scenes=())
     assert (clips.scenes, clips.any_length, clips.notes, len(clips.table)) == (("bus", "park"), False, (), 10)
     assert set(clips.table["split"]) == {"train", "validation", "test"}
-    with pytest.raises(DataError, match=r"neither a TAU 2022 folder .* nor a CSV file .* nor a Cityscapes folder"):
+    with pytest.raises(
+        DataError, match=r"neither a TAU 2022 folder .* nor a CSV file .* nor a Cityscapes folder"
+    ):
         read(tmp_path / "other")

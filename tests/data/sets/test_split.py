@@ -19,7 +19,9 @@ def clips_at(places):
 
 def sides(table):
     """Clips per scene and device (rows) and side."""
-    return pd.crosstab([table["scene"], table["device"]], table["split"]).reindex(columns=[TRAIN, VALIDATION], fill_value=0)
+    return pd.crosstab([table["scene"], table["device"]], table["split"]).reindex(
+        columns=[TRAIN, VALIDATION], fill_value=0
+    )
 
 
 @pytest.mark.parametrize("split, seeds", [("25", 20), ("10", 5), ("5", 5), ("50", 5)])
@@ -43,7 +45,9 @@ def test_each_device_and_scene_gives_about_its_share(official_clips, seed):
 def test_the_cut_follows_from_seed_and_names_not_from_the_order_of_rows(official_clips):
     table = official_clips("5")
     cut = cut_by_location(table, share=0.15, to=VALIDATION, seed=3)
-    mixed = cut_by_location(table.sample(frac=1, random_state=np.random.default_rng(0)), share=0.15, to=VALIDATION, seed=3)
+    mixed = cut_by_location(
+        table.sample(frac=1, random_state=np.random.default_rng(0)), share=0.15, to=VALIDATION, seed=3
+    )
     pd.testing.assert_frame_equal(mixed.sort_index(), cut)
     other = cut_by_location(table, share=0.15, to=VALIDATION, seed=4)
     assert (other["split"] != cut["split"]).any()
@@ -52,7 +56,13 @@ def test_the_cut_follows_from_seed_and_names_not_from_the_order_of_rows(official
 @pytest.mark.parametrize("seed", range(10))
 def test_a_place_that_a_device_alone_has_of_a_scene_is_trained_on(seed):
     both = [("park", "a"), ("park", "b")]
-    places = {"lake": both, "wood": [("park", "a")], "hill": [("park", "a")], "line": [("bus", "a")], "stop": [("bus", "a")]}
+    places = {
+        "lake": both,
+        "wood": [("park", "a")],
+        "hill": [("park", "a")],
+        "line": [("bus", "a")],
+        "stop": [("bus", "a")],
+    }
     cut = cut_by_location(clips_at(places), share=0.3, to=VALIDATION, seed=seed)
     assert sides(cut).loc[("park", "b"), TRAIN] == 4
     assert (sides(cut).loc[[("park", "a"), ("bus", "a")]] > 0).all(axis=None)
@@ -61,7 +71,11 @@ def test_a_place_that_a_device_alone_has_of_a_scene_is_trained_on(seed):
 @pytest.mark.parametrize("seed", range(10))
 def test_where_one_place_can_not_help_two_change_sides(seed):
     """`b` has two places of the park, and the one of them that is cut out has to be that which leaves `a` and `c` theirs."""
-    places = {"lake": [("park", "a"), ("park", "b"), ("park", "c")], "wood": [("park", "b")], "hill": [("park", "a")]}
+    places = {
+        "lake": [("park", "a"), ("park", "b"), ("park", "c")],
+        "wood": [("park", "b")],
+        "hill": [("park", "a")],
+    }
     places |= {"line": [("bus", "a"), ("bus", "c")], "stop": [("bus", "a"), ("bus", "c")]}
     found = sides(cut_by_location(clips_at(places), share=0.5, to=VALIDATION, seed=seed))
     assert found.loc[("park", "c"), TRAIN] == 4
@@ -69,6 +83,11 @@ def test_where_one_place_can_not_help_two_change_sides(seed):
 
 
 def test_what_can_not_be_had_is_told_by_device_and_scene():
-    places = {"lake": [("park", "a"), ("park", "b")], "wood": [("park", "a")], "line": [("bus", "a")], "stop": [("bus", "a")]}
+    places = {
+        "lake": [("park", "a"), ("park", "b")],
+        "wood": [("park", "a")],
+        "line": [("bus", "a")],
+        "stop": [("bus", "a")],
+    }
     cut = cut_by_location(clips_at(places), share=0.4, to=VALIDATION, seed=0)
     assert "There are no validation clips of the devices b (park)" in gaps(cut, ["bus", "park"])

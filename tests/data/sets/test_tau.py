@@ -16,7 +16,12 @@ def write_list(path, names):
 
 def write_meta(folder, names):
     part = names.str.removeprefix("audio/").str.removesuffix(".wav").str.split("-", expand=True)
-    table = {"filename": names, "scene_label": part[0], "identifier": part[1] + "-" + part[2], "source_label": part[5]}
+    table = {
+        "filename": names,
+        "scene_label": part[0],
+        "identifier": part[1] + "-" + part[2],
+        "source_label": part[5],
+    }
     pd.DataFrame(table).to_csv(folder / "meta.csv", sep="\t", index=False)
 
 
@@ -30,7 +35,9 @@ def whole(tmp_path_factory):
     folder = tmp_path_factory.mktemp("published")
     names = pd.concat([tau_split("50"), tau_split("test"), pd.Series([ONLY_100, NEITHER])])
     write_meta(folder, shuffled(names))
-    write_list(folder / "evaluation_setup/fold1_train.csv", pd.concat([tau_split("50"), pd.Series([ONLY_100])]))
+    write_list(
+        folder / "evaluation_setup/fold1_train.csv", pd.concat([tau_split("50"), pd.Series([ONLY_100])])
+    )
     return folder
 
 
@@ -87,15 +94,20 @@ def test_one_published_name_is_enough_to_know_the_data_set(tmp_path):
 def test_an_incomplete_download_is_found_for_all_of_the_training_clips_too(tmp_path):
     names = pd.concat([tau_split("50")[1:], tau_split("test")])
     with pytest.raises(
-        DataError, match=r"1 of the 99480 clips of evaluation_setup/fold1_train\.csv and the published test list"
+        DataError,
+        match=r"1 of the 99480 clips of evaluation_setup/fold1_train\.csv and the published test list",
     ):
         read_tau(with_meta_of(tmp_path, names), train_split="100")
 
 
 def test_a_published_test_clip_in_the_folders_training_list_is_an_error(tmp_path):
     folder = with_meta_of(tmp_path, pd.concat([tau_split("50"), tau_split("test")]))
-    write_list(folder / "evaluation_setup/fold1_train.csv", pd.concat([tau_split("50"), tau_split("test")[:1]]))
-    with pytest.raises(DataError, match=r"is in evaluation_setup/fold1_train\.csv and in the published test list"):
+    write_list(
+        folder / "evaluation_setup/fold1_train.csv", pd.concat([tau_split("50"), tau_split("test")[:1]])
+    )
+    with pytest.raises(
+        DataError, match=r"is in evaluation_setup/fold1_train\.csv and in the published test list"
+    ):
         read_tau(folder, train_split="100")
 
 

@@ -58,7 +58,9 @@ def test_tokens_of_the_golden_waveform_differ_by_the_rounding_of_its_empty_bands
 def test_tokens_of_a_waveform_equal_speechbrains_own_forward(encoder: BeatsEncoder) -> None:
     speechbrain_beats = importlib.import_module("speechbrain.lobes.models.beats")
     waveform = noise(4, 16000)
-    reference, *_ = speechbrain_beats.BEATs(str(CHECKPOINT), freeze=True).extract_features(waveform, torch.ones(4))
+    reference, *_ = speechbrain_beats.BEATs(str(CHECKPOINT), freeze=True).extract_features(
+        waveform, torch.ones(4)
+    )
     features = BeatsFeatures(sample_rate=16000)(waveform)
     torch.testing.assert_close(encoder(features), reference, atol=1e-4, rtol=0)
 
@@ -66,13 +68,17 @@ def test_tokens_of_a_waveform_equal_speechbrains_own_forward(encoder: BeatsEncod
 def test_logits_are_the_mean_over_tokens_of_a_linear_layer(encoder: BeatsEncoder) -> None:
     network = BeatsClassifier(encoder, classes=10).eval()
     features = noise(3, 1, 128, 98)
-    expected = torch.stack([network.classifier(token) for token in encoder(features).unbind(dim=1)]).mean(dim=0)
+    expected = torch.stack([network.classifier(token) for token in encoder(features).unbind(dim=1)]).mean(
+        dim=0
+    )
     assert encoder(features).shape == (3, 6 * 8, 48)
     torch.testing.assert_close(network(features), expected, atol=1e-5, rtol=1e-4)
 
 
 @pytest.mark.parametrize("shape", [(2, 128, 98), (2, 1, 98, 128), (2, 2, 128, 98), (2, 1, 128, 15)])
-def test_features_of_another_shape_are_refused_with_their_shape(encoder: BeatsEncoder, shape: tuple[int, ...]) -> None:
+def test_features_of_another_shape_are_refused_with_their_shape(
+    encoder: BeatsEncoder, shape: tuple[int, ...]
+) -> None:
     with pytest.raises(ValueError, match=r"\(batch, 1, 128, frames\) with at least 16 frames, got \(2, "):
         encoder(torch.zeros(shape))
 
@@ -129,7 +135,9 @@ def test_without_freezing_every_encoder_weight_in_use_gets_a_gradient(encoder: B
     assert {name for name, weight in network.named_parameters() if weight.grad is None} == set()
 
 
-def test_a_classifier_is_rebuilt_from_its_settings_and_weights_without_the_beats_file(encoder: BeatsEncoder) -> None:
+def test_a_classifier_is_rebuilt_from_its_settings_and_weights_without_the_beats_file(
+    encoder: BeatsEncoder,
+) -> None:
     network = BeatsClassifier(encoder, classes=3, freeze_encoder=True).eval()
     rebuilt = rebuilt_beats(classes=3, **json.loads(json.dumps(network.settings))).eval()
     rebuilt.load_state_dict(network.state_dict())
@@ -146,12 +154,16 @@ def test_the_linear_layer_makes_the_logits_of_the_embedding(encoder: BeatsEncode
     network = BeatsClassifier(encoder, classes=10).eval()
     features = noise(3, 1, 128, 98)
     assert network.embed(features).shape == (3, 48)
-    torch.testing.assert_close(network.classifier(network.embed(features)), network(features), atol=1e-5, rtol=0)
+    torch.testing.assert_close(
+        network.classifier(network.embed(features)), network(features), atol=1e-5, rtol=0
+    )
 
 
 def test_the_embedding_of_a_frozen_encoder_carries_no_gradient(encoder: BeatsEncoder) -> None:
     assert BeatsClassifier(encoder, classes=3).embed(noise(1, 1, 128, 98)).requires_grad
-    assert not BeatsClassifier(encoder, classes=3, freeze_encoder=True).embed(noise(1, 1, 128, 98)).requires_grad
+    assert (
+        not BeatsClassifier(encoder, classes=3, freeze_encoder=True).embed(noise(1, 1, 128, 98)).requires_grad
+    )
 
 
 # The published size
@@ -168,6 +180,8 @@ def test_a_file_of_the_published_size_is_read_and_classifies(
         assert network.embed(noise(1, 1, 128, 98)).shape == (1, 768)
 
 
-def test_whoever_looks_at_all_modules_after_speechbrain_is_imported_meets_no_error(encoder: BeatsEncoder) -> None:
+def test_whoever_looks_at_all_modules_after_speechbrain_is_imported_meets_no_error(
+    encoder: BeatsEncoder,
+) -> None:
     for module in list(sys.modules.values()):
         getattr(module, "__file__", None)

@@ -39,7 +39,9 @@ def test_the_old_predictor_of_a_fine_tuned_file_is_dropped(pretrained: Path, fin
 
 
 @pytest.mark.parametrize("wanted", [None, False])
-def test_a_model_that_was_pre_trained_only_is_read_where_one_is_wanted(pretrained: Path, wanted: bool | None) -> None:
+def test_a_model_that_was_pre_trained_only_is_read_where_one_is_wanted(
+    pretrained: Path, wanted: bool | None
+) -> None:
     assert load_beats(pretrained, finetuned=wanted).dim == 48
 
 
@@ -48,7 +50,9 @@ def test_a_fine_tuned_model_is_read_where_one_is_wanted(finetuned: Path, wanted:
     assert load_beats(finetuned, finetuned=wanted).dim == 48
 
 
-def test_a_file_without_a_word_on_its_kind_is_pre_trained_only(checkpoint: dict[str, Any], tmp_path: Path) -> None:
+def test_a_file_without_a_word_on_its_kind_is_pre_trained_only(
+    checkpoint: dict[str, Any], tmp_path: Path
+) -> None:
     del checkpoint["cfg"]["finetuned_model"]
     torch.save(checkpoint, tmp_path / "BEATs.pt")
     assert load_beats(tmp_path / "BEATs.pt", finetuned=False).dim == 48
@@ -57,11 +61,14 @@ def test_a_file_without_a_word_on_its_kind_is_pre_trained_only(checkpoint: dict[
 def test_a_fine_tuned_model_where_none_is_wanted_is_refused_with_the_right_file(finetuned: Path) -> None:
     message = refusal(finetuned, finetuned=False)
     assert (
-        f"fine-tuned on labels, which is the kind of file for ssl_sl, but ssl and ssl_frozen take {PRETRAINED_FILE}" in message
+        f"fine-tuned on labels, which is the kind of file for ssl_sl, but ssl and ssl_frozen take {PRETRAINED_FILE}"
+        in message
     )
 
 
-def test_a_pre_trained_model_where_a_fine_tuned_one_is_wanted_is_refused_with_the_right_file(pretrained: Path) -> None:
+def test_a_pre_trained_model_where_a_fine_tuned_one_is_wanted_is_refused_with_the_right_file(
+    pretrained: Path,
+) -> None:
     expected = f"pre-trained only, which is the kind of file for ssl and ssl_frozen, but ssl_sl takes {FINETUNED_FILE}"
     assert expected in refusal(pretrained, finetuned=True)
 
@@ -75,17 +82,26 @@ def test_weights_of_a_predictor_tell_a_fine_tuned_model_whose_settings_do_not(
 
 
 @pytest.mark.parametrize(
-    ("settings", "weights"), [({"quant_n": 1024}, {}), ({}, {"quantize.embedding.weight": torch.zeros(1024, 256)})]
+    ("settings", "weights"),
+    [({"quant_n": 1024}, {}), ({}, {"quantize.embedding.weight": torch.zeros(1024, 256)})],
 )
 @pytest.mark.parametrize("wanted", [{}, {"finetuned": True}, {"finetuned": False}])
 def test_a_tokenizer_is_called_what_it_is(
-    checkpoint: dict[str, Any], settings: dict[str, Any], weights: dict[str, Any], wanted: dict[str, bool], tmp_path: Path
+    checkpoint: dict[str, Any],
+    settings: dict[str, Any],
+    weights: dict[str, Any],
+    wanted: dict[str, bool],
+    tmp_path: Path,
 ) -> None:
-    torch.save({"cfg": checkpoint["cfg"] | settings, "model": checkpoint["model"] | weights}, tmp_path / "BEATs.pt")
+    torch.save(
+        {"cfg": checkpoint["cfg"] | settings, "model": checkpoint["model"] | weights}, tmp_path / "BEATs.pt"
+    )
     assert "it is a BEATs tokenizer" in refusal(tmp_path / "BEATs.pt", **wanted)
 
 
-def test_a_random_file_has_the_names_and_shapes_of_a_published_one(checkpoint: dict[str, Any], pretrained: Path) -> None:
+def test_a_random_file_has_the_names_and_shapes_of_a_published_one(
+    checkpoint: dict[str, Any], pretrained: Path
+) -> None:
     written = torch.load(pretrained, weights_only=True)["model"]
     assert {name: weight.shape for name, weight in written.items()} == {
         name: weight.shape for name, weight in checkpoint["model"].items()
@@ -101,7 +117,11 @@ def refusal(path: Path, **wanted: bool) -> str:
         load_beats(path, **wanted)
     message = str(caught.value)
     assert repr(str(path)) in message
-    for origin in ("microsoft/unilm", "BEATs_iter3_plus_AS2M.pt", "BEATs_iter3_plus_AS2M_finetuned_on_AS2M_cpt2.pt"):
+    for origin in (
+        "microsoft/unilm",
+        "BEATs_iter3_plus_AS2M.pt",
+        "BEATs_iter3_plus_AS2M_finetuned_on_AS2M_cpt2.pt",
+    ):
         assert origin in message
     assert "local path" in message
     return message
@@ -115,7 +135,9 @@ def test_a_folder_is_no_checkpoint(tmp_path: Path) -> None:
     assert "it is a folder" in refusal(tmp_path)
 
 
-@pytest.mark.parametrize("content", [b"", b"PK", b"<!DOCTYPE html><title>Not found</title>", b"\x89PNG" + bytes(900)])
+@pytest.mark.parametrize(
+    "content", [b"", b"PK", b"<!DOCTYPE html><title>Not found</title>", b"\x89PNG" + bytes(900)]
+)
 def test_a_file_of_another_program_is_no_checkpoint(content: bytes, tmp_path: Path) -> None:
     path = tmp_path / "BEATs.pt"
     path.write_bytes(content)
@@ -169,7 +191,9 @@ def as_old_torch_file(trap: Trap) -> bytes:
 
 @pytest.mark.parametrize("write", [as_plain_pickle, as_old_pickle, as_torch_file, as_old_torch_file])
 @pytest.mark.filterwarnings("ignore:Detected pickle protocol")
-def test_a_file_that_wants_to_run_code_is_refused_and_runs_none(write: Callable[[Trap], bytes], tmp_path: Path) -> None:
+def test_a_file_that_wants_to_run_code_is_refused_and_runs_none(
+    write: Callable[[Trap], bytes], tmp_path: Path
+) -> None:
     path, sprung = tmp_path / "BEATs.pt", tmp_path / "sprung"
     path.write_bytes(write(Trap(sprung)))
     message = refusal(path)
@@ -218,7 +242,9 @@ def test_a_file_without_settings_and_weights_is_refused(content: Any, expected: 
         {"embed_dim": -1},
     ],
 )
-def test_settings_of_no_beats_network_are_refused(checkpoint: dict[str, Any], wrong: dict[str, Any], tmp_path: Path) -> None:
+def test_settings_of_no_beats_network_are_refused(
+    checkpoint: dict[str, Any], wrong: dict[str, Any], tmp_path: Path
+) -> None:
     checkpoint["cfg"] |= wrong
     torch.save(checkpoint, tmp_path / "BEATs.pt")
     assert "its cfg describes no BEATs network" in refusal(tmp_path / "BEATs.pt")

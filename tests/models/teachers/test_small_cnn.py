@@ -25,7 +25,9 @@ def test_the_size_is_that_of_a_small_teacher() -> None:
 def test_every_weight_learns() -> None:
     network = SmallCnnTeacher(classes=10, width=16)
     nn.functional.cross_entropy(network(noise(4, 1, 64, 64)), torch.arange(4)).backward()
-    assert {name for name, weight in network.named_parameters() if weight.grad is None or not weight.grad.any()} == set()
+    assert {
+        name for name, weight in network.named_parameters() if weight.grad is None or not weight.grad.any()
+    } == set()
 
 
 def test_it_learns_which_band_is_loud() -> None:

@@ -26,10 +26,14 @@ class TfSepNet(nn.Module):
     each block. Raises ValueError where the width is not a multiple of 4 or the depth is not in 2 .. 17.
     """
 
-    def __init__(self, *, classes: int, width: int = WIDTH, depth: int = DEPTH, dropout: float = DROPOUT) -> None:
+    def __init__(
+        self, *, classes: int, width: int = WIDTH, depth: int = DEPTH, dropout: float = DROPOUT
+    ) -> None:
         super().__init__()
         if width <= 0 or width % 4:
-            raise ValueError(f"width should be a positive multiple of 4 (halves and pairs of channels), got {width}")
+            raise ValueError(
+                f"width should be a positive multiple of 4 (halves and pairs of channels), got {width}"
+            )
         if not 2 <= depth <= len(_LAYOUT):
             raise ValueError(f"depth should be from 2 to {len(_LAYOUT)}, got {depth}")
         self.width = width
@@ -51,7 +55,9 @@ class TfSepNet(nn.Module):
                 channels = block_channels
         self.body = nn.Sequential(*body)
         self.apply(initialise)
-        self.classifier = nn.Conv2d(channels, classes, 1)  # keeps PyTorch's initialisation: no ReLU follows it
+        self.classifier = nn.Conv2d(
+            channels, classes, 1
+        )  # keeps PyTorch's initialisation: no ReLU follows it
 
     def forward(self, x: Tensor) -> Tensor:
         return self.classifier(self.body(self.stem(x))).mean(dim=(2, 3))
@@ -67,7 +73,9 @@ class TfSepBlock(nn.Module):
     def __init__(self, in_channels: int, out_channels: int, *, dropout: float) -> None:
         super().__init__()
         half = out_channels // 2
-        self.transition = ConvNormRelu(in_channels, out_channels) if in_channels != out_channels else nn.Identity()
+        self.transition = (
+            ConvNormRelu(in_channels, out_channels) if in_channels != out_channels else nn.Identity()
+        )
         self.shuffle = ChannelShuffle()
         self.frequency_depthwise = ConvNormRelu(half, half, kernel_size=(3, 1), padding=(1, 0), groups=half)
         self.frequency_pointwise = ConvNormRelu(half, half)

@@ -75,13 +75,17 @@ class UnshuffledBlock(nn.Module):
         self.slices = runs_of(places[:half]), runs_of(places[half:])
         within = [channel - half for channel in over_time]
         self.frequency_depthwise = reordered(block.frequency_depthwise, rows=over_frequency)
-        self.frequency_pointwise = reordered(block.frequency_pointwise, rows=over_frequency, columns=over_frequency)
+        self.frequency_pointwise = reordered(
+            block.frequency_pointwise, rows=over_frequency, columns=over_frequency
+        )
         self.time_depthwise = reordered(block.time_depthwise, rows=within)
         self.time_pointwise = reordered(block.time_pointwise, rows=within, columns=within)
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.transition(x)
-        over_frequency, over_time = (torch.cat([x[:, piece] for piece in slices], dim=1) for slices in self.slices)
+        over_frequency, over_time = (
+            torch.cat([x[:, piece] for piece in slices], dim=1) for slices in self.slices
+        )
         return separate_convolutions(self, over_frequency, over_time)
 
 
@@ -111,5 +115,7 @@ def reordered(block: ConvNormRelu, *, rows: _Order, columns: _Order | None = Non
     weight = copy.conv.weight.data[rows]
     copy.conv.weight.data = weight if columns is None else weight[:, columns]
     for tensor in (*copy.norm.parameters(), *copy.norm.buffers()):
-        tensor.data = tensor.data[rows] if tensor.ndim else tensor.data  # the number of batches is one for all
+        tensor.data = (
+            tensor.data[rows] if tensor.ndim else tensor.data
+        )  # the number of batches is one for all
     return copy

@@ -33,7 +33,9 @@ def test_every_key_of_a_public_checkpoint_is_converted(golden_folder):
 
 
 def test_residual_normalization_has_the_gradient_of_its_formula():
-    x = torch.randn(2, 3, 4, 5, dtype=torch.double, requires_grad=True, generator=torch.Generator().manual_seed(0))
+    x = torch.randn(
+        2, 3, 4, 5, dtype=torch.double, requires_grad=True, generator=torch.Generator().manual_seed(0)
+    )
     assert torch.autograd.gradcheck(ResidualNormalization(), x)
 
 
@@ -46,7 +48,9 @@ def test_residual_normalization_is_the_same_with_and_without_gradient():
     assert torch.allclose(norm(x.clone().requires_grad_()), expected, atol=1e-5)
 
 
-@pytest.mark.parametrize(("width", "depth", "message"), [(30, 17, "multiple of 4 .*got 30"), (64, 18, "got 18")])
+@pytest.mark.parametrize(
+    ("width", "depth", "message"), [(30, 17, "multiple of 4 .*got 30"), (64, 18, "got 18")]
+)
 def test_impossible_shapes_are_refused_with_the_value(width, depth, message):
     with pytest.raises(ValueError, match=message):
         TfSepNet(classes=10, width=width, depth=depth)

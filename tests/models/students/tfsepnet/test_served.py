@@ -13,10 +13,18 @@ from adaptf.models.students.tfsepnet.served import NormalizedConvolution, served
 
 @pytest.mark.parametrize(
     "shape",
-    [{}, {"width": 4, "depth": 2}, {"width": 8, "depth": 4}, {"width": 16, "depth": 9}, {"width": 12, "depth": 16}],
+    [
+        {},
+        {"width": 4, "depth": 2},
+        {"width": 8, "depth": 4},
+        {"width": 16, "depth": 9},
+        {"width": 12, "depth": 16},
+    ],
     ids=str,
 )
-def test_the_logits_are_those_of_the_trained_network(shape: dict[str, int], as_trained: Callable[..., TfSepNet]) -> None:
+def test_the_logits_are_those_of_the_trained_network(
+    shape: dict[str, int], as_trained: Callable[..., TfSepNet]
+) -> None:
     network = as_trained(**shape).double()
     logmel = torch.randn(3, 1, 64, 32, dtype=torch.float64)
     with torch.no_grad():

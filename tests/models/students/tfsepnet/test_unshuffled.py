@@ -12,10 +12,18 @@ from adaptf.models.students.tfsepnet.unshuffled import UnshuffledBlock, runs_of,
 
 @pytest.mark.parametrize(
     "shape",
-    [{}, {"width": 4, "depth": 2}, {"width": 8, "depth": 4}, {"width": 16, "depth": 9}, {"width": 12, "depth": 16}],
+    [
+        {},
+        {"width": 4, "depth": 2},
+        {"width": 8, "depth": 4},
+        {"width": 16, "depth": 9},
+        {"width": 12, "depth": 16},
+    ],
     ids=str,
 )
-def test_the_logits_are_those_of_the_network_with_shuffles(shape: dict[str, int], as_trained: Callable[..., TfSepNet]) -> None:
+def test_the_logits_are_those_of_the_network_with_shuffles(
+    shape: dict[str, int], as_trained: Callable[..., TfSepNet]
+) -> None:
     network = as_trained(**shape).double()
     logmel = torch.randn(3, 1, 64, 32, dtype=torch.float64)
     with torch.no_grad():
@@ -25,7 +33,9 @@ def test_the_logits_are_those_of_the_network_with_shuffles(shape: dict[str, int]
 def test_no_shuffle_is_left_and_few_slices_take_its_place(as_trained: Callable[..., TfSepNet]) -> None:
     served = unshuffled(as_trained())
     assert not any(isinstance(module, ChannelShuffle) for module in served.modules())
-    pieces = [len(slices) for block in served.body if isinstance(block, UnshuffledBlock) for slices in block.slices]
+    pieces = [
+        len(slices) for block in served.body if isinstance(block, UnshuffledBlock) for slices in block.slices
+    ]
     assert len(pieces) == 2 * 9 and max(pieces) == 4
 
 
