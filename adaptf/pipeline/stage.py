@@ -28,7 +28,7 @@ from adaptf.pipeline.upstream import resolve_upstream
 from adaptf.tracking import runs
 from adaptf.tracking.runs import Result, StageRun, StopTraining, Watch
 
-_Config = TypeVar("Config")
+_Config = TypeVar("_Config")
 
 
 def _nothing(config: Any) -> None:

@@ -9,7 +9,7 @@ from adaptf.pipeline.seeds import SEEDS_SUFFIX
 from adaptf.tracking import runs
 from adaptf.tracking.runs import LATEST, NONE, UpstreamError
 
-_Config = TypeVar("Config")
+_Config = TypeVar("_Config")
 
 
 def resolve_upstream(config: _Config) -> _Config:

@@ -30,7 +30,7 @@ _LABELS = {field: name for name, field in SETTINGS.items()} | {
     "augment.mixup_alpha": "mixup alpha",
     "unknown_dir_p": "DIR unknown",
 }
-_Config = TypeVar("Config")
+_Config = TypeVar("_Config")
 Space = Mapping[str, BaseDistribution]
 """Dotted field of the stage's settings -> what it may be."""
 

@@ -12,7 +12,7 @@ from mlflow.store.entities import PagedList
 
 from adaptf.errors import UserError
 
-_Found = TypeVar("Found")
+_Found = TypeVar("_Found")
 
 PREFIX = "adaptf-"
 """Begin of the names of this package's registered models."""
@@ -90,7 +90,7 @@ def previous_or_none(name: str) -> str | None:
 def _put_in_production(name: str, version: str, versions: dict[str, ModelVersion]) -> None:
     """The alias comes last: it is what `resolve_production` believes first, so until then nothing changes for readers."""
     client = mlflow.MlflowClient()
-    _move_to_production_stage(client, name, version)
+    move_to_production_stage(client, name, version)
     for number, found in versions.items():
         if number != version and _PRODUCTION in (found.current_stage, found.tags.get(_STAGE_TAG)):
             client.set_model_version_tag(name, number, _STAGE_TAG, _ARCHIVED)
@@ -98,7 +98,7 @@ def _put_in_production(name: str, version: str, versions: dict[str, ModelVersion
     client.set_registered_model_alias(name, ALIAS, version)
 
 
-def _move_to_production_stage(client: mlflow.MlflowClient, name: str, version: str) -> None:
+def move_to_production_stage(client: mlflow.MlflowClient, name: str, version: str) -> None:
     """Stages are deprecated since MLflow 2.9 and may be gone, from the client or from the server."""
     transition = getattr(client, "transition_model_version_stage", None)
     if transition is None:

@@ -5,11 +5,11 @@ import torch
 from adaptf.data.cache.build import build_cache
 from adaptf.data.cache.shards import CacheFormat
 from adaptf.data.clip_set import clip_set, scene_clip_set, with_teacher_logits
-from adaptf.data.clips import TAU_SCENES
 from adaptf.data.loader import BatchRows, clip_loader
 from adaptf.data.loading import Loading
 from adaptf.data.sets.read_clips import read_clips
 from adaptf.data.sources import CachedWaveforms, Sample
+from adaptf.models.students.tfsepnet.public_checkpoint import CLASSES as TAU_SCENES
 
 
 @pytest.fixture

@@ -20,13 +20,13 @@ from hypothesis import strategies as st
 from adaptf.data.cache.build import build_cache
 from adaptf.data.cache.shards import CacheFormat
 from adaptf.data.cache.waveforms import open_cache
-from adaptf.data.clips import TAU_SCENES
 from adaptf.data.decode import AudioError, Resampler, decode, read_mono, seconds_of
 from adaptf.data.errors import DataError
 from adaptf.data.sets.files_to_predict import read_files_to_predict
 from adaptf.data.sets.read_clips import read_clips
 from adaptf.data.tables import SEPARATORS, read_strings
 from adaptf.data.teacher_logits import TeacherLogits, read_teacher_logits, write_teacher_logits
+from adaptf.models.students.tfsepnet.public_checkpoint import CLASSES as TAU_SCENES
 from adaptf.names import tidy, tidy_file_name
 
 pytestmark = pytest.mark.slow

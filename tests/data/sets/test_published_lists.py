@@ -4,10 +4,10 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from adaptf.data.clips import TAU_SCENES
 from adaptf.data.errors import DataError
 from adaptf.data.sets import published_lists
 from adaptf.data.sets.published_lists import AUDIOSET_LABELS, is_in, is_in_tau, tau_split
+from adaptf.models.students.tfsepnet.public_checkpoint import CLASSES as TAU_SCENES
 
 REPOSITORY = Path(__file__).parents[3]
 ORIGINALS = REPOSITORY.parent / "shared" / "data"

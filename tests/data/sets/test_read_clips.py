@@ -4,10 +4,11 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from adaptf.data.clips import TAU_SCENES, check_parts, gaps
+from adaptf.data.clips import check_parts, gaps
 from adaptf.data.errors import DataError
 from adaptf.data.sets import read_clips as kinds
 from adaptf.data.sets.read_clips import DataSet, read_clips, without_rules
+from adaptf.models.students.tfsepnet.public_checkpoint import CLASSES as TAU_SCENES
 
 
 def read(root, **changes):
