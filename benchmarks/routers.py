@@ -19,9 +19,10 @@ from torch import Tensor, nn
 from adaptf.audio.logmel import LogMel
 from adaptf.compression.quantize import quantize_int8, save_forms
 from adaptf.compression.runtime import NETWORK_FILES
-from adaptf.data.clips import TAU_SCENES, UNKNOWN
+from adaptf.data.clips import UNKNOWN
 from adaptf.models.residual_normalization import ResidualNormalization
 from adaptf.models.students.tfsepnet.network import TfSepNet
+from adaptf.models.students.tfsepnet.public_checkpoint import CLASSES as TAU_SCENES
 from adaptf.pipeline.stage import quiet_libraries
 from adaptf.serving import logged_model
 from adaptf.serving.bundle import write_bundle

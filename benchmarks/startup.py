@@ -16,10 +16,10 @@ import pandas as pd
 from measure import machine, seconds_of
 
 from adaptf.data.cache.shards import CLIPS_PER_SHARD, CacheFormat, Shard
-from adaptf.data.clips import TAU_SCENES
 from adaptf.data.data_module import ClipDataModule
 from adaptf.data.loading import Loading
 from adaptf.data.parquet import write_table
+from adaptf.models.students.tfsepnet.public_checkpoint import CLASSES as TAU_SCENES
 from adaptf.pipeline.artifacts import CLIPS, DATASET, SCENES_KIND
 from adaptf.pipeline.dataset import load_prepared
 
