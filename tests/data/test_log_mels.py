@@ -21,7 +21,8 @@ from adaptf.evaluation.predict import predict_logits
 
 CPU, LOGMEL = torch.device("cpu"), LogMel(bands=64)
 CLIP_BYTES = 64 * 64 * 4
-TRAINER = SimpleNamespace(strategy=SimpleNamespace(root_device=CPU), num_devices=1, current_epoch=0)
+FIT_LOOP = SimpleNamespace(epoch_progress=SimpleNamespace(current=SimpleNamespace(processed=0)))
+TRAINER = SimpleNamespace(strategy=SimpleNamespace(root_device=CPU), num_devices=1, fit_loop=FIT_LOOP)
 
 
 @pytest.fixture

@@ -47,7 +47,6 @@ distill: {optim: {max_epochs: 2, restart_epochs: 2, batch_size: 32}}
 finetune: {devices: [a], min_clips: 20, optim: {max_epochs: 1, restart_epochs: 1, batch_size: 32}}
 quantize: {tolerable_loss: 1.0, tolerable_logit_error: 10, calibration_clips: 32}
 promote: {tolerable_loss: 1.0, tolerable_logit_error: 10}
-evaluate: {draws: 200}
 """
 
 
