@@ -290,6 +290,13 @@ def scores(run_id: str) -> dict[str, float]:
     }
 
 
+def metric_per_epoch(run_id: str, name: str) -> list[float]:
+    """The values of a metric by epoch; of an epoch that was done again after an interruption the latter."""
+    entries = mlflow.MlflowClient().get_metric_history(run_id, name)
+    history = sorted(entries, key=lambda entry: (entry.step, entry.timestamp))
+    return list({entry.step: entry.value for entry in history}.values())
+
+
 def fingerprint_of(run: Run) -> str:
     """What a run was made from; runs alike have the same."""
     return str(run.data.tags.get(FINGERPRINT, run.info.run_id))

@@ -8,7 +8,6 @@ from typing import Any
 import mlflow
 import numpy as np
 import pytest
-from fixtures.curves import metric_per_epoch
 
 from adaptf.data.errors import DataError
 from adaptf.data.teacher_logits import TeacherLogits, read_teacher_logits, write_teacher_logits
@@ -20,7 +19,7 @@ from adaptf.mlproject.train import TRAIN, TrainConfig
 from adaptf.pipeline.config import DataConfig
 from adaptf.pipeline.stage import execute
 from adaptf.tracking import runs
-from adaptf.tracking.runs import STAGE, UpstreamError
+from adaptf.tracking.runs import STAGE, UpstreamError, metric_per_epoch
 from adaptf.training.task import ClassifierTask
 
 

@@ -14,7 +14,6 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from fixtures.curves import metric_per_epoch
 from numpy.typing import NDArray
 
 from adaptf.data.batch import with_features
@@ -32,7 +31,7 @@ from adaptf.pipeline.finetune_device import FINETUNE_DEVICE, FinetuneDeviceConfi
 from adaptf.pipeline.stage import execute
 from adaptf.pipeline.taught import LossConfig
 from adaptf.tracking import runs
-from adaptf.tracking.runs import UpstreamError
+from adaptf.tracking.runs import UpstreamError, metric_per_epoch
 
 TrainingOf = Callable[..., Any]
 PLAIN = AugmentConfig(dir_p=0.0, mixstyle_p=0.0, mixup_alpha=0.0)

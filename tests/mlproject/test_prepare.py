@@ -11,7 +11,6 @@ import pandas as pd
 import pytest
 import soundfile
 import torch
-from fixtures.curves import metric_per_epoch
 
 from adaptf.data.decode import decode
 from adaptf.data.errors import DataError
@@ -24,7 +23,7 @@ from adaptf.pipeline.artifacts import AUDIOSET_KIND, SCENES_KIND
 from adaptf.pipeline.config import DataConfig, MelConfig, ModelConfig, OptimConfig, TrainerConfig
 from adaptf.pipeline.dataset import load_prepared, load_tested
 from adaptf.pipeline.stage import execute
-from adaptf.tracking.runs import StageRun, scores
+from adaptf.tracking.runs import StageRun, metric_per_epoch, scores
 
 RATE = 44100
 

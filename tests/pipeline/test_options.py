@@ -8,7 +8,6 @@ import mlflow
 import numpy as np
 import pytest
 import soundfile
-from fixtures.curves import metric_per_epoch
 
 from adaptf.errors import UserError
 from adaptf.mlproject import main as main_module
@@ -22,7 +21,7 @@ from adaptf.pipeline.lightning_options import optimizer_of
 from adaptf.pipeline.stage import execute
 from adaptf.sweeps.space import with_values
 from adaptf.tracking import runs
-from adaptf.tracking.runs import StageRun
+from adaptf.tracking.runs import StageRun, metric_per_epoch
 
 
 @pytest.fixture(scope="module")

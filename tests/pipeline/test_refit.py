@@ -7,7 +7,6 @@ from typing import Any
 import mlflow
 import pytest
 import torch
-from fixtures.curves import metric_per_epoch
 
 from adaptf.errors import UserError
 from adaptf.mlproject.compare import learnt_from_them
@@ -26,7 +25,7 @@ from adaptf.pipeline.stage import execute
 from adaptf.promotion.comparison import validation_predictions
 from adaptf.sweeps.check import check_trial
 from adaptf.tracking import runs
-from adaptf.tracking.runs import StageRun, UpstreamError
+from adaptf.tracking.runs import StageRun, UpstreamError, metric_per_epoch
 from adaptf.training.task import ClassifierTask
 
 EPOCHS = 3

@@ -10,7 +10,6 @@ import mlflow
 import numpy as np
 import pytest
 import torch
-from fixtures.curves import metric_per_epoch
 
 from adaptf.audio import logmel
 from adaptf.data import log_mels
@@ -24,7 +23,7 @@ from adaptf.pipeline import taught as taught_module
 from adaptf.pipeline.augmentations import build_augmentations, dir_p_of_clips
 from adaptf.pipeline.stage import execute
 from adaptf.tracking import runs
-from adaptf.tracking.runs import FINGERPRINT, StopTraining
+from adaptf.tracking.runs import FINGERPRINT, StopTraining, metric_per_epoch
 
 Checkpoint = Callable[..., dict[str, torch.Tensor]]
 
