@@ -2,14 +2,15 @@
 
 import json
 import logging
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
+from typing import Any
 
 from adaptf.data.clips import TRAIN, UNKNOWN, devices_of
 from adaptf.data.errors import DataError
 from adaptf.errors import UserError, in_section
 from adaptf.evaluation.scores import accuracy
 from adaptf.pipeline.artifacts import DATA_KIND, DEVICE_RUNS, KEPT, SCENES_KIND, TEACHER_KIND
-from adaptf.pipeline.augmentations import check_folder, dir_p_by_device
+from adaptf.pipeline.augmentations import dir_p_by_device
 from adaptf.pipeline.borrowed import Borrowed
 from adaptf.pipeline.checkpoints import student_of
 from adaptf.pipeline.checks import check_training
@@ -23,7 +24,6 @@ from adaptf.pipeline.config import (
 )
 from adaptf.pipeline.dataset import PreparedData, load_prepared
 from adaptf.pipeline.finetune_device import FINETUNE_DEVICE, FinetuneDeviceConfig
-from adaptf.pipeline.refit import as_refit, refits_of
 from adaptf.pipeline.run_names import told
 from adaptf.pipeline.stage import Stage, execute
 from adaptf.pipeline.taught import LossConfig, check_temperatures, logits_of_teachers, taught, teacher_ids
@@ -31,7 +31,7 @@ from adaptf.pipeline.validation import (
     FINETUNED,
     by_own_models,
     read_validation_predictions,
-    with_validation_tables,
+    with_tables_of_unchosen,
 )
 from adaptf.tracking import runs
 from adaptf.tracking.runs import Result, StageRun
@@ -109,9 +109,7 @@ def finetune(config: FinetuneConfig, run: StageRun) -> Result:
         files={DEVICE_RUNS: path},
         note=f"| device | run |\n|---|---|\n{rows}",
     )
-    refits = [*refits_of(config.distill_run), *[run.name] * config.refit]
-    result = as_refit(result) if config.refit else result
-    return with_validation_tables(result, data, settings, chose=False, refits=refits)
+    return with_tables_of_unchosen(result, run, data, settings, start=config.distill_run, refit=config.refit)
 
 
 def check(config: FinetuneConfig) -> None:
@@ -132,30 +130,21 @@ def check_teachers(config: FinetuneConfig, run: StageRun, data: PreparedData) ->
 
 
 def probabilities_of(config: FinetuneConfig, data: PreparedData) -> dict[str, float]:
-    """Of an impulse response, by device. Raises UserError where `augment` names a device or a folder that there is not."""
+    """Of an impulse response, by device. Raises UserError where `augment` names a device that there is not."""
     with in_section("augment"):
-        check_folder(config.augment)
         return dir_p_by_device(config.augment, data.training_devices)
 
 
 def of_device(config: FinetuneConfig, device: str, dir_p: float) -> FinetuneDeviceConfig:
     """The settings of one device's model; what is said of others' clips is not among them, so that it makes no other run."""
-    return FinetuneDeviceConfig(
-        device=device,
-        prepare_run=config.prepare_run,
-        distill_run=config.distill_run,
-        teacher_runs=config.teacher_runs,
-        loss=config.loss,
-        borrowed=config.borrowed,
-        refit=config.refit,
-        min_validation_clips=config.min_validation_clips,
-        augment=replace(
-            config.augment, dir_p=dir_p, dir_devices=() if device == UNKNOWN else (device,), dir_p_of={}
-        ),
-        optim=config.optim,
-        trainer=config.trainer,
-        seed=config.seed,
-    )
+    devices = () if device == UNKNOWN else (device,)
+    augment = replace(config.augment, dir_p=dir_p, dir_devices=devices, dir_p_of={})
+    alike: dict[str, Any] = {
+        one.name: getattr(config, one.name)
+        for one in fields(FinetuneDeviceConfig)
+        if one.name not in ("device", "augment")
+    }
+    return FinetuneDeviceConfig(device=device, augment=augment, **alike)
 
 
 def of_unknown(config: FinetuneConfig) -> FinetuneDeviceConfig:

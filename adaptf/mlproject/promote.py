@@ -12,7 +12,7 @@ from adaptf.errors import UserError
 from adaptf.mlproject.quantize import QuantizeConfig
 from adaptf.pipeline.artifacts import PROMOTED, REPLACED, VERSIONS
 from adaptf.pipeline.config import upstream_optional
-from adaptf.pipeline.stage import Stage
+from adaptf.pipeline.stage import Stage, nothing_tells
 from adaptf.promotion import comparison as production_comparison
 from adaptf.promotion import gates
 from adaptf.tracking import production, registry, runs
@@ -49,7 +49,6 @@ class PromoteConfig:
 
 def promote(config: PromoteConfig, run: StageRun) -> Result:
     """Checks all versions before it promotes any. Raises UserError with what the gates say where one may not go on."""
-    check_reason(config)
     with TemporaryDirectory() as folder:  # apart: no other run goes on with what this one downloads
         scratch = replace(run, folder=Path(folder))
         wanted = versions_to_promote(config, scratch)
@@ -80,10 +79,6 @@ def check_reason(config: PromoteConfig) -> None:
         raise UserError(
             "promote.force needs a reason, which is kept with the version: give -P reason='why' too"
         )
-
-
-def production_changes(config: object) -> None:
-    """No earlier promotion or rollback stands for this one: what is in production changes outside of the settings."""
 
 
 def versions_to_promote(config: PromoteConfig, run: StageRun) -> dict[str, str]:
@@ -193,7 +188,7 @@ PROMOTE = Stage(
     run=promote,
     config=PromoteConfig,
     check=check_reason,
-    reads=production_changes,
+    reads=nothing_tells,
     words=lambda config: [config.device] * (config.device != ALL),
 )
 

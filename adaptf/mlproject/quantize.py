@@ -15,9 +15,9 @@ from adaptf.pipeline.artifacts import (
     DATA_KIND,
     DESCRIPTION,
     INT8,
-    INT8_PREDICTIONS,
     QUANTIZATION,
     SCENES_KIND,
+    VALIDATION_PREDICTIONS,
 )
 from adaptf.pipeline.config import upstream, upstream_model
 from adaptf.pipeline.dataset import PreparedData, load_prepared
@@ -91,7 +91,7 @@ def quantize(config: QuantizeConfig, run: StageRun) -> Result:
                 for column in _METRICS
             },
         },
-        files={name: run.folder / name for name in (INT8, QUANTIZATION, INT8_PREDICTIONS)},
+        files={name: run.folder / name for name in (INT8, QUANTIZATION, VALIDATION_PREDICTIONS)},
         note=f"{tolerable}; {verdict}\n\n{as_markdown(table)}",
     )
     return with_validation_tables(result, data, settings, refits=refits)
@@ -101,7 +101,7 @@ def _quantize_all(
     config: QuantizeConfig, run: StageRun, data: PreparedData, models: Mapping[str, Classifier]
 ) -> list[Quantized]:
     """Leaves the models, what they share, and what each made of the validation clips."""
-    folder, predictions, found = run.folder / INT8, run.folder / INT8_PREDICTIONS, []
+    folder, predictions, found = run.folder / INT8, run.folder / VALIDATION_PREDICTIONS, []
     for one in (folder, predictions):
         one.mkdir(exist_ok=True)
     with fresh_process() as fresh:

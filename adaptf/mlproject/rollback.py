@@ -5,8 +5,8 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from adaptf.errors import UserError
-from adaptf.mlproject.promote import ALL, model_name, move, production_changes
-from adaptf.pipeline.stage import Stage
+from adaptf.mlproject.promote import ALL, model_name, move
+from adaptf.pipeline.stage import Stage, nothing_tells
 from adaptf.promotion import gates
 from adaptf.tracking import production
 from adaptf.tracking.runs import NONE, Result, StageRun
@@ -59,7 +59,7 @@ ROLLBACK = Stage(
     "rollback",
     run=rollback,
     config=RollbackConfig,
-    reads=production_changes,
+    reads=nothing_tells,
     words=lambda config: [config.device] * (config.device != ALL),
 )
 

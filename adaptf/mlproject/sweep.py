@@ -20,7 +20,7 @@ from adaptf.mlproject.train import TRAIN, TrainConfig
 from adaptf.pipeline.artifacts import CLIPS, DATA
 from adaptf.pipeline.augmentations import chosen_devices
 from adaptf.pipeline.config import MelConfig, ModelConfig, TrainerConfig, file_or_name, upstream_fields
-from adaptf.pipeline.stage import Stage
+from adaptf.pipeline.stage import Stage, nothing_tells
 from adaptf.pipeline.upstream import resolve_upstream
 from adaptf.sweeps.check import check_trial, check_values
 from adaptf.sweeps.results import results
@@ -216,16 +216,12 @@ def _outcome(trial: FrozenTrial) -> str:
     return f"failed, {trial.user_attrs[ERROR]}"
 
 
-def _shared(config: SweepConfig) -> None:
-    """No finished run stands for a sweep: several workers run one."""
-
-
 SWEEP = Stage(
     "sweep",
     run=sweep,
     config=SweepConfig,
     check=check,
-    reads=_shared,
+    reads=nothing_tells,  # several workers run one sweep
     words=lambda config: [f"{config.stage} {_search(config).study}"],
 )
 

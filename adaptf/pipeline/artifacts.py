@@ -28,6 +28,11 @@ TEACHER_KIND, TEACHER_MODEL = "adaptf.teacher", "adaptf.teacher_model"
 LOGITS = "logits"
 """Artifact folder: the teacher's logits of training and validation clips."""
 
+# finetune, quantize
+VALIDATION_PREDICTIONS = "validation"
+"""Artifact folder: predictions of validation clips. Of `finetune`'s runs by setting; of `quantize` by device, of the clips of
+all devices."""
+
 # finetune
 DEVICE_RUNS = "models.json"
 """Artifact: device -> id of the run that holds its model."""
@@ -43,8 +48,6 @@ DESCRIPTION = "description.json"
 """In that folder: classes and features, the same for all of them."""
 QUANTIZATION = "quantization.csv"
 """Artifact: what was found about each model, a row per device."""
-INT8_PREDICTIONS = "validation"
-"""Artifact folder: by device what its INT8 model made of the validation clips of all devices."""
 
 # register
 VERSIONS = "versions.json"

@@ -68,9 +68,9 @@ def file_or_name(default: str) -> str:
     return field(default=default, metadata={"file or name": True})
 
 
-def aside(default: Any, **metadata: Any) -> Any:
+def aside(default: Any) -> Any:
     """A field that says where and how fast a stage works, which can't change its result: no part of its fingerprint."""
-    return field(default=default, metadata={"aside": True, **metadata})
+    return field(default=default, metadata={"aside": True})
 
 
 def leaves(config: Any, prefix: str = "") -> Iterator[tuple[str, Field[Any], Any]]:

@@ -21,7 +21,7 @@ from adaptf.pipeline.config import (
 )
 from adaptf.pipeline.dataset import PreparedData, load_prepared
 from adaptf.pipeline.fitting import Recipe, files_of_training, train_classifier
-from adaptf.pipeline.refit import as_refit, learnt_splits, refits_of
+from adaptf.pipeline.refit import learnt_splits
 from adaptf.pipeline.stage import Stage
 from adaptf.pipeline.taught import (
     LossConfig,
@@ -31,7 +31,7 @@ from adaptf.pipeline.taught import (
     taught,
     teacher_ids,
 )
-from adaptf.pipeline.validation import predict_validation, with_predictions, with_validation_tables
+from adaptf.pipeline.validation import predict_validation, with_predictions, with_tables_of_unchosen
 from adaptf.tracking.runs import Result, StageRun
 from adaptf.training.augmentation import FeatureAugmentation, band_matching
 from adaptf.training.fit import Fitted
@@ -87,9 +87,9 @@ def _finetune_device(config: FinetuneDeviceConfig, run: StageRun) -> Result:
         note=f"{note}\n\n{note_of(config.loss, run, teacher_ids(config.teacher_runs))}",
         summary=f"{run.name}: {note}",
     )
-    refits = [*refits_of(config.distill_run), *[run.name] * config.refit]
-    result = as_refit(result) if config.refit else result
-    shown = with_validation_tables(result, data, predictions, chose=False, refits=refits)
+    shown = with_tables_of_unchosen(
+        result, run, data, predictions, start=config.distill_run, refit=config.refit
+    )
     return with_predictions(shown, run, {"start": predictions["start"], "kept": predictions["fine-tuned"]})
 
 

@@ -75,24 +75,3 @@ class Study:
     """The configuration of one seed's run."""
     result: Callable[[Any, Mapping[int, str], StageRun], Result] = _scores_over_seeds
     """What the parent makes of its children: from its configuration, run ids by seed, and its run."""
-
-
-def over_seeds(stage: Any, execute: Callable[..., str]) -> Any:
-    """The stage that runs another one with every seed: `execute` does so for a configuration and a run's name."""
-
-    def parent(config: Any, run: StageRun) -> Result:
-        if len(set(config.seeds)) != len(config.seeds):
-            raise UserError(f"seeds are {', '.join(map(str, config.seeds))}: each should stand there once")
-        children = {
-            seed: execute(stage.study.config_of(config, seed), name=f"{stage.name} seed {seed}")
-            for seed in config.seeds
-        }
-        if not runs.is_process_zero():
-            return Result()
-        result = stage.study.result(config, children, run)
-        return replace(
-            result,
-            tags={**result.tags, **{f"{runs.SEED}{seed}": run_id for seed, run_id in children.items()}},
-        )
-
-    return replace(stage, name=stage.name + SEEDS_SUFFIX, run=parent)

@@ -9,7 +9,6 @@ import sys
 import traceback
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager
-from functools import partial
 from typing import Any, Generic, TypeVar
 from uuid import uuid4
 
@@ -23,7 +22,7 @@ from adaptf.errors import UserError
 from adaptf.pipeline.command_line import command_arguments, parse
 from adaptf.pipeline.config import settings, upstream_fields
 from adaptf.pipeline.fingerprint import fingerprint
-from adaptf.pipeline.seeds import Study, over_seeds
+from adaptf.pipeline.seeds import SEEDS_SUFFIX, Study
 from adaptf.pipeline.upstream import resolve_upstream
 from adaptf.tracking import runs
 from adaptf.tracking.runs import Result, StageRun, StopTraining, Watch
@@ -38,6 +37,11 @@ def _nothing(config: Any) -> None:
 def _nothing_outside(config: Any) -> str:
     """Reads nothing but runs."""
     return ""
+
+
+def nothing_tells(config: Any) -> None:
+    """`reads` of a stage whose outcome depends on more than its settings, such as on what is in production: no finished run
+    stands for a new one."""
 
 
 def _no_words(config: Any) -> Iterable[str]:
@@ -110,7 +114,7 @@ def execute(
     config = resolve_upstream(config)
     name = name or stage.describe(config)
     if getattr(config, "seeds", ()):
-        stage = over_seeds(stage, partial(execute, stage, reuse=True, shared=shared))
+        stage = _over_seeds(stage, shared)
     stage.fetch(config)
     reads = stage.reads(config)
     digest = uuid4().hex if reads is None else fingerprint(stage.name, config, reads)
@@ -130,6 +134,31 @@ def execute(
         if runs.is_process_zero():
             shutil.rmtree(folder)
     return run.run_id
+
+
+def _over_seeds(stage: Stage[_Config], shared: SharedObjects) -> Stage[_Config]:
+    """The stage that runs this one with every seed."""
+
+    def parent(config: Any, run: StageRun) -> Result:
+        if len(set(config.seeds)) != len(config.seeds):
+            raise UserError(f"seeds are {', '.join(map(str, config.seeds))}: each should stand there once")
+        children = {
+            seed: execute(
+                stage,
+                stage.study.config_of(config, seed),
+                name=f"{stage.name} seed {seed}",
+                reuse=True,
+                shared=shared,
+            )
+            for seed in config.seeds
+        }
+        if not runs.is_process_zero():
+            return Result()
+        result = stage.study.result(config, children, run)
+        seeds = {f"{runs.SEED}{seed}": run_id for seed, run_id in children.items()}
+        return dataclasses.replace(result, tags={**result.tags, **seeds})
+
+    return dataclasses.replace(stage, name=stage.name + SEEDS_SUFFIX, run=parent)
 
 
 def _work(stage: Stage[_Config], config: _Config, run: StageRun) -> None:

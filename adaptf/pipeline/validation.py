@@ -26,9 +26,10 @@ from adaptf.evaluation.scores import (
 from adaptf.evaluation.tables import as_markdown, device_table, scene_table
 from adaptf.models.checkpoint import load_classifier
 from adaptf.models.classifier import Classifier
+from adaptf.pipeline.artifacts import VALIDATION_PREDICTIONS
 from adaptf.pipeline.config import TrainerConfig
 from adaptf.pipeline.dataset import PreparedData
-from adaptf.pipeline.refit import what_clips_judge
+from adaptf.pipeline.refit import as_refit, refits_of, what_clips_judge
 from adaptf.tracking.runs import Result, StageRun
 
 TRAINED, DISTILLED, FINETUNED, QUANTIZED = "trained", "distilled", "per device", "per device INT8"
@@ -36,8 +37,6 @@ TRAINED, DISTILLED, FINETUNED, QUANTIZED = "trained", "distilled", "per device",
 SYNTHESISED = "Synthesised sounds: these figures say nothing about real scenes."
 ENOUGH_CLIPS = 100
 """Of a device: with fewer validation clips it is judged on those of all devices."""
-_FOLDER = "validation"
-"""Artifact folder: a table of predictions per setting."""
 
 
 def predict_validation(
@@ -100,6 +99,23 @@ def with_validation_tables(
     return replace(result, metrics={**result.metrics, **of_devices}, note=note)
 
 
+def with_tables_of_unchosen(
+    result: Result,
+    run: StageRun,
+    data: PreparedData,
+    settings: Mapping[str, pd.DataFrame],
+    *,
+    start: str,
+    refit: bool,
+) -> Result:
+    """The same of models that validation clips have not chosen: they begin at those of `start`, and have learnt from the clips
+    where they, or the training itself as a `refit`, did."""
+    refits = [*refits_of(start), *[run.name] * refit]
+    return with_validation_tables(
+        as_refit(result) if refit else result, data, settings, chose=False, refits=refits
+    )
+
+
 def _metric_name(device: str) -> str:
     """A device's name in that of a metric, where MLflow takes no brackets and the like."""
     return re.sub(r"[^\w.\- :]", "_", device)
@@ -107,16 +123,16 @@ def _metric_name(device: str) -> str:
 
 def with_predictions(result: Result, run: StageRun, settings: Mapping[str, pd.DataFrame]) -> Result:
     """The result with the predictions of each setting as an artifact."""
-    folder = run.folder / _FOLDER
+    folder = run.folder / VALIDATION_PREDICTIONS
     folder.mkdir(exist_ok=True)
     for setting, predictions in settings.items():
         write_table(folder / f"{setting}.parquet", predictions)
-    return replace(result, files={**result.files, _FOLDER: folder})
+    return replace(result, files={**result.files, VALIDATION_PREDICTIONS: folder})
 
 
 def read_validation_predictions(run: StageRun, run_id: str, setting: str) -> pd.DataFrame:
     """What `with_predictions` left in another run."""
-    return read_table(run.download(run_id, _FOLDER) / f"{setting}.parquet")
+    return read_table(run.download(run_id, VALIDATION_PREDICTIONS) / f"{setting}.parquet")
 
 
 def _validation_tables(settings: Mapping[str, pd.DataFrame], data: PreparedData, role: str) -> str:
