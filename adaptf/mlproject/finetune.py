@@ -9,6 +9,7 @@ from adaptf.data.clips import TRAIN, UNKNOWN, devices_of
 from adaptf.data.errors import DataError
 from adaptf.errors import UserError, in_section
 from adaptf.evaluation.scores import accuracy
+from adaptf.names import in_markdown, stored
 from adaptf.pipeline.artifacts import DATA_KIND, DEVICE_RUNS, KEPT, SCENES_KIND, TEACHER_KIND
 from adaptf.pipeline.augmentations import dir_p_by_device
 from adaptf.pipeline.borrowed import Borrowed
@@ -94,7 +95,7 @@ def finetune(config: FinetuneConfig, run: StageRun) -> Result:
         return Result()
     path = run.folder / DEVICE_RUNS
     path.write_text(json.dumps(models, indent=1))
-    rows = "\n".join(f"| {device} | {run_id} |" for device, run_id in models.items())
+    rows = "\n".join(f"| {in_markdown(device)} | {run_id} |" for device, run_id in models.items())
     settings = {
         setting: by_own_models(
             {device: read_validation_predictions(run, run_id, which) for device, run_id in models.items()}
@@ -104,7 +105,7 @@ def finetune(config: FinetuneConfig, run: StageRun) -> Result:
     result = Result(
         metrics={
             "best/accuracy": accuracy(settings[FINETUNED], config.trainer.score),
-            **{f"{KEPT}/{device}": runs.scores(run_id)[KEPT] for device, run_id in models.items()},
+            **{f"{KEPT}/{stored(device)}": runs.scores(run_id)[KEPT] for device, run_id in models.items()},
         },
         files={DEVICE_RUNS: path},
         note=f"| device | run |\n|---|---|\n{rows}",

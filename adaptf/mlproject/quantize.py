@@ -11,6 +11,7 @@ from adaptf.errors import UserError
 from adaptf.evaluation.scores import accuracy
 from adaptf.evaluation.tables import as_markdown
 from adaptf.models.classifier import Classifier
+from adaptf.names import stored
 from adaptf.pipeline.artifacts import (
     DATA_KIND,
     DESCRIPTION,
@@ -86,7 +87,7 @@ def quantize(config: QuantizeConfig, run: StageRun) -> Result:
         metrics={
             "best/accuracy": accuracy(settings[QUANTIZED], "mean_over_devices"),
             **{
-                f"{column}/{device}": float(table.loc[device, column])
+                f"{column}/{stored(device)}": float(table.loc[device, column])
                 for device in table.index
                 for column in _METRICS
             },
@@ -110,14 +111,14 @@ def _quantize_all(
                 data,
                 device,
                 classifier,
-                folder / f"{device}.pt2",
+                folder / f"{stored(device)}.pt2",
                 fresh,
                 calibration_clips=config.calibration_clips,
                 min_validation_clips=config.min_validation_clips,
                 seed=config.seed,
                 shared=run.shared,
             )
-            write_table(predictions / f"{device}.parquet", quantized.predictions)
+            write_table(predictions / f"{stored(device)}.parquet", quantized.predictions)
             print(f"{run.name} {device}: {quantization_line(quantized)}", flush=True)
             found.append(quantized)
     description = classifier.description.as_dict() | {"clip_samples": data.waveforms.format.clip_samples}

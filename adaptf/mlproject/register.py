@@ -11,6 +11,7 @@ import pandas as pd
 from mlflow.entities import RunStatus
 
 from adaptf.data.clips import UNKNOWN
+from adaptf.names import written
 from adaptf.pipeline.artifacts import (
     DESCRIPTION,
     DEVICE,
@@ -75,7 +76,8 @@ def register(config: RegisterConfig, run: StageRun) -> Result:
         print(f"{run.name}: {name} version {versions[name]}", flush=True)
 
     for path in sorted(int8.glob("[!.]*.pt2")):
-        device, name = path.stem, registry.device_model_name(path.stem)
+        device = written(path.stem)
+        name = registry.device_model_name(device)
         came = runs_behind(config.quantize_run, evaluated, device)
         text = device_page(device, report, predictions, evaluated, came)
         tags = {DEVICE: device, FILES_TAG: files_behind(came)} | scores_of(report, device)

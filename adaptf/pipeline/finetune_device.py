@@ -8,6 +8,7 @@ from adaptf.data.clips import UNKNOWN, VALIDATION
 from adaptf.evaluation.scores import accuracy
 from adaptf.models.checkpoint import load_classifier, save_classifier
 from adaptf.models.classifier import Classifier
+from adaptf.names import in_markdown
 from adaptf.pipeline.artifacts import BEST, DATA_KIND, DEVICE, KEPT, SCENES_KIND, START, TEACHER_KIND
 from adaptf.pipeline.borrowed import Borrowed, matching_to, with_borrowed
 from adaptf.pipeline.checkpoints import student_of
@@ -79,7 +80,8 @@ def _finetune_device(config: FinetuneDeviceConfig, run: StageRun) -> Result:
     predictions = {"start": predict(start), "fine-tuned": predict(tuned)}
     start_score, tuned_score = (accuracy(one, config.trainer.score) for one in predictions.values())
     scores = f"{start_score:.3f} before, {tuned_score:.3f} after {epochs} epochs"
-    note = f"Device **{config.device}**, judged on {judged_on}: {scores}. {_what_is_kept(epochs)}"
+    judged = f"Device **{in_markdown(config.device)}**, judged on {in_markdown(judged_on)}"
+    note = f"{judged}: {scores}. {_what_is_kept(epochs)}"
     result = Result(
         metrics={START: start_score, KEPT: tuned_score},
         files={**files, BEST: save_classifier(tuned, run.folder / "kept" / "best.ckpt", epoch=epochs)},
