@@ -24,6 +24,7 @@ from adaptf.pipeline.artifacts import (
 from adaptf.pipeline.config import upstream, upstream_several
 from adaptf.pipeline.lineage import Node, flat, tree
 from adaptf.pipeline.prediction_files import read_predictions
+from adaptf.pipeline.ranges import POSITIVE, within
 from adaptf.pipeline.stage import Stage
 from adaptf.pipeline.validation import QUANTIZED
 from adaptf.reports.version_page import commit, data_digest, device_page, files_behind, router_page
@@ -51,7 +52,7 @@ class RegisterConfig:
     evaluate_run: str = upstream_several("evaluate")
     """Run of `evaluate` that scored them on the test clips, for their descriptions: the first that did so of several;
     `none`: they say that there is none."""
-    max_seconds: float = 60.0
+    max_seconds: float = within(POSITIVE, 60.0)
     """Longest audio of one row of a request, in seconds."""
 
 

@@ -22,6 +22,7 @@ from adaptf.pipeline.config import (
 )
 from adaptf.pipeline.dataset import PreparedData, load_prepared
 from adaptf.pipeline.fitting import Recipe, files_of_training, train_classifier
+from adaptf.pipeline.ranges import NOT_NEGATIVE, within
 from adaptf.pipeline.refit import learnt_splits
 from adaptf.pipeline.stage import Stage
 from adaptf.pipeline.taught import (
@@ -51,7 +52,7 @@ class FinetuneDeviceConfig:
     teacher_runs: str = upstream_each("teacher", TEACHER_KIND, optional=True)
     """Runs of `teacher`, separated by commas; `latest`: the newest one of each kind; `none`: labels alone."""
     loss: LossConfig = LossConfig()
-    min_validation_clips: int = 5
+    min_validation_clips: int = within(NOT_NEGATIVE, 5)
     """With fewer validation clips of its own, the model is judged on those of all devices."""
     borrowed: Borrowed = "matched"
     """Whose clips a device's model learns from beside its own. matched: all others', brought to the band statistics of the
