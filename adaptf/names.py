@@ -1,7 +1,9 @@
-"""Names as the eye reads them: what looks the same in a table, a setting, a request or a folder is the same name."""
+"""Names as the eye reads them: what looks the same in a table, a setting, a request or a folder is the same name. And names as
+MLflow and file systems take them."""
 
 import os
 import posixpath
+import re
 import unicodedata
 from collections import Counter
 from collections.abc import Iterable
@@ -13,6 +15,13 @@ _INVISIBLE = dict.fromkeys(map(ord, "\u00ad\u200b\u200e\u200f\u2060\ufeff"))
 _CYRILLIC_TO_LATIN = str.maketrans("авекмнорстухі", "abekmhopctyxi")
 """Letters of which the small or the capital one looks like a Latin letter."""
 _FOLDERS_REMEMBERED = 1024
+_SIGN, _CODE = r"[^\w -]", r"x(10[0-9a-f]{4}|[0-9a-f]{4,5})"
+"""What a metric, a tag, a logged or registered model or a file may not have in its name, there or on some system; and what
+stands for it, between underscores."""
+_TO_STORE = re.compile(rf"{_SIGN}|_(?={_CODE}(_|{_SIGN}))")
+"""And an underscore that would be taken for the begin of such a code."""
+_FROM_STORE = re.compile(f"_{_CODE}_")
+_MARKUP = re.compile(r"[\\`*|<>\[\]~]")
 
 
 def tidy(name: str) -> str:
@@ -26,6 +35,22 @@ def tidy_file_name(name: str) -> str:
     """A file's name with '/' between folders, also where Windows wrote it, and without './', '//' and a '/' at its end."""
     name = tidy(name).replace("\\", "/")
     return posixpath.normpath(name) if name else ""
+
+
+def stored(name: str) -> str:
+    """The name in those of metrics, tags, models and files: 'Zoom H4n+' as 'Zoom H4n_x002b_', as in Office Open XML
+    (ECMA-376, ST_Xstring). Letters, digits, blanks, '-' and '_' stay; unlike names stay unlike."""
+    return _TO_STORE.sub(lambda sign: f"_x{ord(sign[0]):04x}_", name)
+
+
+def written(name: str) -> str:
+    """The name of which `stored` made this one."""
+    return _FROM_STORE.sub(lambda sign: chr(int(sign[1], 16)), name)
+
+
+def in_markdown(name: str) -> str:
+    """The name as a page shows it, also within a table."""
+    return _MARKUP.sub(r"\\\g<0>", name)
 
 
 def outline(name: str) -> str:

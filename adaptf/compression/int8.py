@@ -16,6 +16,7 @@ from torch.fx.experimental.const_fold import split_const_subgraphs
 
 from adaptf.errors import UserError
 from adaptf.files import write_atomically
+from adaptf.models.torch_file import UnreadableFile, check_finite
 
 CLIPS_AT_ONCE = 8
 """More would not stay in the processor's caches: 256 at once take twice the time per clip."""
@@ -87,6 +88,9 @@ def load_int8(path: Path | str) -> "Int8Network":
     try:
         with errors_only(), path.open("rb") as file:
             program = torch.export.load(file)
+        check_finite(program.state_dict | program.constants)
+    except UnreadableFile as error:
+        raise UserError(f"INT8 network {path}: {error}") from None
     except Exception as error:  # from the zip reader to the graph's deserializer, each has kinds of its own
         raise UserError(f"{path} is no complete .pt2 file: {type(error).__name__}: {error}") from error
     int8, convolutions = int8_convolutions(program)

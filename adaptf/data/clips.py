@@ -4,21 +4,29 @@ Columns: filename (relative to the data set's folder; parts of longer files as p
 city ('' where unknown), split (train, validation or test).
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import pandas as pd
 
 from adaptf.data.errors import raise_problems
 from adaptf.data.parts import MARK
+from adaptf.names import stored
 
 COLUMNS = ["filename", "scene", "device", "location", "city", "split"]
 SPLITS = TRAIN, VALIDATION, TEST = "train", "validation", "test"
 UNKNOWN = "unknown"
 """Stands for every recording device that has no model of its own."""
 
-_DEVICE_NAME = r"[\w -]{1,100}"
-_NO_DEVICES = ("all", "none", "router")
-"""`promote` moves `all` devices, the registry's `router` is that of all of them, and `none` stands for no value."""
+_LONGEST_NAME = 200
+"""Bytes of a device's name as it is stored: a file's has 255 at most with what is around it, a metric's 250 characters."""
+NO_DEVICES = ("all", "none", "router", "macro average", "known devices", "unknown devices")
+"""`promote` moves `all` devices, the registry's `router` is that of all of them, `none` stands for no value, and tables have
+rows of the others beside those of devices."""
+NO_SCENES = (
+    "filename", "scene", "device", "location", "predicted", "probability", "probability of the true scene",
+    "device_asked", "device_used", "version_used", "macro average", "log loss",
+)  # fmt: skip
+"""Columns and rows of tables beside those of scenes."""
 
 _DEVICES_TOLD = 10
 """Of those that lack scenes; the table of a data set's report has all of them."""
@@ -36,27 +44,40 @@ def check_clips(table: pd.DataFrame, *, scenes: Sequence[str], source: str) -> N
     wrong = {
         "filename, scene and device must not be empty": (filename == "") | (scene == "") | (device == ""),
         f"the scene should be one of {', '.join(scenes)}": (scene != "") & ~scene.isin(scenes),
-        "device names must not hold '/' or ':' or anything else but letters, digits, blanks, '-' and '_', which MLflow's names "
-        "of models and metrics take": (device != "")
-        & ~device.str.fullmatch(_DEVICE_NAME)
-        & ~device.duplicated(),
-        f"no device can be called {', '.join(_NO_DEVICES)}: stages take these words for something else": device.isin(
-            _NO_DEVICES
-        )
-        & ~device.duplicated(),
+        "device names must not hold signs that can't be seen": _once(
+            device, lambda name: not name.isprintable()
+        ),
+        f"device names must not exceed {_LONGEST_NAME} bytes, of which a sign other than '-' and '_' takes 7 to 9": _once(
+            device, lambda name: len(stored(name).encode(errors="replace")) > _LONGEST_NAME
+        ),
+        f"no device can be called {', '.join(NO_DEVICES)}: these words stand for something else": _once(
+            device, lambda name: name.casefold() in NO_DEVICES
+        ),
+        f"no scene can be called {', '.join(NO_SCENES)}: tables have columns and rows of these names": _once(
+            scene, NO_SCENES.__contains__
+        ),
+        f"device names must differ by more than capitals from '{UNKNOWN}' and each other: files are called after them, and "
+        "some systems take those for one": ~device.duplicated()
+        & (device.str.casefold().duplicated() | (device != UNKNOWN) & (device.str.casefold() == UNKNOWN)),
         f"file names must not hold '{MARK}', which marks parts of files": filename.str.contains(
             MARK, regex=False
         ),
         "a row above names this file too": filename.duplicated(),
     }
     problems = [
-        f"row {row + FIRST_ROW}, {filename[row]} (scene '{scene[row]}', device '{device[row]}'): {what}"
+        f"row {row + FIRST_ROW}, {filename[row]} (scene {scene[row]!r}, device {device[row]!r}): {what}"
         for what, rows in wrong.items()
         for row in table.index[rows.to_numpy(dtype=bool)]
     ]
     if table.empty:
         problems.append("no clips")
     raise_problems(problems, of=source)
+
+
+def _once(names: pd.Series, is_wrong: Callable[[str], bool]) -> pd.Series:
+    """Where a name that is wrong stands for the first time."""
+    wrong = {name: is_wrong(name) for name in names.unique()}
+    return names.map(wrong).astype(bool) & ~names.duplicated()
 
 
 def check_parts(table: pd.DataFrame, *, source: str) -> None:

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from scipy.special import log_softmax, softmax
 
 from adaptf.data.parts import split_name
+from adaptf.errors import UserError
 
 Runs = Sequence[pd.DataFrame]
 """A setting's predictions of the same clips: one table per run, that is per seed; usually one."""
@@ -22,7 +23,15 @@ TEXT_COLUMNS = ("filename", "scene", "device", "location", "predicted")
 
 
 def prediction_table(clips: pd.DataFrame, logits: NDArray[np.float32], scenes: Sequence[str]) -> pd.DataFrame:
-    """The clip table's filename, scene, device and location, the scene that was predicted, and one logit per scene."""
+    """The clip table's filename, scene, device and location, the scene that was predicted, and one logit per scene.
+
+    Raises UserError for logits that are not finite, of which the highest would be the first.
+    """
+    if wrong := int((~np.isfinite(logits)).any(axis=1).sum()):
+        raise UserError(
+            f"the logits of {wrong} of {len(logits)} clips are not finite: the model that gave them has diverged or overflows, "
+            "train it again with a lower learning rate"
+        )
     table = clips[list(TEXT_COLUMNS[:-1])].reset_index(drop=True)
     table["predicted"] = [scenes[place] for place in logits.argmax(axis=1)]
     return pd.concat([table, pd.DataFrame(logits, columns=list(scenes))], axis=1)

@@ -15,6 +15,7 @@ from adaptf.evaluation.scores import (
     macro_accuracy,
     macro_accuracy_per_device,
 )
+from adaptf.names import in_markdown
 
 MEAN, LOG_LOSS = "macro average", "log loss"
 SEEN, UNSEEN = "known devices", "unknown devices"
@@ -90,12 +91,9 @@ def as_text(table: pd.DataFrame) -> str:
 def as_markdown(table: pd.DataFrame) -> str:
     """For the page of a run."""
     header = [str(table.index.name or ""), *map(str, table.columns)]
-    lines = ["| " + " | ".join(header) + " |", "|---" + "|---:" * len(table.columns) + "|"]
-    lines += [
-        "| " + " | ".join([str(name), *row]) + " |"
-        for name, row in zip(table.index, as_rows(table), strict=True)
-    ]
-    return "\n".join(lines)
+    rows = [[str(name), *row] for name, row in zip(table.index, as_rows(table), strict=True)]
+    first, *others = ["| " + " | ".join(map(in_markdown, row)) + " |" for row in (header, *rows)]
+    return "\n".join([first, "|---" + "|---:" * len(table.columns) + "|", *others])
 
 
 def as_rows(table: pd.DataFrame) -> list[list[str]]:

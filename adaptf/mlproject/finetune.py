@@ -7,8 +7,9 @@ from typing import Any
 
 from adaptf.data.clips import TRAIN, UNKNOWN, devices_of
 from adaptf.data.errors import DataError
-from adaptf.errors import UserError, in_section
+from adaptf.errors import in_section
 from adaptf.evaluation.scores import accuracy
+from adaptf.names import in_markdown, stored
 from adaptf.pipeline.artifacts import DATA_KIND, DEVICE_RUNS, KEPT, SCENES_KIND, TEACHER_KIND
 from adaptf.pipeline.augmentations import dir_p_by_device
 from adaptf.pipeline.borrowed import Borrowed
@@ -24,6 +25,7 @@ from adaptf.pipeline.config import (
 )
 from adaptf.pipeline.dataset import PreparedData, load_prepared
 from adaptf.pipeline.finetune_device import FINETUNE_DEVICE, FinetuneDeviceConfig
+from adaptf.pipeline.ranges import NOT_NEGATIVE, SHARE, within
 from adaptf.pipeline.run_names import told
 from adaptf.pipeline.stage import Stage, execute
 from adaptf.pipeline.taught import LossConfig, check_temperatures, logits_of_teachers, taught, teacher_ids
@@ -53,9 +55,9 @@ class FinetuneConfig:
     loss: LossConfig = FinetuneDeviceConfig.loss
     devices: tuple[str, ...] = ()
     """Devices with a model of their own beside `unknown`; an empty list means every device of the training clips."""
-    min_clips: int = 50
+    min_clips: int = within(NOT_NEGATIVE, 50)
     """A device with fewer training clips gets no model of its own and is served by `unknown`."""
-    min_validation_clips: int = FinetuneDeviceConfig.min_validation_clips
+    min_validation_clips: int = within(NOT_NEGATIVE, FinetuneDeviceConfig.min_validation_clips)
     """A device with fewer validation clips is judged on those of all devices."""
     borrowed: Borrowed = FinetuneDeviceConfig.borrowed
     """Whose clips a device's model learns from beside its own. matched: all others', each band of their log-mels brought to its
@@ -65,7 +67,7 @@ class FinetuneConfig:
     """Trains on the validation clips too, for exactly optim.max_epochs; what comes of it can't be judged on them."""
     augment: AugmentConfig = FinetuneDeviceConfig.augment
     """Augmentations for the devices' models; `unknown` has its own dir_p, in unknown_dir_p."""
-    unknown_dir_p: float = 0.8
+    unknown_dir_p: float = within(SHARE, 0.8)
     """Probability, from 0 to 1, of an impulse response in training `unknown`, on clips of the devices in
     augment.dir_devices, whatever augment.dir_p_of says for the devices' own models."""
     optim: OptimConfig = FinetuneDeviceConfig.optim
@@ -94,7 +96,7 @@ def finetune(config: FinetuneConfig, run: StageRun) -> Result:
         return Result()
     path = run.folder / DEVICE_RUNS
     path.write_text(json.dumps(models, indent=1))
-    rows = "\n".join(f"| {device} | {run_id} |" for device, run_id in models.items())
+    rows = "\n".join(f"| {in_markdown(device)} | {run_id} |" for device, run_id in models.items())
     settings = {
         setting: by_own_models(
             {device: read_validation_predictions(run, run_id, which) for device, run_id in models.items()}
@@ -104,19 +106,12 @@ def finetune(config: FinetuneConfig, run: StageRun) -> Result:
     result = Result(
         metrics={
             "best/accuracy": accuracy(settings[FINETUNED], config.trainer.score),
-            **{f"{KEPT}/{device}": runs.scores(run_id)[KEPT] for device, run_id in models.items()},
+            **{f"{KEPT}/{stored(device)}": runs.scores(run_id)[KEPT] for device, run_id in models.items()},
         },
         files={DEVICE_RUNS: path},
         note=f"| device | run |\n|---|---|\n{rows}",
     )
     return with_tables_of_unchosen(result, run, data, settings, start=config.distill_run, refit=config.refit)
-
-
-def check(config: FinetuneConfig) -> None:
-    """Raises UserError for settings that can't be used together."""
-    check_training(config)
-    if not 0 <= config.unknown_dir_p <= 1:
-        raise UserError(f"unknown_dir_p is {config.unknown_dir_p}: it should be a probability, from 0 to 1")
 
 
 def check_teachers(config: FinetuneConfig, run: StageRun, data: PreparedData) -> None:
@@ -169,7 +164,7 @@ def devices_to_tune(config: FinetuneConfig, data: PreparedData) -> list[str]:
     return [device for device in wanted if device not in few and device != UNKNOWN]
 
 
-FINETUNE = Stage("finetune", run=finetune, config=FinetuneConfig, check=check, words=told)
+FINETUNE = Stage("finetune", run=finetune, config=FinetuneConfig, check=check_training, words=told)
 
 
 if __name__ == "__main__":

@@ -30,7 +30,7 @@ from adaptf.data.sets.download import EVALUATION_RECORD, download_record
 from adaptf.data.sets.files_to_predict import check_files, read_files_to_predict
 from adaptf.errors import UserError
 from adaptf.files import write_atomically
-from adaptf.names import find_file
+from adaptf.names import find_file, in_markdown
 from adaptf.pipeline.config import aside, file_or_name, path_field
 from adaptf.pipeline.sources import SCENE_CLIP_SECONDS
 from adaptf.pipeline.stage import Stage
@@ -112,11 +112,7 @@ def present_models(uri: str) -> Models:
     """What a URI stands for now. Raises UserError where there is no such model."""
     present = present_version(uri)
     promoted = production.in_production() if uri == IN_PRODUCTION else {}
-    versions = {
-        name.removeprefix(production.PREFIX): f"{name}/{version}"
-        for name, version in sorted(promoted.items())
-        if name != registry.ROUTER_NAME
-    }
+    versions = {device: f"{name}/{promoted[name]}" for device, name in registry.by_device(promoted).items()}
     uris = [present, *(f"models:/{version}" for version in versions.values())]
     sources = [f"{each}\0{source_of(each)}" for each in uris]
     return Models(present, versions, digest(mlflow.get_tracking_uri(), mlflow.get_registry_uri(), *sources))
@@ -167,7 +163,9 @@ def predict(config: PredictConfig, run: StageRun) -> Result:
     parts = answer_parts(table, root, run, models)
     counts = join(parts, run.folder)
     version = models.uri.removeprefix("models:/")
-    used = "\n".join(f"| {device} | {name} | {files} |" for (device, name), files in sorted(counts.items()))
+    used = "\n".join(
+        f"| {in_markdown(device)} | {name} | {files} |" for (device, name), files in sorted(counts.items())
+    )
     told = f"{len(table)} files by {version}\n\n| device | model | files |\n|---|---|---:|\n{used}"
     return Result(
         metrics={"files": len(table)},

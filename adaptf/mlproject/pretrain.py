@@ -10,6 +10,7 @@ from adaptf.pipeline.config import AugmentConfig, MelConfig, ModelConfig, OptimC
 from adaptf.pipeline.dataset import load_prepared
 from adaptf.pipeline.fitting import Recipe, fitted_result, train_classifier
 from adaptf.pipeline.objectives import LABELS
+from adaptf.pipeline.ranges import POSITIVE, within
 from adaptf.pipeline.run_names import told
 from adaptf.pipeline.stage import Stage
 from adaptf.pipeline.students import student_description
@@ -22,7 +23,7 @@ class PretrainConfig:
 
     prepare_run: str = upstream("prepare", **{DATA_KIND: AUDIOSET_KIND})
     """Run of `prepare` that holds AudioSet."""
-    sample_seconds: float = 1.0
+    sample_seconds: float = within(POSITIVE, 1.0)
     """Seconds of a clip that a training sample takes, drawn anew each time; for validation they are the middle."""
     mel: MelConfig = MelConfig()
     model: ModelConfig = ModelConfig()

@@ -12,6 +12,7 @@ from adaptf.errors import UserError
 from adaptf.mlproject.quantize import QuantizeConfig
 from adaptf.pipeline.artifacts import PROMOTED, REPLACED, VERSIONS
 from adaptf.pipeline.config import upstream_optional
+from adaptf.pipeline.ranges import NOT_NEGATIVE, SHARE, within
 from adaptf.pipeline.stage import Stage, nothing_tells
 from adaptf.promotion import comparison as production_comparison
 from adaptf.promotion import gates
@@ -36,10 +37,10 @@ class PromoteConfig:
     """Version number; `registered`: the one that the `register` run made."""
     register_run: str = upstream_optional("register")
     """Run of `register` whose versions are promoted; `none` where device and version name one."""
-    tolerable_loss: float = 0.01
+    tolerable_loss: float = within(SHARE, 0.01)
     """Gate: highest share of the float model's accuracy, from 0 to 1, that quantization may lose, as far as
     the loss stands over places."""
-    tolerable_logit_error: float = QuantizeConfig().tolerable_logit_error
+    tolerable_logit_error: float = within(NOT_NEGATIVE, QuantizeConfig().tolerable_logit_error)
     """Gate: highest difference of INT8 logits from float ones, as a share of their spread."""
     force: bool = False
     """Promotes in spite of the gates of INT8 loss and of the comparison with production. Needs a reason."""

@@ -11,6 +11,7 @@ from adaptf.errors import UserError
 from adaptf.evaluation.scores import accuracy
 from adaptf.evaluation.tables import as_markdown
 from adaptf.models.classifier import Classifier
+from adaptf.names import stored
 from adaptf.pipeline.artifacts import (
     DATA_KIND,
     DESCRIPTION,
@@ -23,6 +24,7 @@ from adaptf.pipeline.config import upstream, upstream_model
 from adaptf.pipeline.dataset import PreparedData, load_prepared
 from adaptf.pipeline.device_models import check_clips_of, device_models
 from adaptf.pipeline.quantize_device import Quantized, quantize_device
+from adaptf.pipeline.ranges import COUNT, NOT_NEGATIVE, SHARE, within
 from adaptf.pipeline.refit import refits_of, what_clips_judge
 from adaptf.pipeline.stage import Stage
 from adaptf.pipeline.validation import (
@@ -48,18 +50,18 @@ class QuantizeConfig:
     finetune_run: str = upstream_model("finetune", files="per device")
     """Run of `finetune` that holds the devices' models; or checkpoint files: a folder of <device>.ckpt, a mapping such as
     '{a: a.ckpt, unknown: u.ckpt}', or one file for all devices."""
-    calibration_clips: int = 256
+    calibration_clips: int = within(COUNT, 256)
     """Training clips of the device, spread over the scenes, from which the ranges of activations are taken; for `unknown`
     spread over the devices too."""
-    tolerable_loss: float = 0.01
+    tolerable_loss: float = within(SHARE, 0.01)
     """Highest share of the float model's macro-average accuracy, from 0 to 1, that may be lost. A model is
     refused where the validation clips of all devices show that it loses more: where that holds at the lower
     end of a 95 % interval over their places."""
-    tolerable_logit_error: float = 0.15
+    tolerable_logit_error: float = within(NOT_NEGATIVE, 0.15)
     """Highest difference of INT8 logits from float ones on calibration and validation clips, as a share of their spread."""
     refuse: bool = True
     """Ends with an error where a model loses more, its logits differ more or it breaks the budget; false only says so."""
-    min_validation_clips: int = ENOUGH_CLIPS
+    min_validation_clips: int = within(NOT_NEGATIVE, ENOUGH_CLIPS)
     """A device with fewer validation clips is told the accuracy on those of all devices."""
     seed: int = 0
     """Any whole number: starts the random numbers that choose calibration clips."""
@@ -86,7 +88,7 @@ def quantize(config: QuantizeConfig, run: StageRun) -> Result:
         metrics={
             "best/accuracy": accuracy(settings[QUANTIZED], "mean_over_devices"),
             **{
-                f"{column}/{device}": float(table.loc[device, column])
+                f"{column}/{stored(device)}": float(table.loc[device, column])
                 for device in table.index
                 for column in _METRICS
             },
@@ -110,14 +112,14 @@ def _quantize_all(
                 data,
                 device,
                 classifier,
-                folder / f"{device}.pt2",
+                folder / f"{stored(device)}.pt2",
                 fresh,
                 calibration_clips=config.calibration_clips,
                 min_validation_clips=config.min_validation_clips,
                 seed=config.seed,
                 shared=run.shared,
             )
-            write_table(predictions / f"{device}.parquet", quantized.predictions)
+            write_table(predictions / f"{stored(device)}.parquet", quantized.predictions)
             print(f"{run.name} {device}: {quantization_line(quantized)}", flush=True)
             found.append(quantized)
     description = classifier.description.as_dict() | {"clip_samples": data.waveforms.format.clip_samples}

@@ -11,6 +11,7 @@ import pandas as pd
 from mlflow.entities import RunStatus
 
 from adaptf.data.clips import UNKNOWN
+from adaptf.names import written
 from adaptf.pipeline.artifacts import (
     DESCRIPTION,
     DEVICE,
@@ -23,6 +24,7 @@ from adaptf.pipeline.artifacts import (
 from adaptf.pipeline.config import upstream, upstream_several
 from adaptf.pipeline.lineage import Node, flat, tree
 from adaptf.pipeline.prediction_files import read_predictions
+from adaptf.pipeline.ranges import POSITIVE, within
 from adaptf.pipeline.stage import Stage
 from adaptf.pipeline.validation import QUANTIZED
 from adaptf.reports.version_page import commit, data_digest, device_page, files_behind, router_page
@@ -50,7 +52,7 @@ class RegisterConfig:
     evaluate_run: str = upstream_several("evaluate")
     """Run of `evaluate` that scored them on the test clips, for their descriptions: the first that did so of several;
     `none`: they say that there is none."""
-    max_seconds: float = 60.0
+    max_seconds: float = within(POSITIVE, 60.0)
     """Longest audio of one row of a request, in seconds."""
 
 
@@ -75,7 +77,8 @@ def register(config: RegisterConfig, run: StageRun) -> Result:
         print(f"{run.name}: {name} version {versions[name]}", flush=True)
 
     for path in sorted(int8.glob("[!.]*.pt2")):
-        device, name = path.stem, registry.device_model_name(path.stem)
+        device = written(path.stem)
+        name = registry.device_model_name(device)
         came = runs_behind(config.quantize_run, evaluated, device)
         text = device_page(device, report, predictions, evaluated, came)
         tags = {DEVICE: device, FILES_TAG: files_behind(came)} | scores_of(report, device)

@@ -211,9 +211,9 @@ def _outcome(trial: FrozenTrial) -> str:
     """Of a trial that is over, as in `0.512`, `pruned at epoch 3` or `failed`."""
     if trial.state == TrialState.COMPLETE:
         return f"{trial.values[0]:.3f}"
-    if trial.state == TrialState.PRUNED:
+    if trial.state == TrialState.PRUNED and ERROR not in trial.user_attrs:
         return f"pruned at epoch {trial.last_step} with {trial.intermediate_values[trial.last_step or 0]:.3f}"
-    return f"failed, {trial.user_attrs[ERROR]}"
+    return f"{'pruned' if trial.state == TrialState.PRUNED else 'failed'}, {trial.user_attrs[ERROR]}"
 
 
 SWEEP = Stage(

@@ -39,6 +39,7 @@ from adaptf.pipeline.config import (
 from adaptf.pipeline.dataset import PreparedData, load_prepared
 from adaptf.pipeline.fitting import Recipe, fitted_result, train_classifier
 from adaptf.pipeline.objectives import SCENES
+from adaptf.pipeline.ranges import COUNT, within
 from adaptf.pipeline.stage import Stage
 from adaptf.pipeline.validation import with_validation_tables
 from adaptf.tracking.runs import NONE, Result, StageRun, digest, is_process_zero
@@ -52,7 +53,7 @@ ON_EMBEDDINGS = AugmentConfig(dir_p=0.0, mixstyle_p=0.0, mixup_alpha=0.0)
 class SmallTeacherConfig:
     """A teacher trained from scratch on log-mels, such as the small network in the place of BEATs."""
 
-    width: int = WIDTH
+    width: int = within(COUNT, WIDTH)
     """Channels of its first stage."""
     mel: MelConfig = MelConfig(bands=256)
     augment: AugmentConfig = AugmentConfig()

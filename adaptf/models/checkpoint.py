@@ -20,6 +20,7 @@ from adaptf.models.torch_file import (
     NamesCode,
     UnreadableFile,
     brief,
+    check_finite,
     compare_checksums,
     read_start,
     read_torch_file,
@@ -79,6 +80,10 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
         raise CheckpointError(
             f"{path} is no checkpoint of a trainer: its 'state_dict' should hold tensors by name"
         )
+    try:
+        check_finite(state)
+    except UnreadableFile as error:
+        raise CheckpointError(f"checkpoint {path}: {error}") from None
     return content
 
 

@@ -3,11 +3,13 @@
 import os
 import re
 import zipfile
+from collections.abc import Mapping
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any, Self
 
 import torch
+from torch import Tensor
 from torch.serialization import get_unsafe_globals_in_checkpoint, safe_globals
 
 _ZIP_MAGIC, _PICKLE_MAGIC = b"PK\x03\x04", b"\x80"
@@ -51,6 +53,20 @@ def read_torch_file(path: Path, *, stand_ins: bool = False) -> Any:
         raise NamesCode(_refusal(str(error))) from None
     except Exception as error:  # damaged bytes can break the reader anywhere
         raise UnreadableFile(f"it is cut off or damaged ({brief(error)})") from error
+
+
+def check_finite(weights: Mapping[str, Any]) -> None:
+    """Raises UnreadableFile where tensors hold other numbers than finite ones."""
+    fractions = {
+        name: tensor
+        for name, tensor in weights.items()
+        if isinstance(tensor, Tensor) and tensor.is_floating_point()
+    }
+    if wrong := [name for name, tensor in fractions.items() if not tensor.isfinite().all()]:
+        raise UnreadableFile(
+            f"{len(wrong)} of its {len(weights)} tensors, such as {wrong[0]}, hold numbers that are not finite: the training "
+            "that left them has diverged"
+        )
 
 
 def _check_whole(path: Path) -> None:

@@ -73,4 +73,6 @@ def device_runs(run: StageRun, value: str) -> dict[str, str]:
 
 def quantization(run: StageRun, quantize_run: str) -> pd.DataFrame:
     """What a run of `quantize` found, a row per device."""
-    return pd.read_csv(run.download(quantize_run, QUANTIZATION), dtype={"device": str}).set_index("device")
+    return pd.read_csv(run.download(quantize_run, QUANTIZATION), converters={"device": str}).set_index(
+        "device"
+    )

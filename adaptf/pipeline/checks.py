@@ -1,11 +1,12 @@
 """What no training could use of its settings, said before any work begins."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import fields, is_dataclass
+from dataclasses import asdict, fields, is_dataclass
 from typing import Any
 
 import numpy as np
 
+from adaptf.audio.logmel import LogMel
 from adaptf.errors import in_section
 from adaptf.pipeline.augmentations import build_augmentations, check_folder, dir_p_by_device
 from adaptf.pipeline.config import AugmentConfig, BeatsOptimConfig, MelConfig, OptimConfig
@@ -17,6 +18,8 @@ def check_training(config: Any) -> None:
     """Raises UserError for augmentations and schedules, in whatever section, that no training could use."""
     for section, part in _sections(config):
         with in_section(section):
+            if isinstance(part, MelConfig):
+                LogMel(**asdict(part))
             if isinstance(part, AugmentConfig):
                 check_folder(part)
                 # No clip is given, so that no bank of impulse responses is read.

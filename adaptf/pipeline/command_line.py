@@ -1,6 +1,7 @@
 """From a command line to a stage's configuration: defaults, then a preset, then the fields given."""
 
 import argparse
+import csv
 import json
 import sys
 import warnings
@@ -72,14 +73,21 @@ def _spelled_out(arguments: Sequence[str], defaults: Any, parser: ArgumentParser
     quiet: Any = {"add_help": False, "allow_abbrev": False, "argument_default": argparse.SUPPRESS}
     short = argparse.ArgumentParser(parser.prog, parser.usage, **quiet)
     short.add_argument("--preset", default=parser.get_default("preset"))
-    for name, usual in settings(defaults).items():
+    for name, field, usual in leaves(defaults):
         if isinstance(usual, bool):
             short.add_argument(f"--{name}", nargs="?", const="true")
+        elif field.type == tuple[str, ...]:
+            short.add_argument(f"--{name}", type=_list_of_names)
         elif isinstance(usual, tuple):
             short.add_argument(f"--{name}", type=lambda text: text if text.startswith("[") else f"[{text}]")
     known, others = short.parse_known_args(arguments)
     preset = known.__dict__.pop("preset")
     return preset, [*others, *(f"--{name}={value}" for name, value in vars(known).items())]
+
+
+def _list_of_names(text: str) -> str:
+    """`1,no,O'Neil` as `["1", "no", "O'Neil"]`: names, whatever YAML takes them for."""
+    return text if text.startswith("[") else json.dumps(next(csv.reader([text], skipinitialspace=True), []))
 
 
 def _meant(value: Any, metadata: Mapping[str, Any], name: str) -> Any:

@@ -12,6 +12,7 @@ from torch import Tensor
 from adaptf.data.clips import UNKNOWN
 from adaptf.errors import UserError
 from adaptf.evaluation.changes import OWN_COLUMNS
+from adaptf.names import written
 from adaptf.paths import user_path
 from adaptf.pipeline.artifacts import DEVICE, QUANTIZE_RUN
 from adaptf.pipeline.checkpoints import check_scenes
@@ -100,7 +101,9 @@ def _compared_version(uri: str) -> Compared:
     quantized = tags.get(QUANTIZE_RUN, "")
     scores = runs.scores(quantized) if quantized else {}
     known = {
-        metric.removeprefix(_QUANTIZED_DEVICE) for metric in scores if metric.startswith(_QUANTIZED_DEVICE)
+        written(metric.removeprefix(_QUANTIZED_DEVICE))
+        for metric in scores
+        if metric.startswith(_QUANTIZED_DEVICE)
     }
     return Compared(
         label=f"{name}/{version}",

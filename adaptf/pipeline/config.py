@@ -1,5 +1,6 @@
 """Settings that several stages share. The dataclasses of this folder are the only place of defaults: our recipe."""
 
+import math
 from collections.abc import Iterator
 from dataclasses import Field, dataclass, field, fields, is_dataclass
 from pathlib import Path
@@ -15,6 +16,7 @@ from adaptf.evaluation.scores import Score
 from adaptf.models.keywords import network_settings, settings_taken
 from adaptf.models.students.registry import TFSEPNET, find_student
 from adaptf.models.students.tfsepnet.network import DEPTH, DROPOUT, WIDTH
+from adaptf.pipeline.ranges import COUNT, NOT_NEGATIVE, PART, POSITIVE, SHARE, Range, within
 from adaptf.tracking.runs import LATEST, NONE
 from adaptf.training.averaging import Averaging
 
@@ -24,6 +26,7 @@ PRESET_SECTIONS = ("data", "audioset", "mel", "model", "trainer")
 """Sections of a preset beside those of stages."""
 PRESET_VALUES = ("seed", "seeds", "teacher_kinds", "deploy", "repeat")
 """What stands in a preset outside of all sections; the same as in `main`."""
+_OF_CLIPS = Range(f"{CLIP_RATE}, at which clips are prepared", lambda rate: rate == CLIP_RATE)
 
 
 Files = Literal["none", "one", "per device"]
@@ -88,6 +91,14 @@ def settings(config: Any) -> dict[str, Any]:
     return {name: value for name, _, value in leaves(config)}
 
 
+def check_ranges(config: Any) -> None:
+    """Raises UserError for a number outside of its field's range, also in a section."""
+    for name, one, value in leaves(config):
+        for number in value if isinstance(value, tuple) else (value,):
+            if (wanted := one.metadata.get("range")) and not (math.isfinite(number) and wanted.holds(number)):
+                raise UserError(f"{name} is {number}: it should be {wanted.words}")
+
+
 def content_folders(config: Any) -> list[Path]:
     """Folders whose files decide a stage's result as its settings do."""
     return [
@@ -112,14 +123,14 @@ class DataConfig:
     """Refuses what DCASE 2025 Task 1 forbids, such as a larger train_split; false for work outside of it."""
     scenes: tuple[str, ...] = ()
     """Scene names in the order of the logits; an empty list means those of the data, sorted."""
-    validation_share: float = 0.15
+    validation_share: float = within(PART, 0.15)
     """Share of the training clips, from 0 to 1, that is cut out, by location, for choosing checkpoints."""
-    test_share: float = 0.2
+    test_share: float = within(PART, 0.2)
     """Share of the training clips, from 0 to 1, that is cut out, by location, for testing where the data has
     no test clips of its own."""
     split_seed: int = 0
     """Any whole number: another one cuts validation and test clips at other locations."""
-    audioset_clip_seconds: float = 10.0
+    audioset_clip_seconds: float = within(POSITIVE, 10.0)
     """Length to which AudioSet clips are cut or padded in the cache, in seconds; training draws one second of it."""
     cache: str = path_field("cache")
     """Folder of the waveform cache; `cache`, also where it is given, is one in the project's folder."""
@@ -134,15 +145,15 @@ class DataConfig:
 class MelConfig:
     """The log-mel input of the student."""
 
-    bands: int = BANDS
+    bands: int = within(COUNT, BANDS)
     """Number of mel bands between 0 Hz and half the sample rate."""
-    sample_rate: int = CLIP_RATE
+    sample_rate: int = within(_OF_CLIPS, CLIP_RATE)
     """Samples a second of the clips, in Hz. They are prepared at this rate alone: leave it as it is."""
-    n_fft: int = N_FFT
+    n_fft: int = within(COUNT, N_FFT)
     """Length of the Fourier transform in samples, no less than that of the window."""
-    window_samples: int = WINDOW_SAMPLES
+    window_samples: int = within(COUNT, WINDOW_SAMPLES)
     """Length of the Hann window in samples."""
-    hop_samples: int = HOP_SAMPLES
+    hop_samples: int = within(COUNT, HOP_SAMPLES)
     """Distance of two frames in samples; 500 gives 64 frames a second."""
 
 
@@ -152,11 +163,11 @@ class ModelConfig:
 
     kind: str = TFSEPNET
     """tfsepnet, or another student of adaptf/models/students/registry.py."""
-    width: int = WIDTH
+    width: int = within(COUNT, WIDTH)
     """Channels of the first blocks."""
-    depth: int = DEPTH
+    depth: int = within(COUNT, DEPTH)
     """Of tfsepnet the entries of the layout that are used, 17 at most; of another student what it takes for its depth."""
-    dropout: float = DROPOUT
+    dropout: float = within(PART, DROPOUT)
     """Dropout in each block."""
     settings: dict[str, Any] = field(default_factory=dict)
     """What else the student takes, as in {groups: 4}."""
@@ -181,7 +192,7 @@ class ModelConfig:
 class AugmentConfig:
     """Augmentations of training batches."""
 
-    dir_p: float = 0.4
+    dir_p: float = within(SHARE, 0.4)
     """Probability, from 0 to 1, that a clip is played through the impulse response of a microphone (DIR)."""
     dir_devices: tuple[str, ...] = ("a",)
     """Devices whose clips get impulse responses; an empty list means all, as the default does for data without such training
@@ -195,19 +206,19 @@ class AugmentConfig:
     dir_level: ResponseLevel = "unit_energy"
     """How loud the responses in dir_folder are. unit_energy: each is scaled to an energy of 1, as simulated
     microphones are. as_recorded: each has its file's gain; those of MicIRP differ by up to 21 dB."""
-    mixstyle_p: float = 0.8
+    mixstyle_p: float = within(SHARE, 0.8)
     """Probability, from 0 to 1, that a batch goes through Freq-MixStyle: each clip takes over part of
     another's mean and deviation per band, so that the student relies less on a device's colour."""
-    mixstyle_alpha: float = 0.4
+    mixstyle_alpha: float = within(POSITIVE, 0.4)
     """How evenly Freq-MixStyle mixes: the share of a clip's own statistics is drawn from Beta(alpha, alpha);
     above 0, and the larger, the nearer to halves."""
-    mixup_alpha: float = 0.3
+    mixup_alpha: float = within(NOT_NEGATIVE, 0.3)
     """How evenly mixup blends two clips and their labels: the share of the first is drawn from Beta(alpha,
     alpha); the larger, the nearer to halves; 0 is off."""
-    spec_mask_share: float = 0.0
+    spec_mask_share: float = within(PART, 0.0)
     """SpecAugment's masks blank up to this share, from 0 to 1, of the bands and of the frames; 0 is off.
     Against overfitting of large networks (Park et al., 2019)."""
-    time_roll_seconds: float = 0.0
+    time_roll_seconds: float = within(NOT_NEGATIVE, 0.0)
     """Clips are rolled around by up to so many seconds in either direction; 0 is off. More starts of a clip
     from the same recordings (Schmid et al., 2023)."""
 
@@ -229,16 +240,16 @@ class AverageConfig:
 class OptimConfig:
     """Adam with cosine warm restarts."""
 
-    lr: float = 0.004
+    lr: float = within(POSITIVE, 0.004)
     """Learning rate at the start of each cosine. From there it falls to nearly 0 within a cycle of epochs."""
-    batch_size: int = 256
+    batch_size: int = within(COUNT, 256)
     """Clips per step of the optimizer, in each process."""
-    max_epochs: int = 150
+    max_epochs: int = within(NOT_NEGATIVE, 150)
     """Epochs that the training takes, best where a cycle ends: with the restarts below after 10, 30, 70, 150
     or 310."""
-    restart_epochs: int = 10
+    restart_epochs: int = within(NOT_NEGATIVE, 10)
     """Epochs of the first cycle, after which the rate jumps back to lr; 0 keeps the rate as it is."""
-    restart_factor: int = 2
+    restart_factor: int = within(COUNT, 2)
     """Each cycle is so many times as long as the one before; a whole number from 1."""
     average: AverageConfig = AverageConfig()
 
@@ -247,21 +258,21 @@ class OptimConfig:
 class BeatsOptimConfig:
     """AdamW for fine-tuning BEATs: the rate rises exponentially for some epochs and then falls linearly."""
 
-    lr: float = 1e-5
+    lr: float = within(POSITIVE, 1e-5)
     """Highest learning rate, reached when warm-up ends."""
-    weight_decay: float = 0.01
+    weight_decay: float = within(NOT_NEGATIVE, 0.01)
     """AdamW takes this share, times the learning rate, off every weight at each step: against overfitting; 0
     is off."""
-    betas: tuple[float, float] = (0.9, 0.98)
+    betas: tuple[float, float] = within(PART, (0.9, 0.98))
     """Two shares below 1 that AdamW keeps at each step: of the mean of gradients, and of that of their
     squares."""
-    batch_size: int = 128
+    batch_size: int = within(COUNT, 128)
     """Clips per step of the optimizer, in each process."""
-    max_epochs: int = 30
+    max_epochs: int = within(NOT_NEGATIVE, 30)
     """Epochs that the training takes."""
-    warmup_epochs: int = 4
+    warmup_epochs: int = within(NOT_NEGATIVE, 4)
     """Epochs in which the rate rises to its highest."""
-    final_share: float = 0.005
+    final_share: float = within(SHARE, 0.005)
     """Share of the highest rate, from 0 to 1, to which it has fallen at the end."""
     average: AverageConfig = AverageConfig()
 
@@ -276,12 +287,12 @@ class TrainerConfig(Loading):
     """How many processors of that kind train together, a process on each, or auto for all of them."""
     strategy: str = "auto"
     """How several processes work together: ddp or another strategy of Lightning; auto chooses one."""
-    num_nodes: int = 1
+    num_nodes: int = within(COUNT, 1)
     """How many machines train together, with as many processes on each."""
     precision: Literal["32-true", "16-mixed", "bf16-mixed", "64-true"] = "32-true"
     """Bits of the network's arithmetic, as Lightning names them: 16-mixed and bf16-mixed take less time and
     memory on a GPU. Log-mels are always computed in 32 bits."""
-    accumulate_batches: int = 1
+    accumulate_batches: int = within(COUNT, 1)
     """Batches whose gradients are added up before each step, where a GPU holds no larger batch."""
     score: Score = "mean_over_devices"
     """The accuracy on validation clips that chooses checkpoints and sweeps' settings: the mean over devices of their

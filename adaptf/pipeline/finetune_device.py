@@ -8,6 +8,7 @@ from adaptf.data.clips import UNKNOWN, VALIDATION
 from adaptf.evaluation.scores import accuracy
 from adaptf.models.checkpoint import load_classifier, save_classifier
 from adaptf.models.classifier import Classifier
+from adaptf.names import in_markdown
 from adaptf.pipeline.artifacts import BEST, DATA_KIND, DEVICE, KEPT, SCENES_KIND, START, TEACHER_KIND
 from adaptf.pipeline.borrowed import Borrowed, matching_to, with_borrowed
 from adaptf.pipeline.checkpoints import student_of
@@ -21,6 +22,7 @@ from adaptf.pipeline.config import (
 )
 from adaptf.pipeline.dataset import PreparedData, load_prepared
 from adaptf.pipeline.fitting import Recipe, files_of_training, train_classifier
+from adaptf.pipeline.ranges import NOT_NEGATIVE, within
 from adaptf.pipeline.refit import learnt_splits
 from adaptf.pipeline.stage import Stage
 from adaptf.pipeline.taught import (
@@ -50,7 +52,7 @@ class FinetuneDeviceConfig:
     teacher_runs: str = upstream_each("teacher", TEACHER_KIND, optional=True)
     """Runs of `teacher`, separated by commas; `latest`: the newest one of each kind; `none`: labels alone."""
     loss: LossConfig = LossConfig()
-    min_validation_clips: int = 5
+    min_validation_clips: int = within(NOT_NEGATIVE, 5)
     """With fewer validation clips of its own, the model is judged on those of all devices."""
     borrowed: Borrowed = "matched"
     """Whose clips a device's model learns from beside its own. matched: all others', brought to the band statistics of the
@@ -79,7 +81,8 @@ def _finetune_device(config: FinetuneDeviceConfig, run: StageRun) -> Result:
     predictions = {"start": predict(start), "fine-tuned": predict(tuned)}
     start_score, tuned_score = (accuracy(one, config.trainer.score) for one in predictions.values())
     scores = f"{start_score:.3f} before, {tuned_score:.3f} after {epochs} epochs"
-    note = f"Device **{config.device}**, judged on {judged_on}: {scores}. {_what_is_kept(epochs)}"
+    judged = f"Device **{in_markdown(config.device)}**, judged on {in_markdown(judged_on)}"
+    note = f"{judged}: {scores}. {_what_is_kept(epochs)}"
     result = Result(
         metrics={START: start_score, KEPT: tuned_score},
         files={**files, BEST: save_classifier(tuned, run.folder / "kept" / "best.ckpt", epoch=epochs)},

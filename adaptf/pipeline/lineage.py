@@ -11,6 +11,7 @@ from mlflow.exceptions import MlflowException
 from mlflow.utils.mlflow_tags import MLFLOW_GIT_COMMIT
 
 from adaptf.errors import UserError
+from adaptf.names import written
 from adaptf.pipeline.artifacts import DEVICE, DEVICE_RUNS
 from adaptf.tracking import production, runs
 from adaptf.tracking.runs import NONE, UPSTREAM
@@ -131,7 +132,7 @@ def _files_read(run: Run, device: str | None) -> tuple[Node, ...]:
     for tag, label in sorted(run.data.tags.items()):
         if tag.startswith(runs.FILE):
             field, _, of = tag.removeprefix(runs.FILE).partition("/")
-            fields.setdefault(field, {})[of] = label
+            fields.setdefault(field, {})[written(of)] = label
     chosen = [files if device not in files else {device: files[device]} for files in fields.values()]
     return tuple(file_node(label) for files in chosen for label in files.values())
 
@@ -148,7 +149,7 @@ def _described(run: Run, device: str | None) -> Node:
     begin = tags.get(runs.SCORE) or _FORMER_SCORES.get(stage, "\0")
     scores = sorted((name, value) for name, value in run.data.metrics.items() if name.startswith(begin))
     whole = [(name, value) for name, value in scores if name == begin]
-    of_device = [(name, value) for name, value in scores if name.rpartition("/")[2] == device]
+    of_device = [(name, value) for name, value in scores if written(name.rpartition("/")[2]) == device]
     return Node(
         run_id=run.info.run_id,
         name=run.info.run_name or "",

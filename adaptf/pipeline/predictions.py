@@ -15,6 +15,7 @@ from adaptf.data.clips import TEST, UNKNOWN
 from adaptf.evaluation.predict import inference_device, predict_logits
 from adaptf.evaluation.scores import prediction_table
 from adaptf.models.classifier import ModelDescription, build_classifier
+from adaptf.names import written
 from adaptf.pipeline.artifacts import DESCRIPTION, INT8
 from adaptf.pipeline.checkpoints import classifier_of
 from adaptf.pipeline.dataset import PreparedData
@@ -62,7 +63,10 @@ def _int8_models(folder: Path) -> dict[str, Model]:
     stored = json.loads((folder / DESCRIPTION).read_text())
     stored.pop("clip_samples")
     features = build_classifier(ModelDescription(**(stored | {"classes": tuple(stored["classes"])}))).features
-    return {path.stem: nn.Sequential(features, load_int8(path)) for path in sorted(folder.glob("[!.]*.pt2"))}
+    return {
+        written(path.stem): nn.Sequential(features, load_int8(path))
+        for path in sorted(folder.glob("[!.]*.pt2"))
+    }
 
 
 def predict_by_device(

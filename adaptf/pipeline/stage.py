@@ -20,7 +20,7 @@ import yaml
 from adaptf.data.shared_objects import SharedObjects
 from adaptf.errors import UserError
 from adaptf.pipeline.command_line import command_arguments, parse
-from adaptf.pipeline.config import settings, upstream_fields
+from adaptf.pipeline.config import check_ranges, settings, upstream_fields
 from adaptf.pipeline.fingerprint import fingerprint
 from adaptf.pipeline.seeds import SEEDS_SUFFIX, Study
 from adaptf.pipeline.upstream import resolve_upstream
@@ -110,6 +110,7 @@ def execute(
     StopTraining. Stages that get the same `shared` read their data once.
     """
     shared = shared or SharedObjects()
+    check_ranges(config)
     stage.check(config)
     config = resolve_upstream(config)
     name = name or stage.describe(config)

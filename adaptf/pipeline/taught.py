@@ -16,6 +16,7 @@ from adaptf.evaluation.scores import Score
 from adaptf.pipeline.artifacts import LOGITS, TEACHER_KIND, TEACHER_MODEL
 from adaptf.pipeline.dataset import PreparedData
 from adaptf.pipeline.objectives import SCENES, Objective, scene_measures
+from adaptf.pipeline.ranges import POSITIVE, SHARE, within
 from adaptf.tracking import runs
 from adaptf.tracking.runs import NONE, StageRun
 from adaptf.training.augmentation import MixedTeachers
@@ -28,10 +29,10 @@ from adaptf.training.task import Measure
 class LossConfig:
     """The distillation loss: weight * cross-entropy + (1 - weight) * T^2 * KL."""
 
-    temperature: float = 2.0
+    temperature: float = within(POSITIVE, 2.0)
     """T, above 0, by which the logits of student and teachers are divided: the higher, the more the less
     likely scenes count."""
-    weight: float = 0.02
+    weight: float = within(SHARE, 0.02)
     """Share of the labels' cross-entropy in the loss, from 0 (teachers alone) to 1 (labels alone)."""
     reduction: KlReduction = "elements"
     """elements: KL is averaged over clips and classes, as published. clips: over clips alone, which makes it
@@ -39,7 +40,7 @@ class LossConfig:
     mixed_teachers: MixedTeachers = "logits"
     """What is mixed where mixup blends two clips. logits: the teachers' logits of both (the report). terms:
     the KL terms against each (the public trainer)."""
-    teacher_temperatures: tuple[float, ...] = ()
+    teacher_temperatures: tuple[float, ...] = within(POSITIVE, ())
     """A temperature per teacher instead of T, in the order of teacher_runs; an empty list: T for all. Puts
     overconfident and timid teachers on one scale (Guo et al., 2017)."""
 

@@ -1,6 +1,5 @@
 """What the page of a run tells of validation clips: tables by scene and by device, accuracies per device, the predictions."""
 
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -26,6 +25,7 @@ from adaptf.evaluation.scores import (
 from adaptf.evaluation.tables import as_markdown, device_table, scene_table
 from adaptf.models.checkpoint import load_classifier
 from adaptf.models.classifier import Classifier
+from adaptf.names import stored
 from adaptf.pipeline.artifacts import VALIDATION_PREDICTIONS
 from adaptf.pipeline.config import TrainerConfig
 from adaptf.pipeline.dataset import PreparedData
@@ -74,7 +74,7 @@ def by_own_models(predictions: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
     A clip that the model which is due was not asked about is left out.
     """
     due = {device: table["device"] == device for device, table in predictions.items()}
-    due[UNKNOWN] = ~predictions[UNKNOWN]["device"].isin(list(predictions))
+    due[UNKNOWN] = ~predictions[UNKNOWN]["device"].isin(predictions.keys() - {UNKNOWN})
     return pd.concat([table[due[device]] for device, table in predictions.items()], ignore_index=True)
 
 
@@ -92,8 +92,7 @@ def with_validation_tables(
     """
     accuracies = macro_accuracy_per_device(list(settings.values())[-1])
     of_devices = {
-        f"best/accuracy/{_metric_name(str(device))}": float(accuracy)
-        for device, accuracy in accuracies.items()
+        f"best/accuracy/{stored(str(device))}": float(accuracy) for device, accuracy in accuracies.items()
     }
     note = f"{_validation_tables(settings, data, what_clips_judge(refits, chose=chose))}\n\n{result.note}"
     return replace(result, metrics={**result.metrics, **of_devices}, note=note)
@@ -114,11 +113,6 @@ def with_tables_of_unchosen(
     return with_validation_tables(
         as_refit(result) if refit else result, data, settings, chose=False, refits=refits
     )
-
-
-def _metric_name(device: str) -> str:
-    """A device's name in that of a metric, where MLflow takes no brackets and the like."""
-    return re.sub(r"[^\w.\- :]", "_", device)
 
 
 def with_predictions(result: Result, run: StageRun, settings: Mapping[str, pd.DataFrame]) -> Result:

@@ -16,6 +16,7 @@ from adaptf.errors import UserError
 from adaptf.evaluation.bootstrap import SIGNIFICANT, Difference, paired_bootstrap
 from adaptf.evaluation.changes import holm
 from adaptf.evaluation.scores import TEXT_COLUMNS, places_of
+from adaptf.names import stored
 from adaptf.pipeline.artifacts import DEVICE, QUANTIZE_RUN, VALIDATION_PREDICTIONS
 from adaptf.pipeline.refit import refits_of
 from adaptf.pipeline.validation import ENOUGH_CLIPS
@@ -166,7 +167,9 @@ def validation_predictions(name: str, version: str, run: StageRun) -> pd.DataFra
             f"version {version} has learnt from the validation clips (refit of {', '.join(refits)}), on which nothing can be "
             "said of it: compare the two on test clips (stage compare)"
         )
-    return read_table(run.download(tags[QUANTIZE_RUN], VALIDATION_PREDICTIONS) / f"{tags[DEVICE]}.parquet")
+    return read_table(
+        run.download(tags[QUANTIZE_RUN], VALIDATION_PREDICTIONS) / f"{stored(tags[DEVICE])}.parquet"
+    )
 
 
 def _in_points(difference: Difference) -> str:

@@ -10,6 +10,7 @@ from adaptf.compression.complexity import MAX_BYTES, MAX_MACS
 from adaptf.data.clips import UNKNOWN
 from adaptf.evaluation.scores import accuracy_per_scene
 from adaptf.evaluation.tables import MEAN, as_markdown
+from adaptf.names import in_markdown
 from adaptf.pipeline.lineage import FILE, Node
 from adaptf.pipeline.refit import what_clips_judge
 
@@ -40,11 +41,11 @@ def device_page(
     columns = ("scene", "device") if others else ("scene",)
     return "\n\n".join(
         [
-            f"INT8 model of device **{device}**{others}. It answers for every clip that it is given; the router sends it those "
-            f"of its device{'s' if others else ''}.",
+            f"INT8 model of device **{in_markdown(device)}**{others}. It answers for every clip that it is given; the "
+            f"router sends it those of its device{'s' if others else ''}.",
             *_test_scores(dict.fromkeys(columns, clips), evaluated),
             f"Validation: {row['INT8 accuracy']:.1f} % macro-average accuracy as INT8, {row['float accuracy']:.1f} % before, "
-            f"on {row['judged on']}{_learnt_remark(came)}.",
+            f"on {in_markdown(row['judged on'])}{_learnt_remark(came)}.",
             budget(row),
             _runs_list(came),
         ]
@@ -61,7 +62,7 @@ def router_page(
     held: Mapping[str, str], predictions: pd.DataFrame | None, evaluated: str, came: list[Node]
 ) -> str:
     """Markdown of the router: `held` is the version by device; the rest as for a device's model."""
-    lines = "\n".join(f"| {device} | {version} |" for device, version in held.items())
+    lines = "\n".join(f"| {in_markdown(device)} | {version} |" for device, version in held.items())
     return "\n\n".join(
         [
             f"Sends each clip to the INT8 model of its recording device, and every other clip to that of **{UNKNOWN}**.",

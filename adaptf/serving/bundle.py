@@ -13,7 +13,7 @@ import torch
 from adaptf.audio.logmel import LogMel
 from adaptf.compression.runtime import NETWORK_FILES, Network, load_network
 from adaptf.data.clips import UNKNOWN
-from adaptf.names import tidy
+from adaptf.names import stored, tidy
 
 BUNDLE = "bundle"
 """Name of the artifact folder that holds the manifest and the networks' files."""
@@ -84,14 +84,15 @@ def write_bundle(
         "max_seconds": max_seconds,
         "mel": dict(mel),
         "models": {
-            device: {"file": f"{device}.pt2", "version": version} for device, (_, version) in models.items()
+            device: {"file": f"{stored(device)}.pt2", "version": version}
+            for device, (_, version) in models.items()
         },
     }
     (folder / MANIFEST).write_text(json.dumps(manifest, indent=2), encoding="utf-8")
     for device, (file, _) in models.items():
         for form in NETWORK_FILES:
             if form == ".pt2" or file.with_suffix(form).exists():
-                shutil.copyfile(file.with_suffix(form), folder / f"{device}{form}")
+                shutil.copyfile(file.with_suffix(form), folder / f"{stored(device)}{form}")
 
 
 def read_bundle(folder: Path) -> Bundle:

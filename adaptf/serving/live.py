@@ -110,10 +110,8 @@ class Follower:
         if self.problem:
             self._say("the registry answers again", logging.INFO)
         self.problem, self.last_check = "", datetime.now(UTC)
-        names = {
-            name.removeprefix(production.PREFIX): name for name in promoted if name != registry.ROUTER_NAME
-        }
-        for device, name in sorted(names.items()):
+        names = registry.by_device(promoted)
+        for device, name in names.items():
             self._follow(device, name, promoted[name])
         self._note_withdrawn(set(names))
 

@@ -19,6 +19,7 @@ from adaptf.sweeps.space import Space, suggested, with_values, words
 from adaptf.sweeps.tries import ERROR, RUN, VALUES, first_number, run_again
 from adaptf.tracking import runs
 from adaptf.tracking.runs import TRIAL, Busy, Result, StageRun, StopTraining, Watch
+from adaptf.training.divergence import Diverged
 
 _STUDY, _STATE = "adaptf.study", "adaptf.trial.state"
 """Tags of a trial's run; the state is running, complete, pruned or failed."""
@@ -78,6 +79,10 @@ class Objective:
             raise
         except UpdateFinishedTrialError:
             raise
+        except Diverged as error:  # its values are at fault and no others: it counts, as the least of all
+            self.failures.clear()
+            trial.set_user_attr(ERROR, str(error)[:_LONGEST_ERROR])
+            raise TrialPruned from error
         except Exception as error:
             self._failed(trial, error)
             raise TrialFailed from error
@@ -149,7 +154,7 @@ def _as_trial(stage: Stage[Any], tags: Mapping[str, str], *, begun: Callable[[st
             result = stage.run(config, run)
             if not math.isfinite(score := result.metrics.get(ACCURACY, math.nan)):
                 raise ArithmeticError(f"{ACCURACY} is {score}")
-        except StopTraining:
+        except (StopTraining, Diverged):
             mlflow.set_tag(_STATE, "pruned")
             raise
         except BaseException:

@@ -11,11 +11,10 @@ from mlflow.exceptions import MlflowException
 from mlflow.store.entities import PagedList
 
 from adaptf.errors import UserError
+from adaptf.tracking.registry import PREFIX
 
 _Found = TypeVar("_Found")
 
-PREFIX = "adaptf-"
-"""Begin of the names of this package's registered models."""
 ALIAS = "production"
 _PRODUCTION, _ARCHIVED = "Production", "Archived"
 _STAGE_TAG = "stage"

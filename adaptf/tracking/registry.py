@@ -1,20 +1,28 @@
 """The model registry: names of registered models, and their versions."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 import mlflow
 from mlflow.exceptions import MlflowException
 
+from adaptf.names import stored, written
 from adaptf.tracking.notes import LONGEST_DESCRIPTION, for_page
 
-ROUTER_NAME = "adaptf-router"
+PREFIX = "adaptf-"
+"""Begin of the names of this package's registered models."""
+ROUTER_NAME = f"{PREFIX}router"
 
 
 def device_model_name(device: str) -> str:
     """Registered name of a device's model."""
     if device == "router":
         raise ValueError(f"a device cannot be called 'router': {ROUTER_NAME} is the router's own name")
-    return f"adaptf-{device}"
+    return PREFIX + stored(device)
+
+
+def by_device(models: Iterable[str]) -> dict[str, str]:
+    """Device -> registered name of its model, of those among some that are a device's, sorted."""
+    return {written(name.removeprefix(PREFIX)): name for name in sorted(models) if name != ROUTER_NAME}
 
 
 def register(model_uri: str, name: str, *, tags: Mapping[str, str], description: str) -> str:

@@ -21,6 +21,7 @@ from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID, MLFLOW_RUN_NAME, MLFL
 
 from adaptf.data.shared_objects import SharedObjects
 from adaptf.errors import UserError
+from adaptf.names import stored
 from adaptf.paths import user_path
 from adaptf.tracking.checkpoint_files import files_of, labels_of
 from adaptf.tracking.notes import LONGEST_NOTE, for_page
@@ -267,7 +268,7 @@ def split_ids(value: str) -> list[str]:
 
 def file_tags(field: str, value: str) -> dict[str, str]:
     """By device the checkpoint files that a field names; none where it names runs."""
-    return {f"{FILE}{field}/{device}": label for device, label in labels_of(value).items()}
+    return {f"{FILE}{field}/{stored(device)}": label for device, label in labels_of(value).items()}
 
 
 def seed_runs(run: Run) -> dict[int, str]:

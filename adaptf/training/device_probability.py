@@ -24,7 +24,7 @@ def probability_per_device(
     probability = {device: p if device in only or not only else 0.0 for device in devices}
     named: set[str] = set()
     for key, value in (p_of or {}).items():
-        for device in devices_in(key):
+        for device in [key] if key in probability else devices_in(key):
             if device not in probability:
                 raise ValueError(
                     f"dir_p_of names the device '{device}' in '{key}', the training clips are of {', '.join(devices)}"

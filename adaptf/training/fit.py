@@ -15,6 +15,7 @@ from lightning.pytorch.loggers import Logger
 
 from adaptf.data.data_module import ClipDataModule
 from adaptf.models.checkpoint import save_weights
+from adaptf.training.divergence import StopDiverged
 from adaptf.training.memory import keep_freed_memory
 from adaptf.training.progress import EpochLines
 from adaptf.training.task import ClassifierTask
@@ -64,7 +65,7 @@ def fit(
 
     There is a validation after each `validated_every` epochs. Without validation clips nothing chooses: all epochs are trained,
     and the last one is taken. `trainer_options` go to lightning.Trainer as they are: accelerator, devices, strategy, ... Raises
-    ValueError where a set is empty.
+    ValueError where a set is empty, and Diverged.
     """
     _check_clips(data, name)
     keep_freed_memory()
@@ -85,6 +86,7 @@ def fit(
             *([best] if best else []),
             newest,
             EpochLines(name, task.score_name),
+            StopDiverged(),
             *callbacks,
             *([LearningRateMonitor(logging_interval="epoch")] if loggers else []),
         ],

@@ -13,7 +13,7 @@ import yaml
 from docstring_parser import parse_from_object
 
 from adaptf import paths
-from adaptf.mlproject.finetune import FinetuneDeviceConfig
+from adaptf.mlproject.finetune import FinetuneConfig, FinetuneDeviceConfig
 from adaptf.mlproject.prepare import PrepareConfig
 from adaptf.mlproject.train import TrainConfig
 from adaptf.pipeline.command_line import PRESETS, flatten, parse, preset_names, shared_leaves
@@ -395,3 +395,17 @@ def test_probabilities_of_devices_come_from_the_command_line_and_from_presets(
 
 def test_a_probability_of_a_device_that_is_no_number_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
     assert "dir_p_of" in message_of(capsys, "distill", "--augment.dir_p_of", "{b: often}")
+
+
+@pytest.mark.parametrize(
+    ("given", "meant"),
+    [
+        ("1,no,null", ("1", "no", "null")),
+        ("100%,O'Neil, l/r: x", ("100%", "O'Neil", "l/r: x")),
+        ('"a,b",c', ("a,b", "c")),
+        ('["a,b"]', ("a,b",)),
+        ("", ()),
+    ],
+)
+def test_names_in_a_list_are_names_whatever_yaml_takes_them_for(given: str, meant: tuple[str, ...]) -> None:
+    assert parse(FinetuneConfig, stage="finetune", arguments=[f"--devices={given}"]).devices == meant

@@ -33,6 +33,7 @@ from adaptf.sweeps.storage import open_storage
 from adaptf.sweeps.tries import run_again
 from adaptf.tracking import runs
 from adaptf.tracking.runs import StageRun
+from adaptf.training.divergence import Diverged
 
 SPACE = "optim.lr: {low: 0.001, high: 0.02, log: true}\naugment.dir_p: {low: 0.0, high: 1.0, step: 0.5}\n"
 
@@ -314,6 +315,22 @@ def test_settings_that_the_stage_refuses_stop_the_sweep_at_once(config: SweepCon
     with pytest.raises(UserError, match="no device 's9'"):
         swept(config, study="refused")
     assert len(begun) == 1
+
+
+def test_values_with_which_a_training_diverges_end_their_trials_alone(
+    config: SweepConfig, stage: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def score(train_config: TrainConfig, run: StageRun) -> float:
+        begun.append(run.run_id)
+        if len(begun) < 4:
+            raise Diverged("the training has diverged in epoch 1")
+        return 0.5
+
+    begun: list[str] = []
+    stage(score)
+    run = swept(config, study="diverged")
+    assert list(table_of(run)["state"]) == ["pruned"] * 3 + ["complete"]
+    assert "pruned, the training has diverged in epoch 1" in capsys.readouterr().out
 
 
 def test_a_worker_that_joins_puts_its_trials_under_the_first_ones_run(

@@ -13,8 +13,24 @@ import mlflow
 import pytest
 
 from adaptf.errors import UserError
+from adaptf.names import stored, written
 from adaptf.serving import logged_model
-from adaptf.tracking import registry
+from adaptf.tracking import production, registry
+
+NASTY = [
+    "Zoom H4n+",
+    "zoom.h4n",
+    "O'Neil",
+    "a,b",
+    "100%",
+    "phone (old)",
+    "l/r: |*<b>",
+    "..",
+    "1",
+    "NA",
+    "\u0939\u093f",
+    "\U0001f3a4",
+]
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -125,3 +141,18 @@ def test_a_device_called_router_has_no_model_name():
     assert registry.device_model_name("s1") == "adaptf-s1"
     with pytest.raises(ValueError, match="cannot be called 'router'"):
         registry.device_model_name("router")
+
+
+def test_each_place_of_a_name_takes_that_of_any_device(experiment, tmp_path):
+    for device in NASTY:
+        (tmp_path / f"{stored(device)}.pt2").write_text(device)
+    with mlflow.start_run(experiment_id=experiment) as run:
+        mlflow.log_metrics({f"kept/accuracy/{stored(device)}": 1.0 for device in NASTY})
+        mlflow.set_tags({f"adaptf.file.distill_run/{stored(device)}": device for device in NASTY})
+        mlflow.log_artifacts(str(tmp_path), "int8")
+        for model in map(registry.device_model_name, NASTY):
+            uri = mlflow.create_external_model(model).model_uri
+            production.promote(model, registry.register(uri, model, tags={}, description=""))
+    files = Path(mlflow.artifacts.download_artifacts(run_id=run.info.run_id, artifact_path="int8")).iterdir()
+    assert {written(path.stem): path.read_text() for path in files} == dict(zip(NASTY, NASTY, strict=True))
+    assert registry.by_device(production.in_production()).keys() >= set(NASTY)

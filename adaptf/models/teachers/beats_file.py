@@ -7,7 +7,7 @@ from typing import Any
 
 from adaptf.errors import UserError
 from adaptf.models.teachers.beats import BeatsClassifier, BeatsEncoder
-from adaptf.models.torch_file import UnreadableFile, brief, read_torch_file
+from adaptf.models.torch_file import UnreadableFile, brief, check_finite, read_torch_file
 
 PRETRAINED_FILE = "BEATs_iter3_plus_AS2M.pt"
 FINETUNED_FILE = "BEATs_iter3_plus_AS2M_finetuned_on_AS2M_cpt2.pt"
@@ -38,6 +38,10 @@ def load_beats(path: str | os.PathLike[str], *, finetuned: bool | None = None) -
     """
     path = Path(path)
     cfg, weights = _cfg_and_weights(path, _read(path))
+    try:
+        check_finite(weights)
+    except UnreadableFile as error:
+        raise BeatsFileError(path, str(error)) from None
     _check_kind(path, cfg, weights, finetuned)
     weights = {name: weight for name, weight in weights.items() if not str(name).startswith(_PREDICTOR)}
     try:
