@@ -1,5 +1,6 @@
 """Settings that several stages share. The dataclasses of this folder are the only place of defaults: our recipe."""
 
+import os
 from collections.abc import Iterator
 from dataclasses import Field, dataclass, field, fields, is_dataclass
 from pathlib import Path
@@ -91,7 +92,7 @@ def settings(config: Any) -> dict[str, Any]:
 def content_folders(config: Any) -> list[Path]:
     """Folders whose files decide a stage's result as its settings do."""
     return [
-        Path(value) for _, one, value in leaves(config) if "content" in one.metadata and Path(value).is_dir()
+        Path(value) for _, one, value in leaves(config) if "content" in one.metadata and os.path.isdir(value)
     ]
 
 
