@@ -1,5 +1,6 @@
 """Paths as a user gives them: `~` is the home folder, and a relative path counts from where the user stands."""
 
+import errno
 import os
 import re
 from pathlib import Path
@@ -12,6 +13,8 @@ from adaptf.names import find_file
 RUN_ID = "MLFLOW_RUN_ID"
 """`mlflow run` gives it to the command that it starts in the project's folder."""
 SQLITE = "sqlite:///"
+_SHOWN = 60
+"""Characters of a value that is too long for a name."""
 
 
 def user_folder() -> Path | None:
@@ -46,7 +49,17 @@ def user_path(value: str, *, what: str) -> str:
             f"starts its command in the project's folder {Path.cwd()}: give an absolute path"
         )
     path = os.path.normpath((folder or Path("/")) / expanded)
+    if _is_too_long(path):
+        raise UserError(f"{what} is '{value[:_SHOWN]}...': no file can have so long a name")
     return str(find_file(Path("/"), path))
+
+
+def _is_too_long(path: str) -> bool:
+    try:
+        os.lstat(path)
+    except OSError as error:
+        return error.errno == errno.ENAMETOOLONG
+    return False
 
 
 def user_file_or_name(value: str, *, what: str) -> str:

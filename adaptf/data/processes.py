@@ -18,6 +18,7 @@ def process_pool(workers: int, *, fresh: bool = False) -> ProcessPoolExecutor:
 def _end_with_parent() -> None:
     """A killed parent can't tell its processes to end, and they would keep its locks. Ctrl-C is the parent's to answer."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)  # a copy would have what the parent does
     threading.Thread(target=_wait_for_parents_end, daemon=True).start()
 
 

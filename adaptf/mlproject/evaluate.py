@@ -64,7 +64,7 @@ def evaluate(config: EvaluateConfig, run: StageRun) -> Result:
         setting: [predict_by_device(models, data, rows, setting) for models in several]
         for setting, several in loaded.items()
     }
-    remark = origin_of_teachers(config)
+    remark = " ".join(filter(None, [left_out(config), origin_of_teachers(config)]))
     return report(settings, data, run, remark=remark, run_ids=run_ids, meanings=MEANINGS)
 
 
@@ -77,6 +77,12 @@ def run_ids_of(config: EvaluateConfig) -> dict[str, list[str]]:
             "there is nothing to evaluate: all of train_run, distill_run, finetune_run and quantize_run are 'none'"
         )
     return wanted
+
+
+def left_out(config: EvaluateConfig) -> str:
+    """Names the settings for which no run stands: without them the tables still look complete."""
+    missing = [setting for field, setting in SETTINGS.items() if getattr(config, field) == NONE]
+    return f"Left out, without a run: {', '.join(missing)}." if missing else ""
 
 
 def origin_of_teachers(config: EvaluateConfig) -> str:

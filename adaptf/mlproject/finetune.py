@@ -109,6 +109,7 @@ def finetune(config: FinetuneConfig, run: StageRun) -> Result:
             **{f"{KEPT}/{stored(device)}": runs.scores(run_id)[KEPT] for device, run_id in models.items()},
         },
         files={DEVICE_RUNS: path},
+        parts=models.values(),
         note=f"| device | run |\n|---|---|\n{rows}",
     )
     return with_tables_of_unchosen(result, run, data, settings, start=config.distill_run, refit=config.refit)

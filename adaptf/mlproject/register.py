@@ -8,7 +8,6 @@ from typing import Any
 
 import mlflow
 import pandas as pd
-from mlflow.entities import RunStatus
 
 from adaptf.data.clips import UNKNOWN
 from adaptf.names import written
@@ -101,12 +100,11 @@ def scoring_run(config: RegisterConfig) -> str:
         if config.quantize_run in scored_by(given):
             return given
     tags = {f"{runs.UPSTREAM}quantize_run": config.quantize_run}
-    found = runs.search(stage="evaluate", tags=tags, statuses=[RunStatus.FINISHED])
     print(
         f"run {config.evaluate_run} of evaluate scored other models than those of run {config.quantize_run}",
         flush=True,
     )
-    return str(found[0].info.run_id) if found else NONE
+    return next((str(run.info.run_id) for run in runs.finished_runs("evaluate", tags)), NONE)
 
 
 def scored_by(evaluated: str) -> list[str]:

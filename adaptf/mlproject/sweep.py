@@ -99,7 +99,7 @@ def sweep(config: SweepConfig, run: StageRun) -> Result:
     if parent == run.run_id:
         return result
     with mlflow.start_run(run_id=parent, nested=True):  # it ends as finished, also where its process is gone
-        runs.log_result(result)
+        runs.log_all(result)
     return replace(result, note=f"Worker of the sweep in run {parent}.\n\n{result.note}")
 
 

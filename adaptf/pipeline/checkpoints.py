@@ -1,5 +1,6 @@
 """The checkpoint that a stage starts from: that of a run, or a file of the user's."""
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -19,7 +20,7 @@ def checkpoint_of(run: StageRun, value: str, *, data: PreparedData | None = None
 
     Raises UpstreamError where `data` is given and the run learnt from other data.
     """
-    if Path(value).is_file():
+    if os.path.isfile(value):  # of Path it is an error where the value is too long for a file's name
         return Path(value)
     if data is not None:
         run.shared.once(("checked", value, data.digest), lambda: runs.check_data(value, data.digest))

@@ -3,6 +3,7 @@
 import argparse
 import csv
 import json
+import os
 import sys
 import warnings
 from collections.abc import Container, Mapping, Sequence
@@ -152,8 +153,8 @@ def read_preset(preset: str) -> dict[str, Any]:
 
 def _preset_text(preset: str) -> str:
     shipped = PRESETS / f"{preset}.yaml"
-    path = shipped if shipped.is_file() else Path(user_file_or_name(preset, what="preset"))
-    if path.is_file():
+    path = shipped if os.path.isfile(shipped) else Path(user_file_or_name(preset, what="preset"))
+    if os.path.isfile(path):
         return path.read_text()
     if not preset.startswith(_ARTIFACTS):
         names = ", ".join(preset_names())

@@ -1,6 +1,7 @@
 """Settings that several stages share. The dataclasses of this folder are the only place of defaults: our recipe."""
 
 import math
+import os
 from collections.abc import Iterator
 from dataclasses import Field, dataclass, field, fields, is_dataclass
 from pathlib import Path
@@ -102,7 +103,7 @@ def check_ranges(config: Any) -> None:
 def content_folders(config: Any) -> list[Path]:
     """Folders whose files decide a stage's result as its settings do."""
     return [
-        Path(value) for _, one, value in leaves(config) if "content" in one.metadata and Path(value).is_dir()
+        Path(value) for _, one, value in leaves(config) if "content" in one.metadata and os.path.isdir(value)
     ]
 
 

@@ -159,8 +159,14 @@ def _described(run: Run, device: str | None) -> Node:
         commit=tags.get(MLFLOW_GIT_COMMIT, ""),
         data_digest=tags.get(runs.DATA_DIGEST, ""),
         refit=runs.REFIT in tags,
-        remark="deleted" if run.info.lifecycle_stage == "deleted" else "",
+        remark=_remark(run),
     )
+
+
+def _remark(run: Run) -> str:
+    if run.info.lifecycle_stage == "deleted":
+        return "deleted"
+    return "not finished" if runs.is_interrupted(run) else ""
 
 
 def _upstream_ids(run: Run, device: str | None) -> list[str]:

@@ -7,8 +7,9 @@ import os
 import shutil
 import sys
 import traceback
-from collections.abc import Callable, Iterable, Mapping
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, Generic, TypeVar
 from uuid import uuid4
 
@@ -19,12 +20,15 @@ import yaml
 
 from adaptf.data.shared_objects import SharedObjects
 from adaptf.errors import UserError
+from adaptf.paths import RUN_ID
 from adaptf.pipeline.command_line import command_arguments, parse
 from adaptf.pipeline.config import check_ranges, settings, upstream_fields
 from adaptf.pipeline.fingerprint import fingerprint
+from adaptf.pipeline.interrupts import INTERRUPTS, end_in_order
 from adaptf.pipeline.seeds import SEEDS_SUFFIX, Study
 from adaptf.pipeline.upstream import resolve_upstream
 from adaptf.tracking import runs
+from adaptf.tracking.complete import COMPLETE, NOT_YET
 from adaptf.tracking.runs import Result, StageRun, StopTraining, Watch
 
 _Config = TypeVar("_Config")
@@ -84,10 +88,13 @@ class Stage(Generic[_Config]):
         quiet_libraries()
         config = parse(self.config, stage=self.name, arguments=command_arguments())
         runs.use_default_store()
+        end_in_order()
         try:
             run_id = execute(self, config)
         except UserError as error:
             sys.exit(f"\n{self.name}: {error}")
+        except INTERRUPTS:
+            sys.exit(f"\n{self.name}: interrupted. The same command goes on from there")
         if runs.is_process_zero():
             print(f"{self.name} finished: run {run_id}", flush=True)
 
@@ -125,8 +132,8 @@ def execute(
     with runs.work_folder(stage.name, digest) as folder:
         L.seed_everything(getattr(config, "seed", 0), verbose=False)
         if runs.is_process_zero():
-            with _start_or_join(stage, digest, name) as active:
-                run = StageRun(active.info.run_id, name, folder, watch, shared)
+            with _active_run(stage, digest, name, folder) as run_id:
+                run = StageRun(run_id, name, folder, watch, shared)
                 _work(stage, config, run)
         else:
             run = StageRun("of-process-zero", name, folder, watch, shared)
@@ -157,7 +164,7 @@ def _over_seeds(stage: Stage[_Config], shared: SharedObjects) -> Stage[_Config]:
             return Result()
         result = stage.study.result(config, children, run)
         seeds = {f"{runs.SEED}{seed}": run_id for seed, run_id in children.items()}
-        return dataclasses.replace(result, tags={**result.tags, **seeds})
+        return dataclasses.replace(result, tags={**result.tags, **seeds}, parts=children.values())
 
     return dataclasses.replace(stage, name=stage.name + SEEDS_SUFFIX, run=parent)
 
@@ -167,11 +174,14 @@ def _work(stage: Stage[_Config], config: _Config, run: StageRun) -> None:
     _log_configuration(config)
     try:
         result = stage.run(config, run)
-        runs.log_result(result)
+        runs.log_all(result)
     except StopTraining:
         mlflow.delete_tag(runs.FINGERPRINT)  # it would be continued as an interrupted run
         mlflow.end_run("KILLED")
         shutil.rmtree(run.folder)
+        raise
+    except INTERRUPTS:
+        mlflow.end_run("KILLED")
         raise
     except BaseException:
         mlflow.log_text(traceback.format_exc(), "error.txt")
@@ -186,24 +196,30 @@ def _wait_for_all_processes() -> None:
         torch.distributed.barrier()
 
 
-def _start_or_join(stage: Stage[Any], digest: str, name: str) -> AbstractContextManager[mlflow.ActiveRun]:
-    """The run that `mlflow run` made, an interrupted run of the same work, or a new one (nested within an active one)."""
+@contextmanager
+def _active_run(stage: Stage[Any], digest: str, name: str, folder: Path) -> Iterator[str]:
+    """The id of a run that is active meanwhile: an interrupted one of the same work, or else the one that `mlflow run` made,
+    or a new one (nested within an active one)."""
     parent = mlflow.active_run()
-    tags = {runs.STAGE: stage.name, runs.FINGERPRINT: digest} | (
-        {runs.SCORE: stage.score} if stage.score else {}
-    )
-    if parent is None and "MLFLOW_RUN_ID" in os.environ:
-        active = mlflow.start_run()
-        mlflow.set_tags(tags)
-    elif interrupted := runs.find_interrupted(stage.name, digest):
-        print(f"{name}: continues run {interrupted.info.run_id}", flush=True)
-        active = mlflow.start_run(run_id=interrupted.info.run_id, nested=parent is not None)
+    experiment, interrupted = runs.experiment_id(), runs.find_interrupted(stage.name, digest)
+    made = os.environ.pop(RUN_ID, None) if parent is None else None  # a nested run would join that one too
+    tags = {runs.STAGE: stage.name, runs.FINGERPRINT: digest, COMPLETE: NOT_YET}
+    if stage.score:
+        tags[runs.SCORE] = stage.score
+    run_id = made
+    if interrupted:
+        run_id = str(interrupted.info.run_id)
+        print(f"{name}: continues run {run_id}", flush=True)
+        if made and made != run_id:
+            runs.hand_over(made, run_id, name)
     else:
-        experiment = runs.experiment_id()
-        active = mlflow.start_run(experiment_id=experiment, nested=parent is not None, tags=tags)
-    os.environ["MLFLOW_EXPERIMENT_ID"] = active.info.experiment_id  # for the processes that a strategy starts
-    runs.name_run(active.info.run_id, name, parent=parent.info.run_id if parent else None)
-    return active
+        shutil.rmtree(folder)  # left by a run that was deleted, or killed after it had finished
+        folder.mkdir()
+    nested = parent is not None
+    with mlflow.start_run(run_id, experiment_id=experiment, nested=nested, tags=tags) as active:
+        os.environ["MLFLOW_EXPERIMENT_ID"] = experiment  # for the processes that a strategy starts
+        runs.name_run(active.info.run_id, name, parent=parent.info.run_id if parent else None)
+        yield active.info.run_id
 
 
 def _log_configuration(config: Any) -> None:

@@ -1,5 +1,6 @@
 """What a sweep searches: a small YAML file of fields with ranges or choices, checked against a stage."""
 
+import os
 from collections.abc import Iterator, Mapping
 from dataclasses import fields, is_dataclass, replace
 from difflib import get_close_matches
@@ -42,7 +43,7 @@ def read_space(value: str, stage: str, config: Any) -> Space:
     Raises UserError where there is none, and DataError that lists everything that is wrong with it.
     """
     path = space_path(value, stage)
-    if not path.is_file():
+    if not os.path.isfile(path):
         names = ", ".join(sorted(found.stem for found in SPACES.glob("[!.]*.yaml")))
         raise UserError(f"sweep.space '{value}' is neither one of default, {names} nor a file")
     try:
@@ -59,7 +60,7 @@ def read_space(value: str, stage: str, config: Any) -> Space:
 def space_path(value: str, stage: str) -> Path:
     """Of a shipped space, or of the file that a user names."""
     shipped = SPACES / f"{stage if value == 'default' else value}.yaml"
-    return shipped if shipped.is_file() else Path(user_file_or_name(value, what="sweep.space"))
+    return shipped if os.path.isfile(shipped) else Path(user_file_or_name(value, what="sweep.space"))
 
 
 def space_of(content: Mapping[str, Any], config: Any, *, name: str) -> Space:

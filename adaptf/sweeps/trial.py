@@ -14,6 +14,7 @@ from optuna.trial import FrozenTrial, Trial
 
 from adaptf.data.shared_objects import SharedObjects
 from adaptf.errors import UserError
+from adaptf.pipeline.interrupts import INTERRUPTS
 from adaptf.pipeline.stage import Stage, execute
 from adaptf.sweeps.space import Space, suggested, with_values, words
 from adaptf.sweeps.tries import ERROR, RUN, VALUES, first_number, run_again
@@ -74,7 +75,7 @@ class Objective:
         except StopTraining as stopped:
             self.failures.clear()
             raise TrialPruned from stopped
-        except KeyboardInterrupt:
+        except INTERRUPTS:
             run_again(trial.study, _frozen(trial))
             raise
         except UpdateFinishedTrialError:

@@ -3,7 +3,7 @@
 import hashlib
 import os
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,7 +15,7 @@ import pandas as pd
 from lightning.pytorch.loggers import Logger, MLFlowLogger
 from mlflow.data.meta_dataset import MetaDataset
 from mlflow.data.pandas_dataset import from_pandas
-from mlflow.entities import Run, RunStatus
+from mlflow.entities import Run
 from mlflow.exceptions import MlflowException
 from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID, MLFLOW_RUN_NAME, MLFLOW_RUN_NOTE
 
@@ -24,6 +24,7 @@ from adaptf.errors import UserError
 from adaptf.names import stored
 from adaptf.paths import user_path
 from adaptf.tracking.checkpoint_files import files_of, labels_of
+from adaptf.tracking.complete import COMPLETE, NOT_YET, lack, set_complete
 from adaptf.tracking.notes import LONGEST_NOTE, for_page
 
 STAGE, FINGERPRINT = "adaptf.stage", "adaptf.fingerprint"
@@ -41,6 +42,8 @@ SCORE = "adaptf.score"
 """Tag: the metric, or the begin of those, that tells how good the run's model is."""
 DATA_DIGEST = "adaptf.digest"
 """Tag: digest of the data set that a run made or worked on."""
+CONTINUES = "adaptf.continues"
+"""Tag of a run that `mlflow run` made in vain: the interrupted one in which the work went on."""
 LATEST, NONE = "latest", "none"
 DEFAULT_STORE = "mlflow.db"
 _PER_EPOCH = ("train/", "val/", "lr-", "epoch")
@@ -86,11 +89,20 @@ class Result:
     files: Mapping[str, Path] = field(default_factory=dict)
     """Artifact folder ('' is the top) with name -> local file or folder."""
     tags: Mapping[str, str] = field(default_factory=dict)
+    parts: Collection[str] = ()
+    """Ids of the runs in which the work was done: without them this one is of no use."""
     data_sets: Sequence[DataSet] = ()
     note: str = ""
     """Markdown that the run's page shows on top."""
     summary: str = ""
     """What the terminal shows at the end."""
+
+
+class _MetricsLogger(MLFlowLogger):
+    """Leaves the run's status alone: a training ends before its stage does."""
+
+    def finalize(self, status: str = "success") -> None:
+        """Nothing is left to be written."""
 
 
 @dataclass(frozen=True)
@@ -108,7 +120,7 @@ class StageRun:
 
     def logger(self) -> Logger:
         """Lightning's, which writes from process 0 only."""
-        return MLFlowLogger(run_id=self.run_id, tracking_uri=mlflow.get_tracking_uri(), log_model=False)
+        return _MetricsLogger(run_id=self.run_id, tracking_uri=mlflow.get_tracking_uri(), log_model=False)
 
     def log_input(self, data_set: DataSet) -> None:
         """Notes what data the run works on."""
@@ -161,66 +173,84 @@ def experiment_id() -> str:
     return os.environ.get("MLFLOW_EXPERIMENT_ID", "0")
 
 
-def search(*, stage: str, tags: Mapping[str, str], statuses: Sequence[int]) -> list[Run]:
-    """Runs of a stage in this experiment that carry the tags, newest first."""
-    conditions = [
-        f"tags.`{STAGE}` = '{stage}'",
-        *(f"tags.`{name}` = '{value}'" for name, value in tags.items()),
-    ]
-    found = mlflow.MlflowClient().search_runs(
-        [experiment_id()], " and ".join(conditions), order_by=["attributes.start_time DESC"], max_results=1000
-    )
-    names = {RunStatus.to_string(status) for status in statuses}
-    return [run for run in found if run.info.status in names]
+def search(stage: str, tags: Mapping[str, str], *, status: str = "") -> Iterator[Run]:
+    """Runs of a stage in this experiment that carry the tags, newest first; MLflow is asked for more as they are taken."""
+    wanted = {f"tags.`{name}`": value for name, value in {STAGE: stage, **tags}.items()}
+    wanted |= {"attributes.status": status} if status else {}
+    condition = " and ".join(f"{name} = '{value}'" for name, value in wanted.items())
+    client, experiment, token = mlflow.MlflowClient(), experiment_id(), None
+    while token != "":
+        page = client.search_runs(
+            [experiment], condition, order_by=["attributes.start_time DESC"], page_token=token
+        )
+        yield from page
+        token = page.token or ""
+
+
+def _whole(found: Iterable[Run], *, so: str) -> Iterator[Run]:
+    """Those that have all that belongs to them; of others it says why not, and `so` what follows."""
+    for run in found:
+        if lacks := lack(run):
+            print(f"run {run.info.run_id} ({run.info.run_name}) {lacks}: {so}", flush=True)
+        else:
+            yield run
 
 
 def find_finished(stage: str, fingerprint: str) -> Run | None:
     """The run in which this very work was done."""
-    return next(
-        iter(search(stage=stage, tags={FINGERPRINT: fingerprint}, statuses=[RunStatus.FINISHED])), None
-    )
+    found = search(stage, {FINGERPRINT: fingerprint}, status="FINISHED")
+    return next(_whole(found, so="it is done again"), None)
 
 
 def find_interrupted(stage: str, fingerprint: str) -> Run | None:
     """A run in which this very work was begun. Call it while holding the work folder's lock: then nobody works on it."""
-    statuses = [RunStatus.RUNNING, RunStatus.FAILED, RunStatus.KILLED]
-    return next(iter(search(stage=stage, tags={FINGERPRINT: fingerprint}, statuses=statuses)), None)
+    found = search(stage, {FINGERPRINT: fingerprint})
+    return next((run for run in found if is_interrupted(run)), None)
+
+
+def is_interrupted(run: Run) -> bool:
+    """Whether a run, on which nobody works, did not come to its end."""
+    return run.info.status != "FINISHED" or run.data.tags.get(COMPLETE) == NOT_YET
 
 
 def any_finished(stage: str) -> bool:
     """Whether there is a finished run of a stage in this experiment."""
-    return bool(finished_runs(stage, {}))
+    return any(True for _ in finished_runs(stage, {}))
 
 
-def finished_runs(stage: str, tags: Mapping[str, str]) -> list[Run]:
+def finished_runs(stage: str, tags: Mapping[str, str]) -> Iterator[Run]:
     """Those that `latest` may mean, newest first."""
-    found = search(stage=stage, tags=tags, statuses=[RunStatus.FINISHED])
-    return [run for run in found if TRIAL not in run.data.tags]
+    return _whole(_finished(stage, tags), so="nothing is taken from it")
+
+
+def _finished(stage: str, tags: Mapping[str, str]) -> Iterator[Run]:
+    """The same, and those that lack something."""
+    found = search(stage, tags, status="FINISHED")
+    return (run for run in found if TRIAL not in run.data.tags)
 
 
 def latest(stage: str, tags: Mapping[str, str]) -> str:
     """Id of the newest finished run of a stage. Raises UpstreamError that says how to make one."""
-    runs = finished_runs(stage, tags)
-    if not runs:
-        wanted = "".join(f" with {name} = {value}" for name, value in tags.items())
-        raise UpstreamError(
-            f"no run of stage '{stage}'{wanted} has finished in this experiment of {mlflow.get_tracking_uri()}. "
-            f"Run it first (mlflow run . -e {stage} --env-manager local), or name a run's id instead of '{LATEST}'"
-        )
-    return str(runs[0].info.run_id)
+    for run in finished_runs(stage, tags):
+        return str(run.info.run_id)
+    wanted = "".join(f" with {name} = {value}" for name, value in tags.items())
+    raise UpstreamError(
+        f"no run of stage '{stage}'{wanted} has finished in this experiment of {mlflow.get_tracking_uri()}. "
+        f"Run it first (mlflow run . -e {stage} --env-manager local), or name a run's id instead of '{LATEST}'"
+    )
 
 
 def latest_of_each(stage: str, tag: str) -> list[str]:
     """Ids of the newest finished runs of a stage, one for each value of a tag."""
-    newest_first = finished_runs(stage, {})
-    newest = {
-        run.data.tags[tag]: str(run.info.run_id) for run in reversed(newest_first) if tag in run.data.tags
-    }
+    newest: dict[str, str] = {}
+    others = (run for run in _finished(stage, {}) if run.data.tags.get(tag, "") not in {"", *newest})
+    for run in _whole(others, so="nothing is taken from it"):
+        newest[run.data.tags[tag]] = str(run.info.run_id)
     return [newest[value] for value in sorted(newest)] or [latest(stage, {})]
 
 
 def finished_run(run_id: str, *stages: str) -> Run:
-    """A run by its id. Raises UpstreamError where there is none, it is of another stage than these, or it has not finished.
+    """A run by its id. Raises UpstreamError where there is none, it is of another stage than these, or lacks something.
 
     Without stages any will do.
     """
@@ -232,10 +262,8 @@ def finished_run(run_id: str, *stages: str) -> Run:
     if stages and found not in stages:
         one_each = "".join(f"; seed {seed}: {child}" for seed, child in seed_runs(run).items())
         raise UpstreamError(f"run {run_id} is of stage '{found}', a run of '{stages[0]}' is needed{one_each}")
-    if run.info.status != "FINISHED":
-        raise UpstreamError(
-            f"run {run_id} of stage '{found}' has not finished: its status is {run.info.status}"
-        )
+    if lacks := lack(run):
+        raise UpstreamError(f"run {run_id} of stage '{found}' {lacks}. Run that stage again")
     return run
 
 
@@ -346,6 +374,12 @@ def upstream_of(run_id: str, stage: str, field: str) -> str:
     return str(finished_run(run_id, stage).data.tags[UPSTREAM + field])
 
 
+def log_all(result: Result) -> None:
+    """Writes a result to the active run as all that it leaves."""
+    log_result(result)
+    set_complete(result.files, result.parts)
+
+
 def log_result(result: Result) -> None:
     """Writes a result to the active run."""
     if result.metrics:
@@ -380,6 +414,15 @@ def _log_file(place: str, path: Path) -> None:
     if name != path.name:
         raise ValueError(f"artifact '{place}' should end with the name of its file, '{path.name}'")
     mlflow.log_artifact(str(path), folder or None)
+
+
+def hand_over(made: str, run_id: str, name: str) -> None:
+    """Ends a run that `mlflow run` has made, where an interrupted one goes on in its place, below which it is shown."""
+    name_run(made, f"{name}: goes on in the run above", parent=run_id)
+    client = mlflow.MlflowClient()
+    client.set_tag(made, CONTINUES, run_id)
+    client.set_tag(made, MLFLOW_RUN_NOTE, f"Goes on in run {run_id}, which was interrupted: look there.")
+    client.set_terminated(made)
 
 
 def name_run(run_id: str, name: str, *, parent: str | None) -> None:
