@@ -1,9 +1,12 @@
 """Writing files so that a half-written one is never taken for a whole one."""
 
 import os
+import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TypeVar
+
+from adaptf.errors import UserError
 
 _Item = TypeVar("_Item")
 
@@ -23,6 +26,20 @@ def write_atomically(path: Path, content: bytes, *, flush: bool = True) -> None:
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def writable_folder(folder: Path, *, what: str) -> Path:
+    """The folder, made where it is not there, once a file has been written in it. Raises UserError that calls it `what`."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder) as file:
+            file.write(b"adaptf")
+            file.flush()
+    except OSError as error:
+        raise UserError(
+            f"{what} is '{folder}', where no file can be written ({error.strerror}): give another"
+        ) from error
+    return folder
 
 
 def blocks_of(items: Sequence[_Item], size: int) -> Iterator[Sequence[_Item]]:

@@ -1,10 +1,11 @@
 """Saved INT8 networks run by a process that has nothing but the files: what it finds is what everybody will find."""
 
-from collections.abc import Callable, Iterator
-from concurrent.futures import ProcessPoolExecutor
-from contextlib import contextmanager
+from collections.abc import Callable
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import AbstractContextManager, closing
 from functools import lru_cache
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -17,32 +18,38 @@ from adaptf.data.processes import process_pool
 
 _TIMED_SECONDS = 0.1
 """For which a clip is run again and again."""
+_Answer = TypeVar("_Answer")
 
 
 class FreshProcess:
-    """Loads files of INT8 networks and runs them elsewhere."""
+    """Loads files of INT8 networks and runs them elsewhere. Where that crashes, another process takes its place."""
 
-    def __init__(self, pool: ProcessPoolExecutor) -> None:
-        self.pool = pool
+    def __init__(self) -> None:
+        self._pool = process_pool(1, fresh=True)
 
     def network(self, path: Path, form: str) -> Callable[[Tensor], Tensor]:
         """Log-mel (batch, 1, bands, frames) -> logits (batch, classes). Calling it raises what loading the file raises."""
-
-        def run(logmel: Tensor) -> Tensor:
-            return torch.from_numpy(self.pool.submit(_logits, path, form, logmel.numpy()).result())
-
-        return run
+        return lambda logmel: torch.from_numpy(self._ask(_logits, path, form, logmel.numpy()))
 
     def clip_ms(self, path: Path, form: str, logmel: Tensor) -> float:
         """Median time of one clip (1, 1, bands, frames) on one processor core, in ms."""
-        return self.pool.submit(_clip_ms, path, form, logmel.numpy()).result()
+        return self._ask(_clip_ms, path, form, logmel.numpy())
+
+    def close(self) -> None:
+        """Ends the process."""
+        self._pool.shutdown()
+
+    def _ask(self, function: Callable[..., _Answer], *arguments: object) -> _Answer:
+        try:
+            return self._pool.submit(function, *arguments).result()
+        except BrokenProcessPool as error:
+            self._pool = process_pool(1, fresh=True)
+            raise BrokenProcessPool("its process crashed, or was ended from outside") from error
 
 
-@contextmanager
-def fresh_process() -> Iterator[FreshProcess]:
+def fresh_process() -> AbstractContextManager[FreshProcess]:
     """A new process with one thread; it ends with the context, or with this process."""
-    with process_pool(1, fresh=True) as pool:
-        yield FreshProcess(pool)
+    return closing(FreshProcess())
 
 
 @lru_cache(maxsize=2)

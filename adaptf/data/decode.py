@@ -1,7 +1,7 @@
 """Decoding of one audio file or byte stream: mono, float32, one sample rate."""
 
 import math
-import os
+import mmap
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from io import BytesIO
@@ -14,8 +14,7 @@ import soxr
 from numpy.typing import NDArray
 
 from adaptf.data.joined import BEGINS, files_in
-from adaptf.data.mp3 import Mp3Error, read_mp3
-from adaptf.names import missing_file
+from adaptf.data.mp3 import Mp3Error, mp3_blocks
 
 Waveform = NDArray[np.float32]
 
@@ -35,6 +34,9 @@ _MAX_SECONDS = _MAX_SAMPLES / 48000
 
 GUESSING = ("MP3", "OGG")
 """Formats whose headers do not hold their length: libsndfile guesses it, or reads it off the last page."""
+
+_BLOCK_VALUES = 2**18
+"""Of all channels together, decoded at a time."""
 
 _RATES = range(1000, 768_001)
 """In Hz. A damaged header claims any rate; resampling would make nothing of the samples, or more than fits in memory."""
@@ -68,23 +70,8 @@ def seconds_of(source: Path | BinaryIO, *, max_seconds: float = math.inf) -> flo
             if not file.frames:
                 raise AudioError(_NO_SAMPLES)
             return float(file.frames / file.samplerate)
-    audio, rate = read_mono(source, max_seconds=max_seconds)
-    return len(audio) / rate
-
-
-def unfit(path: Path, *, sample_rate: int, max_peak: float) -> str:
-    """Why a file does not give samples up to `max_peak`, or ''. It is decoded, unless it holds plain integers."""
-    if not os.path.isfile(path):
-        return missing_file(path)
-    try:
-        with opened(path) as file:
-            plain = file.subtype.startswith("PCM_") and file.format != "FLAC"
-            if plain and file.frames * sample_rate >= file.samplerate:
-                return ""
-        peak = float(np.abs(decode(path, sample_rate=sample_rate)).max())
-    except AudioError as error:
-        return str(error)
-    return f"it has samples up to {peak:g}, full scale is 1" if peak > max_peak else ""
+    lengths = [(len(block), rate) for block, rate in mono_blocks(source, max_seconds)]
+    return sum(samples for samples, _ in lengths) / lengths[0][1]
 
 
 class Resampler:
@@ -98,16 +85,19 @@ class Resampler:
         """(samples,) at `rate` -> (samples,) at the resampler's rate. Raises AudioError where none is left."""
         if rate == self.sample_rate:
             return audio
+        resampled: Waveform = self.begin(rate).resample_chunk(audio, last=True)
+        if not len(resampled):
+            raise AudioError(f"{len(audio)} samples at {rate} Hz are less than one at {self.sample_rate} Hz")
+        return resampled
+
+    def begin(self, rate: int) -> soxr.ResampleStream:
+        """For a waveform that comes in blocks: they give the same samples as all at once."""
         if rate not in self._streams:
             self._streams[rate] = soxr.ResampleStream(
                 rate, self.sample_rate, 1, dtype="float32", quality="HQ"
             )
-        stream = self._streams[rate]
-        stream.clear()
-        resampled: Waveform = stream.resample_chunk(audio, last=True)
-        if not len(resampled):
-            raise AudioError(f"{len(audio)} samples at {rate} Hz are less than one at {self.sample_rate} Hz")
-        return resampled
+        self._streams[rate].clear()
+        return self._streams[rate]
 
 
 def read_mono(source: Path | BinaryIO, *, max_seconds: float = math.inf) -> tuple[Waveform, int]:
@@ -115,20 +105,40 @@ def read_mono(source: Path | BinaryIO, *, max_seconds: float = math.inf) -> tupl
 
     Raises AudioError as `decode` does.
     """
+    blocks = list(mono_blocks(source, max_seconds))
+    return blocks[0][0] if len(blocks) == 1 else np.concatenate([block for block, _ in blocks]), blocks[0][1]
+
+
+def mono_blocks(source: Path | BinaryIO, max_seconds: float = math.inf) -> Iterator[tuple[Waveform, int]]:
+    """The same in blocks, one at least."""
+    samples, rates = 0, set()
     with opened(source) as file:
-        if file.format == "MP3":
-            audio, rate, _ = read_mp3(_content(source), max_seconds=min(max_seconds, _MAX_SECONDS))
-            if max_seconds > _MAX_SECONDS <= len(audio) / rate:
-                raise AudioError(
-                    f"it is longer than {_MAX_SECONDS / 3600:.0f} hours: cut it into shorter files"
-                )
-        elif joined := _joined(source, file):
-            audio, rate = _read_joined(joined, max_seconds)
-        else:
-            audio, rate = _read_samples(file, max_seconds), int(file.samplerate)
-    if not len(audio):
+        for block, rate in _blocks(source, file, max_seconds):
+            samples += len(block)
+            rates.add(rate)
+            if len(rates) > 1:
+                told = " and ".join(map(str, sorted(rates)))
+                raise AudioError(f"its rate changes: parts of it have {told} samples a second")
+            if len(block):
+                yield block, rate
+    if not samples:
         raise AudioError(_NO_SAMPLES)
-    return audio, rate
+
+
+def _blocks(
+    source: Path | BinaryIO, file: soundfile.SoundFile, max_seconds: float
+) -> Iterator[tuple[Waveform, int]]:
+    if file.format == "MP3":
+        samples, rate = 0, 1
+        for block, rate in mp3_blocks(_content(source), max_seconds=min(max_seconds, _MAX_SECONDS)):
+            samples += len(block)
+            yield block, rate
+        if max_seconds > _MAX_SECONDS <= samples / rate:
+            raise AudioError(f"it is longer than {_MAX_SECONDS / 3600:.0f} hours: cut it into shorter files")
+    elif joined := _joined(source, file):
+        yield from _joined_blocks(joined, max_seconds)
+    else:
+        yield from ((block, int(file.samplerate)) for block in _read_blocks(file, max_seconds))
 
 
 @contextmanager
@@ -168,27 +178,25 @@ def _content(source: Path | BinaryIO) -> bytes:
 
 def _joined(source: Path | BinaryIO, file: soundfile.SoundFile) -> list[bytes]:
     """The files that were joined, or [] where it is one as usual."""
-    files = files_in(_content(source), file.format) if file.format in BEGINS else []
-    return files if len(files) > 1 else []
+    if file.format not in BEGINS:
+        return []
+    if not isinstance(source, Path):
+        return files_in(_content(source), file.format)
+    # Mapped, a long file takes no memory that is needed elsewhere.
+    with open(source, "rb") as opened, mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ) as content:
+        return files_in(content, file.format)
 
 
-def _read_joined(files: Sequence[bytes], max_seconds: float) -> tuple[Waveform, int]:
-    """Their samples in a row, and their rate; what begins after `max_seconds` is not decoded."""
-    parts: list[Waveform] = []
-    rates: set[int] = set()
+def _joined_blocks(files: Sequence[bytes], max_seconds: float) -> Iterator[tuple[Waveform, int]]:
+    """Their samples in a row; what begins after `max_seconds` is not decoded."""
     samples, rate = 0, 1
     for content in files:
-        if samples / rate > max_seconds:
+        seconds = samples / rate
+        if seconds > max_seconds:
             break
-        part, rate = read_mono(BytesIO(content), max_seconds=max_seconds - samples / rate)
-        parts.append(part)
-        rates.add(rate)
-        samples += len(part)
-    if len(rates) > 1:
-        raise AudioError(
-            f"its rate changes: parts of it have {' and '.join(map(str, sorted(rates)))} samples a second"
-        )
-    return np.concatenate(parts), rate
+        for block, own_rate in mono_blocks(BytesIO(content), max_seconds - seconds):
+            samples, rate = samples + len(block), own_rate
+            yield block, rate
 
 
 def _check_header(header: Any) -> None:
@@ -207,11 +215,16 @@ def _check_header(header: Any) -> None:
         )
 
 
-def _read_samples(file: soundfile.SoundFile, max_seconds: float) -> Waveform:
+def _read_blocks(file: soundfile.SoundFile, max_seconds: float) -> Iterator[Waveform]:
+    """Consecutive samples, channels averaged; of longer audio one more than asked for, however that is rounded."""
+    left = int(min(file.frames, max_seconds * file.samplerate + 2))
+    while left > 0 and len(block := _read_block(file, min(left, -(-_BLOCK_VALUES // file.channels)))):
+        left -= len(block)
+        yield block
+
+
+def _read_block(file: soundfile.SoundFile, frames: int) -> Waveform:
     """(samples,). 16-bit samples are scaled here: the same values in two thirds of the time."""
-    frames = int(
-        min(file.frames, max_seconds * file.samplerate + 2)
-    )  # one more than wanted, however that is rounded
     if file.subtype == "PCM_16":
         audio: Waveform = np.multiply(file.read(frames, dtype="int16"), _PCM_16_STEP, dtype=np.float32)
     else:

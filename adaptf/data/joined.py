@@ -1,6 +1,6 @@
 """Files written one behind the other into one, as `cat` does: libsndfile reads the first and is silent on the others."""
 
-import itertools
+import mmap
 import re
 from collections.abc import Iterator
 
@@ -10,19 +10,18 @@ _OGG_HEADER_BYTES = 27
 _FLAC_BEGIN = re.compile(rb"fLaC[\x00\x80]\0\0\x22")
 
 
-def files_in(content: bytes, format: str) -> list[bytes]:
-    """The files that were joined; `format` as soundfile calls it. MP3 is apart, in `mp3.py`."""
-    if format not in BEGINS:
-        return [content]
-    begins = [0, *list(BEGINS[format](content))[1:], len(content)]
-    return [content[begin:end] for begin, end in itertools.pairwise(begins)]
+def files_in(content: bytes | mmap.mmap, format: str) -> list[bytes]:
+    """The files that were joined, [] where it is one as usual; `format` as soundfile calls it. MP3 is apart, in `mp3.py`."""
+    begins = list(BEGINS[format](content))[1:] if format in BEGINS else []
+    ends = [*begins, len(content)]
+    return [content[begin:end] for begin, end in zip([0, *begins], ends, strict=True)] if begins else []
 
 
-def _flac_begins(content: bytes) -> Iterator[int]:
+def _flac_begins(content: bytes | mmap.mmap) -> Iterator[int]:
     return (found.start() for found in _FLAC_BEGIN.finditer(content))
 
 
-def _ogg_begins(content: bytes) -> Iterator[int]:
+def _ogg_begins(content: bytes | mmap.mmap) -> Iterator[int]:
     """First pages; those right behind another are of streams that belong together, such as picture and sound."""
     end_of_last = -1
     for found in _OGG_FIRST_PAGE.finditer(content):

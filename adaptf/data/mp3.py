@@ -41,37 +41,30 @@ class Mp3Error(ValueError):
     """A file that is damaged in its middle, or that changes its rate."""
 
 
-class _Stream(NamedTuple):
-    """What one encoder wrote."""
+class _Block(NamedTuple):
+    """Consecutive samples of what one encoder wrote."""
 
     samples: NDArray[np.float32]
     """(samples,) with channels averaged"""
     rate: int
     """In Hz."""
     rest: int = 0
-    """Bytes behind the last frame that was decoded."""
-
-    @property
-    def seconds(self) -> float:
-        return len(self.samples) / self.rate
+    """In the last block, which has no samples: bytes behind the last frame that was decoded."""
 
 
-def read_mp3(content: bytes, *, max_seconds: float = math.inf) -> _Stream:
-    """All streams of a file, one after the other; of longer ones a little more than `max_seconds` is decoded.
+def mp3_blocks(content: bytes, *, max_seconds: float = math.inf) -> Iterator[tuple[NDArray[np.float32], int]]:
+    """Samples (samples,) of all streams of a file, one after the other, and their rate in Hz; of longer ones a little more
+    than `max_seconds`.
 
     Raises Mp3Error, and soundfile's errors where a stream is none.
     """
-    streams: list[_Stream] = []
-    samples, rate = 0, 1
+    samples, rate = 0, 1  # whole numbers: a sum of seconds is not exact, and a limit is
     for part in _parts(content):
-        if samples / rate <= max_seconds:
-            streams.append(_read_stream(part, max_seconds=max_seconds - samples / rate))
-            samples, rate = samples + len(streams[-1].samples), streams[-1].rate
-    if len(rates := {stream.rate for stream in streams}) > 1:
-        raise Mp3Error(
-            f"its rate changes: parts of it have {' and '.join(map(str, sorted(rates)))} samples a second"
-        )
-    return _Stream(np.concatenate([stream.samples for stream in streams]), streams[0].rate)
+        seconds = samples / rate
+        if seconds <= max_seconds:
+            for block, own_rate in _read_stream(part, max_seconds=max_seconds - seconds):
+                samples, rate = samples + len(block), own_rate
+                yield block, rate
 
 
 def _parts(content: bytes) -> Iterator[bytearray]:
@@ -95,19 +88,26 @@ def _after_tags(content: bytes) -> int:
     return start
 
 
-def _read_stream(part: bytearray, *, max_seconds: float) -> _Stream:
+def _read_stream(part: bytearray, *, max_seconds: float) -> Iterator[tuple[NDArray[np.float32], int]]:
     """Without what the encoder added, where its note is true."""
     frames, before, behind = -1, 0, 0
     if note := ENCODERS_NOTE.match(part):
         frames, before, behind = _read_note(part[note.end() :])
         del part[: _frame_bytes(part)]
-    stream = _decode(part, max_seconds=max_seconds, added=before + behind)
-    whole = len(stream.samples) == frames * _frame_samples(stream.rate)
-    if not whole and stream.rest * stream.seconds > (len(part) - stream.rest) * _MOST_SECONDS_LOST:
-        raise Mp3Error(
-            f"it can't be decoded beyond {stream.seconds:.1f} s: it is damaged there, or another rate begins"
-        )
-    return stream._replace(samples=stream.samples[before : len(stream.samples) - behind * whole])
+    kept, decoded = np.zeros(0, np.float32), 0
+    for block in _decode(part, max_seconds=max_seconds, added=before + behind):
+        kept = np.concatenate([kept, block.samples[max(0, before - decoded) :]])
+        decoded += len(block.samples)
+        whole = max(0, len(kept) - behind)
+        yield kept[:whole], block.rate
+        kept = kept[whole:]
+    if decoded != frames * _frame_samples(block.rate):
+        seconds = decoded / block.rate
+        if block.rest * seconds > (len(part) - block.rest) * _MOST_SECONDS_LOST:
+            raise Mp3Error(
+                f"it can't be decoded beyond {seconds:.1f} s: it is damaged there, or another rate begins"
+            )
+        yield kept, block.rate
 
 
 def _read_note(fields: bytearray) -> tuple[int, int, int]:
@@ -136,28 +136,35 @@ def _frame_samples(rate: int) -> int:
     return 1152 if rate >= 32000 else 576
 
 
-def _decode(part: bytearray, *, max_seconds: float, added: int) -> _Stream:
+def _decode(part: bytearray, *, max_seconds: float, added: int) -> Iterator[_Block]:
     """Decodes until nothing comes any more, or there are more than `max_seconds` beside the `added` samples.
 
     An error may be the end of a file that was cut off. All that comes before it is kept by a slower reading, frame by frame.
     """
+    done = 0
     try:
-        return _read(part, max_seconds, added, _BLOCK_SAMPLES)
+        for block in _read(part, max_seconds, added, _BLOCK_SAMPLES):
+            done += len(block.samples)
+            yield block
     except soundfile.SoundFileError as error:
-        return _read(part, max_seconds, added, 576, type(error))
+        for block in _read(part, max_seconds, added, 576, type(error)):
+            known = min(done, len(block.samples))
+            done -= known
+            yield block._replace(samples=block.samples[known:])
 
 
 def _read(
     part: bytearray, max_seconds: float, added: int, block_samples: int, *may_end_it: type[Exception]
-) -> _Stream:
+) -> Iterator[_Block]:
     with _piped(part) as pipe, soundfile.SoundFile(pipe, closefd=False) as file:
-        blocks, missing = [np.zeros(0, np.float32)], max_seconds * file.samplerate + added + _ROUNDING
+        rate = int(file.samplerate)
+        missing = max_seconds * rate + added + _ROUNDING
         with suppress(*may_end_it):
             while missing >= 0 and len(block := file.read(block_samples, dtype="float32")):
-                blocks.append(block if block.ndim == 1 else block.mean(axis=1, dtype=np.float32))
                 missing -= len(block)
+                yield _Block(block if block.ndim == 1 else block.mean(axis=1, dtype=np.float32), rate)
         rest = sum(map(len, iter(lambda: os.read(pipe, _BYTES_PER_READ), b""))) if missing >= 0 else 0
-        return _Stream(np.concatenate(blocks), int(file.samplerate), rest)
+        yield _Block(np.zeros(0, np.float32), rate, rest)
 
 
 @contextmanager

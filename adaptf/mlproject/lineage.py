@@ -8,8 +8,8 @@ from adaptf.errors import UserError
 from adaptf.pipeline.command_line import command_arguments, parse
 from adaptf.pipeline.lineage import as_text, origin_of, tree
 from adaptf.pipeline.stage import quiet_libraries
-from adaptf.tracking import runs
 from adaptf.tracking.runs import NONE
+from adaptf.tracking.store import open_store
 
 
 @dataclass(frozen=True)
@@ -36,8 +36,8 @@ def main() -> None:
     """The body of the entry point."""
     quiet_libraries()
     config = parse(LineageConfig, stage="lineage", arguments=arguments_of(command_arguments()))
-    runs.use_default_store()
     try:
+        open_store()
         print(lineage(config))
     except UserError as error:
         sys.exit(f"\nlineage: {error}")

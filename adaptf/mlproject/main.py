@@ -240,7 +240,7 @@ def report_over_seeds(config: MainConfig, children: Mapping[int, str], run: Stag
 
 def check(config: MainConfig) -> None:
     """Raises UserError for settings that a stage would refuse, or that don't go together, before the first stage begins."""
-    if config.trainer.devices != "1" or config.trainer.num_nodes != 1:
+    if config.trainer.several_processes:
         raise UserError(
             f"main trains on one device, trainer.devices is {config.trainer.devices} and trainer.num_nodes "
             f"{config.trainer.num_nodes}: run the training stages one by one (mlflow run . -e train ...) to use several"

@@ -17,15 +17,18 @@ from tempfile import TemporaryDirectory
 from typing import NamedTuple, TextIO
 
 import mlflow
+import numpy as np
 import pandas as pd
 import soundfile
 from mlflow.exceptions import MlflowException
 from tqdm import tqdm
 
 from adaptf.audio.logmel import CLIP_RATE
-from adaptf.data.decode import AudioError, Resampler, opened, read_mono, unfit
+from adaptf.data.cuts import cut_file, unfit
+from adaptf.data.decode import AudioError, Resampler, opened
 from adaptf.data.errors import DataError
 from adaptf.data.hashes import sha256_of
+from adaptf.data.parts import parts_in
 from adaptf.data.sets.download import EVALUATION_RECORD, download_record
 from adaptf.data.sets.files_to_predict import check_files, read_files_to_predict
 from adaptf.errors import UserError
@@ -36,7 +39,7 @@ from adaptf.pipeline.sources import SCENE_CLIP_SECONDS
 from adaptf.pipeline.stage import Stage
 from adaptf.serving.local import local_router
 from adaptf.serving.logged_model import bundle_behind
-from adaptf.serving.requests import AUDIO, DEVICE, MAX_CHANNELS, MAX_PEAK, MAX_SAMPLE_RATE, cut_clips
+from adaptf.serving.requests import AUDIO, DEVICE, MAX_CHANNELS, MAX_PEAK, MAX_SAMPLE_RATE
 from adaptf.serving.router import DeviceRouter
 from adaptf.tracking import production, registry
 from adaptf.tracking.runs import Result, StageRun, digest
@@ -267,6 +270,8 @@ def clips_of(rows: pd.DataFrame, root: Path) -> Iterator[Clip]:
             )
         except AudioError as error:
             raise DataError(f"{name}: {error}") from error
+        except MemoryError as error:
+            raise DataError(f"{name}: memory is too short to decode it") from error
 
 
 def wavs_of(path: Path, resample: Resampler) -> Iterator[bytes]:
@@ -274,10 +279,13 @@ def wavs_of(path: Path, resample: Resampler) -> Iterator[bytes]:
     if is_clip(path):
         yield path.read_bytes()
         return
-    for clip in cut_clips(resample(*read_mono(path)), round(SCENE_CLIP_SECONDS * CLIP_RATE)):
-        wav = BytesIO()
-        soundfile.write(wav, clip, CLIP_RATE, format="WAV", subtype="FLOAT")
-        yield wav.getvalue()
+    samples = round(SCENE_CLIP_SECONDS * CLIP_RATE)
+    for number, cut in enumerate(cut_file(path, resample, clip_samples=samples)):
+        if number < parts_in(number * samples + len(cut.clip), samples):
+            wav = BytesIO()
+            clip = np.pad(cut.clip, (0, samples - len(cut.clip)))
+            soundfile.write(wav, clip, CLIP_RATE, format="WAV", subtype="FLOAT")
+            yield wav.getvalue()
 
 
 def is_clip(path: Path) -> bool:

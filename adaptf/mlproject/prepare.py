@@ -20,7 +20,7 @@ from adaptf.data.processes import process_pool
 from adaptf.data.sets.download import DEVELOPMENT_RECORD, download_record
 from adaptf.data.sets.findings import check_leaks, is_silent
 from adaptf.demo.data_sets import is_demo
-from adaptf.errors import UserError
+from adaptf.files import writable_folder
 from adaptf.pipeline.artifacts import CLIPS, DATA, DATA_KIND, DATASET, SCENES_KIND
 from adaptf.pipeline.config import DataConfig, aside
 from adaptf.pipeline.sources import Source, read_source
@@ -62,7 +62,7 @@ def fetch(config: PrepareConfig) -> None:
 
 def data_digest(config: PrepareConfig) -> str:
     """Digest of the table and of the content of every file. Raises UserError for what can't be used."""
-    source, memory_folder = read_source(config.data), cache_folder(config.data)
+    memory_folder, source = cache_folder(config.data), read_source(config.data)
     names = list(source.table["filename"])
     with process_pool(config.data.workers) as pool:
         files = hash_files(source.audio_root, files_of(names), memory_folder=memory_folder, pool=pool)
@@ -70,15 +70,8 @@ def data_digest(config: PrepareConfig) -> str:
 
 
 def cache_folder(config: DataConfig) -> Path:
-    """The folder of all waveform caches, made where it is not there. Raises UserError where it can't be."""
-    folder = Path(config.cache).absolute()
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(
-            f"data.cache is '{folder}', where no folder can be made ({error.strerror}): give another"
-        ) from error
-    return folder
+    """The folder of all waveform caches, made where it is not there. Raises UserError where nothing can be written in it."""
+    return writable_folder(Path(config.cache).absolute(), what="data.cache")
 
 
 def prepare(config: PrepareConfig, run: StageRun) -> Result:

@@ -78,7 +78,7 @@ def check_reason(config: PromoteConfig) -> None:
     """Raises UserError where something is forced without one."""
     if config.force and not config.reason.strip():
         raise UserError(
-            "promote.force needs a reason, which is kept with the version: give -P reason='why' too"
+            "force needs a reason, which is kept with the version: give the option reason='why' too"
         )
 
 

@@ -133,7 +133,7 @@ def check(config: SweepConfig) -> None:
             f"by. Sweep without it, then run the best settings with it (mlflow run . -e {config.stage} "
             "-P preset=runs:/<id>/best.yaml -P refit=true)"
         )
-    if settings.trainer.devices != "1" or settings.trainer.num_nodes != 1:
+    if settings.trainer.several_processes:
         raise UserError(
             f"a trial trains on one device, trainer.devices is {settings.trainer.devices} and trainer.num_nodes "
             f"{settings.trainer.num_nodes}: start a worker for each device instead, with the same sweep.study "

@@ -34,6 +34,7 @@ from adaptf.training.augmentation import (
     soft_mixup,
 )
 from adaptf.training.device_probability import probability_per_device
+from adaptf.training.group import process_place
 
 
 @dataclass(frozen=True)
@@ -60,7 +61,7 @@ def build_augmentations(
     """
     names = ("impulse_response", "freq_mixstyle", "mixup", "spec_augment", "time_roll")
     generators = {
-        name: np.random.default_rng([seed, *_process_place(), place]) for place, name in enumerate(names)
+        name: np.random.default_rng([seed, *process_place(), place]) for place, name in enumerate(names)
     }
     waveform: list[WaveformAugmentation] = []
     feature: list[FeatureAugmentation] = []
@@ -111,12 +112,6 @@ def say_chosen_devices(augment: AugmentConfig, training_devices: Sequence[str]) 
             f"devices ({', '.join(training_devices)}) get impulse responses",
             flush=True,
         )
-
-
-def _process_place() -> tuple[int, int]:
-    """Machine and process in a distributed training, known before the processes have met."""
-    node = os.environ.get("NODE_RANK", os.environ.get("GROUP_RANK", "0"))
-    return int(node), int(os.environ.get("LOCAL_RANK", "0"))
 
 
 def check_folder(augment: AugmentConfig) -> None:

@@ -19,7 +19,8 @@ from adaptf.errors import UserError
 from adaptf.names import tidy
 from adaptf.paths import user_file_or_name, user_path
 from adaptf.pipeline.config import PRESET_SECTIONS, PRESET_VALUES, SHARED_SECTIONS, leaves, settings
-from adaptf.tracking.runs import NONE, use_default_store
+from adaptf.tracking.runs import NONE
+from adaptf.tracking.store import open_store
 
 _STAGES = Path(__file__).parents[1] / "mlproject"
 PRESETS = _STAGES / "presets"
@@ -161,7 +162,7 @@ def _preset_text(preset: str) -> str:
         raise UserError(
             f"preset '{preset}' is none of {names}, no file, and no artifact such as runs:/<id>/best.yaml"
         )
-    use_default_store()
+    open_store()
     try:
         return load_text(preset)
     except (MlflowException, OSError) as error:

@@ -285,7 +285,8 @@ class TrainerConfig(Loading):
     accelerator: str = aside("auto")
     """Kind of processor that trains: cpu, gpu, mps, ... of Lightning, or auto, the fastest there is."""
     devices: str = "1"
-    """How many processors of that kind train together, a process on each, or auto for all of them."""
+    """How many processors of that kind train together, a process on each, or auto for all of them. With 1, on one machine,
+    what a scheduler says of processes (RANK, SLURM_PROCID) is passed over."""
     strategy: str = "auto"
     """How several processes work together: ddp or another strategy of Lightning; auto chooses one."""
     num_nodes: int = within(COUNT, 1)
@@ -300,3 +301,8 @@ class TrainerConfig(Loading):
     macro averages, or `plain`, that of all clips together, of which three in four of TAU's are of device a."""
     progress_bar: bool = aside(True)
     """Shows how far an epoch has come; a line per epoch is printed either way."""
+
+    @property
+    def several_processes(self) -> bool:
+        """Whether more than one is asked for, or as many as there are processors."""
+        return self.devices != "1" or self.num_nodes != 1

@@ -210,23 +210,31 @@ def openvino_form(
     why = why_no_openvino(path)
     if not why:
         try:
-            logits = judged.logits(fresh.network(path, OPENVINO))
-        except RuntimeError as error:
+            form = _measured_form(path, fresh, judged, of_file, shown)
+            why = "; ".join([*form.cost.problems(), *_difference_problems(form.agreement)])
+        except (
+            Exception
+        ) as error:  # whatever a library that breaks may raise: the .pt2 file needs nothing of it
             why = f"it does not run here: {error}"
-    if not why:
-        apart, cost = agreement(logits, of_file), cost_of_openvino(openvino_file(path))
-        why = "; ".join([*cost.problems(), *_difference_problems(apart)])
     if why:
         remove_openvino(path)
         print(f"{path.name} gets no OpenVINO form, the .pt2 file serves: {why}", flush=True)
         return None
+    return form
+
+
+def _measured_form(
+    path: Path, fresh: FreshProcess, judged: _JudgedClips, of_file: Tensor, shown: pd.DataFrame
+) -> OpenVinoForm:
+    """As the fresh process finds it."""
+    logits = judged.logits(fresh.network(path, OPENVINO))
     scenes = [column for column in shown.columns if column not in TEXT_COLUMNS]
     places = judged.of_validation(logits).argmax(dim=1)
     said = pd.Series([scenes[place] for place in places], judged.validation.filenames)
     return OpenVinoForm(
         accuracy=macro_accuracy(shown.assign(predicted=shown["filename"].map(said))),
-        agreement=apart,
-        cost=cost,
+        agreement=agreement(logits, of_file),
+        cost=cost_of_openvino(openvino_file(path)),
         clip_ms=fresh.clip_ms(path, OPENVINO, judged.calibration[0][:1]),
     )
 

@@ -21,6 +21,7 @@ import yaml
 from adaptf.data.shared_objects import SharedObjects
 from adaptf.errors import UserError
 from adaptf.paths import RUN_ID
+from adaptf.pipeline import outside
 from adaptf.pipeline.command_line import command_arguments, parse
 from adaptf.pipeline.config import check_ranges, settings, upstream_fields
 from adaptf.pipeline.fingerprint import fingerprint
@@ -30,6 +31,8 @@ from adaptf.pipeline.upstream import resolve_upstream
 from adaptf.tracking import runs
 from adaptf.tracking.complete import COMPLETE, NOT_YET
 from adaptf.tracking.runs import Result, StageRun, StopTraining, Watch
+from adaptf.tracking.store import open_store
+from adaptf.training.group import enter_group
 
 _Config = TypeVar("_Config")
 
@@ -83,18 +86,21 @@ class Stage(Generic[_Config]):
         return f"{name}, {len(seeds)} seeds" if seeds else name
 
     def main(self) -> None:
-        """The body of an entry point: parse, then execute; a user's mistake ends it with its message alone."""
+        """The body of an entry point: parse, then execute; what a user can mend ends it with its message alone."""
         logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
         quiet_libraries()
         config = parse(self.config, stage=self.name, arguments=command_arguments())
-        runs.use_default_store()
         end_in_order()
         try:
+            open_store()
+            outside.check_places()
             run_id = execute(self, config)
-        except UserError as error:
-            sys.exit(f"\n{self.name}: {error}")
         except INTERRUPTS:
             sys.exit(f"\n{self.name}: interrupted. The same command goes on from there")
+        except Exception as error:
+            if not (message := outside.message(error)):
+                raise
+            sys.exit(f"\n{self.name}: {message}")
         if runs.is_process_zero():
             print(f"{self.name} finished: run {run_id}", flush=True)
 
@@ -118,6 +124,7 @@ def execute(
     """
     shared = shared or SharedObjects()
     check_ranges(config)
+    enter_group(several=getattr(getattr(config, "trainer", None), "several_processes", False))
     stage.check(config)
     config = resolve_upstream(config)
     name = name or stage.describe(config)
@@ -232,8 +239,12 @@ def _log_configuration(config: Any) -> None:
     mlflow.set_tags(
         {tag: label for name, value in taken.items() for tag, label in runs.file_tags(name, value).items()}
     )
-    mlflow.log_text(yaml.safe_dump(plain(dataclasses.asdict(config)), sort_keys=False), "config.yaml")
     active = mlflow.active_run()
+    try:
+        mlflow.log_text(yaml.safe_dump(plain(dataclasses.asdict(config)), sort_keys=False), "config.yaml")
+    except Exception as error:  # of the system, MLflow, or a library for S3, which may be missing
+        place = active.info.artifact_uri if active else "their store"
+        raise UserError(f"no artifact can be written to {place} from here: {error}") from error
     known = mlflow.get_run(active.info.run_id).data.params if active else {}
     mlflow.log_params({key: value for key, value in settings(config).items() if key not in known})
 

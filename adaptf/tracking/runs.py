@@ -26,6 +26,7 @@ from adaptf.paths import user_path
 from adaptf.tracking.checkpoint_files import files_of, labels_of
 from adaptf.tracking.complete import COMPLETE, NOT_YET, lack, set_complete
 from adaptf.tracking.notes import LONGEST_NOTE, for_page
+from adaptf.training.group import process_place
 
 STAGE, FINGERPRINT = "adaptf.stage", "adaptf.fingerprint"
 UPSTREAM = "adaptf.upstream."
@@ -152,7 +153,7 @@ def download(run_id: str, artifact: str, folder: Path) -> Path:
 
 def is_process_zero() -> bool:
     """Whether this process is the one of a distributed training that writes to MLflow."""
-    return all(os.environ.get(name, "0") == "0" for name in ("RANK", "LOCAL_RANK", "NODE_RANK", "GROUP_RANK"))
+    return process_place() == (0, 0)
 
 
 def use_default_store() -> None:

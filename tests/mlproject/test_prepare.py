@@ -102,7 +102,7 @@ def test_a_cache_where_no_folder_can_be_made_is_refused(
 ) -> None:
     (tmp_path / "file").touch()
     for place in ("file", "file/cache"):
-        with pytest.raises(UserError, match=r"data\.cache is '.*file.*', where no folder can be made"):
+        with pytest.raises(UserError, match=r"data\.cache is '.*file.*', where no file can be written"):
             run_prepare(environment, tmp_path, own, cache=str(tmp_path / place))
 
 

@@ -214,7 +214,7 @@ def test_a_worse_version_is_forced_with_a_reason_which_is_kept(device, register)
 @pytest.mark.parametrize("reason", ["", "  "])
 def test_force_without_a_reason_is_refused_before_anything_is_looked_at(device, reason, monkeypatch):
     monkeypatch.setattr(gates, "judge", None)
-    with pytest.raises(UserError, match=r"promote\.force needs a reason"):
+    with pytest.raises(UserError, match=r"^force needs a reason"):
         promoted(device, "1", force=True, reason=reason)
 
 

@@ -78,7 +78,7 @@ class Said:
 
     def logits(self, network):
         if network is None:
-            raise RuntimeError("no kernel")
+            raise AttributeError("no kernel")
         return network
 
     def of_validation(self, logits):

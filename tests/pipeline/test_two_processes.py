@@ -15,7 +15,7 @@ from mlflow.entities import Run
 
 from adaptf.pipeline.augmentations import build_augmentations
 from adaptf.pipeline.config import AugmentConfig
-from adaptf.tracking.runs import STAGE
+from adaptf.tracking.runs import STAGE, is_process_zero
 
 TWO_PROCESSES = ["--trainer.devices=2", "--trainer.strategy=ddp"]
 
@@ -49,6 +49,21 @@ def test_two_processes_write_one_run(command: list[str], environment: dict[str, 
         assert len(client.get_metric_history(run.info.run_id, metric)) == 2, metric
     checkpoints = {entry.path for entry in client.list_artifacts(run.info.run_id, "checkpoints")}
     assert checkpoints == {"checkpoints/best.ckpt", "checkpoints/last.ckpt"}
+
+
+@pytest.mark.slow
+def test_what_a_scheduler_left_in_the_environment_silences_no_process_that_trains_alone(
+    command: list[str], environment: dict[str, str], folder: Path
+) -> None:
+    left = {"SLURM_PROCID": "1", "SLURM_NTASKS": "2", "RANK": "1", "LOCAL_RANK": "1", "NODE_RANK": "1"}
+    fields = ["--optim.max_epochs=1", "--optim.restart_epochs=1", "--seed=7"]
+    done = subprocess.run(
+        [*command, *fields], capture_output=True, text=True, env=environment | left, cwd=folder, timeout=300
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    (run,) = [run for run in runs_of("train") if run.data.params["seed"] == "7"]
+    assert run.info.status == "FINISHED" and f"train finished: run {run.info.run_id}" in done.stdout
+    assert {"train/loss", "val/accuracy", "best/accuracy"} <= set(run.data.metrics)
 
 
 @pytest.mark.slow
@@ -86,6 +101,16 @@ def test_each_process_draws_augmentations_of_its_own(monkeypatch: pytest.MonkeyP
     monkeypatch.setenv("LOCAL_RANK", "1")  # what Lightning gives the processes that it starts
     of_process_one = first_draws()
     assert not set(of_process_zero) & set(of_process_one)
+    monkeypatch.delenv("LOCAL_RANK")
+    for name, value in {
+        "NTASKS": "2",
+        "NTASKS_PER_NODE": "2",
+        "PROCID": "1",
+        "LOCALID": "1",
+        "NODEID": "0",
+    }.items():
+        monkeypatch.setenv(f"SLURM_{name}", value)
+    assert first_draws() == of_process_one and not is_process_zero()
 
 
 @pytest.mark.slow

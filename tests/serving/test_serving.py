@@ -14,6 +14,7 @@ import requests
 from adaptf.serving import logged_model
 from adaptf.serving.requests import MAX_ROWS
 from adaptf.tracking import production, registry
+from adaptf.tracking.store import open_store
 
 
 @pytest.fixture(scope="module")
@@ -227,3 +228,7 @@ def wait_until(done: Callable[[], bool], limit_seconds: float = 60.0) -> None:
     while not done():
         assert time.monotonic() < end, "not taken up in time"
         time.sleep(0.2)
+
+
+def test_the_server_is_one_that_stages_take(store: str) -> None:
+    open_store()

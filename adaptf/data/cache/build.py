@@ -24,7 +24,8 @@ from tqdm import tqdm
 from adaptf.data.cache.levels import levels_of
 from adaptf.data.cache.shards import CLIPS_PER_SHARD, CacheFormat, Shard, checksum
 from adaptf.data.cache.waveforms import INT16_STEP, WaveformCache, open_cache
-from adaptf.data.decode import AudioError, Resampler, Waveform, read_mono
+from adaptf.data.cuts import cut_file
+from adaptf.data.decode import AudioError, Resampler, Waveform
 from adaptf.data.errors import DataError
 from adaptf.data.hashes import FileState, HashedFile, hash_files, state_of
 from adaptf.data.parts import clip_key, split_name
@@ -180,8 +181,9 @@ def _fill(
 ) -> None:
     """Appends clips to a shard of these rows. However it ends, those before the first unfinished block are kept."""
     first, total = len(rows), len(rows) + len(clips)
-    blocks = list(blocks_of(clips, CLIPS_PER_BLOCK))
-    decoded = pool.map(partial(decode_block, root, shard), blocks, range(first, total, CLIPS_PER_BLOCK))
+    blocks = list(_blocks_of_files(clips))
+    begins = itertools.accumulate(map(len, blocks), initial=first)
+    decoded = pool.map(partial(decode_block, root, shard), blocks, begins)
     try:
         committed = time.monotonic()
         for block in decoded:
@@ -227,35 +229,67 @@ def decode_block(root: Path, shard: Shard, clips: Sequence[_Clip], row: int) -> 
 def _decode(
     root: Path, clips: Sequence[_Clip], file: int, row: int, format: CacheFormat
 ) -> Iterator[_ManifestRow]:
-    """A file is decoded once for all its parts among the clips."""
+    """A file is decoded once for all its parts among the clips. Raises DataError for one that changed, or is too much."""
     resample = Resampler(format.sample_rate)
-    for name, of_file in itertools.groupby(clips, key=lambda clip: split_name(clip.name)[0]):
+    for name, of_file in itertools.groupby(clips, key=_file_of):
+        parts, path = list(of_file), find_file(root, name)
         try:
-            audio, rate = read_mono(find_file(root, name))
-            waveform = resample(audio, rate)
-            problem = ""
-        except AudioError as error:
-            problem = str(error)
-        parts = list(of_file)
+            rows = list(_decode_file(path, parts, resample, file, row, format))
+        except MemoryError as error:
+            raise DataError(f"{root / name}: memory is too short to decode it") from error
         if state_of(parts[0].state[0]) != parts[0].state:  # what was decoded may not be what was hashed
             raise DataError(
                 f"{root / name} changed while the waveform cache was built: run the same command again"
             )
-        for clip in parts:
-            begin = split_name(clip.name)[1] * format.clip_samples
-            if problem or begin >= len(waveform):
-                os.pwrite(file, b"\0", (row + 1) * format.row_bytes - 1)  # the last row's end is the file's
-                yield _ManifestRow(
-                    clip.key, problem=problem or f"it ends before {begin / format.sample_rate:g} s"
-                )
-            else:
-                ratio = rate / format.sample_rate
-                first = min(round(begin * ratio), len(audio) - 1)
-                source = audio[first : round((begin + format.clip_samples) * ratio)]
-                samples = as_stored(waveform[begin : begin + format.clip_samples], format)
-                write_at(file, samples, row * format.row_bytes)
-                yield _ManifestRow(clip.key, checksum(samples), len(waveform) - begin, *levels_of(source))
-            row += 1
+        yield from rows
+        row += len(parts)
+
+
+def _decode_file(
+    path: Path, clips: Sequence[_Clip], resample: Resampler, file: int, row: int, format: CacheFormat
+) -> Iterator[_ManifestRow]:
+    """Writes the clips that are parts of one audio file to the rows from `row` on."""
+    numbers = [split_name(clip.name)[1] for clip in clips]
+    rows = dict(zip(numbers, itertools.count(row), strict=False))
+    found, samples, problem = {}, 0, ""
+    try:
+        for number, cut in enumerate(cut_file(path, resample, clip_samples=format.clip_samples)):
+            samples += len(cut.clip)
+            if number in rows:
+                stored = as_stored(cut.clip, format)
+                write_at(file, stored, rows[number] * format.row_bytes)
+                found[number] = checksum(stored), levels_of(cut.source)
+    except AudioError as error:
+        problem, found = str(error), {}
+    for clip, number in zip(clips, numbers, strict=True):
+        begin = number * format.clip_samples
+        if number in found:
+            hashed, levels = found[number]
+            yield _ManifestRow(clip.key, hashed, samples - begin, *levels)
+        else:
+            os.pwrite(
+                file, b"\0", (rows[number] + 1) * format.row_bytes - 1
+            )  # the last row's end is the file's
+            yield _ManifestRow(
+                clip.key, problem=problem or f"it ends before {begin / format.sample_rate:g} s"
+            )
+
+
+def _file_of(clip: _Clip) -> str:
+    """The file that a clip is, or a part of."""
+    return split_name(clip.name)[0]
+
+
+def _blocks_of_files(clips: Sequence[_Clip]) -> Iterator[list[_Clip]]:
+    """Consecutive clips, CLIPS_PER_BLOCK of them and those behind that are parts of the same file."""
+    block: list[_Clip] = []
+    for _, of_file in itertools.groupby(clips, key=_file_of):
+        block += of_file
+        if len(block) >= CLIPS_PER_BLOCK:
+            yield block
+            block = []
+    if block:
+        yield block
 
 
 def as_stored(waveform: Waveform, format: CacheFormat) -> NDArray[np.generic]:

@@ -183,12 +183,12 @@ import sys, time
 from pathlib import Path
 from adaptf.data.cache import build as building
 from adaptf.data.cache.shards import CacheFormat
-building.CLIPS_PER_BLOCK, building.SECONDS_BETWEEN_COMMITS = 2, {seconds}
-read = building.read_mono
-def slow(path):
+building.CLIPS_PER_BLOCK, building._SECONDS_BETWEEN_COMMITS = 2, {seconds}
+cut = building.cut_file
+def slow(*given, **named):
     time.sleep({delay})
-    return read(path)
-building.read_mono = slow
+    return cut(*given, **named)
+building.cut_file = slow
 root, cache = Path({root!r}), Path({cache!r})
 names = sorted(path.relative_to(root).as_posix() for path in root.rglob("*.wav"))
 print("begins", flush=True)

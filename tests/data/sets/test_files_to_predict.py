@@ -6,7 +6,7 @@ import pytest
 import soundfile
 
 from adaptf.data import decode
-from adaptf.data.decode import unfit
+from adaptf.data.cuts import unfit
 from adaptf.data.errors import DataError
 from adaptf.data.sets.files_to_predict import check_files, read_files_to_predict
 

@@ -1,0 +1,128 @@
+"""The MLflow store, asked once before any work: whether it answers, takes these credentials and is new enough."""
+
+import os
+import re
+from pathlib import Path
+
+import mlflow
+import sqlalchemy
+from alembic.util import CommandError
+from mlflow.exceptions import MlflowException
+from mlflow.store.db.db_types import DATABASE_ENGINES
+from mlflow.utils.credentials import get_default_host_creds
+from mlflow.utils.rest_utils import http_request
+from mlflow.utils.uri import is_http_uri
+from requests import Response
+from sqlalchemy.engine import URL
+
+from adaptf.errors import UserError
+from adaptf.files import writable_folder
+from adaptf.tracking.runs import use_default_store
+
+_WAIT_SECONDS = (10, 60)
+"""For a connection, and for the answer. MLflow's own requests try again for four minutes, its database for as long."""
+_OLDEST = 3
+_ANY_EXPERIMENT = "/api/2.0/mlflow/experiments/search"
+_CREDENTIALS = "MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or MLFLOW_TRACKING_TOKEN"
+_ADDRESS = "give its address in MLFLOW_TRACKING_URI as a browser opens it, without what follows a #"
+
+
+def open_store() -> None:
+    """Makes sure that the store of this process can be used. Raises UserError that says what it lacks."""
+    use_default_store()
+    tracking = mlflow.get_tracking_uri()
+    for uri in dict.fromkeys((tracking, mlflow.get_registry_uri())):
+        if is_http_uri(uri):
+            _check_server(uri)
+        elif uri.startswith(tuple(DATABASE_ENGINES)):
+            _check_database(uri)
+    if not is_http_uri(tracking):
+        try:
+            mlflow.MlflowClient().search_experiments(max_results=1)
+        except (MlflowException, sqlalchemy.exc.SQLAlchemyError, CommandError, OSError) as error:
+            raise UserError(_shown(f"the MLflow store {tracking} can't be used: {error}")) from error
+
+
+def _check_server(uri: str) -> None:
+    answer = _answer(uri, _ANY_EXPERIMENT, "POST", json={"max_results": 1})
+    if answer.status_code != 200 or "json" not in answer.headers.get("Content-Type", ""):
+        raise UserError(f"the MLflow server {_shown(uri)} {_refusal(answer)}")
+    version = re.match(r"(\d+)\.[\w.]+$", _answer(uri, "/version", "GET").text.strip())
+    if version and int(version[1]) < _OLDEST:
+        raise UserError(
+            f"the MLflow server {_shown(uri)} is MLflow {version[0]}, which knows no logged models: adaptf needs "
+            f"MLflow {_OLDEST} or later there, as it has it here ({mlflow.__version__})"
+        )
+
+
+def _answer(uri: str, path: str, method: str, **content: object) -> Response:
+    """Raises UserError where none comes."""
+    try:
+        creds = get_default_host_creds(uri)
+        answer: Response = http_request(
+            creds, path, method, max_retries=0, timeout=_WAIT_SECONDS, raise_on_status=False, **content
+        )
+    except (MlflowException, OSError) as error:  # OSError: those of requests
+        raise UserError(
+            f"the MLflow server {_shown(uri)} does not answer ({_cause(error)}): {_hint(error)}"
+        ) from error
+    return answer
+
+
+def _refusal(answer: Response) -> str:
+    """What an answer other than the expected one means for a user."""
+    status = answer.status_code
+    said = f"{status}: {' '.join(answer.text.split())[:200]}"
+    if status == 401:
+        return (
+            f"wants to know who asks, or does not take these credentials (it answers 401): set {_CREDENTIALS}"
+        )
+    if status == 403:
+        return f"forbids it (it answers {said})"
+    if status >= 500:
+        return f"is not well, or what stands in front of it does not reach it (it answers {said})"
+    return f"is none: the address answers {status} where an MLflow server lists experiments; {_ADDRESS}"
+
+
+def _hint(error: BaseException) -> str:
+    if "certificate" in str(error).lower():
+        return "where its certificate is not signed by a public authority, name that in MLFLOW_TRACKING_SERVER_CERT_PATH"
+    return f"start it, or {_ADDRESS}"
+
+
+def _cause(error: BaseException) -> str:
+    """What the system said, which libraries wrap in errors of their own."""
+    while inner := error.__cause__ or error.__context__:
+        error = inner
+    return str(getattr(error, "strerror", None) or error)
+
+
+def _check_database(uri: str) -> None:
+    """Raises UserError where it can't be connected to; a database of SQLite in a folder that is not there is made."""
+    try:
+        url = sqlalchemy.make_url(uri)
+        if url.get_backend_name() == "sqlite":
+            _check_sqlite(url)
+        wait = (
+            {"connect_timeout": _WAIT_SECONDS[0]} if url.get_backend_name() in ("postgresql", "mysql") else {}
+        )
+        engine = sqlalchemy.create_engine(url, connect_args=wait)
+        sqlalchemy.inspect(engine).get_table_names()
+        engine.dispose()
+    except (sqlalchemy.exc.SQLAlchemyError, ImportError) as error:
+        said = str(getattr(error, "orig", error)).strip()
+        raise UserError(_shown(f"the MLflow store {uri} can't be opened: {said}")) from error
+
+
+def _check_sqlite(url: URL) -> None:
+    if not url.database:
+        return
+    path = Path(url.database)
+    writable_folder(path.parent, what=f"the folder of the MLflow store {url}")
+    if path.exists() and not os.access(path, os.W_OK):
+        raise UserError(f"the MLflow store {url} can't be written to: it is another's file, or read-only")
+
+
+def _shown(text: str) -> str:
+    """Without the passwords of addresses."""
+    return re.sub(r"(://[^/@\s]*?):[^/@\s]*@", r"\1:***@", text)
