@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from adaptf.data.errors import DataError
 from adaptf.data.parquet import read_table, write_table
+from adaptf.files import sync
 
 CLIPS_PER_SHARD = 8192
 """1 GB of one-second clips: few files for a reader, and a multiple of every page size."""
@@ -104,8 +105,7 @@ class Shard:
     def flush(self) -> None:
         """Returns when the shard is on the disk."""
         for path in self.folder.glob(f"{self.place:04d}.*"):
-            with open(path, "rb") as file:
-                os.fsync(file.fileno())
+            sync(path)
 
     def mapped(self) -> NDArray[np.generic]:
         """(CLIPS_PER_SHARD or fewer, clip_samples) as the file holds them."""
