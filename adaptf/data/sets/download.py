@@ -4,6 +4,7 @@ downloads/NAME*.part is what has arrived of an archive, downloads/NAME a whole o
 that all of it is checked and unpacked.
 """
 
+import glob
 import hashlib
 import logging
 import os
@@ -85,6 +86,17 @@ def download_record(record: int, root: Path, *, server: str = _ZENODO) -> None:
         raise DataError(
             f"can't write below {root} ({error}): that mended, the same command goes on"
         ) from error
+
+
+def leftovers(downloads: Path) -> list[Path]:
+    """What is left in a folder of downloads of archives that are unpacked. Call it while holding its lock."""
+    unpacked = [path.with_suffix("") for path in downloads.glob("*.zip.done")]
+    return [
+        path
+        for one in unpacked
+        for path in (one, *downloads.glob(f"{glob.escape(one.name)}*.part"))
+        if path.exists()
+    ]
 
 
 def _list_archives(url: str) -> list[_Archive]:
