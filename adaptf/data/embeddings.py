@@ -14,7 +14,7 @@ from tqdm import tqdm
 
 from adaptf.data.cache.shards import checksum
 from adaptf.data.sources import CachedWaveforms, HeldFeatures
-from adaptf.files import blocks_of, write_atomically
+from adaptf.files import blocks_of, one_at_a_time, write_atomically
 
 logger = logging.getLogger(__name__)
 
@@ -46,7 +46,12 @@ def cached_embeddings(
     folder = folder / encoder_digest[:16]
     folder.mkdir(parents=True, exist_ok=True)
     blocks = [np.zeros((0, 0), dtype=np.float32)] if not keys else []
-    with tqdm(None, name or "embeddings", len(keys), unit="clip", delay=3, mininterval=1) as bar:
+    with (
+        one_at_a_time(folder / "lock", f"computing the embeddings in {folder}"),
+        tqdm(None, name or "embeddings", len(keys), unit="clip", delay=3, mininterval=1) as bar,
+    ):
+        for half_written in folder.glob(".*"):  # by a process that was killed
+            half_written.unlink()
         for rows in blocks_of(range(len(keys)), CLIPS_PER_BLOCK):
             digest = _block_digest(clips, [keys[row] for row in rows], encoder_digest)
             block = _read_block(folder, digest, clips=len(rows))

@@ -15,17 +15,21 @@ from tqdm import tqdm
 
 from adaptf.data.errors import DataError, raise_problems
 from adaptf.data.parquet import read_table, write_table
-from adaptf.files import blocks_of
+from adaptf.files import blocks_of, one_at_a_time
 from adaptf.names import find_file, missing_file
 
 logger = logging.getLogger(__name__)
 
 _MEMORY = "files.parquet"
-_MEMORY_COLUMNS = ["path", "size", "modified", "content"]
+_MEMORY_COLUMNS = ["path", "size", "modified", "inode", "changed", "content"]
 _FILES_PER_TASK, _BYTES_PER_READ = 512, 2**22
 
-FileState = tuple[str, int, int]
-"""Path, size in bytes, time of change in ns: a file whose state is the same has the same content."""
+FileState = tuple[str, int, int, int, int]
+"""Path, size in bytes, time of the content's change in ns, inode, time of the inode's change in ns.
+
+A file whose state is the same has the same content, but for images (squashfs) and mounts that give constant times: the
+latter two tell what was swapped, or written over and given its former time, as DVC and tar do.
+"""
 
 
 class HashedFile(NamedTuple):
@@ -37,14 +41,19 @@ class HashedFile(NamedTuple):
 
 
 def hash_files(
-    root: Path, filenames: Sequence[str], *, memory_folder: Path, pool: ProcessPoolExecutor
+    root: Path,
+    filenames: Sequence[str],
+    *,
+    memory_folder: Path,
+    pool: ProcessPoolExecutor,
+    read_all: bool = False,
 ) -> dict[str, HashedFile]:
     """The content of each file by its name.
 
-    A file is read again only where its size or time of change differs from the last time. Raises DataError that names the
-    files which are missing or may not be read.
+    Unless with `read_all`, a file is read again only where its state differs from the last time. Raises DataError that
+    names the files which are missing or may not be read.
     """
-    known = _remembered(memory_folder / _MEMORY)
+    known = {} if read_all else _remembered(memory_folder / _MEMORY)
     folder = str(root.resolve())
     states = [
         state_of(os.path.join(folder, name)) or state_of(str(find_file(Path(folder), name)))
@@ -59,15 +68,16 @@ def hash_files(
     present = [state for state in states if state is not None]
     new = [state for state in present if state not in known]
     if new:
-        hashed = dict(zip(new, _hash_all([path for path, _, _ in new], pool), strict=True))
+        hashed = dict(zip(new, _hash_all([state[0] for state in new], pool), strict=True))
         refused = {state: error.strerror for state, error in hashed.items() if isinstance(error, OSError)}
         named = zip(filenames, present, strict=True)
         raise_problems(
             [f"{name}: it can't be read ({refused[state]})" for name, state in named if state in refused],
             of=str(root),
         )
-        known |= {state: content for state, content in hashed.items() if isinstance(content, str)}
-        _remember(memory_folder / _MEMORY, known)
+        read = {state: content for state, content in hashed.items() if isinstance(content, str)}
+        _remember(memory_folder, read)
+        known |= read
     return {name: HashedFile(state, known[state]) for name, state in zip(filenames, present, strict=True)}
 
 
@@ -78,12 +88,14 @@ def sha256_of(path: Path) -> str:
 
 
 def state_of(path: str) -> FileState | None:
-    """Path, size and time of change; None where there is no file."""
+    """None where there is no file."""
     try:
         stat = os.stat(path)
     except (OSError, ValueError):  # ValueError: a null character in the name
         return None
-    return (path, stat.st_size, stat.st_mtime_ns) if S_ISREG(stat.st_mode) else None
+    if not S_ISREG(stat.st_mode):
+        return None
+    return path, stat.st_size, stat.st_mtime_ns, stat.st_ino, stat.st_ctime_ns
 
 
 def _hash_all(paths: Sequence[str], pool: ProcessPoolExecutor) -> list[str | OSError]:
@@ -127,12 +139,17 @@ def _remembered(path: Path) -> dict[FileState, str]:
     try:
         rows = read_table(path)[_MEMORY_COLUMNS].itertuples(index=False, name=None)
     except (DataError, KeyError) as error:
-        logger.warning("%s: all files are hashed again", error)
+        logger.warning("%s tells too little of files (%s): all are hashed again", path, error)
         return {}
-    return {(name, size, modified): content for name, size, modified, content in rows}
+    return {row[:-1]: row[-1] for row in rows}
 
 
-def _remember(path: Path, known: dict[FileState, str]) -> None:
-    latest = {state[0]: (*state, content) for state, content in known.items()}
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_table(path, pd.DataFrame(list(latest.values()), columns=_MEMORY_COLUMNS))
+def _remember(folder: Path, read: dict[FileState, str]) -> None:
+    """Adds to what is remembered, which other processes do too."""
+    path = folder / _MEMORY
+    folder.mkdir(parents=True, exist_ok=True)
+    with one_at_a_time(path.with_suffix(".lock"), f"writing {path}"):
+        for half_written in folder.glob(f".{path.name}.*"):  # by a process that was killed
+            half_written.unlink()
+        latest = {state[0]: (*state, content) for state, content in (_remembered(path) | read).items()}
+        write_table(path, pd.DataFrame(list(latest.values()), columns=_MEMORY_COLUMNS))

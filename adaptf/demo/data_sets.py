@@ -10,8 +10,6 @@ root/README.txt, demo.json                                                      
 
 import csv
 import json
-import os
-import shutil
 import string
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -26,6 +24,7 @@ from tqdm import tqdm
 from adaptf.audio.simulated_microphones import compress, simulate_responses
 from adaptf.data.folders import files_below
 from adaptf.demo.sounds import SCENES, Clips, render_events, render_scene
+from adaptf.files import written_aside
 
 # Part of the settings: data of an older generator is not taken for that of this one.
 _GENERATOR = 1
@@ -166,31 +165,23 @@ def write_demo(
     training = _Part(0, training_locations, clips_per_training_location, 1000)
     test = _Part(1, test_locations, clips_per_test_location, training.end_location)
     evaluation = _Part(2, evaluation_locations, clips_per_evaluation_location, test.end_location)
-    partial = root.with_name(f".{root.name}.partial-{os.getpid()}")
-    # A killed process of the same number, as containers have them, may have left one.
-    shutil.rmtree(partial, ignore_errors=True)
-    try:
+    with (
+        written_aside(root, flush=False) as partial,
+        tqdm(desc="demo data", unit=" clips", disable=None) as progress,
+    ):
         partial.mkdir(parents=True)
-        with tqdm(desc="demo data", unit=" clips", disable=None) as progress:
-            counts = _write_tau(
-                partial / "tau", seed, training, test, evaluation, device_share, progress.update
-            )
-            counts |= _write_audioset(
-                partial / "audioset",
-                seed,
-                audioset_clips,
-                audioset_seconds,
-                audioset_missing,
-                progress.update,
-            )
+        counts = _write_tau(partial / "tau", seed, training, test, evaluation, device_share, progress.update)
+        counts |= _write_audioset(
+            partial / "audioset",
+            seed,
+            audioset_clips,
+            audioset_seconds,
+            audioset_missing,
+            progress.update,
+        )
         (partial / "README.txt").write_text(_README, encoding="utf-8")
         description = {"settings": settings, "counts": counts}
         (partial / _DESCRIPTION).write_text(json.dumps(description, indent=2) + "\n", encoding="utf-8")
-        if root.exists():
-            root.rmdir()
-        partial.rename(root)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
     return DemoSummary(root / "tau", root / "audioset", **counts)
 
 

@@ -3,18 +3,16 @@
 import base64
 import hashlib
 import itertools
-import os
 import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from io import BytesIO
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import NamedTuple, TextIO
+from typing import NamedTuple
 
 import mlflow
 import numpy as np
@@ -32,7 +30,7 @@ from adaptf.data.parts import parts_in
 from adaptf.data.sets.download import EVALUATION_RECORD, download_record
 from adaptf.data.sets.files_to_predict import check_files, read_files_to_predict
 from adaptf.errors import UserError
-from adaptf.files import write_atomically
+from adaptf.files import write_atomically, written_aside
 from adaptf.names import find_file, in_markdown
 from adaptf.pipeline.config import aside, file_or_name, path_field
 from adaptf.pipeline.sources import SCENE_CLIP_SECONDS
@@ -339,14 +337,11 @@ def per_file(by_clip: pd.DataFrame) -> pd.DataFrame:
 def join(parts: Sequence[Path], folder: Path) -> Counter[tuple[str, str]]:
     """Writes both tables, one part in memory after the other; counts the files per device and version used."""
     counts: Counter[tuple[str, str]] = Counter()
-    with (
-        whole_or_not_at_all(folder / PREDICTIONS) as predictions,
-        whole_or_not_at_all(folder / OUTPUT) as output,
-    ):
+    with written_aside(folder / PREDICTIONS) as predictions, written_aside(folder / OUTPUT) as output:
         for part in parts:
             answers, first = pd.read_csv(part, dtype=str, keep_default_na=False), not counts
-            answers.to_csv(predictions, index=False, header=first)
-            for_challenge(answers).to_csv(output, sep="\t", index=False, header=first)
+            answers.to_csv(predictions, mode="a", index=False, header=first)
+            for_challenge(answers).to_csv(output, mode="a", sep="\t", index=False, header=first)
             counts.update(zip(answers["device_used"], answers["version_used"], strict=True))
     return counts
 
@@ -355,17 +350,6 @@ def for_challenge(answers: pd.DataFrame) -> pd.DataFrame:
     """filename, scene_label and a column of softmax values per scene, in the order of the classes."""
     scenes = answers.columns[len(COLUMNS) :]
     return answers[["filename", "scene", *scenes]].rename(columns={"scene": "scene_label"})
-
-
-@contextmanager
-def whole_or_not_at_all(path: Path) -> Iterator[TextIO]:
-    """A text file that is written beside its place and put there at the end."""
-    temporary = path.with_name(f".{path.name}")
-    with open(temporary, "w", encoding="utf-8", newline="") as file:
-        yield file
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
 
 
 PREDICT = Stage(

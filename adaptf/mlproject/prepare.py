@@ -65,7 +65,13 @@ def data_digest(config: PrepareConfig) -> str:
     memory_folder, source = cache_folder(config.data), read_source(config.data)
     names = list(source.table["filename"])
     with process_pool(config.data.workers) as pool:
-        files = hash_files(source.audio_root, files_of(names), memory_folder=memory_folder, pool=pool)
+        files = hash_files(
+            source.audio_root,
+            files_of(names),
+            memory_folder=memory_folder,
+            pool=pool,
+            read_all=config.data.verify,
+        )
     return digest(source.table.to_csv(index=False), *keys_of(names, files))
 
 

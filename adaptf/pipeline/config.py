@@ -138,6 +138,9 @@ class DataConfig:
     sample_type: SampleType = "float32"
     """How the waveform cache keeps a sample: float32 is exact; int16 takes half the space and changes
     log-mels a little (docs/data.md)."""
+    verify: bool = aside(False)
+    """Reads every audio file again, whatever its size, times and inode say: for disk images and mounts that give all
+    files the same."""
     workers: int = aside(2)
     """Processes that decode the audio files while the cache is built."""
 

@@ -338,13 +338,18 @@ def work_root() -> Path:
     return Path(user_path(given, what="ADAPTF_WORK")) if given else Path("work").absolute()
 
 
+def work_folder_name(stage: str, fingerprint: str) -> str:
+    """As it stands below `work_root()`."""
+    return f"{stage}-{fingerprint[:16]}"
+
+
 @contextmanager
 def work_folder(stage: str, fingerprint: str) -> Iterator[Path]:
     """The folder in which a stage keeps what it needs to resume, for one process (and its helpers) at a time.
 
     A stage that leaves nothing in it leaves no folder. Raises Busy where another process has it.
     """
-    folder = work_root() / f"{stage}-{fingerprint[:16]}"
+    folder = work_root() / work_folder_name(stage, fingerprint)
     folder.mkdir(parents=True, exist_ok=True)
     if not is_process_zero():
         yield folder

@@ -10,11 +10,15 @@ from pathlib import Path
 from typing import Any
 
 import lightning as L
+import torch
 from lightning.pytorch.callbacks import Callback, LearningRateMonitor, ModelCheckpoint
 from lightning.pytorch.loggers import Logger
+from lightning.pytorch.plugins.io import TorchCheckpointIO
 
 from adaptf.data.data_module import ClipDataModule
+from adaptf.files import remove, written_aside
 from adaptf.models.checkpoint import save_weights
+from adaptf.models.torch_file import UnreadableFile, compare_checksums
 from adaptf.training.divergence import StopDiverged
 from adaptf.training.memory import keep_freed_memory
 from adaptf.training.progress import EpochLines
@@ -33,6 +37,15 @@ class Watched(Callback):
     def on_validation_end(self, trainer: L.Trainer, task: Any) -> None:
         if not trainer.sanity_checking:
             self.watch(trainer.current_epoch + 1, float(trainer.callback_metrics[f"val/{task.score_name}"]))
+
+
+class _WholeCheckpoints(TorchCheckpointIO):
+    """Lightning's own go through another disk's temporary folder, so that a kill or a power cut leaves half of one."""
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
+        Path(path).parent.mkdir(parents=True, exist_ok=True)
+        with written_aside(Path(path)) as aside, open(aside, "wb") as file:
+            torch.save(checkpoint, file)
 
 
 @dataclass(frozen=True)
@@ -61,7 +74,7 @@ def fit(
     callbacks: Sequence[Callback] = (),
     trainer_options: Mapping[str, Any] | None = None,
 ) -> Fitted:
-    """Trains from `last.ckpt` in `folder` where an interrupted run left one, else from the task's weights.
+    """Trains from the checkpoint in `folder` that an interrupted run left, else from the task's weights.
 
     There is a validation after each `validated_every` epochs. Without validation clips nothing chooses: all epochs are trained,
     and the last one is taken. `trainer_options` go to lightning.Trainer as they are: accelerator, devices, strategy, ... Raises
@@ -97,14 +110,13 @@ def fit(
         use_distributed_sampler=False,
         enable_model_summary=False,
         default_root_dir=folder,
+        plugins=[_WholeCheckpoints()],
         **(trainer_options or {}),
     )
     task.train()  # Lightning trains a module in the mode that it finds it in
     last = folder / f"{_LAST}.ckpt"
-    if last.is_file():
-        logger.info("%s continues from %s", name, last)
     with _known_warnings_ignored():
-        trainer.fit(task, datamodule=data, ckpt_path=str(last) if last.is_file() else None, weights_only=True)
+        trainer.fit(task, datamodule=data, ckpt_path=_left_checkpoint(folder, name), weights_only=True)
     weights = folder / "weights"
     return Fitted(
         best=save_weights(Path(best.best_model_path or last) if best else last, weights / f"{_BEST}.ckpt"),
@@ -113,6 +125,33 @@ def fit(
         best_score=_score(best) if best else None,
         epochs=trainer.current_epoch,
     )
+
+
+def _left_checkpoint(folder: Path, name: str) -> Path | None:
+    """Where an interrupted training goes on: its last checkpoint, else its best one; None where it begins anew."""
+    for half_written in folder.glob(".*"):
+        remove(half_written)
+    best, last = folder / f"{_BEST}.ckpt", folder / f"{_LAST}.ckpt"
+    if best.exists() and not _is_whole(best):
+        remove(last)  # it counts on the best one
+        remove(best)
+    if last.exists() and not _is_whole(last):
+        remove(last)
+    found = next(filter(Path.exists, (last, best)), None)
+    if found:
+        logger.info("%s continues from %s", name, found)
+    return found
+
+
+def _is_whole(checkpoint: Path) -> bool:
+    try:
+        compare_checksums(checkpoint)
+    except UnreadableFile as error:
+        logger.warning(
+            "%s is not gone on with: %s. The training goes back to the one before", checkpoint, error
+        )
+        return False
+    return True
 
 
 def _check_clips(data: ClipDataModule, name: str) -> None:

@@ -1,3 +1,5 @@
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -241,3 +243,20 @@ def test_embeddings_in_the_memory_of_a_device_are_the_same(embedded):
     rows = [3, 0]
     held = embedded.source.held(torch.device("cpu"))
     torch.testing.assert_close(replace(embedded, source=held)[rows].features, embedded[rows].features)
+
+
+def test_of_two_that_compute_the_same_the_second_waits_and_reads(embed, caplog):
+    encoder, begun, other_came = Encoder(), threading.Event(), threading.Event()
+    caplog.handler.addFilter(lambda record: other_came.set() or True)  # it says that it waits
+
+    def encode(waveforms):
+        if begun.is_set():
+            other_came.set()  # it computes too
+        begun.set()
+        assert other_came.wait(60)
+        return encoder(waveforms)
+
+    with caplog.at_level("INFO"), ThreadPoolExecutor(2) as processes:
+        first, second = processes.map(lambda _: embed(encode), range(2))
+    np.testing.assert_array_equal(first, second)
+    assert encoder.clips == CLIPS

@@ -12,6 +12,7 @@ import pytest
 import soundfile
 import torch
 
+from adaptf.data import hashes
 from adaptf.data.decode import decode
 from adaptf.data.errors import DataError
 from adaptf.data.shared_objects import SharedObjects
@@ -335,3 +336,17 @@ def test_download_fetches_the_record_into_the_folder_before_it_is_read(
     run_id = execute(PREPARE, PrepareConfig(config, download=True))
     assert fetched == [(6337421, tmp_path / "tau")]
     assert mlflow.get_run(run_id).data.metrics["clips/test"] == 12
+
+
+def test_with_verify_all_files_are_read_whatever_a_mount_says_of_them(
+    own: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    size = (tmp_path / "sounds/0.wav").stat().st_size
+    monkeypatch.setattr(hashes, "state_of", lambda path: (path, size, 0, 1, 0))
+    data = DataConfig(root=str(own), cache=str(tmp_path / "cache"), workers=1, validation_share=0.25)
+    before = stage.data_digest(PrepareConfig(data))
+    noise(tmp_path / "sounds/0.wav", 2.6, seed=99)
+    assert stage.data_digest(PrepareConfig(data)) == before
+    after = stage.data_digest(PrepareConfig(replace(data, verify=True)))
+    assert after != before
+    assert stage.data_digest(PrepareConfig(data)) == after  # what was read is remembered

@@ -9,13 +9,11 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import filelock
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
@@ -30,7 +28,7 @@ from adaptf.data.errors import DataError
 from adaptf.data.hashes import FileState, HashedFile, hash_files, state_of
 from adaptf.data.parts import clip_key, split_name
 from adaptf.data.processes import process_pool
-from adaptf.files import blocks_of
+from adaptf.files import blocks_of, one_at_a_time
 from adaptf.names import find_file
 
 logger = logging.getLogger(__name__)
@@ -84,7 +82,10 @@ def build_cache(
     """
     folder = cache_root / format.folder_name
     folder.mkdir(parents=True, exist_ok=True)
-    with _locked(folder), process_pool(workers) as pool:
+    with (
+        one_at_a_time(folder / "lock", f"building the waveform cache {folder}"),
+        process_pool(workers) as pool,
+    ):
         for half_written in folder.glob(".*"):  # by a builder that was killed
             half_written.unlink()
         files = hash_files(root, files_of(names), memory_folder=cache_root, pool=pool)
@@ -111,21 +112,6 @@ def files_of(names: Sequence[str]) -> list[str]:
 def keys_of(names: Sequence[str], files: Mapping[str, HashedFile]) -> list[str]:
     """The key of each clip: the hash of its file, and which part of it."""
     return [clip_key(files[file].content, part) for file, part in map(split_name, names)]
-
-
-@contextmanager
-def _locked(folder: Path) -> Iterator[None]:
-    """One builder at a time; the system frees the lock of a killed one."""
-    lock = filelock.FileLock(folder / "lock")
-    try:
-        lock.acquire(blocking=False)
-    except filelock.Timeout:
-        logger.info("Another process builds the waveform cache %s: waiting for it", folder)
-        lock.acquire()
-    try:
-        yield
-    finally:
-        lock.release()
 
 
 def _check_space(folder: Path, needed: int) -> None:

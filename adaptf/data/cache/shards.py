@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from adaptf.data.errors import DataError
 from adaptf.data.parquet import read_table, write_table
+from adaptf.files import sync
 
 CLIPS_PER_SHARD = 8192
 """1 GB of one-second clips: few files for a reader, and a multiple of every page size."""
@@ -33,6 +34,9 @@ MANIFEST_TYPES: dict[str, Any] = {
     "problem": str,
 }
 """Columns of a manifest. `samples`: of the source at the cache's rate, from the clip's first one on."""
+
+_FORGOTTEN = "taken away by prune"
+"""Problem of the rows of a shard whose samples are gone."""
 
 SampleType = Literal["float32", "int16"]
 
@@ -82,6 +86,8 @@ class Shard:
         """One row per clip. Raises DataError where it is damaged or the samples do not belong to it."""
         try:
             manifest = read_table(self.manifest_path)[list(MANIFEST_TYPES)].astype(MANIFEST_TYPES)
+            if len(manifest) and (manifest["problem"] == _FORGOTTEN).all():
+                return manifest
             sample_bytes = self.samples_path.stat().st_size
         except (DataError, OSError, ValueError, TypeError, KeyError) as error:
             raise self.broken(f"its manifest or its samples are unreadable: {error}") from error
@@ -96,16 +102,21 @@ class Shard:
             )
         return manifest
 
-    def write_manifest(self, rows: Sequence[Sequence[Any]]) -> None:
+    def write_manifest(self, rows: Sequence[Sequence[Any]], *, flush: bool = False) -> None:
         """Makes the rows part of the shard, once their samples are written."""
         manifest = pd.DataFrame(rows, columns=list(MANIFEST_TYPES)).astype(MANIFEST_TYPES)
-        write_table(self.manifest_path, manifest, flush=False)
+        write_table(self.manifest_path, manifest, flush=flush)
+
+    def forget(self) -> None:
+        """Takes its samples away. It counts as full of nothing, since the rows of later shards are counted from it."""
+        keys = (f"{_FORGOTTEN}: {self.place}.{row}" for row in range(CLIPS_PER_SHARD))
+        self.write_manifest([(key, "", 0, 0.0, 0.0, 0.0, 0.0, _FORGOTTEN) for key in keys], flush=True)
+        self.samples_path.unlink(missing_ok=True)
 
     def flush(self) -> None:
         """Returns when the shard is on the disk."""
         for path in self.folder.glob(f"{self.place:04d}.*"):
-            with open(path, "rb") as file:
-                os.fsync(file.fileno())
+            sync(path)
 
     def mapped(self) -> NDArray[np.generic]:
         """(CLIPS_PER_SHARD or fewer, clip_samples) as the file holds them."""

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from adaptf.data.cache.shards import CLIPS_PER_SHARD, MANIFEST_TYPES, CacheFormat, Shard, shards_of
 from adaptf.data.errors import raise_problems
+from adaptf.files import sync
 
 INT16_STEP = 2.0**-15
 
@@ -71,6 +72,7 @@ class WaveformCache:
         """Returns when all clips are on the disk; until then a machine that loses its power may lose some of them."""
         for shard in shards_of(self.folder, self.format):
             shard.flush()
+        sync(self.folder)
 
     @cached_property
     def _places(self) -> "pd.Index[Any]":

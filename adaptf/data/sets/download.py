@@ -4,16 +4,17 @@ downloads/NAME*.part is what has arrived of an archive, downloads/NAME a whole o
 that all of it is checked and unpacked.
 """
 
+import glob
 import hashlib
 import logging
 import os
 import shutil
 import time
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PureWindowsPath
-from typing import Any
+from typing import Any, TypeVar
 
 import filelock
 import gdown
@@ -23,6 +24,7 @@ from tqdm import tqdm
 from adaptf.data.errors import DataError
 
 logger = logging.getLogger(__name__)
+_Answer = TypeVar("_Answer")
 
 DEVELOPMENT_RECORD = 6337421
 """TAU Urban Acoustic Scenes 2022 Mobile, development set."""
@@ -41,6 +43,7 @@ _CUTS = 20
 _RESTS_SECONDS = (5, 30, 60, 120)
 """For a server that is busy or out of reach. Zenodo counts requests per minute."""
 _REFUSALS = (401, 403, 404, 410)
+_FAULTS = (gdown.DownloadError, requests.RequestException)
 _TIMEOUT_SECONDS = 60.0
 """Without a byte, before a connection counts as cut."""
 
@@ -85,17 +88,33 @@ def download_record(record: int, root: Path, *, server: str = _ZENODO) -> None:
         ) from error
 
 
+def leftovers(downloads: Path) -> list[Path]:
+    """What is left in a folder of downloads of archives that are unpacked. Call it while holding its lock."""
+    unpacked = [path.with_suffix("") for path in downloads.glob("*.zip.done")]
+    return [
+        path
+        for one in unpacked
+        for path in (one, *downloads.glob(f"{glob.escape(one.name)}*.part"))
+        if path.exists()
+    ]
+
+
 def _list_archives(url: str) -> list[_Archive]:
     """The zip files of a record. Raises DataError where there are none."""
     try:
-        answer = requests.get(url, timeout=_TIMEOUT_SECONDS)
-        answer.raise_for_status()
+        answer = _insist(lambda: _get(url), url)
         archives = [_read_archive(file) for file in answer.json()["files"] if file["key"].endswith(".zip")]
     except (requests.RequestException, ValueError, KeyError, TypeError) as error:
         raise DataError(f"{url} is no answer of Zenodo about a public record ({error!r})") from error
     if not archives:
         raise DataError(f"{url} names no zip file")
     return archives
+
+
+def _get(url: str) -> requests.Response:
+    answer = requests.get(url, timeout=_TIMEOUT_SECONDS)
+    answer.raise_for_status()
+    return answer
 
 
 def _read_archive(file: dict[str, Any]) -> _Archive:
@@ -105,13 +124,14 @@ def _read_archive(file: dict[str, Any]) -> _Archive:
 
 def _check_space(archives: Sequence[_Archive], downloads: Path) -> None:
     """Raises DataError unless there is room for what will be unpacked and for the archive that is at work."""
-    sizes = [archive.size for archive in archives if not (downloads / archive.name).exists()]
+    unpacked = sum(archive.size for archive in archives) * _UNPACKED_RATIO
+    fetched = [archive.size for archive in archives if not (downloads / archive.name).exists()]
     arrived = sum(part.stat().st_size for part in downloads.glob("*.part"))
-    needed = sum(sizes) * _UNPACKED_RATIO + max(sizes, default=0) - arrived
+    needed = unpacked + max(fetched, default=0) - arrived
     free = shutil.disk_usage(downloads).free
     if needed > free:
         raise DataError(
-            f"{len(sizes)} archives and what is in them need {needed / 1e9:.1f} GB in {downloads.parent}, "
+            f"{len(archives)} archives and what is in them need {needed / 1e9:.1f} GB in {downloads.parent}, "
             f"{free / 1e9:.1f} GB are free there: make space, or choose a folder on another disk"
         )
 
@@ -135,27 +155,38 @@ def _fetch(archive: _Archive, path: Path) -> None:
 
 
 def _download(url: str, path: Path) -> None:
-    for rest_seconds in (*_RESTS_SECONDS, None):
+    def fetch() -> Any:
+        return gdown.download(
+            url,
+            str(path),
+            resume=True,
+            retries=_CUTS,
+            timeout=_TIMEOUT_SECONDS,
+            user_agent="adaptf",
+            use_cookies=False,
+        )
+
+    try:
+        _insist(fetch, path.name)
+    except _FAULTS as error:
+        raise DataError(
+            f"{url} can't be had ({error}). The same command goes on with what has arrived; if the server "
+            f"can't, delete {path}*.part, and it begins anew"
+        ) from error
+
+
+def _insist(ask: Callable[[], _Answer], name: str) -> _Answer:
+    """The answer of a server that gets rests while it is busy. Raises a refusal at once, else the last fault."""
+    for rest_seconds in _RESTS_SECONDS:
         try:
-            gdown.download(
-                url,
-                str(path),
-                resume=True,
-                retries=_CUTS,
-                timeout=_TIMEOUT_SECONDS,
-                user_agent="adaptf",
-                use_cookies=False,
-            )
-            return
-        except (gdown.DownloadError, requests.RequestException) as error:
+            return ask()
+        except _FAULTS as error:
             response = getattr(error, "response", None)
-            if rest_seconds is None or (response is not None and response.status_code in _REFUSALS):
-                raise DataError(
-                    f"{url} can't be had ({error}). The same command goes on with what has arrived; if the server "
-                    f"can't, delete {path}*.part, and it begins anew"
-                ) from error
-            logger.warning("%s: %s; tried again in %g s", path.name, error, rest_seconds)
+            if response is not None and response.status_code in _REFUSALS:
+                raise
+            logger.warning("%s: %s; tried again in %g s", name, error, rest_seconds)
             time.sleep(rest_seconds)
+    return ask()
 
 
 def _unpack(archive: Path, root: Path) -> None:

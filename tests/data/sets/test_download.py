@@ -59,6 +59,8 @@ class Zenodo(ThreadingHTTPServer):
         """Before the names in the record."""
         self.record = ""
         """In place of the one about the archives."""
+        self.record_faults: list[int] = []
+        """Statuses that the next requests for the record get."""
         self.faults: list[str] = []
         self.seconds_per_piece = 0.0
         self.ranges: list[str] = []
@@ -88,7 +90,9 @@ class Handler(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         name = self.path.rpartition("/")[2]
-        if self.path == f"/api/records/{RECORD}":
+        if self.path == f"/api/records/{RECORD}" and self.server.record_faults:
+            self.begin(self.server.record_faults.pop(0), 0)
+        elif self.path == f"/api/records/{RECORD}":
             record = self.server.describe().encode()
             self.begin(200, len(record))
             self.wfile.write(record)
@@ -186,6 +190,19 @@ def test_a_busy_server_is_asked_again(zenodo, tmp_path, faults):
     assert tree(tmp_path) == AUDIO_FILES
 
 
+def test_a_server_that_is_too_busy_to_tell_the_record_is_asked_again(zenodo, tmp_path):
+    zenodo.record_faults = [503, 429, 504]
+    download_record(RECORD, tmp_path, server=zenodo.url)
+    assert tree(tmp_path) == UNPACKED
+
+
+def test_a_record_that_is_refused_is_asked_for_once(zenodo, tmp_path):
+    zenodo.record_faults = [404, 404]
+    with pytest.raises(DataError, match=r"no answer of Zenodo about a public record.*404"):
+        download_record(RECORD, tmp_path, server=zenodo.url)
+    assert zenodo.record_faults == [404]
+
+
 def test_an_archive_with_a_wrong_checksum_is_fetched_anew(zenodo, tmp_path):
     only_audio(zenodo, "sends one wrong byte")
     download_record(RECORD, tmp_path, server=zenodo.url)
@@ -269,6 +286,20 @@ def test_a_disk_that_is_too_small_is_told_before_an_archive_is_fetched(zenodo, t
     ):
         download_record(RECORD, tmp_path, server=zenodo.url)
     assert zenodo.ranges == []
+
+
+def test_an_archive_that_is_there_needs_room_for_what_is_in_it(zenodo, tmp_path, monkeypatch):
+    only_audio(zenodo)
+    (tmp_path / "downloads").mkdir()
+    (tmp_path / "downloads" / AUDIO).write_bytes(zenodo.archives[AUDIO])
+    monkeypatch.setattr("shutil.disk_usage", lambda folder: SimpleNamespace(free=3_000_000))
+    with pytest.raises(
+        DataError, match=r"1 archives and what is in them need 0.0 GB in .*, 0.0 GB are free there"
+    ):
+        download_record(RECORD, tmp_path, server=zenodo.url)
+    monkeypatch.setattr("shutil.disk_usage", lambda folder: SimpleNamespace(free=6_000_000))
+    download_record(RECORD, tmp_path, server=zenodo.url)  # 4 MB of audio, and no other archive
+    assert (tree(tmp_path), zenodo.ranges) == (AUDIO_FILES, [])
 
 
 def test_a_folder_that_can_not_be_written_is_named(zenodo, tmp_path):
