@@ -1,5 +1,6 @@
-"""Writing files so that a half-written one is never taken for a whole one."""
+"""Writing files so that a half-written one is never taken for a whole one, and telling whether one has changed."""
 
+import hashlib
 import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -23,6 +24,12 @@ def write_atomically(path: Path, content: bytes, *, flush: bool = True) -> None:
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def sha256_of(path: Path) -> str:
+    """Hex digest of a file's bytes."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def blocks_of(items: Sequence[_Item], size: int) -> Iterator[Sequence[_Item]]:

@@ -25,11 +25,10 @@ from tqdm import tqdm
 from adaptf.audio.logmel import CLIP_RATE
 from adaptf.data.decode import AudioError, Resampler, opened, read_mono, unfit
 from adaptf.data.errors import DataError
-from adaptf.data.hashes import sha256_of
 from adaptf.data.sets.download import EVALUATION_RECORD, download_record
 from adaptf.data.sets.files_to_predict import check_files, read_files_to_predict
 from adaptf.errors import UserError
-from adaptf.files import write_atomically
+from adaptf.files import sha256_of, write_atomically
 from adaptf.names import find_file
 from adaptf.pipeline.config import aside, file_or_name, path_field
 from adaptf.pipeline.sources import SCENE_CLIP_SECONDS

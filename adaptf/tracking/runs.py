@@ -24,8 +24,9 @@ from adaptf.errors import UserError
 from adaptf.paths import user_path
 from adaptf.tracking.checkpoint_files import files_of, labels_of
 from adaptf.tracking.notes import LONGEST_NOTE, for_page
+from adaptf.tracking.registry import STAGE as STAGE
 
-STAGE, FINGERPRINT = "adaptf.stage", "adaptf.fingerprint"
+FINGERPRINT = "adaptf.fingerprint"
 UPSTREAM = "adaptf.upstream."
 """Begin of a tag per run that a stage took from, whatever the command line said (`latest`)."""
 FILE = "adaptf.file."
