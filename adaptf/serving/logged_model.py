@@ -114,7 +114,8 @@ def _wrote(run_id: str | None, sha256: str) -> bool:
 
 
 def _logged_before_hashes(version: ModelVersion) -> bool:
-    """Whether a run of `register` of an earlier version of adaptf logged the model, which the version may not say of itself."""
+    """Whether a run of `register` that kept no hashes yet logged the model, which the version may not say of itself."""
     logged = re.fullmatch(r"models:/(m-\w+)", version.source or "")
     run_id = mlflow.get_logged_model(logged[1]).source_run_id if logged else None
-    return run_id is not None and mlflow.get_run(run_id).data.tags.get(STAGE) == "register"
+    tags = mlflow.get_run(run_id).data.tags if run_id else {}
+    return tags.get(STAGE) == "register" and not [tag for tag in tags if tag.startswith(BUNDLE_HASH)]

@@ -34,6 +34,8 @@ def register(experiment: str) -> Iterator[Register]:
     def make(bundle: Path) -> str:
         with mlflow.start_run(experiment_id=experiment, tags={runs.STAGE: "register"}):
             uri = logged_model.log_router(bundle, NAME)
+            if not bundle_hash(bundle):
+                mlflow.delete_tag(f"{registry.BUNDLE_HASH}.")
         tags = {registry.BUNDLE_HASH: bundle_hash(bundle)} if bundle_hash(bundle) else {}
         version = registry.register(uri, NAME, tags=tags, description="")
         production.promote(NAME, version)
@@ -104,6 +106,9 @@ def test_another_bundle_in_the_place_of_the_registered_one_is_found(register, ow
         logged_model.download_bundle(NAME, version, tmp_path)
     (stored(version) / SUMS).unlink()
     with pytest.raises(UserError, match="adaptf-a version 1: this is another bundle than the one"):
+        logged_model.download_bundle(NAME, version, tmp_path)
+    mlflow.MlflowClient().delete_model_version_tag(NAME, version, registry.BUNDLE_HASH)
+    with pytest.raises(UserError, match="adaptf-a version 1: no run of `register` in this store says"):
         logged_model.download_bundle(NAME, version, tmp_path)
 
 
