@@ -1,5 +1,6 @@
-"""Writing files so that a half-written one is never taken for a whole one."""
+"""Writing files so that a half-written one is never taken for a whole one, and telling whether one has changed."""
 
+import hashlib
 import logging
 import os
 import shutil
@@ -90,6 +91,12 @@ def writable_folder(folder: Path, *, what: str) -> Path:
             f"{what} is '{folder}', where no file can be written ({error.strerror}): give another"
         ) from error
     return folder
+
+
+def sha256_of(path: Path) -> str:
+    """Hex digest of a file's bytes."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def blocks_of(items: Sequence[_Item], size: int) -> Iterator[Sequence[_Item]]:

@@ -1,6 +1,5 @@
 """Content hashes of audio files, remembered so that a file that did not change is not read again."""
 
-import hashlib
 import logging
 import os
 from collections.abc import Sequence
@@ -79,12 +78,6 @@ def hash_files(
         _remember(memory_folder, read)
         known |= read
     return {name: HashedFile(state, known[state]) for name, state in zip(filenames, present, strict=True)}
-
-
-def sha256_of(path: Path) -> str:
-    """Hex digest of a file's bytes."""
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def state_of(path: str) -> FileState | None:

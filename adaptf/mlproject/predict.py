@@ -25,12 +25,11 @@ from adaptf.audio.logmel import CLIP_RATE
 from adaptf.data.cuts import cut_file, unfit
 from adaptf.data.decode import AudioError, Resampler, opened
 from adaptf.data.errors import DataError
-from adaptf.data.hashes import sha256_of
 from adaptf.data.parts import parts_in
 from adaptf.data.sets.download import EVALUATION_RECORD, download_record
 from adaptf.data.sets.files_to_predict import check_files, read_files_to_predict
 from adaptf.errors import UserError
-from adaptf.files import write_atomically, written_aside
+from adaptf.files import sha256_of, write_atomically, written_aside
 from adaptf.names import find_file, in_markdown
 from adaptf.pipeline.config import aside, file_or_name, path_field
 from adaptf.pipeline.sources import SCENE_CLIP_SECONDS

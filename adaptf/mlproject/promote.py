@@ -1,30 +1,25 @@
 """Stage `promote`: puts versions into production once they have passed the gates."""
 
 import json
-from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-import mlflow
-
 from adaptf.errors import UserError
 from adaptf.mlproject.quantize import QuantizeConfig
-from adaptf.pipeline.artifacts import PROMOTED, REPLACED, VERSIONS
+from adaptf.pipeline.artifacts import VERSIONS
 from adaptf.pipeline.config import upstream_optional
 from adaptf.pipeline.ranges import NOT_NEGATIVE, SHARE, within
 from adaptf.pipeline.stage import Stage, nothing_tells
 from adaptf.promotion import comparison as production_comparison
 from adaptf.promotion import gates
-from adaptf.tracking import production, registry, runs
+from adaptf.promotion.moving import ALL, model_name, move
+from adaptf.tracking import runs
 from adaptf.tracking.runs import NONE, Result, StageRun
 
-REASON, OVERRIDDEN, MOVED_BY = "adaptf.reason", "adaptf.overridden", "adaptf.promote_run"
-"""Tags of the run and of the version; the last, of the version alone, is the run that put it into production."""
-LONGEST_TAG = 5000
 GATES = "gates.csv"
 """Artifact: how each version compares with the one in production."""
-ALL, REGISTERED = "all", "registered"
+REGISTERED = "registered"
 
 
 @dataclass(frozen=True)
@@ -103,11 +98,6 @@ def versions_to_promote(config: PromoteConfig, run: StageRun) -> dict[str, str]:
     return {name: registered[name]}
 
 
-def model_name(device: str) -> str:
-    """Registered model of a device, or of `router`."""
-    return registry.ROUTER_NAME if device == "router" else registry.device_model_name(device)
-
-
 def differences_of(comparisons: list[production_comparison.Comparison]) -> dict[str, float]:
     """The differences to production, in points, and their intervals, as metrics.
 
@@ -132,56 +122,6 @@ def refusal(verdict: gates.Verdict) -> str:
     if verdict.refusals:
         return text
     return f"{text}\nTo promote in spite of it: -P force=true -P reason='why' (in main: promote.force, promote.reason)"
-
-
-def move(
-    wanted: Mapping[str, str],
-    run: StageRun,
-    put: Callable[[str, str], object] = production.promote,
-    *,
-    seen: Mapping[str, str | None],
-    reason: str,
-    overridden: Sequence[str] = (),
-    remark: str = "",
-) -> Result:
-    """Puts versions into production, and writes with them and with the run what moved, why, and in spite of what.
-
-    `seen` are the versions in production that were known when this was decided. Raises UserError where one has changed since.
-    """
-    check_unchanged(seen)
-    kept = {REASON: reason.strip(), OVERRIDDEN: "\n".join(overridden)}
-    kept = {tag: text[:LONGEST_TAG] for tag, text in kept.items() if text}
-    former = {name: seen[name] or NONE for name in wanted}
-    client = mlflow.MlflowClient()
-    for name, version in wanted.items():
-        for tag, text in (kept | {MOVED_BY: run.run_id}).items():
-            client.set_model_version_tag(name, version, tag, text)
-        put(name, version)
-        # One by one: where a later one breaks off, the run tells what has moved.
-        mlflow.set_tags({f"{PROMOTED}{name}": version, f"{REPLACED}{name}": former[name]})
-        print(f"{run.name}: {name} version {version} is in production (before: {former[name]})", flush=True)
-    lines = "\n".join(f"| {name} | {former[name]} | {version} |" for name, version in wanted.items())
-    note = [f"| model | before | in production |\n|---|---:|---:|\n{lines}", remark]
-    note += [f"**Reason:** {reason.strip()}"] if reason.strip() else []
-    note += (
-        ["**Forced, in spite of:**\n\n" + "\n".join(f"- {problem}" for problem in overridden)]
-        if overridden
-        else []
-    )
-    return Result(tags=kept, note="\n\n".join(part for part in note if part))
-
-
-def check_unchanged(seen: Mapping[str, str | None]) -> None:
-    """Raises UserError where what is in production is not what the gates saw there."""
-    changed = [
-        f"{name} version {now or NONE} (before: {former or NONE})"
-        for name, former in seen.items()
-        if (now := production.production_or_none(name)) != former
-    ]
-    if changed:
-        raise UserError(
-            f"nothing was moved: while the gates were at work, somebody put in production {', '.join(changed)}; start again"
-        )
 
 
 PROMOTE = Stage(

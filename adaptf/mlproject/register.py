@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,8 +29,8 @@ from adaptf.pipeline.stage import Stage
 from adaptf.pipeline.validation import QUANTIZED
 from adaptf.reports.version_page import commit, data_digest, device_page, files_behind, router_page
 from adaptf.serving import logged_model
-from adaptf.serving.bundle import write_bundle
-from adaptf.tracking import registry, runs
+from adaptf.serving.bundle import bundle_hash, write_bundle
+from adaptf.tracking import production, registry, runs
 from adaptf.tracking.runs import NONE, Result, StageRun
 
 COMMIT_TAG = "adaptf.git_commit"
@@ -64,16 +65,27 @@ def register(config: RegisterConfig, run: StageRun) -> Result:
     predictions = read_scores(run, evaluated, config.quantize_run)
     versions: dict[str, str] = {}
     models: dict[str, tuple[Path, str]] = {}
+    hashes: dict[str, str] = {}
+    there = production.versions_made_by(run.run_id)  # before it was interrupted
 
     def add(
         name: str, held: dict[str, tuple[Path, str]], tags: dict[str, str], text: str, came: list[Node]
-    ) -> None:
-        uri = logged_model.log_router(bundle(run.folder / name, description, held, config.max_seconds), name)
+    ) -> str:
+        """The hash of the version's bundle."""
+        known = hashes if name == registry.ROUTER_NAME else None
+        folder = bundle(run.folder / name, description, held, config.max_seconds, known)
+        sha256 = bundle_hash(folder)
         tags |= {QUANTIZE_RUN: config.quantize_run, EVALUATE_RUN: evaluated}
         tags |= {runs.DATA_DIGEST: data_digest(came), COMMIT_TAG: commit(came)}
-        tags = {tag: value for tag, value in tags.items() if value}
-        versions[name] = registry.register(uri, name, tags=tags, description=text)
+        tags = {tag: value for tag, value in tags.items() if value} | {registry.BUNDLE_HASH: sha256}
+        if name in there:
+            versions[name] = there[name]
+            registry.describe(name, versions[name], text)
+        else:
+            uri = logged_model.log_router(folder, name)
+            versions[name] = registry.register(uri, name, tags=tags, description=text)
         print(f"{run.name}: {name} version {versions[name]}", flush=True)
+        return sha256
 
     for path in sorted(int8.glob("[!.]*.pt2")):
         device = written(path.stem)
@@ -81,7 +93,7 @@ def register(config: RegisterConfig, run: StageRun) -> Result:
         came = runs_behind(config.quantize_run, evaluated, device)
         text = device_page(device, report, predictions, evaluated, came)
         tags = {DEVICE: device, FILES_TAG: files_behind(came)} | scores_of(report, device)
-        add(name, {UNKNOWN: (path, name)}, tags, text, came)
+        hashes[device] = add(name, {UNKNOWN: (path, name)}, tags, text, came)
         models[device] = (path, f"{name}/{versions[name]}")
     came = runs_behind(config.quantize_run, evaluated, None)
     held = {device: version for device, (_, version) in models.items()}
@@ -126,9 +138,14 @@ def runs_behind(quantized: str, evaluated: str, device: str | None) -> list[Node
 
 
 def bundle(
-    folder: Path, description: dict[str, Any], models: dict[str, tuple[Path, str]], max_seconds: float
+    folder: Path,
+    description: dict[str, Any],
+    models: dict[str, tuple[Path, str]],
+    max_seconds: float,
+    hashes: Mapping[str, str] | None,
 ) -> Path:
-    """The router's folder for these devices: INT8 file and version of each."""
+    """The router's folder for these devices: INT8 file and version of each; `hashes` by device are those of
+    the versions' own bundles."""
     shutil.rmtree(folder, ignore_errors=True)  # left by an interrupted run
     write_bundle(
         folder,
@@ -138,6 +155,7 @@ def bundle(
         sample_rate=description["features"]["sample_rate"],
         clip_samples=description["clip_samples"],
         max_seconds=max_seconds,
+        hashes=hashes,
     )
     return folder
 

@@ -5,9 +5,9 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from adaptf.errors import UserError
-from adaptf.mlproject.promote import ALL, model_name, move
 from adaptf.pipeline.stage import Stage, nothing_tells
 from adaptf.promotion import gates
+from adaptf.promotion.moving import ALL, model_name, move
 from adaptf.tracking import production
 from adaptf.tracking.runs import NONE, Result, StageRun
 

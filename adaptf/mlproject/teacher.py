@@ -16,10 +16,10 @@ from adaptf.audio.logmel import LogMel
 from adaptf.data.clip_set import ClipSet
 from adaptf.data.clips import TRAIN, VALIDATION
 from adaptf.data.embeddings import cached_embeddings
-from adaptf.data.hashes import sha256_of
 from adaptf.data.teacher_logits import TeacherLogits, write_teacher_logits
 from adaptf.evaluation.predict import inference_device, predict_logits
 from adaptf.evaluation.scores import prediction_table
+from adaptf.files import sha256_of
 from adaptf.models.checkpoint import load_classifier, load_network_weights, save_classifier
 from adaptf.models.classifier import Classifier, ModelDescription
 from adaptf.models.keywords import network_settings

@@ -11,7 +11,7 @@ import mlflow
 
 from adaptf.data.decode import AUDIO_SUFFIXES
 from adaptf.data.folders import files_below
-from adaptf.data.hashes import sha256_of
+from adaptf.files import sha256_of
 from adaptf.pipeline.config import content_folders, upstream_fields
 from adaptf.tracking import runs
 from adaptf.tracking.checkpoint_files import digests_of

@@ -12,8 +12,8 @@ from adaptf.compression.agreement import REFERENCE_SUFFIX
 from adaptf.compression.complexity import MAX_BYTES, MAX_MACS
 from adaptf.compression.runtime import NETWORK_FILES
 from adaptf.data.clips import UNKNOWN
-from adaptf.data.hashes import sha256_of
 from adaptf.errors import UserError
+from adaptf.files import sha256_of
 from adaptf.promotion.comparison import Comparison, compare_versions, corrected
 from adaptf.promotion.self_test import routing_problems
 from adaptf.serving import logged_model

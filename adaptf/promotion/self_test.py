@@ -10,7 +10,7 @@ from mlflow.exceptions import MlflowException
 from adaptf.compression.runtime import PT2, load_form
 from adaptf.data.clips import UNKNOWN
 from adaptf.errors import UserError
-from adaptf.serving.bundle import MANIFEST, BundleError
+from adaptf.serving.bundle import MANIFEST
 from adaptf.serving.local import local_router
 from adaptf.serving.requests import AUDIO, DEVICE
 from adaptf.serving.signature import example_request
@@ -35,7 +35,7 @@ def routing_problems(folder: Path) -> list[str]:
         names = _names_to_ask(manifest)
         clip = example_request()["dataframe_records"][0][AUDIO]
         answers = model.predict(None, pd.DataFrame({AUDIO: clip, DEVICE: names}))
-    except (BundleError, UserError, MlflowException) as error:
+    except (UserError, MlflowException) as error:
         return [str(error)]
     used = zip(answers["device_used"], answers["version_used"], strict=True)
     return [

@@ -2,6 +2,7 @@
 
 import inspect
 import json
+import logging
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -13,14 +14,20 @@ import torch
 from adaptf.audio.logmel import LogMel
 from adaptf.compression.runtime import NETWORK_FILES, Network, load_network
 from adaptf.data.clips import UNKNOWN
+from adaptf.errors import UserError
+from adaptf.files import sha256_of
 from adaptf.names import stored, tidy
+from adaptf.serving.log_lines import log
 
 BUNDLE = "bundle"
 """Name of the artifact folder that holds the manifest and the networks' files."""
 MANIFEST = "router.json"
+SUMS = "SHA256SUMS"
+"""What the files of a bundle were when it was written; `sha256sum -c SHA256SUMS` checks them too."""
+_RESTORE = "put its files back as they were, or register it again"
 
 
-class BundleError(ValueError):
+class BundleError(UserError):
     """A bundle that cannot answer every request."""
 
 
@@ -32,6 +39,8 @@ class RoutedModel:
     """(batch, 1, bands, frames) -> logits (batch, scenes)"""
     version: str
     """Such as `adaptf-a/3`."""
+    sha256: str = ""
+    """Of that version's own bundle, which tells it from others of its number; empty where it is not known."""
 
 
 @dataclass(frozen=True)
@@ -70,11 +79,13 @@ def write_bundle(
     sample_rate: int,
     clip_samples: int,
     max_seconds: float,
+    hashes: Mapping[str, str] | None = None,
 ) -> None:
     """Writes a new folder that `log_router` logs: by device, a copy of its INT8 file and the version that it is.
 
     The OpenVINO form and the clips to try it with that lie beside an INT8 file are copied along. `mel` holds the keyword
-    arguments of LogMel. The only device of a model for one device is `unknown`.
+    arguments of LogMel, `hashes` by device those of the versions' own bundles. The only device of a model for one device is
+    `unknown`.
     """
     folder.mkdir(parents=True)
     manifest = {
@@ -85,6 +96,7 @@ def write_bundle(
         "mel": dict(mel),
         "models": {
             device: {"file": f"{stored(device)}.pt2", "version": version}
+            | ({"sha256": hashes[device]} if hashes else {})
             for device, (_, version) in models.items()
         },
     }
@@ -93,11 +105,47 @@ def write_bundle(
         for form in NETWORK_FILES:
             if form == ".pt2" or file.with_suffix(form).exists():
                 shutil.copyfile(file.with_suffix(form), folder / f"{stored(device)}{form}")
+    write_sums(folder)
+
+
+def write_sums(folder: Path) -> None:
+    """Says what the files of a bundle are now."""
+    (folder / SUMS).write_bytes(_sums(folder))
+
+
+def _sums(folder: Path) -> bytes:
+    """A line per file."""
+    files = sorted(path for path in folder.iterdir() if path.name != SUMS)
+    return "".join(f"{sha256_of(path)}  {path.name}\n" for path in files).encode()
+
+
+def bundle_hash(folder: Path) -> str:
+    """What tells a bundle from all others; empty for one of a version of adaptf that wrote no hashes."""
+    return sha256_of(folder / SUMS) if (folder / SUMS).is_file() else ""
+
+
+def check_files(folder: Path, sha256: str = "") -> None:
+    """Raises BundleError where a file is not as it was written, or the bundle is not the one with this hash."""
+    found = bundle_hash(folder)
+    if found:
+        changed = set((folder / SUMS).read_bytes().splitlines()) ^ set(_sums(folder).splitlines())
+        if names := sorted({line.partition(b"  ")[2].decode(errors="replace") for line in changed}):
+            raise BundleError(f"{', '.join(names)} of a bundle is not what was registered: {_RESTORE}")
+    if sha256 and sha256 != found:
+        raise BundleError(f"this is another bundle than the one that was registered: {_RESTORE}")
 
 
 def read_bundle(folder: Path) -> Bundle:
-    """The bundle in a folder, every network tried on silence. Raises BundleError where it is incomplete or unfit."""
+    """The bundle in a folder, every network tried on silence. Raises BundleError where it is incomplete or unfit, or was
+    changed since it was written."""
     try:
+        check_files(folder)
+        if not bundle_hash(folder):
+            log(
+                "bundle",
+                logging.WARNING,
+                message=f"{folder} has no {SUMS}: nobody knows whether it was changed",
+            )
         manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
         files, mel, values = manifest.pop("models"), manifest.pop("mel"), manifest
         if UNKNOWN not in files:
@@ -118,12 +166,12 @@ def read_bundle(folder: Path) -> Bundle:
     return bundle
 
 
-def _read_model(folder: Path, *, file: str, version: str) -> RoutedModel:
+def _read_model(folder: Path, *, file: str, version: str, sha256: str = "") -> RoutedModel:
     """A network of the bundle; `file` is a bare name, never a way out of the folder."""
     if Path(file).name != file or not (folder / file).is_file():
         raise BundleError(f"{file!r} of {version} should be the name of a file in the bundle")
     try:
-        return RoutedModel(load_network(folder / file), version)
+        return RoutedModel(load_network(folder / file), version, sha256)
     except ValueError as error:
         raise BundleError(f"the network of {version} does not load: {error}") from error
 

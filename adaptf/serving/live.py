@@ -30,6 +30,8 @@ class _Failure:
 
     version: str
     """Such as `adaptf-a/3`."""
+    sha256: str
+    """Of its bundle."""
     wait_seconds: float
     """Until it is tried again."""
     again_at: float
@@ -48,7 +50,7 @@ class Follower:
         bundle: Bundle,
         *,
         check_seconds: float,
-        in_production: Callable[[], dict[str, str]] = production.in_production,
+        in_production: Callable[[], dict[str, production.Promoted]] = production.promoted,
         download: _Download = logged_model.download_bundle,
     ) -> None:
         self.bundle = bundle
@@ -115,22 +117,24 @@ class Follower:
             self._follow(device, name, promoted[name])
         self._note_withdrawn(set(names))
 
-    def _follow(self, device: str, name: str, version: str) -> None:
+    def _follow(self, device: str, name: str, promoted: production.Promoted) -> None:
         """Takes up a promoted version, where that is not done and did not fail just now."""
-        wanted, failure = f"{name}/{version}", self.failures.get(device)
-        if device in self.bundle.models and self.bundle.models[device].version == wanted:
+        wanted, sha256 = f"{name}/{promoted.version}", promoted.sha256
+        held, failure = self.bundle.models.get(device), self.failures.get(device)
+        again = failure is not None and (failure.version, failure.sha256) == (wanted, sha256)
+        if held and (held.version, held.sha256) == (wanted, sha256):
             self._settle(device)
-        elif failure is None or failure.version != wanted or time.monotonic() >= failure.again_at:
+        elif failure is None or not again or time.monotonic() >= failure.again_at:
             try:
-                model = self._load(name, version)
+                model = replace(self._load(name, promoted.version), sha256=sha256)
             except Exception as error:  # a full disk passes, and nobody knows from here what else does
-                again = failure is not None and failure.version == wanted
                 wait_seconds = (
                     min(2 * failure.wait_seconds, _LONGEST_WAIT_SECONDS)
                     if again and failure
                     else self.check_seconds
                 )
-                self._fail(device, wanted, wait_seconds, error)
+                failed = _Failure(wanted, sha256, wait_seconds, time.monotonic() + wait_seconds)
+                self._fail(device, failed, error)
             else:
                 self.bundle = replace(self.bundle, models={**self.bundle.models, device: model})
                 self._settle(device)
@@ -150,10 +154,11 @@ class Follower:
             raise BundleError(f"it has {', '.join(differences)}, unlike this router")
         return RoutedModel(bundle.models[UNKNOWN].network, f"{name}/{version}")
 
-    def _fail(self, device: str, version: str, wait_seconds: float, error: Exception) -> None:
+    def _fail(self, device: str, failure: _Failure, error: Exception) -> None:
         self.failed["version"] += 1
-        self.failures[device] = _Failure(version, wait_seconds, time.monotonic() + wait_seconds)
-        self._note(device, f"{version} cannot be taken up, {self._serving(device)}: {_error_in_short(error)}")
+        self.failures[device] = failure
+        said = f"{failure.version} cannot be taken up, {self._serving(device)}: {_error_in_short(error)}"
+        self._note(device, said)
 
     def _note_withdrawn(self, promoted: set[str]) -> None:
         """Devices that no version is in production for keep their model; notes on others that are gone are dropped."""

@@ -9,8 +9,8 @@ import yaml
 
 from adaptf.data.clips import UNKNOWN
 from adaptf.data.folders import files_below
-from adaptf.data.hashes import sha256_of
 from adaptf.errors import UserError
+from adaptf.files import sha256_of
 from adaptf.names import tidy
 from adaptf.paths import found_path, user_path
 

@@ -3,7 +3,7 @@
 import json
 import warnings
 from collections.abc import Callable, Sequence
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 import mlflow
 from mlflow.entities.model_registry import ModelVersion, RegisteredModel
@@ -11,7 +11,7 @@ from mlflow.exceptions import MlflowException
 from mlflow.store.entities import PagedList
 
 from adaptf.errors import UserError
-from adaptf.tracking.registry import PREFIX
+from adaptf.tracking.registry import BUNDLE_HASH, PREFIX
 
 _Found = TypeVar("_Found")
 
@@ -23,6 +23,14 @@ HISTORY = "adaptf.history"
 LONGEST_HISTORY = 100
 
 
+class Promoted(NamedTuple):
+    """What is in production of a registered model."""
+
+    version: str
+    sha256: str
+    """Of its bundle; empty where it was registered by a version of adaptf that kept none."""
+
+
 class NoProductionVersion(UserError):
     """No version of the model was promoted."""
 
@@ -30,7 +38,7 @@ class NoProductionVersion(UserError):
 def promote(name: str, version: str) -> None:
     """Puts a version in production: alias, tag and, where the server still has them, stage; archives the former one.
 
-    A promotion that breaks off changes nothing for readers, and can be repeated. What somebody put in production by hand in
+    A promotion that breaks off has been for readers or has not, and can be repeated. What somebody put in production by hand in
     the meantime goes into the history too. Raises UserError where there is no such version.
     """
     versions = versions_by_number(name)
@@ -87,14 +95,15 @@ def previous_or_none(name: str) -> str | None:
 
 
 def _put_in_production(name: str, version: str, versions: dict[str, ModelVersion]) -> None:
-    """The alias comes last: it is what `resolve_production` believes first, so until then nothing changes for readers."""
+    """The alias is what `resolve_production` believes first: it is the moment that counts. Stage and tag follow it, and where
+    they were left behind, the next promotion sets them right."""
     client = mlflow.MlflowClient()
+    client.set_registered_model_alias(name, ALIAS, version)
     move_to_production_stage(client, name, version)
     for number, found in versions.items():
         if number != version and _PRODUCTION in (found.current_stage, found.tags.get(_STAGE_TAG)):
             client.set_model_version_tag(name, number, _STAGE_TAG, _ARCHIVED)
     client.set_model_version_tag(name, version, _STAGE_TAG, _PRODUCTION)
-    client.set_registered_model_alias(name, ALIAS, version)
 
 
 def move_to_production_stage(client: mlflow.MlflowClient, name: str, version: str) -> None:
@@ -166,6 +175,17 @@ def in_production() -> dict[str, str]:
     return {name: version for name, version in found.items() if version}
 
 
+def promoted() -> dict[str, Promoted]:
+    """The same with what tells a version from another one of its number. One more request for each that has the alias alone."""
+    found = {}
+    for model in models():
+        if version := _version_in_production(model):
+            newest = {str(one.version): one for one in model.latest_versions}
+            tags = (newest.get(version) or mlflow.MlflowClient().get_model_version(model.name, version)).tags
+            found[model.name] = Promoted(version, tags.get(BUNDLE_HASH, ""))
+    return found
+
+
 def models() -> list[RegisteredModel]:
     """All registered models of this package."""
     return _all_pages(mlflow.MlflowClient().search_registered_models, f"name LIKE '{PREFIX}%'")
@@ -200,6 +220,12 @@ def versions_of(name: str) -> list[ModelVersion]:
     """All versions of a registered model, newest first; none where the model does not exist."""
     quoted = name.replace("'", "''")
     return _all_pages(mlflow.MlflowClient().search_model_versions, f"name='{quoted}'")
+
+
+def versions_made_by(run_id: str) -> dict[str, str]:
+    """Registered model -> version, of all that a run has registered; of several of one model the newest."""
+    found = _all_pages(mlflow.MlflowClient().search_model_versions, f"run_id='{run_id}'")
+    return {one.name: str(one.version) for one in sorted(found, key=lambda one: int(one.version))}
 
 
 def _all_pages(search: Callable[..., PagedList[_Found]], condition: str) -> list[_Found]:

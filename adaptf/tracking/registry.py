@@ -11,6 +11,10 @@ from adaptf.tracking.notes import LONGEST_DESCRIPTION, for_page
 PREFIX = "adaptf-"
 """Begin of the names of this package's registered models."""
 ROUTER_NAME = f"{PREFIX}router"
+STAGE = "adaptf.stage"
+"""Tag of a run: the stage that it did."""
+BUNDLE_HASH = "adaptf.bundle"
+"""Tag of a version: the hash of its bundle. With `.<hash>` behind it a tag of the run that wrote the bundle."""
 
 
 def device_model_name(device: str) -> str:
@@ -27,10 +31,15 @@ def by_device(models: Iterable[str]) -> dict[str, str]:
 
 def register(model_uri: str, name: str, *, tags: Mapping[str, str], description: str) -> str:
     """Makes a logged model the next version of a registered one, creating that if need be; returns the version."""
-    version = mlflow.register_model(model_uri, name, tags=dict(tags))
+    version = str(mlflow.register_model(model_uri, name, tags=dict(tags)).version)
+    describe(name, version, description)
+    return version
+
+
+def describe(name: str, version: str, description: str) -> None:
+    """What the page of a version shows."""
     shown = for_page(description, longest=LONGEST_DESCRIPTION)
-    mlflow.MlflowClient().update_model_version(name, version.version, description=shown)
-    return str(version.version)
+    mlflow.MlflowClient().update_model_version(name, version, description=shown)
 
 
 def tags_of(name: str, version: str) -> Mapping[str, str] | None:

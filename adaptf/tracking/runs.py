@@ -26,9 +26,10 @@ from adaptf.paths import user_path
 from adaptf.tracking.checkpoint_files import files_of, labels_of
 from adaptf.tracking.complete import COMPLETE, NOT_YET, lack, set_complete
 from adaptf.tracking.notes import LONGEST_NOTE, for_page
+from adaptf.tracking.registry import STAGE as STAGE
 from adaptf.training.group import process_place
 
-STAGE, FINGERPRINT = "adaptf.stage", "adaptf.fingerprint"
+FINGERPRINT = "adaptf.fingerprint"
 UPSTREAM = "adaptf.upstream."
 """Begin of a tag per run that a stage took from, whatever the command line said (`latest`)."""
 FILE = "adaptf.file."

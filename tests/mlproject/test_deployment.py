@@ -2,6 +2,7 @@
 
 import json
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -21,6 +22,7 @@ from adaptf.mlproject.rollback import ROLLBACK, RollbackConfig
 from adaptf.mlproject.train import TRAIN, TrainConfig
 from adaptf.pipeline.config import AugmentConfig, OptimConfig
 from adaptf.pipeline.stage import execute
+from adaptf.serving import logged_model
 from adaptf.tracking import production
 
 LOSSY = 1.0
@@ -159,3 +161,24 @@ def test_the_lineage_of_what_is_in_production_goes_back_to_the_data(
         "prepare",
     ):
         assert text in tree
+
+
+def test_a_register_run_that_was_killed_goes_on_and_makes_no_second_version(
+    deployed: Deployed, kill_when: Callable[[list[str], Callable[[list[str]], bool]], str]
+):
+    command = [sys.executable, "-m", "adaptf.mlproject.register", f"--quantize_run={deployed.quantized}"]
+    before = production.versions_by_number("adaptf-unknown").keys()
+    kill_when([*command, "--max_seconds=30"], lambda lines: "adaptf-unknown version" in lines[-1])
+    (made,) = production.versions_by_number("adaptf-unknown").keys() - before
+    run_id = execute(REGISTER, RegisterConfig(deployed.quantized, max_seconds=30.0))
+    versions = json.loads(artifact(run_id, "versions.json").read_text())
+    assert versions["adaptf-unknown"] == made
+    assert production.versions_by_number("adaptf-unknown").keys() == before | {made}
+    assert mlflow.MlflowClient().get_model_version("adaptf-unknown", made).run_id == run_id
+    assert "airport" in mlflow.MlflowClient().get_model_version("adaptf-unknown", made).description
+    router = logged_model.download_bundle(
+        "adaptf-router", versions["adaptf-router"], artifact(run_id, "versions.json").parent
+    )
+    (entry,) = json.loads((router / "router.json").read_text())["models"].values()
+    tags = mlflow.MlflowClient().get_model_version("adaptf-unknown", made).tags
+    assert entry["sha256"] == tags["adaptf.bundle"]

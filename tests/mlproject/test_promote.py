@@ -18,7 +18,7 @@ from adaptf.mlproject import promote as stage
 from adaptf.mlproject.promote import PROMOTE, PromoteConfig
 from adaptf.mlproject.rollback import ROLLBACK, RollbackConfig
 from adaptf.pipeline.stage import execute
-from adaptf.promotion import gates
+from adaptf.promotion import gates, moving
 from adaptf.promotion.comparison import Comparison
 from adaptf.serving import logged_model
 from adaptf.tracking import production, registry, runs
@@ -277,7 +277,7 @@ def test_a_version_over_the_budget_or_not_int8_throughout_is_never_promoted(
     [
         (
             lambda folder: (folder / "unknown.pt2").unlink(),
-            "'unknown.pt2' of adaptf-unknown/3 should be the name of a file",
+            "unknown.pt2 of a bundle is not what was registered",
         ),
         (shutil.rmtree, "has no bundle that can be read"),
     ],
@@ -395,7 +395,7 @@ def test_a_rollback_goes_to_the_version_that_was_tested_or_nowhere(device, regis
     for _ in range(2):
         promoted(device, register())
     register()
-    monkeypatch.setattr(stage, "check_unchanged", lambda seen: production.promote(f"adaptf-{device}", "3"))
+    monkeypatch.setattr(moving, "_check_unchanged", lambda seen: production.promote(f"adaptf-{device}", "3"))
     with pytest.raises(
         UserError, match=f"adaptf-{device} goes back to version 2 by now, no longer to version 1"
     ):

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 import torch
 
-from adaptf.data.hashes import sha256_of
 from adaptf.errors import UserError
+from adaptf.files import sha256_of
 from adaptf.mlproject.compare import COMPARE, CompareConfig, check, files_digest
 from adaptf.mlproject.distill import DISTILL, DistillConfig
 from adaptf.mlproject.evaluate import EVALUATE, EvaluateConfig

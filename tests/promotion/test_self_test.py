@@ -4,6 +4,7 @@ import json
 
 from adaptf.promotion.self_test import routing_problems
 from adaptf.serving import bundle as bundle_module
+from adaptf.serving.bundle import write_sums
 
 
 def test_a_bundle_that_routes_as_it_should_has_no_problems(bundle, make_bundle):
@@ -35,9 +36,11 @@ def test_a_bundle_that_cannot_be_read_is_one_problem(make_bundle, tmp_path):
     assert ["no bundle" in problem for problem in routing_problems(tmp_path)] == [True]
     damaged = make_bundle("a", "unknown")
     (damaged / "unknown.pt2").write_bytes(b"")
+    write_sums(damaged)
     assert ["no complete .pt2 file" in problem for problem in routing_problems(damaged)] == [True]
     empty = make_bundle("unknown")
     (empty / "router.json").write_text(json.dumps([]))
+    write_sums(empty)
     assert ["no bundle" in problem for problem in routing_problems(empty)] == [True]
 
 
@@ -45,4 +48,5 @@ def test_a_damaged_file_is_found_behind_an_openvino_form_that_serves(make_bundle
     """The fixture's network of device a has both forms."""
     damaged = make_bundle("a", "unknown")
     (damaged / "a.pt2").write_bytes(b"")
+    write_sums(damaged)
     assert ["a.pt2 is no complete .pt2 file" in problem for problem in routing_problems(damaged)] == [True]

@@ -11,8 +11,9 @@ from pathlib import Path
 import pytest
 
 from adaptf.errors import UserError
-from adaptf.serving.bundle import read_bundle
+from adaptf.serving.bundle import read_bundle, write_sums
 from adaptf.serving.live import Follower
+from adaptf.tracking.production import Promoted
 
 
 class FakeRegistry:
@@ -20,15 +21,15 @@ class FakeRegistry:
 
     def __init__(self) -> None:
         self.bundles: dict[str, Path | Exception] = {}
-        self.production: dict[str, str] = {}
+        self.production: dict[str, Promoted] = {}
         self.error: Exception | None = None
         self.downloads: list[str] = []
 
-    def promote(self, name: str, version: str, bundle: Path | Exception) -> None:
+    def promote(self, name: str, version: str, bundle: Path | Exception, sha256: str = "") -> None:
         self.bundles[f"{name}/{version}"] = bundle
-        self.production[name] = version
+        self.production[name] = Promoted(version, sha256)
 
-    def in_production(self) -> dict[str, str]:
+    def in_production(self) -> dict[str, Promoted]:
         if self.error:
             raise self.error
         return dict(self.production)
@@ -102,6 +103,20 @@ def test_a_version_that_serves_already_is_not_fetched(follower, registry, of_a):
     assert registry.downloads == ["adaptf-b/7"]
 
 
+def test_a_version_that_was_registered_again_under_its_number_is_taken_up(
+    follower, registry, of_a, make_bundle
+):
+    registry.promote("adaptf-b", "8", of_a, "one")
+    registry.promote("adaptf-unknown", "9", make_bundle("unknown", clip_samples=31999), "one")
+    follower.check()
+    registry.promote("adaptf-b", "8", of_a, "another")
+    registry.promote("adaptf-unknown", "9", of_a, "another")
+    follower.check()
+    follower.check()
+    assert registry.downloads == ["adaptf-b/8", "adaptf-unknown/9"] * 2
+    assert versions(follower) == {"a": "adaptf-a/1", "b": "adaptf-b/8", "unknown": "adaptf-unknown/9"}
+
+
 def test_a_new_device_and_another_general_model_are_taken_up(follower, registry, of_a):
     registry.promote("adaptf-s1", "1", of_a)
     registry.promote("adaptf-unknown", "9", of_a)
@@ -114,6 +129,7 @@ def test_a_new_device_and_another_general_model_are_taken_up(follower, registry,
 
 def without_network(folder: Path) -> Path:
     (folder / "unknown.pt2").write_bytes(b"no network")
+    write_sums(folder)
     return folder
 
 
@@ -250,7 +266,9 @@ def test_the_model_of_one_device_does_not_follow_the_registry(make_bundle, regis
 def test_a_registry_that_hangs_keeps_no_router_from_starting(bundle, said):
     answered = threading.Event()
     follower = Follower(
-        read_bundle(bundle), check_seconds=0.1, in_production=lambda: {"late": str(answered.wait(60))}
+        read_bundle(bundle),
+        check_seconds=0.1,
+        in_production=lambda: {"late": Promoted(str(answered.wait(60)), "")},
     )
     start = time.monotonic()
     follower.start(limit_seconds=0.2)

@@ -18,7 +18,7 @@ from mlflow.exceptions import MlflowException
 from adaptf.audio.logmel import LogMel
 from adaptf.compression.runtime import Network
 from adaptf.serving import classify, requests
-from adaptf.serving.bundle import BundleError
+from adaptf.serving.bundle import BundleError, write_sums
 from adaptf.serving.router import DeviceRouter
 
 RATE = 32000
@@ -396,6 +396,7 @@ def test_a_manifest_that_lacks_a_value_is_refused(make_bundle):
     manifest = json.loads((bundle / "router.json").read_text())
     del manifest["max_seconds"]
     (bundle / "router.json").write_text(json.dumps(manifest))
+    write_sums(bundle)
     with pytest.raises(BundleError, match="max_seconds"):
         loaded(bundle)
 
@@ -405,6 +406,7 @@ def test_a_manifest_that_names_a_file_elsewhere_is_refused(make_bundle):
     manifest = json.loads((bundle / "router.json").read_text())
     manifest["models"]["unknown"]["file"] = "../bundle/unknown.pt2"
     (bundle / "router.json").write_text(json.dumps(manifest))
+    write_sums(bundle)
     with pytest.raises(BundleError, match="should be the name of a file in the bundle"):
         loaded(bundle)
 

@@ -13,6 +13,7 @@ from mlflow.protos.databricks_pb2 import ENDPOINT_NOT_FOUND
 from adaptf.errors import UserError
 from adaptf.tracking import production
 from adaptf.tracking.production import ALIAS, HISTORY, NoProductionVersion
+from adaptf.tracking.registry import BUNDLE_HASH
 
 Make = Callable[..., str]
 
@@ -198,16 +199,20 @@ def test_a_history_that_was_edited_is_named(make):
 
 
 @pytest.mark.parametrize(
-    "step", ["move_to_production_stage", "set_model_version_tag", "set_registered_model_alias"]
+    "step", ["set_registered_model_alias", "move_to_production_stage", "set_model_version_tag"]
 )
-def test_a_promotion_that_breaks_off_changes_nothing_for_readers_and_can_be_repeated(step, make, monkeypatch):
+def test_a_promotion_that_breaks_off_has_been_or_has_not_by_its_alias_and_can_be_repeated(
+    step, make, monkeypatch
+):
     name = make(3, promoted=2, name=f"adaptf-broken-{step}")
     with monkeypatch.context() as patch, pytest.raises(RuntimeError, match="power cut"):
         patch.setattr(production if step.startswith("move") else mlflow.MlflowClient, step, power_cut)
         production.promote(name, "3")
-    assert production.resolve_production(name) == "2"
-    assert production.previous_version(name) == "1"
+    before = step == "set_registered_model_alias"
+    assert production.resolve_production(name) == ("2" if before else "3")
+    assert production.previous_version(name) == ("1" if before else "2")
     production.promote(name, "3")
+    assert stages(name) == {1: "Archived", 2: "Archived", 3: "Production"}
     assert (production.resolve_production(name), history(name)) == ("3", ["1", "2", "3"])
 
 
@@ -270,6 +275,24 @@ def test_all_models_in_production_are_told_by_one_request(make, monkeypatch):
     }
     assert "others-model" not in found
     assert len(requests) == 1
+
+
+def test_what_is_in_production_is_told_with_the_hash_of_its_bundle_by_one_request(make, monkeypatch):
+    by_alias, by_hand = make(2, promoted=2, name="adaptf-hash-a"), make(2, promoted=2, name="adaptf-hash-b")
+    alias_by_hand(by_hand, "1")
+    for name, number in ((by_alias, "2"), (by_hand, "1")):
+        mlflow.MlflowClient().set_model_version_tag(name, number, BUNDLE_HASH, f"hash {name}")
+    more = []
+    get = mlflow.MlflowClient.get_model_version
+    monkeypatch.setattr(
+        mlflow.MlflowClient, "get_model_version", lambda *given: more.append(given[1]) or get(*given)
+    )
+    found = production.promoted()
+    assert [found[name] for name in (by_alias, by_hand)] == [
+        ("2", f"hash {by_alias}"),
+        ("1", f"hash {by_hand}"),
+    ]
+    assert by_alias not in more
 
 
 def test_no_version_in_production_is_a_clear_error(make):
