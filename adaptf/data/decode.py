@@ -36,6 +36,9 @@ _MAX_SECONDS = _MAX_SAMPLES / 48000
 GUESSING = ("MP3", "OGG")
 """Formats whose headers do not hold their length: libsndfile guesses it, or reads it off the last page."""
 
+_BLOCK_VALUES = 2**20
+"""Of all channels together, decoded at a time."""
+
 _RATES = range(1000, 768_001)
 """In Hz. A damaged header claims any rate; resampling would make nothing of the samples, or more than fits in memory."""
 
@@ -64,10 +67,12 @@ def seconds_of(source: Path | BinaryIO, *, max_seconds: float = math.inf) -> flo
     Raises AudioError as `decode` does, or where the header does not tell.
     """
     with opened(source) as file:
-        if file.format not in GUESSING and not _joined(source, file):
-            if not file.frames:
+        if file.format != "MP3" and not _joined(source, file):
+            guessed = file.format in GUESSING
+            samples = sum(map(len, _blocks(file, max_seconds))) if guessed else file.frames
+            if not samples:
                 raise AudioError(_NO_SAMPLES)
-            return float(file.frames / file.samplerate)
+            return float(samples / file.samplerate)
     audio, rate = read_mono(source, max_seconds=max_seconds)
     return len(audio) / rate
 
@@ -208,10 +213,29 @@ def _check_header(header: Any) -> None:
 
 
 def _read_samples(file: soundfile.SoundFile, max_seconds: float) -> Waveform:
+    """(samples,)"""
+    audio, filled = np.empty(_wanted_frames(file, max_seconds), dtype=np.float32), 0
+    for block in _blocks(file, max_seconds):
+        audio[filled : filled + len(block)] = block
+        filled += len(block)
+    return audio[:filled]
+
+
+def _blocks(file: soundfile.SoundFile, max_seconds: float) -> Iterator[Waveform]:
+    """Consecutive samples, channels averaged: eight channels are never all in memory."""
+    left = _wanted_frames(file, max_seconds)
+    while left > 0 and len(block := _read_block(file, min(left, -(-_BLOCK_VALUES // file.channels)))):
+        left -= len(block)
+        yield block
+
+
+def _wanted_frames(file: soundfile.SoundFile, max_seconds: float) -> int:
+    """One more than asked for, however that is rounded."""
+    return int(min(file.frames, max_seconds * file.samplerate + 2))
+
+
+def _read_block(file: soundfile.SoundFile, frames: int) -> Waveform:
     """(samples,). 16-bit samples are scaled here: the same values in two thirds of the time."""
-    frames = int(
-        min(file.frames, max_seconds * file.samplerate + 2)
-    )  # one more than wanted, however that is rounded
     if file.subtype == "PCM_16":
         audio: Waveform = np.multiply(file.read(frames, dtype="int16"), _PCM_16_STEP, dtype=np.float32)
     else:
