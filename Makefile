@@ -2,6 +2,7 @@ PYTHON ?= python3.11
 STORE ?= sqlite:///$(CURDIR)/mlflow.db
 DEMO ?= demo_data
 ROUTER ?= models:/adaptf-router@production
+KEPT ?= $(CURDIR)/kept
 
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 export MLFLOW_TRACKING_URI := $(STORE)
@@ -49,14 +50,13 @@ lint: install
 ui: install
 	mlflow ui --host 127.0.0.1 --port 5000 --backend-store-uri $(STORE)
 
-# The router in production, which takes up what is promoted: scenes at port 5001, /health, /version and /metrics at port 5002.
+# The router in production, at port 5001. It takes up what is promoted, and starts from its copy on disk where the store is away.
 serve: install
-	MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR=false SERVING_MODEL_CONFIG='{"live": true, "metrics_port": 5002}' \
-		mlflow models serve --env-manager local --model-uri $(ROUTER) --host 127.0.0.1 --port 5001
+	python -m adaptf.mlproject.serve --model_uri $(ROUTER) --keep $(KEPT)
 
 # Builds and caches only. The store (mlflow.db and its artifacts) goes after a question that is answered with 'yes'.
 clean:
-	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache .hypothesis *.egg-info cache work $(DEMO)
+	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache .hypothesis *.egg-info cache kept work $(DEMO)
 	@if [ -e mlflow.db ] || [ -e mlruns ] || [ -e mlartifacts ]; then \
 		printf "Delete the MLflow store too, with all runs and models (mlflow.db, mlruns, mlartifacts)? [yes/no] "; \
 		read answer || answer=no; \

@@ -27,15 +27,18 @@ FROM base AS router
 # torchao: an INT8 model cannot be loaded without its operators. openvino runs it several times as fast.
 ARG TORCH_PIP_OPTIONS=""
 RUN pip install --constraint=constraints.txt ${TORCH_PIP_OPTIONS} torch \
-    && pip install --constraint=constraints.txt openvino prometheus-client soundfile soxr torchao
+    && pip install --constraint=constraints.txt \
+        filelock "jsonargparse[signatures]" openvino prometheus-client psutil soundfile soxr torchao
 
 COPY README.md pyproject.toml ./
 COPY adaptf adaptf
-RUN pip install --no-deps .
+# /kept: what serves, for a start while the registry is away.
+RUN pip install --no-deps . \
+    && install --directory --owner=adaptf /kept
+VOLUME /kept
 
 USER 1000
-EXPOSE 5001 5002
+EXPOSE 5001
 HEALTHCHECK --interval=10s --timeout=5s --start-period=120s --retries=3 \
-    CMD ["python", "-c", "import urllib.request; urllib.request.urlopen('http://127.0.0.1:5001/ping', timeout=4)"]
-CMD ["mlflow", "models", "serve", "--model-uri", "models:/adaptf-router@production", "--env-manager", "local", \
-     "--host", "0.0.0.0", "--port", "5001"]
+    CMD ["python", "-c", "import urllib.request; urllib.request.urlopen('http://127.0.0.1:5001/health', timeout=4)"]
+CMD ["python", "-m", "adaptf.mlproject.serve", "--host", "0.0.0.0", "--keep", "/kept"]

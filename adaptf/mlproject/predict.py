@@ -39,6 +39,7 @@ from adaptf.serving.logged_model import bundle_behind
 from adaptf.serving.requests import AUDIO, DEVICE, MAX_CHANNELS, MAX_PEAK, MAX_SAMPLE_RATE
 from adaptf.serving.router import DeviceRouter
 from adaptf.tracking import production, registry
+from adaptf.tracking.present import IN_PRODUCTION, no_model, present_version
 from adaptf.tracking.runs import Result, StageRun, digest
 
 PREDICTIONS, OUTPUT = "predictions.csv", "output.csv"
@@ -52,7 +53,6 @@ PARTS = "parts"
 """Answers so far, a CSV file for so many files: an interrupted stage goes on with those that are missing."""
 REQUESTS_AT_ONCE = 2
 """While the router computes one on all its threads, the files of the next are read and encoded."""
-IN_PRODUCTION = f"models:/{registry.ROUTER_NAME}@{production.ALIAS}"
 FOLLOWING = {"live": True, "check_seconds": 86_400.0}
 """Settings of a router that takes up what is in production before its first answer, and then practically never."""
 AS_REGISTERED = {"live": False}
@@ -130,30 +130,6 @@ def source_of(uri: str) -> str:
         return str(mlflow.MlflowClient().get_model_version(*version.groups()).source)
     except MlflowException as error:
         raise no_model(uri, error) from error
-
-
-def present_version(model: str) -> str:
-    """The URI of the version that a URI stands for now.
-
-    `models:/NAME@production` is read as everywhere: by the alias, else by the stage. Raises UserError where there is none.
-    """
-    name, at, alias = model.removeprefix("models:/").partition("@")
-    if not model.startswith("models:/") or re.fullmatch(r"[^/]+/\d+|m-\w+", name + at):
-        return model  # a folder, a model of a run, a version: these stay what they are
-    if not at:
-        raise UserError(
-            f"{model} should end with a version, as in {model.rpartition('/')[0] or model}/3, or with an alias"
-        )
-    if alias == production.ALIAS:
-        return f"models:/{name}/{production.resolve_production(name)}"
-    try:
-        return f"models:/{name}/{mlflow.MlflowClient().get_model_version_by_alias(name, alias).version}"
-    except MlflowException as error:
-        raise no_model(model, error) from error
-
-
-def no_model(uri: str, error: MlflowException) -> UserError:
-    return UserError(f"there is no model {uri} in {mlflow.get_registry_uri()} ({error.message})")
 
 
 def predict(config: PredictConfig, run: StageRun) -> Result:

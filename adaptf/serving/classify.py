@@ -3,17 +3,18 @@
 import os
 import threading
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor, wait
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from functools import cache
-from itertools import groupby
+from itertools import groupby, islice
+from threading import Event
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from adaptf.serving.bundle import Bundle
-from adaptf.serving.requests import Row, RowError, clips_of, invalid
+from adaptf.serving.requests import Row, RowError, clips_of, go_on, invalid
 
 CLIPS_AT_ONCE = 16
 """Most clips that a worker has in hand, so that memory stays bounded and a large request cannot keep others waiting."""
@@ -34,20 +35,35 @@ class Answer:
     """(clips, scenes), in the order of time"""
 
 
-def classify(bundle: Bundle, rows: list[Row]) -> list[Answer]:
+def classify(bundle: Bundle, rows: list[Row], stop: Event) -> list[Answer]:
     """Every row's clips, each by the network of the row's device, in the rows' order.
 
-    Raises MlflowException (INVALID_PARAMETER_VALUE) that names the first row whose audio cannot be decoded.
+    Raises MlflowException (INVALID_PARAMETER_VALUE) that names the first row whose audio cannot be decoded, and GivenUp once
+    `stop` is set.
     """
-    pool = workers()
-    chunks = chunks_of(bundle, rows, workers=torch.get_num_threads())
-    tasks = [pool.submit(_classify_chunk, bundle, chunk) for chunk in chunks]
-    wait(tasks)
-    errors = [error for task in tasks if (error := task.exception())]
-    if bad_rows := [error for error in errors if isinstance(error, RowError)]:
+    answers: dict[int, Answer] = {}
+    bad_rows: list[RowError] = []
+    for task in _in_turn(bundle, rows, stop):
+        try:
+            answers |= task.result()
+        except RowError as error:
+            bad_rows.append(error)
+    if bad_rows:
         raise invalid(str(min(bad_rows, key=lambda error: error.row)))
-    answers = {number: answer for task in tasks for number, answer in task.result()}
     return [answers[row.number] for row in rows]
+
+
+def _in_turn(bundle: Bundle, rows: list[Row], stop: Event) -> Iterator[Future[dict[int, Answer]]]:
+    """Tasks that have ended. A request has no more of them at the workers than there are workers, so that those of other
+    requests come in between."""
+    pool, at_once = workers(), torch.get_num_threads()
+    chunks = chunks_of(bundle, rows, workers=at_once)
+    running: set[Future[dict[int, Answer]]] = set()
+    while running := running | {
+        pool.submit(_classify_chunk, bundle, chunk, stop) for chunk in islice(chunks, at_once - len(running))
+    }:
+        ended, running = wait(running, return_when=FIRST_COMPLETED)
+        yield from ended
 
 
 def chunks_of(bundle: Bundle, rows: list[Row], *, workers: int) -> Iterator[list[Row]]:
@@ -70,24 +86,26 @@ def chunks_of(bundle: Bundle, rows: list[Row], *, workers: int) -> Iterator[list
         yield chunk
 
 
-def _classify_chunk(bundle: Bundle, rows: list[Row]) -> list[tuple[int, Answer]]:
-    """Rows of one device, by their numbers. Raises RowError."""
+def _classify_chunk(bundle: Bundle, rows: list[Row], stop: Event) -> dict[int, Answer]:
+    """Rows of one device, by their numbers. Raises RowError and GivenUp."""
+    go_on(stop)
     device = bundle.device_used(rows[0].device)
     model = bundle.models[device]
     clips = [clips_of(row, sample_rate=bundle.sample_rate, clip_samples=bundle.clip_samples) for row in rows]
-    probabilities = _probabilities_of(bundle, device, torch.from_numpy(np.concatenate(clips)))
+    probabilities = _probabilities_of(bundle, device, torch.from_numpy(np.concatenate(clips)), stop)
     parts = np.split(probabilities, np.cumsum([len(of_row) for of_row in clips])[:-1])
-    return [
-        (row.number, Answer(row.device, device, model.version, row.seconds, part))
+    return {
+        row.number: Answer(row.device, device, model.version, row.seconds, part)
         for row, part in zip(rows, parts, strict=True)
-    ]
+    }
 
 
 @torch.inference_mode()
-def _probabilities_of(bundle: Bundle, device: str, clips: torch.Tensor) -> NDArray[np.float64]:
+def _probabilities_of(bundle: Bundle, device: str, clips: torch.Tensor, stop: Event) -> NDArray[np.float64]:
     """(clips, clip_samples) -> (clips, scenes)."""
     logits = []
     for some in clips.split(CLIPS_AT_ONCE):
+        go_on(stop)
         logits.append(bundle.models[device].network(bundle.log_mel(some)))
     probabilities: NDArray[np.float64] = torch.cat(logits).double().softmax(dim=1).numpy()
     return probabilities

@@ -13,12 +13,16 @@ from adaptf.data.clips import UNKNOWN
 from adaptf.errors import UserError
 from adaptf.serving import logged_model
 from adaptf.serving.bundle import Bundle, BundleError, RoutedModel, read_bundle
+from adaptf.serving.kept import KeptVersions
 from adaptf.serving.log_lines import log
 from adaptf.tracking import production, registry
 
 _FIRST_CHECK_SECONDS = 30.0
 """So long a router waits for its first look at the registry before it answers with what is inside it."""
 _LONGEST_WAIT_SECONDS = 600.0
+
+_ROUTER = registry.ROUTER_NAME.removeprefix(registry.PREFIX)
+"""Whose note it is that another router is in production; no device is called so."""
 
 _Download = Callable[[str, str, Path], Path]
 """(registered model, version, folder) -> folder of the version's bundle"""
@@ -52,8 +56,11 @@ class Follower:
         check_seconds: float,
         in_production: Callable[[], dict[str, production.Promoted]] = production.promoted,
         download: _Download = logged_model.download_bundle,
+        router: str = "",
+        kept: KeptVersions | None = None,
     ) -> None:
-        self.bundle = bundle
+        """`router`: the version that the bundle is, such as `adaptf-router/3`."""
+        self.bundle, self.router, self.kept = bundle, router, kept
         self.check_seconds, self.in_production, self.download = check_seconds, in_production, download
         self.notes: dict[str, str] = {}
         """By device, in what way it does not answer with the version in production."""
@@ -65,6 +72,8 @@ class Follower:
         """How often so far."""
         self.last_check: datetime | None = None
         """That the registry answered."""
+        self.from_kept: dict[str, production.Promoted] = {}
+        """By name: what answers from its copy on disk, and the registry has not said to be in production."""
         self._stop, self._first_check = threading.Event(), threading.Event()
         self._thread: threading.Thread | None = None
 
@@ -108,6 +117,8 @@ class Follower:
             if not self.problem:  # Its words may change from one time to the next.
                 self._say(f"the registry does not answer, serving on without it: {_error_in_short(error)}")
             self.problem = _error_in_short(error)
+            if not self.last_check:
+                self._restore()
             return
         if self.problem:
             self._say("the registry answers again", logging.INFO)
@@ -116,6 +127,10 @@ class Follower:
         for device, name in names.items():
             self._follow(device, name, promoted[name])
         self._note_withdrawn(set(names))
+        self._note_router(promoted.get(registry.ROUTER_NAME))
+        self.from_kept = {name: kept for name, kept in self.from_kept.items() if promoted.get(name) != kept}
+        if self.kept:  # A router may bring newer versions than the copies are.
+            self.kept.forget_others({self.router, *(model.version for model in self.bundle.models.values())})
 
     def _follow(self, device: str, name: str, promoted: production.Promoted) -> None:
         """Takes up a promoted version, where that is not done and did not fail just now."""
@@ -126,7 +141,7 @@ class Follower:
             self._settle(device)
         elif failure is None or not again or time.monotonic() >= failure.again_at:
             try:
-                model = replace(self._load(name, promoted.version), sha256=sha256)
+                model = replace(self._load(name, promoted), sha256=sha256)
             except Exception as error:  # a full disk passes, and nobody knows from here what else does
                 wait_seconds = (
                     min(2 * failure.wait_seconds, _LONGEST_WAIT_SECONDS)
@@ -141,10 +156,34 @@ class Follower:
                 form, why = model.network.form, model.network.why
                 log("live", device=device, version=wanted, form=form, why=why, message="taken up")
 
-    def _load(self, name: str, version: str) -> RoutedModel:
+    def _load(self, name: str, promoted: production.Promoted) -> RoutedModel:
         """Raises BundleError where the version is not one that could answer here."""
         with tempfile.TemporaryDirectory(prefix="adaptf-", ignore_cleanup_errors=True) as folder:
-            bundle = read_bundle(self.download(name, version, Path(folder)))
+            files, kept = self._fetch(name, promoted, Path(folder))
+            bundle = read_bundle(files)
+            self._check_fits(bundle)
+            if kept:
+                self.from_kept[name] = promoted
+            else:
+                self.from_kept.pop(name, None)
+                if self.kept:
+                    self.kept.keep(name, promoted.version, files)
+        return RoutedModel(bundle.models[UNKNOWN].network, f"{name}/{promoted.version}")
+
+    def _fetch(self, name: str, promoted: production.Promoted, folder: Path) -> tuple[Path, bool]:
+        """The bundle of a version, and whether it is the kept copy, because the registry or its files are away."""
+        try:
+            if self.problem:
+                raise UserError(self.problem)
+            return self.download(name, promoted.version, folder), False
+        except Exception as error:
+            if not self.kept or self.kept.versions().get(name) != promoted:
+                raise
+            self._say(f"{name}/{promoted.version} comes from its copy on disk: {_error_in_short(error)}")
+            return self.kept.bundle(name), True
+
+    def _check_fits(self, bundle: Bundle) -> None:
+        """Raises BundleError where it is not a model that could answer here."""
         if list(bundle.models) != [UNKNOWN]:
             raise BundleError(f"it is a router for {sorted(bundle.models)}, not the model of one device")
         here = self.bundle.input_and_output()
@@ -152,7 +191,12 @@ class Follower:
             f"{key} {value!r}" for key, value in bundle.input_and_output().items() if value != here[key]
         ]:
             raise BundleError(f"it has {', '.join(differences)}, unlike this router")
-        return RoutedModel(bundle.models[UNKNOWN].network, f"{name}/{version}")
+
+    def _restore(self) -> None:
+        """Takes up the kept versions: what is in production, nobody knows."""
+        kept = self.kept.versions() if self.kept else {}
+        for device, name in registry.by_device(kept).items():
+            self._follow(device, name, kept[name])
 
     def _fail(self, device: str, failure: _Failure, error: Exception) -> None:
         self.failed["version"] += 1
@@ -165,8 +209,17 @@ class Follower:
         for device in set(self.bundle.models) - promoted:
             self.failures.pop(device, None)
             self._note(device, f"no version is in production, {self._serving(device)}", logging.INFO)
-        for device in self.notes.keys() - promoted - self.bundle.models.keys():
+        for device in self.notes.keys() - promoted - self.bundle.models.keys() - {_ROUTER}:
             self._settle(device)
+
+    def _note_router(self, promoted: production.Promoted | None) -> None:
+        """It is not followed."""
+        wanted = f"{registry.ROUTER_NAME}/{promoted.version}" if promoted else ""
+        if wanted and self.router not in ("", wanted):
+            message = f"{wanted} is in production, {self.router} answers until a restart"
+            self._note(_ROUTER, message, logging.INFO)
+        else:
+            self._settle(_ROUTER)
 
     def _settle(self, device: str) -> None:
         self.notes.pop(device, None)

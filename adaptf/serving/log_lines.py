@@ -22,9 +22,14 @@ def log(event: str, level: int = logging.INFO, **values: Any) -> None:
 
 
 def show_log_when_served() -> None:
-    """Under `mlflow models serve` nobody sets up this logger: its lines go to stderr then. Other programs decide themselves."""
+    """Under `mlflow models serve` nobody sets up this logger. Other programs decide themselves."""
     if scoring_server._SERVER_MODEL_PATH in os.environ and not LOGGER.hasHandlers():
-        handler = logging.StreamHandler(sys.stderr)
-        handler.setFormatter(logging.Formatter("%(message)s"))
-        LOGGER.addHandler(handler)
-        LOGGER.setLevel(logging.INFO)
+        show_log()
+
+
+def show_log() -> None:
+    """The lines go to stderr."""
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(logging.Formatter("%(message)s"))
+    LOGGER.addHandler(handler)
+    LOGGER.setLevel(logging.INFO)

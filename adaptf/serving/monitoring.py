@@ -16,9 +16,13 @@ from adaptf.serving.bundle import Bundle
 from adaptf.serving.classify import Answer
 from adaptf.serving.live import Follower
 from adaptf.serving.log_lines import log
+from adaptf.serving.requests import GivenUp
 
 _SECONDS = (0.0025, 0.005, 0.01, 0.02, 0.04, 0.08, 0.16, 0.32, 0.64, 1.28, 2.56, 5.12, 10.24, 20.48)
 """Bounds of the histogram: one clip takes a few milliseconds, the largest request some seconds."""
+
+GIVEN_UP = "given up"
+"""How a request ends that nobody waits for any more."""
 
 _NO_DEVICE, _OTHER = "none", "other"
 """In the metrics, devices asked for: null, and any name without a network; a client must not fill the store with names."""
@@ -61,6 +65,9 @@ class Monitor:
         answers: list[Answer] = []
         try:
             yield answers
+        except GivenUp:
+            self._end(number, start, GIVEN_UP, {"message": "the client has gone, or the time is over"})
+            raise
         except MlflowException as error:
             self._end(number, start, "refused", {"message": error.message})
             raise
@@ -68,6 +75,11 @@ class Monitor:
             self._end(number, start, "error", {"message": f"{type(error).__name__}: {error}"}, logging.ERROR)
             raise
         self._end(number, start, "ok", self._counted(answers))
+
+    def turned_away(self, status: str, message: str) -> None:
+        """Counts a request that the router never saw."""
+        self._requests.labels(status).inc()
+        log("request", status=status, message=message)
 
     def _end(
         self, number: int, start: float, status: str, values: dict[str, Any], level: int = logging.INFO
@@ -137,7 +149,14 @@ class _ModelMetrics:
         )
         for what, number in follower.failed.items():
             failed.add_metric([what], number)
-        yield from (models, other, refused, failed)
+        kept = GaugeMetricFamily(
+            "adaptf_kept",
+            "Versions that answer from their copies on disk, unconfirmed by the registry, 1 each.",
+            labels=["name", "version"],
+        )
+        for name, one in list(follower.from_kept.items()):
+            kept.add_metric([name, one.version], 1)
+        yield from (models, other, refused, failed, kept)
         if follower.last_check:
             name, text = "adaptf_live_last_check_timestamp_seconds", "When the registry last answered."
             yield GaugeMetricFamily(name, text, value=follower.last_check.timestamp())

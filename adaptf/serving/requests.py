@@ -5,6 +5,7 @@ import binascii
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from io import BytesIO
+from threading import Event
 from typing import Any, TypeVar
 
 import numpy as np
@@ -51,6 +52,10 @@ class Row:
     """Of its audio."""
 
 
+class GivenUp(Exception):
+    """Nobody waits for the answer any more."""
+
+
 class RowError(ValueError):
     """A row whose audio turns out to be unfit when it is decoded."""
 
@@ -59,17 +64,23 @@ class RowError(ValueError):
         self.row = row
 
 
-def read_rows(table: Any, *, max_seconds: float) -> list[Row]:
+def read_rows(table: Any, *, max_seconds: float, stop: Event) -> list[Row]:
     """Rows of a request, in order; `max_seconds` limits each row's audio.
 
     Raises MlflowException (INVALID_PARAMETER_VALUE, HTTP 400) that names the row, counted from 0, and what would be
-    right. All lengths are checked before anything else is done with the audio.
+    right, and GivenUp once `stop` is set. All lengths are checked before anything else is done with the audio.
     """
     table = _check_table(table)
     devices = list(_each_row(table[DEVICE] if DEVICE in table else [None] * len(table), _read_device))
     files = list(_each_row(table[AUDIO], read_base64))
-    seconds = _read_seconds(files, max_seconds)
+    seconds = _read_seconds(files, max_seconds, stop)
     return [Row(*row) for row in zip(range(len(table)), devices, files, seconds, strict=True)]
+
+
+def go_on(stop: Event) -> None:
+    """Raises GivenUp once `stop` is set."""
+    if stop.is_set():
+        raise GivenUp
 
 
 def clips_of(row: Row, *, sample_rate: int, clip_samples: int) -> Waveform:
@@ -84,21 +95,32 @@ def _check_table(table: Any) -> pd.DataFrame:
     """The table itself, where its columns and its number of rows are right."""
     if not isinstance(table, pd.DataFrame):
         raise invalid(f"send rows as 'dataframe_records' or 'dataframe_split', got {type(table).__name__}")
-    if AUDIO not in table:
-        raise invalid(f"no column {AUDIO!r} among {list(table.columns)}: {WANTED_COLUMNS}")
-    if unknown := [column for column in table.columns if column not in (AUDIO, DEVICE)]:
-        raise invalid(f"unknown column {unknown[0]!r}: {WANTED_COLUMNS}")
-    if not table.columns.is_unique:
-        raise invalid(f"a column stands twice in {list(table.columns)}: {WANTED_COLUMNS}")
-    if not 1 <= len(table) <= MAX_ROWS:
-        raise invalid(f"a request should have 1 to {MAX_ROWS} rows, got {len(table)}")
+    check_columns(list(table.columns))
+    check_number(len(table))
     return table
 
 
-def _read_seconds(files: Sequence[BytesIO], max_seconds: float) -> list[float]:
+def check_columns(columns: Sequence[Any]) -> None:
+    """Raises MlflowException where they are not those of rows."""
+    if unknown := [column for column in columns if column not in (AUDIO, DEVICE)]:
+        raise invalid(f"unknown column {shown(unknown[0])}: {WANTED_COLUMNS}")
+    if AUDIO not in columns:
+        raise invalid(f"no column {AUDIO!r} among {list(columns)}: {WANTED_COLUMNS}")
+    if len(set(columns)) < len(columns):
+        raise invalid(f"a column stands twice in {list(columns)}: {WANTED_COLUMNS}")
+
+
+def check_number(rows: int) -> None:
+    """Raises MlflowException where they are too many or none."""
+    if not 1 <= rows <= MAX_ROWS:
+        raise invalid(f"a request should have 1 to {MAX_ROWS} rows, got {rows}")
+
+
+def _read_seconds(files: Sequence[BytesIO], max_seconds: float, stop: Event) -> list[float]:
     """Of each row. It ends as soon as they are too many: MP3 and OGG are decoded to know theirs."""
     seconds: list[float] = []
     for of_row in _each_row(files, lambda file: checked_seconds(file, max_seconds)):
+        go_on(stop)
         seconds.append(of_row)
         # Time and memory of an answer are bounded only if the request is as a whole.
         if (together := sum(seconds)) > MAX_REQUEST_SECONDS:
@@ -204,7 +226,7 @@ def cut_clips(waveform: Waveform, clip_samples: int) -> Waveform:
 
 def shown(value: Any) -> str:
     """A value as an error message quotes it: short."""
-    text = repr(value)
+    text = repr(value[:41] if isinstance(value, str) else value)
     return text if len(text) <= 40 else f"{text[:37]}..."
 
 

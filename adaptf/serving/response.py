@@ -26,6 +26,8 @@ class Parameters:
 
 def read_parameters(params: Mapping[str, Any] | None, *, scenes: int) -> Parameters:
     """Raises MlflowException (INVALID_PARAMETER_VALUE) for a parameter or a value that there is not."""
+    if not isinstance(params or {}, Mapping):
+        raise invalid(f"params must be a dictionary, got {shown(params)}")
     given = {name: value for name, value in (params or {}).items() if value is not None}
     if unknown := sorted(given.keys() - vars(Parameters()).keys()):
         raise invalid(

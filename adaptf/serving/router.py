@@ -7,6 +7,7 @@ entry, `unknown`, that answers for every device.
 import logging
 import weakref
 from pathlib import Path
+from threading import Event
 from typing import Any
 
 import pandas as pd
@@ -18,10 +19,10 @@ from adaptf.serving.classify import classify
 from adaptf.serving.live import Follower
 from adaptf.serving.log_lines import log, show_log_when_served
 from adaptf.serving.monitoring import Monitor
-from adaptf.serving.requests import read_rows
+from adaptf.serving.requests import AUDIO, DEVICE, read_rows
 from adaptf.serving.response import read_parameters, table_of
 from adaptf.serving.settings import read_settings
-from adaptf.serving.status_server import start_status_server
+from adaptf.serving.signature import example_request
 
 
 class DeviceRouter(PythonModel):
@@ -39,17 +40,15 @@ class DeviceRouter(PythonModel):
         """Reads the bundle, and starts what the model's configuration asks for. Raises BundleError and UserError."""
         settings = read_settings(context.model_config)
         show_log_when_served()
-        self.follower = Follower(
-            read_bundle(Path(context.artifacts[BUNDLE])), check_seconds=settings.check_seconds
-        )
-        self.monitor = Monitor(self.follower)
-        if settings.live:
-            self.follower.start()
-            weakref.finalize(self, self.follower.stop)
-        if settings.metrics_port:
-            server = start_status_server(self.monitor, host=settings.metrics_host, port=settings.metrics_port)
-            if server:
-                weakref.finalize(self, server.stop)
+        bundle = read_bundle(Path(context.artifacts[BUNDLE]))
+        self.start(Follower(bundle, check_seconds=settings.check_seconds), live=settings.live)
+
+    def start(self, follower: Follower, *, live: bool) -> None:
+        """Answers with the follower's bundle from now on. Raises UserError where it cannot be live."""
+        self.follower, self.monitor = follower, Monitor(follower)
+        if live:
+            follower.start()
+            weakref.finalize(self, follower.stop)
         _log_models(self.bundle)
 
     def predict(
@@ -64,14 +63,24 @@ class DeviceRouter(PythonModel):
 
         Raises MlflowException (INVALID_PARAMETER_VALUE) that names the row or parameter at fault.
         """
+        return self.answer(model_input, params, stop=Event())
+
+    def answer(self, table: pd.DataFrame, params: dict[str, Any] | None, *, stop: Event) -> pd.DataFrame:
+        """The same for somebody who may set `stop` when the answer is no longer wanted. Raises GivenUp then."""
         bundle = self.bundle  # Once: another one may be taken up before the request is answered.
         clip_seconds = bundle.clip_samples / bundle.sample_rate
         with self.monitor.request() as answers:
             parameters = read_parameters(params, scenes=len(bundle.scenes))
-            rows = read_rows(model_input, max_seconds=bundle.max_seconds)
-            answers += classify(bundle, rows)
-            index = model_input.index
+            rows = read_rows(table, max_seconds=bundle.max_seconds, stop=stop)
+            answers += classify(bundle, rows, stop)
+            index = table.index
             return table_of(answers, parameters, scenes=bundle.scenes, clip_seconds=clip_seconds, index=index)
+
+    def try_out(self) -> None:
+        """Answers a built-in clip by each network, past the counts. Raises what an answer may raise."""
+        audio = example_request()["dataframe_records"][0][AUDIO]
+        table = pd.DataFrame({AUDIO: audio, DEVICE: list(self.bundle.models)})
+        classify(self.bundle, read_rows(table, max_seconds=self.bundle.max_seconds, stop=Event()), Event())
 
 
 def _log_models(bundle: Bundle) -> None:

@@ -6,6 +6,9 @@ from typing import Any
 
 from adaptf.errors import UserError
 
+_FORMER = ("metrics_port", "metrics_host")
+"""In models that were registered before `serve` had these routes."""
+
 
 @dataclass(frozen=True)
 class Settings:
@@ -15,15 +18,11 @@ class Settings:
     """Whether what is promoted in the registry is taken up while the router serves."""
     check_seconds: float = 10.0
     """Time between two looks at the registry."""
-    metrics_port: int = 0
-    """Port of /metrics, /health and /version; 0: none."""
-    metrics_host: str = "127.0.0.1"
-    """Where that port is open."""
 
 
 def read_settings(config: Mapping[str, Any] | None) -> Settings:
     """Raises UserError that names the value at fault. Names that there are not, MLflow leaves out with a warning."""
-    given = dict(config or {})
+    given = {name: value for name, value in (config or {}).items() if name not in _FORMER}
     if unknown := sorted(given.keys() - {field.name for field in fields(Settings)}):
         raise _wrong(unknown[0], given[unknown[0]], "not be there: no setting has this name")
     settings = Settings(**given)
@@ -31,10 +30,6 @@ def read_settings(config: Mapping[str, Any] | None) -> Settings:
         raise _wrong("live", settings.live, "be true or false")
     if type(settings.check_seconds) not in (int, float) or not 0.1 <= settings.check_seconds <= 86_400:
         raise _wrong("check_seconds", settings.check_seconds, "be a number of seconds from 0.1 to 86400")
-    if type(settings.metrics_port) is not int or settings.metrics_port not in range(65_536):
-        raise _wrong("metrics_port", settings.metrics_port, "be a port from 1 to 65535, or 0 for none")
-    if not isinstance(settings.metrics_host, str) or not settings.metrics_host:
-        raise _wrong("metrics_host", settings.metrics_host, "be an address such as 127.0.0.1")
     return settings
 
 

@@ -59,9 +59,16 @@ def test_build_context_is_closed_but_for_files_that_are_there() -> None:
 def test_router_image_holds_all_that_the_router_imports() -> None:
     graph = grimp.build_graph("adaptf", include_external_packages=True, cache_dir=None)
     imported = {
-        name for name in graph.find_upstream_modules("adaptf.serving.router") if not name.startswith("adaptf")
+        name
+        for name in graph.find_upstream_modules("adaptf.mlproject.serve")
+        if not name.startswith("adaptf")
     }
-    of_mlflow = {re.split(r"[^\w-]", name)[0] for name in requires("mlflow") or [] if "extra ==" not in name}
+    of_mlflow = {
+        re.split(r"[^\w-]", name)[0]
+        for package in ("mlflow", "mlflow-skinny", "fastapi")
+        for name in requires(package) or []
+        if "extra ==" not in name
+    }
     instructions = re.sub(r"^#.*$", "", (FOLDER / "serve.Dockerfile").read_text(), flags=re.MULTILINE)
     installed = set(re.findall(r"[\w-]+", instructions))
     assert {"torch", "openvino"} <= imported

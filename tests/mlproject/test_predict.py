@@ -8,6 +8,7 @@ import tracemalloc
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from threading import Event
 from typing import Any
 
 import mlflow
@@ -32,7 +33,6 @@ from adaptf.mlproject.predict import (
     PredictConfig,
     files_digest,
     predict,
-    present_version,
 )
 from adaptf.models.students.tfsepnet.network import TfSepNet
 from adaptf.pipeline.stage import execute
@@ -40,6 +40,7 @@ from adaptf.serving import logged_model
 from adaptf.serving.bundle import write_bundle
 from adaptf.serving.requests import MAX_REQUEST_SECONDS, MAX_ROWS, clips_of, cut_clips, read_rows
 from adaptf.tracking import production, registry
+from adaptf.tracking.present import present_version
 from adaptf.tracking.runs import Result, StageRun
 
 SCENES = ("airport", "bus")
@@ -338,7 +339,7 @@ class HearingRouter(CountingRouter):
 
     def predict(self, context: None, request: pd.DataFrame) -> pd.DataFrame:
         answer = super().predict(None, request)
-        rows = read_rows(request, max_seconds=1.0)
+        rows = read_rows(request, max_seconds=1.0, stop=Event())
         peaks = [float(np.abs(clips_of(row, sample_rate=32000, clip_samples=32000)).max()) for row in rows]
         best = [SCENES[peak > 0.5] for peak in peaks]
         return answer.assign(

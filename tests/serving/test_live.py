@@ -5,13 +5,15 @@ import logging
 import shutil
 import threading
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from adaptf.errors import UserError
-from adaptf.serving.bundle import read_bundle, write_sums
+from adaptf.serving.bundle import bundle_hash, read_bundle, write_sums
+from adaptf.serving.kept import KeptVersions
 from adaptf.serving.live import Follower
 from adaptf.tracking.production import Promoted
 
@@ -74,6 +76,10 @@ def said(caplog) -> list[dict[str, str]]:
         logger.addHandler(handler)
         yield lines
         logger.removeHandler(handler)
+
+
+def messages(said: list[dict[str, str]]) -> list[str]:
+    return [line.get("message", "") for line in said]
 
 
 def versions(follower: Follower) -> dict[str, str]:
@@ -250,6 +256,100 @@ def test_the_first_check_is_over_when_the_follower_has_started(bundle, registry,
         assert follower.is_alive()
     finally:
         follower.stop()
+
+
+@pytest.fixture
+def kept(tmp_path) -> KeptVersions:
+    return KeptVersions(tmp_path / "kept")
+
+
+@pytest.fixture
+def start(registry, bundle, kept) -> Callable[[], Follower]:
+    """A follower as after a start, which has looked at the registry once."""
+
+    def started() -> Follower:
+        follower = Follower(
+            read_bundle(bundle), check_seconds=10, in_production=registry.in_production,
+            download=registry.download, router="adaptf-router/1", kept=kept,
+        )  # fmt: skip
+        follower.check()
+        return follower
+
+    return started
+
+
+def test_after_a_start_without_the_registry_the_versions_of_before_answer_until_it_is_back(
+    start, registry, of_a, said
+):
+    registry.promote("adaptf-b", "8", of_a, bundle_hash(of_a))
+    registry.promote("adaptf-c", "1", of_a, bundle_hash(of_a))
+    start()
+    registry.error = OSError("away")
+    again = start()
+    assert versions(again) == versions(again) | {"a": "adaptf-a/1", "b": "adaptf-b/8", "c": "adaptf-c/1"}
+    assert {name: one.version for name, one in again.from_kept.items()} == {"adaptf-b": "8", "adaptf-c": "1"}
+    assert "adaptf-b/8 comes from its copy on disk: UserError: OSError: away" in messages(said)
+    registry.error = None
+    registry.promote("adaptf-b", "9", of_a)
+    again.check()
+    assert versions(again)["b"] == "adaptf-b/9" and not again.from_kept
+
+
+def test_files_that_are_away_while_the_registry_answers_come_from_the_disk(start, registry, of_a):
+    registry.promote("adaptf-b", "8", of_a, bundle_hash(of_a))
+    start()
+    registry.promote("adaptf-b", "8", OSError("no artifacts"), bundle_hash(of_a))
+    assert versions(start())["b"] == "adaptf-b/8"
+    for version, sha256 in (("9", bundle_hash(of_a)), ("8", "another")):
+        registry.promote("adaptf-b", version, OSError("no artifacts"), sha256)
+        assert versions(start())["b"] == "adaptf-b/2", "the copy is of another version"
+
+
+def test_a_copy_is_forgotten_once_another_version_answers(start, registry, of_a, kept):
+    registry.promote("adaptf-b", "8", of_a, bundle_hash(of_a))
+    start()
+    registry.promote("adaptf-b", "2", of_a)  # which is in the router
+    start()
+    registry.error = OSError("away")
+    assert versions(start())["b"] == "adaptf-b/2"
+    assert kept.versions() == {}
+
+
+def test_a_copy_that_was_damaged_is_not_taken_up_and_a_disk_that_is_full_harms_nobody(
+    start, registry, of_a, kept, monkeypatch, said
+):
+    registry.promote("adaptf-b", "8", of_a, bundle_hash(of_a))
+    start()
+    (kept.bundle("adaptf-b") / "router.json").write_text("{}")
+    registry.error = OSError("away")
+    assert versions(start())["b"] == "adaptf-b/2"
+    registry.error = None
+    monkeypatch.setattr(shutil, "copytree", lambda *_, **__: exec('raise OSError("no space left")'))
+    registry.promote("adaptf-b", "9", of_a)
+    monkeypatch.setattr(registry, "download", lambda name, version, folder: of_a)
+    follower = start()
+    assert versions(follower)["b"] == "adaptf-b/9"
+    assert "adaptf-b/9 is not kept: OSError: no space left" in messages(said)
+
+
+def test_a_copy_that_was_not_finished_does_not_count(kept, of_a, monkeypatch):
+    kept.keep("adaptf-b", "8", of_a)
+    monkeypatch.setattr("adaptf.serving.kept._copy", lambda *_: exec('raise OSError("no space left")'))
+    kept.keep("adaptf-b", "9", of_a)
+    assert kept.versions()["adaptf-b"].version == "8" and read_bundle(kept.bundle("adaptf-b"))
+    assert len([path for path in kept.folder.iterdir() if path.is_dir()]) == 1
+
+
+def test_another_router_in_production_is_told_once(start, registry, bundle, said):
+    registry.production["adaptf-router"] = "2"
+    follower = start()
+    follower.check()
+    told = "adaptf-router/2 is in production, adaptf-router/1 answers until a restart"
+    assert follower.notes["router"] == told
+    assert messages(said).count(told) == 1
+    registry.production["adaptf-router"] = "1"
+    follower.check()
+    assert "router" not in follower.notes
 
 
 def test_the_model_of_one_device_does_not_follow_the_registry(make_bundle, registry):

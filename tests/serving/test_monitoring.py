@@ -1,16 +1,13 @@
-"""What a router says about its requests: log lines, metrics, and the routes on their own port."""
+"""What a router says about its requests and itself: log lines, metrics, health, versions."""
 
-import gc
 import json
 import logging
 import re
-import socket
 import time
 from types import SimpleNamespace
 
 import pandas as pd
 import pytest
-import requests
 from mlflow.exceptions import MlflowException
 from prometheus_client import generate_latest
 
@@ -19,8 +16,8 @@ from adaptf.compression.runtime import OpenVinoNetwork
 from adaptf.errors import UserError
 from adaptf.serving import router as router_module
 from adaptf.serving.router import DeviceRouter
-from adaptf.serving.settings import read_settings
-from adaptf.serving.status_server import StatusServer, health, start_status_server, versions
+from adaptf.serving.settings import Settings, read_settings
+from adaptf.serving.status import health, versions
 
 
 @pytest.fixture
@@ -129,24 +126,12 @@ def test_the_log_says_once_for_which_devices_the_slower_form_serves_and_why(bund
     assert list(why) == ["b", "unknown"] and why["b"] == "there is no b.xml and no b.bin beside b.pt2"
 
 
-@pytest.fixture
-def server(model):
-    server = StatusServer(model.monitor, host="127.0.0.1", port=0)
-    yield server
-    server.stop()
-
-
-def test_the_routes_tell_metrics_health_and_versions(server, model, rows):
-    model.predict(None, rows)
-    metrics = requests.get(f"{server.address}/metrics", timeout=10)
-    assert metrics.headers["Content-Type"].startswith("text/plain") and 'status="ok"} 1.0' in metrics.text
-    health_now = requests.get(f"{server.address}/health", timeout=10)
-    assert (health_now.status_code, health_now.json()["ok"], health_now.json()["live"]) == (200, True, False)
-    versions = requests.get(f"{server.address}/version", timeout=10).json()
-    assert versions["adaptf"] == adaptf.__version__
-    assert versions["devices"]["a"] == {"version": "adaptf-a/1", "form": "OpenVINO", "why": ""}
-    assert "there is no b.xml" in versions["devices"]["b"]["why"]
-    assert requests.get(f"{server.address}/", timeout=10).status_code == 404
+def test_health_and_versions_are_told(model):
+    assert health(model.follower) == {"ok": True, "live": False, "last_check": None, "registry": "not asked"}
+    told = versions(model.follower)
+    assert told["adaptf"] == adaptf.__version__
+    assert told["devices"]["a"] == {"version": "adaptf-a/1", "form": "OpenVINO", "why": ""}
+    assert "there is no b.xml" in told["devices"]["b"]["why"]
 
 
 def test_a_router_whose_following_has_ended_is_not_healthy(model):
@@ -161,33 +146,10 @@ def test_a_router_whose_following_has_ended_is_not_healthy(model):
     assert not health(model.follower)["ok"]
 
 
-def test_a_port_that_is_taken_keeps_no_router_from_serving(bundle, rows, caplog):
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        taken.listen()
-        port = taken.getsockname()[1]
-        model = loaded(bundle, metrics_port=port)
-        assert f"port {port} of 127.0.0.1 cannot be used" in caplog.text
-        assert start_status_server(model.monitor, host="127.0.0.1", port=port) is None
-    assert len(model.predict(None, rows)) == 3
-
-
-def test_a_router_that_is_no_longer_used_gives_its_port_back(bundle):
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    model = loaded(bundle, metrics_port=port)
-    assert requests.get(f"http://127.0.0.1:{port}/health", timeout=10).ok
-    del model
-    gc.collect()
-    end = time.monotonic() + 10
-    while time.monotonic() < end:
-        try:
-            requests.get(f"http://127.0.0.1:{port}/health", timeout=10)
-        except requests.ConnectionError:
-            return
-        time.sleep(0.05)
-    pytest.fail("the port is still open")
+def test_settings_of_a_model_that_was_registered_before_are_taken():
+    assert read_settings({"live": True, "metrics_port": 5002, "metrics_host": "0.0.0.0"}) == Settings(
+        live=True
+    )
 
 
 @pytest.mark.parametrize(
@@ -198,9 +160,6 @@ def test_a_router_that_is_no_longer_used_gives_its_port_back(bundle):
         ({"check_seconds": 0}, "check_seconds should be a number of seconds from 0.1 to 86400, got 0"),
         ({"check_seconds": float("nan")}, "got nan"),
         ({"check_seconds": "10"}, "got '10'"),
-        ({"metrics_port": 70000}, "metrics_port should be a port from 1 to 65535, or 0 for none, got 70000"),
-        ({"metrics_port": True}, "got True"),
-        ({"metrics_host": ""}, "metrics_host should be an address"),
         ({"port": 1}, "port should not be there: no setting has this name, got 1"),
     ],
 )

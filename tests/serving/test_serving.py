@@ -1,9 +1,15 @@
-"""The promoted router behind `mlflow models serve`, fetched from a real MLflow server: answers, refusals, and promotions."""
+"""The promoted router behind `serve`, fetched from a real MLflow server: answers, refusals, promotions, limits."""
 
 import base64
 import json
+import os
+import re
+import signal
+import socket
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 import mlflow
@@ -12,6 +18,7 @@ import pytest
 import requests
 
 from adaptf.serving import logged_model
+from adaptf.serving.entrance import MAX_BODY_BYTES, MOST_REQUESTS
 from adaptf.serving.requests import MAX_ROWS
 from adaptf.tracking import production, registry
 from adaptf.tracking.store import open_store
@@ -37,24 +44,41 @@ def in_production(bundle: Path, name: str) -> str:
 
 
 @pytest.fixture(scope="module")
-def address(serve, store, bundle, unused_port) -> str:
-    """Of a scoring server for the version in production, which follows the registry."""
-    version = in_production(bundle, "adaptf-router")
-    settings = {"live": True, "check_seconds": 0.5, "metrics_port": unused_port}
-    return serve(
-        "models", "serve", "--env-manager", "local", "--model-uri", f"models:/adaptf-router/{version}",
-        environment={"SERVING_MODEL_CONFIG": json.dumps(settings)},
-    )  # fmt: skip
+def kept(tmp_path_factory) -> Path:
+    """Where the server keeps what it serves."""
+    return tmp_path_factory.mktemp("kept")
 
 
 @pytest.fixture(scope="module")
-def status(address, unused_port) -> Callable[[str], requests.Response]:
-    """Answer of a route of the status port."""
-    return lambda route: requests.get(f"http://127.0.0.1:{unused_port}{route}", timeout=10)
+def address(serve_router, store, bundle, kept) -> str:
+    """Of a server for the version in production, which follows the registry."""
+    in_production(bundle, "adaptf-router")
+    return serve_router("--check_seconds", "0.5", "--keep", str(kept))
+
+
+@pytest.fixture(scope="module")
+def status(address) -> Callable[[str], requests.Response]:
+    """Answer of a route."""
+    return lambda route: requests.get(f"{address}{route}", timeout=60)
+
+
+@pytest.fixture(scope="module")
+def logged(address, server_folder) -> Callable[[], list[dict]]:
+    """The server's own lines so far."""
+
+    def lines() -> list[dict]:
+        output = (server_folder / f"{port(address)}.log").read_text()
+        return [json.loads(line) for line in output.splitlines() if line.startswith('{"time"')]
+
+    return lines
+
+
+def port(address: str) -> str:
+    return address.rpartition(":")[2]
 
 
 def posted(address: str, body: dict) -> requests.Response:
-    return requests.post(f"{address}/invocations", json=body, timeout=60)
+    return requests.post(f"{address}/invocations", json=body, timeout=180)
 
 
 @pytest.fixture(scope="module")
@@ -125,6 +149,10 @@ def text(words: str) -> str:
 
 BAD_REQUESTS = {
     "no audio column": (lambda clip: [{"device": "a"}], "no column 'audio' among ['device']"),
+    "many columns": (lambda clip: [{"audio": clip, f"k{n}": 1} for n in range(512)], "unknown column 'k0'"),
+    "more values than rows need": (lambda clip: [{f"k{n}": 1} for n in range(20_000)], "1 to 512 rows"),
+    "values within values": (lambda clip: [{"audio": clip, "device": [[]] * 9000}], "1 to 512 rows"),
+    "no record": (lambda clip: [[clip]], "send rows as 'dataframe_records' or 'dataframe_split'"),
     "unknown column": (lambda clip: [{"audio": clip, "divice": "a"}], "unknown column 'divice'"),
     "null audio": (lambda clip: [{"audio": clip}, {"audio": None}], "row 1: audio is null"),
     "empty audio": (lambda clip: [{"audio": clip}, {"audio": clip}, {"audio": ""}], "row 2: audio is empty"),
@@ -136,7 +164,7 @@ BAD_REQUESTS = {
     "list for device": (lambda clip: [{"audio": clip, "device": ["a"]}], "device should be text or null, got ['a']"),
     "number for device": (lambda clip: [{"audio": clip, "device": 3}], "row 0: device should be text or null, got 3"),
     "too many rows": (lambda clip: [{"audio": clip[:8]}] * (MAX_ROWS + 1), f"1 to {MAX_ROWS} rows, got {MAX_ROWS + 1}"),
-    "no rows": (lambda clip: [], "no column 'audio'"),
+    "no rows": (lambda clip: [], f"1 to {MAX_ROWS} rows, got 0"),
 }  # fmt: skip
 
 
@@ -182,14 +210,94 @@ def refused(response: requests.Response, said: str) -> None:
     assert "Traceback" not in response.text
 
 
-def test_a_request_leaves_a_line_in_the_log_and_counts_in_the_metrics(address, status, clip, server_folder):
+@pytest.mark.parametrize(
+    ("kind", "body", "code", "said"),
+    [
+        ("application/json", b'{"dataframe_records": [', 400, "not readable as application/json"),
+        ("application/json", b'{"dataframe_split": {"columns": ["audio"], "data": [[1, 2]]}}', 400, "send rows as"),
+        ("application/json", b"[" * 8000, 400, "RecursionError"),
+        ("text/csv", b'audio\n"', 400, "not readable as text/csv"),
+        ("text/csv", b"audio\n" + b"a\n" * 600, 400, "1 to 512 rows, got 513"),
+        ("application/vnd.apache.parquet", b"PAR1", 415, "should be application/json or text/csv"),
+    ],
+    ids=["cut off", "row of another length", "nested", "open quote", "too many lines", "Parquet"],
+)  # fmt: skip
+def test_a_body_that_cannot_be_read_is_refused(kind, body, code, said, address):
+    response = requests.post(f"{address}/invocations", data=body, headers={"Content-Type": kind}, timeout=60)
+    assert (response.status_code, said in response.json()["message"]) == (code, True), response.text
+
+
+def test_a_body_that_is_too_large_is_not_read(address):
+    with sent(address, f"Content-Length: {MAX_BODY_BYTES + 1}\r\n\r\n") as connection:
+        assert connection.recv(20).startswith(b"HTTP/1.1 413")
+    pieces = b"100000\r\n" + b"a" * 2**20 + b"\r\n"
+    with sent(address, "Transfer-Encoding: chunked\r\n\r\n") as connection, suppress(ConnectionError):
+        for _ in range(MAX_BODY_BYTES // 2**20 + 1):
+            connection.sendall(pieces)
+        assert connection.recv(20).startswith(b"HTTP/1.1 413")
+
+
+def sent(address: str, rest: str) -> socket.socket:
+    """A connection on which the head of a request was sent."""
+    connection = socket.create_connection(("127.0.0.1", int(port(address))), timeout=60)
+    head = "POST /invocations HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+    connection.sendall((head + rest).encode())
+    return connection
+
+
+def test_when_the_queue_is_full_a_request_is_told_to_come_again(address, clip, status):
+    body = {"dataframe_records": [{"audio": clip}]}
+    with ExitStack() as open_requests:
+        for _ in range(MOST_REQUESTS):
+            open_requests.enter_context(sent(address, "Content-Length: 100\r\n\r\n{"))
+        wait_until(lambda: posted(address, body).status_code == 503)
+        assert int(posted(address, body).headers["Retry-After"]) > 0
+        assert status("/ready").ok and status("/health").ok
+    wait_until(lambda: posted(address, body).ok)
+    assert 'adaptf_requests_total{status="busy"}' in status("/metrics").text
+
+
+@pytest.fixture(scope="module")
+def long_request(encoded) -> dict:
+    """Four minutes that compress to little: 192 kHz, eight channels."""
+    audio = encoded(np.zeros((60 * 192_000, 8), dtype=np.float32), 192_000, "FLAC")
+    return {"dataframe_records": [{"audio": audio}] * 4}
+
+
+def test_the_work_for_a_client_that_has_gone_ends(address, long_request, logged):
+    body = json.dumps(long_request)
+    with sent(address, f"Content-Length: {len(body)}\r\n\r\n{body}"):
+        pass
+    wait_until(lambda: any(line.get("status") == "given up" for line in logged()))
+
+
+def test_small_requests_that_ask_for_much_leave_memory_and_other_clients_alone(
+    address, long_request, clip, server_folder
+):
+    many_records = {"dataframe_records": [{f"k{number}": 1} for number in range(20_000)]}
+    large = {"dataframe_records": [{"audio": "A" * (MAX_BODY_BYTES - 1000)}]}
+    with ThreadPoolExecutor() as clients:
+        others = [clients.submit(posted, address, body) for body in [many_records, large, long_request]]
+        answers = [
+            posted(address, {"dataframe_records": [{"audio": clip, "device": "a"}]}) for _ in range(20)
+        ]
+    assert {answer.status_code for answer in answers} == {200}
+    assert {other.result().status_code for other in others} <= {200, 400, 504}
+    process = Path("/proc", (server_folder / f"{port(address)}.pid").read_text(), "status")
+    peak_kilobytes = int(re.search(r"VmHWM:\s+(\d+)", process.read_text())[1])
+    assert peak_kilobytes < 1_500_000
+
+
+def test_it_is_ready_when_every_network_answers_a_built_in_clip(status):
+    assert status("/ready").json() == {"ready": True}
+
+
+def test_a_request_leaves_a_line_in_the_log_and_counts_in_the_metrics(address, status, clip, logged):
     posted(
         address,
         {"dataframe_records": [{"audio": clip, "device": "b"}, {"audio": clip, "device": "none-such"}]},
     )
-    output = (server_folder / f"{address.rpartition(':')[2]}.log").read_text()
-    logged = [json.loads(line) for line in output.splitlines() if line.startswith('{"time"')]
-    last = [line for line in logged if line["event"] == "request"][-1]
+    last = [line for line in logged() if line["event"] == "request"][-1]
     assert (last["status"], last["rows"], last["versions"]) == (
         "ok",
         2,
@@ -221,6 +329,24 @@ def test_what_is_promoted_is_taken_up_without_a_restart_and_a_broken_version_is_
     production.promote("adaptf-c", "1")
     wait_until(lambda: version_for_c() == "adaptf-c/1")
     assert "c" not in status("/version").json()["notes"]
+
+
+def test_a_restart_without_the_registry_serves_what_was_kept_and_says_so(
+    address, store, serve_router, server_folder, kept, clip
+):
+    for server in (address, store):
+        os.killpg(int((server_folder / f"{port(server)}.pid").read_text()), signal.SIGKILL)
+    again = serve_router("--keep", str(kept), MLFLOW_HTTP_REQUEST_MAX_RETRIES="0")
+    rows = [{"audio": clip, "device": device} for device in "abc"]
+    answers = posted(again, {"dataframe_records": rows}).json()["predictions"]
+    assert [row["version_used"] for row in answers] == ["adaptf-a/1", "adaptf-b/2", "adaptf-c/1"]
+    told = requests.get(f"{again}/version", timeout=60).json()
+    assert told["kept"] == {"adaptf-router": "1", "adaptf-c": "1"} and told["router"] == "adaptf-router/1"
+    metrics = requests.get(f"{again}/metrics", timeout=60).text
+    assert 'adaptf_kept{name="adaptf-c",version="1"} 1.0' in metrics
+    output = (server_folder / f"{port(again)}.log").read_text()
+    assert '"version": "adaptf-router/1", "message": "starts from its copy on disk' in output
+    assert "adaptf-c/1 comes from its copy on disk" in output
 
 
 def wait_until(done: Callable[[], bool], limit_seconds: float = 60.0) -> None:

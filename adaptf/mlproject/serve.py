@@ -1,0 +1,104 @@
+"""Serves the router over HTTP until it is stopped. It makes no run of its own."""
+
+import logging
+import os
+import re
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from jsonargparse import auto_cli, set_parsing_settings
+
+from adaptf.errors import UserError
+from adaptf.paths import user_file_or_name, user_path
+from adaptf.serving.app import serve
+from adaptf.serving.bundle import BundleError, read_bundle
+from adaptf.serving.kept import KeptVersions
+from adaptf.serving.live import Follower
+from adaptf.serving.log_lines import log, show_log
+from adaptf.serving.logged_model import bundle_behind
+from adaptf.serving.router import DeviceRouter
+from adaptf.serving.settings import Settings, read_settings
+from adaptf.tracking.present import IN_PRODUCTION, present_version
+from adaptf.tracking.production import NoProductionVersion
+
+_NOWHERE = "none"
+_REGISTERED = re.compile(r"models:/([^/]+)/(\d+)")
+_IMPATIENT = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "3", "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false"}
+"""MLflow's client would wait four minutes for a registry that is away, and the router answers without it."""
+
+
+@dataclass(frozen=True)
+class ServeConfig:
+    """Serves a router: /invocations, /health, /ready, /version and /metrics."""
+
+    model_uri: str = IN_PRODUCTION
+    """The router: models:/adaptf-router@production, models:/adaptf-router/3, or the model of one device."""
+    host: str = "127.0.0.1"
+    """Where it listens; 0.0.0.0 in a container."""
+    port: int = 5001
+    """Of all routes."""
+    live: bool = True
+    """Whether what is promoted in the registry is taken up while the router serves."""
+    check_seconds: float = Settings.check_seconds
+    """Time between two looks at the registry."""
+    keep: str = _NOWHERE
+    """Folder for copies of what serves, from which it starts while the registry is away."""
+
+
+def load_router(config: ServeConfig) -> DeviceRouter:
+    """A router that has started. Raises UserError where there is none, in the registry or kept."""
+    settings = read_settings({"live": config.live, "check_seconds": config.check_seconds})
+    kept = KeptVersions(Path(user_path(config.keep, what="keep"))) if config.keep != _NOWHERE else None
+    asked = user_file_or_name(config.model_uri, what="model_uri")
+    with TemporaryDirectory(prefix="adaptf-", ignore_cleanup_errors=True) as folder:
+        try:
+            uri = present_version(asked)
+            files = bundle_behind(uri, Path(folder), what=uri)
+            follower = _follower(uri, files, settings, kept)
+            if kept and (registered := _REGISTERED.fullmatch(uri)):
+                kept.keep(registered[1], registered[2], files)
+        except NoProductionVersion:
+            raise
+        except Exception as error:  # whatever keeps the registry or its files from answering
+            follower = _kept_follower(asked, settings, kept, error)
+    router = DeviceRouter()
+    router.start(follower, live=settings.live)
+    return router
+
+
+def _follower(uri: str, files: Path, settings: Settings, kept: KeptVersions | None) -> Follower:
+    router = uri.removeprefix("models:/")
+    return Follower(read_bundle(files), check_seconds=settings.check_seconds, router=router, kept=kept)
+
+
+def _kept_follower(asked: str, settings: Settings, kept: KeptVersions | None, error: Exception) -> Follower:
+    """The same from the copy on disk. Raises UserError where there is none of what was asked for."""
+    name, _, wanted = re.sub("^models:/", "", asked).replace("@", "/").partition("/")
+    found = kept.versions().get(name) if kept else None
+    if kept is None or found is None or (wanted.isdecimal() and wanted != found.version):
+        nothing = "nothing is kept of it" if kept else "keep=FOLDER would have kept it for such a start"
+        raise UserError(f"{asked} cannot be loaded, and {nothing}: {error}") from error
+    version = f"{name}/{found.version}"
+    follower = _follower(f"models:/{version}", kept.bundle(name), settings, kept)
+    follower.from_kept[name] = found
+    log("kept", logging.WARNING, version=version, message=f"starts from its copy on disk: {error}")
+    return follower
+
+
+def main() -> None:
+    """The body of the entry point."""
+    for name, value in _IMPATIENT.items():
+        os.environ.setdefault(name, value)
+    set_parsing_settings(docstring_parse_attribute_docstrings=True)
+    config = auto_cli(ServeConfig, as_positional=False)
+    show_log()
+    try:
+        serve(load_router(config), host=config.host, port=config.port)
+    except (UserError, BundleError) as error:
+        sys.exit(f"\nserve: {error}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,174 @@
+"""The served router: MLflow's scoring of requests behind an entrance, and what monitoring asks for beside it."""
+
+import asyncio
+import json
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from http import HTTPStatus
+from threading import Event
+from typing import Any
+
+import pandas as pd
+import uvicorn
+from fastapi import FastAPI, Request, Response
+from mlflow.environment_variables import MLFLOW_SCORING_SERVER_REQUEST_TIMEOUT
+from mlflow.exceptions import MlflowException
+from mlflow.pyfunc import scoring_server
+from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+from starlette.requests import ClientDisconnect
+
+from adaptf.serving.body import read_body
+from adaptf.serving.entrance import REQUESTS_AT_ONCE, RETRY_SECONDS, Entrance, TurnedAway, check_size
+from adaptf.serving.monitoring import GIVEN_UP, Monitor
+from adaptf.serving.router import DeviceRouter
+from adaptf.serving.status import health, versions
+
+_MOST_CONNECTIONS = 512
+_STOP_SECONDS = 30
+"""For the requests under way when the server is told to end."""
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """The router for one request, as MLflow's scoring calls a model."""
+
+    router: DeviceRouter
+    stop: Event
+    metadata: None = None
+
+    def predict(self, data: pd.DataFrame, params: dict[str, Any] | None = None) -> pd.DataFrame:
+        try:
+            return self.router.answer(data, params, stop=self.stop)
+        except MlflowException:
+            raise
+        except Exception as error:  # MLflow would send the client a traceback
+            raise MlflowException("the router failed, and its log says why") from error
+
+
+class _Scoring:
+    """Answers requests on threads of its own, a bounded number of them."""
+
+    def __init__(self, router: DeviceRouter) -> None:
+        self._router, self._entrance = router, Entrance()
+        self._threads = ThreadPoolExecutor(REQUESTS_AT_ONCE, "adaptf-request")
+        self._limit_seconds = MLFLOW_SCORING_SERVER_REQUEST_TIMEOUT.get()
+
+    async def __call__(self, request: Request) -> Response:
+        try:
+            check_size(int(request.headers.get("content-length", 0)))
+            with self._entrance.place() as place:
+                async with asyncio.timeout(self._limit_seconds) as limit:
+                    await self._entrance.fill(place, request.stream())
+                return await self._scored(request, place.body, until=limit.when() or 0.0)
+        except (ClientDisconnect, TimeoutError):
+            error = self._too_late(counted_as=GIVEN_UP)
+        except TurnedAway as turned_away:
+            error = turned_away
+        if error.counted_as:
+            self._router.monitor.turned_away(error.counted_as, str(error))
+        told = {"error_code": HTTPStatus(error.status).name, "message": str(error)}
+        again = (
+            {"Retry-After": str(RETRY_SECONDS)} if error.status == HTTPStatus.SERVICE_UNAVAILABLE else None
+        )
+        return _json(told, error.status, again)
+
+    async def _scored(self, request: Request, body: bytearray, *, until: float) -> Response:
+        """The response. Where nobody waits for it any more, raises TurnedAway once the work has ended."""
+        kind, stop = request.headers.get("content-type", ""), Event()
+        task = self._threads.submit(_score, self._router, body, kind, stop)
+        work = asyncio.wrap_future(task)
+        leaving: asyncio.Future[Any] = asyncio.ensure_future(_leaves(request))
+        left_seconds = until - asyncio.get_running_loop().time()
+        try:
+            await asyncio.wait([work, leaving], timeout=left_seconds, return_when=asyncio.FIRST_COMPLETED)
+            if work.done():
+                return work.result()
+        finally:
+            leaving.cancel()
+            stop.set()
+        began = not task.cancel()
+        await asyncio.gather(work, return_exceptions=True)
+        raise self._too_late(counted_as="" if began else GIVEN_UP)
+
+    def _too_late(self, *, counted_as: str) -> TurnedAway:
+        message = f"no answer within {self._limit_seconds} s"
+        return TurnedAway(HTTPStatus.GATEWAY_TIMEOUT, message, counted_as=counted_as)
+
+
+async def _leaves(request: Request) -> None:
+    """Returns when the client has gone."""
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
+
+
+def _score(router: DeviceRouter, body: bytearray, kind: str, stop: Event) -> Response:
+    """What MLflow's scoring makes of a body that may be read."""
+    try:
+        rows = _read(router.monitor, body, kind)
+        answer = scoring_server.invocations(
+            rows, scoring_server.CONTENT_TYPE_JSON, _Asked(router, stop), None
+        )
+    except MlflowException as error:
+        return Response(
+            error.serialize_as_json(), error.get_http_status_code(), media_type="application/json"
+        )
+    return Response(answer.response, answer.status, media_type=answer.mimetype)
+
+
+def _read(monitor: Monitor, body: bytearray, kind: str) -> dict[str, Any]:
+    try:
+        return read_body(body, kind)
+    except MlflowException as error:
+        monitor.turned_away("refused", error.message)
+        raise
+    finally:
+        body.clear()
+
+
+def _json(value: Any, status: int = HTTPStatus.OK, headers: dict[str, str] | None = None) -> Response:
+    text = json.dumps(value, indent=1) + "\n"
+    return Response(text, status, headers, media_type="application/json")
+
+
+def make_app(router: DeviceRouter) -> FastAPI:
+    """The routes of a router that has started."""
+    app = FastAPI(openapi_url=None)
+    scoring = _Scoring(router)
+
+    @app.post("/invocations")
+    async def invocations(request: Request) -> Response:
+        return await scoring(request)
+
+    @app.get("/ping")
+    @app.get("/health")
+    async def lives() -> Response:
+        state = health(router.follower)
+        return _json(state, HTTPStatus.OK if state["ok"] else HTTPStatus.SERVICE_UNAVAILABLE)
+
+    @app.get("/ready")
+    def ready() -> Response:  # On a thread of its own: it waits for its turn among the requests.
+        router.try_out()
+        return _json({"ready": True})
+
+    @app.get("/version")
+    async def version() -> Response:
+        return _json(versions(router.follower))
+
+    @app.get("/metrics")
+    async def metrics() -> Response:
+        return Response(generate_latest(router.monitor.metrics), media_type=CONTENT_TYPE_LATEST)
+
+    return app
+
+
+def serve(router: DeviceRouter, *, host: str, port: int) -> None:
+    """Answers until the process is told to end. Raises what an answer may raise where the built-in clip gets none."""
+    router.try_out()
+    uvicorn.run(
+        make_app(router),
+        host=host,
+        port=port,
+        access_log=False,
+        limit_concurrency=_MOST_CONNECTIONS,
+        timeout_graceful_shutdown=_STOP_SECONDS,
+    )
