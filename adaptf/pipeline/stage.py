@@ -8,7 +8,8 @@ import shutil
 import sys
 import traceback
 from collections.abc import Callable, Iterable, Mapping
-from contextlib import AbstractContextManager
+from functools import partial
+from pathlib import Path
 from typing import Any, Generic, TypeVar
 from uuid import uuid4
 
@@ -24,8 +25,11 @@ from adaptf.pipeline.config import settings, upstream_fields
 from adaptf.pipeline.fingerprint import fingerprint
 from adaptf.pipeline.seeds import SEEDS_SUFFIX, Study
 from adaptf.pipeline.upstream import resolve_upstream
+from adaptf.tracking import lease as leases
 from adaptf.tracking import runs
+from adaptf.tracking.lease import Lease, LeaseLost
 from adaptf.tracking.runs import Result, StageRun, StopTraining, Watch
+from adaptf.tracking.server import answers
 
 _Config = TypeVar("_Config")
 
@@ -124,8 +128,9 @@ def execute(
     with runs.work_folder(stage.name, digest) as folder:
         L.seed_everything(getattr(config, "seed", 0), verbose=False)
         if runs.is_process_zero():
-            with _start_or_join(stage, digest, name) as active:
-                run = StageRun(active.info.run_id, name, folder, watch, shared)
+            lease = _start_or_join(stage, digest, name, folder / "lease")
+            run = StageRun(lease.run_id, name, folder, watch, shared)
+            with leases.held(lease, also=run.send_metrics):
                 _work(stage, config, run)
         else:
             run = StageRun("of-process-zero", name, folder, watch, shared)
@@ -163,20 +168,40 @@ def _over_seeds(stage: Stage[_Config], shared: SharedObjects) -> Stage[_Config]:
 
 def _work(stage: Stage[_Config], config: _Config, run: StageRun) -> None:
     """The stage's work and what it leaves, in the active run."""
-    _log_configuration(config)
     try:
+        _log_configuration(config)
         result = stage.run(config, run)
-        runs.log_result(result)
+        runs.end(run, "FINISHED", partial(runs.log_result, result))
     except StopTraining:
-        mlflow.delete_tag(runs.FINGERPRINT)  # it would be continued as an interrupted run
-        mlflow.end_run("KILLED")
+        runs.end(run, "KILLED", _forget_fingerprint)
         shutil.rmtree(run.folder)
         raise
-    except BaseException:
-        mlflow.log_text(traceback.format_exc(), "error.txt")
+    except BaseException as error:
+        _end_as_failed(run, error)
         raise
     if result.summary:
         print(f"\n{result.summary}\n", flush=True)
+
+
+def _forget_fingerprint() -> None:
+    """Else the run would be continued as an interrupted one."""
+    active = mlflow.active_run()
+    if active and runs.FINGERPRINT in mlflow.get_run(active.info.run_id).data.tags:
+        mlflow.delete_tag(runs.FINGERPRINT)
+
+
+def _end_as_failed(run: StageRun, error: BaseException) -> None:
+    """With the reason in error.txt. What goes wrong here is said, and does not stand in for that reason."""
+    text = "".join(traceback.format_exception(error))
+    if not answers():
+        print(text, flush=True)
+    try:
+        if isinstance(error, Exception) or answers():  # Ctrl-C waits for no server
+            runs.end(run, "FAILED", partial(mlflow.log_text, text, "error.txt"))
+    except LeaseLost:
+        pass  # whoever has the run now ends it
+    except Exception as further:
+        logging.getLogger(__name__).warning("%s: could not note its failure: %s", run.name, further)
 
 
 def _wait_for_all_processes() -> None:
@@ -185,24 +210,34 @@ def _wait_for_all_processes() -> None:
         torch.distributed.barrier()
 
 
-def _start_or_join(stage: Stage[Any], digest: str, name: str) -> AbstractContextManager[mlflow.ActiveRun]:
-    """The run that `mlflow run` made, an interrupted run of the same work, or a new one (nested within an active one)."""
+def _start_or_join(stage: Stage[Any], digest: str, name: str, record: Path) -> Lease:
+    """The run that `mlflow run` made, an interrupted run of the same work, or a new one (nested within an active one).
+
+    Raises Busy where another process has it. `record` says who had it from this work folder.
+    """
     parent = mlflow.active_run()
     tags = {runs.STAGE: stage.name, runs.FINGERPRINT: digest} | (
         {runs.SCORE: stage.score} if stage.score else {}
     )
+    if interrupted := runs.find_interrupted(stage.name, digest):
+        lease = leases.claim(interrupted.info.run_id, record)
+    owner = leases.new_owner()
     if parent is None and "MLFLOW_RUN_ID" in os.environ:
         active = mlflow.start_run()
-        mlflow.set_tags(tags)
-    elif interrupted := runs.find_interrupted(stage.name, digest):
-        print(f"{name}: continues run {interrupted.info.run_id}", flush=True)
-        active = mlflow.start_run(run_id=interrupted.info.run_id, nested=parent is not None)
+        mlflow.set_tags(tags | {leases.OWNER: owner})
+        lease = Lease(active.info.run_id, owner, record)
+    elif interrupted:
+        print(f"{name}: continues run {lease.run_id}", flush=True)
+        active = mlflow.start_run(run_id=lease.run_id, nested=parent is not None)
     else:
-        experiment = runs.experiment_id()
-        active = mlflow.start_run(experiment_id=experiment, nested=parent is not None, tags=tags)
+        active = mlflow.start_run(
+            experiment_id=runs.experiment_id(), nested=parent is not None, tags=tags | {leases.OWNER: owner}
+        )
+        lease = Lease(active.info.run_id, owner, record)
+        runs.give_way(active, stage.name, digest)
     os.environ["MLFLOW_EXPERIMENT_ID"] = active.info.experiment_id  # for the processes that a strategy starts
     runs.name_run(active.info.run_id, name, parent=parent.info.run_id if parent else None)
-    return active
+    return lease
 
 
 def _log_configuration(config: Any) -> None:
