@@ -8,7 +8,8 @@ import shutil
 import sys
 import traceback
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 from uuid import uuid4
@@ -28,9 +29,12 @@ from adaptf.pipeline.fingerprint import fingerprint
 from adaptf.pipeline.interrupts import INTERRUPTS, end_in_order
 from adaptf.pipeline.seeds import SEEDS_SUFFIX, Study
 from adaptf.pipeline.upstream import resolve_upstream
+from adaptf.tracking import lease as leases
 from adaptf.tracking import runs
 from adaptf.tracking.complete import COMPLETE, NOT_YET
+from adaptf.tracking.lease import Lease, LeaseLost
 from adaptf.tracking.runs import Result, StageRun, StopTraining, Watch
+from adaptf.tracking.server import answers
 from adaptf.tracking.store import open_store
 from adaptf.training.group import enter_group
 
@@ -139,8 +143,8 @@ def execute(
     with runs.work_folder(stage.name, digest) as folder:
         L.seed_everything(getattr(config, "seed", 0), verbose=False)
         if runs.is_process_zero():
-            with _active_run(stage, digest, name, folder) as run_id:
-                run = StageRun(run_id, name, folder, watch, shared)
+            with _active_run(stage, digest, name, folder) as run:
+                run = dataclasses.replace(run, watch=watch, shared=shared)
                 _work(stage, config, run)
         else:
             run = StageRun("of-process-zero", name, folder, watch, shared)
@@ -178,23 +182,45 @@ def _over_seeds(stage: Stage[_Config], shared: SharedObjects) -> Stage[_Config]:
 
 def _work(stage: Stage[_Config], config: _Config, run: StageRun) -> None:
     """The stage's work and what it leaves, in the active run."""
-    _log_configuration(config)
     try:
+        _log_configuration(config)
         result = stage.run(config, run)
-        runs.log_all(result)
+        runs.end(run, "FINISHED", partial(runs.log_all, result))
     except StopTraining:
-        mlflow.delete_tag(runs.FINGERPRINT)  # it would be continued as an interrupted run
-        mlflow.end_run("KILLED")
+        runs.end(run, "KILLED", _forget_fingerprint)
         shutil.rmtree(run.folder)
         raise
     except INTERRUPTS:
-        mlflow.end_run("KILLED")
+        with suppress(LeaseLost):
+            if answers():  # else it waits for no server
+                runs.end(run, "KILLED")
         raise
-    except BaseException:
-        mlflow.log_text(traceback.format_exc(), "error.txt")
+    except BaseException as error:
+        _end_as_failed(run, error)
         raise
     if result.summary:
         print(f"\n{result.summary}\n", flush=True)
+
+
+def _forget_fingerprint() -> None:
+    """Else the run would be continued as an interrupted one."""
+    active = mlflow.active_run()
+    if active and runs.FINGERPRINT in mlflow.get_run(active.info.run_id).data.tags:
+        mlflow.delete_tag(runs.FINGERPRINT)
+
+
+def _end_as_failed(run: StageRun, error: BaseException) -> None:
+    """With the reason in error.txt. What goes wrong here is said, and does not stand in for that reason."""
+    text = "".join(traceback.format_exception(error))
+    if not answers():
+        print(text, flush=True)
+    try:
+        if isinstance(error, Exception) or answers():  # Ctrl-C waits for no server
+            runs.end(run, "FAILED", partial(mlflow.log_text, text, "error.txt"))
+    except LeaseLost:
+        pass  # whoever has the run now ends it
+    except Exception as further:
+        logging.getLogger(__name__).warning("%s: could not note its failure: %s", run.name, further)
 
 
 def _wait_for_all_processes() -> None:
@@ -204,29 +230,36 @@ def _wait_for_all_processes() -> None:
 
 
 @contextmanager
-def _active_run(stage: Stage[Any], digest: str, name: str, folder: Path) -> Iterator[str]:
-    """The id of a run that is active meanwhile: an interrupted one of the same work, or else the one that `mlflow run` made,
-    or a new one (nested within an active one)."""
+def _active_run(stage: Stage[Any], digest: str, name: str, folder: Path) -> Iterator[StageRun]:
+    """A run that is active meanwhile, and this process's: an interrupted one of the same work, or else the one that
+    `mlflow run` made, or a new one (nested within an active one). Raises Busy where another process has it."""
     parent = mlflow.active_run()
     experiment, interrupted = runs.experiment_id(), runs.find_interrupted(stage.name, digest)
     made = os.environ.pop(RUN_ID, None) if parent is None else None  # a nested run would join that one too
     tags = {runs.STAGE: stage.name, runs.FINGERPRINT: digest, COMPLETE: NOT_YET}
     if stage.score:
         tags[runs.SCORE] = stage.score
-    run_id = made
+    run_id, record = made, folder / "lease"
     if interrupted:
         run_id = str(interrupted.info.run_id)
+        lease = leases.claim(run_id, record)
         print(f"{name}: continues run {run_id}", flush=True)
         if made and made != run_id:
             runs.hand_over(made, run_id, name)
     else:
         shutil.rmtree(folder)  # left by a run that was deleted, or killed after it had finished
         folder.mkdir()
+        tags[leases.OWNER] = leases.new_owner()
     nested = parent is not None
     with mlflow.start_run(run_id, experiment_id=experiment, nested=nested, tags=tags) as active:
+        if not interrupted:
+            lease = Lease(active.info.run_id, tags[leases.OWNER], record)
+            runs.give_way(active, stage.name, digest)
         os.environ["MLFLOW_EXPERIMENT_ID"] = experiment  # for the processes that a strategy starts
         runs.name_run(active.info.run_id, name, parent=parent.info.run_id if parent else None)
-        yield active.info.run_id
+        run = StageRun(active.info.run_id, name, folder)
+        with leases.held(lease, also=run.send_metrics):
+            yield run
 
 
 def _log_configuration(config: Any) -> None:

@@ -2,10 +2,10 @@
 
 import math
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-import filelock
 import mlflow
 from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
 from optuna import TrialPruned
@@ -18,8 +18,10 @@ from adaptf.pipeline.interrupts import INTERRUPTS
 from adaptf.pipeline.stage import Stage, execute
 from adaptf.sweeps.space import Space, suggested, with_values, words
 from adaptf.sweeps.tries import ERROR, RUN, VALUES, first_number, run_again
-from adaptf.tracking import runs
-from adaptf.tracking.runs import TRIAL, Busy, Result, StageRun, StopTraining, Watch
+from adaptf.tracking import lease, runs
+from adaptf.tracking.lease import Busy, LeaseLost
+from adaptf.tracking.runs import TRIAL, Result, StageRun, StopTraining, Watch
+from adaptf.tracking.server import patiently
 from adaptf.training.divergence import Diverged
 
 _STUDY, _STATE = "adaptf.study", "adaptf.trial.state"
@@ -107,8 +109,7 @@ class Objective:
                 return self._execute(trial, values)
             except Busy as busy:
                 print(f"trial {first_number(_frozen(trial))} waits: {busy}", flush=True)
-                with filelock.FileLock(busy.lock):
-                    pass  # the other one is done
+                busy.wait()
 
     def _execute(self, trial: Trial, values: Mapping[str, Any]) -> str:
         """The id of the nested run. A trial whose first run was interrupted on this machine goes on in it."""
@@ -145,6 +146,17 @@ def _frozen(trial: Trial) -> FrozenTrial:
     return next(one for one in trial.study.get_trials(deepcopy=False) if one.number == trial.number)
 
 
+def _tag_outcome(state: str) -> None:
+    """Of the active run, unless another process has it."""
+
+    def write() -> None:
+        lease.check()
+        mlflow.set_tag(_STATE, state)
+
+    with suppress(LeaseLost):
+        patiently(write, what=f"a trial that is {state}")
+
+
 def _as_trial(stage: Stage[Any], tags: Mapping[str, str], *, begun: Callable[[str], None]) -> Stage[Any]:
     """The stage, whose run says which trial it is and what became of it; without a score it fails."""
 
@@ -155,11 +167,8 @@ def _as_trial(stage: Stage[Any], tags: Mapping[str, str], *, begun: Callable[[st
             result = stage.run(config, run)
             if not math.isfinite(score := result.metrics.get(ACCURACY, math.nan)):
                 raise ArithmeticError(f"{ACCURACY} is {score}")
-        except (StopTraining, Diverged):
-            mlflow.set_tag(_STATE, "pruned")
-            raise
-        except BaseException:
-            mlflow.set_tag(_STATE, "failed")
+        except BaseException as error:
+            _tag_outcome("pruned" if isinstance(error, (StopTraining, Diverged)) else "failed")
             raise
         return replace(result, tags={**result.tags, _STATE: "complete"})
 

@@ -12,7 +12,7 @@ from tempfile import TemporaryDirectory
 import filelock
 import mlflow
 import pandas as pd
-from lightning.pytorch.loggers import Logger, MLFlowLogger
+from lightning.pytorch.loggers import Logger
 from mlflow.data.meta_dataset import MetaDataset
 from mlflow.data.pandas_dataset import from_pandas
 from mlflow.entities import Run
@@ -23,10 +23,14 @@ from adaptf.data.shared_objects import SharedObjects
 from adaptf.errors import UserError
 from adaptf.names import stored
 from adaptf.paths import user_path
+from adaptf.tracking import lease
 from adaptf.tracking.checkpoint_files import files_of, labels_of
 from adaptf.tracking.complete import COMPLETE, NOT_YET, lack, set_complete
+from adaptf.tracking.epoch_metrics import EpochLogger, send
+from adaptf.tracking.lease import Busy
 from adaptf.tracking.notes import LONGEST_NOTE, for_page
 from adaptf.tracking.registry import STAGE as STAGE
+from adaptf.tracking.server import patiently
 from adaptf.training.group import process_place
 
 FINGERPRINT = "adaptf.fingerprint"
@@ -64,14 +68,6 @@ class UpstreamError(UserError):
     """A run that a stage needs does not exist, has not finished or lacks an artifact."""
 
 
-class Busy(UserError):
-    """Another process does this very work at the moment; `lock` is the file that it holds as long."""
-
-    def __init__(self, message: str, lock: Path) -> None:
-        super().__init__(message)
-        self.lock = lock
-
-
 @dataclass(frozen=True)
 class DataSet:
     """Data that a run used, as its page shows it."""
@@ -100,13 +96,6 @@ class Result:
     """What the terminal shows at the end."""
 
 
-class _MetricsLogger(MLFlowLogger):
-    """Leaves the run's status alone: a training ends before its stage does."""
-
-    def finalize(self, status: str = "success") -> None:
-        """Nothing is left to be written."""
-
-
 @dataclass(frozen=True)
 class StageRun:
     """The run that a stage works for."""
@@ -121,12 +110,17 @@ class StageRun:
     """What a process's stages need not read twice."""
 
     def logger(self) -> Logger:
-        """Lightning's, which writes from process 0 only."""
-        return _MetricsLogger(run_id=self.run_id, tracking_uri=mlflow.get_tracking_uri(), log_model=False)
+        """Lightning's, which needs no server: the metrics that it notes go to the run when the server answers."""
+        return EpochLogger(self.folder, lease.raise_if_lost)
+
+    def send_metrics(self) -> None:
+        """Brings to the run what its logger has noted and the store does not have."""
+        send(self.folder, self.run_id)
 
     def log_input(self, data_set: DataSet) -> None:
         """Notes what data the run works on."""
         if is_process_zero():
+            lease.check()
             _log_data_set(data_set)
             mlflow.set_tag(DATA_DIGEST, data_set.digest)
 
@@ -213,6 +207,26 @@ def find_interrupted(stage: str, fingerprint: str) -> Run | None:
 def is_interrupted(run: Run) -> bool:
     """Whether a run, on which nobody works, did not come to its end."""
     return run.info.status != "FINISHED" or run.data.tags.get(COMPLETE) == NOT_YET
+
+
+def give_way(run: Run, stage: str, fingerprint: str) -> None:
+    """Of processes that make a run for the same work at the same moment, one keeps its run. In all others that run is taken
+    back, and Busy is raised.
+
+    The oldest stays, unless clocks differ so much that one that is said to be younger works already.
+    """
+    for other in search(stage, {FINGERPRINT: fingerprint}, status="RUNNING"):
+        if other.info.run_id == run.info.run_id:
+            continue
+        if _age(other) < _age(run) or lease.is_alive(other.info.run_id):
+            mlflow.end_run("KILLED")
+            mlflow.MlflowClient().delete_run(run.info.run_id)
+            raise lease.busy(other.info.run_id)
+
+
+def _age(run: Run) -> tuple[int, str]:
+    """Less for an older one."""
+    return run.info.start_time, run.info.run_id
 
 
 def any_finished(stage: str) -> bool:
@@ -367,8 +381,14 @@ def work_folder(stage: str, fingerprint: str) -> Iterator[Path]:
     except filelock.Timeout:
         raise Busy(
             f"another process is running this {stage} with the same settings and data (it holds {folder})",
-            Path(lock.lock_file),
+            wait=lambda: _wait_for(lock),
         ) from None
+
+
+def _wait_for(lock: filelock.BaseFileLock) -> None:
+    """Until whoever holds it is done."""
+    with lock:
+        pass
 
 
 def digest(*parts: str) -> str:
@@ -387,11 +407,38 @@ def log_all(result: Result) -> None:
     set_complete(result.files, result.parts)
 
 
+def end(run: StageRun, status: str, *last_words: Callable[[], None]) -> None:
+    """Writes what a stage leaves at its end, then the status, as soon as the server answers. Raises LeaseLost."""
+
+    def leave_all() -> None:
+        lease.check()
+        run.send_metrics()
+        for word in last_words:
+            word()
+
+    def set_status() -> None:
+        lease.check()
+        _end(run.run_id, status)
+
+    # Each is done again for itself: MLflow would begin another run where this one is not active any more.
+    for step in (leave_all, set_status, lease.release):
+        patiently(step, what=f"the end of {run.name} ({status})")
+
+
+def _end(run_id: str, status: str) -> None:
+    active = mlflow.active_run()
+    if active and active.info.run_id == run_id:
+        mlflow.end_run(status)
+    else:  # MLflow forgets an active run also where its end does not reach the server
+        mlflow.MlflowClient().set_terminated(run_id, status)
+
+
 def log_result(result: Result) -> None:
-    """Writes a result to the active run."""
+    """Writes a result to the active run. Raises LeaseLost."""
     if result.metrics:
         mlflow.log_metrics(dict(result.metrics))
     for place, path in result.files.items():
+        lease.check()
         _log_file(place, path)
     for data_set in result.data_sets:
         _log_data_set(data_set)

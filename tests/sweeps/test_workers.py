@@ -2,11 +2,9 @@
 
 import multiprocessing
 import os
-import shutil
 import signal
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Iterator
 from dataclasses import replace
@@ -19,7 +17,6 @@ import pytest
 import torch
 from mlflow.entities import Run
 from optuna.trial import FrozenTrial, TrialState
-from sqlalchemy import create_engine, text
 
 from adaptf.mlproject.sweep import SWEEP, SweepConfig
 from adaptf.mlproject.train import TrainConfig
@@ -30,56 +27,6 @@ from adaptf.sweeps.tries import ended, first_number, last_tries, tries
 
 WORKERS, TRIALS, EPOCHS = 4, 16, 9
 SPACE = "optim.lr: {low: 0.001, high: 0.02, log: true}\naugment.mixup_alpha: {low: 0.0, high: 0.6}\n"
-
-
-def binaries() -> Path | None:
-    """The folder of initdb and pg_ctl."""
-    found = shutil.which("initdb")
-    folders = [Path(found).resolve().parent] if found else sorted(Path("/usr/lib/postgresql").glob("*/bin"))
-    return folders[-1] if folders else None
-
-
-@pytest.fixture(scope="module")
-def postgresql() -> Iterator[str]:
-    """URL of a server of our own, without a database's name; nobody reaches it but by its socket."""
-    pytest.importorskip("psycopg2", reason="the driver psycopg2 is not installed")
-    programs = binaries()
-    if programs is None:
-        pytest.skip("PostgreSQL is not installed (Debian: apt-get install postgresql)")
-    folder = Path(tempfile.mkdtemp(prefix="pg", dir="/tmp"))  # a socket's path is short
-    user = "nobody" if os.getuid() == 0 else None  # PostgreSQL refuses to run as root
-    if user:
-        shutil.chown(folder, user)
-
-    def run(program: str, *arguments: str) -> None:
-        command = [str(programs / program), *arguments]
-        done = subprocess.run(
-            command, user=user, capture_output=program != "pg_ctl", text=True, cwd=folder, timeout=60
-        )
-        assert done.returncode == 0, f"{done.stdout}\n{done.stderr}"
-
-    options = f"-k {folder} -c listen_addresses='' -c fsync=off -c max_connections=200"
-    run(
-        "initdb",
-        "--pgdata=data",
-        "--auth=trust",
-        "--username=tester",
-        "--encoding=UTF8",
-        "--no-sync",
-        "--no-instructions",
-    )
-    run("pg_ctl", "--pgdata=data", "--log=log.txt", f"--options={options}", "--wait", "--silent", "start")
-    try:
-        url = f"postgresql+psycopg2://tester@/DATABASE?host={folder}"
-        with create_engine(
-            url.replace("DATABASE", "postgres"), isolation_level="AUTOCOMMIT"
-        ).connect() as connection:
-            for database in ("mlflow", "sweeps"):
-                connection.execute(text(f"CREATE DATABASE {database}"))
-        yield url
-    finally:
-        run("pg_ctl", "--pgdata=data", "--mode=immediate", "--silent", "stop")
-        shutil.rmtree(folder, ignore_errors=True)
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,64 @@
+"""A tracking server that is away: whether it answers, and writing that waits until it does."""
+
+import time
+from collections.abc import Callable
+from typing import TypeVar
+
+import mlflow
+from mlflow.utils.credentials import get_default_host_creds
+from mlflow.utils.rest_utils import http_request
+
+from adaptf.errors import UserError
+
+PROBE_SECONDS, SAY_SECONDS = 2.0, 60.0
+"""How often it is asked, and how often people are told that it does not answer."""
+_ANSWER_SECONDS = 10
+_T = TypeVar("_T")
+
+
+def answers() -> bool:
+    """Whether the tracking store answers right now: MLflow's own requests find out after retrying for four minutes."""
+    uri = mlflow.get_tracking_uri()
+    try:
+        if uri.startswith("http"):
+            path, one = "/api/2.0/mlflow/experiments/search", {"max_results": 1}
+            http_request(
+                get_default_host_creds(uri), path, "POST", json=one, max_retries=0, timeout=_ANSWER_SECONDS
+            )
+        else:
+            mlflow.MlflowClient().search_experiments(max_results=1)
+    except Exception:  # of requests, of a database's driver, or MLflow's
+        return False
+    return True
+
+
+def patiently(write: Callable[[], _T], *, what: str) -> _T:
+    """What `write` returns. It is done again where the server was away in between, so it may leave twice what it leaves once.
+
+    Raises its error where the server is there, and UserErrors at once. `what` says what waits.
+    """
+    refused = False
+    while True:
+        _wait_for_answer(what)
+        try:
+            return write()
+        except UserError:
+            raise
+        except Exception:
+            there = answers()
+            if there and refused:
+                raise
+            refused = there  # or it is back already: a second failure tells
+
+
+def _wait_for_answer(what: str) -> None:
+    begun, next_word = time.monotonic(), 0.0
+    while not answers():
+        if (waited := time.monotonic() - begun) >= next_word:
+            since = f" since {waited / 60:.0f} min" if next_word else ""
+            print(
+                f"The tracking server does not answer{since}: {what} waits for it (Ctrl-C ends that)",
+                flush=True,
+            )
+            next_word = waited + SAY_SECONDS
+        time.sleep(PROBE_SECONDS)
