@@ -145,6 +145,7 @@ def main(config: MainConfig, run: StageRun) -> Result:
         tags={f"{DONE}{name.replace(' ', '_')}": run_id for name, run_id in done.items()},
         note=f"| stage | run |\n|---|---|\n{rows}\n\n{note_of(done['evaluate'])}",
         summary=closing_words(run, done["evaluate"], promoted),
+        parts=done.values(),
     )
 
 

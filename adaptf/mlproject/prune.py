@@ -28,7 +28,10 @@ from adaptf.pipeline.artifacts import CLIPS, DATA, DATASET, EVALUATE_RUN, QUANTI
 from adaptf.pipeline.command_line import command_arguments, parse
 from adaptf.pipeline.stage import quiet_libraries
 from adaptf.tracking import production, runs
+from adaptf.tracking.store import open_store
 
+_ALL = 2**31 - 1
+"""More runs than there are: MLflow would give 100,000."""
 _WORK = f"*-{'[0-9a-f]' * 16}"
 """Names of work folders."""
 
@@ -82,7 +85,9 @@ def prune(config: PruneConfig) -> str:
 def all_runs() -> list[Run]:
     """Of all experiments of the store, deleted ones too."""
     experiments = [one.experiment_id for one in mlflow.search_experiments(view_type=ViewType.ALL)]
-    found = mlflow.search_runs(experiments, run_view_type=ViewType.ALL, output_format="list")
+    found = mlflow.search_runs(
+        experiments, run_view_type=ViewType.ALL, output_format="list", max_results=_ALL
+    )
     return [run for run in found if runs.STAGE in run.data.tags]
 
 
@@ -120,13 +125,13 @@ def shards(data: Mapping[str, Prepared], locks: ExitStack) -> Iterator[Waste]:
     caches = [folder for folder in formats if _hold(folder / "lock", locks)]
     found = all_runs()  # after the locks: a `prepare` that begins now waits for them
     running = [
-        run.info.run_id for run in found if is_prepare(run) and is_there(run) and run.info.status == "RUNNING"
+        run.info.run_id for run in found if is_prepare(run) and is_there(run) and runs.is_interrupted(run)
     ]
     needed = prepares_needed(found)
     if unknown := [*running, *(needed - data.keys())]:
         print(
-            f"Waveform caches stay: what prepare run {', '.join(unknown)} needs of them can't be told, because it is still "
-            "running or its artifacts can't be read. Delete it in MLflow if it is of no use",
+            f"Waveform caches stay: what prepare run {', '.join(unknown)} needs of them can't be told, because it has "
+            "not ended or its artifacts can't be read. Delete it in MLflow if it is of no use",
             flush=True,
         )
         return
@@ -244,8 +249,8 @@ def main() -> None:
     """The body of the entry point."""
     quiet_libraries()
     config = parse(PruneConfig, stage="prune", arguments=command_arguments())
-    runs.use_default_store()
     try:
+        open_store()
         print(prune(config))
     except UserError as error:
         sys.exit(f"\nprune: {error}")

@@ -5,6 +5,7 @@ import os
 import shutil
 import tempfile
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import suppress
 from pathlib import Path
 
 import torch
@@ -63,8 +64,6 @@ def _temporary() -> Path:
 
 
 def _with_space(folder: Path) -> str:
-    return (
-        f"{folder}, where {shutil.disk_usage(folder).free / 1e9:.1f} GB are free"
-        if folder.exists()
-        else str(folder)
-    )
+    with suppress(OSError):  # it is not there, or gives no answer
+        return f"{folder}, where {shutil.disk_usage(folder).free / 1e9:.1f} GB are free"
+    return str(folder)

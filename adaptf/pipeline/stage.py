@@ -5,6 +5,7 @@ import json
 import logging
 import os
 import shutil
+import signal
 import sys
 import traceback
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -36,7 +37,7 @@ from adaptf.tracking.lease import Lease, LeaseLost
 from adaptf.tracking.runs import Result, StageRun, StopTraining, Watch
 from adaptf.tracking.server import answers
 from adaptf.tracking.store import open_store
-from adaptf.training.group import enter_group
+from adaptf.training.group import enter_group, outlive_the_others
 
 _Config = TypeVar("_Config")
 
@@ -95,8 +96,12 @@ class Stage(Generic[_Config]):
         quiet_libraries()
         config = parse(self.config, stage=self.name, arguments=command_arguments())
         end_in_order()
+        runs.settle_work_root()
         try:
-            open_store()
+            if runs.is_process_zero():
+                open_store()
+            else:
+                runs.use_default_store()
             outside.check_places()
             run_id = execute(self, config)
         except INTERRUPTS:
@@ -149,7 +154,7 @@ def execute(
         else:
             run = StageRun("of-process-zero", name, folder, watch, shared)
             stage.run(config, run)
-        _wait_for_all_processes()
+            _wait_for_all_processes()
         if runs.is_process_zero():
             shutil.rmtree(folder)
     return run.run_id
@@ -185,17 +190,21 @@ def _work(stage: Stage[_Config], config: _Config, run: StageRun) -> None:
     try:
         _log_configuration(config)
         result = stage.run(config, run)
+        _wait_for_all_processes()  # before the end, which may wait for the server longer than they would
         runs.end(run, "FINISHED", partial(runs.log_all, result))
     except StopTraining:
         runs.end(run, "KILLED", _forget_fingerprint)
         shutil.rmtree(run.folder)
         raise
     except INTERRUPTS:
-        with suppress(LeaseLost):
-            if answers():  # else it waits for no server
-                runs.end(run, "KILLED")
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # Lightning ignores it from the first on
+        outlive_the_others()
+        with suppress(Exception):  # which would stand in for the interrupt
+            if answers():
+                runs.end(run, "KILLED", waits=False)
         raise
     except BaseException as error:
+        outlive_the_others()
         _end_as_failed(run, error)
         raise
     if result.summary:
@@ -216,7 +225,8 @@ def _end_as_failed(run: StageRun, error: BaseException) -> None:
         print(text, flush=True)
     try:
         if isinstance(error, Exception) or answers():  # Ctrl-C waits for no server
-            runs.end(run, "FAILED", partial(mlflow.log_text, text, "error.txt"))
+            log = partial(mlflow.MlflowClient().log_text, run.run_id, text, "error.txt")
+            runs.end(run, "FAILED", log)
     except LeaseLost:
         pass  # whoever has the run now ends it
     except Exception as further:
@@ -243,6 +253,9 @@ def _active_run(stage: Stage[Any], digest: str, name: str, folder: Path) -> Iter
     if interrupted:
         run_id = str(interrupted.info.run_id)
         lease = leases.claim(run_id, record)
+        if not runs.is_interrupted(mlflow.get_run(run_id)):  # who had it has finished it meanwhile
+            lease.release()
+            raise leases.Busy(f"another process has just finished this, in run {run_id}", lambda: None)
         print(f"{name}: continues run {run_id}", flush=True)
         if made and made != run_id:
             runs.hand_over(made, run_id, name)

@@ -4,6 +4,7 @@ import math
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 import mlflow
@@ -21,7 +22,7 @@ from adaptf.sweeps.tries import ERROR, RUN, VALUES, first_number, run_again
 from adaptf.tracking import lease, runs
 from adaptf.tracking.lease import Busy, LeaseLost
 from adaptf.tracking.runs import TRIAL, Result, StageRun, StopTraining, Watch
-from adaptf.tracking.server import patiently
+from adaptf.tracking.server import answers, patiently
 from adaptf.training.divergence import Diverged
 
 _STUDY, _STATE = "adaptf.study", "adaptf.trial.state"
@@ -148,13 +149,14 @@ def _frozen(trial: Trial) -> FrozenTrial:
 
 def _tag_outcome(state: str) -> None:
     """Of the active run, unless another process has it."""
-
-    def write() -> None:
-        lease.check()
-        mlflow.set_tag(_STATE, state)
-
     with suppress(LeaseLost):
-        patiently(write, what=f"a trial that is {state}")
+        patiently(partial(_write_outcome, state), what=f"a trial that is {state}")
+
+
+def _write_outcome(state: str) -> None:
+    """Raises LeaseLost."""
+    lease.check()
+    mlflow.set_tag(_STATE, state)
 
 
 def _as_trial(stage: Stage[Any], tags: Mapping[str, str], *, begun: Callable[[str], None]) -> Stage[Any]:
@@ -167,6 +169,11 @@ def _as_trial(stage: Stage[Any], tags: Mapping[str, str], *, begun: Callable[[st
             result = stage.run(config, run)
             if not math.isfinite(score := result.metrics.get(ACCURACY, math.nan)):
                 raise ArithmeticError(f"{ACCURACY} is {score}")
+        except INTERRUPTS:
+            with suppress(Exception):  # which would stand in for the interrupt
+                if answers():
+                    _write_outcome("failed")
+            raise
         except BaseException as error:
             _tag_outcome("pruned" if isinstance(error, (StopTraining, Diverged)) else "failed")
             raise

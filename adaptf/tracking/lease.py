@@ -111,7 +111,6 @@ def held(lease: Lease, *, also: Callable[[], None]) -> Iterator[None]:
     thread = threading.Thread(target=_renew, args=(lease, also, over), daemon=True)
     _held.append(lease)
     try:
-        lease.beat()
         thread.start()
         yield
     finally:
@@ -123,11 +122,13 @@ def held(lease: Lease, *, also: Callable[[], None]) -> Iterator[None]:
 
 
 def _renew(lease: Lease, also: Callable[[], None], over: threading.Event) -> None:
-    while not over.wait(BEAT_SECONDS) and not lease.lost:
+    while not lease.lost:
         with suppress(Exception):  # the server is away, or the lease lost: whoever writes next is told
             if answers():
                 lease.beat()
                 also()
+        if over.wait(BEAT_SECONDS):
+            return
 
 
 def claim(run_id: str, record: Path) -> Lease:

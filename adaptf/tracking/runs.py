@@ -51,6 +51,7 @@ DATA_DIGEST = "adaptf.digest"
 CONTINUES = "adaptf.continues"
 """Tag of a run that `mlflow run` made in vain: the interrupted one in which the work went on."""
 LATEST, NONE = "latest", "none"
+_WORK = "ADAPTF_WORK"
 DEFAULT_STORE = "mlflow.db"
 _PER_EPOCH = ("train/", "val/", "lr-", "epoch")
 """Begin of the metrics that Lightning logs while it trains."""
@@ -349,13 +350,19 @@ def fingerprint_of(run: Run) -> str:
 
 def work_root() -> Path:
     """Where unfinished stages keep what they need: the folder ADAPTF_WORK, or `work` in the working directory."""
-    given = os.environ.get("ADAPTF_WORK")
-    return Path(user_path(given, what="ADAPTF_WORK")) if given else Path("work").absolute()
+    given = os.environ.get(_WORK)
+    return Path(user_path(given, what=_WORK)) if given else Path("work").absolute()
 
 
 def work_folder_name(stage: str, fingerprint: str) -> str:
     """As it stands below `work_root()`."""
     return f"{stage}-{fingerprint[:16]}"
+
+
+def settle_work_root() -> None:
+    """Takes a relative ADAPTF_WORK from where the user stands, for this process and those that it starts."""
+    if os.environ.get(_WORK):
+        os.environ[_WORK] = str(work_root())
 
 
 @contextmanager
@@ -407,8 +414,9 @@ def log_all(result: Result) -> None:
     set_complete(result.files, result.parts)
 
 
-def end(run: StageRun, status: str, *last_words: Callable[[], None]) -> None:
-    """Writes what a stage leaves at its end, then the status, as soon as the server answers. Raises LeaseLost."""
+def end(run: StageRun, status: str, *last_words: Callable[[], None], waits: bool = True) -> None:
+    """Writes what a stage leaves at its end, then the status, as soon as the server answers; unless it `waits`, now or not at
+    all. Raises LeaseLost."""
 
     def leave_all() -> None:
         lease.check()
@@ -422,7 +430,10 @@ def end(run: StageRun, status: str, *last_words: Callable[[], None]) -> None:
 
     # Each is done again for itself: MLflow would begin another run where this one is not active any more.
     for step in (leave_all, set_status, lease.release):
-        patiently(step, what=f"the end of {run.name} ({status})")
+        if waits:
+            patiently(step, what=f"the end of {run.name} ({status})")
+        else:
+            step()
 
 
 def _end(run_id: str, status: str) -> None:

@@ -1,10 +1,12 @@
 """The processes that train together: which of them this one is, and that one which trains alone is none of them."""
 
 import os
+import threading
 
 from lightning.fabric.plugins.environments.lightning import LightningEnvironment
 from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 from lightning.fabric.plugins.environments.torchelastic import TorchElasticEnvironment
+from lightning.fabric.strategies.launchers.subprocess_script import _ChildProcessObserver
 from lightning_utilities.core.rank_zero import rank_zero_only
 
 _LAUNCHERS = (TorchElasticEnvironment, SLURMEnvironment)
@@ -30,3 +32,10 @@ def enter_group(*, several: bool) -> None:
         for name in _SAID_BY_LAUNCHERS:
             os.environ.pop(name, None)
     rank_zero_only.rank = int(process_place() != (0, 0))  # type: ignore[attr-defined]
+
+
+def outlive_the_others() -> None:
+    """Lightning kills this process some seconds after another one's end, where it may have its runs to end first."""
+    for thread in threading.enumerate():
+        if isinstance(thread, _ChildProcessObserver):
+            thread._child_processes = []  # its next look finds nothing to wait for

@@ -16,6 +16,7 @@ CRASHING = "import os, signal\n\ndef Core():\n    os.kill(os.getpid(), signal.SI
 """A package in the place of OpenVINO."""
 
 
+@pytest.mark.slow
 def test_a_fresh_process_runs_the_file_as_this_one_does_names_a_broken_one_and_survives_a_crash(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):

@@ -124,6 +124,7 @@ def test_a_folder_without_audio_says_what_is_expected(tmp_path):
         load_responses(tmp_path, sample_rate=32000, level="unit_energy")
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not MICIRP.is_dir(), reason="the MicIRP responses are not part of the project")
 def test_micirp_is_convolved_whole():
     bank = load_responses(MICIRP, sample_rate=32000, level="unit_energy")

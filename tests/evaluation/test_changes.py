@@ -141,6 +141,7 @@ def test_holms_correction_counts_known_values_only():
     assert math.isnan(corrected[0]) and corrected[1:] == pytest.approx([0.04, 0.04])
 
 
+@pytest.mark.slow
 def test_without_a_difference_one_row_in_all_seldom_stands():
     """Of 40 comparisons of two models that are alike, with 5 devices each, few have a row that stands."""
     devices = tuple("abcde")

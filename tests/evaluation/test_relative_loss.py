@@ -49,6 +49,7 @@ def test_nothing_stands_where_a_scene_has_one_place_only():
     )
 
 
+@pytest.mark.slow
 def test_without_a_true_loss_chance_refuses_hardly_any_model():
     """Of 400 clips of 200 places a twentieth changes sides for no reason, as often to the right scene as away from it."""
     generator, refused = np.random.default_rng(0), 0

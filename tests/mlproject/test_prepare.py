@@ -298,6 +298,7 @@ def test_a_cache_that_this_machine_lacks_is_made_again(
             load_prepared(replace(run, shared=SharedObjects()), run_id, kind=SCENES_KIND)
 
 
+@pytest.mark.slow
 def test_more_than_the_challenge_allows_is_refused_with_its_rule(
     environment: dict[str, str], tmp_path: Path
 ) -> None:

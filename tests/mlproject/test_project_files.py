@@ -114,6 +114,7 @@ def test_checkpoints_are_loaded_without_running_their_code() -> None:
         assert given.get("weights_only") == "True", path
 
 
+@pytest.mark.slow
 def test_nothing_unpickles() -> None:
     forbidden = re.compile(
         r"^(\w*pickle|dill|joblib|shelve|marshal)\.(load|loads|open|Unpickler)$|^(pd|pandas)\.read_pickle$"

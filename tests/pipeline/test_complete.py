@@ -55,7 +55,7 @@ def test_wherever_a_stage_is_killed_the_same_command_makes_one_whole_run(
     made = list(runs.search("toy", {}))
     assert sorted(int(run.data.params["seed"]) for run in made) == list(range(steps + 2))
     assert [run.data.params["seed"] for run in made if not is_whole(run)] == []
-    assert len(list((folder / "work").glob("toy-*/"))) <= 1  # of one that had nothing else left to do
+    assert len(list((folder / "work").glob("toy-*/"))) <= 2  # of those that had nothing else left to do
 
 
 @pytest.fixture
@@ -97,6 +97,7 @@ def test_a_run_whose_part_has_lost_its_artifacts_is_done_again(
     assert is_whole(again := finished(104)) and again.info.run_id != part.info.run_id
 
 
+@pytest.mark.slow
 def test_a_run_that_was_ended_too_early_goes_on(finished: Callable[..., Run]) -> None:
     whole = finished(111)
     mlflow.MlflowClient().set_tag(whole.info.run_id, COMPLETE, "no")

@@ -94,6 +94,7 @@ def copied(saved: Path, tmp_path: Path) -> Path:
     return path
 
 
+@pytest.mark.slow
 def test_an_openvino_form_that_nobody_could_check_is_removed(saved: Path, copied: Path, monkeypatch, capsys):
     for machine in ("x86_64", "aarch64"):
         for suffix in NETWORK_FILES:

@@ -30,6 +30,7 @@ def study(*, count: int) -> optuna.Study:
     return found
 
 
+@pytest.mark.slow
 def test_each_picture_is_made(tmp_path: Path) -> None:
     style = dict(matplotlib.rcParams)
     drawn, impossible = sweep_figures(study(count=7), tmp_path, score="accuracy")

@@ -341,13 +341,13 @@ def test_a_copy_that_was_not_finished_does_not_count(kept, of_a, monkeypatch):
 
 
 def test_another_router_in_production_is_told_once(start, registry, bundle, said):
-    registry.production["adaptf-router"] = "2"
+    registry.production["adaptf-router"] = Promoted("2", "")
     follower = start()
     follower.check()
     told = "adaptf-router/2 is in production, adaptf-router/1 answers until a restart"
     assert follower.notes["router"] == told
     assert messages(said).count(told) == 1
-    registry.production["adaptf-router"] = "1"
+    registry.production["adaptf-router"] = Promoted("1", "")
     follower.check()
     assert "router" not in follower.notes
 

@@ -356,5 +356,6 @@ def wait_until(done: Callable[[], bool], limit_seconds: float = 60.0) -> None:
         time.sleep(0.2)
 
 
+@pytest.mark.slow
 def test_the_server_is_one_that_stages_take(store: str) -> None:
     open_store()

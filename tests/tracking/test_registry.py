@@ -143,6 +143,7 @@ def test_a_device_called_router_has_no_model_name():
         registry.device_model_name("router")
 
 
+@pytest.mark.slow
 def test_each_place_of_a_name_takes_that_of_any_device(experiment, tmp_path):
     for device in NASTY:
         (tmp_path / f"{stored(device)}.pt2").write_text(device)

@@ -12,6 +12,7 @@ from threading import Thread
 
 import mlflow
 import pytest
+from fixtures.serving import free_port
 
 from adaptf.errors import UserError
 from adaptf.mlproject.prepare import PREPARE
@@ -90,14 +91,15 @@ def test_a_server_behind_a_gate_that_hides_its_version_is_taken(use: Callable[[s
 
 
 def test_a_stage_ends_at_once_and_with_a_message_where_no_server_answers(
-    use: Callable[[str], None], unused_port: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    use: Callable[[str], None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    use(f"http://me:secret@127.0.0.1:{unused_port}")
+    port = free_port()
+    use(f"http://me:secret@127.0.0.1:{port}")
     monkeypatch.setattr(sys, "argv", ["prepare", f"--data.root={tmp_path}"])
     with pytest.raises(SystemExit) as ended:
         PREPARE.main()
     assert str(ended.value) == (
-        f"\nprepare: the MLflow server http://me:***@127.0.0.1:{unused_port} does not answer (Connection refused): start it, "
+        f"\nprepare: the MLflow server http://me:***@127.0.0.1:{port} does not answer (Connection refused): start it, "
         "or give its address in MLFLOW_TRACKING_URI as a browser opens it, without what follows a #"
     )
 
@@ -108,15 +110,13 @@ def test_a_host_that_nobody_knows_is_said(use: Callable[[str], None]) -> None:
         open_store()
 
 
-def test_a_database_that_does_not_open_is_said_at_once(
-    use: Callable[[str], None], unused_port: int, tmp_path: Path
-) -> None:
+def test_a_database_that_does_not_open_is_said_at_once(use: Callable[[str], None], tmp_path: Path) -> None:
     (tmp_path / "file").write_text("no folder")
     (tmp_path / "text.db").write_text("no database at all, and longer than its header would be" * 100)
     for uri, told in {
         f"sqlite:///{tmp_path}/file/mlflow.db": r"folder of the MLflow store .*no file can be written",
         f"sqlite:///{tmp_path}/text.db": "can't be opened: file is not a database",
-        f"postgresql+psycopg2://me:secret@127.0.0.1:{unused_port}/runs": r"me:\*\*\*@.*Connection refused",
+        f"postgresql+psycopg2://me:secret@127.0.0.1:{free_port()}/runs": r"me:\*\*\*@.*Connection refused",
         "postgres://me:secret@127.0.0.1/runs": r"me:\*\*\*@.* can't be used: .*Supported URI schemes",
     }.items():
         use(uri)
