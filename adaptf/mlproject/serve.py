@@ -11,15 +11,17 @@ from tempfile import TemporaryDirectory
 from jsonargparse import auto_cli, set_parsing_settings
 
 from adaptf.errors import UserError
+from adaptf.files import writable_folder
 from adaptf.paths import user_file_or_name, user_path
 from adaptf.serving.app import serve
 from adaptf.serving.bundle import BundleError, read_bundle
 from adaptf.serving.kept import KeptVersions
 from adaptf.serving.live import Follower
 from adaptf.serving.log_lines import log, show_log
-from adaptf.serving.logged_model import bundle_behind
+from adaptf.serving.logged_model import Refused, bundle_behind
 from adaptf.serving.router import DeviceRouter
 from adaptf.serving.settings import Settings, read_settings
+from adaptf.tracking import production
 from adaptf.tracking.present import IN_PRODUCTION, present_version
 from adaptf.tracking.production import NoProductionVersion
 
@@ -50,7 +52,9 @@ class ServeConfig:
 def load_router(config: ServeConfig) -> DeviceRouter:
     """A router that has started. Raises UserError where there is none, in the registry or kept."""
     settings = read_settings({"live": config.live, "check_seconds": config.check_seconds})
-    kept = KeptVersions(Path(user_path(config.keep, what="keep"))) if config.keep != _NOWHERE else None
+    kept = None
+    if config.keep != _NOWHERE:
+        kept = KeptVersions(writable_folder(Path(user_path(config.keep, what="keep")), what="keep"))
     asked = user_file_or_name(config.model_uri, what="model_uri")
     with TemporaryDirectory(prefix="adaptf-", ignore_cleanup_errors=True) as folder:
         try:
@@ -59,7 +63,7 @@ def load_router(config: ServeConfig) -> DeviceRouter:
             follower = _follower(uri, files, settings, kept)
             if kept and (registered := _REGISTERED.fullmatch(uri)):
                 kept.keep(registered[1], registered[2], files)
-        except NoProductionVersion:
+        except (NoProductionVersion, Refused):
             raise
         except Exception as error:  # whatever keeps the registry or its files from answering
             follower = _kept_follower(asked, settings, kept, error)
@@ -77,11 +81,16 @@ def _kept_follower(asked: str, settings: Settings, kept: KeptVersions | None, er
     """The same from the copy on disk. Raises UserError where there is none of what was asked for."""
     name, _, wanted = re.sub("^models:/", "", asked).replace("@", "/").partition("/")
     found = kept.versions().get(name) if kept else None
-    if kept is None or found is None or (wanted.isdecimal() and wanted != found.version):
+    if kept is None or found is None or wanted not in (production.ALIAS, found.version):
         nothing = "nothing is kept of it" if kept else "keep=FOLDER would have kept it for such a start"
         raise UserError(f"{asked} cannot be loaded, and {nothing}: {error}") from error
     version = f"{name}/{found.version}"
-    follower = _follower(f"models:/{version}", kept.bundle(name), settings, kept)
+    try:
+        follower = _follower(f"models:/{version}", kept.bundle(name), settings, kept)
+    except (BundleError, KeyError, OSError) as damaged:
+        raise UserError(
+            f"{asked} cannot be loaded ({error}), and its copy can't either: {damaged}"
+        ) from error
     follower.from_kept[name] = found
     log("kept", logging.WARNING, version=version, message=f"starts from its copy on disk: {error}")
     return follower

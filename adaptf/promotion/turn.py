@@ -27,14 +27,26 @@ LOOK_SECONDS, LOOKS = 2.0, 60
 def turn(run_id: str) -> Iterator[Callable[[], None]]:
     """Waits until no other run moves versions. What it gives is to be called before each step: it is a sign of life, and raises
     UserError where others took the run for dead."""
-    looks: Counter[tuple[str, str]] = Counter()
     with suppress(MlflowException):  # there is one: nobody has to have registered a router
         mlflow.MlflowClient().create_registered_model(ROUTER_NAME)
+    try:
+        _wait_for_others(run_id)
+        yield partial(_renew, run_id)
+    except BaseException:
+        with suppress(Exception):  # the first error is what is to be told; who waits takes this run for dead
+            _withdraw(run_id)
+        raise
+    _withdraw(run_id)
+
+
+def _wait_for_others(run_id: str) -> None:
+    """Returns when this run has said that it moves versions, and no other one does."""
+    looks: Counter[tuple[str, str]] = Counter()
     while True:
         _announce(run_id)
         others = _all_that_move()
         if others.keys() == {run_id}:
-            break
+            return
         _withdraw(run_id)
         others.pop(run_id, None)
         looks.update(others.items())
@@ -43,10 +55,6 @@ def turn(run_id: str) -> Iterator[Callable[[], None]]:
         if looks.total() == len(others):
             print(f"waits: run {', '.join(others)} moves versions at the moment", flush=True)
         time.sleep(LOOK_SECONDS * random.uniform(0.5, 1.5))
-    try:
-        yield partial(_renew, run_id)
-    finally:
-        _withdraw(run_id)
 
 
 def _announce(run_id: str) -> None:

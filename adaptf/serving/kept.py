@@ -18,6 +18,8 @@ from adaptf.tracking.production import Promoted
 _INDEX = "kept.json"
 """{name: {"version": ..., "folder": ...}}: this one file says which folders count."""
 
+_PREFIX = "adaptf-kept-"
+"""Begin of the names of its folders: no other one is ever removed."""
 _LOCK_SECONDS = 60.0
 
 
@@ -32,10 +34,11 @@ class KeptVersions:
 
     def versions(self) -> dict[str, Promoted]:
         """By name, as the registry says what is in production."""
-        return {
-            name: Promoted(entry["version"], bundle_hash(self.folder / entry["folder"]))
-            for name, entry in self._index().items()
-        }
+        found = {}
+        for name, entry in self._index().items():
+            with suppress(OSError):  # replaced by another server just now
+                found[name] = Promoted(entry["version"], bundle_hash(self.folder / entry["folder"]))
+        return found
 
     def bundle(self, name: str) -> Path:
         """Where the bundle of the kept version is. Raises KeyError where there is none."""
@@ -44,7 +47,7 @@ class KeptVersions:
     def keep(self, name: str, version: str, bundle: Path) -> None:
         """Copies a bundle, in place of that of another version, which stays where the disk cannot."""
         with self._changing(f"{name}/{version} is not kept"):
-            copy = Path(tempfile.mkdtemp(dir=self.folder))
+            copy = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=self.folder))
             shutil.copytree(bundle, copy, copy_function=_copy, dirs_exist_ok=True)
             self._write(self._index() | {name: {"version": version, "folder": copy.name}})
 
@@ -73,14 +76,16 @@ class KeptVersions:
 
     def _remove_others(self) -> None:
         counts = {entry["folder"] for entry in self._index().values()}
-        for folder in self.folder.iterdir():
+        for folder in self.folder.glob(f"{_PREFIX}*"):
             if folder.is_dir() and folder.name not in counts:
                 shutil.rmtree(folder, ignore_errors=True)
 
     def _index(self) -> dict[str, dict[str, str]]:
         """Empty where there is none, or none that can be read."""
-        with suppress(OSError, ValueError):
-            return dict(json.loads((self.folder / _INDEX).read_text(encoding="utf-8")))
+        with suppress(OSError, ValueError, TypeError):
+            read = json.loads((self.folder / _INDEX).read_text(encoding="utf-8"))
+            entries = read.items() if isinstance(read, dict) else ()
+            return {name: one for name, one in entries if {"version", "folder"} <= dict(one).keys()}
         return {}
 
 

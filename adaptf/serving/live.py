@@ -243,10 +243,11 @@ class Follower:
 def _check_names(bundle: Bundle) -> None:
     """Raises UserError where a model is not the one that the registry has for its device."""
     for device, model in bundle.models.items():
-        name = registry.device_model_name(device)
-        if model.version.partition("/")[0] != name:
+        name, expected = model.version.partition("/")[0], registry.device_model_name(device)
+        before = f"{registry.PREFIX}{device}"  # as versions of adaptf called it that stored a dot as it is
+        if name not in (expected, before):
             raise UserError(
-                f"live: {model.version} answers for {device!r} here, in the registry it is {name}: serve "
+                f"live: {model.version} answers for {device!r} here, in the registry it is {expected}: serve "
                 f"{registry.ROUTER_NAME}, only the router of all devices can follow it"
             )
 

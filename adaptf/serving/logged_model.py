@@ -36,6 +36,10 @@ _REQUIREMENTS = (
 """What serving a router needs: the versions installed here are written into the model."""
 
 
+class Refused(UserError):
+    """A version whose files are not what was registered: nothing else is taken in its place."""
+
+
 def log_router(bundle: Path, name: str) -> str:
     """Logs a bundle's folder as a model of the active run, which keeps the bundle's hash; returns the model's URI.
 
@@ -90,9 +94,12 @@ def bundle_behind(uri: str, folder: Path, *, what: str) -> Path:
     if version := re.fullmatch(r"models:/([^/]+)/(\d+)", uri):
         try:
             _check_registered(mlflow.MlflowClient().get_model_version(*version.groups()), bundle)
-        except (BundleError, MlflowException) as error:
+        except MlflowException as error:
             shutil.rmtree(bundle)  # nobody takes it for one that was checked
             raise UserError(f"{what}: {error}") from error
+        except (BundleError, OSError) as error:
+            shutil.rmtree(bundle)
+            raise Refused(f"{what}: {error}") from error
     return bundle
 
 

@@ -340,6 +340,25 @@ def test_a_copy_that_was_not_finished_does_not_count(kept, of_a, monkeypatch):
     assert len([path for path in kept.folder.iterdir() if path.is_dir()]) == 1
 
 
+def test_a_folder_that_is_not_ours_stays_and_an_index_that_is_none_counts_for_nothing(
+    kept, of_a, start, registry
+):
+    (kept.folder / "photos").mkdir()
+    kept.keep("adaptf-b", "8", of_a)
+    kept.keep("adaptf-b", "9", of_a)
+    kept.forget_others(())
+    assert [path.name for path in kept.folder.iterdir() if path.is_dir()] == ["photos"]
+    registry.error = OSError("away")
+    for index in (
+        "[1]",
+        '{"adaptf-b": {}}',
+        '{"adaptf-b": 1}',
+        '{"adaptf-b": {"version": "8", "folder": "gone"}}',
+    ):
+        (kept.folder / "kept.json").write_text(index)
+        assert versions(start())["b"] == "adaptf-b/2"
+
+
 def test_another_router_in_production_is_told_once(start, registry, bundle, said):
     registry.production["adaptf-router"] = Promoted("2", "")
     follower = start()
