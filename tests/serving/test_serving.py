@@ -86,6 +86,11 @@ def clip(noise, encoded) -> str:
     return encoded(noise(32000))
 
 
+@pytest.mark.slow
+def test_the_server_is_one_that_stages_take(store: str) -> None:
+    open_store()
+
+
 def test_rows_of_several_devices_are_answered_in_order(address, clip, noise, encoded, versions, scenes):
     rows = [
         {"audio": clip, "device": "b"},
@@ -354,8 +359,3 @@ def wait_until(done: Callable[[], bool], limit_seconds: float = 60.0) -> None:
     while not done():
         assert time.monotonic() < end, "not taken up in time"
         time.sleep(0.2)
-
-
-@pytest.mark.slow
-def test_the_server_is_one_that_stages_take(store: str) -> None:
-    open_store()
