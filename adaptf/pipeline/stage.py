@@ -98,10 +98,7 @@ class Stage(Generic[_Config]):
         end_in_order()
         runs.settle_work_root()
         try:
-            if runs.is_process_zero():
-                open_store()
-            else:
-                runs.use_default_store()
+            open_store()
             outside.check_places()
             run_id = execute(self, config)
         except INTERRUPTS:
