@@ -1,15 +1,12 @@
 """Prints the runs that a model came from, as a tree. It makes no run of its own."""
 
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from adaptf.errors import UserError
-from adaptf.pipeline.command_line import command_arguments, parse
+from adaptf.pipeline.command_line import command_arguments
 from adaptf.pipeline.lineage import as_text, origin_of, tree
-from adaptf.pipeline.stage import quiet_libraries
+from adaptf.pipeline.printed import print_told
 from adaptf.tracking.runs import NONE
-from adaptf.tracking.store import open_store
 
 
 @dataclass(frozen=True)
@@ -32,16 +29,5 @@ def arguments_of(given: Sequence[str]) -> list[str]:
     return [f"--model={given[0]}", *given[1:]] if given and not given[0].startswith("-") else list(given)
 
 
-def main() -> None:
-    """The body of the entry point."""
-    quiet_libraries()
-    config = parse(LineageConfig, stage="lineage", arguments=arguments_of(command_arguments()))
-    try:
-        open_store()
-        print(lineage(config))
-    except UserError as error:
-        sys.exit(f"\nlineage: {error}")
-
-
 if __name__ == "__main__":
-    main()
+    print_told(lineage, LineageConfig, name="lineage", arguments=arguments_of(command_arguments()))

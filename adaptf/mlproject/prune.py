@@ -5,7 +5,6 @@ downloads. What somebody holds the lock of stays, and so does all of which it ca
 """
 
 import json
-import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
@@ -25,10 +24,9 @@ from adaptf.errors import UserError
 from adaptf.files import remove
 from adaptf.mlproject.prepare import PREPARE
 from adaptf.pipeline.artifacts import CLIPS, DATA, DATASET, EVALUATE_RUN, QUANTIZE_RUN
-from adaptf.pipeline.command_line import command_arguments, parse
-from adaptf.pipeline.stage import quiet_libraries
+from adaptf.pipeline.command_line import command_arguments
+from adaptf.pipeline.printed import print_told
 from adaptf.tracking import production, runs
-from adaptf.tracking.store import open_store
 
 _ALL = 2**31 - 1
 """More runs than there are: MLflow would give 100,000."""
@@ -245,16 +243,5 @@ def as_text(waste: Iterable[Waste], *, taken: bool) -> str:
     return "\n".join([*lines, end if lines else "There is nothing that could go"])
 
 
-def main() -> None:
-    """The body of the entry point."""
-    quiet_libraries()
-    config = parse(PruneConfig, stage="prune", arguments=command_arguments())
-    try:
-        open_store()
-        print(prune(config))
-    except UserError as error:
-        sys.exit(f"\nprune: {error}")
-
-
 if __name__ == "__main__":
-    main()
+    print_told(prune, PruneConfig, name="prune", arguments=command_arguments())

@@ -105,7 +105,7 @@ def main() -> None:
     show_log()
     try:
         serve(load_router(config), host=config.host, port=config.port)
-    except (UserError, BundleError) as error:
+    except UserError as error:
         sys.exit(f"\nserve: {error}")
 
 

@@ -212,9 +212,8 @@ def openvino_form(
         try:
             form = _measured_form(path, fresh, judged, of_file, shown)
             why = "; ".join([*form.cost.problems(), *_difference_problems(form.agreement)])
-        except (
-            Exception
-        ) as error:  # whatever a library that breaks may raise: the .pt2 file needs nothing of it
+        # Whatever a library that breaks may raise: the .pt2 file needs nothing of it.
+        except Exception as error:
             why = f"it does not run here: {error}"
     if why:
         remove_openvino(path)

@@ -148,12 +148,11 @@ def execute(
             with _active_run(stage, digest, name, folder) as run:
                 run = dataclasses.replace(run, watch=watch, shared=shared)
                 _work(stage, config, run)
+            shutil.rmtree(folder)
         else:
             run = StageRun("of-process-zero", name, folder, watch, shared)
             stage.run(config, run)
             _wait_for_all_processes()
-        if runs.is_process_zero():
-            shutil.rmtree(folder)
     return run.run_id
 
 
@@ -221,9 +220,8 @@ def _end_as_failed(run: StageRun, error: BaseException) -> None:
     if not answers():
         print(text, flush=True)
     try:
-        if isinstance(error, Exception) or answers():  # Ctrl-C waits for no server
-            log = partial(mlflow.MlflowClient().log_text, run.run_id, text, "error.txt")
-            runs.end(run, "FAILED", log)
+        log = partial(mlflow.MlflowClient().log_text, run.run_id, text, "error.txt")
+        runs.end(run, "FAILED", log)
     except LeaseLost:
         pass  # whoever has the run now ends it
     except Exception as further:
@@ -249,10 +247,7 @@ def _active_run(stage: Stage[Any], digest: str, name: str, folder: Path) -> Iter
     run_id, record = made, folder / "lease"
     if interrupted:
         run_id = str(interrupted.info.run_id)
-        lease = leases.claim(run_id, record)
-        if not runs.is_interrupted(mlflow.get_run(run_id)):  # who had it has finished it meanwhile
-            lease.release()
-            raise leases.Busy(f"another process has just finished this, in run {run_id}", lambda: None)
+        lease = _claim_unfinished(run_id, record)
         print(f"{name}: continues run {run_id}", flush=True)
         if made and made != run_id:
             runs.hand_over(made, run_id, name)
@@ -270,6 +265,15 @@ def _active_run(stage: Stage[Any], digest: str, name: str, folder: Path) -> Iter
         run = StageRun(active.info.run_id, name, folder)
         with leases.held(lease, also=run.send_metrics):
             yield run
+
+
+def _claim_unfinished(run_id: str, record: Path) -> Lease:
+    """The lease of an interrupted run. Raises Busy where another process has it, or has finished it meanwhile."""
+    lease = leases.claim(run_id, record)
+    if not runs.is_interrupted(mlflow.get_run(run_id)):
+        lease.release()
+        raise leases.Busy(f"another process has just finished this, in run {run_id}", lambda: None)
+    return lease
 
 
 def _log_configuration(config: Any) -> None:

@@ -9,7 +9,7 @@ from adaptf.serving.router import DeviceRouter
 
 
 def local_router(bundle: Path, **settings: Any) -> DeviceRouter:
-    """Of a bundle's folder; `settings` are those of `serving/settings.py`. Raises BundleError and UserError."""
+    """Of a bundle's folder; `settings` are those of `serving/settings.py`. Raises UserError."""
     router = DeviceRouter()
     router.load_context(SimpleNamespace(artifacts={BUNDLE: str(bundle)}, model_config=settings or None))
     return router

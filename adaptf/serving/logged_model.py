@@ -44,7 +44,7 @@ def log_router(bundle: Path, name: str) -> str:
     """Logs a bundle's folder as a model of the active run, which keeps the bundle's hash; returns the model's URI.
 
     The model holds this package's source and the installed versions of what it imports, so it needs nothing of this
-    machine. Raises BundleError (a ValueError) where the bundle cannot be served.
+    machine. Raises BundleError where the bundle cannot be served.
     """
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*An input example was not provided")
@@ -94,12 +94,10 @@ def bundle_behind(uri: str, folder: Path, *, what: str) -> Path:
     if version := re.fullmatch(r"models:/([^/]+)/(\d+)", uri):
         try:
             _check_registered(mlflow.MlflowClient().get_model_version(*version.groups()), bundle)
-        except MlflowException as error:
+        except (BundleError, OSError, MlflowException) as error:
             shutil.rmtree(bundle)  # nobody takes it for one that was checked
-            raise UserError(f"{what}: {error}") from error
-        except (BundleError, OSError) as error:
-            shutil.rmtree(bundle)
-            raise Refused(f"{what}: {error}") from error
+            kind = UserError if isinstance(error, MlflowException) else Refused
+            raise kind(f"{what}: {error}") from error
     return bundle
 
 

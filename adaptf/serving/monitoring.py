@@ -3,7 +3,7 @@
 import logging
 import time
 from collections import Counter as Tally
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import count
 from typing import Any
@@ -124,42 +124,54 @@ class _ModelMetrics:
 
     def collect(self) -> Iterator[Metric]:
         follower = self.follower
-        models = GaugeMetricFamily(
-            "adaptf_model", "Networks that answer, 1 each.", labels=["device", "version", "form"]
+        models = follower.bundle.models.items()
+        yield _gauge(
+            "adaptf_model",
+            "Networks that answer, 1 each.",
+            ["device", "version", "form"],
+            {(device, model.version, model.network.form): 1 for device, model in models},
         )
-        for device, model in follower.bundle.models.items():
-            models.add_metric([device, model.version, model.network.form], 1)
-        other = GaugeMetricFamily(
+        yield _gauge(
             "adaptf_form_refused",
             "Networks whose faster form says something else on this processor: by how much of the logits' spread.",
-            labels=["device", "version"],
+            ["device", "version"],
+            {
+                (device, model.version): model.network.refused_difference
+                for device, model in models
+                if model.network.refused_difference is not None
+            },
         )
-        for device, model in follower.bundle.models.items():
-            if model.network.refused_difference is not None:
-                other.add_metric([device, model.version], model.network.refused_difference)
-        refused = GaugeMetricFamily(
+        yield _gauge(
             "adaptf_live_not_taken_up",
             "Promoted versions that could not be taken up, 1 each.",
-            labels=["device", "version"],
+            ["device", "version"],
+            {(device, failure.version): 1 for device, failure in follower.failures.copy().items()},
         )
-        for device, failure in list(follower.failures.items()):
-            refused.add_metric([device, failure.version], 1)
         failed = CounterMetricFamily(
             "adaptf_live_failures", "Looks at the registry, or versions, that failed.", labels=["what"]
         )
         for what, number in follower.failed.items():
             failed.add_metric([what], number)
-        kept = GaugeMetricFamily(
+        yield failed
+        yield _gauge(
             "adaptf_kept",
             "Versions that answer from their copies on disk, unconfirmed by the registry, 1 each.",
-            labels=["name", "version"],
+            ["name", "version"],
+            {(name, one.version): 1 for name, one in follower.from_kept.copy().items()},
         )
-        for name, one in list(follower.from_kept.items()):
-            kept.add_metric([name, one.version], 1)
-        yield from (models, other, refused, failed, kept)
         if follower.last_check:
             name, text = "adaptf_live_last_check_timestamp_seconds", "When the registry last answered."
             yield GaugeMetricFamily(name, text, value=follower.last_check.timestamp())
+
+
+def _gauge(
+    name: str, text: str, labels: Sequence[str], values: Mapping[tuple[str, ...], float]
+) -> GaugeMetricFamily:
+    """A value for each of the labels' values."""
+    family = GaugeMetricFamily(name, text, labels=labels)
+    for of_labels, value in values.items():
+        family.add_metric(of_labels, value)
+    return family
 
 
 def _scene_of(answer: Answer, bundle: Bundle) -> str:

@@ -37,7 +37,7 @@ class DeviceRouter(PythonModel):
         return self.follower.bundle
 
     def load_context(self, context: Any) -> None:
-        """Reads the bundle, and starts what the model's configuration asks for. Raises BundleError and UserError."""
+        """Reads the bundle, and starts what the model's configuration asks for. Raises UserError."""
         settings = read_settings(context.model_config)
         show_log_when_served()
         bundle = read_bundle(Path(context.artifacts[BUNDLE]))

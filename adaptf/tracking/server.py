@@ -7,11 +7,14 @@ from typing import TypeVar
 import mlflow
 from mlflow.utils.credentials import get_default_host_creds
 from mlflow.utils.rest_utils import http_request
+from mlflow.utils.uri import is_http_uri
+from requests import Response
 
 from adaptf.errors import UserError
 
 PROBE_SECONDS, SAY_SECONDS = 2.0, 60.0
 """How often it is asked, and how often people are told that it does not answer."""
+_ANY_EXPERIMENT = "/api/2.0/mlflow/experiments/search"
 _ANSWER_SECONDS = 10
 _T = TypeVar("_T")
 
@@ -20,16 +23,30 @@ def answers() -> bool:
     """Whether the tracking store answers right now: MLflow's own requests find out after retrying for four minutes."""
     uri = mlflow.get_tracking_uri()
     try:
-        if uri.startswith("http"):
-            path, one = "/api/2.0/mlflow/experiments/search", {"max_results": 1}
-            http_request(
-                get_default_host_creds(uri), path, "POST", json=one, max_retries=0, timeout=_ANSWER_SECONDS
-            )
+        if is_http_uri(uri):
+            ask_for_any_experiment(uri, _ANSWER_SECONDS)
         else:
             mlflow.MlflowClient().search_experiments(max_results=1)
     except Exception:  # of requests, of a database's driver, or MLflow's
         return False
     return True
+
+
+def ask_for_any_experiment(uri: str, seconds: float | tuple[float, float], **options: object) -> Response:
+    """The answer of a server to what it answers whoever may ask it anything; otherwise as `ask`."""
+    return ask(uri, _ANY_EXPERIMENT, "POST", seconds, json={"max_results": 1}, **options)
+
+
+def ask(
+    uri: str, path: str, method: str, seconds: float | tuple[float, float], **options: object
+) -> Response:
+    """What a server answers to one question, asked once; `seconds` for the answer, or for a connection and for the answer.
+
+    Raises MlflowException, or OSError as requests does, where nothing comes.
+    """
+    creds = get_default_host_creds(uri)
+    answer: Response = http_request(creds, path, method, max_retries=0, timeout=seconds, **options)
+    return answer
 
 
 def patiently(write: Callable[[], _T], *, what: str) -> _T:

@@ -2,6 +2,7 @@
 
 import os
 import re
+from collections.abc import Callable
 from pathlib import Path
 
 import mlflow
@@ -9,8 +10,6 @@ import sqlalchemy
 from alembic.util import CommandError
 from mlflow.exceptions import MlflowException
 from mlflow.store.db.db_types import DATABASE_ENGINES
-from mlflow.utils.credentials import get_default_host_creds
-from mlflow.utils.rest_utils import http_request
 from mlflow.utils.uri import is_http_uri
 from requests import Response
 from sqlalchemy.engine import URL
@@ -18,11 +17,11 @@ from sqlalchemy.engine import URL
 from adaptf.errors import UserError
 from adaptf.files import writable_folder
 from adaptf.tracking.runs import use_default_store
+from adaptf.tracking.server import ask, ask_for_any_experiment
 
 _WAIT_SECONDS = (10, 60)
 """For a connection, and for the answer. MLflow's own requests try again for four minutes, its database for as long."""
 _OLDEST = 3
-_ANY_EXPERIMENT = "/api/2.0/mlflow/experiments/search"
 _CREDENTIALS = "MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or MLFLOW_TRACKING_TOKEN"
 _ADDRESS = "give its address in MLFLOW_TRACKING_URI as a browser opens it, without what follows a #"
 
@@ -44,10 +43,13 @@ def open_store() -> None:
 
 
 def _check_server(uri: str) -> None:
-    answer = _answer(uri, _ANY_EXPERIMENT, "POST", json={"max_results": 1})
+    answer = _answer(uri, lambda: ask_for_any_experiment(uri, _WAIT_SECONDS, raise_on_status=False))
     if answer.status_code != 200 or "json" not in answer.headers.get("Content-Type", ""):
         raise UserError(f"the MLflow server {_shown(uri)} {_refusal(answer)}")
-    version = re.match(r"(\d+)\.[\w.]+$", _answer(uri, "/version", "GET").text.strip())
+    version = re.match(
+        r"(\d+)\.[\w.]+$",
+        _answer(uri, lambda: ask(uri, "/version", "GET", _WAIT_SECONDS, raise_on_status=False)).text.strip(),
+    )
     if version and int(version[1]) < _OLDEST:
         raise UserError(
             f"the MLflow server {_shown(uri)} is MLflow {version[0]}, which knows no logged models: adaptf needs "
@@ -55,18 +57,14 @@ def _check_server(uri: str) -> None:
         )
 
 
-def _answer(uri: str, path: str, method: str, **content: object) -> Response:
+def _answer(uri: str, question: Callable[[], Response]) -> Response:
     """Raises UserError where none comes."""
     try:
-        creds = get_default_host_creds(uri)
-        answer: Response = http_request(
-            creds, path, method, max_retries=0, timeout=_WAIT_SECONDS, raise_on_status=False, **content
-        )
+        return question()
     except (MlflowException, OSError) as error:  # OSError: those of requests
         raise UserError(
             f"the MLflow server {_shown(uri)} does not answer ({_cause(error)}): {_hint(error)}"
         ) from error
-    return answer
 
 
 def _refusal(answer: Response) -> str:

@@ -13,6 +13,7 @@ import pytest
 import torch
 from fixtures.noise_data import write_tau
 from fixtures.serving import end_group, free_port, outside_environment, wait_until_healthy
+from fixtures.store import in_store
 
 from adaptf.mlproject.compare import COMPARE, CompareConfig
 from adaptf.mlproject.main import MAIN, MainConfig
@@ -58,19 +59,9 @@ def store(executable: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator
     folder = tmp_path_factory.mktemp("browser")
     uri = f"sqlite:///{folder / 'mlflow.db'}"
     torch.set_num_threads(1)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("MLFLOW_TRACKING_URI", uri)
-        patch.setenv("ADAPTF_WORK", str(folder / "work"))
-        for name in ("MLFLOW_RUN_ID", "MLFLOW_EXPERIMENT_ID"):
-            patch.setenv(name, "")  # so that what a stage sets is taken away again
-            patch.delenv(name)
-        patch.setenv("MLFLOW_EXPERIMENT_NAME", "scenes")
-        former = mlflow.get_tracking_uri()
-        mlflow.set_tracking_uri(uri)
-        mlflow.create_experiment("scenes", artifact_location=(folder / "artifacts").as_uri())
+    with in_store(uri, folder / "artifacts", experiment="scenes", ADAPTF_WORK=str(folder / "work")):
         fill(folder)
         yield folder
-        mlflow.set_tracking_uri(former)
 
 
 def fill(folder: Path) -> None:

@@ -16,6 +16,7 @@ import mlflow
 import pytest
 import torch
 from fixtures.serving import free_port, outside_environment, wait_until_healthy
+from fixtures.store import in_store
 
 from adaptf.mlproject.train import TRAIN, TrainConfig
 from adaptf.pipeline.stage import Stage, execute
@@ -75,16 +76,8 @@ def mlflow_server(folder: Path, database: Path) -> Iterator[Server]:
 def environment(mlflow_server: Server, folder: Path) -> Iterator[dict[str, str]]:
     """That of stages, with this server as their store."""
     torch.set_num_threads(1)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("MLFLOW_TRACKING_URI", mlflow_server.address)
-        patch.setenv("ADAPTF_WORK", str(folder / "work"))
-        for name in ("MLFLOW_RUN_ID", "MLFLOW_EXPERIMENT_NAME", "MLFLOW_EXPERIMENT_ID"):
-            patch.setenv(name, "")
-            patch.delenv(name)
-        former = mlflow.get_tracking_uri()
-        mlflow.set_tracking_uri(mlflow_server.address)
-        yield dict(os.environ)
-        mlflow.set_tracking_uri(former)
+    with in_store(mlflow_server.address, ADAPTF_WORK=str(folder / "work")) as variables:
+        yield variables
 
 
 @pytest.fixture

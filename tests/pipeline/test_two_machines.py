@@ -13,6 +13,7 @@ from pathlib import Path
 
 import mlflow
 import pytest
+from fixtures.store import in_store
 from mlflow.entities import Run, ViewType
 
 from adaptf.pipeline.stage import Stage, execute
@@ -106,18 +107,8 @@ def work(case: str, place: Path, environment: dict[str, str], racing: int) -> No
 def store(postgresql: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
     """The environment of all machines."""
     uri, artifacts = postgresql.replace("DATABASE", "mlflow"), tmp_path_factory.mktemp("artifacts")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("MLFLOW_TRACKING_URI", uri)
-        patch.setenv("MLFLOW_EXPERIMENT_NAME", EXPERIMENT)
-        patch.setenv("OMP_NUM_THREADS", "1")
-        for name in ("MLFLOW_RUN_ID", "MLFLOW_EXPERIMENT_ID"):
-            patch.setenv(name, "")
-            patch.delenv(name)
-        former = mlflow.get_tracking_uri()
-        mlflow.set_tracking_uri(uri)
-        mlflow.create_experiment(EXPERIMENT, artifact_location=artifacts.as_uri())
-        yield dict(os.environ)
-        mlflow.set_tracking_uri(former)
+    with in_store(uri, artifacts, experiment=EXPERIMENT, OMP_NUM_THREADS="1") as variables:
+        yield variables
 
 
 @pytest.fixture

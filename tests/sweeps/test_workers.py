@@ -15,6 +15,7 @@ import mlflow
 import optuna
 import pytest
 import torch
+from fixtures.store import in_store
 from mlflow.entities import Run
 from optuna.trial import FrozenTrial, TrialState
 
@@ -37,19 +38,9 @@ def environment(postgresql: str, folder: Path) -> Iterator[dict[str, str]]:
         [sys.executable, "-m", "mlflow", "db", "upgrade", uri], check=True, capture_output=True, timeout=120
     )
     torch.set_num_threads(1)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("MLFLOW_TRACKING_URI", uri)
-        patch.setenv("MLFLOW_EXPERIMENT_NAME", "tests")
-        patch.setenv("ADAPTF_WORK", str(folder / "work"))
-        patch.setenv("OMP_NUM_THREADS", "1")
-        for name in ("MLFLOW_RUN_ID", "MLFLOW_EXPERIMENT_ID"):
-            patch.setenv(name, "")
-            patch.delenv(name)
-        former = mlflow.get_tracking_uri()
-        mlflow.set_tracking_uri(uri)
-        mlflow.create_experiment("tests", artifact_location=(folder / "artifacts").as_uri())
-        yield dict(os.environ)
-        mlflow.set_tracking_uri(former)
+    stages = {"ADAPTF_WORK": str(folder / "work"), "OMP_NUM_THREADS": "1"}
+    with in_store(uri, folder / "artifacts", **stages) as variables:
+        yield variables
 
 
 def work(config: SweepConfig, output: Path, environment: dict[str, str]) -> None:
