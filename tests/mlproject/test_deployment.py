@@ -1,6 +1,7 @@
 """From a checkpoint to a promoted version: quantize, evaluate, register, promote, rollback, lineage."""
 
 import json
+import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -12,7 +13,6 @@ import pytest
 
 from adaptf.compression.runtime import LARGEST_DIFFERENCE, why_no_openvino
 from adaptf.errors import UserError
-from adaptf.mlproject import lineage
 from adaptf.mlproject.evaluate import EVALUATE, EvaluateConfig
 from adaptf.mlproject.finetune import FINETUNE, FinetuneConfig
 from adaptf.mlproject.promote import PROMOTE, PromoteConfig
@@ -145,14 +145,10 @@ def test_versions_without_enough_clips_in_common_need_a_reason_and_can_be_rolled
 
 
 def test_the_lineage_of_what_is_in_production_goes_back_to_the_data(
-    first_promotion: PromoteConfig,
-    deployed: Deployed,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
+    first_promotion: PromoteConfig, deployed: Deployed
 ):
-    monkeypatch.setattr(sys, "argv", ["lineage", "models:/adaptf-unknown@production"])
-    lineage.main()
-    tree = capsys.readouterr().out
+    command = [sys.executable, "-m", "adaptf.mlproject.lineage", "models:/adaptf-unknown@production"]
+    tree = subprocess.run(command, check=True, capture_output=True, text=True).stdout
     for text in (
         "adaptf-unknown version 1, in production",
         deployed.registered,
