@@ -31,6 +31,8 @@ class TeacherLogits:
     """Run that made them."""
     data_digest: str
     """Of the data set whose clips these are: names, labels, split and content."""
+    temperature: float = 1.0
+    """By which they were divided since that run made them."""
 
     def of(
         self, filenames: Sequence[str], *, classes: Sequence[str], data_digest: str

@@ -1,10 +1,12 @@
-"""How far a model's confidence can be believed: calibration error, and accuracy where unsure clips are left out."""
+"""How far a model's confidence can be believed: calibration error, accuracy where unsure clips are left out, temperature."""
 
 from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
+from scipy.optimize import minimize_scalar
+from scipy.special import log_softmax
 
 from adaptf.evaluation.scores import Runs, probabilities
 
@@ -14,6 +16,8 @@ CONFIDENCE, ACCURACY, CALIBRATION_ERROR = "mean confidence", "accuracy", "calibr
 _COVERAGES = np.linspace(0.05, 1, 96)
 """Shares of the clips, at which several runs' curves are averaged; fewer than one in twenty are too few to judge by."""
 _SURE_SHARES = (0.8, 0.5)
+_EXPONENTS = (-5.0, 5.0)
+"""Of e: a best temperature is searched between so many times the logits' standard deviation."""
 
 
 def confidence_of(run: pd.DataFrame, scenes: Sequence[str]) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
@@ -121,3 +125,22 @@ def _figures(run: pd.DataFrame, scenes: Sequence[str]) -> list[float]:
     error = calibration_error(reliability_table(confidence, correct))
     surest = accuracy_at(rejection_curve(confidence, correct), np.array(_SURE_SHARES))
     return [float(correct.mean()), float(confidence.mean()), error, *surest]
+
+
+def best_temperature(logits: NDArray[np.floating], truth: NDArray[np.integer]) -> float:
+    """By which logits (clips, classes) are divided so that the log loss of their true classes (clips,) is lowest.
+
+    Guo et al., 2017. Raises ValueError where it falls on and on, towards 0 or without end.
+    """
+    clips = np.arange(len(truth))
+    of_truth, scale = logits[clips, truth], float(logits.std())
+    if (of_truth >= logits.max(axis=1)).all() or of_truth.mean() <= logits.mean():
+        raise ValueError(
+            "no temperature is best for logits by which all of the clips are recognised, or no more than by chance"
+        )
+
+    def log_loss(exponent: float) -> float:
+        log_probabilities = log_softmax(logits / (scale * np.exp(exponent)), axis=1)
+        return -float(log_probabilities[clips, truth].mean())
+
+    return scale * float(np.exp(minimize_scalar(log_loss, bounds=_EXPONENTS, method="bounded").x))

@@ -2,8 +2,6 @@
 
 from dataclasses import dataclass
 
-import torch
-
 from adaptf.data.clips import VALIDATION
 from adaptf.pipeline.artifacts import DATA_KIND, SCENES_KIND, TEACHER_KIND
 from adaptf.pipeline.checkpoints import student_of
@@ -23,7 +21,6 @@ from adaptf.pipeline.run_names import told
 from adaptf.pipeline.stage import Stage
 from adaptf.pipeline.taught import (
     LossConfig,
-    distillation_loss,
     logits_of_teachers,
     note_of,
     objective_of,
@@ -67,11 +64,10 @@ def distill(config: DistillConfig, run: StageRun) -> Result:
     data = load_prepared(run, config.prepare_run, kind=SCENES_KIND)
     student = student_of(run, config.train_run, data)
     run_ids = teacher_ids(config.teacher_runs)
-    tables = logits_of_teachers(run, run_ids)
+    tables = logits_of_teachers(config.loss, run, run_ids, data)
     train = taught(data.clips(*learnt_splits(config.refit)), tables, data)
     validation = None if config.refit else taught(data.clips(VALIDATION), tables, data)
-    loss = distillation_loss(config.loss, teachers=len(run_ids))
-    note = note_of(config.loss, run, run_ids)
+    note = note_of(config.loss, run, run_ids, data)
     print(note, flush=True)
     fitted = train_classifier(
         student,
@@ -87,8 +83,8 @@ def distill(config: DistillConfig, run: StageRun) -> Result:
     if validation is None:
         return as_refit(fitted_result(run, fitted, note=note))
     predictions = predict_validation(fitted.best, run, data, config.trainer)
-    logits = loss.teacher(torch.from_numpy(validation.teacher_logits)).numpy()
-    settings = {"teachers": predictions_from(logits, validation, data), DISTILLED: predictions}
+    of_teachers = predictions_from(validation.teacher_logits.mean(axis=1), validation, data)
+    settings = {"teachers": of_teachers, DISTILLED: predictions}
     return with_validation_tables(fitted_result(run, fitted, note=note), data, settings)
 
 

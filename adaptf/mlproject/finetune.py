@@ -28,7 +28,7 @@ from adaptf.pipeline.finetune_device import FINETUNE_DEVICE, FinetuneDeviceConfi
 from adaptf.pipeline.ranges import NOT_NEGATIVE, SHARE, within
 from adaptf.pipeline.run_names import told
 from adaptf.pipeline.stage import Stage, execute
-from adaptf.pipeline.taught import LossConfig, check_temperatures, logits_of_teachers, taught, teacher_ids
+from adaptf.pipeline.taught import LossConfig, logits_of_teachers, taught, teacher_ids
 from adaptf.pipeline.validation import (
     FINETUNED,
     by_own_models,
@@ -116,11 +116,10 @@ def finetune(config: FinetuneConfig, run: StageRun) -> Result:
 
 
 def check_teachers(config: FinetuneConfig, run: StageRun, data: PreparedData) -> None:
-    """Raises UserError where there are not as many temperatures as teachers, DataError for logits of other data."""
-    run_ids = teacher_ids(config.teacher_runs)
-    check_temperatures(config.loss, run_ids)
+    """Raises UserError for logits without a temperature where one is asked for, DataError for those of other data."""
     try:
-        taught(data.clip_set(data.learning_rows(), TRAIN), logits_of_teachers(run, run_ids), data)
+        tables = logits_of_teachers(config.loss, run, teacher_ids(config.teacher_runs), data)
+        taught(data.clip_set(data.learning_rows(), TRAIN), tables, data)
     except DataError as error:
         raise DataError(f"{error}. Or do without teachers: teacher_runs=none") from error
 

@@ -19,7 +19,7 @@ from adaptf.mlproject.quantize import QUANTIZE, QuantizeConfig
 from adaptf.mlproject.register import REGISTER, RegisterConfig
 from adaptf.mlproject.teacher import TEACHER, TeacherConfig
 from adaptf.mlproject.train import TRAIN, TrainConfig
-from adaptf.models.teachers.registry import find_teacher
+from adaptf.models.teachers.registry import PUBLISHED, check_kind
 from adaptf.pipeline.artifacts import DONE, PROMOTED, SCENES_KIND
 from adaptf.pipeline.checks import check_devices
 from adaptf.pipeline.config import (
@@ -30,8 +30,9 @@ from adaptf.pipeline.config import (
     path_field,
     upstream_fields,
 )
-from adaptf.pipeline.dataset import load_prepared, load_tested
+from adaptf.pipeline.dataset import PreparedData, load_prepared, load_tested
 from adaptf.pipeline.prediction_files import read_predictions
+from adaptf.pipeline.published import published_logits
 from adaptf.pipeline.seeds import Study
 from adaptf.pipeline.stage import Stage, execute
 from adaptf.reports.evaluation_report import TABLES, report
@@ -90,7 +91,7 @@ class MainConfig:
 
     def __post_init__(self) -> None:
         for kind in self.teacher_kinds:
-            find_teacher(kind)
+            check_kind(kind)
 
 
 def main(config: MainConfig, run: StageRun) -> Result:
@@ -107,9 +108,9 @@ def main(config: MainConfig, run: StageRun) -> Result:
         return step(PREPARE, PrepareConfig(replace(config.data, root=root)), what=name, name=name)
 
     scenes = prepared(config.data.root, "prepare scenes")
-    check_training_devices(
-        config, load_tested(run, scenes).training_devices
-    )  # it ends with tables of the test clips
+    data = load_tested(run, scenes)  # it ends with tables of the test clips
+    check_training_devices(config, data.training_devices)
+    check_published(config, data)
     pretrained = NONE
     if config.audioset.root == NONE:
         print(
@@ -175,6 +176,14 @@ def check_training_devices(config: MainConfig, devices: Sequence[str]) -> None:
     for stage, settings in stages_to_run(config):
         with in_section(stage.name):
             check_devices(settings, [UNKNOWN] if stage is PRETRAIN else devices)  # AudioSet tells no devices
+
+
+def check_published(config: MainConfig, data: PreparedData) -> None:
+    """Raises UserError for published logits that are not those of the data's clips."""
+    with in_section("teacher"):
+        for each in teachers(config):
+            if each.kind == PUBLISHED:
+                published_logits(each.published, data)
 
 
 def note_of(run_id: str) -> str:

@@ -23,7 +23,7 @@ from adaptf.files import sha256_of
 from adaptf.models.checkpoint import load_classifier, load_network_weights, save_classifier
 from adaptf.models.classifier import Classifier, ModelDescription
 from adaptf.models.keywords import network_settings
-from adaptf.models.teachers.registry import SMALL_CNN, Teacher, find_teacher
+from adaptf.models.teachers.registry import PUBLISHED, SMALL_CNN, Teacher, check_kind, find_teacher
 from adaptf.models.teachers.small_cnn import WIDTH
 from adaptf.pipeline.artifacts import DATA_KIND, LOGITS, SCENES_KIND, TEACHER_KIND, TEACHER_MODEL
 from adaptf.pipeline.checks import check_training
@@ -39,6 +39,7 @@ from adaptf.pipeline.config import (
 from adaptf.pipeline.dataset import PreparedData, load_prepared
 from adaptf.pipeline.fitting import Recipe, fitted_result, train_classifier
 from adaptf.pipeline.objectives import SCENES
+from adaptf.pipeline.published import PublishedConfig, digest_of_published, published
 from adaptf.pipeline.ranges import COUNT, within
 from adaptf.pipeline.stage import Stage
 from adaptf.pipeline.validation import with_validation_tables
@@ -81,8 +82,8 @@ class TeacherConfig:
 
     kind: str = "ssl"
     """ssl: all of BEATs_iter3_plus_AS2M. ssl_sl: all of ..._finetuned_on_AS2M_cpt2. ssl_frozen: the
-    classifier of the first. small_cnn: the small teacher. Or another one of
-    adaptf/models/teachers/registry.py."""
+    classifier of the first. small_cnn: the small teacher. published: none is trained, its logits are in a
+    file. Or another one of adaptf/models/teachers/registry.py."""
     prepare_run: str = upstream("prepare", **{DATA_KIND: SCENES_KIND})
     """Run of `prepare` that holds the scenes."""
     beats_ssl_file: str = path_field(NONE)
@@ -100,6 +101,7 @@ class TeacherConfig:
     """Of a teacher that starts from a file."""
     frozen: FrozenTeacherConfig = FrozenTeacherConfig()
     small: SmallTeacherConfig = field(default_factory=SmallTeacherConfig)
+    published: PublishedConfig = PublishedConfig()
     trainer: TrainerConfig = TrainerConfig()
     seed: int = 0
     """Any whole number: starts the random numbers for new weights, the order of the clips and their
@@ -109,7 +111,7 @@ class TeacherConfig:
     95 % interval."""
 
     def __post_init__(self) -> None:
-        find_teacher(self.kind)  # a slip is said while the command line is read
+        check_kind(self.kind)  # a slip is said while the command line is read
 
 
 def start(config: TeacherConfig) -> tuple[Teacher, str]:
@@ -123,23 +125,27 @@ def start(config: TeacherConfig) -> tuple[Teacher, str]:
 
 
 def network_kind(config: TeacherConfig) -> str:
-    """Which network it is."""
-    return start(config)[0].name
+    """Which network it is; of published logits what their file is called."""
+    return Path(config.published.file).stem if config.kind == PUBLISHED else start(config)[0].name
 
 
 def file_digest(config: TeacherConfig) -> str:
     """Digest of the file that it starts from. Raises UserError where the file or a setting can't be used."""
+    if config.kind == PUBLISHED:
+        return digest_of_published(config.published)
     fresh_network(config, classes=1)
     _, file = start(config)
     return NONE if file == NONE else sha256_of(Path(file))
 
 
 def teacher(config: TeacherConfig, run: StageRun) -> Result:
-    """The best checkpoint on validation clips predicts all training and validation clips as they are."""
+    """The best checkpoint on validation clips predicts all training and validation clips as they are; or others' did."""
     data = load_prepared(run, config.prepare_run, kind=SCENES_KIND)
-    note = what_it_is(config)
-    print(note, flush=True)
-    fitted, logits = learn(config, run, data)
+    is_published = config.kind == PUBLISHED
+    if is_published:
+        result, logits = published(config.published, run, data, config.trainer.score)
+    else:
+        result, logits = learn(config, run, data)
     rows = data.learning_rows()
     table = TeacherLogits(
         tuple(rows["filename"]), data.classes, logits, teacher_run=run.run_id, data_digest=data.digest
@@ -148,9 +154,7 @@ def teacher(config: TeacherConfig, run: StageRun) -> Result:
         write_teacher_logits(run.folder / LOGITS, table)
     heard = (rows["split"] == VALIDATION).to_numpy()
     predictions = prediction_table(rows[heard], logits[heard], data.classes)
-    result = with_validation_tables(
-        fitted_result(run, fitted, note=note), data, {network_kind(config): predictions}
-    )
+    result = with_validation_tables(result, data, {network_kind(config): predictions}, chose=not is_published)
     return replace(
         result,
         files={**result.files, LOGITS: run.folder / LOGITS},
@@ -185,7 +189,17 @@ def fresh_network(config: TeacherConfig, *, classes: int) -> tuple[nn.Module, di
     return network, network.settings if chosen.from_file else settings
 
 
-def learn(config: TeacherConfig, run: StageRun, data: PreparedData) -> tuple[Fitted, NDArray[np.float32]]:
+def learn(config: TeacherConfig, run: StageRun, data: PreparedData) -> tuple[Result, NDArray[np.float32]]:
+    """What the training leaves, and the best checkpoint's logits (learning clips, classes)."""
+    note = what_it_is(config)
+    print(note, flush=True)
+    fitted, logits = fit_and_predict(config, run, data)
+    return fitted_result(run, fitted, note=note), logits
+
+
+def fit_and_predict(
+    config: TeacherConfig, run: StageRun, data: PreparedData
+) -> tuple[Fitted, NDArray[np.float32]]:
     """The checkpoints, and the best one's logits (learning clips, classes)."""
     chosen, _ = start(config)
     network, settings = fresh_network(config, classes=len(data.classes))

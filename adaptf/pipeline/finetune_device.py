@@ -87,7 +87,7 @@ def _finetune_device(config: FinetuneDeviceConfig, run: StageRun) -> Result:
         metrics={START: start_score, KEPT: tuned_score},
         files={**files, BEST: save_classifier(tuned, run.folder / "kept" / "best.ckpt", epoch=epochs)},
         tags={DEVICE: config.device},
-        note=f"{note}\n\n{note_of(config.loss, run, teacher_ids(config.teacher_runs))}",
+        note=f"{note}\n\n{note_of(config.loss, run, teacher_ids(config.teacher_runs), data)}",
         summary=f"{run.name}: {note}",
     )
     shown = with_tables_of_unchosen(
@@ -99,7 +99,7 @@ def _finetune_device(config: FinetuneDeviceConfig, run: StageRun) -> Result:
 def _tune(config: FinetuneDeviceConfig, run: StageRun, data: PreparedData, validation: ClipSet) -> Fitted:
     """The training itself, with one validation at its end."""
     run_ids = teacher_ids(config.teacher_runs)
-    tables = logits_of_teachers(run, run_ids)
+    tables = logits_of_teachers(config.loss, run, run_ids, data)
     student = student_of(run, config.distill_run, data)
     return train_classifier(
         student,

@@ -1,17 +1,19 @@
 """What the stages that learn from teachers share: the loss's settings, clips with teachers' logits, who the teachers are."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
+from typing import Literal
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from adaptf.data.batch import Labels
 from adaptf.data.clip_set import ClipSet, with_teacher_logits
+from adaptf.data.clips import VALIDATION
 from adaptf.data.teacher_logits import TeacherLogits, read_teacher_logits
-from adaptf.errors import in_section
+from adaptf.errors import UserError
+from adaptf.evaluation.calibration import best_temperature
 from adaptf.evaluation.scores import Score
 from adaptf.pipeline.artifacts import LOGITS, TEACHER_KIND, TEACHER_MODEL
 from adaptf.pipeline.dataset import PreparedData
@@ -40,9 +42,11 @@ class LossConfig:
     mixed_teachers: MixedTeachers = "logits"
     """What is mixed where mixup blends two clips. logits: the teachers' logits of both (the report). terms:
     the KL terms against each (the public trainer)."""
-    teacher_temperatures: tuple[float, ...] = within(POSITIVE, ())
-    """A temperature per teacher instead of T, in the order of teacher_runs; an empty list: T for all. Puts
-    overconfident and timid teachers on one scale (Guo et al., 2017)."""
+    teacher_scale: Literal["as_they_are", "calibrated"] = "as_they_are"
+    """What the mean over teachers is of. as_they_are: their logits (the report). calibrated: those of each
+    teacher divided by the temperature at which their log loss on validation clips is lowest, so that an
+    overconfident teacher does not outweigh the others (Guo et al., 2017). That temperature means nothing of a
+    teacher that has learnt from these clips, as published ones may have."""
 
 
 def teacher_ids(teacher_runs: str) -> list[str]:
@@ -50,13 +54,36 @@ def teacher_ids(teacher_runs: str) -> list[str]:
     return [] if teacher_runs == NONE else teacher_runs.split(",")
 
 
-def logits_of_teachers(run: StageRun, run_ids: Sequence[str]) -> list[TeacherLogits]:
-    """Of each teacher the table that its run holds."""
+def logits_of_teachers(
+    config: LossConfig, run: StageRun, run_ids: Sequence[str], data: PreparedData
+) -> list[TeacherLogits]:
+    """Of each teacher the table that its run holds, on the scale that the settings ask for.
+
+    Raises UserError where a temperature has to be found and can't be.
+    """
 
     def read(run_id: str) -> TeacherLogits:
-        return read_teacher_logits(run.download(run_id, LOGITS))
+        table = read_teacher_logits(run.download(run_id, LOGITS))
+        return calibrated(table, data) if config.teacher_scale == "calibrated" else table
 
-    return [run.shared.once(("teacher logits", run_id), partial(read, run_id)) for run_id in run_ids]
+    return [
+        run.shared.once(("teacher logits", run_id, config.teacher_scale), partial(read, run_id))
+        for run_id in run_ids
+    ]
+
+
+def calibrated(table: TeacherLogits, data: PreparedData) -> TeacherLogits:
+    """The logits divided by their best temperature on validation clips. Raises UserError where there is none."""
+    held = data.table[data.table["split"] == VALIDATION]
+    logits = table.of(list(held["filename"]), classes=data.classes, data_digest=data.digest)
+    try:
+        temperature = best_temperature(logits, held["scene"].map(data.classes.index).to_numpy())
+    except ValueError as error:
+        raise UserError(
+            f"loss.teacher_scale is calibrated, and on the validation clips of teacher run {table.teacher_run} {error}: leave "
+            "that teacher out, or take loss.teacher_scale=as_they_are"
+        ) from error
+    return replace(table, logits=table.logits / np.float32(temperature), temperature=temperature)
 
 
 def taught(clips: ClipSet, tables: Sequence[TeacherLogits], data: PreparedData) -> ClipSet:
@@ -65,31 +92,12 @@ def taught(clips: ClipSet, tables: Sequence[TeacherLogits], data: PreparedData) 
     return with_teacher_logits(clips, np.stack(logits, axis=1)) if logits else clips
 
 
-def check_temperatures(config: LossConfig, run_ids: Sequence[str]) -> None:
-    """Raises UserError where there are teachers, and not as many temperatures."""
-    if run_ids:
-        distillation_loss(config, teachers=len(run_ids))
-
-
-def distillation_loss(config: LossConfig, *, teachers: int) -> DistillationLoss:
-    """Raises UserError where there are not as many temperatures as teachers."""
-    loss = DistillationLoss(
-        temperature=config.temperature,
-        weight=config.weight,
-        reduction=config.reduction,
-        teacher_temperatures=config.teacher_temperatures,
-    )
-    with in_section("loss.teacher_temperatures"):
-        loss.teacher(torch.zeros(1, teachers, 1))
-    return loss
-
-
 def objective_of(config: LossConfig, *, teachers: int) -> Objective:
     """Distillation: the loss with its two terms, and on validation clips also the teachers' accuracy and the student's
     agreement with them. The labels' cross-entropy alone where there are no teachers."""
     if not teachers:
         return SCENES
-    loss = distillation_loss(config, teachers=teachers)
+    loss = DistillationLoss(temperature=config.temperature, weight=config.weight, reduction=config.reduction)
 
     def parts(logits: Tensor, labels: Labels) -> dict[str, Tensor]:
         return loss.parts(logits, labels.targets, labels.teacher_logits, labels.unmixed_teachers)
@@ -100,22 +108,26 @@ def objective_of(config: LossConfig, *, teachers: int) -> Objective:
             **scene_measures(classes, devices, score),
             "teacher_accuracy": Measure(
                 of_teachers.metric,
-                lambda logits, labels: of_teachers.compares(loss.teacher(labels.teacher_logits), labels),
+                lambda logits, labels: of_teachers.compares(labels.teacher_logits.mean(dim=1), labels),
             ),
             "agreement": Measure(
-                Agreement(), lambda logits, labels: (logits, loss.teacher(labels.teacher_logits))
+                Agreement(), lambda logits, labels: (logits, labels.teacher_logits.mean(dim=1))
             ),
         }
 
     return Objective(parts, measures, config.mixed_teachers)
 
 
-def note_of(config: LossConfig, run: StageRun, run_ids: Sequence[str]) -> str:
+def note_of(config: LossConfig, run: StageRun, run_ids: Sequence[str], data: PreparedData) -> str:
     """What the student learns from."""
     if not run_ids:
         return "No teachers: labels alone."
     names = [run.shared.once(("teacher name", run_id), partial(teacher_name, run_id)) for run_id in run_ids]
-    return f"Teachers: {', '.join(names)}. T = {config.temperature:g}, weight = {config.weight:g}."
+    note = f"Teachers: {', '.join(names)}. T = {config.temperature:g}, weight = {config.weight:g}."
+    if config.teacher_scale == "as_they_are":
+        return note
+    found = [f"{table.temperature:.2f}" for table in logits_of_teachers(config, run, run_ids, data)]
+    return f"{note} Teachers' own temperatures on validation clips: {', '.join(found)}."
 
 
 def teacher_name(run_id: str) -> str:

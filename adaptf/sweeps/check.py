@@ -11,7 +11,6 @@ from adaptf.pipeline.checks import check_devices
 from adaptf.pipeline.config import check_ranges, upstream_fields
 from adaptf.pipeline.refit import check_choice
 from adaptf.pipeline.stage import Stage
-from adaptf.pipeline.taught import check_temperatures, teacher_ids
 from adaptf.sweeps.space import DIR_OF, SPACES, Space, space_path, with_values
 from adaptf.training.device_probability import devices_in
 
@@ -45,8 +44,6 @@ def check_trial(stage: Stage[Any], config: Any, devices: Sequence[str]) -> None:
     check_ranges(config)
     stage.check(config)
     check_devices(config, devices)
-    if hasattr(config, "loss"):
-        check_temperatures(config.loss, teacher_ids(config.teacher_runs))
     for field in upstream_fields(config):
         if field.name in _STARTS:
             check_choice(field.name, getattr(config, field.name))

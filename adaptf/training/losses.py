@@ -1,10 +1,8 @@
 """Losses over soft targets; each returns its parts by name, `loss` being the one to minimise."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -45,9 +43,6 @@ class DistillationLoss:
     temperature: float
     weight: float
     reduction: KlReduction
-    teacher_temperatures: Sequence[float] = ()
-    """One per teacher, instead of `temperature`, which empty means: puts overconfident and timid teachers on one scale (Guo et
-    al., 2017)."""
 
     def parts(
         self,
@@ -63,7 +58,7 @@ class DistillationLoss:
         still those of the single clips, and the two divergences are mixed instead: the public trainer's form.
         """
         label_loss = cross_entropy(student, targets)
-        teacher = self.teacher(teacher_logits)
+        teacher = teacher_logits.mean(dim=1)
         if unmixed_teachers is None:
             distillation_loss = self._kl(student, teacher)
         else:
@@ -73,24 +68,6 @@ class DistillationLoss:
             )
         loss = self.weight * label_loss + (1 - self.weight) * distillation_loss
         return {"loss": loss, "label_loss": label_loss, "distillation_loss": distillation_loss}
-
-    def teacher(self, teacher_logits: Tensor) -> Tensor:
-        """The mean (batch, classes) of the teachers' logits (batch, teachers, classes), to be softened by `temperature`.
-
-        Raises ValueError where there are not as many temperatures as teachers.
-        """
-        teachers = teacher_logits.shape[1]
-        own = list(self.teacher_temperatures) or [self.temperature] * teachers
-        if len(own) != teachers or min(own) <= 0:
-            raise ValueError(
-                f"there are {teachers} teachers: temperatures should be as many positive numbers, got {own}"
-            )
-        scale = moved(
-            torch.tensor(1 / teachers) * self.temperature / torch.tensor(own), teacher_logits.device
-        )
-        return (teacher_logits * scale.to(teacher_logits)[:, None]).sum(
-            dim=1
-        )  # no matrix product: autocast would round it
 
     def _kl(self, student: Tensor, teacher: Tensor) -> Tensor:
         return kl_divergence(student, teacher, temperature=self.temperature, reduction=self.reduction)

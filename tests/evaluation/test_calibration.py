@@ -8,6 +8,7 @@ import pytest
 
 from adaptf.evaluation.calibration import (
     accuracy_at,
+    best_temperature,
     calibration_error,
     calibration_table,
     confidence_of,
@@ -122,3 +123,25 @@ def test_reliability_takes_the_clips_of_all_runs_together(settings: dict[str, li
     table = reliability_tables(settings, SCENES)
     assert table["clips"].groupby(level="setting").sum().to_dict() == {"one <run>": 4, "two $runs$": 8}
     assert not math.isnan(calibration_error(table.loc[["one <run>"]]))
+
+
+def logits_that_are_right(share: float, height: float) -> tuple[np.ndarray, np.ndarray]:
+    """Of 1000 clips: `height` for one of three scenes and 0 for the others; the true one in this share of them."""
+    truth = np.zeros(1000, dtype=np.int64)
+    chosen = np.where(np.arange(1000) < share * 1000, 0, 1)
+    return height * np.eye(3)[chosen], truth
+
+
+@pytest.mark.parametrize(("share", "height"), [(0.5, 5.0), (0.9, 0.3)], ids=["overconfident", "timid"])
+def test_at_the_best_temperature_logits_are_as_sure_as_they_are_right(share: float, height: float) -> None:
+    """Worked out by hand: the log loss is lowest where the probability of the chosen scene is the share."""
+    logits, truth = logits_that_are_right(share, height)
+    wanted = height / math.log(2 * share / (1 - share))
+    assert best_temperature(logits, truth) == pytest.approx(wanted, rel=1e-4)
+    assert best_temperature(5 * logits, truth) == pytest.approx(5 * wanted, rel=1e-4)
+
+
+def test_logits_that_are_always_right_have_no_best_temperature() -> None:
+    for share, height in ((1, 2.0), (0.1, 2.0)):
+        with pytest.raises(ValueError, match="all of the clips are recognised, or no more than by chance"):
+            best_temperature(*logits_that_are_right(share, height))

@@ -120,32 +120,50 @@ def test_a_start_that_was_trained_on_another_split_is_refused(
         execute(DISTILL, replace(config, prepare_run=other_split))
 
 
-def test_other_temperatures_of_teachers_make_another_ensemble(
+def steady(filenames: tuple[str, ...], *, wrong: int, height: float) -> np.ndarray:
+    """Logits (clips, 2) that are `height` for one scene: the wrong one for each place's clip of this number, of three."""
+    parts = [name.removeprefix("audio/").split("-") for name in filenames]
+    is_bus = np.array([(part[0] == "bus") != (part[4] == str(wrong)) for part in parts])
+    return height * np.eye(2, dtype=np.float32)[is_bus.astype(int)]
+
+
+def test_calibrated_teachers_count_alike_however_sure_they_are(
+    config: DistillConfig,
+    other_teacher: Callable[..., str],
+    training_of: Callable[..., Any],
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Each is right on two clips of three, so that its best temperature makes it so sure: log 2 more for one of two scenes."""
+    path = mlflow.artifacts.download_artifacts(run_id=config.teacher_runs, artifact_path="logits")
+    files = read_teacher_logits(Path(path)).filenames
+    timid, overconfident = (steady(files, wrong=1, height=height) for height in (0.2, 10.0))
+    third = steady(files, wrong=2, height=1.0)
+    second = other_teacher(logits=third)
+    for first in (timid, overconfident):
+        ensemble = replace(config, teacher_runs=f"{other_teacher(logits=first)},{second}")
+        plain = training_of(DISTILL, ensemble).train
+        rows = [files.index(name) for name in plain.filenames]
+        expected = np.stack([first, third], axis=1)[rows]
+        np.testing.assert_array_equal(plain.teacher_logits, expected)
+        scaled = replace(ensemble, loss=replace(config.loss, teacher_scale="calibrated"))
+        begun = training_of(DISTILL, scaled)
+        np.testing.assert_allclose(begun.train.teacher_logits, np.log(2) * (expected > 0), atol=1e-3)
+        np.testing.assert_allclose(begun.validation.teacher_logits.max(axis=2), np.log(2), atol=1e-3)
+    assert "own temperatures on validation clips: 0.29, 1.44." in capsys.readouterr().out
+
+
+def test_a_teacher_that_is_always_right_has_no_scale(
     config: DistillConfig, other_teacher: Callable[..., str]
 ) -> None:
     path = mlflow.artifacts.download_artifacts(run_id=config.teacher_runs, artifact_path="logits")
-    opposite = other_teacher(logits=-read_teacher_logits(Path(path)).logits)
-    both = f"{config.teacher_runs},{opposite}"
-
-    def teacher_accuracy(*temperatures: float) -> float:
-        loss = replace(config.loss, teacher_temperatures=temperatures)
-        return metric_per_epoch(
-            execute(DISTILL, replace(config, teacher_runs=both, loss=loss)), "val/teacher_accuracy"
-        )[0]
-
-    assert teacher_accuracy(3.0, 1.0) == pytest.approx(1 - teacher_accuracy(1.0, 3.0))
+    files = read_teacher_logits(Path(path)).filenames
+    knows_all = other_teacher(logits=steady(files, wrong=-1, height=1.0))
+    loss = replace(config.loss, teacher_scale="calibrated")
+    with pytest.raises(UserError, match=r"all of the clips are recognised.*loss\.teacher_scale=as_they_are"):
+        execute(DISTILL, replace(config, teacher_runs=knows_all, loss=loss))
 
 
-def test_more_temperatures_than_teachers_are_refused_before_training(config: DistillConfig) -> None:
-    with pytest.raises(
-        UserError, match=r"teacher_temperatures.*there are 1 teachers: temperatures should be as many"
-    ):
-        execute(DISTILL, replace(config, loss=replace(config.loss, teacher_temperatures=(1.0, 1.0))))
-
-
-@pytest.mark.parametrize(
-    "changes", [{"mixed_teachers": "terms"}, {"reduction": "clips"}, {"teacher_temperatures": (4.0,)}]
-)
+@pytest.mark.parametrize("changes", [{"mixed_teachers": "terms"}, {"reduction": "clips"}])
 def test_other_forms_of_distillation_give_other_students(
     config: DistillConfig, changes: dict[str, Any]
 ) -> None:

@@ -120,7 +120,6 @@ def test_no_clip_counts_as_recognised_by_logits_that_are_no_numbers() -> None:
     [
         ("distill.loss.weight", 2.0, "from 0 to 1"),
         ("distill.loss.temperature", 0.0, "above 0"),
-        ("distill.loss.teacher_temperatures", (1.0, -1.0), "above 0"),
         ("train.optim.lr", -0.1, "above 0"),
         ("train.optim.lr", float("nan"), "above 0"),
         ("train.optim.lr", float("inf"), "above 0"),

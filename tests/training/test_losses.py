@@ -58,29 +58,3 @@ def test_divergence_per_clip_is_ten_times_that_per_element_for_ten_classes(refer
 def test_a_student_like_its_teachers_has_no_distillation_loss(reference, loss):
     ensemble = reference["teachers"].mean(dim=1)
     assert loss.parts(ensemble, reference["targets"], reference["teachers"])["distillation_loss"].abs() < 1e-6
-
-
-def softened(*temperatures):
-    return DistillationLoss(
-        temperature=2.0, weight=0.1, reduction="elements", teacher_temperatures=temperatures
-    )
-
-
-def test_each_teacher_is_softened_by_its_own_temperature(reference):
-    one = reference["teachers"][:, :1]
-    own = softened(8.0).teacher(one)
-    assert torch.allclose((own / 2.0).softmax(dim=1), (one[:, 0] / 8.0).softmax(dim=1), atol=1e-6)
-
-
-@pytest.mark.parametrize("temperatures", [(1.0,), (1.0, 0.0), (1.0, -1.0)])
-def test_another_number_of_temperatures_than_teachers_is_refused(reference, temperatures):
-    with pytest.raises(
-        ValueError, match=r"there are 2 teachers: temperatures should be as many positive numbers, got"
-    ):
-        softened(*temperatures).teacher(reference["teachers"][:, :2])
-
-
-def test_autocast_rounds_no_teacher(reference):
-    teachers = 10 * reference["teachers"][:, :2].float()
-    with torch.autocast("cpu", dtype=torch.bfloat16):
-        assert torch.allclose(softened().teacher(teachers), teachers.mean(dim=1), atol=1e-5)

@@ -13,6 +13,8 @@ from adaptf.models.teachers.beats_file import beats_from_file
 from adaptf.models.teachers.small_cnn import SmallCnnTeacher
 
 SMALL_CNN = "small_cnn"
+PUBLISHED = "published"
+"""The kind of a teacher without a network, whose logits are in a file."""
 
 
 @dataclass(frozen=True)
@@ -63,8 +65,13 @@ TEACHERS = {
 }
 
 
+def check_kind(kind: str) -> None:
+    """Raises UserError where there is no teacher of this name."""
+    if kind not in (*TEACHERS, PUBLISHED):
+        raise UserError(f"there is no teacher '{kind}', there are {', '.join((PUBLISHED, *TEACHERS))}")
+
+
 def find_teacher(kind: str) -> Teacher:
-    """Raises UserError where there is none of this name."""
-    if kind not in TEACHERS:
-        raise UserError(f"there is no teacher '{kind}', there are {', '.join(TEACHERS)}")
+    """The network of a kind. Raises UserError where there is none of this name."""
+    check_kind(kind)
     return TEACHERS[kind]
