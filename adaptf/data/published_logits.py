@@ -48,13 +48,16 @@ class PublishedLogits:
         if sorted(columns) != sorted(scenes) or len(columns) != self.values.shape[1]:
             named = f" ({', '.join(self.scenes)})" if self.scenes else ""
             raise DataError(
-                f"{self.source} holds {self.values.shape[1]} columns{named}, the data have the scenes {', '.join(scenes)}: "
-                "there should be one of each"
+                f"{self.source} holds {self.values.shape[1]} columns{named}, the data have the scenes "
+                f"{', '.join(scenes)}: there should be one of each"
             )
         return columns
 
     def of(self, filenames: Sequence[str], scenes: Sequence[str]) -> NDArray[np.float32]:
-        """Logits (clips, scenes) in this order; of probabilities their logarithms. Raises DataError where some are missing."""
+        """Logits (clips, scenes) in this order; of probabilities their logarithms.
+
+        Raises DataError where clips are missing or nothing is said of them.
+        """
         columns = self.columns(scenes)
         rows = pd.Index(self.keys).get_indexer(pd.Index([_key(name) for name in filenames]))
         source = f"{self.source}, which names {self.count} clips such as {self.keys[0]}"
@@ -72,8 +75,10 @@ class PublishedLogits:
 
 
 def read_published_logits(file: Path, names: Path | None, scenes: Sequence[str]) -> PublishedLogits:
-    """A CSV file with the column `filename` and one per scene, or a tensor, .npy or .pt, for which the column `filename` of
-    the CSV file `names` lists the clips, and `scenes` the columns where they are not in alphabetical order.
+    """A CSV file with the column `filename` and one per scene, or a tensor, .npy or .pt.
+
+    Of a tensor the column `filename` of the CSV file `names` lists the clips, and `scenes` the columns where
+    they are not in alphabetical order.
 
     Raises DataError for what can't be read, holds something else or does not fit together.
     """
@@ -83,7 +88,8 @@ def read_published_logits(file: Path, names: Path | None, scenes: Sequence[str])
         raise DataError(f"{file} is no file of logits that is known here: {', '.join((*_TABLES, *_TENSORS))}")
     if names is None:
         raise DataError(
-            f"{file} does not say whose logits it holds: give the CSV file that lists the clips of its rows as `names`"
+            f"{file} does not say whose logits it holds: give the CSV file that lists the clips of its rows "
+            "as `names`"
         )
     values = _tensor(file)
     keys = _keys(read_strings(names, ["filename"])["filename"], of=names)
@@ -102,10 +108,10 @@ def check_scenes(
     columns: Sequence[str],
     source: str,
 ) -> float:
-    """Macro-average accuracy of logits (clips, scenes) of clips that a teacher has learnt from, with their scenes (clips,).
+    """Macro-average accuracy of logits (clips, scenes) on clips learnt from, with true scenes (clips,).
 
-    Raises DataError where another order of the columns is right more often by half a scene or more, and where none is right
-    much more often than chance. `columns`: the scenes for which the file's columns are taken.
+    Raises DataError where another order of the columns is right more often by half a scene or more, and where
+    none is right much more often than chance. `columns`: the scenes for which the file's columns are taken.
     """
     count = len(scenes)
     clips = np.zeros((count, count))
@@ -118,14 +124,14 @@ def check_scenes(
         seems = {scenes[place]: scenes[scene] for scene, place in zip(true, taken, strict=True)}
         raise DataError(
             f"{source}: its columns were taken for {', '.join(columns)} and look like "
-            f"{', '.join(seems[one] for one in columns)}. In that order {_percent(likely)} of the training clips are "
-            f"recognised, else {_percent(right)}"
+            f"{', '.join(seems[one] for one in columns)}. In that order {_percent(likely)} of the training "
+            f"clips are recognised, else {_percent(right)}"
         )
     if right < 1 / count + _LEAST_ABOVE_CHANCE * (1 - 1 / count):
         raise DataError(
             f"{source}: by its logits {_percent(right)} of the training clips are recognised, chance gives "
-            f"{_percent(1 / count)}, and no other order of the columns makes it much more: the list of names is another than "
-            "that of the logits, or they are of another data set"
+            f"{_percent(1 / count)}, and no other order of the columns makes it much more: the list of "
+            "names is another than that of the logits, or they are of another data set"
         )
     return float(right)
 
@@ -190,6 +196,6 @@ def _keys(names: pd.Series, *, of: Path) -> tuple[str, ...]:
 
 
 def _key(name: str) -> str:
-    """By which a clip is looked up: `audio/` and `.wav` are left out by some lists, all else has to be the same."""
+    """By which a clip is looked up: some lists leave out `audio/` and `.wav`; all else has to be the same."""
     short = name.removeprefix("audio/")
     return short[: -len(".wav")] if short.lower().endswith(".wav") else short

@@ -1,4 +1,4 @@
-"""How far a model's confidence can be believed: calibration error, accuracy where unsure clips are left out, temperature."""
+"""How far a model's confidence can be believed: calibration error, accuracy of surest clips, temperature."""
 
 from collections.abc import Mapping, Sequence
 
@@ -128,7 +128,7 @@ def _figures(run: pd.DataFrame, scenes: Sequence[str]) -> list[float]:
 
 
 def best_temperature(logits: NDArray[np.floating], truth: NDArray[np.integer]) -> float:
-    """By which logits (clips, classes) are divided so that the log loss of their true classes (clips,) is lowest.
+    """By which logits (clips, classes) are divided so that the log loss of the true ones (clips,) is lowest.
 
     Guo et al., 2017. Raises ValueError where it falls on and on, towards 0 or without end.
     """
@@ -136,7 +136,8 @@ def best_temperature(logits: NDArray[np.floating], truth: NDArray[np.integer]) -
     of_truth, scale = logits[clips, truth], float(logits.std())
     if (of_truth >= logits.max(axis=1)).all() or of_truth.mean() <= logits.mean():
         raise ValueError(
-            "no temperature is best for logits by which all of the clips are recognised, or no more than by chance"
+            "no temperature is best for logits by which all of the clips are recognised, or no more than by "
+            "chance"
         )
 
     def log_loss(exponent: float) -> float:

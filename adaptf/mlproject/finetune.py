@@ -116,7 +116,7 @@ def finetune(config: FinetuneConfig, run: StageRun) -> Result:
 
 
 def check_teachers(config: FinetuneConfig, run: StageRun, data: PreparedData) -> None:
-    """Raises UserError for logits without a temperature where one is asked for, DataError for those of other data."""
+    """Raises UserError for logits of other data, and for a temperature that is asked for and can't be found."""
     try:
         tables = logits_of_teachers(config.loss, run, teacher_ids(config.teacher_runs), data)
         taught(data.clip_set(data.learning_rows(), TRAIN), tables, data)

@@ -139,7 +139,7 @@ def file_digest(config: TeacherConfig) -> str:
 
 
 def teacher(config: TeacherConfig, run: StageRun) -> Result:
-    """The best checkpoint on validation clips predicts all training and validation clips as they are; or others' did."""
+    """The best checkpoint on validation clips predicts all learning clips as they are; or others did."""
     data = load_prepared(run, config.prepare_run, kind=SCENES_KIND)
     is_published = config.kind == PUBLISHED
     if is_published:

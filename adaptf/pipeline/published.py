@@ -27,7 +27,8 @@ class PublishedConfig:
     """Of a tensor: the CSV file with whose rows it was made, which names them in its column filename, such as
     the challenge's split25.csv or meta.csv."""
     scenes: tuple[str, ...] = ()
-    """Of a tensor: the scenes of its columns, as in airport,bus; an empty list means all in alphabetical order."""
+    """Of a tensor: the scenes of its columns, as in airport,bus; an empty list means all in alphabetical
+    order."""
 
 
 def digest_of_published(config: PublishedConfig) -> str:
@@ -39,9 +40,9 @@ def digest_of_published(config: PublishedConfig) -> str:
 
 
 def published_logits(config: PublishedConfig, data: PreparedData) -> tuple[NDArray[np.float32], str]:
-    """Logits (learning clips, scenes), and how many there are and how well they know the training clips, as sentences.
+    """Logits (learning clips, scenes), and in words how many there are and how well they know training clips.
 
-    Raises UserError where clips are missing, or labels of training clips tell of another order of scenes or of clips.
+    Raises UserError where clips are missing, or labels tell of another order of scenes or of clips.
     """
     rows = data.learning_rows()
     with in_section("published"):
@@ -58,14 +59,14 @@ def published_logits(config: PublishedConfig, data: PreparedData) -> tuple[NDArr
 def published(
     config: PublishedConfig, run: StageRun, data: PreparedData, score: Score
 ) -> tuple[Result, NDArray[np.float32]]:
-    """What takes the place of a training: the score on validation clips, and logits (learning clips, scenes)."""
+    """What takes the place of a training: the score on validation clips; logits (learning clips, scenes)."""
     logits, found = published_logits(config, data)
     rows = data.learning_rows()
     held = (rows["split"] == VALIDATION).to_numpy()
     judged = prediction_table(rows[held], logits[held], data.classes)
     note = (
-        f"{found} and {macro_accuracy(judged):.1%} of the validation clips: where that is about the same, the teacher "
-        "has learnt from both, and its scores here are too good."
+        f"{found} and {macro_accuracy(judged):.1%} of the validation clips: where that is about the same, "
+        "the teacher has learnt from both, and its scores here are too good."
     )
     best = accuracy(judged, score)
     return Result(metrics={"best/accuracy": best}, note=note, summary=f"{run.name}: {note}"), logits

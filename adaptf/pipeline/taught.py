@@ -73,15 +73,15 @@ def logits_of_teachers(
 
 
 def calibrated(table: TeacherLogits, data: PreparedData) -> TeacherLogits:
-    """The logits divided by their best temperature on validation clips. Raises UserError where there is none."""
+    """The logits divided by their best temperature on validation clips. Raises UserError for none."""
     held = data.table[data.table["split"] == VALIDATION]
     logits = table.of(list(held["filename"]), classes=data.classes, data_digest=data.digest)
     try:
         temperature = best_temperature(logits, held["scene"].map(data.classes.index).to_numpy())
     except ValueError as error:
         raise UserError(
-            f"loss.teacher_scale is calibrated, and on the validation clips of teacher run {table.teacher_run} {error}: leave "
-            "that teacher out, or take loss.teacher_scale=as_they_are"
+            f"loss.teacher_scale is calibrated, and on validation clips of teacher run {table.teacher_run} "
+            f"{error}: leave that teacher out, or take loss.teacher_scale=as_they_are"
         ) from error
     return replace(table, logits=table.logits / np.float32(temperature), temperature=temperature)
 

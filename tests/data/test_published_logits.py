@@ -1,4 +1,4 @@
-"""Logits that somebody has published: what is read of a file, whose clips they are, and every doubt that is refused."""
+"""Logits that somebody has published: what is read of a file, whose they are, which doubts are refused."""
 
 from pathlib import Path
 from typing import Any

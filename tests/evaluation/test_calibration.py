@@ -126,7 +126,7 @@ def test_reliability_takes_the_clips_of_all_runs_together(settings: dict[str, li
 
 
 def logits_that_are_right(share: float, height: float) -> tuple[np.ndarray, np.ndarray]:
-    """Of 1000 clips: `height` for one of three scenes and 0 for the others; the true one in this share of them."""
+    """Of 1000 clips: `height` for one of three scenes, in this share of them the true one, 0 for others."""
     truth = np.zeros(1000, dtype=np.int64)
     chosen = np.where(np.arange(1000) < share * 1000, 0, 1)
     return height * np.eye(3)[chosen], truth

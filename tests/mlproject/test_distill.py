@@ -121,7 +121,7 @@ def test_a_start_that_was_trained_on_another_split_is_refused(
 
 
 def steady(filenames: tuple[str, ...], *, wrong: int, height: float) -> np.ndarray:
-    """Logits (clips, 2) that are `height` for one scene: the wrong one for each place's clip of this number, of three."""
+    """Logits (clips, 2): `height` for one scene, the wrong one for each place's clip of this number."""
     parts = [name.removeprefix("audio/").split("-") for name in filenames]
     is_bus = np.array([(part[0] == "bus") != (part[4] == str(wrong)) for part in parts])
     return height * np.eye(2, dtype=np.float32)[is_bus.astype(int)]
@@ -133,7 +133,7 @@ def test_calibrated_teachers_count_alike_however_sure_they_are(
     training_of: Callable[..., Any],
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    """Each is right on two clips of three, so that its best temperature makes it so sure: log 2 more for one of two scenes."""
+    """Each is right on two clips of three: as sure its best temperature makes it, log 2 for one scene."""
     path = mlflow.artifacts.download_artifacts(run_id=config.teacher_runs, artifact_path="logits")
     files = read_teacher_logits(Path(path)).filenames
     timid, overconfident = (steady(files, wrong=1, height=height) for height in (0.2, 10.0))
