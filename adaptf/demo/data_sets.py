@@ -23,7 +23,7 @@ from tqdm import tqdm
 
 from adaptf.audio.simulated_microphones import compress, simulate_responses
 from adaptf.data.folders import files_below
-from adaptf.demo.sounds import SCENES, Clips, render_events, render_scene
+from adaptf.demo.sounds import SCENE_RECIPES, Clips, render_events, render_scene
 from adaptf.files import written_aside
 
 # Part of the settings: data of an older generator is not taken for that of this one.
@@ -119,10 +119,10 @@ class _Part:
 
     @property
     def end_location(self) -> int:
-        return self.first_location + len(SCENES) * self.locations
+        return self.first_location + len(SCENE_RECIPES) * self.locations
 
 
-class _Clip(NamedTuple):
+class _MetaRow(NamedTuple):
     """A row of TAU's meta.csv."""
 
     filename: str
@@ -246,10 +246,10 @@ def _write_tau(
     train_rows = _write_part(folder, seed, training, TRAINING_DEVICES, device_share, responses, progress)
     test_rows = _write_part(folder, seed, test, _TEST_DEVICES, 1.0, responses, progress)
     setup = folder / "evaluation_setup"
-    _write_table(folder / "meta.csv", _Clip._fields, train_rows + test_rows)
-    _write_table(setup / "fold1_train.csv", _Clip._fields[:2], [row[:2] for row in train_rows])
-    _write_table(setup / "fold1_test.csv", _Clip._fields[:1], [row[:1] for row in test_rows])
-    _write_table(setup / "fold1_evaluate.csv", _Clip._fields[:2], [row[:2] for row in test_rows])
+    _write_table(folder / "meta.csv", _MetaRow._fields, train_rows + test_rows)
+    _write_table(setup / "fold1_train.csv", _MetaRow._fields[:2], [row[:2] for row in train_rows])
+    _write_table(setup / "fold1_test.csv", _MetaRow._fields[:1], [row[:1] for row in test_rows])
+    _write_table(setup / "fold1_evaluate.csv", _MetaRow._fields[:2], [row[:2] for row in test_rows])
     hidden = _write_evaluation_set(folder / "evaluation_set", seed, evaluation, responses, progress)
     return {"training_clips": len(train_rows), "test_clips": len(test_rows), "evaluation_clips": hidden}
 
@@ -262,10 +262,10 @@ def _write_part(
     device_share: float,
     responses: dict[str, np.ndarray],
     progress: Callable[[int], object],
-) -> list[_Clip]:
+) -> list[_MetaRow]:
     """Write the audio of a part: all clips of device a, `device_share` of them for each other device."""
     rows = []
-    for number, scene in enumerate(SCENES):
+    for number, scene in enumerate(SCENE_RECIPES):
         rng = np.random.default_rng((seed, part.number, number))
         signals = _render_scene(scene, part, rng)
         for device in devices:
@@ -282,7 +282,7 @@ def _write_part(
 def _render_scene(scene: str, part: _Part, rng: np.random.Generator) -> np.ndarray:
     """Clips (locations * clips_per_location, samples) as device a hears them, ordered by location."""
     place = np.repeat(np.arange(part.locations), part.clips_per_location)
-    return render_scene(SCENES[scene], Clips(rng, place, _TAU_RATE, _TAU_RATE))
+    return render_scene(SCENE_RECIPES[scene], Clips(rng, place, _TAU_RATE, _TAU_RATE))
 
 
 def _spread_over_locations(rng: np.random.Generator, part: _Part, count: int) -> np.ndarray:
@@ -291,14 +291,14 @@ def _spread_over_locations(rng: np.random.Generator, part: _Part, count: int) ->
     return np.sort(np.lexsort((rng.random(turns.size), turns))[:count])
 
 
-def _clip(scene: str, part: _Part, scene_number: int, index: int, device: str) -> _Clip:
+def _clip(scene: str, part: _Part, scene_number: int, index: int, device: str) -> _MetaRow:
     place, clip = divmod(int(index), part.clips_per_location)
     location = part.first_location + scene_number * part.locations + place
     city = CITIES[location % len(CITIES)]
     recording, segment = divmod(clip, _SEGMENTS_PER_RECORDING)
     # TAU numbers recordings through all locations; a hundred for each are enough to keep the numbers apart.
     recording += 100 * location
-    return _Clip(
+    return _MetaRow(
         f"audio/{scene}-{city}-{location}-{recording}-{segment}-{device}.wav",
         scene,
         f"{city}-{location}",
@@ -327,8 +327,8 @@ def _write_evaluation_set(
 ) -> int:
     """Write clips in random order, each from one of ten devices of which four are not named; returns how many."""
     rng = np.random.default_rng((seed, part.number))
-    scenes = np.repeat(list(SCENES), part.locations * part.clips_per_location)
-    signals = np.concatenate([_render_scene(scene, part, rng) for scene in SCENES])
+    scenes = np.repeat(list(SCENE_RECIPES), part.locations * part.clips_per_location)
+    signals = np.concatenate([_render_scene(scene, part, rng) for scene in SCENE_RECIPES])
     order = rng.permutation(len(signals))
     devices = rng.permutation(np.resize(_EVALUATION_DEVICES, len(signals)))
     names = [f"audio/{number}.wav" for number in range(len(signals))]

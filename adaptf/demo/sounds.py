@@ -379,7 +379,7 @@ class Scene:
 
 
 # fmt: off
-SCENES = {
+SCENE_RECIPES = {
     "airport": Scene((1.0, 2.5), [
         ("hum", 0.9, -1), ("babble", 0.9, -4), ("rumble", 0.6, -6), ("bell", 0.8, -2), ("speech", 0.5, -5),
         ("footsteps", 0.4, -9), ("beep", 0.3, -12)]),

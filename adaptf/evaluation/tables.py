@@ -17,7 +17,7 @@ from adaptf.evaluation.scores import (
 )
 from adaptf.names import in_markdown
 
-MEAN, LOG_LOSS = "macro average", "log loss"
+MACRO_AVERAGE, LOG_LOSS = "macro average", "log loss"
 SEEN, UNSEEN = "known devices", "unknown devices"
 _STD, _MEAN_LOW, _MEAN_HIGH, RUNS = "std", "95 % low", "95 % high", "runs"
 DIFFERENCE, LOW, HIGH, RUNS_LOW, RUNS_HIGH, STANDS = (
@@ -59,7 +59,7 @@ def accuracy_table(settings: Mapping[str, Runs]) -> pd.DataFrame:
     for setting, runs in settings.items():
         over_runs = mean_interval([macro_accuracy(run) * 100 for run in runs])
         rows[setting] = (over_runs.mean, over_runs.std, over_runs.low, over_runs.high, over_runs.runs)
-    columns = [MEAN, _STD, _MEAN_LOW, _MEAN_HIGH, RUNS]
+    columns = [MACRO_AVERAGE, _STD, _MEAN_LOW, _MEAN_HIGH, RUNS]
     return pd.DataFrame.from_dict(rows, orient="index", columns=columns).rename_axis("setting")
 
 
@@ -109,7 +109,7 @@ def as_rows(table: pd.DataFrame) -> list[list[str]]:
 
 def _scene_scores(run: pd.DataFrame, scenes: Sequence[str]) -> pd.Series:
     scores = accuracy_per_scene(run).reindex(list(scenes)) * 100
-    scores[MEAN] = macro_accuracy(run) * 100
+    scores[MACRO_AVERAGE] = macro_accuracy(run) * 100
     scores[LOG_LOSS] = log_loss(run, scenes)
     return scores
 
@@ -117,7 +117,11 @@ def _scene_scores(run: pd.DataFrame, scenes: Sequence[str]) -> pd.Series:
 def _device_scores(run: pd.DataFrame, known_devices: Sequence[str]) -> pd.Series:
     scores = macro_accuracy_per_device(run) * 100
     known = scores.index.isin(list(known_devices))
-    means = {SEEN: scores[known].mean(), UNSEEN: scores[~known].mean(), MEAN: macro_accuracy(run) * 100}
+    means = {
+        SEEN: scores[known].mean(),
+        UNSEEN: scores[~known].mean(),
+        MACRO_AVERAGE: macro_accuracy(run) * 100,
+    }
     return pd.concat([scores, pd.Series(means).dropna()])
 
 

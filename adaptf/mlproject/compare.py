@@ -23,7 +23,7 @@ from adaptf.pipeline.refit import refits_of
 from adaptf.pipeline.run_names import short
 from adaptf.pipeline.stage import Stage
 from adaptf.pipeline.validation import SYNTHESISED
-from adaptf.reports.compare_report import PAGE, TABLES, Pair, note_of, page_of, text_of
+from adaptf.reports.compare_report import PAGE, TABLES, Pair, page_of, pairs_note, text_of
 from adaptf.reports.difference_figures import accuracy_figure, change_figure
 from adaptf.reports.evaluation_report import warnings_of
 from adaptf.reports.page import write_report
@@ -61,14 +61,14 @@ def compare(config: CompareConfig, run: StageRun) -> Result:
     }
     tables = {"accuracies": accuracy_table(settings), "differences": difference_table(settings)}
     pairs = pairs_of(settings, data, run.folder)
-    write_tables(settings, tables, pairs, run.folder / TABLES_FOLDER)
+    write_compared(settings, tables, pairs, run.folder / TABLES_FOLDER)
     picture = accuracy_figure(settings, tables["differences"], run.folder / "accuracy.png")
     remarks = [*learnt_from_them(found, config.split), *remarks_on(data, rows, config.split)]
     text = text_of(remarks, tables, pairs)
     (run.folder / TABLES).write_text(text)
     run_ids = ",".join(run_id for one in found for run_id in one.run_ids)
     return Result(
-        metrics=metrics_of(settings, pairs, config.split),
+        metrics=comparison_metrics(settings, pairs, config.split),
         files={
             PAGE: write_report(page_of(list(settings), tables, pairs, picture, remarks), run.folder / PAGE),
             TABLES: run.folder / TABLES,
@@ -78,9 +78,9 @@ def compare(config: CompareConfig, run: StageRun) -> Result:
         tags={
             "adaptf.compared": ", ".join(settings),
             **({f"{runs.UPSTREAM}runs": run_ids} if run_ids else {}),
-            **files_in(found),
+            **file_tags(found),
         },
-        note=note_of(remarks, tables, pairs),
+        note=pairs_note(remarks, tables, pairs),
         summary=text,
     )
 
@@ -96,7 +96,7 @@ def names(config: CompareConfig) -> list[str]:
     return [", ".join(found) if len(found) <= 2 else f"{len(found)} models"]
 
 
-def files_digest(config: CompareConfig) -> str:
+def checkpoints_digest(config: CompareConfig) -> str:
     """Digest of the checkpoint files."""
     values = config.runs.split(",")
     return runs.digest(
@@ -104,7 +104,7 @@ def files_digest(config: CompareConfig) -> str:
     )
 
 
-def files_in(found: Sequence[Compared]) -> dict[str, str]:
+def file_tags(found: Sequence[Compared]) -> dict[str, str]:
     """Tags of the checkpoint files among them, by their places."""
     values = {f"runs.{place}": value for place, one in enumerate(found, 1) for value in one.values}
     return {
@@ -141,7 +141,7 @@ def pairs_of(settings: Mapping[str, Runs], data: PreparedData, folder: Path) -> 
     return pairs
 
 
-def write_tables(
+def write_compared(
     settings: Mapping[str, Runs], tables: Mapping[str, pd.DataFrame], pairs: Sequence[Pair], folder: Path
 ) -> None:
     """CSV files of all tables, and predictions, which are called after the model's place."""
@@ -179,7 +179,7 @@ def learnt_from_them(found: Sequence[Compared], split: str) -> list[str]:
     ]
 
 
-def metrics_of(settings: Mapping[str, Runs], pairs: Sequence[Pair], split: str) -> dict[str, float]:
+def comparison_metrics(settings: Mapping[str, Runs], pairs: Sequence[Pair], split: str) -> dict[str, float]:
     """By the models' places: accuracy; of all but the first, the difference to it and the predictions that change."""
     means = [sum(map(macro_accuracy, predictions)) / len(predictions) for predictions in settings.values()]
     metrics = {f"{split}/accuracy/{place}": mean for place, mean in enumerate(means, 1)}
@@ -188,7 +188,9 @@ def metrics_of(settings: Mapping[str, Runs], pairs: Sequence[Pair], split: str) 
     return metrics
 
 
-COMPARE = Stage("compare", run=compare, config=CompareConfig, check=check, reads=files_digest, words=names)
+COMPARE = Stage(
+    "compare", run=compare, config=CompareConfig, check=check, reads=checkpoints_digest, words=names
+)
 
 
 if __name__ == "__main__":

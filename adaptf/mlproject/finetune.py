@@ -85,7 +85,7 @@ def finetune(config: FinetuneConfig, run: StageRun) -> Result:
     student_of(run, config.distill_run, data)
     check_teachers(config, run, data)
     devices = devices_to_tune(config, data)
-    dir_p = probabilities_of(config, data)
+    dir_p = response_probabilities(config, data)
     settings_of = {device: of_device(config, device, dir_p.get(device, 0.0)) for device in devices}
     settings_of[UNKNOWN] = of_unknown(config)
     models = {
@@ -125,7 +125,7 @@ def check_teachers(config: FinetuneConfig, run: StageRun, data: PreparedData) ->
         raise DataError(f"{error}. Or do without teachers: teacher_runs=none") from error
 
 
-def probabilities_of(config: FinetuneConfig, data: PreparedData) -> dict[str, float]:
+def response_probabilities(config: FinetuneConfig, data: PreparedData) -> dict[str, float]:
     """Of an impulse response, by device. Raises UserError where `augment` names a device that there is not."""
     with in_section("augment"):
         return dir_p_by_device(config.augment, data.training_devices)

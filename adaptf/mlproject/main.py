@@ -21,7 +21,7 @@ from adaptf.mlproject.teacher import TEACHER, TeacherConfig
 from adaptf.mlproject.train import TRAIN, TrainConfig
 from adaptf.models.teachers.registry import find_teacher
 from adaptf.pipeline.artifacts import DONE, PROMOTED, SCENES_KIND
-from adaptf.pipeline.checks import check_devices
+from adaptf.pipeline.checks import check_augmented_devices
 from adaptf.pipeline.config import (
     DataConfig,
     MelConfig,
@@ -32,7 +32,7 @@ from adaptf.pipeline.config import (
 )
 from adaptf.pipeline.dataset import load_prepared, load_tested
 from adaptf.pipeline.prediction_files import read_predictions
-from adaptf.pipeline.seeds import Study
+from adaptf.pipeline.seeds import OverSeeds
 from adaptf.pipeline.stage import Stage, execute
 from adaptf.reports.evaluation_report import TABLES, report
 from adaptf.tracking import runs
@@ -143,7 +143,7 @@ def main(config: MainConfig, run: StageRun) -> Result:
     return Result(
         metrics=runs.scores(done["evaluate"]),
         tags={f"{DONE}{name.replace(' ', '_')}": run_id for name, run_id in done.items()},
-        note=f"| stage | run |\n|---|---|\n{rows}\n\n{note_of(done['evaluate'])}",
+        note=f"| stage | run |\n|---|---|\n{rows}\n\n{steps_note(done['evaluate'])}",
         summary=closing_words(run, done["evaluate"], promoted),
         parts=done.values(),
     )
@@ -174,10 +174,11 @@ def check_training_devices(config: MainConfig, devices: Sequence[str]) -> None:
     """Raises UserError where augmentations of a later stage name a device of which there are no training clips."""
     for stage, settings in stages_to_run(config):
         with in_section(stage.name):
-            check_devices(settings, [UNKNOWN] if stage is PRETRAIN else devices)  # AudioSet tells no devices
+            # AudioSet tells no devices
+            check_augmented_devices(settings, [UNKNOWN] if stage is PRETRAIN else devices)
 
 
-def note_of(run_id: str) -> str:
+def steps_note(run_id: str) -> str:
     """What the page of a run shows on top."""
     return str(mlflow.get_run(run_id).data.tags.get("mlflow.note.content", ""))
 
@@ -302,7 +303,7 @@ MAIN = Stage(
     config=MainConfig,
     check=check,
     reads=files_read,
-    study=Study(with_seed, report_over_seeds),
+    study=OverSeeds(with_seed, report_over_seeds),
 )
 
 if __name__ == "__main__":

@@ -27,7 +27,7 @@ from adaptf.data.decode import AudioError, Resampler, opened
 from adaptf.data.errors import DataError
 from adaptf.data.parts import parts_in
 from adaptf.data.sets.download import EVALUATION_RECORD, download_record
-from adaptf.data.sets.files_to_predict import check_files, read_files_to_predict
+from adaptf.data.sets.files_to_predict import check_each_file, read_files_to_predict
 from adaptf.errors import UserError
 from adaptf.files import sha256_of, write_atomically, written_aside
 from adaptf.names import find_file, in_markdown
@@ -44,7 +44,7 @@ from adaptf.tracking.runs import Result, StageRun, digest
 
 PREDICTIONS, OUTPUT = "predictions.csv", "output.csv"
 """Artifacts: all that the router answers, and the table that the challenge asks for."""
-COLUMNS = ["filename", "scene", "probability", "device_asked", "device_used", "version_used"]
+ANSWER_COLUMNS = ["filename", "scene", "probability", "device_asked", "device_used", "version_used"]
 """Of the first; a column per scene follows."""
 FILES_PER_PART = 256
 CLIPS_PER_REQUEST = 256
@@ -93,7 +93,7 @@ def files_digest(config: PredictConfig) -> str:
     """Of the table, the files and the present models. Raises UserError for what can't be used."""
     table, root = read_files_to_predict(Path(config.files).absolute())
     problem_of = partial(unfit, sample_rate=CLIP_RATE, max_peak=MAX_PEAK)
-    check_files(table, root, problem_of=problem_of, source=config.files)
+    check_each_file(table, root, problem_of=problem_of, source=config.files)
     models = present_models(config.model_uri)
     contents = [sha256_of(path) for path in sorted(Path(models.uri).rglob("*")) if path.is_file()]
     return digest(digest_of_files(table, root), models.digest, *contents)
@@ -189,7 +189,7 @@ def answer_missing(
 
     def answer(part: Path) -> int:
         rows = missing[part]
-        by_clip = pd.concat([ask(router, clips) for clips in requests_of(clips_of(rows, root))])
+        by_clip = pd.concat([ask_router(router, clips) for clips in requests_of(cut_into_clips(rows, root))])
         check_versions(by_clip, versions or {})
         answers = per_file(by_clip)
         write_atomically(part, answers.to_csv(index=False, float_format="%.9g").encode())
@@ -229,7 +229,7 @@ class Clip(NamedTuple):
     """As a request has it."""
 
 
-def clips_of(rows: pd.DataFrame, root: Path) -> Iterator[Clip]:
+def cut_into_clips(rows: pd.DataFrame, root: Path) -> Iterator[Clip]:
     """The files as clips, so that a file of any length, rate, format and number of channels is one that the router takes.
 
     Raises DataError for a file that changed meanwhile.
@@ -279,7 +279,7 @@ def requests_of(clips: Iterator[Clip]) -> Iterator[list[Clip]]:
         yield request
 
 
-def ask(router: DeviceRouter, clips: Sequence[Clip]) -> pd.DataFrame:
+def ask_router(router: DeviceRouter, clips: Sequence[Clip]) -> pd.DataFrame:
     """The answer that the served router would give to each clip, by the file's row, with a column per scene.
 
     Raises DataError that names a file at fault.
@@ -294,7 +294,7 @@ def ask(router: DeviceRouter, clips: Sequence[Clip]) -> pd.DataFrame:
     answer.insert(0, "filename", [clip.filename for clip in clips])
     answer.index = pd.Index([clip.row for clip in clips])
     return pd.concat(
-        [answer[COLUMNS], pd.DataFrame(list(answer["probabilities"]), index=answer.index)], axis=1
+        [answer[ANSWER_COLUMNS], pd.DataFrame(list(answer["probabilities"]), index=answer.index)], axis=1
     )
 
 
@@ -302,7 +302,7 @@ def per_file(by_clip: pd.DataFrame) -> pd.DataFrame:
     """The answer to each file: that to its only clip, else the mean over its clips."""
     answers = by_clip[~by_clip.index.duplicated()].copy()
     several = by_clip.index.value_counts().loc[lambda clips: clips > 1].index
-    means = by_clip.loc[several, by_clip.columns[len(COLUMNS) :]].groupby(level=0).mean()
+    means = by_clip.loc[several, by_clip.columns[len(ANSWER_COLUMNS) :]].groupby(level=0).mean()
     answers.loc[means.index, means.columns] = means
     answers.loc[means.index, "scene"] = means.idxmax(axis="columns")
     answers.loc[means.index, "probability"] = means.max(axis="columns")
@@ -323,7 +323,7 @@ def join(parts: Sequence[Path], folder: Path) -> Counter[tuple[str, str]]:
 
 def for_challenge(answers: pd.DataFrame) -> pd.DataFrame:
     """filename, scene_label and a column of softmax values per scene, in the order of the classes."""
-    scenes = answers.columns[len(COLUMNS) :]
+    scenes = answers.columns[len(ANSWER_COLUMNS) :]
     return answers[["filename", "scene", *scenes]].rename(columns={"scene": "scene_label"})
 
 

@@ -43,7 +43,7 @@ class PromoteConfig:
     """Why the version is promoted; kept with the run and the version, and needed with force."""
 
 
-def promote(config: PromoteConfig, run: StageRun) -> Result:
+def promote_versions(config: PromoteConfig, run: StageRun) -> Result:
     """Checks all versions before it promotes any. Raises UserError with what the gates say where one may not go on."""
     with TemporaryDirectory() as folder:  # apart: no other run goes on with what this one downloads
         scratch = replace(run, folder=Path(folder))
@@ -57,8 +57,8 @@ def promote(config: PromoteConfig, run: StageRun) -> Result:
         for found in verdict.comparisons:
             print(f"{run.name}: {found}", flush=True)
         table = Path(folder) / GATES
-        production_comparison.table_of(verdict.comparisons).to_csv(table, index=False)
-        runs.log_result(Result(metrics=differences_of(verdict.comparisons), files={GATES: table}))
+        production_comparison.comparison_table(verdict.comparisons).to_csv(table, index=False)
+        runs.log_result(Result(metrics=difference_metrics(verdict.comparisons), files={GATES: table}))
     if verdict.refusals or (verdict.objections and not config.force):
         refused = refusal(verdict)
         runs.log_result(Result(note=refused))
@@ -98,7 +98,7 @@ def versions_to_promote(config: PromoteConfig, run: StageRun) -> dict[str, str]:
     return {name: registered[name]}
 
 
-def differences_of(comparisons: list[production_comparison.Comparison]) -> dict[str, float]:
+def difference_metrics(comparisons: list[production_comparison.Comparison]) -> dict[str, float]:
     """The differences to production, in points, and their intervals, as metrics.
 
     A model that is compared twice, as the one in production and as the one in the router there, has its versions in the
@@ -126,7 +126,7 @@ def refusal(verdict: gates.Verdict) -> str:
 
 PROMOTE = Stage(
     "promote",
-    run=promote,
+    run=promote_versions,
     config=PromoteConfig,
     check=check_reason,
     reads=nothing_tells,

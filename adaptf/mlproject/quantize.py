@@ -77,7 +77,7 @@ def quantize(config: QuantizeConfig, run: StageRun) -> Result:
     found = _quantize_all(config, run, data, models)
     table = quantization_table(found)
     table.to_csv(run.folder / QUANTIZATION)
-    verdict = judge(found, config)
+    verdict = judge_losses(found, config)
     print(f"{run.name}: {verdict}", flush=True)
     settings = {
         FINETUNED: by_own_models({one.device: one.float_predictions for one in found}),
@@ -127,7 +127,7 @@ def _quantize_all(
     return found
 
 
-def judge(found: Sequence[Quantized], config: QuantizeConfig) -> str:
+def judge_losses(found: Sequence[Quantized], config: QuantizeConfig) -> str:
     """What is to be said of all models. Raises UserError where one may not go on and `refuse` is on."""
     problems = [problem for one in found for problem in problems_of(one, config)]
     if not problems:

@@ -14,7 +14,7 @@ from adaptf.data.clips import UNKNOWN
 from adaptf.names import written
 from adaptf.pipeline.artifacts import (
     DESCRIPTION,
-    DEVICE,
+    DEVICE_TAG,
     EVALUATE_RUN,
     INT8,
     QUANTIZE_RUN,
@@ -27,7 +27,7 @@ from adaptf.pipeline.prediction_files import read_predictions
 from adaptf.pipeline.ranges import POSITIVE, within
 from adaptf.pipeline.stage import Stage
 from adaptf.pipeline.validation import QUANTIZED
-from adaptf.reports.version_page import commit, data_digest, device_page, files_behind, router_page
+from adaptf.reports.version_page import commit, device_page, files_behind, learnt_digest, router_page
 from adaptf.serving import logged_model
 from adaptf.serving.bundle import bundle_hash, write_bundle
 from adaptf.tracking import production, registry, runs
@@ -56,7 +56,7 @@ class RegisterConfig:
     """Longest audio of one row of a request, in seconds."""
 
 
-def register(config: RegisterConfig, run: StageRun) -> Result:
+def register_versions(config: RegisterConfig, run: StageRun) -> Result:
     """Each device's model alone, answering for every device, then the router with all of them and their versions."""
     int8 = run.download(config.quantize_run, INT8)
     report = quantization(run, config.quantize_run)
@@ -76,7 +76,7 @@ def register(config: RegisterConfig, run: StageRun) -> Result:
         folder = bundle(run.folder / name, description, held, config.max_seconds, known)
         sha256 = bundle_hash(folder)
         tags |= {QUANTIZE_RUN: config.quantize_run, EVALUATE_RUN: evaluated}
-        tags |= {runs.DATA_DIGEST: data_digest(came), COMMIT_TAG: commit(came)}
+        tags |= {runs.DATA_DIGEST: learnt_digest(came), COMMIT_TAG: commit(came)}
         tags = {tag: value for tag, value in tags.items() if value} | {registry.BUNDLE_HASH: sha256}
         if name in there:
             versions[name] = there[name]
@@ -92,7 +92,7 @@ def register(config: RegisterConfig, run: StageRun) -> Result:
         name = registry.device_model_name(device)
         came = runs_behind(config.quantize_run, evaluated, device)
         text = device_page(device, report, predictions, evaluated, came)
-        tags = {DEVICE: device, FILES_TAG: files_behind(came)} | scores_of(report, device)
+        tags = {DEVICE_TAG: device, FILES_TAG: files_behind(came)} | scores_of(report, device)
         hashes[device] = add(name, {UNKNOWN: (path, name)}, tags, text, came)
         models[device] = (path, f"{name}/{versions[name]}")
     came = runs_behind(config.quantize_run, evaluated, None)
@@ -167,7 +167,7 @@ def scores_of(report: pd.DataFrame, device: str) -> dict[str, str]:
     return {f"adaptf.{str(name).replace(' ', '_')}": str(value) for name, value in figures.items()}
 
 
-REGISTER = Stage("register", run=register, config=RegisterConfig)
+REGISTER = Stage("register", run=register_versions, config=RegisterConfig)
 
 
 if __name__ == "__main__":

@@ -28,7 +28,7 @@ from adaptf.sweeps.search import SearchConfig, check_search, pruner, prunes, sam
 from adaptf.sweeps.space import Space, read_space, values_in, words
 from adaptf.sweeps.storage import check_storage, has_begun
 from adaptf.sweeps.study import AGREED, PARENT, begin_or_join
-from adaptf.sweeps.trial import ACCURACY, Objective, TrialFailed
+from adaptf.sweeps.trial import ACCURACY, TrialFailed, TrialRunner
 from adaptf.sweeps.tries import ERROR, VALUES, ended, first_number, last_tries, ranked
 from adaptf.tracking import runs
 from adaptf.tracking.checkpoint_files import from_root
@@ -85,7 +85,7 @@ def sweep(config: SweepConfig, run: StageRun) -> Result:
         put_first(study, space, settings)
     else:
         print(f"{run.name}: joins study '{search.study}', whose run is {parent}", flush=True)
-    objective = Objective(
+    run_trial = TrialRunner(
         STAGES[config.stage],
         settings,
         space,
@@ -94,7 +94,7 @@ def sweep(config: SweepConfig, run: StageRun) -> Result:
         watched_epochs=epochs if prunes(search, config.stage) else 0,
         shared=run.shared,
     )
-    _run_trials(study, objective, budget=search.trials)
+    _run_trials(study, run_trial, budget=search.trials)
     result = results(study, config.stage, settings, run, space=space)
     if parent == run.run_id:
         return result
@@ -182,17 +182,17 @@ def put_first(study: optuna.Study, space: Space, settings: Any) -> None:
         print("The settings as they are lie outside of the space: no trial has them", flush=True)
 
 
-def _run_trials(study: optuna.Study, objective: Objective, *, budget: int) -> None:
+def _run_trials(study: optuna.Study, run_trial: TrialRunner, *, budget: int) -> None:
     """Until so many have ended; before each, Optuna puts lost trials of others in line again."""
-    tell = partial(_tell_outcome, budget=budget, parent=objective.parent)
+    tell = partial(_tell_outcome, budget=budget, parent=run_trial.parent)
     while ended(study) < budget:
-        objective.taken.clear()
+        run_trial.taken.clear()
         try:
-            study.optimize(objective, n_trials=1, catch=(TrialFailed,), callbacks=[tell])
+            study.optimize(run_trial, n_trials=1, catch=(TrialFailed,), callbacks=[tell])
         except ValueError:  # Optuna's, of a trial that has ended already
-            if not objective.taken:
+            if not run_trial.taken:
                 raise
-            lost = objective.taken[0]
+            lost = run_trial.taken[0]
             print(f"trial {lost}: no sign of life came for too long, another worker has it now", flush=True)
 
 

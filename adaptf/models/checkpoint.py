@@ -28,7 +28,7 @@ from adaptf.models.torch_file import (
 
 _ARRAYS = ".npz"
 """Ending of an archive of tensors, which numpy.savez writes."""
-DESCRIPTION = "adaptf_model"
+MODEL_KEY = "adaptf_model"
 _NETWORK_PREFIX = "classifier.network."
 """Where a training task keeps the network among its own tensors."""
 
@@ -119,7 +119,7 @@ def save_weights(trained: Path, path: Path) -> Path:
     """
     content = read_checkpoint(trained)
     weights = _network_weights(content["state_dict"])
-    return _write(path, content[DESCRIPTION], weights, epoch=content["epoch"])
+    return _write(path, content[MODEL_KEY], weights, epoch=content["epoch"])
 
 
 def save_classifier(classifier: Classifier, path: Path, *, epoch: int) -> Path:
@@ -130,7 +130,7 @@ def save_classifier(classifier: Classifier, path: Path, *, epoch: int) -> Path:
 def _write(path: Path, description: dict[str, Any], weights: dict[str, Tensor], *, epoch: int) -> Path:
     state = {f"{_NETWORK_PREFIX}{name}": tensor for name, tensor in weights.items()}
     written = io.BytesIO()
-    torch.save({DESCRIPTION: description, "state_dict": state, "epoch": epoch}, written)
+    torch.save({MODEL_KEY: description, "state_dict": state, "epoch": epoch}, written)
     path.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(path, written.getvalue())
     return path
@@ -226,9 +226,9 @@ def _read_network(
         if public_description is None or public_description.kind != TFSEPNET:
             raise CheckpointError(f"{path} is a checkpoint of the public trainer: it fits TF-SepNet only")
         return public_description, from_public(state)
-    if DESCRIPTION not in content:
+    if MODEL_KEY not in content:
         raise CheckpointError(f"{path} is neither a checkpoint of adaptf nor of easy_dcase_task1")
-    stored = content[DESCRIPTION]
+    stored = content[MODEL_KEY]
     try:
         description = ModelDescription(**(stored | {"classes": tuple(stored["classes"])}))
     except (KeyError, TypeError) as error:

@@ -36,7 +36,7 @@ all devices."""
 # finetune
 DEVICE_RUNS = "models.json"
 """Artifact: device -> id of the run that holds its model."""
-DEVICE = "adaptf.device"
+DEVICE_TAG = "adaptf.device"
 """Tag: the device whose model a run, or a registered version, holds."""
 START, KEPT = "start/accuracy", "kept/accuracy"
 """Metrics of a device's run: before fine-tuning, and of the model that is kept."""

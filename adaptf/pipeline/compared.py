@@ -14,12 +14,12 @@ from adaptf.errors import UserError
 from adaptf.evaluation.changes import OWN_COLUMNS
 from adaptf.names import written
 from adaptf.paths import user_path
-from adaptf.pipeline.artifacts import DEVICE, QUANTIZE_RUN
+from adaptf.pipeline.artifacts import DEVICE_TAG, QUANTIZE_RUN
 from adaptf.pipeline.checkpoints import check_scenes
 from adaptf.pipeline.dataset import PreparedData
 from adaptf.pipeline.given_files import check_readable, is_path
 from adaptf.pipeline.lineage import version_of
-from adaptf.pipeline.predictions import DeviceRouter, Model, load_models
+from adaptf.pipeline.predictions import Model, PlacedModels, load_models
 from adaptf.serving import logged_model
 from adaptf.serving.bundle import Bundle, RoutedModel, read_bundle
 from adaptf.tracking import registry, runs
@@ -87,7 +87,7 @@ def compared(value: str) -> Compared:
         raise UserError(f"runs names '{value}': there is no such file or folder")
     run = runs.finished_run(value)
     run_ids = tuple(runs.with_all_seeds(run))
-    device = run.data.tags.get(DEVICE)
+    device = run.data.tags.get(DEVICE_TAG)
     return Compared(runs.name_of(value), run_ids, run_ids, None if device == UNKNOWN else device)
 
 
@@ -95,9 +95,11 @@ def _compared_version(uri: str) -> Compared:
     """A version of a device's model, or of the router."""
     found = version_of(uri, what="version", wanted="models:/adaptf-s1/3 or models:/adaptf-s1@production")
     name, version, tags = found.name, found.version, found.tags
-    device = tags.get(DEVICE)
+    device = tags.get(DEVICE_TAG)
     if device is None and name != registry.ROUTER_NAME:
-        raise UserError(f"{name} version {version} has no tag {DEVICE} that says whose clips it answers for")
+        raise UserError(
+            f"{name} version {version} has no tag {DEVICE_TAG} that says whose clips it answers for"
+        )
     quantized = tags.get(QUANTIZE_RUN, "")
     scores = runs.scores(quantized) if quantized else {}
     known = {
@@ -126,14 +128,14 @@ def _longer(one: Compared) -> str:
     return f"{one.label} {one.run_ids[0][:6]}" if one.run_ids else one.values[0]
 
 
-def loaded(one: Compared, run: StageRun, data: PreparedData, accelerator: str) -> list[DeviceRouter]:
+def loaded(one: Compared, run: StageRun, data: PreparedData, accelerator: str) -> list[PlacedModels]:
     """The models of each run."""
     if one.values[0].startswith("models:/"):
         return [_of_version(one, run, data)]
     return [load_models(run, value, data, accelerator) for value in one.values]
 
 
-def _of_version(one: Compared, run: StageRun, data: PreparedData) -> DeviceRouter:
+def _of_version(one: Compared, run: StageRun, data: PreparedData) -> PlacedModels:
     """A registered version, on the CPU. Raises UserError where it was made for other clips or learnt from other data."""
     name, _, version = one.label.partition("/")
     for run_id in one.run_ids:
@@ -149,7 +151,7 @@ def _of_version(one: Compared, run: StageRun, data: PreparedData) -> DeviceRoute
             f"{format.clip_samples} at {format.sample_rate} Hz"
         )
     models = {device: _of_waveform(bundle, model) for device, model in bundle.models.items()}
-    return DeviceRouter(models, torch.device("cpu"))
+    return PlacedModels(models, torch.device("cpu"))
 
 
 def _of_waveform(bundle: Bundle, model: RoutedModel) -> Model:

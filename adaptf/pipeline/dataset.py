@@ -17,7 +17,7 @@ from adaptf.data.errors import DataError
 from adaptf.data.parquet import read_table
 from adaptf.data.sources import CachedWaveforms, Sample
 from adaptf.pipeline.artifacts import CLIPS, DATA, DATASET, SCENES_KIND
-from adaptf.tracking.runs import DataSet, StageRun, UpstreamError
+from adaptf.tracking.runs import StageRun, UpstreamError, UsedData
 
 
 @dataclass(frozen=True)
@@ -102,7 +102,7 @@ def load_tested(run: StageRun, prepare_run: str) -> PreparedData:
     return data
 
 
-def _read_prepared(run: StageRun, prepare_run: str, kind: str) -> tuple[PreparedData, DataSet]:
+def _read_prepared(run: StageRun, prepare_run: str, kind: str) -> tuple[PreparedData, UsedData]:
     folder = run.download(prepare_run, DATA)
     stored: dict[str, Any] = json.loads((folder / DATASET).read_text())
     if stored["kind"] != kind:
@@ -119,7 +119,7 @@ def _read_prepared(run: StageRun, prepare_run: str, kind: str) -> tuple[Prepared
         digest=stored["digest"],
         synthesised=stored["synthesised"],
     )
-    return data, DataSet(
+    return data, UsedData(
         name=stored["name"], digest=stored["digest"], table=table, source=stored["audio_root"]
     )
 

@@ -9,7 +9,7 @@ from adaptf.evaluation.scores import accuracy
 from adaptf.models.checkpoint import load_classifier, save_classifier
 from adaptf.models.classifier import Classifier
 from adaptf.names import in_markdown
-from adaptf.pipeline.artifacts import BEST, DATA_KIND, DEVICE, KEPT, SCENES_KIND, START, TEACHER_KIND
+from adaptf.pipeline.artifacts import BEST, DATA_KIND, DEVICE_TAG, KEPT, SCENES_KIND, START, TEACHER_KIND
 from adaptf.pipeline.borrowed import Borrowed, matching_to, with_borrowed
 from adaptf.pipeline.checkpoints import student_of
 from adaptf.pipeline.config import (
@@ -86,7 +86,7 @@ def _finetune_device(config: FinetuneDeviceConfig, run: StageRun) -> Result:
     result = Result(
         metrics={START: start_score, KEPT: tuned_score},
         files={**files, BEST: save_classifier(tuned, run.folder / "kept" / "best.ckpt", epoch=epochs)},
-        tags={DEVICE: config.device},
+        tags={DEVICE_TAG: config.device},
         note=f"{note}\n\n{note_of(config.loss, run, teacher_ids(config.teacher_runs))}",
         summary=f"{run.name}: {note}",
     )

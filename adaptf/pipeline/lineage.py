@@ -12,7 +12,7 @@ from mlflow.utils.mlflow_tags import MLFLOW_GIT_COMMIT
 
 from adaptf.errors import UserError
 from adaptf.names import written
-from adaptf.pipeline.artifacts import DEVICE, DEVICE_RUNS
+from adaptf.pipeline.artifacts import DEVICE_RUNS, DEVICE_TAG
 from adaptf.tracking import production, runs
 from adaptf.tracking.runs import NONE, UPSTREAM
 
@@ -30,7 +30,7 @@ _FORMER_SCORES = {
 }
 """By stage, of runs that were made before a run itself told its score."""
 _MOST_SCORES = 8
-FILE = "file"
+FILE_STAGE = "file"
 """In place of a stage: it is a checkpoint file of the user's."""
 _VERSION_URI = re.compile(r"models:/(?P<name>[^/@]+)(@(?P<alias>[^/@]+)|/(?P<version>[^/@]+))")
 
@@ -75,7 +75,9 @@ def origin_of(model: str) -> _Origin:
             f"{found.name} version {found.version} names no run that it came from: it was not registered by `register`"
         )
     place = ", in production" if production.production_or_none(found.name) == str(found.version) else ""
-    return _Origin(f"{found.name} version {found.version}{place}", str(found.run_id), found.tags.get(DEVICE))
+    return _Origin(
+        f"{found.name} version {found.version}{place}", str(found.run_id), found.tags.get(DEVICE_TAG)
+    )
 
 
 def version_of(uri: str, *, what: str, wanted: str) -> ModelVersion:
@@ -96,7 +98,7 @@ def _origin_of_run(run_id: str) -> _Origin:
         run = mlflow.get_run(run_id)
     except MlflowException as error:
         raise UserError(f"there is no run '{run_id}' in {mlflow.get_tracking_uri()}") from error
-    return _Origin(f"run {run_id}", run_id, run.data.tags.get(DEVICE))
+    return _Origin(f"run {run_id}", run_id, run.data.tags.get(DEVICE_TAG))
 
 
 def _version_by_alias(name: str, alias: str) -> str:
@@ -139,7 +141,7 @@ def _files_read(run: Run, device: str | None) -> tuple[Node, ...]:
 
 def file_node(label: str) -> Node:
     """A checkpoint file, which nothing is known to come from."""
-    return Node(label, name=label, stage=FILE)
+    return Node(label, name=label, stage=FILE_STAGE)
 
 
 def _described(run: Run, device: str | None) -> Node:
@@ -233,7 +235,7 @@ def line(node: Node) -> str:
     """Name, stage, id, scores, code and data of a run."""
     if not node.name:
         return f"{node.run_id} ({node.remark})"
-    parts = [_name_and_stage(node), *([] if node.stage == FILE else [node.run_id])]
+    parts = [_name_and_stage(node), *([] if node.stage == FILE_STAGE else [node.run_id])]
     shown = [f"{name} {value:.4g}" for name, value in node.scores[:_MOST_SCORES]]
     parts += [", ".join(shown)] if shown else []
     parts += [f"git {node.commit[:7]}"] if node.commit else []

@@ -29,7 +29,7 @@ from adaptf.data.clip_set import ClipSet
 from adaptf.data.clips import TRAIN, UNKNOWN, VALIDATION
 from adaptf.data.shared_objects import SharedObjects
 from adaptf.evaluation.predict import predict_logits
-from adaptf.evaluation.relative_loss import Loss, relative_loss
+from adaptf.evaluation.relative_loss import RelativeLoss, relative_loss
 from adaptf.evaluation.scores import TEXT_COLUMNS, macro_accuracy
 from adaptf.models.classifier import Classifier
 from adaptf.pipeline.dataset import PreparedData
@@ -58,7 +58,7 @@ class Quantized:
     device: str
     float_accuracy: float
     int8_accuracy: float
-    loss: Loss
+    loss: RelativeLoss
     """On the validation clips of all devices: what quantizing changes is no matter of the device, and on a device's own few
     clips a single one would decide."""
     agreement: Agreement

@@ -68,7 +68,7 @@ def _scores_over_seeds(config: Any, children: Mapping[int, str], run: StageRun) 
 
 
 @dataclass(frozen=True)
-class Study:
+class OverSeeds:
     """How a stage goes over seeds."""
 
     config_of: Callable[[Any, int], Any] = _with_seed

@@ -28,7 +28,7 @@ from adaptf.pipeline.command_line import command_arguments, parse
 from adaptf.pipeline.config import check_ranges, settings, upstream_fields
 from adaptf.pipeline.fingerprint import fingerprint
 from adaptf.pipeline.interrupts import INTERRUPTS, end_in_order
-from adaptf.pipeline.seeds import SEEDS_SUFFIX, Study
+from adaptf.pipeline.seeds import SEEDS_SUFFIX, OverSeeds
 from adaptf.pipeline.upstream import resolve_upstream
 from adaptf.tracking import lease as leases
 from adaptf.tracking import runs
@@ -81,7 +81,7 @@ class Stage(Generic[_Config]):
     """What tells a run from others of its stage, in its name, as in `T=2 w=0.02`."""
     score: str = ""
     """The metric, or the begin of those, by which lineage and lists show how good a run's model is."""
-    study: Study = Study()
+    study: OverSeeds = OverSeeds()
     """What a parent over several seeds makes of its children."""
 
     def describe(self, config: _Config) -> str:

@@ -21,7 +21,7 @@ from adaptf.tracking import runs
 from adaptf.tracking.runs import NONE, StageRun
 from adaptf.training.augmentation import MixedTeachers
 from adaptf.training.losses import DistillationLoss, KlReduction
-from adaptf.training.metrics import Agreement
+from adaptf.training.metrics import TeacherAgreement
 from adaptf.training.task import Measure
 
 
@@ -103,7 +103,7 @@ def objective_of(config: LossConfig, *, teachers: int) -> Objective:
                 lambda logits, labels: of_teachers.compares(loss.teacher(labels.teacher_logits), labels),
             ),
             "agreement": Measure(
-                Agreement(), lambda logits, labels: (logits, loss.teacher(labels.teacher_logits))
+                TeacherAgreement(), lambda logits, labels: (logits, loss.teacher(labels.teacher_logits))
             ),
         }
 

@@ -17,7 +17,7 @@ from adaptf.evaluation.bootstrap import SIGNIFICANT, Difference, paired_bootstra
 from adaptf.evaluation.changes import holm
 from adaptf.evaluation.scores import TEXT_COLUMNS, places_of
 from adaptf.names import stored
-from adaptf.pipeline.artifacts import DEVICE, QUANTIZE_RUN, VALIDATION_PREDICTIONS
+from adaptf.pipeline.artifacts import DEVICE_TAG, QUANTIZE_RUN, VALIDATION_PREDICTIONS
 from adaptf.pipeline.refit import refits_of
 from adaptf.pipeline.validation import ENOUGH_CLIPS
 from adaptf.tracking.registry import tags_of
@@ -89,7 +89,9 @@ def compare_versions(name: str, version: str, former: str | None, run: StageRun)
         return Comparison(name, version, former)
     try:
         before, after = (validation_predictions(name, str(number), run) for number in (former, version))
-        judged, difference = compare(before, after, (tags_of(name, version) or {}).get(DEVICE, UNKNOWN))
+        judged, difference = compare_predictions(
+            before, after, (tags_of(name, version) or {}).get(DEVICE_TAG, UNKNOWN)
+        )
     except UserError as error:
         return Comparison(name, version, former, problem=str(error))
     return Comparison(name, version, former, judged, difference, difference.p)
@@ -103,7 +105,7 @@ def corrected(comparisons: Sequence[Comparison]) -> list[Comparison]:
     ]
 
 
-def compare(before: pd.DataFrame, after: pd.DataFrame, device: str) -> tuple[_Judged, Difference]:
+def compare_predictions(before: pd.DataFrame, after: pd.DataFrame, device: str) -> tuple[_Judged, Difference]:
     """The clips that decide, and the difference on these. Raises UserError where they are too few for an interval, or the
     scenes are not the same."""
     keys = ["filename", "scene"]
@@ -158,17 +160,17 @@ def _of_several_places(clips: pd.DataFrame) -> pd.DataFrame:
 def validation_predictions(name: str, version: str, run: StageRun) -> pd.DataFrame:
     """A version's predictions of the clips that it was judged on. Raises UpstreamError where they are not known."""
     tags = tags_of(name, version) or {}
-    if not {DEVICE, QUANTIZE_RUN} <= tags.keys():
+    if not {DEVICE_TAG, QUANTIZE_RUN} <= tags.keys():
         raise UpstreamError(
-            f"version {version} has no tags {DEVICE} and {QUANTIZE_RUN} that say how it was judged"
+            f"version {version} has no tags {DEVICE_TAG} and {QUANTIZE_RUN} that say how it was judged"
         )
-    if refits := refits_of(tags[QUANTIZE_RUN], tags[DEVICE]):
+    if refits := refits_of(tags[QUANTIZE_RUN], tags[DEVICE_TAG]):
         raise UpstreamError(
             f"version {version} has learnt from the validation clips (refit of {', '.join(refits)}), on which nothing can be "
             "said of it: compare the two on test clips (stage compare)"
         )
     return read_table(
-        run.download(tags[QUANTIZE_RUN], VALIDATION_PREDICTIONS) / f"{stored(tags[DEVICE])}.parquet"
+        run.download(tags[QUANTIZE_RUN], VALIDATION_PREDICTIONS) / f"{stored(tags[DEVICE_TAG])}.parquet"
     )
 
 
@@ -178,7 +180,7 @@ def _in_points(difference: Difference) -> str:
     return f"{mean} points of macro-average accuracy (95 % interval {low} to {high})"
 
 
-def table_of(comparisons: list[Comparison]) -> pd.DataFrame:
+def comparison_table(comparisons: list[Comparison]) -> pd.DataFrame:
     """A row per comparison, in points; empty cells where there is no difference to tell."""
     rows = [
         {"model": found.name, "version": found.version, "in production": found.former}

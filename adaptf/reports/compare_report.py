@@ -60,7 +60,7 @@ class Pair:
         )
 
 
-def words(pair: Pair, write: Callable[[pd.DataFrame], str]) -> str:
+def pair_words(pair: Pair, write: Callable[[pd.DataFrame], str]) -> str:
     """A pair's tables as text or Markdown; of the clips that change the first."""
     more = len(pair.clips) - _CLIPS_SHOWN
     rest = [f"{more} more: {TABLES_FOLDER}/{_CLIPS}{pair.suffix}.csv"] if more > 0 else []
@@ -91,11 +91,11 @@ def _parts_of(
     return [
         " ".join([*remarks, _CORRECTED]),
         *map(write, tables.values()),
-        *(words(pair, write) for pair in pairs),
+        *(pair_words(pair, write) for pair in pairs),
     ]
 
 
-def note_of(remarks: Sequence[str], tables: Mapping[str, pd.DataFrame], pairs: Sequence[Pair]) -> str:
+def pairs_note(remarks: Sequence[str], tables: Mapping[str, pd.DataFrame], pairs: Sequence[Pair]) -> str:
     """Markdown of as many pairs as a note of MLflow has room for."""
     parts = _parts_of(remarks, tables, pairs, as_markdown)
     lengths = accumulate(len(for_page(part, longest=LONGEST_NOTE)) + 2 for part in parts)

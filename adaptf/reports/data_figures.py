@@ -16,7 +16,7 @@ from torch import Tensor
 from adaptf.audio.kaldi_mel import hz_to_mel
 from adaptf.audio.logmel import LogMel
 from adaptf.data.clips import TEST, TRAIN, VALIDATION
-from adaptf.reports.data_report import ALL, count_labels
+from adaptf.reports.data_report import TOTAL, count_labels
 from adaptf.reports.figures import BLUE, GREY, as_written, save
 
 _ReadClips = Callable[[NDArray[np.int64]], Tensor]
@@ -110,7 +110,7 @@ def mosaic_figure(table: pd.DataFrame, read: _ReadClips, path: Path, *, sample_r
 
 def labels_figure(table: pd.DataFrame, path: Path, *, class_names: Sequence[str]) -> Path:
     """Clips of the most frequent labels of AudioSet as bars, and how many labels have too few."""
-    counts = count_labels(table, class_names)[ALL]
+    counts = count_labels(table, class_names)[TOTAL]
     shown = counts[counts > 0].head(_LABEL_BARS)
     figure = Figure(figsize=(8, 0.19 * len(shown) + 0.9), layout="constrained")
     axis = figure.subplots()

@@ -10,7 +10,7 @@ from torch import Tensor
 from adaptf.data.clips import TEST, devices_of
 from adaptf.data.errors import DataError
 from adaptf.evaluation.scores import Runs, absent_scenes, confusion, places_of, say_absent
-from adaptf.evaluation.tables import MEAN, as_markdown, as_text
+from adaptf.evaluation.tables import MACRO_AVERAGE, as_markdown, as_text
 from adaptf.pipeline.artifacts import quantization
 from adaptf.pipeline.dataset import PreparedData
 from adaptf.pipeline.prediction_files import TABLES_FOLDER
@@ -81,7 +81,7 @@ def report(
         name: tables[name] for name in ("scenes", "devices", "accuracies", "differences") if len(tables[name])
     }
     absent = say_absent(absent_scenes(data.table[data.table["split"] == TEST], data.classes))
-    clips = " ".join(filter(None, [f"{_clips_of(data)}.", absent, remark]))
+    clips = " ".join(filter(None, [f"{_clip_counts(data)}.", absent, remark]))
     text = "\n\n".join([" ".join([*page.warnings, clips]), *map(as_text, told.values())])
     (folder / TABLES).write_text(text)
     note = " ".join([*(f"**{warning}**" for warning in page.warnings), _link_to_page(run), clips])
@@ -172,7 +172,7 @@ def _quantization_of(run: StageRun, origins: Origins) -> pd.DataFrame | None:
 
 def _lead_of(tables: Mapping[str, pd.DataFrame]) -> tuple[str, ...]:
     """The best setting, and what each step brought."""
-    means = tables["accuracies"][MEAN]
+    means = tables["accuracies"][MACRO_AVERAGE]
     best = f"{means.max():.1f} % of the test clips are recognised (macro average over the scenes)"
     of_several = (
         f", by '{means.idxmax()}', the best of {len(means)} settings"
@@ -194,7 +194,7 @@ def warnings_of(data: PreparedData) -> list[str]:
     return [SYNTHESISED] * data.synthesised + [heard] * bool(shared)
 
 
-def _clips_of(data: PreparedData) -> str:
+def _clip_counts(data: PreparedData) -> str:
     """How many test clips, of how many places."""
     test = data.table[data.table["split"] == TEST]
     return f"{len(test)} test clips of {places_of(test).nunique()} places"
@@ -216,7 +216,7 @@ def _facts_of(
         (setting, _setting_words(len(runs), meanings.get(setting, ""))) for setting, runs in settings.items()
     ]
     facts += [
-        ("Clips", f"{_clips_of(data)}, {'synthesised' if data.synthesised else 'recorded'}"),
+        ("Clips", f"{_clip_counts(data)}, {'synthesised' if data.synthesised else 'recorded'}"),
         ("Scenes", f"{len(data.classes)}: {', '.join(data.classes)}"),
         ("Devices", f"{len(devices)}; {'; '.join(told)}"),
     ]

@@ -14,7 +14,7 @@ from adaptf.evaluation.tables import (
     HIGH,
     LOG_LOSS,
     LOW,
-    MEAN,
+    MACRO_AVERAGE,
     RUNS,
     RUNS_HIGH,
     RUNS_LOW,
@@ -24,9 +24,9 @@ from adaptf.evaluation.tables import (
 )
 from adaptf.reports.figures import DEVICES_SHOWN
 from adaptf.reports.hardest_clips import PLAYED_SECONDS, PROBABILITY, RULE, TRUE_PROBABILITY
-from adaptf.reports.page import Cell, Clip, Clips, Picture, Row, Section, Table, table_of
+from adaptf.reports.page import Cell, Picture, Section, ShownClip, ShownClips, Table, TableRow, table_of
 
-_SUMMARIES = {MEAN, SEEN}
+_SUMMARIES = {MACRO_AVERAGE, SEEN}
 _PROBABILITIES_SHOWN = 3
 NO_SOUND = "The audio of these clips is not on the machine that made this page: their pictures and sounds are left out."
 
@@ -47,7 +47,7 @@ def figures_section(scenes: pd.DataFrame, devices: pd.DataFrame, picture: Path) 
         "Macro-average accuracy in percent by recording device. Training has heard the known devices and none of the others."
         + star,
         mark_best=True,
-        summaries=_SUMMARIES if SEEN in devices.index else {UNSEEN, MEAN},
+        summaries=_SUMMARIES if SEEN in devices.index else {UNSEEN, MACRO_AVERAGE},
     )
     shown = Picture(
         picture,
@@ -94,7 +94,7 @@ def _difference_words_table(differences: pd.DataFrame) -> Table:
     intervals = {"95 % over places": (LOW, HIGH), "95 % over seeds": (RUNS_LOW, RUNS_HIGH)}
     shown = {name: ends for name, ends in intervals.items() if differences[list(ends)].notna().any(axis=None)}
     rows = tuple(
-        Row(
+        TableRow(
             str(name),
             (
                 Cell(f"{found[DIFFERENCE]:+z.2f}"),
@@ -215,7 +215,7 @@ def hardest_section(
         (None, None)
     ] * len(clips)
     shown = tuple(
-        Clip(
+        ShownClip(
             filename=row["filename"],
             scene=row["scene"],
             predicted=row["predicted"],
@@ -235,7 +235,7 @@ def hardest_section(
         "The hardest clips",
         "Hardest clips",
         (f"Of '{setting}'. {RULE} ✓ is the true scene.", heard if pictures else NO_SOUND),
-        (Clips(shown),),
+        (ShownClips(shown),),
     )
 
 
@@ -285,7 +285,7 @@ def complexity_section(quantization: pd.DataFrame | None) -> Section:
     return Section(title, name, blocks=(Table(caption, header, rows),))
 
 
-def _complexity_row(device: str, row: pd.Series) -> Row:
+def _complexity_row(device: str, row: pd.Series) -> TableRow:
     """Of one device's model."""
     cells = (
         f"{int(row['parameters']):,}",
@@ -297,7 +297,7 @@ def _complexity_row(device: str, row: pd.Series) -> Row:
         f"{row['float accuracy']:.1f}",
         f"{row['INT8 accuracy']:.1f}",
     )
-    return Row(device, tuple(map(Cell, cells)))
+    return TableRow(device, tuple(map(Cell, cells)))
 
 
 def _of_limit(figure: float, limit: int) -> str:

@@ -9,9 +9,9 @@ from mlflow.utils.mlflow_tags import MLFLOW_RUN_NOTE
 from adaptf.compression.complexity import MAX_BYTES, MAX_MACS
 from adaptf.data.clips import UNKNOWN
 from adaptf.evaluation.scores import accuracy_per_scene
-from adaptf.evaluation.tables import MEAN, as_markdown
+from adaptf.evaluation.tables import MACRO_AVERAGE, as_markdown
 from adaptf.names import in_markdown
-from adaptf.pipeline.lineage import FILE, Node
+from adaptf.pipeline.lineage import FILE_STAGE, Node
 from adaptf.pipeline.refit import what_clips_judge
 
 NOT_SCORED = "It was not scored on test clips: no finished run of `evaluate` did so before it was registered."
@@ -37,7 +37,7 @@ def device_page(
     """
     row = pd.Series(report.loc[device])
     others = " and of every device without a model of its own" if device == UNKNOWN else ""
-    clips = None if predictions is None else _clips_of(predictions, device, list(report.index))
+    clips = None if predictions is None else _answered_clips(predictions, device, list(report.index))
     columns = ("scene", "device") if others else ("scene",)
     return "\n\n".join(
         [
@@ -75,7 +75,7 @@ def router_page(
     )
 
 
-def _clips_of(predictions: pd.DataFrame, device: str, devices: Sequence[str]) -> pd.DataFrame:
+def _answered_clips(predictions: pd.DataFrame, device: str, devices: Sequence[str]) -> pd.DataFrame:
     """The test clips that a device's model answered: those of its device, `unknown` those of all devices without a model."""
     own = predictions["device"] == device
     return predictions[own | ~predictions["device"].isin(devices)] if device == UNKNOWN else predictions[own]
@@ -99,7 +99,7 @@ def _accuracy_by(column: str, clips: pd.DataFrame) -> str:
     groups = {str(name): rows for name, rows in clips.groupby(column)}
     rows = [(100 * float(accuracy_per_scene(some).mean()), len(some)) for some in groups.values()]
     rows.append((100 * float(accuracy_per_scene(clips).mean()), len(clips)))
-    table = pd.DataFrame(rows, index=[*groups, MEAN], columns=["accuracy in percent", "clips"])
+    table = pd.DataFrame(rows, index=[*groups, MACRO_AVERAGE], columns=["accuracy in percent", "clips"])
     return as_markdown(table.rename_axis(column))
 
 
@@ -115,7 +115,7 @@ def _runs_list(came: Sequence[Node]) -> str:
     """Markdown: a link to each run, as the pages of MLflow's UI find them, files by name, code and data of the first run."""
     lines = [f"- {_link_to(node)}" for node in came if node.name]
     made = [
-        f"Data digest: {data_digest(came) or 'not known'}.",
+        f"Data digest: {learnt_digest(came) or 'not known'}.",
         f"Git commit: {commit(came) or 'not known'}.",
     ]
     return "\n".join(["Runs that it came from, and that scored it:", "", *lines, "", *made])
@@ -125,17 +125,17 @@ def _link_to(node: Node) -> str:
     """Markdown: to a run; of a file its name."""
     return (
         f"[{node.name}](#/experiments/{node.experiment_id}/runs/{node.run_id})"
-        if node.stage != FILE
+        if node.stage != FILE_STAGE
         else node.name
     )
 
 
 def files_behind(came: Sequence[Node]) -> str:
     """The checkpoint files of the user's that a version came from, as text; empty where runs made all of it."""
-    return "; ".join(node.name for node in came if node.stage == FILE)
+    return "; ".join(node.name for node in came if node.stage == FILE_STAGE)
 
 
-def data_digest(came: Sequence[Node]) -> str:
+def learnt_digest(came: Sequence[Node]) -> str:
     """Of the clips that the model learnt from: that of the newest run which tells it."""
     return next((node.data_digest for node in came if node.data_digest), "")
 

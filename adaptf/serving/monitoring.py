@@ -110,7 +110,7 @@ class Monitor:
             "rows": len(answers),
             "clips": clips.total(),
             "audio_seconds": round(seconds, 3),
-            "devices": _devices_of(answers),
+            "devices": _asked_and_used(answers),
             "versions": dict(Tally(answer.version_used for answer in answers)),
             "scenes": dict(Tally(_scene_of(answer, bundle) for answer in answers)),
         }
@@ -184,7 +184,7 @@ def _asked_label(device: str | None, bundle: Bundle) -> str:
     return _NO_DEVICE if device is None else bundle.known(device) or _OTHER
 
 
-def _devices_of(answers: Sequence[Answer]) -> list[dict[str, Any]]:
+def _asked_and_used(answers: Sequence[Answer]) -> list[dict[str, Any]]:
     """Devices asked for and used, with the number of rows; a client's name is cut where it is long."""
     pairs = Tally(
         (answer.device_asked and answer.device_asked[:_LONGEST_NAME], answer.device_used)

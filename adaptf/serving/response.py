@@ -43,7 +43,7 @@ def read_parameters(params: Mapping[str, Any] | None, *, scenes: int) -> Paramet
     return read
 
 
-def table_of(
+def response_table(
     answers: Sequence[Answer],
     parameters: Parameters,
     *,

@@ -20,7 +20,7 @@ from adaptf.serving.live import Follower
 from adaptf.serving.log_lines import log, show_log_when_served
 from adaptf.serving.monitoring import Monitor
 from adaptf.serving.requests import AUDIO, DEVICE, read_rows
-from adaptf.serving.response import read_parameters, table_of
+from adaptf.serving.response import read_parameters, response_table
 from adaptf.serving.settings import read_settings
 from adaptf.serving.signature import example_request
 
@@ -74,7 +74,9 @@ class DeviceRouter(PythonModel):
             rows = read_rows(table, max_seconds=bundle.max_seconds, stop=stop)
             answers += classify(bundle, rows, stop)
             index = table.index
-            return table_of(answers, parameters, scenes=bundle.scenes, clip_seconds=clip_seconds, index=index)
+            return response_table(
+                answers, parameters, scenes=bundle.scenes, clip_seconds=clip_seconds, index=index
+            )
 
     def try_out(self) -> None:
         """Answers a built-in clip by each network, past the counts. Raises what an answer may raise."""

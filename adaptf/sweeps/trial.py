@@ -43,7 +43,7 @@ class _Pruned(StopTraining):
 
 
 @dataclass(frozen=True)
-class Objective:
+class TrialRunner:
     """What Optuna calls with each trial of this worker."""
 
     stage: Stage[Any]

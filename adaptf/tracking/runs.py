@@ -70,7 +70,7 @@ class UpstreamError(UserError):
 
 
 @dataclass(frozen=True)
-class DataSet:
+class UsedData:
     """Data that a run used, as its page shows it."""
 
     name: str
@@ -90,7 +90,7 @@ class Result:
     tags: Mapping[str, str] = field(default_factory=dict)
     parts: Collection[str] = ()
     """Ids of the runs in which the work was done: without them this one is of no use."""
-    data_sets: Sequence[DataSet] = ()
+    data_sets: Sequence[UsedData] = ()
     note: str = ""
     """Markdown that the run's page shows on top."""
     summary: str = ""
@@ -118,7 +118,7 @@ class StageRun:
         """Brings to the run what its logger has noted and the store does not have."""
         send(self.folder, self.run_id)
 
-    def log_input(self, data_set: DataSet) -> None:
+    def log_input(self, data_set: UsedData) -> None:
         """Notes what data the run works on."""
         if is_process_zero():
             lease.check()
@@ -459,7 +459,7 @@ def log_result(result: Result) -> None:
     mlflow.set_tags(tags)
 
 
-def _log_data_set(data_set: DataSet) -> None:
+def _log_data_set(data_set: UsedData) -> None:
     """Adds a data set to the inputs of the active run, which uses it for its stage."""
     active = mlflow.active_run()
     with warnings.catch_warnings():

@@ -40,7 +40,7 @@ class MacroAccuracy(Metric):
         return (self.right / self.clips).nanmean(dim=1).nanmean()
 
 
-class Agreement(Metric):
+class TeacherAgreement(Metric):
     """Share of the clips on whose class two models agree, from logits (batch, classes) of each."""
 
     def __init__(self) -> None:

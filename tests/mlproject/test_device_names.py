@@ -18,7 +18,7 @@ from adaptf.data.clips import NO_DEVICES, NO_SCENES, check_clips
 from adaptf.data.errors import DataError
 from adaptf.data.parquet import read_table
 from adaptf.evaluation.scores import TEXT_COLUMNS
-from adaptf.evaluation.tables import LOG_LOSS, MEAN, SEEN, UNSEEN
+from adaptf.evaluation.tables import LOG_LOSS, MACRO_AVERAGE, SEEN, UNSEEN
 from adaptf.mlproject import predict
 from adaptf.mlproject.evaluate import EVALUATE, EvaluateConfig
 from adaptf.mlproject.finetune import FINETUNE, FinetuneConfig
@@ -89,9 +89,9 @@ def test_unlike_names_stay_unlike(one: str, other: str) -> None:
 
 
 def test_what_tables_hold_beside_devices_and_scenes_is_no_name_of_one() -> None:
-    columns = {*TEXT_COLUMNS, *predict.COLUMNS, PROBABILITY, TRUE_PROBABILITY}
-    assert columns | {MEAN, LOG_LOSS} <= set(NO_SCENES)
-    assert {MEAN, SEEN, UNSEEN} <= set(NO_DEVICES)
+    columns = {*TEXT_COLUMNS, *predict.ANSWER_COLUMNS, PROBABILITY, TRUE_PROBABILITY}
+    assert columns | {MACRO_AVERAGE, LOG_LOSS} <= set(NO_SCENES)
+    assert {MACRO_AVERAGE, SEEN, UNSEEN} <= set(NO_DEVICES)
 
 
 @pytest.fixture(scope="module")

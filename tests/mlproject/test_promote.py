@@ -495,7 +495,7 @@ def test_a_model_that_is_compared_twice_keeps_both_differences():
         paired_bootstrap([predictions(right)], [predictions(0.9)], draws=100) for right in (0.8, 0.7)
     )
     alone = Comparison("adaptf-a", "3", "2", 160, ten)
-    metrics = stage.differences_of(
+    metrics = stage.difference_metrics(
         [alone, replace(alone, former="1", difference=twenty), Comparison("adaptf-b", "1", None)]
     )
     assert metrics["difference mean/adaptf-a"] == pytest.approx(10)

@@ -13,7 +13,7 @@ import torch
 
 from adaptf.errors import UserError
 from adaptf.files import sha256_of
-from adaptf.mlproject.compare import COMPARE, CompareConfig, check, files_digest
+from adaptf.mlproject.compare import COMPARE, CompareConfig, check, checkpoints_digest
 from adaptf.mlproject.distill import DISTILL, DistillConfig
 from adaptf.mlproject.evaluate import EVALUATE, EvaluateConfig
 from adaptf.mlproject.finetune import FINETUNE, FinetuneConfig
@@ -412,7 +412,9 @@ def test_a_folder_is_compared_with_a_file(
     ):
         with pytest.raises(UserError, match=message):
             check(replace(config, runs=wrong))
-    assert files_digest(config) != files_digest(replace(config, runs=f"{models},{models / 'a.ckpt'}"))
+    assert checkpoints_digest(config) != checkpoints_digest(
+        replace(config, runs=f"{models},{models / 'a.ckpt'}")
+    )
 
 
 def test_a_comparison_with_a_folder_names_its_files(quantize_config: QuantizeConfig, models: Path) -> None:

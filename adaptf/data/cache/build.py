@@ -40,7 +40,7 @@ _SECONDS_BETWEEN_COMMITS = 5.0
 _FULL_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
-class _Clip(NamedTuple):
+class _ToDecode(NamedTuple):
     """A clip that is to be decoded."""
 
     name: str
@@ -88,7 +88,7 @@ def build_cache(
     ):
         for half_written in folder.glob(".*"):  # by a builder that was killed
             half_written.unlink()
-        files = hash_files(root, files_of(names), memory_folder=cache_root, pool=pool)
+        files = hash_files(root, distinct_files(names), memory_folder=cache_root, pool=pool)
         keys = keys_of(names, files)
         cache = open_cache(cache_root, format)
         held = cache.holds(keys)
@@ -96,7 +96,7 @@ def build_cache(
         missing: dict[str, str] = {}
         for name, key in itertools.compress(zip(names, keys, strict=True), ~held):
             missing.setdefault(key, name)  # the same content may have several names
-        clips = [_Clip(name, key, files[split_name(name)[0]].state) for key, name in missing.items()]
+        clips = [_ToDecode(name, key, files[split_name(name)[0]].state) for key, name in missing.items()]
         if clips:
             _check_space(folder, len(clips) * format.row_bytes)
             _append(cache, root, clips, pool)
@@ -104,7 +104,7 @@ def build_cache(
     return _BuiltCache(cache, cache.index.iloc[cache.rows_of(keys)].reset_index(drop=True))
 
 
-def files_of(names: Sequence[str]) -> list[str]:
+def distinct_files(names: Sequence[str]) -> list[str]:
     """The files of clips and of parts, each once."""
     return list(dict.fromkeys(split_name(name)[0] for name in names))
 
@@ -146,7 +146,7 @@ def _verify(cache: WaveformCache, rows: NDArray[np.int64], threads: int) -> None
             bar.update(count)
 
 
-def _append(cache: WaveformCache, root: Path, clips: Sequence[_Clip], pool: ProcessPoolExecutor) -> None:
+def _append(cache: WaveformCache, root: Path, clips: Sequence[_ToDecode], pool: ProcessPoolExecutor) -> None:
     """Fills the last shard, then new ones, always in the order of the clips."""
     first, filled = divmod(len(cache), CLIPS_PER_SHARD)
     cuts = [0, *range(CLIPS_PER_SHARD - filled, len(clips), CLIPS_PER_SHARD), len(clips)]
@@ -161,7 +161,7 @@ def _fill(
     shard: Shard,
     rows: list[_ManifestRow],
     root: Path,
-    clips: Sequence[_Clip],
+    clips: Sequence[_ToDecode],
     pool: ProcessPoolExecutor,
     bar: "tqdm[Any]",
 ) -> None:
@@ -203,7 +203,7 @@ def _explained(error: BaseException, shard: Shard, *, kept: int, missing: int) -
     return error
 
 
-def decode_block(root: Path, shard: Shard, clips: Sequence[_Clip], row: int) -> list[_ManifestRow]:
+def decode_block(root: Path, shard: Shard, clips: Sequence[_ToDecode], row: int) -> list[_ManifestRow]:
     """Writes consecutive clips to the shard from `row` on and returns what its manifest has to say of them."""
     file = os.open(shard.samples_path, os.O_WRONLY | os.O_CREAT, 0o666)
     try:
@@ -213,7 +213,7 @@ def decode_block(root: Path, shard: Shard, clips: Sequence[_Clip], row: int) -> 
 
 
 def _decode(
-    root: Path, clips: Sequence[_Clip], file: int, row: int, format: CacheFormat
+    root: Path, clips: Sequence[_ToDecode], file: int, row: int, format: CacheFormat
 ) -> Iterator[_ManifestRow]:
     """A file is decoded once for all its parts among the clips. Raises DataError for one that changed, or is too much."""
     resample = Resampler(format.sample_rate)
@@ -232,7 +232,7 @@ def _decode(
 
 
 def _decode_file(
-    path: Path, clips: Sequence[_Clip], resample: Resampler, file: int, row: int, format: CacheFormat
+    path: Path, clips: Sequence[_ToDecode], resample: Resampler, file: int, row: int, format: CacheFormat
 ) -> Iterator[_ManifestRow]:
     """Writes the clips that are parts of one audio file to the rows from `row` on."""
     numbers = [split_name(clip.name)[1] for clip in clips]
@@ -261,14 +261,14 @@ def _decode_file(
             )
 
 
-def _file_of(clip: _Clip) -> str:
+def _file_of(clip: _ToDecode) -> str:
     """The file that a clip is, or a part of."""
     return split_name(clip.name)[0]
 
 
-def _blocks_of_files(clips: Sequence[_Clip]) -> Iterator[list[_Clip]]:
+def _blocks_of_files(clips: Sequence[_ToDecode]) -> Iterator[list[_ToDecode]]:
     """Consecutive clips, CLIPS_PER_BLOCK of them and those behind that are parts of the same file."""
-    block: list[_Clip] = []
+    block: list[_ToDecode] = []
     for _, of_file in itertools.groupby(clips, key=_file_of):
         block += of_file
         if len(block) >= CLIPS_PER_BLOCK:

@@ -40,7 +40,7 @@ def read_files_to_predict(path: Path) -> tuple[pd.DataFrame, Path]:
     return table[["filename", "device"]], root
 
 
-def check_files(
+def check_each_file(
     table: pd.DataFrame, root: Path, *, problem_of: Callable[[Path], str], source: str, threads: int = 4
 ) -> None:
     """Raises DataError that names all files which have a problem, with their rows. `problem_of` says '' of those that don't."""
