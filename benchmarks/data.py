@@ -96,7 +96,8 @@ def decode_one_by_one(root: Path, names: list[str]) -> None:
 
 
 def build_pair(folder: Path, names: list[str], repeats: int) -> Row:
-    """Everything that `prepare` does to a new data set: hashing, decoding, resampling, levels, checksums, writing."""
+    """Everything that `prepare` does to a new data set:
+    hashing, decoding, resampling, levels, checksums, writing."""
     root, cache = folder / "clips", folder / "cache"
 
     def clear() -> None:
@@ -147,7 +148,8 @@ def clips_of(waveforms: WaveformCache, count: int) -> ClipSet:
 def module_of(clips: ClipSet) -> ClipDataModule:
     module = ClipDataModule(clips, clips, batch_size=BATCH, seed=0, loading=Loading(workers=0))
     device = SimpleNamespace(root_device=torch.device("cpu"))
-    module.trainer = SimpleNamespace(strategy=device, num_devices=1, current_epoch=0)  # type: ignore[assignment]
+    # type: ignore[assignment]
+    module.trainer = SimpleNamespace(strategy=device, num_devices=1, current_epoch=0)
     module.setup("fit")
     return module
 
@@ -170,7 +172,8 @@ def epoch_pair(folder: Path, names: list[str], repeats: int) -> Row:
 
 
 def responses_pairs(folder: Path, repeats: int) -> Iterator[Row]:
-    """Impulse responses of a batch: read, resampled and convolved clip by clip against one product of spectra."""
+    """Impulse responses of a batch:
+    read, resampled and convolved clip by clip against one product of spectra."""
     root = folder / "responses"
     root.mkdir()
     generator, decay = np.random.default_rng(0), np.exp(-np.arange(RESPONSE_SAMPLES) / 500)

@@ -1,11 +1,11 @@
 """The demo data: synthesised sounds in the layouts of TAU Urban Acoustic Scenes 2022 Mobile and of AudioSet.
 
 root/tau/audio/<scene>-<city>-<location>-<recording>-<segment>-<device>.wav      1 s, 44.1 kHz, 16 bit, mono
-root/tau/meta.csv                                                                and evaluation_setup/fold1_*.csv
-root/tau/evaluation_set/audio/<number>.wav, evaluation_setup/test.csv, labels.csv (hidden truth)
-root/audioset/audio/<ytid>_<start in ms>.wav                                     3 s, 32 kHz, 16 bit, mono
-root/audioset/balanced_train_segments.csv, class_labels_indices.csv
-root/README.txt, demo.json                                                       settings and counts
+root/tau/meta.csv                                                                and
+evaluation_setup/fold1_*.csv root/tau/evaluation_set/audio/<number>.wav, evaluation_setup/test.csv, labels.csv
+(hidden truth) root/audioset/audio/<ytid>_<start in ms>.wav                                     3 s, 32 kHz,
+16 bit, mono root/audioset/balanced_train_segments.csv, class_labels_indices.csv root/README.txt,
+demo.json settings and counts
 """
 
 import csv
@@ -85,10 +85,12 @@ _README = """Demo data of adaptf
 
 Synthesised sounds; figures on them say nothing about real scenes.
 
-tau/       the layout of TAU Urban Acoustic Scenes 2022 Mobile: ten scenes, devices a, b, c, s1-s3 (training) and
-           s4-s6 besides (test); evaluation_set/ with devices that are not named, labels.csv its hidden truth.
+tau/       the layout of TAU Urban Acoustic Scenes 2022 Mobile: ten scenes, devices a, b, c, s1-s3 (training)
+           and s4-s6 besides (test); evaluation_set/ with devices that are not named, labels.csv its hidden
+           truth.
 audioset/  the layout of AudioSet: audio/<ytid>_<start in milliseconds>.wav for the rows of
-           balanced_train_segments.csv. The identifiers belong to no video, and some files are missing on purpose.
+           balanced_train_segments.csv. The identifiers belong to no video, and some files are missing on
+           purpose.
 demo.json  the settings that this data is a function of, and the counts.
 """
 
@@ -148,13 +150,14 @@ def write_demo(
 ) -> DemoSummary:
     """Write the demo data to the folder `root`, or return the same data where it is already there.
 
-    Locations count per scene. Device a records every training clip, `device_share` of them (at least one per scene) are
-    recorded by each of b, c, s1, s2 and s3 too; every test clip is recorded by all nine devices. `audioset_missing` of
-    the `audioset_clips` get no audio file. The data is a function of the arguments; no random state outside is used.
+    Locations count per scene. Device a records every training clip, `device_share` of them (at least one per
+    scene) are recorded by each of b, c, s1, s2 and s3 too; every test clip is recorded by all nine devices.
+    `audioset_missing` of the `audioset_clips` get no audio file. The data is a function of the arguments;
+    no random state outside is used.
 
-    A set appears under its name only when it is whole: it is written to a hidden folder beside `root` and renamed.
-    Raises FileExistsError where `root` holds anything but a whole set of these settings, ValueError where a size is
-    too small.
+    A set appears under its name only when it is whole: it is written to a hidden folder beside `root` and
+    renamed. Raises FileExistsError where `root` holds anything but a whole set of these settings,
+    ValueError where a size is too small.
     """
     # Every argument but the folder decides about the content.
     settings = {name: value for name, value in locals().items() if name != "root"} | {"generator": _GENERATOR}
@@ -199,7 +202,8 @@ def _check(settings: dict[str, float]) -> None:
         raise ValueError(f"device_share is {settings['device_share']}; it is a share, 0 to 1")
     if settings["audioset_missing"] > settings["audioset_clips"]:
         raise ValueError(
-            f"audioset_missing is {settings['audioset_missing']}, more than all {settings['audioset_clips']} clips"
+            f"audioset_missing is {settings['audioset_missing']}, more than all {settings['audioset_clips']} "
+            "clips"
         )
 
 
@@ -218,7 +222,8 @@ def _existing(root: Path, settings: dict[str, float]) -> DemoSummary | None:
             name: (written.get(name), value) for name, value in settings.items() if written.get(name) != value
         }
         raise FileExistsError(
-            f"{root} holds demo data of other settings (there, wanted): {differences}; remove it or name another folder"
+            f"{root} holds demo data of other settings (there, wanted): {differences}; remove it or name "
+            "another folder"
         )
     files = len(files_below(root, suffixes=(".wav",)))
     expected = sum(count for name, count in counts.items() if name != "audioset_missing")
@@ -309,7 +314,8 @@ def _clip(scene: str, part: _Part, scene_number: int, index: int, device: str) -
 def _record(
     signals: np.ndarray, device: str, responses: dict[str, np.ndarray], rng: np.random.Generator
 ) -> np.ndarray:
-    """`signals` (clips, samples) as `device` hears them: its response, then compression (s) or noise (b, c)."""
+    """`signals` (clips, samples) as `device` hears them:
+    its response, then compression (s) or noise (b, c)."""
     if device == "a":
         return signals
     samples = signals.shape[1]
@@ -325,7 +331,8 @@ def _record(
 def _write_evaluation_set(
     folder: Path, seed: int, part: _Part, responses: dict[str, np.ndarray], progress: Callable[[int], object]
 ) -> int:
-    """Write clips in random order, each from one of ten devices of which four are not named; returns how many."""
+    """Write clips in random order, each from one of ten devices of which four are not named;
+    returns how many."""
     rng = np.random.default_rng((seed, part.number))
     scenes = np.repeat(list(SCENE_RECIPES), part.locations * part.clips_per_location)
     signals = np.concatenate([_render_scene(scene, part, rng) for scene in SCENE_RECIPES])
@@ -370,7 +377,8 @@ def _write_audioset(
 
 
 def _draw_events(rng: np.random.Generator, clips: int) -> np.ndarray:
-    """Which classes every clip has, (clips, classes) of bool: one to three, all classes about equally often."""
+    """Which classes every clip has, (clips, classes) of bool:
+    one to three, all classes about equally often."""
     classes = len(EVENT_CLASSES)
     events = np.zeros((clips, classes), bool)
     events[np.arange(clips), rng.permutation(clips) % classes] = True
@@ -383,7 +391,8 @@ def _draw_events(rng: np.random.Generator, clips: int) -> np.ndarray:
 def _write_segments(
     path: Path, ids: list[str], starts: np.ndarray, clip_seconds: float, events: np.ndarray
 ) -> None:
-    """AudioSet's table: three lines of comment, a blank after every comma but those within the quoted labels."""
+    """AudioSet's table: three lines of comment,
+    a blank after every comma but those within the quoted labels."""
     identifiers = np.array([identifier for identifier, _ in EVENT_CLASSES.values()])
     lines = [
         "# Segments csv of the demo data",

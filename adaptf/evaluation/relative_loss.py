@@ -1,4 +1,5 @@
-"""What a model loses that should answer like another one, such as INT8 beside float, and how much of it is no chance."""
+"""What a model loses that should answer like another one, such as INT8 beside float,
+and how much of it is no chance."""
 
 from dataclasses import dataclass
 
@@ -10,7 +11,8 @@ from adaptf.evaluation.scores import macro_accuracy
 
 @dataclass(frozen=True)
 class RelativeLoss:
-    """Share of the exact model's macro-average accuracy that is lost; below 0 where the other one is better."""
+    """Share of the exact model's macro-average accuracy that is lost;
+    below 0 where the other one is better."""
 
     relative: float
     standing: float
@@ -23,7 +25,8 @@ class RelativeLoss:
 def relative_loss(predictions: pd.DataFrame, exact: pd.DataFrame) -> RelativeLoss:
     """From predictions of the same clips by both models.
 
-    Nothing stands where a scene has one place only, or where so few places differ that they may agree by chance.
+    Nothing stands where a scene has one place only,
+    or where so few places differ that they may agree by chance.
     """
     accuracy = macro_accuracy(exact)
     if not accuracy:

@@ -1,4 +1,5 @@
-"""Stage `compare`: two models or more on the same clips, where they differ, which differences stand, and which clips change."""
+"""Stage `compare`: two models or more on the same clips, where they differ, which differences stand,
+and which clips change."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -37,9 +38,9 @@ class CompareConfig:
     """Holds models against the first of them, on the same clips."""
 
     runs: str = file_or_name(NONE)
-    """Two and more, separated by commas: runs of train, teacher, distill, finetune or quantize, also over seeds, also trials of
-    a sweep; registered versions as in models:/adaptf-s1/3 or models:/adaptf-s1@production; checkpoint files, or folders of
-    <device>.ckpt."""
+    """Two and more, separated by commas: runs of train, teacher, distill, finetune or quantize, also over
+    seeds, also trials of a sweep; registered versions as in models:/adaptf-s1/3 or
+    models:/adaptf-s1@production; checkpoint files, or folders of <device>.ckpt."""
     prepare_run: str = upstream("prepare", **{DATA_KIND: SCENES_KIND})
     """Run of `prepare` that holds the scenes."""
     split: Literal["test", "validation"] = "test"
@@ -50,7 +51,8 @@ class CompareConfig:
 
 
 def compare(config: CompareConfig, run: StageRun) -> Result:
-    """A page, tables as text, CSV and Markdown, pictures, all clips that change, and every model's predictions."""
+    """A page, tables as text, CSV and Markdown, pictures, all clips that change,
+    and every model's predictions."""
     found = all_compared(config.runs.split(","))
     data = load_prepared(run, config.prepare_run, kind=SCENES_KIND)
     rows = common_clips(found, data, config.split)
@@ -160,7 +162,10 @@ def remarks_on(data: PreparedData, rows: pd.DataFrame, split: str) -> list[str]:
     """What has to be known of the clips, and which they are."""
     devices = sorted(rows["device"].unique())
     plural = "s" * (len(devices) > 1)
-    clips = f"{len(rows)} {split} clips of {places_of(rows).nunique()} places and device{plural} {', '.join(devices)}."
+    clips = (
+        f"{len(rows)} {split} clips of {places_of(rows).nunique()} places and device{plural} "
+        f"{', '.join(devices)}."
+    )
     chosen = [SYNTHESISED] * data.synthesised + [
         "Checkpoints were chosen by these clips, which flatters all models."
     ]
@@ -173,14 +178,16 @@ def learnt_from_them(found: Sequence[Compared], split: str) -> list[str]:
         return []
     refits = {one.label: [name for run_id in one.run_ids for name in refits_of(run_id)] for one in found}
     return [
-        f"{label} has **learnt from these clips** (refit of {', '.join(dict.fromkeys(names))}): its figures are too good."
+        f"{label} has **learnt from these clips** (refit of {', '.join(dict.fromkeys(names))}): its figures "
+        "are too good."
         for label, names in refits.items()
         if names
     ]
 
 
 def comparison_metrics(settings: Mapping[str, Runs], pairs: Sequence[Pair], split: str) -> dict[str, float]:
-    """By the models' places: accuracy; of all but the first, the difference to it and the predictions that change."""
+    """By the models' places: accuracy;
+    of all but the first, the difference to it and the predictions that change."""
     means = [sum(map(macro_accuracy, predictions)) / len(predictions) for predictions in settings.values()]
     metrics = {f"{split}/accuracy/{place}": mean for place, mean in enumerate(means, 1)}
     for place, (mean, pair) in enumerate(zip(means[1:], pairs, strict=True), 2):

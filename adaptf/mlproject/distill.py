@@ -47,8 +47,9 @@ class DistillConfig:
     """Runs of `teacher`, separated by commas, whose logits the student learns from; `latest`: the newest of
     each kind."""
     refit: bool = False
-    """Learns from the validation clips too, of which the teachers have left logits, for exactly optim.max_epochs, and takes the
-    last one: nothing is left to choose by, so the number of epochs should come from a run before."""
+    """Learns from the validation clips too, of which the teachers have left logits, for exactly
+    optim.max_epochs, and takes the last one:
+    nothing is left to choose by, so the number of epochs should come from a run before."""
     loss: LossConfig = LossConfig()
     augment: AugmentConfig = AugmentConfig(mixup_alpha=0.2)
     optim: OptimConfig = OptimConfig(max_epochs=310)

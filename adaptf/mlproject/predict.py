@@ -54,7 +54,8 @@ PARTS = "parts"
 REQUESTS_AT_ONCE = 2
 """While the router computes one on all its threads, the files of the next are read and encoded."""
 FOLLOWING = {"live": True, "check_seconds": 86_400.0}
-"""Settings of a router that takes up what is in production before its first answer, and then practically never."""
+"""Settings of a router that takes up what is in production before its first answer,
+and then practically never."""
 AS_REGISTERED = {"live": False}
 
 
@@ -63,10 +64,12 @@ class PredictConfig:
     """Predicts the scenes of files."""
 
     files: str = path_field("none")
-    """CSV file with filename and device, or the folder of an evaluation set (evaluation_setup/test.csv or fold1_test.csv)."""
+    """CSV file with filename and device,
+    or the folder of an evaluation set (evaluation_setup/test.csv or fold1_test.csv)."""
     model_uri: str = file_or_name(IN_PRODUCTION)
-    """The router, or any registered model of adaptf. By default the router and the devices' models that are in production when
-    the stage begins answer for all files; a version, as in models:/adaptf-router/3, answers as it was registered."""
+    """The router, or any registered model of adaptf. By default the router and the devices' models that are
+    in production when the stage begins answer for all files;
+    a version, as in models:/adaptf-router/3, answers as it was registered."""
     download: bool = aside(False)
     """Fetches the evaluation set of DCASE 2025 Task 1 into the folder `files` first."""
 
@@ -78,7 +81,8 @@ class Models:
     uri: str
     """Of one version."""
     versions: Mapping[str, str]
-    """By device what is in production, such as `adaptf-a/3`; empty where the version answers as it was registered."""
+    """By device what is in production, such as `adaptf-a/3`;
+    empty where the version answers as it was registered."""
     digest: str
     """Tells them from all others, also from those of the same names and numbers in another store."""
 
@@ -153,7 +157,8 @@ def predict(config: PredictConfig, run: StageRun) -> Result:
 
 
 def answer_parts(table: pd.DataFrame, root: Path, run: StageRun, models: Models) -> list[Path]:
-    """The answers of the same models to all files, in parts in the table's order; what is there is not asked for again."""
+    """The answers of the same models to all files, in parts in the table's order;
+    what is there is not asked for again."""
     folder = run.folder / PARTS / models.digest  # never with those of models that were there before
     folder.mkdir(parents=True, exist_ok=True)
     starts = range(0, len(table), FILES_PER_PART)
@@ -205,16 +210,18 @@ def answer_missing(
 
 
 def check_versions(answers: pd.DataFrame, versions: Mapping[str, str]) -> None:
-    """Raises UserError where a device was not answered by its version; one without a version may be answered by any."""
+    """Raises UserError where a device was not answered by its version;
+    one without a version may be answered by any."""
     answered = answers[["device_asked", "device_used", "version_used"]].drop_duplicates()
     for asked, used, version in answered.itertuples(index=False):
         wanted = versions.get(asked if asked in versions else used, version)
         if version != wanted:
             raise UserError(
-                f"device {asked!r} was answered by {version}; {wanted} was in production when the stage began. Run it again: "
-                f"another version may have been promoted just then. If that does not help, {wanted} cannot be taken up, which "
-                "the log and /version of a live router explain: promote another one, or give the router as it was registered, "
-                f"as in --model_uri models:/{registry.ROUTER_NAME}/3"
+                f"device {asked!r} was answered by {version}; {wanted} was in production when the stage "
+                f"began. Run it again: another version may have been promoted just then. If that does not "
+                f"help, {wanted} cannot be taken up, which the log and /version of a live router explain: "
+                f"promote another one, or give the router as it was registered, as in --model_uri "
+                f"models:/{registry.ROUTER_NAME}/3"
             )
 
 
@@ -230,7 +237,8 @@ class Clip(NamedTuple):
 
 
 def cut_into_clips(rows: pd.DataFrame, root: Path) -> Iterator[Clip]:
-    """The files as clips, so that a file of any length, rate, format and number of channels is one that the router takes.
+    """The files as clips, so that a file of any length, rate,
+    format and number of channels is one that the router takes.
 
     Raises DataError for a file that changed meanwhile.
     """
@@ -310,7 +318,8 @@ def per_file(by_clip: pd.DataFrame) -> pd.DataFrame:
 
 
 def join(parts: Sequence[Path], folder: Path) -> Counter[tuple[str, str]]:
-    """Writes both tables, one part in memory after the other; counts the files per device and version used."""
+    """Writes both tables, one part in memory after the other;
+    counts the files per device and version used."""
     counts: Counter[tuple[str, str]] = Counter()
     with written_aside(folder / PREDICTIONS) as predictions, written_aside(folder / OUTPUT) as output:
         for part in parts:

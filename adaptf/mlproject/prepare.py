@@ -39,7 +39,8 @@ class PrepareConfig:
 
     data: DataConfig = DataConfig()
     download: bool = aside(False)
-    """Fetches TAU Urban Acoustic Scenes 2022 Mobile (30 GB) into data.root first; what is there is not fetched again."""
+    """Fetches TAU Urban Acoustic Scenes 2022 Mobile (30 GB) into data.root first;
+    what is there is not fetched again."""
 
 
 @dataclass(frozen=True)
@@ -76,12 +77,14 @@ def data_digest(config: PrepareConfig) -> str:
 
 
 def cache_folder(config: DataConfig) -> Path:
-    """The folder of all waveform caches, made where it is not there. Raises UserError where nothing can be written in it."""
+    """The folder of all waveform caches, made where it is not there.
+    Raises UserError where nothing can be written in it."""
     return writable_folder(Path(config.cache).absolute(), what="data.cache")
 
 
 def prepare(config: PrepareConfig, run: StageRun) -> Result:
-    """Decodes what the cache does not hold yet and writes down the table, the report and where the waveforms are."""
+    """Decodes what the cache does not hold yet and writes down the table,
+    the report and where the waveforms are."""
     source = find_data(config.data)
     cache_root = cache_folder(config.data)
     built = build_cache(
@@ -126,7 +129,8 @@ def prepare(config: PrepareConfig, run: StageRun) -> Result:
 
 
 def usable_clips(source: FoundData, cached: pd.DataFrame) -> Usable:
-    """Raises DataError for files that are no audio or have a wrong length, and for splits that are not apart."""
+    """Raises DataError for files that are no audio or have a wrong length,
+    and for splits that are not apart."""
     table = source.table.assign(key=cached["key"].to_numpy())
     bad = (cached["problem"] != "").to_numpy()
     problems = [

@@ -24,7 +24,8 @@ class PretrainConfig:
     prepare_run: str = upstream("prepare", **{DATA_KIND: AUDIOSET_KIND})
     """Run of `prepare` that holds AudioSet."""
     sample_seconds: float = within(POSITIVE, 1.0)
-    """Seconds of a clip that a training sample takes, drawn anew each time; for validation they are the middle."""
+    """Seconds of a clip that a training sample takes, drawn anew each time;
+    for validation they are the middle."""
     mel: MelConfig = MelConfig()
     model: ModelConfig = ModelConfig()
     augment: AugmentConfig = AugmentConfig(dir_devices=(), mixstyle_p=0.0, mixup_alpha=0.0)

@@ -44,7 +44,8 @@ class PromoteConfig:
 
 
 def promote_versions(config: PromoteConfig, run: StageRun) -> Result:
-    """Checks all versions before it promotes any. Raises UserError with what the gates say where one may not go on."""
+    """Checks all versions before it promotes any.
+    Raises UserError with what the gates say where one may not go on."""
     with TemporaryDirectory() as folder:  # apart: no other run goes on with what this one downloads
         scratch = replace(run, folder=Path(folder))
         wanted = versions_to_promote(config, scratch)
@@ -101,8 +102,8 @@ def versions_to_promote(config: PromoteConfig, run: StageRun) -> dict[str, str]:
 def difference_metrics(comparisons: list[production_comparison.Comparison]) -> dict[str, float]:
     """The differences to production, in points, and their intervals, as metrics.
 
-    A model that is compared twice, as the one in production and as the one in the router there, has its versions in the
-    second one's names.
+    A model that is compared twice, as the one in production and as the one in the router there,
+    has its versions in the second one's names.
     """
     known = {}
     for found in comparisons:
@@ -121,7 +122,10 @@ def refusal(verdict: gates.Verdict) -> str:
     text = "\n  ".join(["nothing was promoted:", *verdict.refusals, *verdict.objections])
     if verdict.refusals:
         return text
-    return f"{text}\nTo promote in spite of it: -P force=true -P reason='why' (in main: promote.force, promote.reason)"
+    return (
+        f"{text}\nTo promote in spite of it: -P force=true -P reason='why' (in main: promote.force, "
+        "promote.reason)"
+    )
 
 
 PROMOTE = Stage(

@@ -1,4 +1,5 @@
-"""Stage `quantize`: an INT8 model for each device, saved, loaded again by a fresh process and judged before it may go on."""
+"""Stage `quantize`: an INT8 model for each device, saved,
+loaded again by a fresh process and judged before it may go on."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -48,19 +49,21 @@ class QuantizeConfig:
     prepare_run: str = upstream("prepare", **{DATA_KIND: SCENES_KIND})
     """Run of `prepare` that holds the scenes."""
     finetune_run: str = upstream_model("finetune", files="per device")
-    """Run of `finetune` that holds the devices' models; or checkpoint files: a folder of <device>.ckpt, a mapping such as
-    '{a: a.ckpt, unknown: u.ckpt}', or one file for all devices."""
+    """Run of `finetune` that holds the devices' models; or checkpoint files: a folder of <device>.ckpt, a
+    mapping such as '{a: a.ckpt, unknown: u.ckpt}', or one file for all devices."""
     calibration_clips: int = within(COUNT, 256)
-    """Training clips of the device, spread over the scenes, from which the ranges of activations are taken; for `unknown`
-    spread over the devices too."""
+    """Training clips of the device, spread over the scenes, from which the ranges of activations are taken;
+    for `unknown` spread over the devices too."""
     tolerable_loss: float = within(SHARE, 0.01)
     """Highest share of the float model's macro-average accuracy, from 0 to 1, that may be lost. A model is
     refused where the validation clips of all devices show that it loses more: where that holds at the lower
     end of a 95 % interval over their places."""
     tolerable_logit_error: float = within(NOT_NEGATIVE, 0.15)
-    """Highest difference of INT8 logits from float ones on calibration and validation clips, as a share of their spread."""
+    """Highest difference of INT8 logits from float ones on calibration and validation clips,
+    as a share of their spread."""
     refuse: bool = True
-    """Ends with an error where a model loses more, its logits differ more or it breaks the budget; false only says so."""
+    """Ends with an error where a model loses more, its logits differ more or it breaks the budget;
+    false only says so."""
     min_validation_clips: int = within(NOT_NEGATIVE, ENOUGH_CLIPS)
     """A device with fewer validation clips is told the accuracy on those of all devices."""
     seed: int = 0

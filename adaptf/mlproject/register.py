@@ -1,4 +1,5 @@
-"""Stage `register`: a version of a registered model for each device, and of the router that holds them all."""
+"""Stage `register`: a version of a registered model for each device,
+and of the router that holds them all."""
 
 import json
 import shutil
@@ -50,14 +51,15 @@ class RegisterConfig:
     quantize_run: str = upstream("quantize")
     """Run of `quantize` that holds the INT8 models."""
     evaluate_run: str = upstream_several("evaluate")
-    """Run of `evaluate` that scored them on the test clips, for their descriptions: the first that did so of several;
-    `none`: they say that there is none."""
+    """Run of `evaluate` that scored them on the test clips, for their descriptions: the first that did so of
+    several; `none`: they say that there is none."""
     max_seconds: float = within(POSITIVE, 60.0)
     """Longest audio of one row of a request, in seconds."""
 
 
 def register_versions(config: RegisterConfig, run: StageRun) -> Result:
-    """Each device's model alone, answering for every device, then the router with all of them and their versions."""
+    """Each device's model alone, answering for every device,
+    then the router with all of them and their versions."""
     int8 = run.download(config.quantize_run, INT8)
     report = quantization(run, config.quantize_run)
     description = json.loads((int8 / DESCRIPTION).read_text())
@@ -105,7 +107,8 @@ def register_versions(config: RegisterConfig, run: StageRun) -> Result:
 
 
 def scoring_run(config: RegisterConfig) -> str:
-    """The first run of `evaluate` that was given and scored these models, else the newest that did, or `none`."""
+    """The first run of `evaluate` that was given and scored these models, else the newest that did,
+    or `none`."""
     if config.evaluate_run == NONE:
         return NONE
     for given in config.evaluate_run.split(","):
@@ -125,7 +128,8 @@ def scored_by(evaluated: str) -> list[str]:
 
 
 def read_scores(run: StageRun, evaluated: str, quantized: str) -> pd.DataFrame | None:
-    """The predictions of the test clips by the INT8 models, each clip by that of its device; None where there are none."""
+    """The predictions of the test clips by the INT8 models, each clip by that of its device;
+    None where there are none."""
     if evaluated == NONE:
         return None
     return read_predictions(run, evaluated, QUANTIZED, scored_by(evaluated).index(quantized))
@@ -161,8 +165,8 @@ def bundle(
 
 
 def scores_of(report: pd.DataFrame, device: str) -> dict[str, str]:
-    """The quantization's figures of a device as tags: those that promotion checks, and few others, because a model's page shows
-    all tags of all versions."""
+    """The quantization's figures of a device as tags: those that promotion checks, and few others, because a
+    model's page shows all tags of all versions."""
     figures = report.loc[device].reindex(list(FIGURES)).dropna()
     return {f"adaptf.{str(name).replace(' ', '_')}": str(value) for name, value in figures.items()}
 

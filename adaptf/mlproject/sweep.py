@@ -125,7 +125,8 @@ def check(config: SweepConfig) -> None:
     if settings.seeds:
         raise UserError(
             f"{config.stage}.seeds and a sweep don't go together: sweep with one seed, then run the best "
-            f"settings with several (mlflow run . -e {config.stage} -P preset=runs:/<id>/best.yaml -P seeds=0,1,2)"
+            f"settings with several (mlflow run . -e {config.stage} -P preset=runs:/<id>/best.yaml -P "
+            "seeds=0,1,2)"
         )
     if getattr(settings, "refit", False):
         raise UserError(
@@ -135,9 +136,9 @@ def check(config: SweepConfig) -> None:
         )
     if settings.trainer.several_processes:
         raise UserError(
-            f"a trial trains on one device, trainer.devices is {settings.trainer.devices} and trainer.num_nodes "
-            f"{settings.trainer.num_nodes}: start a worker for each device instead, with the same sweep.study "
-            "and sweep.storage"
+            f"a trial trains on one device, trainer.devices is {settings.trainer.devices} and "
+            f"trainer.num_nodes {settings.trainer.num_nodes}: start a worker for each device instead, with "
+            f"the same sweep.study and sweep.storage"
         )
     check_storage(search)
     if not has_begun(search):  # its first worker has checked the values, on the study's own data
@@ -160,7 +161,8 @@ def _check_parent(run_id: str) -> None:
         active = False
     if not active:
         raise UserError(
-            f"the study's run {run_id} is not in {mlflow.get_tracking_uri()}: all workers of a study need the same MLflow store"
+            f"the study's run {run_id} is not in {mlflow.get_tracking_uri()}: all workers of a study need "
+            "the same MLflow store"
         )
 
 

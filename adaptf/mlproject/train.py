@@ -37,8 +37,8 @@ class TrainConfig:
     pretrain_run: str = upstream_model("pretrain", optional=True)
     """Run of `pretrain`, a checkpoint file, or `none` to start from scratch."""
     refit: bool = False
-    """Trains on the validation clips too, for exactly optim.max_epochs, and takes the last one: nothing is left to choose by,
-    so the number of epochs should come from a run before."""
+    """Trains on the validation clips too, for exactly optim.max_epochs, and takes the last one: nothing is
+    left to choose by, so the number of epochs should come from a run before."""
     mel: MelConfig = MelConfig()
     model: ModelConfig = ModelConfig()
     augment: AugmentConfig = AugmentConfig()

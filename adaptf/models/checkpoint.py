@@ -177,8 +177,8 @@ def load_network_weights(network: nn.Module, path: Path) -> int:
 def initialise_from(classifier: Classifier, path: Path) -> _Loaded:
     """Loads a checkpoint's weights except those of its last layer, which is for other classes.
 
-    Raises CheckpointError naming both values where bands, width, depth or another setting differ. A checkpoint
-    of the public trainer tells shapes alone.
+    Raises CheckpointError naming both values where bands, width, depth or another setting differ. A
+    checkpoint of the public trainer tells shapes alone.
     """
     description, weights = _read_network(path, classifier.description)
     mine, theirs = classifier.description, description
@@ -207,8 +207,8 @@ def _check_shapes(theirs: dict[str, Tensor], ours: dict[str, Tensor], path: Path
     if wrong:
         here, there = tuple(ours[wrong[0]].shape), tuple(theirs[wrong[0]].shape)
         raise CheckpointError(
-            f"{path} does not fit this model: {wrong[0]} is {here} here and {there} there, {len(wrong) - 1} more "
-            "differ (another width, another depth or other classes)"
+            f"{path} does not fit this model: {wrong[0]} is {here} here and {there} there, {len(wrong) - 1} "
+            f"more differ (another width, another depth or other classes)"
         )
 
 

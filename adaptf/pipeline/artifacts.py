@@ -30,8 +30,8 @@ LOGITS = "logits"
 
 # finetune, quantize
 VALIDATION_PREDICTIONS = "validation"
-"""Artifact folder: predictions of validation clips. Of `finetune`'s runs by setting; of `quantize` by device, of the clips of
-all devices."""
+"""Artifact folder: predictions of validation clips. Of `finetune`'s runs by setting;
+of `quantize` by device, of the clips of all devices."""
 
 # finetune
 DEVICE_RUNS = "models.json"
@@ -65,7 +65,8 @@ DONE = "adaptf.run."
 
 
 def device_runs(run: StageRun, value: str) -> dict[str, str]:
-    """Device -> what holds its model: runs, of a run of `finetune`, or the checkpoint files given in its place."""
+    """Device -> what holds its model:
+    runs, of a run of `finetune`, or the checkpoint files given in its place."""
     if files := files_of(value):
         return {device: str(path) for device, path in files.items()}
     return dict(json.loads(run.download(value, DEVICE_RUNS).read_text()))

@@ -1,4 +1,5 @@
-"""What `compare` holds against each other: runs, runs over seeds, registered versions and checkpoint files, by their names."""
+"""What `compare` holds against each other:
+runs, runs over seeds, registered versions and checkpoint files, by their names."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -41,7 +42,8 @@ class Compared:
     run_ids: tuple[str, ...]
     """The runs that it came from; empty for a file."""
     device: str | None = None
-    """The only device for whose clips it answers; None: all. `unknown`: for those of devices without a model of their own."""
+    """The only device for whose clips it answers; None: all. `unknown`:
+    for those of devices without a model of their own."""
     others: tuple[str, ...] = ()
     """Devices that have a model of their own beside that for `unknown`."""
 
@@ -66,7 +68,8 @@ def all_compared(values: Sequence[str]) -> list[Compared]:
     if len(devices) > 1:
         told = ", ".join(f"{label} of {device}" for device, label in devices.items())
         raise UserError(
-            f"models of different devices have no clips in common: {told}. Compare those of one device, or routers"
+            f"models of different devices have no clips in common: {told}. Compare those of one device, or "
+            "routers"
         )
     return _with_own_labels(found)
 
@@ -77,7 +80,8 @@ def compared(value: str) -> Compared:
         return _compared_version(value)
     if is_mapping(value):
         raise UserError(
-            f"runs is cut at each comma: give a folder of <device>.ckpt in place of a mapping such as {value}, ..."
+            f"runs is cut at each comma: give a folder of <device>.ckpt in place of a mapping such as "
+            f"{value}, ..."
         )
     if files := files_of(value):
         check_readable(files)
@@ -136,7 +140,8 @@ def loaded(one: Compared, run: StageRun, data: PreparedData, accelerator: str) -
 
 
 def _of_version(one: Compared, run: StageRun, data: PreparedData) -> PlacedModels:
-    """A registered version, on the CPU. Raises UserError where it was made for other clips or learnt from other data."""
+    """A registered version, on the CPU.
+    Raises UserError where it was made for other clips or learnt from other data."""
     name, _, version = one.label.partition("/")
     for run_id in one.run_ids:
         runs.check_data(run_id, data.digest)
@@ -147,8 +152,8 @@ def _of_version(one: Compared, run: StageRun, data: PreparedData) -> PlacedModel
     format = data.waveforms.format
     if (bundle.sample_rate, bundle.clip_samples) != (format.sample_rate, format.clip_samples):
         raise UserError(
-            f"{one.label} takes clips of {bundle.clip_samples} samples at {bundle.sample_rate} Hz, those of the data have "
-            f"{format.clip_samples} at {format.sample_rate} Hz"
+            f"{one.label} takes clips of {bundle.clip_samples} samples at {bundle.sample_rate} Hz, those of "
+            f"the data have {format.clip_samples} at {format.sample_rate} Hz"
         )
     models = {device: _of_waveform(bundle, model) for device, model in bundle.models.items()}
     return PlacedModels(models, torch.device("cpu"))

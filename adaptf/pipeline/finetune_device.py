@@ -55,8 +55,8 @@ class FinetuneDeviceConfig:
     min_validation_clips: int = within(NOT_NEGATIVE, 5)
     """With fewer validation clips of its own, the model is judged on those of all devices."""
     borrowed: Borrowed = "matched"
-    """Whose clips a device's model learns from beside its own. matched: all others', brought to the band statistics of the
-    device (Mezza et al., 2020), and its own, which are half at least. none: nobody's."""
+    """Whose clips a device's model learns from beside its own. matched: all others', brought to the band
+    statistics of the device (Mezza et al., 2020), and its own, which are half at least. none: nobody's."""
     refit: bool = False
     """Trains on the validation clips too; nothing may be chosen by them then."""
     augment: AugmentConfig = AugmentConfig(dir_p=0.0)
@@ -67,7 +67,8 @@ class FinetuneDeviceConfig:
 
 
 def _finetune_device(config: FinetuneDeviceConfig, run: StageRun) -> Result:
-    """The model of the last epoch; it and its start are judged on the device's validation clips, which choose nothing."""
+    """The model of the last epoch;
+    it and its start are judged on the device's validation clips, which choose nothing."""
     data = load_prepared(run, config.prepare_run, kind=SCENES_KIND)
     start = student_of(run, config.distill_run, data)
     validation, judged_on = _validation_clips(data, _own_device(config), config.min_validation_clips)

@@ -64,7 +64,8 @@ class _Origin:
 
 
 def origin_of(model: str) -> _Origin:
-    """Of `models:/name@alias`, `models:/name/version` or a run's id. Raises UserError where there is no such thing."""
+    """Of `models:/name@alias`, `models:/name/version` or a run's id.
+    Raises UserError where there is no such thing."""
     if re.fullmatch(r"\w+", model):
         return _origin_of_run(model)
     found = version_of(
@@ -72,7 +73,8 @@ def origin_of(model: str) -> _Origin:
     )
     if not found.run_id:
         raise UserError(
-            f"{found.name} version {found.version} names no run that it came from: it was not registered by `register`"
+            f"{found.name} version {found.version} names no run that it came from: it was not registered by "
+            "`register`"
         )
     place = ", in production" if production.production_or_none(found.name) == str(found.version) else ""
     return _Origin(
@@ -81,7 +83,8 @@ def origin_of(model: str) -> _Origin:
 
 
 def version_of(uri: str, *, what: str, wanted: str) -> ModelVersion:
-    """Of `models:/name@alias` or `models:/name/version`. Raises UserError where there is none, or the URI is no such `what`."""
+    """Of `models:/name@alias` or `models:/name/version`.
+    Raises UserError where there is none, or the URI is no such `what`."""
     parts = _VERSION_URI.fullmatch(uri)
     if parts is None:
         raise UserError(f"{uri!r} is no {what}: give {wanted}")
@@ -127,7 +130,8 @@ def node_of(run_id: str, device: str | None, known: dict[str, Node]) -> Node:
 
 
 def _files_read(run: Run, device: str | None) -> tuple[Node, ...]:
-    """The checkpoint files that a run took from: where there is one for each device, that of one device, or all."""
+    """The checkpoint files that a run took from:
+    where there is one for each device, that of one device, or all."""
     fields: dict[str, dict[str, str]] = {}
     if run.data.tags.get(runs.STAGE, "") in _JUDGES:
         return ()

@@ -26,5 +26,6 @@ def write_predictions(settings: Mapping[str, Runs], folder: Path) -> None:
 
 
 def read_predictions(run: StageRun, evaluated: str, setting: str, place: int = 0) -> pd.DataFrame:
-    """Predictions of a setting's only run, or of that at a place among several, from another run of `evaluate`."""
+    """Predictions of a setting's only run, or of that at a place among several,
+    from another run of `evaluate`."""
     return read_table(run.download(evaluated, TABLES_FOLDER) / _predictions_name(setting, place))

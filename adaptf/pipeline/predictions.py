@@ -39,7 +39,8 @@ class PlacedModels:
 def load_models(run: StageRun, value: str, data: PreparedData, accelerator: str) -> PlacedModels:
     """Of a run of train, teacher, distill, finetune or quantize, or of checkpoint files.
 
-    Raises UserError where they are not for the data's scenes, or learnt from other data as far as that is known.
+    Raises UserError where they are not for the data's scenes,
+    or learnt from other data as far as that is known.
     """
     stage = "" if files_of(value) else runs.stage_of(value)
     if stage == "quantize":
@@ -52,7 +53,8 @@ def load_models(run: StageRun, value: str, data: PreparedData, accelerator: str)
         found = {UNKNOWN: classifier_of(run, value, data)}
     else:
         raise UpstreamError(
-            f"run {value} is of stage '{stage}': one of train, teacher, distill, finetune or quantize is needed"
+            f"run {value} is of stage '{stage}': one of train, teacher, distill, finetune or quantize is "
+            "needed"
         )
     place = inference_device(accelerator)
     return PlacedModels({device: model.to(place) for device, model in found.items()}, place)
@@ -72,7 +74,8 @@ def _int8_models(folder: Path) -> dict[str, Model]:
 def predict_by_device(
     router: PlacedModels, data: PreparedData, rows: pd.DataFrame, name: str
 ) -> pd.DataFrame:
-    """Each of these rows of the clip table by the model of its device, or by `unknown` where the device has none."""
+    """Each of these rows of the clip table by the model of its device,
+    or by `unknown` where the device has none."""
     rows = rows.reset_index(drop=True)
     logits = np.zeros((len(rows), len(data.classes)), dtype=np.float32)
     route = rows["device"].where(rows["device"].isin(list(router.models)), UNKNOWN)

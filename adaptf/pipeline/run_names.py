@@ -15,7 +15,8 @@ _DIR_OF = "augment.dir_p_of"
 
 
 def told(config: Any, *always: str) -> Iterator[str]:
-    """Those of SHORT_NAMES that are not the default, and some always; the probabilities of devices follow as in `DIR b=0.1`."""
+    """Those of SHORT_NAMES that are not the default, and some always;
+    the probabilities of devices follow as in `DIR b=0.1`."""
     values, defaults = settings(config), settings(type(config)())
     for name, field in SHORT_NAMES.items():
         if name in always or values.get(field) != defaults.get(field):
@@ -25,7 +26,8 @@ def told(config: Any, *always: str) -> Iterator[str]:
 
 
 def short(value: str) -> str:
-    """A version without `models:/`, the name of a file, a folder or a run, or the first characters of what is none."""
+    """A version without `models:/`, the name of a file, a folder or a run,
+    or the first characters of what is none."""
     if value.startswith("models:/"):
         return value.removeprefix("models:/")
     if path := found_path(value):

@@ -50,8 +50,8 @@ def find_data(config: DataConfig) -> FoundData:
     root = Path(config.root).absolute()
     if config.root == "none" or not root.exists():
         raise UserError(
-            f"data.root is '{config.root}', which does not exist: give the folder of TAU 2022 Mobile, of AudioSet, or a CSV "
-            "file with filename, scene, device, as in -P data.root=/data/TAU-2022"
+            f"data.root is '{config.root}', which does not exist: give the folder of TAU 2022 Mobile, of "
+            f"AudioSet, or a CSV file with filename, scene, device, as in -P data.root=/data/TAU-2022"
         )
     return _audioset(root, config) if is_audioset(root) else _scenes(root, config)
 

@@ -1,7 +1,9 @@
-"""Versions of a device's model compared: on the validation clips that both were judged on, which neither has learnt from.
+"""Versions of a device's model compared:
+on the validation clips that both were judged on, which neither has learnt from.
 
-What a device's model is worth shows on clips of its device. They decide where they are enough, and those of all devices where
-they are not; a scene that was recorded at one place only decides nothing, as whoever is better there may be so by chance.
+What a device's model is worth shows on clips of its device. They decide where they are enough, and those of
+all devices where they are not;
+a scene that was recorded at one place only decides nothing, as whoever is better there may be so by chance.
 """
 
 import math
@@ -50,7 +52,8 @@ class _Judged:
 
 @dataclass(frozen=True)
 class Comparison:
-    """A version of a device's model against the one in production, on the validation clips that both were judged on."""
+    """A version of a device's model against the one in production,
+    on the validation clips that both were judged on."""
 
     name: str
     version: str
@@ -66,7 +69,8 @@ class Comparison:
 
     @property
     def is_worse(self) -> bool:
-        """Whether the whole interval over locations lies below zero, and this is no chance among so many models."""
+        """Whether the whole interval over locations lies below zero,
+        and this is no chance among so many models."""
         return self.difference is not None and self.difference.high < 0 and self.p <= SIGNIFICANT
 
     def __str__(self) -> str:
@@ -78,13 +82,15 @@ class Comparison:
         if self.difference is None:
             return f"{this} can't be compared with {former}: {self.problem}"
         return (
-            f"{this} {'is worse than' if self.is_worse else 'against'} {former}: {_in_points(self.difference)} "
-            f"on the {self.judged} ({self.difference.locations} places, p {self.p:.2g})"
+            f"{this} {'is worse than' if self.is_worse else 'against'} {former}: "
+            f"{_in_points(self.difference)} on the {self.judged} ({self.difference.locations} places, p "
+            f"{self.p:.2g})"
         )
 
 
 def compare_versions(name: str, version: str, former: str | None, run: StageRun) -> Comparison:
-    """On the validation clips that both versions' runs of `quantize` were judged on: neither has learnt from those."""
+    """On the validation clips that both versions' runs of `quantize` were judged on:
+    neither has learnt from those."""
     if former in (None, version):
         return Comparison(name, version, former)
     try:
@@ -98,7 +104,8 @@ def compare_versions(name: str, version: str, former: str | None, run: StageRun)
 
 
 def corrected(comparisons: Sequence[Comparison]) -> list[Comparison]:
-    """With p corrected for their number (Holm, 1979): of seven models one looks worse by chance more often than one alone."""
+    """With p corrected for their number (Holm, 1979):
+    of seven models one looks worse by chance more often than one alone."""
     return [
         replace(found, p=p)
         for found, p in zip(comparisons, holm([found.p for found in comparisons]), strict=True)
@@ -106,14 +113,15 @@ def corrected(comparisons: Sequence[Comparison]) -> list[Comparison]:
 
 
 def compare_predictions(before: pd.DataFrame, after: pd.DataFrame, device: str) -> tuple[_Judged, Difference]:
-    """The clips that decide, and the difference on these. Raises UserError where they are too few for an interval, or the
-    scenes are not the same."""
+    """The clips that decide, and the difference on these. Raises UserError where they are too few for an
+    interval, or the scenes are not the same."""
     keys = ["filename", "scene"]
     common = before.drop(columns="predicted").merge(after[keys])
     former_scenes, scenes = (sorted(set(table.columns) - set(TEXT_COLUMNS)) for table in (before, after))
     if former_scenes != scenes:
         raise UserError(
-            f"it tells {', '.join(scenes)} apart, the other one {', '.join(former_scenes)}: these are different tasks"
+            f"it tells {', '.join(scenes)} apart, the other one {', '.join(former_scenes)}: these are "
+            "different tasks"
         )
     if len(common) < _MIN_COMMON_CLIPS:
         raise UserError(
@@ -130,15 +138,16 @@ def compare_predictions(before: pd.DataFrame, after: pd.DataFrame, device: str) 
 
 
 def _clips_that_decide(common: pd.DataFrame, device: str, scenes: Sequence[str]) -> _Judged:
-    """Of the clips that both were judged on those of the device where they are enough, else those of all devices."""
+    """Of the clips that both were judged on those of the device where they are enough,
+    else those of all devices."""
     own = common[common["device"] == device]
     usable = _of_several_places(own)
     if len(usable) >= ENOUGH_CLIPS and places_of(usable).nunique() >= _MIN_OWN_PLACES:
         shown, of = own, f"of {device}"
     elif device != UNKNOWN and len(own) == len(common) and len(usable):
         raise UserError(
-            f"both were judged on clips of {device} alone, of which {len(usable)} can decide: too few. Versions that are "
-            "quantized anew are judged on the clips of all devices"
+            f"both were judged on clips of {device} alone, of which {len(usable)} can decide: too few. "
+            f"Versions that are quantized anew are judged on the clips of all devices"
         )
     else:
         shown, of = (
@@ -158,7 +167,8 @@ def _of_several_places(clips: pd.DataFrame) -> pd.DataFrame:
 
 
 def validation_predictions(name: str, version: str, run: StageRun) -> pd.DataFrame:
-    """A version's predictions of the clips that it was judged on. Raises UpstreamError where they are not known."""
+    """A version's predictions of the clips that it was judged on.
+    Raises UpstreamError where they are not known."""
     tags = tags_of(name, version) or {}
     if not {DEVICE_TAG, QUANTIZE_RUN} <= tags.keys():
         raise UpstreamError(
@@ -166,8 +176,8 @@ def validation_predictions(name: str, version: str, run: StageRun) -> pd.DataFra
         )
     if refits := refits_of(tags[QUANTIZE_RUN], tags[DEVICE_TAG]):
         raise UpstreamError(
-            f"version {version} has learnt from the validation clips (refit of {', '.join(refits)}), on which nothing can be "
-            "said of it: compare the two on test clips (stage compare)"
+            f"version {version} has learnt from the validation clips (refit of {', '.join(refits)}), on "
+            f"which nothing can be said of it: compare the two on test clips (stage compare)"
         )
     return read_table(
         run.download(tags[QUANTIZE_RUN], VALIDATION_PREDICTIONS) / f"{stored(tags[DEVICE_TAG])}.parquet"

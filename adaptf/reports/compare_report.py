@@ -17,8 +17,8 @@ TABLES, PAGE, _CLIPS = "tables.txt", "compare.html", "changed clips"
 _CLIPS_SHOWN = 10
 _OTHERS = f"The other tables are in {TABLES}."
 _CORRECTED = (
-    "Per scene and device each interval is that of its row alone; p is corrected for the number of rows (Holm, 1979), and a "
-    "difference stands where it is below 0.05."
+    "Per scene and device each interval is that of its row alone; p is corrected for the number of rows "
+    "(Holm, 1979), and a difference stands where it is below 0.05."
 )
 
 

@@ -1,4 +1,5 @@
-"""What `evaluate` tells of settings: tables, pictures, the hardest clips, and one page that holds all of it."""
+"""What `evaluate` tells of settings:
+tables, pictures, the hardest clips, and one page that holds all of it."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -50,8 +51,8 @@ def report(
 ) -> Result:
     """Everything that is told of the settings' predictions of the test clips, one table per run of each.
 
-    `run_ids` are the runs (or checkpoint files) behind each setting, of which the page tells complexity and lineage; `meanings`
-    say in words what a setting is.
+    `run_ids` are the runs (or checkpoint files) behind each setting, of which the page tells complexity and
+    lineage; `meanings` say in words what a setting is.
     """
     folder = run.folder
     tables = tables_of(settings, data)
@@ -101,7 +102,10 @@ def report(
 
 def _link_to_page(run: StageRun) -> str:
     """Markdown that MLflow's page of the run shows in its first lines: what is below is folded away."""
-    return f"[The report, with pictures and sounds](#/experiments/{runs.experiment_id()}/runs/{run.run_id}/artifacts/{_PAGE})."
+    return (
+        "[The report, with pictures and "
+        f"sounds](#/experiments/{runs.experiment_id()}/runs/{run.run_id}/artifacts/{_PAGE})."
+    )
 
 
 def _links_to_runs(origins: Origins) -> list[str]:
@@ -188,8 +192,8 @@ def warnings_of(data: PreparedData) -> list[str]:
     places = places_of(test)
     shared = set(places) & set(places_of(data.table[data.table["split"] != TEST]))
     heard = (
-        f"{places.isin(shared).mean() * 100:.0f} % of the test clips are of places that training has heard: the "
-        "figures show what can be learnt, not how well it generalises."
+        f"{places.isin(shared).mean() * 100:.0f} % of the test clips are of places that training has heard: "
+        f"the figures show what can be learnt, not how well it generalises."
     )
     return [SYNTHESISED] * data.synthesised + [heard] * bool(shared)
 

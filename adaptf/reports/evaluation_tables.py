@@ -67,7 +67,8 @@ def confusions_by_device(predictions: Runs, data: PreparedData) -> dict[str, pd.
 def metrics_of(
     settings: Mapping[str, Runs], data: PreparedData, calibration: pd.DataFrame
 ) -> dict[str, float]:
-    """Macro-average accuracy, log loss and calibration error (a fraction) per setting, the means over its runs."""
+    """Macro-average accuracy, log loss and calibration error (a fraction) per setting,
+    the means over its runs."""
     metrics = {}
     for setting, predictions in settings.items():
         metrics[f"test/accuracy/{setting}"] = sum(macro_accuracy(one) for one in predictions) / len(

@@ -11,8 +11,14 @@ from adaptf.tracking.checkpoint_files import labels_of
 _EXPLAINED = (
     "Every run that these figures came from, each once: first a setting's, then those that it took from."
 )
-_CAPTION = "Id: of the MLflow run. Code: Git commit, where the run began in a checkout. Data: begin of the digest of its data."
-_LINKED = " Links open MLflow's pages where this page is opened by itself; MLflow's viewer of artifacts follows none."
+_CAPTION = (
+    "Id: of the MLflow run. Code: Git commit, where the run began in a checkout. Data: begin of the digest "
+    "of its data."
+)
+_LINKED = (
+    " Links open MLflow's pages where this page is opened by itself; MLflow's viewer of artifacts follows "
+    "none."
+)
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,5 @@
-"""A report as one HTML page that fetches nothing: headline, tables, pictures and sounds, from plain values."""
+"""A report as one HTML page that fetches nothing:
+headline, tables, pictures and sounds, from plain values."""
 
 import base64
 import math
@@ -146,8 +147,8 @@ def table_of(
 ) -> Table:
     """A table written as everywhere else, figures on the right and words on the left.
 
-    `mark_best` marks the highest of each row where there are several columns, or the lowest in the rows that are named so;
-    what is written alike is marked alike.
+    `mark_best` marks the highest of each row where there are several columns, or the lowest in the rows that
+    are named so; what is written alike is marked alike.
     """
     mark_best = mark_best and len(frame.columns) > 1
     rows = []

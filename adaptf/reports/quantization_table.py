@@ -59,6 +59,6 @@ def quantization_line(found: Quantized) -> str:
     return (
         f"accuracy {found.float_accuracy:.3f} -> INT8 {found.int8_accuracy:.3f} on {found.judged_on}, "
         f"logit error {found.agreement.logit_error:.3f}, same scene on {found.agreement.same_scene:.1%}, "
-        f"{found.int8_convolutions}/{found.convolutions} convolutions INT8, {found.pt2_ms:.1f} ms a clip; {openvino} "
-        f"({found.ranges}, trial {found.trials}, {found.calibration_clips} clips)"
+        f"{found.int8_convolutions}/{found.convolutions} convolutions INT8, {found.pt2_ms:.1f} ms a clip; "
+        f"{openvino} ({found.ranges}, trial {found.trials}, {found.calibration_clips} clips)"
     )

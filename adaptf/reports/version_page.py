@@ -32,8 +32,9 @@ def device_page(
 ) -> str:
     """Markdown of a device's model.
 
-    `report` is the table of the quantization, with a row per device; `predictions` are those of the test clips by the INT8
-    models of all devices, each clip by the model of its device, and `evaluated` is the run that made them.
+    `report` is the table of the quantization, with a row per device; `predictions` are those of the test
+    clips by the INT8 models of all devices, each clip by the model of its device,
+    and `evaluated` is the run that made them.
     """
     row = pd.Series(report.loc[device])
     others = " and of every device without a model of its own" if device == UNKNOWN else ""
@@ -41,11 +42,12 @@ def device_page(
     columns = ("scene", "device") if others else ("scene",)
     return "\n\n".join(
         [
-            f"INT8 model of device **{in_markdown(device)}**{others}. It answers for every clip that it is given; the "
-            f"router sends it those of its device{'s' if others else ''}.",
+            f"INT8 model of device **{in_markdown(device)}**{others}. It answers for every clip that it is "
+            f"given; the router sends it those of its device{'s' if others else ''}.",
             *_test_scores(dict.fromkeys(columns, clips), evaluated),
-            f"Validation: {row['INT8 accuracy']:.1f} % macro-average accuracy as INT8, {row['float accuracy']:.1f} % before, "
-            f"on {in_markdown(row['judged on'])}{_learnt_remark(came)}.",
+            f"Validation: {row['INT8 accuracy']:.1f} % macro-average accuracy as INT8, "
+            f"{row['float accuracy']:.1f} % before, on "
+            f"{in_markdown(row['judged on'])}{_learnt_remark(came)}.",
             budget(row),
             _runs_list(came),
         ]
@@ -65,24 +67,27 @@ def router_page(
     lines = "\n".join(f"| {in_markdown(device)} | {version} |" for device, version in held.items())
     return "\n\n".join(
         [
-            f"Sends each clip to the INT8 model of its recording device, and every other clip to that of **{UNKNOWN}**.",
+            f"Sends each clip to the INT8 model of its recording device, and every other clip to that of "
+            f"**{UNKNOWN}**.",
             f"| device | version |\n|---|---|\n{lines}",
             *_test_scores({"scene": predictions, "device": predictions}, evaluated),
-            f"The budget of each device's model is on the page of its version. Limits: {MAX_MACS:,} multiply-accumulates, "
-            f"{MAX_BYTES:,} bytes.",
+            f"The budget of each device's model is on the page of its version. Limits: {MAX_MACS:,} "
+            f"multiply-accumulates, {MAX_BYTES:,} bytes.",
             _runs_list(came),
         ]
     )
 
 
 def _answered_clips(predictions: pd.DataFrame, device: str, devices: Sequence[str]) -> pd.DataFrame:
-    """The test clips that a device's model answered: those of its device, `unknown` those of all devices without a model."""
+    """The test clips that a device's model answered:
+    those of its device, `unknown` those of all devices without a model."""
     own = predictions["device"] == device
     return predictions[own | ~predictions["device"].isin(devices)] if device == UNKNOWN else predictions[own]
 
 
 def _test_scores(clips_by_column: Mapping[str, pd.DataFrame | None], evaluated: str) -> list[str]:
-    """A table per column of the predictions by which the clips are told apart, under what has to be known of them."""
+    """A table per column of the predictions by which the clips are told apart,
+    under what has to be known of them."""
     if any(clips is None for clips in clips_by_column.values()):
         return [NOT_SCORED]
     note = mlflow.get_run(evaluated).data.tags.get(MLFLOW_RUN_NOTE, "").partition("\n\n")[0]
@@ -112,7 +117,8 @@ def budget(row: pd.Series) -> str:
 
 
 def _runs_list(came: Sequence[Node]) -> str:
-    """Markdown: a link to each run, as the pages of MLflow's UI find them, files by name, code and data of the first run."""
+    """Markdown: a link to each run, as the pages of MLflow's UI find them, files by name,
+    code and data of the first run."""
     lines = [f"- {_link_to(node)}" for node in came if node.name]
     made = [
         f"Data digest: {learnt_digest(came) or 'not known'}.",
@@ -131,7 +137,8 @@ def _link_to(node: Node) -> str:
 
 
 def files_behind(came: Sequence[Node]) -> str:
-    """The checkpoint files of the user's that a version came from, as text; empty where runs made all of it."""
+    """The checkpoint files of the user's that a version came from, as text;
+    empty where runs made all of it."""
     return "; ".join(node.name for node in came if node.stage == FILE_STAGE)
 
 

@@ -25,7 +25,8 @@ GIVEN_UP = "given up"
 """How a request ends that nobody waits for any more."""
 
 _NO_DEVICE, _OTHER = "none", "other"
-"""In the metrics, devices asked for: null, and any name without a network; a client must not fill the store with names."""
+"""In the metrics, devices asked for: null, and any name without a network;
+a client must not fill the store with names."""
 
 _LONGEST_NAME = 40
 _MOST_DEVICES = 20
@@ -60,7 +61,8 @@ class Monitor:
 
     @contextmanager
     def request(self) -> Iterator[list[Answer]]:
-        """Surrounds the answering of one request; its answers go into the list. Errors are counted and passed on."""
+        """Surrounds the answering of one request; its answers go into the list.
+        Errors are counted and passed on."""
         number, start = next(self._numbers), time.perf_counter()
         answers: list[Answer] = []
         try:
@@ -117,7 +119,8 @@ class Monitor:
 
 
 class _ModelMetrics:
-    """Metrics of the models and of the registry's following, read when somebody asks, so that they never lag behind."""
+    """Metrics of the models and of the registry's following, read when somebody asks,
+    so that they never lag behind."""
 
     def __init__(self, follower: Follower) -> None:
         self.follower = follower
@@ -133,7 +136,8 @@ class _ModelMetrics:
         )
         yield _gauge(
             "adaptf_form_refused",
-            "Networks whose faster form says something else on this processor: by how much of the logits' spread.",
+            "Networks whose faster form says something else on this processor: by how much of the logits' "
+            "spread.",
             ["device", "version"],
             {
                 (device, model.version): model.network.refused_difference

@@ -52,7 +52,8 @@ def read_space(value: str, stage: str, config: Any) -> Space:
         raise UserError(f"sweep.space {path} is not readable as YAML: {error}") from error
     if not isinstance(content, dict) or not content:
         raise UserError(
-            f"sweep.space {path} should hold fields such as 'loss.weight: {{low: 0.01, high: 0.5}}', not {content!r}"
+            f"sweep.space {path} should hold fields such as 'loss.weight: {{low: 0.01, high: 0.5}}', not "
+            f"{content!r}"
         )
     return space_of(content, config, name=str(path))
 

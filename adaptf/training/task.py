@@ -101,7 +101,8 @@ class ClassifierTask(L.LightningModule):
         return self.optimizer(self.classifier.network)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Adds what rebuilds the classifier, and every generator's place, so that a resumed run draws what it would have."""
+        """Adds what rebuilds the classifier, and every generator's place,
+        so that a resumed run draws what it would have."""
         checkpoint[MODEL_KEY] = self.classifier.description.as_dict()
         checkpoint["generators"] = generator_states(self.generators)
 

@@ -1,4 +1,5 @@
-"""Damaged and random input to the data layer gives an error that says what is wrong, or the right data: nothing else.
+"""Damaged and random input to the data layer gives an error that says what is wrong,
+or the right data: nothing else.
 
 `FUZZ=100 pytest tests/data/test_fuzz.py` tries a hundred times as many examples, others each time.
 """
@@ -350,7 +351,8 @@ MARKS = [",", ",", "\t", ";", '"', "'", "\\", "#t=", "\n", "\n", "\r\n", "\r", "
 words_and_marks = st.lists(st.sampled_from(WORDS) | st.sampled_from(MARKS), max_size=40).map("".join)
 random_text = st.builds("".join, st.tuples(st.sampled_from(["", *HEADERS]), words_and_marks)).map(str.encode)
 OWN_CSV = "filename,scene,device,location,city,split\n" + "".join(
-    f'"hall {number}.wav",{("bus", "park")[number % 2]},phone,place {number},Oslo,{("train", "test")[number // 4]}\n'
+    f'"hall {number}.wav",{("bus", "park")[number % 2]},phone,place '
+    f"{number},Oslo,{('train', 'test')[number // 4]}\n"
     for number in range(6)
 )
 

@@ -53,7 +53,8 @@ def test_nothing_stands_where_a_scene_has_one_place_only():
 
 @pytest.mark.slow
 def test_without_a_true_loss_chance_refuses_hardly_any_model():
-    """Of 400 clips of 200 places a twentieth changes sides for no reason, as often to the right scene as away from it."""
+    """Of 400 clips of 200 places a twentieth changes sides for no reason,
+    as often to the right scene as away from it."""
     generator, refused = np.random.default_rng(0), 0
     scenes = [f"scene{number}" for number in range(10)]
     for _ in range(60):
@@ -86,8 +87,9 @@ def predicted_where(margin: np.ndarray, clips: pd.DataFrame) -> pd.DataFrame:
 
 
 def test_without_a_true_loss_no_model_is_refused_on_the_official_list(official_clips):
-    """A network that is right on some 58 % of the clips, alike within scenes, places and recordings, and an INT8 form whose
-    logits differ, alike within recordings too: it changes a few per cent of the clips, as often for the better."""
+    """A network that is right on some 58 % of the clips, alike within scenes, places and recordings, and an
+    INT8 form whose logits differ, alike within recordings too:
+    it changes a few per cent of the clips, as often for the better."""
     clips, generator, changed = official_validation(official_clips), np.random.default_rng(1), []
     for _ in range(20):
         exact = 0.2 + sum(

@@ -109,7 +109,8 @@ def test_a_device_with_too_few_clips_is_left_to_the_model_for_unknown_devices(
     assert list(models) == ["a", "unknown"]
     assert "Device nobody has 0 training clips, fewer than min_clips" in caplog.text
     assert set(runs.scores(run_id)) == {
-        "best/accuracy", "best/accuracy/a", "best/accuracy/b", "best/accuracy/c", "kept/accuracy/a", "kept/accuracy/unknown"
+        "best/accuracy", "best/accuracy/a", "best/accuracy/b", "best/accuracy/c",
+        "kept/accuracy/a", "kept/accuracy/unknown"
     }  # fmt: skip
 
 

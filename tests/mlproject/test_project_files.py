@@ -72,7 +72,8 @@ def test_conda_has_the_versions_of_the_constraints() -> None:
 
 
 def test_conda_has_every_package_that_the_project_depends_on() -> None:
-    needed = {normalised(re.split(r"[\[><=!~ ;]", str(line))[0]) for line in project()["dependencies"]}  # type: ignore[attr-defined]
+    # type: ignore[attr-defined]
+    needed = {normalised(re.split(r"[\[><=!~ ;]", str(line))[0]) for line in project()["dependencies"]}
     by_pip, _ = conda()
     assert needed - by_pip.keys() == set()
 
@@ -89,7 +90,8 @@ def test_mlproject_uses_the_conda_file() -> None:
 
 
 def test_no_other_file_can_be_taken_for_the_project_file() -> None:
-    """MLflow takes the first file or folder that is called so, in capitals or not, in the order of the listing."""
+    """MLflow takes the first file or folder that is called so, in capitals or not,
+    in the order of the listing."""
     assert [path.name for path in ROOT.iterdir() if path.name.lower() == "mlproject"] == ["MLproject"]
     assert (ROOT / "MLproject").is_file()
 

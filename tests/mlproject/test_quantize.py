@@ -29,8 +29,8 @@ def test_a_loss_that_chance_may_have_made_is_no_reason():
     [
         (
             {"loss": RelativeLoss(0.05, 0.021)},
-            "s1: a relative loss of 5.0%, of which 2.1% stand over places, on the validation clips of all devices, "
-            "tolerable is 1.0%",
+            "s1: a relative loss of 5.0%, of which 2.1% stand over places, on the validation clips of all "
+            "devices, tolerable is 1.0%",
         ),
         (
             {"agreement": Agreement(0.31, 0.7)},

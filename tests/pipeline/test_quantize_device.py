@@ -1,4 +1,5 @@
-"""Which clips ranges are taken from, which a device is told its accuracy of, and what is done with the OpenVINO form."""
+"""Which clips ranges are taken from, which a device is told its accuracy of,
+and what is done with the OpenVINO form."""
 
 import platform
 from pathlib import Path

@@ -47,7 +47,8 @@ def test_macro_accuracy_weighs_scenes_alike_and_forgets_absent_ones() -> None:
 
 
 def test_the_mean_over_devices_weighs_them_alike_and_forgets_absent_ones() -> None:
-    """Of device 0 half of scene 0 and nothing of scene 1 is right, of device 1 there are no clips, of device 2 scene 1 is."""
+    """Of device 0 half of scene 0 and nothing of scene 1 is right, of device 1 there are no clips,
+    of device 2 scene 1 is."""
     metric = MacroAccuracy(3, devices=3)
     metric.update(torch.eye(3)[[0, 1, 1]], torch.eye(3)[[0, 0, 0]], torch.tensor([0, 0, 2]))
     metric.update(torch.eye(3)[[2, 0, 1]], torch.eye(3)[[1, 1, 1]], torch.tensor([0, 0, 2]))

@@ -23,7 +23,8 @@ def decay(**changes: Any) -> Any:
 
 
 def rates(configured: OptimizerLRSchedulerConfig, epochs: int) -> list[float]:
-    optimizer, schedule = configured["optimizer"], configured["lr_scheduler"]["scheduler"]  # type: ignore[index]
+    # type: ignore[index]
+    optimizer, schedule = configured["optimizer"], configured["lr_scheduler"]["scheduler"]
     seen = []
     for _ in range(epochs):
         seen.append(optimizer.param_groups[0]["lr"])

@@ -1,4 +1,5 @@
-"""Building of the waveform cache: clips that it lacks are decoded and appended, clips that it holds are verified."""
+"""Building of the waveform cache:
+clips that it lacks are decoded and appended, clips that it holds are verified."""
 
 import errno
 import itertools
@@ -77,8 +78,9 @@ def build_cache(
 ) -> _BuiltCache:
     """Decodes what the cache does not hold yet. `names` are files below `root`, or parts of them.
 
-    Killed at any moment, the next call goes on where it was and ends with the same bytes. Of two calls at once the second
-    waits for the first. Raises DataError for missing files, a full disk, or a cache that is not what its manifests say.
+    Killed at any moment, the next call goes on where it was and ends with the same bytes. Of two calls at
+    once the second waits for the first.
+    Raises DataError for missing files, a full disk, or a cache that is not what its manifests say.
     """
     folder = cache_root / format.folder_name
     folder.mkdir(parents=True, exist_ok=True)
@@ -118,8 +120,9 @@ def _check_space(folder: Path, needed: int) -> None:
     free = shutil.disk_usage(folder).free
     if needed > free:
         raise DataError(
-            f"the waveform cache needs {needed / 1e9:.1f} GB more in {folder}, {free / 1e9:.1f} GB are free there: make space, "
-            "or choose another disk with data.cache, or half the size with data.sample_type=int16"
+            f"the waveform cache needs {needed / 1e9:.1f} GB more in {folder}, {free / 1e9:.1f} GB are free "
+            f"there: make space, or choose another disk with data.cache, or half the size with "
+            "data.sample_type=int16"
         )
 
 
@@ -165,7 +168,8 @@ def _fill(
     pool: ProcessPoolExecutor,
     bar: "tqdm[Any]",
 ) -> None:
-    """Appends clips to a shard of these rows. However it ends, those before the first unfinished block are kept."""
+    """Appends clips to a shard of these rows.
+    However it ends, those before the first unfinished block are kept."""
     first, total = len(rows), len(rows) + len(clips)
     blocks = list(_blocks_of_files(clips))
     begins = itertools.accumulate(map(len, blocks), initial=first)
@@ -192,19 +196,21 @@ def _explained(error: BaseException, shard: Shard, *, kept: int, missing: int) -
     if isinstance(error, OSError) and error.errno in _FULL_DISK:
         space = missing * shard.format.row_bytes / 1e9
         return DataError(
-            f"the disk of {shard.folder} is full; {kept} clips more than before are kept. Make space for {space:.2f} GB, then "
-            "run the same command again: it goes on from there"
+            f"the disk of {shard.folder} is full; {kept} clips more than before are kept. Make space for "
+            f"{space:.2f} GB, then run the same command again: it goes on from there"
         )
     if isinstance(error, BrokenProcessPool):
         return DataError(
-            f"a process that decodes for {shard.folder} was ended from outside, as the system does when memory is short; "
-            f"{kept} clips more than before are kept. Run the same command again, perhaps with data.workers=1"
+            f"a process that decodes for {shard.folder} was ended from outside, as the system does when "
+            f"memory is short; {kept} clips more than before are kept. Run the same command again, perhaps "
+            "with data.workers=1"
         )
     return error
 
 
 def decode_block(root: Path, shard: Shard, clips: Sequence[_ToDecode], row: int) -> list[_ManifestRow]:
-    """Writes consecutive clips to the shard from `row` on and returns what its manifest has to say of them."""
+    """Writes consecutive clips to the shard from `row` on and returns what its manifest has to say of
+    them."""
     file = os.open(shard.samples_path, os.O_WRONLY | os.O_CREAT, 0o666)
     try:
         return list(_decode(root, clips, file, row, shard.format))
@@ -215,7 +221,8 @@ def decode_block(root: Path, shard: Shard, clips: Sequence[_ToDecode], row: int)
 def _decode(
     root: Path, clips: Sequence[_ToDecode], file: int, row: int, format: CacheFormat
 ) -> Iterator[_ManifestRow]:
-    """A file is decoded once for all its parts among the clips. Raises DataError for one that changed, or is too much."""
+    """A file is decoded once for all its parts among the clips.
+    Raises DataError for one that changed, or is too much."""
     resample = Resampler(format.sample_rate)
     for name, of_file in itertools.groupby(clips, key=_file_of):
         parts, path = list(of_file), find_file(root, name)
@@ -292,7 +299,8 @@ def as_stored(waveform: Waveform, format: CacheFormat) -> NDArray[np.generic]:
 
 
 def write_at(file: int, samples: NDArray[np.generic], offset: int) -> None:
-    """All bytes, also where the system takes them in pieces. A mapped file would end the process on a full disk."""
+    """All bytes, also where the system takes them in pieces.
+    A mapped file would end the process on a full disk."""
     content = samples.data.cast("B")
     while content:
         written = os.pwrite(file, content, offset)

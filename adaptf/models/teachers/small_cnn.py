@@ -42,7 +42,8 @@ class SmallCnnTeacher(nn.Module):
         self.dropout = nn.Dropout(dropout)
         self.classifier = nn.Linear(channels[-1], classes)
         self.apply(initialise)
-        self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # missing in PyTorch's annotations
+        # type: ignore[call-overload]  # missing in PyTorch's annotations
+        self.to(memory_format=torch.channels_last)
 
     def forward(self, x: Tensor) -> Tensor:
         if x.ndim != 4 or x.shape[1] != 1 or x.shape[2] < _MIN_BANDS:
