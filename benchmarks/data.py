@@ -148,8 +148,7 @@ def clips_of(waveforms: WaveformCache, count: int) -> ClipSet:
 def module_of(clips: ClipSet) -> ClipDataModule:
     module = ClipDataModule(clips, clips, batch_size=BATCH, seed=0, loading=Loading(workers=0))
     device = SimpleNamespace(root_device=torch.device("cpu"))
-    # type: ignore[assignment]
-    module.trainer = SimpleNamespace(strategy=device, num_devices=1, current_epoch=0)
+    module.trainer = SimpleNamespace(strategy=device, num_devices=1, current_epoch=0)  # type: ignore[assignment]
     module.setup("fit")
     return module
 

@@ -14,17 +14,17 @@ from adaptf.errors import UserError
 from adaptf.evaluation.changes import changed_clips, group_table
 from adaptf.evaluation.scores import Runs, macro_accuracy, places_of
 from adaptf.evaluation.tables import accuracy_table, difference_table
-from adaptf.pipeline.artifacts import DATA_KIND, SCENES_KIND
+from adaptf.pipeline.artifacts import DATA_KIND, SCENES_KIND, TABLES, TABLES_FOLDER
 from adaptf.pipeline.compared import Compared, all_compared, loaded
 from adaptf.pipeline.config import aside, file_or_name, upstream
 from adaptf.pipeline.dataset import PreparedData, load_prepared
-from adaptf.pipeline.prediction_files import TABLES_FOLDER, write_predictions
+from adaptf.pipeline.prediction_files import write_predictions
 from adaptf.pipeline.predictions import predict_by_device
 from adaptf.pipeline.refit import refits_of
 from adaptf.pipeline.run_names import short
 from adaptf.pipeline.stage import Stage
 from adaptf.pipeline.validation import SYNTHESISED
-from adaptf.reports.compare_report import PAGE, TABLES, Pair, page_of, pairs_note, text_of
+from adaptf.reports.compare_report import PAGE, Pair, page_of, pairs_note, text_of
 from adaptf.reports.difference_figures import accuracy_figure, change_figure
 from adaptf.reports.evaluation_report import warnings_of
 from adaptf.reports.page import write_report

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import torch
 
 from adaptf.data.clips import VALIDATION
-from adaptf.pipeline.artifacts import DATA_KIND, SCENES_KIND, TEACHER_KIND
+from adaptf.pipeline.artifacts import BEST_ACCURACY, DATA_KIND, SCENES_KIND, TEACHER_KIND
 from adaptf.pipeline.checkpoints import student_of
 from adaptf.pipeline.checks import check_training
 from adaptf.pipeline.config import (
@@ -99,7 +99,7 @@ DISTILL = Stage(
     config=DistillConfig,
     check=check_training,
     words=lambda config: told(config, "T", "w"),
-    score="best/accuracy",
+    score=BEST_ACCURACY,
 )
 
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from adaptf.data.clips import TEST
 from adaptf.errors import UserError
-from adaptf.pipeline.artifacts import DATA_KIND, SCENES_KIND
+from adaptf.pipeline.artifacts import DATA_KIND, SCENES_KIND, SERVED_ACCURACY
 from adaptf.pipeline.config import aside, upstream, upstream_several
 from adaptf.pipeline.dataset import load_tested
 from adaptf.pipeline.predictions import load_models, predict_by_device
@@ -98,7 +98,7 @@ def origin_of_teachers(config: EvaluateConfig) -> str:
     return f"Teachers: {', '.join(teacher_name(run_id) for run_id in run_ids)}."
 
 
-EVALUATE = Stage("evaluate", run=evaluate, config=EvaluateConfig, score="test/accuracy/per device INT8")
+EVALUATE = Stage("evaluate", run=evaluate, config=EvaluateConfig, score=SERVED_ACCURACY)
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ from adaptf.data.errors import DataError
 from adaptf.errors import in_section
 from adaptf.evaluation.scores import accuracy
 from adaptf.names import in_markdown, stored
-from adaptf.pipeline.artifacts import DATA_KIND, DEVICE_RUNS, KEPT, SCENES_KIND, TEACHER_KIND
+from adaptf.pipeline.artifacts import BEST_ACCURACY, DATA_KIND, DEVICE_RUNS, KEPT, SCENES_KIND, TEACHER_KIND
 from adaptf.pipeline.augmentations import dir_p_by_device
 from adaptf.pipeline.borrowed import Borrowed
 from adaptf.pipeline.checkpoints import student_of
@@ -107,7 +107,7 @@ def finetune(config: FinetuneConfig, run: StageRun) -> Result:
     }
     result = Result(
         metrics={
-            "best/accuracy": accuracy(settings[FINETUNED], config.trainer.score),
+            BEST_ACCURACY: accuracy(settings[FINETUNED], config.trainer.score),
             **{f"{KEPT}/{stored(device)}": runs.scores(run_id)[KEPT] for device, run_id in models.items()},
         },
         files={DEVICE_RUNS: path},

@@ -21,7 +21,7 @@ from adaptf.mlproject.register import REGISTER, RegisterConfig
 from adaptf.mlproject.teacher import TEACHER, TeacherConfig
 from adaptf.mlproject.train import TRAIN, TrainConfig
 from adaptf.models.teachers.registry import find_teacher
-from adaptf.pipeline.artifacts import DONE, PROMOTED, SCENES_KIND
+from adaptf.pipeline.artifacts import DONE, PROMOTED, SCENES_KIND, TABLES
 from adaptf.pipeline.checks import check_augmented_devices
 from adaptf.pipeline.config import (
     DataConfig,
@@ -35,7 +35,7 @@ from adaptf.pipeline.dataset import load_prepared, load_tested
 from adaptf.pipeline.prediction_files import read_predictions
 from adaptf.pipeline.seeds import OverSeeds
 from adaptf.pipeline.stage import Stage, execute
-from adaptf.reports.evaluation_report import TABLES, report
+from adaptf.reports.evaluation_report import report
 from adaptf.tracking import runs
 from adaptf.tracking.runs import LATEST, NONE, Result, StageRun
 

@@ -21,7 +21,7 @@ from adaptf.data.sets.download import DEVELOPMENT_RECORD, download_record
 from adaptf.data.sets.findings import check_leaks, is_silent
 from adaptf.demo.data_sets import is_demo
 from adaptf.files import writable_folder
-from adaptf.pipeline.artifacts import CLIPS, DATA, DATA_KIND, DATASET, SCENES_KIND
+from adaptf.pipeline.artifacts import CLIPS, DATA, DATA_KIND, DATASET, SCENES_KIND, TRAINING_CLIPS
 from adaptf.pipeline.config import DataConfig, aside
 from adaptf.pipeline.sources import FoundData, find_data
 from adaptf.pipeline.stage import Stage
@@ -220,7 +220,7 @@ PREPARE = Stage(
     fetch=fetch,
     reads=data_digest,
     words=lambda config: [Path(config.data.root).stem],
-    score="clips/train",
+    score=TRAINING_CLIPS,
 )
 
 

@@ -14,9 +14,11 @@ from adaptf.evaluation.tables import as_markdown
 from adaptf.models.classifier import Classifier
 from adaptf.names import stored
 from adaptf.pipeline.artifacts import (
+    BEST_ACCURACY,
     DATA_KIND,
     DESCRIPTION,
     INT8,
+    INT8_ACCURACY,
     QUANTIZATION,
     SCENES_KIND,
     VALIDATION_PREDICTIONS,
@@ -38,7 +40,7 @@ from adaptf.pipeline.validation import (
 from adaptf.reports.quantization_table import quantization_line, quantization_table
 from adaptf.tracking.runs import Result, StageRun
 
-_METRICS = ("float accuracy", "INT8 accuracy", "relative loss", "logit error", "same scene")
+_METRICS = ("float accuracy", INT8_ACCURACY, "relative loss", "logit error", "same scene")
 """Columns of the table that become metrics, one per device."""
 
 
@@ -89,7 +91,7 @@ def quantize(config: QuantizeConfig, run: StageRun) -> Result:
     tolerable = f"Tolerable relative loss, as far as it stands: {config.tolerable_loss:.1%}"
     result = Result(
         metrics={
-            "best/accuracy": accuracy(settings[QUANTIZED], "mean_over_devices"),
+            BEST_ACCURACY: accuracy(settings[QUANTIZED], "mean_over_devices"),
             **{
                 f"{column}/{stored(device)}": float(table.loc[device, column])
                 for device in table.index
@@ -161,7 +163,7 @@ def problems_of(found: Quantized, config: QuantizeConfig) -> list[str]:
     return [f"{found.device}: {problem}" for problem in problems]
 
 
-QUANTIZE = Stage("quantize", run=quantize, config=QuantizeConfig, score="INT8 accuracy")
+QUANTIZE = Stage("quantize", run=quantize, config=QuantizeConfig, score=INT8_ACCURACY)
 
 if __name__ == "__main__":
     QUANTIZE.main()

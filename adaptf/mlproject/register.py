@@ -18,8 +18,10 @@ from adaptf.pipeline.artifacts import (
     DEVICE_TAG,
     EVALUATE_RUN,
     INT8,
+    INT8_ACCURACY,
     QUANTIZE_RUN,
     VERSIONS,
+    figure_tag,
     quantization,
 )
 from adaptf.pipeline.config import upstream, upstream_several
@@ -38,7 +40,7 @@ COMMIT_TAG = "adaptf.git_commit"
 FILES_TAG = "adaptf.from_files"
 """Checkpoint files of the user's that a version came from."""
 FIGURES = (
-    "float accuracy", "INT8 accuracy", "relative loss", "standing loss", "logit error", "INT8 convolutions",
+    "float accuracy", INT8_ACCURACY, "relative loss", "standing loss", "logit error", "INT8 convolutions",
     "parameters", "macs", "model_bytes", "served macs", "served bytes",
 )  # fmt: skip
 """Columns of the quantization's report that become tags."""
@@ -168,7 +170,7 @@ def scores_of(report: pd.DataFrame, device: str) -> dict[str, str]:
     """The quantization's figures of a device as tags: those that promotion checks, and few others, because a
     model's page shows all tags of all versions."""
     figures = report.loc[device].reindex(list(FIGURES)).dropna()
-    return {f"adaptf.{str(name).replace(' ', '_')}": str(value) for name, value in figures.items()}
+    return {figure_tag(str(name)): str(value) for name, value in figures.items()}
 
 
 REGISTER = Stage("register", run=register_versions, config=RegisterConfig)

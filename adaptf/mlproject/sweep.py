@@ -17,7 +17,7 @@ from adaptf.errors import UserError
 from adaptf.mlproject.distill import DISTILL, DistillConfig
 from adaptf.mlproject.finetune import FINETUNE, FinetuneConfig
 from adaptf.mlproject.train import TRAIN, TrainConfig
-from adaptf.pipeline.artifacts import CLIPS, DATA
+from adaptf.pipeline.artifacts import BEST_ACCURACY, CLIPS, DATA
 from adaptf.pipeline.augmentations import chosen_devices
 from adaptf.pipeline.config import MelConfig, ModelConfig, TrainerConfig, file_or_name, upstream_fields
 from adaptf.pipeline.stage import Stage, nothing_tells
@@ -28,7 +28,7 @@ from adaptf.sweeps.search import SearchConfig, check_search, pruner, prunes, sam
 from adaptf.sweeps.space import Space, read_space, values_in, words
 from adaptf.sweeps.storage import check_storage, has_begun
 from adaptf.sweeps.study import AGREED, PARENT, begin_or_join
-from adaptf.sweeps.trial import ACCURACY, TrialFailed, TrialRunner
+from adaptf.sweeps.trial import TrialFailed, TrialRunner
 from adaptf.sweeps.tries import ERROR, VALUES, ended, first_number, last_tries, ranked
 from adaptf.tracking import runs
 from adaptf.tracking.checkpoint_files import from_root
@@ -205,7 +205,7 @@ def _tell_outcome(study: optuna.Study, trial: FrozenTrial, *, budget: int, paren
     parts = [f"trial {first_number(trial)}, {done} of {budget}: {_outcome(trial)} ({values})"]
     for best in ranked(study)[:1]:
         parts.append(f"best {best.values[0]:.3f} (trial {first_number(best)})")
-        mlflow.MlflowClient().log_metric(parent, ACCURACY, best.values[0], step=done)
+        mlflow.MlflowClient().log_metric(parent, BEST_ACCURACY, best.values[0], step=done)
     print(", ".join([*parts, f"pruned {pruned}"]), flush=True)
 
 

@@ -16,11 +16,15 @@ DATA_KIND = "adaptf.data"
 SCENES_KIND, AUDIOSET_KIND = "scenes", "audioset"
 DATA, DATASET, CLIPS = "data", "dataset.json", "clips.parquet"
 """Artifact folder, and what it holds: the data set's description and its clip table."""
+TRAINING_CLIPS = "clips/train"
+"""Metric: how many there are."""
 
 # pretrain, train, teacher, distill
 CHECKPOINTS = "checkpoints"
 BEST = f"{CHECKPOINTS}/best.ckpt"
 """Artifact: the checkpoint that later stages take."""
+BEST_ACCURACY, BEST_PRECISION = "best/accuracy", "best/mean_average_precision"
+"""Metrics: by which that checkpoint was chosen; `finetune` and `quantize` leave the first one too."""
 
 # teacher
 TEACHER_KIND, TEACHER_MODEL = "adaptf.teacher", "adaptf.teacher_model"
@@ -48,6 +52,16 @@ DESCRIPTION = "description.json"
 """In that folder: classes and features, the same for all of them."""
 QUANTIZATION = "quantization.csv"
 """Artifact: what was found about each model, a row per device."""
+INT8_ACCURACY = "INT8 accuracy"
+"""A column of it, and the begin of a metric per device."""
+
+# evaluate, compare
+TABLES_FOLDER, TABLES = "tables", "tables.txt"
+"""Artifacts: figures, with a table of predictions per run of each setting; what people read of them."""
+TEST_ACCURACY = "test/accuracy"
+"""Begin of a metric per setting."""
+SERVED_ACCURACY = f"{TEST_ACCURACY}/per device INT8"
+"""The one that tells how good the models are which will be served."""
 
 # register
 VERSIONS = "versions.json"
@@ -70,6 +84,11 @@ def device_runs(run: StageRun, value: str) -> dict[str, str]:
     if files := files_of(value):
         return {device: str(path) for device, path in files.items()}
     return dict(json.loads(run.download(value, DEVICE_RUNS).read_text()))
+
+
+def figure_tag(column: str) -> str:
+    """Tag of a version that holds a figure of `QUANTIZATION`, such as adaptf.relative_loss."""
+    return f"adaptf.{column.replace(' ', '_')}"
 
 
 def quantization(run: StageRun, quantize_run: str) -> pd.DataFrame:

@@ -15,7 +15,7 @@ from adaptf.errors import UserError
 from adaptf.evaluation.changes import OWN_COLUMNS
 from adaptf.names import written
 from adaptf.paths import user_path
-from adaptf.pipeline.artifacts import DEVICE_TAG, QUANTIZE_RUN
+from adaptf.pipeline.artifacts import DEVICE_TAG, INT8_ACCURACY, QUANTIZE_RUN
 from adaptf.pipeline.checkpoints import check_scenes
 from adaptf.pipeline.dataset import PreparedData
 from adaptf.pipeline.given_files import check_readable, is_path
@@ -26,9 +26,6 @@ from adaptf.serving.bundle import Bundle, RoutedModel, read_bundle
 from adaptf.tracking import registry, runs
 from adaptf.tracking.checkpoint_files import files_of, is_mapping
 from adaptf.tracking.runs import StageRun
-
-_QUANTIZED_DEVICE = "INT8 accuracy/"
-"""Begin of the metrics of `quantize`, one per device that has a model."""
 
 
 @dataclass(frozen=True)
@@ -107,9 +104,9 @@ def _compared_version(uri: str) -> Compared:
     quantized = tags.get(QUANTIZE_RUN, "")
     scores = runs.scores(quantized) if quantized else {}
     known = {
-        written(metric.removeprefix(_QUANTIZED_DEVICE))
+        written(metric.removeprefix(f"{INT8_ACCURACY}/"))
         for metric in scores
-        if metric.startswith(_QUANTIZED_DEVICE)
+        if metric.startswith(f"{INT8_ACCURACY}/")
     }
     return Compared(
         label=f"{name}/{version}",

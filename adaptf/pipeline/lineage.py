@@ -12,21 +12,30 @@ from mlflow.utils.mlflow_tags import MLFLOW_GIT_COMMIT
 
 from adaptf.errors import UserError
 from adaptf.names import written
-from adaptf.pipeline.artifacts import DEVICE_RUNS, DEVICE_TAG
+from adaptf.pipeline.artifacts import (
+    BEST_ACCURACY,
+    BEST_PRECISION,
+    DEVICE_RUNS,
+    DEVICE_TAG,
+    INT8_ACCURACY,
+    KEPT,
+    SERVED_ACCURACY,
+    TRAINING_CLIPS,
+)
 from adaptf.tracking import production, runs
 from adaptf.tracking.runs import NONE, UPSTREAM
 
 _JUDGES = ("evaluate",)
 """Stages that nothing came from: what they judged is not shown below them."""
 _FORMER_SCORES = {
-    "prepare": "clips/train",
-    "pretrain": "best/mean_average_precision",
-    "train": "best/accuracy",
-    "teacher": "best/accuracy",
-    "distill": "best/accuracy",
-    "finetune_device": "kept/accuracy",
-    "quantize": "INT8 accuracy",
-    "evaluate": "test/accuracy/per device INT8",
+    "prepare": TRAINING_CLIPS,
+    "pretrain": BEST_PRECISION,
+    "train": BEST_ACCURACY,
+    "teacher": BEST_ACCURACY,
+    "distill": BEST_ACCURACY,
+    "finetune_device": KEPT,
+    "quantize": INT8_ACCURACY,
+    "evaluate": SERVED_ACCURACY,
 }
 """By stage, of runs that were made before a run itself told its score."""
 _MOST_SCORES = 8

@@ -7,10 +7,8 @@ import pandas as pd
 
 from adaptf.data.parquet import read_table, write_table
 from adaptf.evaluation.scores import Runs
+from adaptf.pipeline.artifacts import TABLES_FOLDER
 from adaptf.tracking.runs import StageRun
-
-TABLES_FOLDER = "tables"
-"""Artifact folder: tables of figures, and a table of predictions per run of each setting."""
 
 
 def _predictions_name(setting: str, place: int) -> str:

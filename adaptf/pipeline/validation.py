@@ -27,7 +27,7 @@ from adaptf.evaluation.tables import as_markdown, device_table, scene_table
 from adaptf.models.checkpoint import load_classifier
 from adaptf.models.classifier import Classifier
 from adaptf.names import stored
-from adaptf.pipeline.artifacts import VALIDATION_PREDICTIONS
+from adaptf.pipeline.artifacts import BEST_ACCURACY, VALIDATION_PREDICTIONS
 from adaptf.pipeline.config import TrainerConfig
 from adaptf.pipeline.dataset import PreparedData
 from adaptf.pipeline.refit import as_refit, refits_of, what_clips_judge
@@ -96,7 +96,7 @@ def with_validation_tables(
     """
     accuracies = macro_accuracy_per_device(list(settings.values())[-1])
     of_devices = {
-        f"best/accuracy/{stored(str(device))}": float(accuracy) for device, accuracy in accuracies.items()
+        f"{BEST_ACCURACY}/{stored(str(device))}": float(accuracy) for device, accuracy in accuracies.items()
     }
     note = f"{_validation_tables(settings, data, what_clips_judge(refits, chose=chose))}\n\n{result.note}"
     return replace(result, metrics={**result.metrics, **of_devices}, note=note)

@@ -14,6 +14,7 @@ from adaptf.compression.runtime import NETWORK_FILES
 from adaptf.data.clips import UNKNOWN
 from adaptf.errors import UserError
 from adaptf.files import sha256_of
+from adaptf.pipeline.artifacts import figure_tag
 from adaptf.promotion.comparison import Comparison, compare_versions, corrected
 from adaptf.promotion.self_test import routing_problems
 from adaptf.serving import logged_model
@@ -23,18 +24,18 @@ from adaptf.tracking import production, registry
 from adaptf.tracking.registry import tags_of
 from adaptf.tracking.runs import StageRun
 
-_LOSS_TAG, _STANDING_LOSS_TAG = "adaptf.relative_loss", "adaptf.standing_loss"
+_LOSS_TAG, _STANDING_LOSS_TAG = figure_tag("relative loss"), figure_tag("standing loss")
 """In percent: as found, and what stands of it over places, which decides;
 versions of before lack the latter."""
-_LOGIT_ERROR_TAG = "adaptf.logit_error"
+_LOGIT_ERROR_TAG = figure_tag("logit error")
 """Relative to the logits' spread; versions of before lack it."""
 _SERVED = {
-    "adaptf.served_macs": (MAX_MACS, "MACs in its file"),
-    "adaptf.served_bytes": (MAX_BYTES, "bytes in its file"),
+    figure_tag("served macs"): (MAX_MACS, "MACs in its file"),
+    figure_tag("served bytes"): (MAX_BYTES, "bytes in its file"),
 }
 """Counted in the file that answers; versions that were registered before lack them."""
-_BUDGET = {"adaptf.macs": (MAX_MACS, "MACs"), "adaptf.model_bytes": (MAX_BYTES, "bytes")}
-_INT8_TAG = "adaptf.INT8_convolutions"
+_BUDGET = {figure_tag("macs"): (MAX_MACS, "MACs"), figure_tag("model_bytes"): (MAX_BYTES, "bytes")}
+_INT8_TAG = figure_tag("INT8 convolutions")
 """Such as 46/46."""
 
 

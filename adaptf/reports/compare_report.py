@@ -9,11 +9,11 @@ import pandas as pd
 
 from adaptf.evaluation.changes import CHANGE, GAINED, LOST
 from adaptf.evaluation.tables import as_markdown, as_text
-from adaptf.pipeline.prediction_files import TABLES_FOLDER
+from adaptf.pipeline.artifacts import TABLES, TABLES_FOLDER
 from adaptf.reports.page import Picture, Report, Section, table_of
 from adaptf.tracking.notes import LONGEST_NOTE, for_page
 
-TABLES, PAGE, _CLIPS = "tables.txt", "compare.html", "changed clips"
+PAGE, _CLIPS = "compare.html", "changed clips"
 _CLIPS_SHOWN = 10
 _OTHERS = f"The other tables are in {TABLES}."
 _CORRECTED = (

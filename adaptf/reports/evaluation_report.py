@@ -12,9 +12,8 @@ from adaptf.data.clips import TEST, devices_of
 from adaptf.data.errors import DataError
 from adaptf.evaluation.scores import Runs, absent_scenes, confusion, places_of, say_absent
 from adaptf.evaluation.tables import MACRO_AVERAGE, as_markdown, as_text
-from adaptf.pipeline.artifacts import quantization
+from adaptf.pipeline.artifacts import TABLES, TABLES_FOLDER, quantization
 from adaptf.pipeline.dataset import PreparedData
-from adaptf.pipeline.prediction_files import TABLES_FOLDER
 from adaptf.pipeline.validation import SYNTHESISED
 from adaptf.reports.calibration_figures import rejection_figure, reliability_figure
 from adaptf.reports.difference_figures import accuracy_figure
@@ -36,7 +35,7 @@ from adaptf.reports.settings_sections import (
 from adaptf.tracking import runs
 from adaptf.tracking.runs import Result, StageRun
 
-TABLES, _PAGE, _HARDEST_FOLDER = "tables.txt", "report.html", "hardest"
+_PAGE, _HARDEST_FOLDER = "report.html", "hardest"
 _TITLE = "Acoustic scenes: evaluation on the test clips"
 
 

@@ -14,6 +14,7 @@ from adaptf.evaluation.calibration import (
 )
 from adaptf.evaluation.scores import Runs, confusion, log_loss, macro_accuracy
 from adaptf.evaluation.tables import accuracy_table, device_table, difference_table, scene_table
+from adaptf.pipeline.artifacts import TEST_ACCURACY
 from adaptf.pipeline.dataset import PreparedData
 from adaptf.pipeline.prediction_files import write_predictions
 
@@ -71,7 +72,7 @@ def metrics_of(
     the means over its runs."""
     metrics = {}
     for setting, predictions in settings.items():
-        metrics[f"test/accuracy/{setting}"] = sum(macro_accuracy(one) for one in predictions) / len(
+        metrics[f"{TEST_ACCURACY}/{setting}"] = sum(macro_accuracy(one) for one in predictions) / len(
             predictions
         )
         metrics[f"test/log_loss/{setting}"] = sum(log_loss(one, data.classes) for one in predictions) / len(

@@ -7,6 +7,7 @@ from typing import Any
 
 import pandas as pd
 
+from adaptf.pipeline.artifacts import INT8_ACCURACY
 from adaptf.pipeline.quantize_device import OpenVinoForm, Quantized
 
 
@@ -19,7 +20,7 @@ def _row(found: Quantized) -> dict[str, Any]:
     return {
         "device": found.device,
         "float accuracy": found.float_accuracy * 100,
-        "INT8 accuracy": found.int8_accuracy * 100,
+        INT8_ACCURACY: found.int8_accuracy * 100,
         "relative loss": found.loss.relative * 100,
         "standing loss": found.loss.standing * 100,
         "logit error": found.agreement.logit_error,

@@ -22,6 +22,7 @@ from adaptf.evaluation.tables import (
     STANDS,
     UNSEEN,
 )
+from adaptf.pipeline.artifacts import INT8_ACCURACY
 from adaptf.reports.figures import DEVICES_SHOWN
 from adaptf.reports.hardest_clips import PLAYED_SECONDS, PROBABILITY, RULE, TRUE_PROBABILITY
 from adaptf.reports.page import Cell, Picture, Section, ShownClip, ShownClips, Table, TableRow, table_of
@@ -315,7 +316,7 @@ def _complexity_row(device: str, row: pd.Series) -> TableRow:
         _of_limit(row.get("served bytes", math.nan), MAX_BYTES),
         str(row["INT8 convolutions"]),
         f"{row['float accuracy']:.1f}",
-        f"{row['INT8 accuracy']:.1f}",
+        f"{row[INT8_ACCURACY]:.1f}",
     )
     return TableRow(device, tuple(map(Cell, cells)))
 

@@ -11,6 +11,7 @@ from adaptf.data.clips import UNKNOWN
 from adaptf.evaluation.scores import accuracy_per_scene
 from adaptf.evaluation.tables import MACRO_AVERAGE, as_markdown
 from adaptf.names import in_markdown
+from adaptf.pipeline.artifacts import INT8_ACCURACY
 from adaptf.pipeline.lineage import FILE_STAGE, Node
 from adaptf.pipeline.refit import what_clips_judge
 
@@ -45,7 +46,7 @@ def device_page(
             f"INT8 model of device **{in_markdown(device)}**{others}. It answers for every clip that it is "
             f"given; the router sends it those of its device{'s' if others else ''}.",
             *_test_scores(dict.fromkeys(columns, clips), evaluated),
-            f"Validation: {row['INT8 accuracy']:.1f} % macro-average accuracy as INT8, "
+            f"Validation: {row[INT8_ACCURACY]:.1f} % macro-average accuracy as INT8, "
             f"{row['float accuracy']:.1f} % before, on "
             f"{in_markdown(row['judged on'])}{_learnt_remark(came)}.",
             budget(row),

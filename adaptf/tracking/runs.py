@@ -476,8 +476,7 @@ def _log_data_set(data_set: UsedData) -> None:
         warnings.filterwarnings("ignore", message=".*can be interpreted in multiple ways.*")
         # A few rows tell the columns: MLflow looks at every value, seconds for a table of 200,000.
         shown = from_pandas(data_set.table.head(), source=data_set.source, digest=data_set.digest)
-    # type: ignore[abstract]
-    described = MetaDataset(shown.source, name=data_set.name, digest=data_set.digest, schema=shown.schema)
+    described = MetaDataset(shown.source, name=data_set.name, digest=data_set.digest, schema=shown.schema)  # type: ignore[abstract]
     mlflow.log_input(described, context=active.data.tags.get(STAGE) if active else None)
 
 

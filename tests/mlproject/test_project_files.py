@@ -72,8 +72,7 @@ def test_conda_has_the_versions_of_the_constraints() -> None:
 
 
 def test_conda_has_every_package_that_the_project_depends_on() -> None:
-    # type: ignore[attr-defined]
-    needed = {normalised(re.split(r"[\[><=!~ ;]", str(line))[0]) for line in project()["dependencies"]}
+    needed = {normalised(re.split(r"[\[><=!~ ;]", str(line))[0]) for line in project()["dependencies"]}  # type: ignore[attr-defined]
     by_pip, _ = conda()
     assert needed - by_pip.keys() == set()
 

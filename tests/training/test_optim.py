@@ -23,8 +23,7 @@ def decay(**changes: Any) -> Any:
 
 
 def rates(configured: OptimizerLRSchedulerConfig, epochs: int) -> list[float]:
-    # type: ignore[index]
-    optimizer, schedule = configured["optimizer"], configured["lr_scheduler"]["scheduler"]
+    optimizer, schedule = configured["optimizer"], configured["lr_scheduler"]["scheduler"]  # type: ignore[index]
     seen = []
     for _ in range(epochs):
         seen.append(optimizer.param_groups[0]["lr"])

@@ -42,8 +42,7 @@ class SmallCnnTeacher(nn.Module):
         self.dropout = nn.Dropout(dropout)
         self.classifier = nn.Linear(channels[-1], classes)
         self.apply(initialise)
-        # type: ignore[call-overload]  # missing in PyTorch's annotations
-        self.to(memory_format=torch.channels_last)
+        self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # missing in PyTorch's annotations
 
     def forward(self, x: Tensor) -> Tensor:
         if x.ndim != 4 or x.shape[1] != 1 or x.shape[2] < _MIN_BANDS:
