@@ -10,7 +10,7 @@ import pytest
 import soundfile
 from fixtures.stages import MEL, TRAINER
 from fixtures.toy_student import ToyStudent
-from hypothesis import example, given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from mlflow.utils import validation
 
@@ -54,6 +54,7 @@ def is_refused(device: str) -> bool:
     return False
 
 
+@settings(deadline=None)
 @given(NAMES)
 @example("_x0028_")
 @example("_x0028(")
