@@ -1,10 +1,13 @@
-"""What each option of the recipe gains: trainings that differ by it alone, over seeds, judged on the test clips.
+"""What each option of the recipe gains:
+trainings that differ by it alone, over seeds, judged on the test clips.
 
-python benchmarks/recipe.py --root OUT/clips.csv --responses RESPONSES [--stages train,distill] [--only EMA,SWA] [--seeds 0,1,2]
+python benchmarks/recipe.py --root OUT/clips.csv --responses RESPONSES [--stages train,distill] [--only
+EMA,SWA] [--seeds 0,1,2]
 
-OUT: a data set with TAU's lists. RESPONSES: a folder of measured impulse responses. At the demo's size (64 bands, width
-32), with as many epochs as --epochs says, in one cosine. Everything goes into MLflow's store (MLFLOW_TRACKING_URI): what
-has finished is not trained again, so the script can be stopped and started. The table grows with each option.
+OUT: a data set with TAU's lists. RESPONSES: a folder of measured impulse responses. At the demo's size (64
+bands, width 32), with as many epochs as --epochs says, in one cosine. Everything goes into MLflow's store
+(MLFLOW_TRACKING_URI): what has finished is not trained again, so the script can be stopped and started.
+The table grows with each option.
 """
 
 import argparse
@@ -203,7 +206,8 @@ def row(option: Option, base: Trials, found: Trials) -> str:
 
 
 def score(trials: Trials, *, known: bool) -> float:
-    """Mean over seeds of the macro average over the clips of devices that training heard, or of the others."""
+    """Mean over seeds of the macro average over the clips of devices that training heard,
+    or of the others."""
     return float(
         np.mean([macro_accuracy(one[one["device"].isin(KNOWN) == known]) for one in trials.predictions])
     )
