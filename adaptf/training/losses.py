@@ -10,8 +10,8 @@ from adaptf.audio.mixup import MixDraw
 from adaptf.audio.on_device import moved
 
 KlReduction = Literal["elements", "clips"]
-"""`elements` averages KL over clips *and* classes: the published weight 0.02 was tuned with it. `clips` averages over clips
-alone and is ten times as large for ten classes."""
+"""`elements` averages KL over clips *and* classes: the published weight 0.02 was tuned with it. `clips`
+averages over clips alone and is ten times as large for ten classes."""
 
 
 def cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
@@ -25,7 +25,8 @@ def multi_label_loss(logits: Tensor, targets: Tensor) -> Tensor:
 
 
 def kl_divergence(student: Tensor, teacher: Tensor, *, temperature: float, reduction: KlReduction) -> Tensor:
-    """T^2 KL(teacher || student) of logits (batch, classes) softened by the temperature T (Hinton et al., 2015)."""
+    """T^2 KL(teacher || student) of logits (batch, classes) softened by the temperature T (Hinton et al.,
+    2015)."""
     divergence = F.kl_div(
         F.log_softmax(student / temperature, dim=1),
         F.log_softmax(teacher / temperature, dim=1),
@@ -38,7 +39,8 @@ def kl_divergence(student: Tensor, teacher: Tensor, *, temperature: float, reduc
 
 @dataclass(frozen=True)
 class DistillationLoss:
-    """weight * cross-entropy + (1 - weight) * T^2 KL with the mean of the teachers' logits (the report, equation 1)."""
+    """weight * cross-entropy + (1 - weight) * T^2 KL with the mean of the teachers' logits (the report,
+    equation 1)."""
 
     temperature: float
     weight: float
@@ -53,9 +55,10 @@ class DistillationLoss:
     ) -> dict[str, Tensor]:
         """`loss`, `label_loss` and `distillation_loss`.
 
-        From logits (batch, classes), targets (batch, classes) and teacher logits (batch, teachers, classes), all three of
-        them mixed by mixup where there is any (the report, equation 4). With `unmixed_teachers` the teachers' logits are
-        still those of the single clips, and the two divergences are mixed instead: the public trainer's form.
+        From logits (batch, classes), targets (batch, classes) and teacher logits (batch, teachers, classes),
+        all three of them mixed by mixup where there is any (the report, equation 4). With `unmixed_teachers`
+        the teachers' logits are still those of the single clips,
+        and the two divergences are mixed instead: the public trainer's form.
         """
         label_loss = cross_entropy(student, targets)
         teacher = teacher_logits.mean(dim=1)
