@@ -68,7 +68,7 @@ class PublishedLogits:
         says_something = np.isfinite(values).all(axis=1) & (np.ptp(values, axis=1) > 0)
         wrong = [
             f"{filenames[row]}: ({', '.join(f'{one:g}' for one in values[row])}) are no logits"
-            for row in np.flatnonzero(~says_something)
+            for row in np.flatnonzero(~says_something).tolist()
         ]
         raise_problems(wrong, of=self.source)
         return np.log(np.maximum(values, _LEAST_PROBABILITY)) if are_probabilities(values) else values
@@ -121,7 +121,7 @@ def check_scenes(
     true, taken = linear_sum_assignment(shares, maximize=True)
     likely = shares[true, taken].mean()
     if likely - right >= 0.5 / count:
-        seems = {scenes[place]: scenes[scene] for scene, place in zip(true, taken, strict=True)}
+        seems = {scenes[place]: scene for scene, place in zip(scenes, taken.tolist(), strict=True)}
         raise DataError(
             f"{source}: its columns were taken for {', '.join(columns)} and look like "
             f"{', '.join(seems[one] for one in columns)}. In that order {_percent(likely)} of the training "
