@@ -7,6 +7,7 @@ from typing import Any
 
 import mlflow
 
+from adaptf.compression.complexity import clip_complexity, over_budget
 from adaptf.data.clips import UNKNOWN
 from adaptf.errors import UserError, in_section
 from adaptf.mlproject.distill import DISTILL, DistillConfig
@@ -20,6 +21,8 @@ from adaptf.mlproject.quantize import QUANTIZE, QuantizeConfig
 from adaptf.mlproject.register import REGISTER, RegisterConfig
 from adaptf.mlproject.teacher import TEACHER, TeacherConfig
 from adaptf.mlproject.train import TRAIN, TrainConfig
+from adaptf.models.classifier import build_classifier
+from adaptf.models.students.tfsepnet.public_checkpoint import CLASSES
 from adaptf.models.teachers.registry import PUBLISHED, check_kind
 from adaptf.pipeline.artifacts import DONE, PROMOTED, SCENES_KIND, TABLES
 from adaptf.pipeline.checks import check_augmented_devices
@@ -36,6 +39,7 @@ from adaptf.pipeline.prediction_files import read_predictions
 from adaptf.pipeline.published import published_logits
 from adaptf.pipeline.seeds import OverSeeds
 from adaptf.pipeline.stage import Stage, execute
+from adaptf.pipeline.students import student_description
 from adaptf.reports.evaluation_report import report
 from adaptf.tracking import runs
 from adaptf.tracking.runs import LATEST, NONE, Result, StageRun
@@ -272,6 +276,7 @@ def check(config: MainConfig) -> None:
     for stage, settings in stages_to_run(config):
         with in_section(stage.name):
             stage.check(settings)
+    check_size(config)
     check_wiring(config)
 
 
@@ -282,6 +287,18 @@ def check_refits(config: MainConfig) -> None:
         raise UserError(
             "train.refit leaves no clips by which distill could choose an epoch: set distill.refit=true too, "
             "with the number of epochs as distill.optim.max_epochs"
+        )
+
+
+def check_size(config: MainConfig) -> None:
+    """Raises UserError for a student that `quantize` would refuse for its size, after all trainings."""
+    student = build_classifier(student_description(CLASSES, config.mel, config.model))
+    problems = over_budget(clip_complexity(student, config.mel.sample_rate))
+    if problems and config.quantize.refuse:
+        raise UserError(
+            f"{config.model.kind} of {config.mel.bands} bands takes {'; '.join(problems)}: give other "
+            f"settings of model or a smaller mel.bands, or quantize.refuse=false for work outside of the "
+            "challenge"
         )
 
 

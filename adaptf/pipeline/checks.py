@@ -8,8 +8,9 @@ import numpy as np
 
 from adaptf.audio.logmel import LogMel
 from adaptf.errors import in_section
+from adaptf.models.students.registry import find_student
 from adaptf.pipeline.augmentations import build_augmentations, check_folder, dir_p_by_device
-from adaptf.pipeline.config import AugmentConfig, BeatsOptimConfig, MelConfig, OptimConfig
+from adaptf.pipeline.config import AugmentConfig, BeatsOptimConfig, MelConfig, ModelConfig, OptimConfig
 from adaptf.pipeline.lightning_options import optimizer_of
 from adaptf.pipeline.schedule import averaging_of
 
@@ -20,6 +21,8 @@ def check_training(config: Any) -> None:
         with in_section(section):
             if isinstance(part, MelConfig):
                 LogMel(**asdict(part))
+            if isinstance(part, ModelConfig):
+                find_student(part.kind).network(classes=1, **part.network_settings())
             if isinstance(part, AugmentConfig):
                 check_folder(part)
                 # No clip is given, so that no bank of impulse responses is read.

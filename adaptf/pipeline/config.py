@@ -17,7 +17,6 @@ from adaptf.errors import UserError
 from adaptf.evaluation.scores import Score
 from adaptf.models.keywords import network_settings, settings_taken
 from adaptf.models.students.registry import TFSEPNET, find_student
-from adaptf.models.students.tfsepnet.network import DEPTH, DROPOUT, WIDTH
 from adaptf.pipeline.ranges import COUNT, NOT_NEGATIVE, PART, POSITIVE, SHARE, Range, within
 from adaptf.tracking.runs import LATEST, NONE
 from adaptf.training.averaging import Averaging
@@ -99,7 +98,8 @@ def check_ranges(config: Any) -> None:
     """Raises UserError for a number outside of its field's range, also in a section."""
     for name, one, value in leaves(config):
         for number in value if isinstance(value, tuple) else (value,):
-            if (wanted := one.metadata.get("range")) and not (math.isfinite(number) and wanted.holds(number)):
+            wanted = one.metadata.get("range")
+            if wanted and number is not None and not (math.isfinite(number) and wanted.holds(number)):
                 raise UserError(f"{name} is {number}: it should be {wanted.words}")
 
 
@@ -171,16 +171,16 @@ class ModelConfig:
     """The student. Raises UserError for one that there is not, and for a setting that it does not have."""
 
     kind: str = TFSEPNET
-    """tfsepnet, or another student of adaptf/models/students/registry.py."""
-    width: int = within(COUNT, WIDTH)
-    """Channels of the first blocks."""
-    depth: int = within(COUNT, DEPTH)
-    """Of tfsepnet the entries of the layout that are used, 17 at most;
-    of another student what it takes for its depth."""
-    dropout: float = within(PART, DROPOUT)
-    """Dropout in each block."""
+    """tfsepnet, cp_mobile (with mel.bands=256 the challenge's baseline), or another student of
+    adaptf/models/students/registry.py."""
+    width: int | None = within(COUNT, None)
+    """Channels of the first blocks; where nothing is said 64 of tfsepnet, 32 of cp_mobile."""
+    depth: int | None = within(COUNT, None)
+    """Of tfsepnet the entries of the layout that are used, of which there are 17; cp_mobile has none."""
+    dropout: float | None = within(PART, None)
+    """Dropout in each block; where nothing is said 0.1 of tfsepnet. cp_mobile has none."""
     settings: dict[str, Any] = field(default_factory=dict)
-    """What else the student takes, as in {groups: 4}."""
+    """What else the student takes, as in {multiplier: 1.8, expansion: 2.1} of cp_mobile."""
 
     def __post_init__(self) -> None:
         self.network_settings()
@@ -189,13 +189,13 @@ class ModelConfig:
         """Keyword arguments of the student's network."""
         network = find_student(self.kind).network
         taken = settings_taken(network)
-        for name in ("width", "depth", "dropout"):
-            if name not in taken and getattr(self, name) != getattr(ModelConfig, name):
-                raise UserError(
-                    f"model.{name}: {self.kind} has none, it takes {', '.join(taken) or 'no settings'}"
-                )
-        shared = {"width": self.width, "depth": self.depth, "dropout": self.dropout}
-        return network_settings(network, shared=shared, own=self.settings, what="model.settings")
+        shared = {name: getattr(self, name) for name in ("width", "depth", "dropout")}
+        said = {name: value for name, value in shared.items() if value is not None}
+        if unknown := next((name for name in said if name not in taken), ""):
+            raise UserError(
+                f"model.{unknown}: {self.kind} has none, it takes {', '.join(taken) or 'no settings'}"
+            )
+        return network_settings(network, shared=said, own=self.settings, what="model.settings")
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from adaptf.tracking.runs import StageRun
 
 
 def device_models(run: StageRun, value: str, data: PreparedData) -> dict[str, Classifier]:
-    """By device. Raises UserError where one is no TF-SepNet for the data's scenes,
+    """By device. Raises UserError where one is no student for the data's scenes,
     or takes another log-mel than the others."""
     held = device_runs(run, value)
     models = {device: student_of(run, one, data) for device, one in held.items()}

@@ -5,6 +5,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import fields, is_dataclass, replace
 from difflib import get_close_matches
 from pathlib import Path
+from types import UnionType
 from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 import yaml
@@ -99,8 +100,13 @@ def _leaf_types(config: Any) -> dict[str, Any]:
         if is_dataclass(value):
             found |= {f"{field.name}.{name}": hint for name, hint in _leaf_types(value).items()}
         else:
-            found[field.name] = hints[field.name]
+            found[field.name] = _said(hints[field.name])
     return found
+
+
+def _said(kind: Any) -> Any:
+    """The type of what is given for a field that may be left to what reads it."""
+    return get_args(kind)[0] if get_origin(kind) is UnionType else kind
 
 
 def _type(field: str, known: Mapping[str, Any]) -> Any:

@@ -102,7 +102,7 @@ def test_a_toy_student_learns_from_a_toy_teacher_and_becomes_int8(
 @pytest.mark.parametrize(
     ("settings", "said"),
     [
-        ({"kind": "toi"}, "there is no student 'toi', there are tfsepnet, toy"),
+        ({"kind": "toi"}, "there is no student 'toi', there are tfsepnet, cp_mobile, toy"),
         ({"kind": "toy", "depth": 3}, "model.depth: toy has none, it takes width, groups"),
         (
             {"kind": "toy", "settings": {"group": 3}},

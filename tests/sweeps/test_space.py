@@ -92,6 +92,14 @@ def test_a_mistake_is_named_with_what_would_be_right(text: str, told: str) -> No
         space(text)
 
 
+def test_a_field_that_is_left_to_the_student_can_be_searched() -> None:
+    found = space("model.width: {choices: [16, 32]}\nmodel.dropout: {low: 0, high: 0.3}", TrainConfig())
+    assert found == {
+        "model.width": CategoricalDistribution([16, 32]),
+        "model.dropout": FloatDistribution(0.0, 0.3),
+    }
+
+
 def test_all_mistakes_are_told_at_once() -> None:
     with pytest.raises(DataError, match=r"(?s)2 problems in the space mine.yaml:.*loss.wait.*optim.rl"):
         space("loss.wait: {low: 0, high: 1}\noptim.rl: {low: 0, high: 1}")

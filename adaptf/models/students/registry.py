@@ -7,6 +7,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from adaptf.errors import UserError
+from adaptf.models.students.cp_mobile import CpMobile
 from adaptf.models.students.tfsepnet.network import TfSepNet
 from adaptf.models.students.tfsepnet.served import for_int8
 
@@ -23,9 +24,9 @@ class Student:
     """A network that `-P model.kind=<its name>` trains, distills, fine-tunes, quantizes and serves.
 
     It is called with keyword arguments: `classes`, and whatever else decides its parameters, plain values
-    with defaults. Of the options `model.width`, `model.depth` and `model.dropout` it gets those that it
-    takes, and from `model.settings` the others. `forward` makes logits (batch, classes) of log-mels (batch,
-    1, bands, frames), of any size of batch. The last layer is called `classifier`: a start from other classes
+    with defaults. Of the options `model.width`, `model.depth` and `model.dropout` it gets those that are
+    said, and from `model.settings` the others. `forward` makes logits (batch, classes) of log-mels (batch, 1,
+    bands, frames), of any size of batch. The last layer is called `classifier`: a start from other classes
     leaves it out.
 
     What `torch.export` makes of it is quantized. All its parameters stand in plain `nn.Conv2d`s, whatever
@@ -44,6 +45,7 @@ class Student:
 
 STUDENTS = {
     TFSEPNET: Student(TfSepNet, for_int8),
+    "cp_mobile": Student(CpMobile),
 }
 
 

@@ -119,7 +119,7 @@ class ConvNormRelu(nn.Sequential):
         out_channels: int,
         *,
         kernel_size: int | tuple[int, int] = 1,
-        stride: int = 1,
+        stride: int | tuple[int, int] = 1,
         padding: int | tuple[int, int] = 0,
         groups: int = 1,
     ) -> None:
