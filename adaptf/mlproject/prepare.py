@@ -21,7 +21,7 @@ from adaptf.data.sets.download import DEVELOPMENT_RECORD, download_record
 from adaptf.data.sets.findings import check_leaks, is_silent
 from adaptf.demo.data_sets import is_demo
 from adaptf.files import writable_folder
-from adaptf.pipeline.artifacts import CLIPS, DATA, DATA_KIND, DATASET, SCENES_KIND
+from adaptf.pipeline.artifacts import CLIPS, DATA, DATA_KIND, DATASET, SCENES_KIND, TO_PRETRAIN
 from adaptf.pipeline.config import DataConfig, aside
 from adaptf.pipeline.sources import Source, read_source
 from adaptf.pipeline.stage import Stage
@@ -118,7 +118,7 @@ def prepare(config: PrepareConfig, run: StageRun) -> Result:
         }
         | {f"found/{finding.name.replace(' ', '_')}": len(finding.files) for finding in report.all_findings},
         files={DATA: folder, **files},
-        tags={DATA_KIND: source.kind, DATA_DIGEST: data_set.digest},
+        tags={DATA_KIND: TO_PRETRAIN if source.to_pretrain else source.kind, DATA_DIGEST: data_set.digest},
         data_sets=[data_set],
         note=as_markdown(report),
         summary=as_text(report),
