@@ -149,7 +149,7 @@ def copies(folder: Path, data: DataConfig, prepare: Prepare) -> str:
     rows.assign(filename=[f"{place}.wav" for place in range(len(rows))]).to_csv(
         root / "clips.csv", index=False
     )
-    return execute(PRETRAIN, replace(CONFIG, prepare_run=prepare(root / "clips.csv")))
+    return execute(PRETRAIN, replace(CONFIG, prepare_run=prepare(root / "clips.csv", test_share=0.0)))
 
 
 def test_clips_that_test_here_may_not_be_learnt_before_under_whatever_name(
