@@ -5,7 +5,8 @@ from contextlib import contextmanager
 
 
 class UserError(ValueError):
-    """Something that the user gave or lacks: the message names it and says what would be right; no traceback is needed."""
+    """Something that the user gave or lacks: the message names it and says what would be right;
+    no traceback is needed."""
 
 
 class SectionError(UserError):
@@ -18,7 +19,8 @@ class SectionError(UserError):
 
 @contextmanager
 def in_section(section: str) -> Iterator[None]:
-    """A value out of range becomes an error that says which section of the settings it stands in, as in `train.augment`."""
+    """A value out of range becomes an error that says which section of the settings it stands in,
+    as in `train.augment`."""
     try:
         yield
     except SectionError as error:

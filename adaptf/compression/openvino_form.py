@@ -1,4 +1,5 @@
-"""The OpenVINO form of a quantized network: the same program with the same integers, in less time on x86 processors."""
+"""The OpenVINO form of a quantized network:
+the same program with the same integers, in less time on x86 processors."""
 
 import tempfile
 from copy import deepcopy
@@ -13,11 +14,12 @@ from adaptf.compression.int8 import errors_only
 
 
 def save_openvino(graph: fx.GraphModule, clip_shape: tuple[int, ...], path: Path) -> None:
-    """Writes the program of a converted graph, weights not folded yet, to `path` (.xml) and the .bin file beside it.
+    """Writes the program of a converted graph, weights not folded yet,
+    to `path` (.xml) and the .bin file beside it.
 
-    `clip_shape` is (1, bands, frames). Folded weights would be INT8 constants, behind which OpenVINO does not recognise
-    a quantized convolution; a batch that is not fixed does not compile, and takes longer to trace. The .xml comes last:
-    without it there is no such form.
+    `clip_shape` is (1, bands, frames). Folded weights would be INT8 constants, behind which OpenVINO does not
+    recognise a quantized convolution; a batch that is not fixed does not compile, and takes longer to trace.
+    The .xml comes last: without it there is no such form.
     """
     import openvino
 
@@ -36,7 +38,8 @@ def save_openvino(graph: fx.GraphModule, clip_shape: tuple[int, ...], path: Path
 
 
 def _keep_biases_as_fp16(model: Any) -> None:
-    """What is added to channels has values of FP16; kept as such, it takes the bytes that the challenge counts."""
+    """What is added to channels has values of FP16;
+    kept as such, it takes the bytes that the challenge counts."""
     import openvino
     from openvino import opset13
 

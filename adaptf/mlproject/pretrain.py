@@ -31,7 +31,7 @@ class PretrainConfig:
     """Pre-trains the student on AudioSet's labels (several per clip) or on other scenes (one per clip)."""
 
     prepare_run: str = upstream("prepare", **{DATA_KIND: AUDIOSET_KIND})
-    """Run of `prepare` that holds AudioSet, of which `latest` means the newest; one of scenes is named by id."""
+    """Run of `prepare` that holds AudioSet, of which `latest` means the newest; scenes are named by id."""
     pretrain_run: str = upstream_model("pretrain", optional=True, default=NONE)
     """Run of `pretrain` on other data, or a checkpoint file, to start from; `none` starts from scratch."""
     sample_seconds: float = within(POSITIVE, 1.0)

@@ -15,7 +15,7 @@ from adaptf.tracking.runs import NONE, UPSTREAM, StageRun, UpstreamError
 
 
 def start_from(classifier: Classifier, run: StageRun, pretrain_run: str, data: PreparedData) -> str:
-    """Loads the weights of a `pretrain` run, or of a file, but those of the last layer; tells what was loaded.
+    """Loads the weights of a `pretrain` run, or of a file, but those of the last layer; tells what it was.
 
     Raises UpstreamError where clips that judge here have been learnt before.
     """
@@ -29,7 +29,7 @@ def start_from(classifier: Classifier, run: StageRun, pretrain_run: str, data: P
 
 
 def _check_learnt(run: StageRun, pretrain_run: str, ours: pd.DataFrame) -> None:
-    """By the clips of a run and of those from which it started, one after another; nobody knows those of a file."""
+    """By the clips of a run and of those from which it started; nobody knows those of a file."""
     while pretrain_run != NONE and pretrain_run.isalnum():
         try:
             tags = mlflow.get_run(pretrain_run).data.tags
@@ -43,14 +43,14 @@ def _check_learnt(run: StageRun, pretrain_run: str, ours: pd.DataFrame) -> None:
             return
         if known := _known(theirs, ours):
             raise UpstreamError(
-                f"{len(known)} clips that judge here, such as {known[0]}, were learnt in run {pretrain_run}, from "
-                f"prepare run {prepared}: scores would come out too good. Pre-train without them"
+                f"{len(known)} clips that judge here, such as {known[0]}, were learnt in run {pretrain_run}, "
+                f"from prepare run {prepared}: scores would come out too good. Pre-train without them"
             )
         pretrain_run = tags.get(f"{UPSTREAM}pretrain_run", NONE)
 
 
 def _known(theirs: pd.DataFrame, ours: pd.DataFrame) -> list[str]:
-    """Clips of ours, whatever they are called, that train there and judge here, or validate there and test here."""
+    """Clips of ours, by any name, that train there and judge here, or validate there and test here."""
     place = {split: place for place, split in enumerate(SPLITS)}
     first = theirs["split"].map(place).groupby(theirs["key"]).min()
     known = ours["key"].map(first) < ours["split"].map(place)

@@ -8,8 +8,8 @@ from mlflow.entities import Run
 from mlflow.exceptions import MlflowException
 
 COMPLETE = "adaptf.complete"
-"""Tag: the places of a run's artifacts and the runs that are parts of it, as JSON, written when all is there and before the
-status; until then `NOT_YET`."""
+"""Tag: the places of a run's artifacts and the runs that are parts of it, as JSON, written when all is there
+and before the status; until then `NOT_YET`."""
 NOT_YET = "no"
 CONFIG = "config.yaml"
 """Artifact of every run: its settings."""
@@ -22,7 +22,8 @@ _LONGEST = 5000
 
 
 def set_complete(places: Collection[str], parts: Iterable[str]) -> None:
-    """Says that the active run has left all that it leaves, artifacts and run ids: nothing may follow but its end."""
+    """Says that the active run has left all that it leaves, artifacts and run ids:
+    nothing may follow but its end."""
     text = json.dumps([CONFIG, *places, *(f"{_RUN}{part}" for part in parts)])
     if len(text) > _LONGEST:
         text = json.dumps(sorted({place.partition("/")[0] for place in (CONFIG, *places)}))
@@ -30,7 +31,8 @@ def set_complete(places: Collection[str], parts: Iterable[str]) -> None:
 
 
 def lack(run: Run) -> str:
-    """What keeps others from taking from a run, as the rest of a sentence; '' where all that belongs to it is there."""
+    """What keeps others from taking from a run, as the rest of a sentence;
+    '' where all that belongs to it is there."""
     if run.info.status != "FINISHED":
         return f"has not finished: its status is {run.info.status}"
     if run.data.tags.get(COMPLETE) == NOT_YET:
@@ -54,7 +56,8 @@ def _lack_of_part(run_id: str) -> str:
 
 
 def _belonging(run: Run) -> Collection[str]:
-    """What the tag of a finished run tells; of one that was made before runs told it, the artifacts that tell a half one."""
+    """What the tag of a finished run tells;
+    of one that was made before runs told it, the artifacts that tell a half one."""
     if told := run.data.tags.get(COMPLETE):
         return [str(one) for one in json.loads(told)]
     return _BEFORE if "epoch" in run.data.metrics else ()

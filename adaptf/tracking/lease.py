@@ -1,8 +1,8 @@
 """Who works for a run: a lease in the store, which its holder renews and others take over when it is stale.
 
-Clocks of machines differ, and an MLflow server tells no time: a lease is stale where its heartbeat has not *changed* in
-so many looks at it. Nor can MLflow compare and set: whoever wants a lease writes a name, lets others do so, and reads
-whose was last.
+Clocks of machines differ, and an MLflow server tells no time: a lease is stale where its heartbeat has not
+*changed* in so many looks at it. Nor can MLflow compare and set:
+whoever wants a lease writes a name, lets others do so, and reads whose was last.
 """
 
 import os
@@ -24,9 +24,11 @@ from adaptf.files import write_atomically
 from adaptf.tracking.server import answers
 
 OWNER, HEARTBEAT = "adaptf.lease", "adaptf.heartbeat"
-"""Tags: the process that works for a run, empty once it has ended; when that last said so, by its own clock."""
+"""Tags: the process that works for a run, empty once it has ended;
+when that last said so, by its own clock."""
 BEAT_SECONDS, LOOK_SECONDS, LOOKS, SETTLE_SECONDS = 15.0, 3.0, 30, 3.0
-"""How often a holder renews; how often others look and how many looks make it stale; how long others may write a name."""
+"""How often a holder renews; how often others look and how many looks make it stale;
+how long others may write a name."""
 
 
 class Busy(UserError):
@@ -44,8 +46,8 @@ class LeaseLost(UserError):
 class Lease:
     """A process's right to write into a run, which the run has once `owner` is its tag.
 
-    `record`, a file, says who had it last from the same work folder. One process at a time works there, so nobody waits
-    for that one.
+    `record`, a file, says who had it last from the same work folder.
+    One process at a time works there, so nobody waits for that one.
     """
 
     def __init__(self, run_id: str, owner: str, record: Path) -> None:
@@ -58,8 +60,8 @@ class Lease:
         found = _tags(self.run_id).get(OWNER)
         if found != self.owner:
             self.lost = (
-                f"run {self.run_id} was taken over by {_who(found)}, having heard nothing of this process for too "
-                "long: it ends, and leaves the run to that one"
+                f"run {self.run_id} was taken over by {_who(found)}, having heard nothing of this process "
+                f"for too long: it ends, and leaves the run to that one"
             )
         self.raise_if_lost()
 
@@ -103,7 +105,8 @@ def raise_if_lost() -> None:
 
 @contextmanager
 def held(lease: Lease, *, also: Callable[[], None]) -> Iterator[None]:
-    """A thread renews the lease and then does `also`, which writes into the run too, whenever the server answers.
+    """A thread renews the lease and then does `also`, which writes into the run too,
+    whenever the server answers.
 
     At the end the run is not MLflow's active one any more, also where nobody has ended it.
     """
@@ -132,7 +135,8 @@ def _renew(lease: Lease, also: Callable[[], None], over: threading.Event) -> Non
 
 
 def claim(run_id: str, record: Path) -> Lease:
-    """That of a run that was begun. Raises Busy where its holder gives a sign of life, or another process is quicker."""
+    """That of a run that was begun.
+    Raises Busy where its holder gives a sign of life, or another process is quicker."""
     holder = _tags(run_id).get(OWNER, "")
     known = record.read_text() if record.is_file() else ""
     if holder not in ("", known):
@@ -168,7 +172,8 @@ def is_alive(run_id: str) -> bool:
 def busy(run_id: str) -> Busy:
     """What to raise where another process has the run."""
     return Busy(
-        f"another process is running this with the same settings and data: {_who(_tags(run_id).get(OWNER))} (run {run_id})",
+        f"another process is running this with the same settings and data: {_who(_tags(run_id).get(OWNER))} "
+        f"(run {run_id})",
         lambda: _wait_while_alive(run_id),
     )
 
@@ -179,7 +184,8 @@ def _wait_while_alive(run_id: str) -> None:
 
 
 def _leave(run_id: str) -> None:
-    """Else MLflow ends an active run as finished when the process ends. No public function of it forgets one."""
+    """Else MLflow ends an active run as finished when the process ends.
+    No public function of it forgets one."""
     stack = _active_run_stack.get()
     stack[:] = [run for run in stack if run.info.run_id != run_id]
 

@@ -207,7 +207,7 @@ def test_main_trains_from_what_was_pre_trained_before(
 def test_main_pre_trains_on_audioset_or_takes_what_was_and_says_how_to_do_both(tmp_path: Path) -> None:
     scenes = str(write_cochlscene(tmp_path / "CochlScene", scenes=("Bus",), seconds=0.01))
     wrong = {
-        r"audioset.root is .*/CochlScene, where there is no AudioSet .*. To pre-train on scenes run": MainConfig(
+        "audioset.root is .*/CochlScene, where there is no AudioSet .*. To pre-train on scenes": MainConfig(
             audioset=AudioSetConfig(scenes)
         ),
         "audioset.root is .*, pretrain_run is 0123: give one of them": MainConfig(
