@@ -3,12 +3,14 @@ what has finished with the same settings is not run again."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, is_dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import mlflow
 
 from adaptf.compression.complexity import clip_complexity, over_budget
 from adaptf.data.clips import UNKNOWN
+from adaptf.data.sets.audioset import is_audioset
 from adaptf.errors import UserError, in_section
 from adaptf.mlproject.distill import DISTILL, DistillConfig
 from adaptf.mlproject.evaluate import EVALUATE, MEANINGS, SETTINGS, EvaluateConfig, origin_of_teachers
@@ -33,6 +35,7 @@ from adaptf.pipeline.config import (
     TrainerConfig,
     path_field,
     upstream_fields,
+    upstream_model,
 )
 from adaptf.pipeline.dataset import PreparedData, load_prepared, load_tested
 from adaptf.pipeline.prediction_files import read_predictions
@@ -42,7 +45,7 @@ from adaptf.pipeline.stage import Stage, execute
 from adaptf.pipeline.students import student_description
 from adaptf.reports.evaluation_report import report
 from adaptf.tracking import runs
-from adaptf.tracking.runs import LATEST, NONE, Result, StageRun
+from adaptf.tracking.runs import NONE, Result, StageRun
 
 EVALUATED = {
     "train_run": "train",
@@ -58,7 +61,7 @@ class AudioSetConfig:
     """Where AudioSet lies, for pre-training."""
 
     root: str = path_field(NONE)
-    """Folder of AudioSet; `none`: training starts from scratch."""
+    """Folder of AudioSet; `none`: training starts from pretrain_run, or from scratch."""
 
 
 @dataclass(frozen=True)
@@ -67,6 +70,9 @@ class MainConfig:
 
     data: DataConfig = DataConfig()
     audioset: AudioSetConfig = AudioSetConfig()
+    pretrain_run: str = upstream_model("pretrain", optional=True, default=NONE)
+    """Run of `pretrain`, or a checkpoint file, from which training starts; `none`: pre-training is done here,
+    where audioset.root is given."""
     mel: MelConfig = MelConfig()
     model: ModelConfig = ModelConfig()
     trainer: TrainerConfig = TrainerConfig()
@@ -117,16 +123,16 @@ def main(config: MainConfig, run: StageRun) -> Result:
     data = load_tested(run, scenes)  # it ends with tables of the test clips
     check_training_devices(config, data.training_devices)
     check_published(config, data)
-    pretrained = NONE
-    if config.audioset.root == NONE:
+    pretrained = config.pretrain_run
+    if config.audioset.root != NONE:
+        audioset = prepared(config.audioset.root, "prepare AudioSet")
+        pretrained = step(PRETRAIN, replace(config.pretrain, prepare_run=audioset))
+    elif pretrained == NONE:
         print(
             "\nNo AudioSet folder is given (audioset.root): there is no pre-training, train starts from "
             "scratch",
             flush=True,
         )
-    else:
-        audioset = prepared(config.audioset.root, "prepare AudioSet")
-        pretrained = step(PRETRAIN, replace(config.pretrain, prepare_run=audioset))
     trained = step(TRAIN, replace(config.train, prepare_run=scenes, pretrain_run=pretrained))
     taught_by = ",".join(
         step(TEACHER, replace(each, prepare_run=scenes), what=f"teacher {each.kind}")
@@ -272,12 +278,29 @@ def check(config: MainConfig) -> None:
             "repeat and seeds don't go together: the seeds share pre-training and teachers, which repeat "
             "makes anew"
         )
+    check_pretraining(config)
     check_refits(config)
     for stage, settings in stages_to_run(config):
         with in_section(stage.name):
             stage.check(settings)
     check_size(config)
     check_wiring(config)
+
+
+def check_pretraining(config: MainConfig) -> None:
+    """Raises UserError where AudioSet's folder holds none, or is given beside what is pre-trained already."""
+    root, ready = config.audioset.root, config.pretrain_run
+    if NONE not in (root, ready):
+        raise UserError(
+            f"audioset.root is {root}, pretrain_run is {ready}: give one of them. To pre-train on one data "
+            "set after the other run the stage pretrain for each"
+        )
+    if root != NONE and not is_audioset(Path(root)):
+        raise UserError(
+            f"audioset.root is {root}, where there is no AudioSet (balanced_train_segments.csv). To "
+            "pre-train on scenes run prepare and pretrain on them, and give main the run of pretrain as "
+            "pretrain_run"
+        )
 
 
 def check_refits(config: MainConfig) -> None:
@@ -319,12 +342,13 @@ def check_wiring(config: MainConfig) -> None:
         for one in fields(config)
         if is_dataclass(getattr(config, one.name))
     }
-    given = {
-        f"{name}.{one.name}": getattr(section, one.name)
+    named = [
+        f"{name}.{one.name}"
         for name, section in sections.items()
         for one in upstream_fields(section)
-    }
-    if named := [name for name, value in given.items() if value != LATEST]:
+        if getattr(section, one.name) != one.default
+    ]
+    if named:
         stage = named[0].partition(".")[0]
         raise UserError(
             f"main gives every stage the runs of those before it: leave out {', '.join(named)}, or run the "

@@ -21,7 +21,15 @@ from adaptf.data.sets.download import DEVELOPMENT_RECORD, download_record
 from adaptf.data.sets.findings import check_leaks, is_silent
 from adaptf.demo.data_sets import is_demo
 from adaptf.files import writable_folder
-from adaptf.pipeline.artifacts import CLIPS, DATA, DATA_KIND, DATASET, SCENES_KIND, TRAINING_CLIPS
+from adaptf.pipeline.artifacts import (
+    CLIPS,
+    DATA,
+    DATA_KIND,
+    DATASET,
+    SCENES_KIND,
+    TO_PRETRAIN,
+    TRAINING_CLIPS,
+)
 from adaptf.pipeline.config import DataConfig, aside
 from adaptf.pipeline.sources import FoundData, find_data
 from adaptf.pipeline.stage import Stage
@@ -121,7 +129,7 @@ def prepare(config: PrepareConfig, run: StageRun) -> Result:
         }
         | {f"found/{finding.name.replace(' ', '_')}": len(finding.files) for finding in report.all_findings},
         files={DATA: folder, **files},
-        tags={DATA_KIND: source.kind, DATA_DIGEST: data_set.digest},
+        tags={DATA_KIND: TO_PRETRAIN if source.to_pretrain else source.kind, DATA_DIGEST: data_set.digest},
         data_sets=[data_set],
         note=as_markdown(report),
         summary=as_text(report),
@@ -129,8 +137,10 @@ def prepare(config: PrepareConfig, run: StageRun) -> Result:
 
 
 def usable_clips(source: FoundData, cached: pd.DataFrame) -> Usable:
-    """Raises DataError for files that are no audio or have a wrong length,
-    and for splits that are not apart."""
+    """Raises DataError for files that are no audio or have a wrong length, and for splits that are not apart.
+
+    From published lists to pre-train on, where validation only chooses, what is not apart is left out.
+    """
     table = source.table.assign(key=cached["key"].to_numpy())
     bad = (cached["problem"] != "").to_numpy()
     problems = [
@@ -146,20 +156,28 @@ def usable_clips(source: FoundData, cached: pd.DataFrame) -> Usable:
         seconds=cached["samples"] / source.format.sample_rate
     )
     notes = tuple(source.notes)
-    if source.kind == SCENES_KIND:
+    if source.kind == SCENES_KIND and not source.to_pretrain:
         check_leaks(
             table, silent=is_silent(levels), cut_by_file=source.cut_by_file, source=str(source.audio_root)
         )
     else:
-        learned = set(table["key"][table["split"] == TRAIN])
-        copies = ((table["split"] == VALIDATION) & table["key"].isin(learned)).to_numpy()
-        table, levels = table[~copies].reset_index(drop=True), levels[~copies].reset_index(drop=True)
-        notes += (
-            f"{copies.sum()} validation clips left out whose audio is among the training clips",
-        ) * bool(copies.any())
+        known = validation_learnt(table)
+        table, levels = table[~known].reset_index(drop=True), levels[~known].reset_index(drop=True)
+        notes += (f"{known.sum()} validation clips left out whose audio or place is trained on",) * bool(
+            known.any()
+        )
     if table.empty:
         raise DataError(f"none of the {len(bad)} files of {source.audio_root} is readable as audio")
     return Usable(table, levels, tuple(problems), notes)
+
+
+def validation_learnt(table: pd.DataFrame) -> NDArray[np.bool_]:
+    """(clips,) validation clips whose audio, or whose place where one is told, training clips have too."""
+    learnt = table[table["split"] == TRAIN]
+    known = table["key"].isin(learnt["key"])
+    if "location" in table:
+        known |= table["location"].isin(learnt["location"]) & (table["location"] != "")
+    return (known & (table["split"] == VALIDATION)).to_numpy()
 
 
 def wrong_lengths(source: FoundData, cached: pd.DataFrame, names: pd.Series) -> list[str]:

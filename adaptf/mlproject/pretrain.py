@@ -1,31 +1,42 @@
-"""Stage `pretrain`: TF-SepNet learns AudioSet's labels."""
+"""Stage `pretrain`: the student learns AudioSet's labels, or scenes other than those that it is for."""
 
 from dataclasses import dataclass
 
 from adaptf.data.clips import TRAIN, VALIDATION
 from adaptf.models.classifier import build_classifier
-from adaptf.pipeline.artifacts import AUDIOSET_KIND, BEST_PRECISION, DATA_KIND
+from adaptf.pipeline.artifacts import AUDIOSET_KIND, DATA_KIND, SCENES_KIND
 from adaptf.pipeline.checks import check_training
-from adaptf.pipeline.config import AugmentConfig, MelConfig, ModelConfig, OptimConfig, TrainerConfig, upstream
+from adaptf.pipeline.config import (
+    AugmentConfig,
+    MelConfig,
+    ModelConfig,
+    OptimConfig,
+    TrainerConfig,
+    upstream,
+    upstream_model,
+)
 from adaptf.pipeline.dataset import load_prepared
 from adaptf.pipeline.fitting import Recipe, fitted_result, train_classifier
-from adaptf.pipeline.objectives import LABELS
+from adaptf.pipeline.objectives import OBJECTIVES
+from adaptf.pipeline.pretrained import start_from
 from adaptf.pipeline.ranges import POSITIVE, within
 from adaptf.pipeline.run_names import told
 from adaptf.pipeline.stage import Stage
 from adaptf.pipeline.students import student_description
-from adaptf.tracking.runs import Result, StageRun
+from adaptf.tracking.runs import NONE, Result, StageRun
 
 
 @dataclass(frozen=True)
 class PretrainConfig:
-    """Pre-trains TF-SepNet on AudioSet's labels (several per clip)."""
+    """Pre-trains the student on AudioSet's labels (several per clip) or on other scenes (one per clip)."""
 
     prepare_run: str = upstream("prepare", **{DATA_KIND: AUDIOSET_KIND})
-    """Run of `prepare` that holds AudioSet."""
+    """Run of `prepare` that holds AudioSet, of which `latest` means the newest; scenes are named by id."""
+    pretrain_run: str = upstream_model("pretrain", optional=True, default=NONE)
+    """Run of `pretrain` on other data, or a checkpoint file, to start from; `none` starts from scratch."""
     sample_seconds: float = within(POSITIVE, 1.0)
-    """Seconds of a clip that a training sample takes, drawn anew each time;
-    for validation they are the middle."""
+    """Seconds of an AudioSet clip that a training sample takes, drawn anew each time; for validation they are
+    the middle. Clips of scenes are taken whole."""
     mel: MelConfig = MelConfig()
     model: ModelConfig = ModelConfig()
     augment: AugmentConfig = AugmentConfig(dir_devices=(), mixstyle_p=0.0, mixup_alpha=0.0)
@@ -40,18 +51,21 @@ class PretrainConfig:
 
 
 def pretrain(config: PretrainConfig, run: StageRun) -> Result:
-    """Mean average precision on clips that were cut out chooses the checkpoint; d-prime is told beside it."""
-    data = load_prepared(run, config.prepare_run, kind=AUDIOSET_KIND)
+    """Validation clips choose the checkpoint, of labels by mean average precision, of scenes by accuracy."""
+    data = load_prepared(run, config.prepare_run, kind=None)
+    classifier = build_classifier(student_description(data.classes, config.mel, config.model))
+    origin = start_from(classifier, run, config.pretrain_run, data)
     fitted = train_classifier(
-        build_classifier(student_description(data.classes, config.mel, config.model)),
+        classifier,
         run,
         data,
         Recipe(config.augment, config.optim, config.trainer, config.seed),
-        LABELS,
+        OBJECTIVES[data.kind],
         train=data.clips(TRAIN, sample_seconds=config.sample_seconds),
         validation=data.clips(VALIDATION, sample_seconds=config.sample_seconds),
     )
-    return fitted_result(run, fitted, note=f"{len(data.classes)} AudioSet labels.")
+    learnt = "scenes" if data.kind == SCENES_KIND else "AudioSet labels"
+    return fitted_result(run, fitted, note=f"{len(data.classes)} {learnt}. {origin}")
 
 
 PRETRAIN = Stage(
@@ -60,7 +74,7 @@ PRETRAIN = Stage(
     config=PretrainConfig,
     check=check_training,
     words=lambda config: told(config, "DIR", "lr"),
-    score=BEST_PRECISION,
+    score="best/",
 )
 
 

@@ -3,10 +3,8 @@
 from dataclasses import dataclass
 
 from adaptf.data.clips import VALIDATION
-from adaptf.models.checkpoint import initialise_from
 from adaptf.models.classifier import build_classifier
 from adaptf.pipeline.artifacts import BEST_ACCURACY, DATA_KIND, SCENES_KIND
-from adaptf.pipeline.checkpoints import checkpoint_of
 from adaptf.pipeline.checks import check_training
 from adaptf.pipeline.config import (
     AugmentConfig,
@@ -20,12 +18,13 @@ from adaptf.pipeline.config import (
 from adaptf.pipeline.dataset import load_prepared
 from adaptf.pipeline.fitting import Recipe, fitted_result, train_classifier
 from adaptf.pipeline.objectives import SCENES
+from adaptf.pipeline.pretrained import start_from
 from adaptf.pipeline.refit import as_refit, learnt_splits
 from adaptf.pipeline.run_names import told
 from adaptf.pipeline.stage import Stage
 from adaptf.pipeline.students import student_description
 from adaptf.pipeline.validation import TRAINED, predict_validation, with_validation_tables
-from adaptf.tracking.runs import NONE, Result, StageRun, is_process_zero
+from adaptf.tracking.runs import Result, StageRun, is_process_zero
 
 
 @dataclass(frozen=True)
@@ -56,11 +55,7 @@ def train(config: TrainConfig, run: StageRun) -> Result:
     """Macro-average accuracy on validation clips chooses the checkpoint; of a refit the last is taken."""
     data = load_prepared(run, config.prepare_run, kind=SCENES_KIND)
     classifier = build_classifier(student_description(data.classes, config.mel, config.model))
-    origin = "From scratch."
-    if config.pretrain_run != NONE:
-        loaded = initialise_from(classifier, checkpoint_of(run, config.pretrain_run))
-        origin = f"From {config.pretrain_run}:\n{loaded}"
-    print(origin, flush=True)
+    origin = start_from(classifier, run, config.pretrain_run, data)
     fitted = train_classifier(
         classifier,
         run,

@@ -12,8 +12,8 @@ from adaptf.tracking.runs import StageRun
 
 # prepare
 DATA_KIND = "adaptf.data"
-"""Tag: scenes or audioset."""
-SCENES_KIND, AUDIOSET_KIND = "scenes", "audioset"
+"""Tag: scenes, audioset, or scenes of a data set to pre-train on."""
+SCENES_KIND, AUDIOSET_KIND, TO_PRETRAIN = "scenes", "audioset", "scenes to pre-train on"
 DATA, DATASET, CLIPS = "data", "dataset.json", "clips.parquet"
 """Artifact folder, and what it holds: the data set's description and its clip table."""
 TRAINING_CLIPS = "clips/train"

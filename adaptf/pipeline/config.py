@@ -45,9 +45,9 @@ def upstream_optional(stage: str) -> str:
     return field(default=LATEST, metadata={"stage": stage, "tags": {}, "optional": True})
 
 
-def upstream_model(stage: str, *, files: Files = "one", optional: bool = False) -> str:
+def upstream_model(stage: str, *, files: Files = "one", optional: bool = False, default: str = LATEST) -> str:
     """A field that names the run of another stage, or checkpoint files; `optional`: or `none`."""
-    return field(default=LATEST, metadata={"stage": stage, "tags": {}, "files": files, "optional": optional})
+    return field(default=default, metadata={"stage": stage, "tags": {}, "files": files, "optional": optional})
 
 
 def upstream_each(stage: str, tag: str, *, optional: bool = False) -> str:
@@ -120,8 +120,8 @@ class DataConfig:
     """The clips."""
 
     root: str = path_field(NONE)
-    """Folder of TAU Urban Acoustic Scenes 2022 Mobile, of AudioSet, or a CSV file with filename,
-    scene, device."""
+    """Folder of TAU Urban Acoustic Scenes 2022 Mobile, of AudioSet or of CochlScene, or a CSV file with
+    filename, scene, device."""
     train_split: TrainSplit = "25"
     """Percent of TAU's training clips, one of the official splits. The challenge allows 25 and less."""
     challenge: bool = True

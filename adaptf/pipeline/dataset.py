@@ -82,9 +82,12 @@ def _label_targets(labels: pd.Series, classes: int) -> np.ndarray:
     return targets
 
 
-def load_prepared(run: StageRun, prepare_run: str, *, kind: str) -> PreparedData:
+def load_prepared(run: StageRun, prepare_run: str, *, kind: str | None) -> PreparedData:
     """The data set of a `prepare` run, noted as the run's input;
-    its cache is made where this machine does not have it."""
+    its cache is made where this machine does not have it.
+
+    Raises UpstreamError where it is not of the `kind`; None takes any.
+    """
     data, described = run.shared.once(
         ("prepared", prepare_run, kind), lambda: _read_prepared(run, prepare_run, kind)
     )
@@ -104,16 +107,16 @@ def load_tested(run: StageRun, prepare_run: str) -> PreparedData:
     return data
 
 
-def _read_prepared(run: StageRun, prepare_run: str, kind: str) -> tuple[PreparedData, UsedData]:
+def _read_prepared(run: StageRun, prepare_run: str, kind: str | None) -> tuple[PreparedData, UsedData]:
     folder = run.download(prepare_run, DATA)
     stored: dict[str, Any] = json.loads((folder / DATASET).read_text())
-    if stored["kind"] != kind:
+    if kind not in (None, stored["kind"]):
         raise UpstreamError(
             f"prepare run {prepare_run} holds data of kind '{stored['kind']}', '{kind}' is needed"
         )
     table = read_table(folder / CLIPS)
     data = PreparedData(
-        kind=kind,
+        kind=stored["kind"],
         table=table,
         classes=tuple(stored["classes"]),
         devices=tuple(stored["devices"]),

@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from adaptf.evaluation.scores import Score
+from adaptf.pipeline.artifacts import AUDIOSET_KIND, SCENES_KIND
 from adaptf.training.augmentation import MixedTeachers
 from adaptf.training.losses import cross_entropy, multi_label_loss
 from adaptf.training.metrics import MacroAccuracy, MeanAveragePrecision, MeanDPrime
@@ -42,3 +43,5 @@ def _label_measures(classes: int, devices: int, score: Score) -> dict[str, Measu
 
 SCENES = Objective(lambda logits, labels: {"loss": cross_entropy(logits, labels.targets)}, scene_measures)
 LABELS = Objective(lambda logits, labels: {"loss": multi_label_loss(logits, labels.targets)}, _label_measures)
+OBJECTIVES = {SCENES_KIND: SCENES, AUDIOSET_KIND: LABELS}
+"""By the kind of data: a clip has one scene, or several labels."""

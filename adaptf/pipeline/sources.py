@@ -36,6 +36,8 @@ class FoundData:
     """Whether files that are no audio are normal, as they are among thousands of downloads."""
     cut_by_file: frozenset[str] = frozenset()
     """Scenes of which files were cut out of places that are trained on."""
+    to_pretrain: bool = False
+    """Whether they are scenes of a data set to pre-train on."""
     missing: tuple[str, ...] = ()
     notes: Sequence[str] = ()
 
@@ -51,7 +53,8 @@ def find_data(config: DataConfig) -> FoundData:
     if config.root == "none" or not root.exists():
         raise UserError(
             f"data.root is '{config.root}', which does not exist: give the folder of TAU 2022 Mobile, of "
-            f"AudioSet, or a CSV file with filename, scene, device, as in -P data.root=/data/TAU-2022"
+            "AudioSet, of CochlScene, or a CSV file with filename, scene, device, as in "
+            "-P data.root=/data/TAU-2022"
         )
     return _audioset(root, config) if is_audioset(root) else _scenes(root, config)
 
@@ -81,6 +84,7 @@ def _scenes(root: Path, config: DataConfig) -> FoundData:
         audio_root=audio_root(root),
         exact_length=not clips.any_length,
         cut_by_file=clips.cut_by_file,
+        to_pretrain=clips.to_pretrain,
         notes=notes,
     )
 

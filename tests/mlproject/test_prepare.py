@@ -11,6 +11,7 @@ import pandas as pd
 import pytest
 import soundfile
 import torch
+from fixtures.noise_data import write_cochlscene
 
 from adaptf.data import hashes
 from adaptf.data.decode import decode
@@ -246,6 +247,23 @@ def test_audioset_counts_and_leaves_out_what_is_missing_or_broken(
     assert findings["missing"] == "video000000"
     assert findings["unreadable"].startswith("audio/video000001.wav: not readable as audio")
     assert len(json.loads(artifact(run_id, "data/dataset.json").read_text())["classes"]) == 527
+
+
+def test_of_lists_to_pre_train_on_validation_clips_that_are_not_apart_are_left_out(
+    environment: dict[str, str], tmp_path: Path
+) -> None:
+    root = write_cochlscene(tmp_path / "CochlScene")
+    shutil.copy(next((root / "Train/Bus").iterdir()), root / "Val/Bus/Bus_user0009_14897259_000.wav")
+    noise(root / "Val/Cafe/Cafe_user0000_14897250_007.wav", 2.0, seed=1)  # a recording that is trained on
+    run_id = run_prepare(environment, tmp_path, root)
+    assert mlflow.get_run(run_id).data.tags["adaptf.data"] == "scenes to pre-train on"
+    table = pd.read_parquet(artifact(run_id, "data/clips.parquet"))
+    assert table.groupby(["split", "scene"]).size().to_dict() == {
+        (split, scene): 4 if split == "train" else 2
+        for split in ("train", "validation", "test")
+        for scene in ("Bus", "Cafe", "Park")
+    }
+    assert "4 validation clips left out whose audio" in artifact(run_id, "report/report.txt").read_text()
 
 
 def test_a_training_sample_takes_as_many_seconds_of_an_audioset_clip_as_asked(

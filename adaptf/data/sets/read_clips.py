@@ -9,6 +9,7 @@ import pandas as pd
 
 from adaptf.data.clips import COLUMNS, TEST, VALIDATION, check_clips
 from adaptf.data.errors import DataError
+from adaptf.data.sets.cochlscene import is_cochlscene, read_cochlscene
 from adaptf.data.sets.csv_table import read_csv_table
 from adaptf.data.sets.split import cut_by_file, cut_by_location
 from adaptf.data.sets.tau import TrainSplit, check_challenge_rule, is_tau, read_tau
@@ -28,6 +29,8 @@ class _SceneClips:
     """What a user should know of how the tables were read."""
     cut_by_file: frozenset[str] = frozenset()
     """Scenes of which files were cut out of places that are trained on."""
+    to_pretrain: bool = False
+    """As of the data set."""
 
 
 @dataclass(frozen=True)
@@ -53,6 +56,8 @@ class DataSet:
     parts for testing and validation are cut out later. Raises DataError for what can't be read."""
     any_length: bool = False
     """Whether files may be longer or shorter than a clip, into which they are cut."""
+    to_pretrain: bool = False
+    """Whether it is one to pre-train on, which `latest` never means where a stage takes the scenes."""
 
 
 def without_rules(
@@ -77,6 +82,13 @@ def _read_tau(root: Path, rules: _TauRules) -> tuple[pd.DataFrame, tuple[str, ..
 
 DATA_SETS: tuple[DataSet, ...] = (
     DataSet("a TAU 2022 folder (meta.csv, evaluation_setup/, audio/)", is_tau, _read_tau),
+    DataSet(
+        "a CochlScene folder (Train/, Val/, Test/)",
+        is_cochlscene,
+        lambda root, _: read_cochlscene(root),
+        any_length=True,
+        to_pretrain=True,
+    ),
     DataSet(
         "a CSV file with the columns filename, scene, device",
         Path.is_file,
@@ -123,6 +135,7 @@ def read_clips(
         any_length=kind.any_length,
         notes=notes,
         cut_by_file=frozenset(of_few_places),
+        to_pretrain=kind.to_pretrain,
     )
 
 
