@@ -17,9 +17,9 @@ from adaptf.data.clip_set import ClipSet
 from adaptf.data.clips import TRAIN, VALIDATION
 from adaptf.data.embeddings import cached_embeddings
 from adaptf.data.teacher_logits import TeacherLogits, write_teacher_logits
+from adaptf.errors import UserError
 from adaptf.evaluation.predict import inference_device, predict_logits
 from adaptf.evaluation.scores import prediction_table
-from adaptf.errors import UserError
 from adaptf.files import sha256_of
 from adaptf.models.checkpoint import load_classifier, load_network_weights, save_classifier
 from adaptf.models.classifier import Classifier, ModelDescription
@@ -126,7 +126,9 @@ def start(config: TeacherConfig) -> tuple[Teacher, str]:
     if not wanted.from_file or file != NONE:
         return wanted, file
     if wanted.file_option == Teacher.file_option:
-        raise UserError(f"file is '{NONE}': {config.kind} starts from pre-trained weights, so it should name them")
+        raise UserError(
+            f"file is '{NONE}': {config.kind} starts from pre-trained weights, so it should name them"
+        )
     return find_teacher(SMALL_CNN), file
 
 

@@ -62,9 +62,7 @@ def test_a_spectrogram_transformer_teaches_a_student_beside_another_teacher(
     assert not any(name.startswith("classifier.features.") for name in learnt)
     small = execute(TEACHER, replace(config, kind="small_cnn"))
     trained = execute(TRAIN, train_config)
-    distilled = execute(
-        DISTILL, replace(distill_config, train_run=trained, teacher_runs=f"{taught},{small}")
-    )
+    distilled = execute(DISTILL, replace(distill_config, train_run=trained, teacher_runs=f"{taught},{small}"))
     note = mlflow.get_run(distilled).data.tags["mlflow.note.content"]
     assert "transformers (transformers), small_cnn (small_cnn)" in note
     assert np.isfinite(mlflow.get_run(distilled).data.metrics["train/distillation_loss"])
@@ -86,7 +84,9 @@ def test_a_file_that_can_not_be_used_is_refused_before_a_run_begins(
         execute(TEACHER, replace(config, file=file))
     assert len(mlflow.search_runs(**query)) == before
     with pytest.raises(UserError, match=said):
-        files_read_by_main(MainConfig(teacher_kinds=("small_cnn", "transformers"), teacher=TeacherConfig(file=file)))
+        files_read_by_main(
+            MainConfig(teacher_kinds=("small_cnn", "transformers"), teacher=TeacherConfig(file=file))
+        )
 
 
 def test_other_weights_in_the_folder_are_another_teacher(ast_folder: Path, folder: Path) -> None:
