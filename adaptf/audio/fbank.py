@@ -1,5 +1,5 @@
-"""The input features of BEATs:
-Kaldi's log filterbank energies, on whole batches and on the device of the waveform."""
+"""The input features of BEATs and of spectrogram transformers: Kaldi's log filterbank energies, on whole
+batches and on the device of the waveform."""
 
 import torch
 from torch import Tensor, nn
@@ -24,23 +24,34 @@ MEAN, STD = 15.41663, 6.55582
 
 class Fbank(nn.Module):
     """Waveform (batch, samples) at 16 kHz in [-1,
-    1] -> normalized log filterbank energies (batch, frames, 128).
+    1] -> normalized log filterbank energies (batch, frames, bands).
 
     Frames of 25 ms every 10 ms, none of them reaching over the end: 16,000 samples give 98. The operations
-    and their rounding are those of torchaudio.compliance.kaldi.fbank, which takes one clip at a time. Raises
-    ValueError where the waveform has another number of axes or is shorter than one frame.
+    and their rounding are those of torchaudio.compliance.kaldi.fbank, which takes one clip at a time. The
+    defaults are those of BEATs: other networks take the samples times another `scale`, and a Hann window
+    raised to another power. Raises ValueError where the waveform has another number of axes or is shorter
+    than one frame.
     """
 
     window: Tensor
     filters: Tensor
 
-    def __init__(self) -> None:
+    def __init__(
+        self,
+        *,
+        bands: int = BANDS,
+        scale: float = _FULL_SCALE,
+        window_exponent: float = _POVEY_EXPONENT,
+        mean: float = MEAN,
+        std: float = STD,
+    ) -> None:
         super().__init__()
+        self.scale, self.mean, self.std = scale, mean, std
         # Rounded as torchaudio rounds it: bands without energy hold what an FFT makes of the last bits of its
         # input.
-        window = torch.hann_window(_WINDOW_SAMPLES, periodic=False, dtype=torch.float32).pow(_POVEY_EXPONENT)
+        window = torch.hann_window(_WINDOW_SAMPLES, periodic=False, dtype=torch.float32).pow(window_exponent)
         filters = kaldi_mel_filterbank(
-            BANDS, n_fft=_N_FFT, sample_rate=SAMPLE_RATE, low_hz=_LOW_HZ, high_hz=SAMPLE_RATE / 2
+            bands, n_fft=_N_FFT, sample_rate=SAMPLE_RATE, low_hz=_LOW_HZ, high_hz=SAMPLE_RATE / 2
         )
         self.register_buffer("window", window, persistent=False)
         self.register_buffer("filters", filters, persistent=False)
@@ -51,10 +62,10 @@ class Fbank(nn.Module):
                 f"waveform should be (batch, samples) with at least {_WINDOW_SAMPLES} samples (25 ms at 16 "
                 f"kHz), got {tuple(waveform.shape)}"
             )
-        frames = (waveform * _FULL_SCALE).unfold(1, _WINDOW_SAMPLES, _HOP_SAMPLES)  # [b, frames, window]
+        frames = (waveform * self.scale).unfold(1, _WINDOW_SAMPLES, _HOP_SAMPLES)  # [b, frames, window]
         frames = frames - frames.mean(dim=2, keepdim=True)
         # Kaldi filters each frame on its own: the first sample stands in for the one before it.
         before = torch.cat([frames[:, :, :1], frames[:, :, :-1]], dim=2)
         spectrum = torch.fft.rfft((frames - _PREEMPHASIS * before) * self.window, n=_N_FFT)
         energies = spectrum.abs().square() @ self.filters.T  # [b, frames, bands]
-        return (energies.clamp_min(FLOOR).log() - MEAN) / (2 * STD)
+        return (energies.clamp_min(FLOOR).log() - self.mean) / (2 * self.std)

@@ -17,6 +17,7 @@ from adaptf.data.clip_set import ClipSet
 from adaptf.data.clips import TRAIN, VALIDATION
 from adaptf.data.embeddings import cached_embeddings
 from adaptf.data.teacher_logits import TeacherLogits, write_teacher_logits
+from adaptf.errors import UserError
 from adaptf.evaluation.predict import inference_device, predict_logits
 from adaptf.evaluation.scores import prediction_table
 from adaptf.files import sha256_of
@@ -40,6 +41,7 @@ from adaptf.pipeline.config import (
     MelConfig,
     OptimConfig,
     TrainerConfig,
+    file_or_name,
     path_field,
     upstream,
 )
@@ -89,8 +91,9 @@ class TeacherConfig:
 
     kind: str = "ssl"
     """ssl: all of BEATs_iter3_plus_AS2M. ssl_sl: all of ..._finetuned_on_AS2M_cpt2. ssl_frozen: the
-    classifier of the first. small_cnn: the small teacher. published: none is trained, its logits are in a
-    file. Or another one of adaptf/models/teachers/registry.py."""
+    classifier of the first. transformers: all of an audio classifier of that library, named by `file`.
+    small_cnn: the small teacher. published: none is trained, its logits are in a file. Or another one of
+    adaptf/models/teachers/registry.py."""
     prepare_run: str = upstream("prepare", **{DATA_KIND: SCENES_KIND})
     """Run of `prepare` that holds the scenes."""
     beats_ssl_file: str = path_field(NONE)
@@ -98,8 +101,9 @@ class TeacherConfig:
     beats_ssl_sl_file: str = path_field(NONE)
     """BEATs_iter3_plus_AS2M_finetuned_on_AS2M_cpt2.pt, for ssl_sl; `none`: the small teacher takes its
     place."""
-    file: str = path_field(NONE)
-    """Pre-trained weights of a teacher other than BEATs that starts from some."""
+    file: str = file_or_name(NONE)
+    """Pre-trained weights of a teacher other than BEATs that starts from some. Of transformers: a folder with
+    config.json, preprocessor_config.json and model.safetensors, or a name of the Hugging Face hub."""
     settings: dict[str, Any] = field(default_factory=dict)
     """What the network of a teacher takes beside the options here, as in {groups: 4}."""
     augment: AugmentConfig = AugmentConfig(dir_p=0.6, mixstyle_alpha=0.4, mixstyle_p=0.4, spec_mask_share=0.2)
@@ -124,11 +128,18 @@ class TeacherConfig:
 def start(config: TeacherConfig) -> tuple[Teacher, str]:
     """The teacher of this kind and the file that it starts from, `none` where it starts from scratch.
 
-    The small one takes the place of one whose file is not given. Raises UserError for an unknown kind.
+    The small one takes the place of BEATs whose file is not given. Raises UserError for an unknown kind, and
+    where another one has nothing to start from.
     """
     wanted = find_teacher(config.kind)
     file = getattr(config, wanted.file_option) if wanted.from_file else NONE
-    return (find_teacher(SMALL_CNN) if wanted.from_file and file == NONE else wanted), file
+    if not wanted.from_file or file != NONE:
+        return wanted, file
+    if wanted.file_option == Teacher.file_option:
+        raise UserError(
+            f"file is '{NONE}': {config.kind} starts from pre-trained weights, so it should name them"
+        )
+    return find_teacher(SMALL_CNN), file
 
 
 def network_kind(config: TeacherConfig) -> str:
@@ -141,8 +152,8 @@ def file_digest(config: TeacherConfig) -> str:
     if config.kind == PUBLISHED:
         return digest_of_published(config.published)
     fresh_network(config, classes=1)
-    _, file = start(config)
-    return NONE if file == NONE else sha256_of(Path(file))
+    chosen, file = start(config)
+    return NONE if file == NONE else digest(*(sha256_of(path) for path in chosen.files(file)))
 
 
 def teacher(config: TeacherConfig, run: StageRun) -> Result:
@@ -210,9 +221,9 @@ def fit_and_predict(
     """The checkpoints, and the best one's logits (learning clips, classes)."""
     chosen, _ = start(config)
     network, settings = fresh_network(config, classes=len(data.classes))
-    mel = asdict(config.small.mel) if chosen.features is LogMel else {}
-    description = ModelDescription(kind=chosen.name, classes=data.classes, features=mel, network=settings)
-    classifier = Classifier(description, chosen.features(**mel), network)
+    heard = asdict(config.small.mel) if chosen.features is LogMel else getattr(network, "hears", {})
+    description = ModelDescription(kind=chosen.name, classes=data.classes, features=heard, network=settings)
+    classifier = Classifier(description, chosen.features(**heard), network)
     if chosen.embedding_code and config.frozen.cache_embeddings:
         return on_embeddings(config, run, data, classifier)
     fitted = train_on_clips(config, run, data, classifier)

@@ -122,7 +122,8 @@ def test_a_student_and_settings_that_there_are_not_are_refused_at_once(
     [
         (
             {"kind": "toi"},
-            "there is no teacher 'toi', there are published, ssl, ssl_sl, ssl_frozen, small_cnn, toy",
+            "there is no teacher 'toi', there are published, ssl, ssl_sl, ssl_frozen, transformers, "
+            "small_cnn, toy",
         ),
         ({"kind": "toy", "settings": {"band": 3}}, "settings: there is no band, the network takes bands"),
     ],

@@ -1,8 +1,9 @@
 """The teachers: each network is a file in this folder, and each way to come by one a line in `TEACHERS`."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 
 from torch import nn
 
@@ -10,6 +11,8 @@ from adaptf.audio.logmel import LogMel
 from adaptf.errors import UserError
 from adaptf.models.teachers.beats import BeatsFeatures, embedding_code, rebuilt_beats
 from adaptf.models.teachers.beats_file import beats_from_file
+from adaptf.models.teachers.hugging_face import HuggingFaceFeatures, rebuilt_hugging_face
+from adaptf.models.teachers.hugging_face_file import files_read, hugging_face_from_file
 from adaptf.models.teachers.small_cnn import SmallCnnTeacher
 
 SMALL_CNN = "small_cnn"
@@ -34,14 +37,17 @@ class Teacher:
     network: Callable[..., nn.Module]
     """Features (batch, 1, bands, frames) -> logits (batch, classes). Also rebuilds it for a checkpoint."""
     features: Callable[..., nn.Module] = LogMel
-    """Waveform (batch, samples) -> features. Log-mels are as `small.mel` says, other features get no
-    arguments."""
+    """Waveform (batch, samples) -> features. Log-mels are as `small.mel` says, other features get what the
+    network's `hears` says, or no arguments where it has none."""
     from_file: Callable[..., nn.Module] | None = None
     """The network with the weights of a file, its first argument; `network` rebuilds it from its `settings`.
 
     Raises UserError for a file that is none of its kind: so the file is checked before anything begins."""
     file_option: str = "file"
-    """The option of the stage that names the file; where that is `none` the small teacher takes its place."""
+    """The option of the stage that names the file.
+    Where an own one is `none` the small teacher takes its place."""
+    files: Callable[[str], Sequence[Path]] = lambda file: [Path(file)]
+    """All files that `from_file` reads where it is given this one."""
     embedding_code: Callable[[], tuple[str, ...]] | None = None
     """For an encoder that does not learn, which has its own options (`frozen`): what decides embeddings
     beside the file.
@@ -60,6 +66,14 @@ TEACHERS = {
         from_file=partial(beats_from_file, finetuned=False, freeze_encoder=True),
         file_option="beats_ssl_file",
         embedding_code=embedding_code,
+    ),
+    "transformers": Teacher(
+        "transformers",
+        rebuilt_hugging_face,
+        HuggingFaceFeatures,
+        from_file=hugging_face_from_file,
+        files=files_read,
+        skips_weights=True,
     ),
     SMALL_CNN: Teacher(SMALL_CNN, SmallCnnTeacher),
 }
