@@ -120,7 +120,10 @@ def test_a_student_and_settings_that_there_are_not_are_refused_at_once(
 @pytest.mark.parametrize(
     ("settings", "said"),
     [
-        ({"kind": "toi"}, "there is no teacher 'toi', there are ssl, ssl_sl, ssl_frozen, small_cnn, toy"),
+        (
+            {"kind": "toi"},
+            "there is no teacher 'toi', there are ssl, ssl_sl, ssl_frozen, small_cnn, cp_resnet, toy",
+        ),
         ({"kind": "toy", "settings": {"band": 3}}, "settings: there is no band, the network takes bands"),
     ],
 )

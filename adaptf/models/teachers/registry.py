@@ -10,6 +10,7 @@ from adaptf.audio.logmel import LogMel
 from adaptf.errors import UserError
 from adaptf.models.teachers.beats import BeatsFeatures, embedding_code, rebuilt_beats
 from adaptf.models.teachers.beats_file import beats_from_file
+from adaptf.models.teachers.cp_resnet import CpResNet
 from adaptf.models.teachers.small_cnn import SmallCnnTeacher
 
 SMALL_CNN = "small_cnn"
@@ -60,6 +61,7 @@ TEACHERS = {
         embedding_code=embedding_code,
     ),
     SMALL_CNN: Teacher(SMALL_CNN, SmallCnnTeacher),
+    "cp_resnet": Teacher("cp_resnet", CpResNet),
 }
 
 
