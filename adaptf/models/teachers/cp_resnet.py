@@ -1,4 +1,5 @@
-"""CP-ResNet as a teacher: a residual CNN of a receptive field that is held small (Koutini et al., EUSIPCO 2019)."""
+"""CP-ResNet as a teacher: a residual CNN that hears no more of a clip at once than is wanted (Koutini et al.,
+EUSIPCO 2019)."""
 
 import torch
 from torch import Tensor, nn
@@ -19,7 +20,7 @@ class CpResNet(nn.Module):
 
     `rho` of its convolutions are 3 x 3 beside the first, those behind them 1 x 1: so what a logit is averaged
     of hears 23, 31, 39, 55, 71, 87, 103 or 135 bands and frames for a rho from 0 to 7, and 32 more for each
-    further one. A field that is larger fits the training clips better and others worse.
+    further one. With too large a field it learns the training clips by heart (the paper).
 
     Raises ValueError where a setting or a shape does not fit, UserError for a rho that there is not.
     """
