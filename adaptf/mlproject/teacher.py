@@ -92,8 +92,8 @@ class TeacherConfig:
     kind: str = "ssl"
     """ssl: all of BEATs_iter3_plus_AS2M. ssl_sl: all of ..._finetuned_on_AS2M_cpt2. ssl_frozen: the
     classifier of the first. transformers: all of an audio classifier of that library, named by `file`.
-    small_cnn: the small teacher. published: none is trained, its logits are in a file. Or another one of
-    adaptf/models/teachers/registry.py."""
+    small_cnn: the small teacher, from scratch. cp_resnet: CP-ResNet, from scratch. published: none is
+    trained, its logits are in a file. Or another one of adaptf/models/teachers/registry.py."""
     prepare_run: str = upstream("prepare", **{DATA_KIND: SCENES_KIND})
     """Run of `prepare` that holds the scenes."""
     beats_ssl_file: str = path_field(NONE)

@@ -145,6 +145,15 @@ def test_distill_starts_from_the_trained_network_and_names_the_teacher(distilled
     assert "ssl (small_cnn)" in run.data.tags["mlflow.note.content"]
 
 
+def test_a_cp_resnet_teaches_a_student(
+    trained: str, teacher_config: TeacherConfig, distill_config: DistillConfig
+) -> None:
+    taught = execute(TEACHER, replace(teacher_config, kind="cp_resnet", settings={"rho": 2}))
+    assert "cp_resnet, trained from scratch." in mlflow.get_run(taught).data.tags["mlflow.note.content"]
+    distilled = execute(DISTILL, replace(distill_config, train_run=trained, teacher_runs=taught))
+    assert "cp_resnet (cp_resnet)" in mlflow.get_run(distilled).data.tags["mlflow.note.content"]
+
+
 def test_a_student_learns_in_training_mode(distilled: str, trained: str, checkpoint: Checkpoint) -> None:
     before, after = checkpoint(trained), checkpoint(distilled)
     statistics = [name for name in before if "classifier.network" in name and name.endswith("running_mean")]

@@ -123,7 +123,7 @@ def test_a_student_and_settings_that_there_are_not_are_refused_at_once(
         (
             {"kind": "toi"},
             "there is no teacher 'toi', there are published, ssl, ssl_sl, ssl_frozen, transformers, "
-            "small_cnn, toy",
+            "small_cnn, cp_resnet, toy",
         ),
         ({"kind": "toy", "settings": {"band": 3}}, "settings: there is no band, the network takes bands"),
     ],

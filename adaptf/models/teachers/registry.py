@@ -11,6 +11,7 @@ from adaptf.audio.logmel import LogMel
 from adaptf.errors import UserError
 from adaptf.models.teachers.beats import BeatsFeatures, embedding_code, rebuilt_beats
 from adaptf.models.teachers.beats_file import beats_from_file
+from adaptf.models.teachers.cp_resnet import CpResNet
 from adaptf.models.teachers.hugging_face import HuggingFaceFeatures, rebuilt_hugging_face
 from adaptf.models.teachers.hugging_face_file import files_read, hugging_face_from_file
 from adaptf.models.teachers.small_cnn import SmallCnnTeacher
@@ -76,6 +77,7 @@ TEACHERS = {
         skips_weights=True,
     ),
     SMALL_CNN: Teacher(SMALL_CNN, SmallCnnTeacher),
+    "cp_resnet": Teacher("cp_resnet", CpResNet),
 }
 
 
