@@ -10,7 +10,7 @@ from tempfile import TemporaryDirectory
 
 from jsonargparse import auto_cli, set_parsing_settings
 
-from adaptf.errors import UserError
+from adaptf.errors import UserError, without_passwords
 from adaptf.files import writable_folder
 from adaptf.paths import user_file_or_name, user_path
 from adaptf.serving.app import serve
@@ -92,7 +92,7 @@ def _kept_follower(asked: str, settings: Settings, kept: KeptVersions | None, er
             f"{asked} cannot be loaded ({error}), and its copy can't either: {damaged}"
         ) from error
     follower.from_kept[name] = found
-    log("kept", logging.WARNING, version=version, message=f"starts from its copy on disk: {error}")
+    log("kept", logging.WARNING, version=version, message=without_passwords(f"starts from its copy on disk: {error}"))
     return follower
 
 
