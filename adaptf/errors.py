@@ -5,11 +5,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 _PASSWORD = re.compile(r"(?<=//)([^/@:\s]*):\S*@|([?&](?:password|passwd|sslpassword)=)[^&\s]*")
-"""Of an address: behind its user, up to the last @ (MLflow's and SQLAlchemy's readings differ), or as a parameter."""
+"""Of an address: behind its user, up to the last @ (not all libraries agree on which), or as a parameter."""
 
 
 def without_passwords(text: str) -> str:
-    """A text for people, whose addresses (of stores, servers, databases) have lost their passwords and are else as they were."""
+    """A text as people may read it: addresses of servers and databases have lost their passwords."""
     return _PASSWORD.sub(lambda found: f"{found[1]}@" if found[2] is None else found[2], text)
 
 

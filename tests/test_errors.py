@@ -11,7 +11,10 @@ from adaptf.errors import SectionError, UserError, without_passwords
     [
         ("postgresql+psycopg2://me:secret@host/runs", "postgresql+psycopg2://me@host/runs"),
         ("postgresql://me:a/secret:@b@host:5432/runs", "postgresql://me@host:5432/runs"),
-        ("postgresql://host/runs?user=me&password=secret&a=b", "postgresql://host/runs?user=me&password=&a=b"),
+        (
+            "postgresql://host/runs?user=me&password=secret&a=b",
+            "postgresql://host/runs?user=me&password=&a=b",
+        ),
         ("https://me:secret@host:8443/mlflow", "https://me@host:8443/mlflow"),
         ("ftp://:secret@host", "ftp://@host"),
         ("postgres//me:secret@host/runs", "postgres//me@host/runs"),

@@ -34,9 +34,9 @@ def _interrupt(number: int, frame: FrameType | None) -> None:
 
 
 def last_words(interrupt: BaseException, say: Callable[[], object]) -> None:
-    """Says it where the server answers in what is left of the time; nothing of it stands in for the interrupt.
+    """Says it where the server answers in what is left of the time. No error of it hides the interrupt.
 
-    It is said by another thread, which knows no active run of MLflow's, and is left alone there when the time is over.
+    Another thread says it, to which MLflow has no active run, and is left alone when the time is over.
     """
     until = vars(interrupt).setdefault("until", time.monotonic() + LAST_SECONDS)
 

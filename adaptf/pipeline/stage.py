@@ -225,7 +225,9 @@ def _end_as_failed(run: StageRun, error: BaseException) -> None:
     except LeaseLost:
         pass  # whoever has the run now ends it
     except Exception as further:
-        logging.getLogger(__name__).warning("%s: could not note its failure: %s", run.name, without_passwords(str(further)))
+        logging.getLogger(__name__).warning(
+            "%s: could not note its failure: %s", run.name, without_passwords(str(further))
+        )
 
 
 def _traceback_of(error: BaseException) -> str:

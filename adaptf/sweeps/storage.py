@@ -128,6 +128,4 @@ def _database_errors(url: str) -> Iterator[None]:
                 f"sweep.storage '{url}' is neither '{BESIDE}' nor the URL of a database such as "
                 "postgresql+psycopg2://user@host/database"
             ) from None
-        raise UserError(
-            f"sweep.storage {url} can't be used: {getattr(error, 'orig', error)}"
-        ) from error
+        raise UserError(f"sweep.storage {url} can't be used: {getattr(error, 'orig', error)}") from error

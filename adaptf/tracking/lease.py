@@ -42,14 +42,14 @@ class Busy(UserError):
 
 
 class LeaseLost(UserError):
-    """Another process has taken a run over, or it was deleted: this one may neither write into it nor end it."""
+    """A run was taken over by another process, or deleted: this one may neither write into it nor end it."""
 
 
 class Lease:
     """A process's right to write into a run, which the run has once `owner` is its tag.
 
-    `record`, a file, says who has had it from the same work folder. One process at a time works there, so nobody waits
-    for those.
+    `record`, a file, says who has had it from the same work folder. One process at a time works there, so
+    nobody waits for those.
     """
 
     def __init__(self, run_id: str, owner: str, record: Path) -> None:
@@ -61,8 +61,8 @@ class Lease:
         holder = _holder(self.run_id)
         if holder is None:
             self.lost = (
-                f"run {self.run_id} was deleted while this process worked for it, which ends. Where the run is restored, "
-                "the same command goes on in it, else it begins anew"
+                f"run {self.run_id} was deleted while this process worked for it, which ends. Where the run is "
+                "restored, the same command goes on in it, else it begins anew"
             )
         elif holder != self.owner:
             self.lost = (

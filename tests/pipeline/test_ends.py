@@ -130,7 +130,9 @@ def test_a_run_that_was_deleted_meanwhile_says_so_and_goes_on_once_it_is_restore
         mlflow.MlflowClient().delete_run(run.run_id)
         return Result()
 
-    with pytest.raises(LeaseLost, match=r"run (\w+) was deleted while .*restored, the same command goes") as lost:
+    with pytest.raises(
+        LeaseLost, match=r"run (\w+) was deleted while .*restored, the same command goes"
+    ) as lost:
         execute(replace(TOY, run=deletes), ToyConfig(seed=207))
     (run_id,) = re.findall(r"run (\w{32}) ", str(lost.value))
     mlflow.MlflowClient().restore_run(run_id)
