@@ -33,7 +33,7 @@ from measure import machine, seconds_of
 from routers import DEVICES, logged_router, write_wavs
 
 CLIENTS, WARM_UP, CALLS = 8, 50, 300
-READY_SECONDS = 180
+READY_SECONDS = 600
 
 
 @dataclass
