@@ -14,10 +14,8 @@ def without_passwords(text: str) -> str:
 
 
 class UserError(ValueError):
-    """Something that the user gave or lacks: the message names it and says what would be right; no traceback is needed.
-
-    Passwords in addresses are left out of the message.
-    """
+    """Something that the user gave or lacks: the message names it and says what would be right;
+    no traceback is needed. Passwords in addresses are left out of the message."""
 
     def __init__(self, message: str) -> None:
         super().__init__(without_passwords(message))
@@ -33,7 +31,8 @@ class SectionError(UserError):
 
 @contextmanager
 def in_section(section: str) -> Iterator[None]:
-    """A value out of range becomes an error that says which section of the settings it stands in, as in `train.augment`."""
+    """A value out of range becomes an error that says which section of the settings it stands in,
+    as in `train.augment`."""
     try:
         yield
     except SectionError as error:

@@ -1,4 +1,5 @@
-"""Writing files so that a half-written one is never taken for a whole one, and telling whether one has changed."""
+"""Writing files so that a half-written one is never taken for a whole one,
+and telling whether one has changed."""
 
 import hashlib
 import logging
@@ -21,10 +22,11 @@ _Item = TypeVar("_Item")
 
 @contextmanager
 def written_aside(path: Path, *, flush: bool = True) -> Iterator[Path]:
-    """A place beside `path` for what is to be there once it is whole: readers see the old file or the new one.
+    """A place beside `path` for what is to be there once it is whole:
+    readers see the old file or the new one.
 
-    Nobody else has the place, in whatever container. Without `flush` that holds for processes that are killed, but
-    not for a machine that loses its power.
+    Nobody else has the place, in whatever container. Without `flush` that holds for processes that are
+    killed, but not for a machine that loses its power.
     """
     aside = path.with_name(f".{path.name}.{uuid4().hex}")
     try:
@@ -80,7 +82,8 @@ def one_at_a_time(lock: Path, doing: str) -> Iterator[None]:
 
 
 def writable_folder(folder: Path, *, what: str) -> Path:
-    """The folder, made where it is not there, once a file has been written in it. Raises UserError that calls it `what`."""
+    """The folder, made where it is not there, once a file has been written in it.
+    Raises UserError that calls it `what`."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder) as file:

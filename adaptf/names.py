@@ -1,5 +1,5 @@
-"""Names as the eye reads them: what looks the same in a table, a setting, a request or a folder is the same name. And names as
-MLflow and file systems take them."""
+"""Names as the eye reads them: what looks the same in a table, a setting, a request or a folder is the same
+name. And names as MLflow and file systems take them."""
 
 import os
 import posixpath
@@ -16,8 +16,8 @@ _CYRILLIC_TO_LATIN = str.maketrans("авекмнорстухі", "abekmhopctyxi"
 """Letters of which the small or the capital one looks like a Latin letter."""
 _FOLDERS_REMEMBERED = 1024
 _SIGN, _CODE = r"[^\w -]", r"x(10[0-9a-f]{4}|[0-9a-f]{4,5})"
-"""What a metric, a tag, a logged or registered model or a file may not have in its name, there or on some system; and what
-stands for it, between underscores."""
+"""What a metric, a tag, a logged or registered model or a file may not have in its name, there or on some
+system; and what stands for it, between underscores."""
 _TO_STORE = re.compile(rf"{_SIGN}|_(?={_CODE}(_|{_SIGN}))")
 """And an underscore that would be taken for the begin of such a code."""
 _FROM_STORE = re.compile(f"_{_CODE}_")
@@ -32,14 +32,15 @@ def tidy(name: str) -> str:
 
 
 def tidy_file_name(name: str) -> str:
-    """A file's name with '/' between folders, also where Windows wrote it, and without './', '//' and a '/' at its end."""
+    """A file's name with '/' between folders, also where Windows wrote it, and without './',
+    '//' and a '/' at its end."""
     name = tidy(name).replace("\\", "/")
     return posixpath.normpath(name) if name else ""
 
 
 def stored(name: str) -> str:
-    """The name in those of metrics, tags, models and files: 'Zoom H4n+' as 'Zoom H4n_x002b_', as in Office Open XML
-    (ECMA-376, ST_Xstring). Letters, digits, blanks, '-' and '_' stay; unlike names stay unlike."""
+    """The name in those of metrics, tags, models and files: 'Zoom H4n+' as 'Zoom H4n_x002b_', as in Office
+    Open XML (ECMA-376, ST_Xstring). Letters, digits, blanks, '-' and '_' stay; unlike names stay unlike."""
     return _TO_STORE.sub(lambda sign: f"_x{ord(sign[0]):04x}_", name)
 
 
@@ -54,7 +55,8 @@ def in_markdown(name: str) -> str:
 
 
 def outline(name: str) -> str:
-    """Equal for names that a reader may take for each other: capitals, dashes, underscores, look-alike letters."""
+    """Equal for names that a reader may take for each other:
+    capitals, dashes, underscores, look-alike letters."""
     letters = unicodedata.normalize("NFKC", name).casefold().translate(_CYRILLIC_TO_LATIN)
     return tidy(
         "".join(" " if unicodedata.category(letter) in ("Pc", "Pd") else letter for letter in letters)
@@ -70,7 +72,8 @@ def alike(names: Iterable[str]) -> list[list[str]]:
 
 
 def find_file(root: Path, name: str) -> Path:
-    """The file of this name below a folder: as it is written, else the only one of which the name looks the same.
+    """The file of this name below a folder:
+    as it is written, else the only one of which the name looks the same.
 
     A file system tells composed accents from decomposed ones. Where there is none, the path as it is written.
     """

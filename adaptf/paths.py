@@ -1,4 +1,5 @@
-"""Paths as a user gives them: `~` is the home folder, and a relative path counts from where the user stands."""
+"""Paths as a user gives them:
+`~` is the home folder, and a relative path counts from where the user stands."""
 
 import errno
 import os
@@ -20,8 +21,8 @@ _SHOWN = 60
 def user_folder() -> Path | None:
     """Where the user stands; None where that cannot be known.
 
-    `mlflow run` starts its command in the project's folder: the first process above that does not have the run's id is
-    `mlflow run` itself, or a program that uses it, and works where it was started.
+    `mlflow run` starts its command in the project's folder: the first process above that does not have the
+    run's id is `mlflow run` itself, or a program that uses it, and works where it was started.
     """
     run_id = os.environ.get(RUN_ID)
     if not run_id:
@@ -34,7 +35,8 @@ def user_folder() -> Path | None:
 
 
 def user_path(value: str, *, what: str) -> str:
-    """An absolute path, whether there is a file or not; `what` is given it. Raises UserError where it can't be one."""
+    """An absolute path, whether there is a file or not; `what` is given it.
+    Raises UserError where it can't be one."""
     expanded = os.path.expanduser(value.strip())
     folder = user_folder()
     if not expanded:
@@ -45,8 +47,9 @@ def user_path(value: str, *, what: str) -> str:
         raise UserError(f"{what} is '{value}': give a path on this machine, not an address")
     if folder is None and not os.path.isabs(expanded):
         raise UserError(
-            f"{what} is '{value}', a relative path, and from which folder it counts cannot be known here, because `mlflow run` "
-            f"starts its command in the project's folder {Path.cwd()}: give an absolute path"
+            f"{what} is '{value}', a relative path, and from which folder it counts cannot be known here, "
+            f"because `mlflow run` starts its command in the project's folder {Path.cwd()}: give an absolute "
+            "path"
         )
     path = os.path.normpath((folder or Path("/")) / expanded)
     if _is_too_long(path):
@@ -63,7 +66,8 @@ def _is_too_long(path: str) -> bool:
 
 
 def user_file_or_name(value: str, *, what: str) -> str:
-    """The absolute path where a file of the user's is meant, else the value, which is a name, a run's id or an address.
+    """The absolute path where a file of the user's is meant, else the value, which is a name,
+    a run's id or an address.
 
     Of several values with commas between them, each.
     """

@@ -96,7 +96,8 @@ def decode_one_by_one(root: Path, names: list[str]) -> None:
 
 
 def build_pair(folder: Path, names: list[str], repeats: int) -> Row:
-    """Everything that `prepare` does to a new data set: hashing, decoding, resampling, levels, checksums, writing."""
+    """Everything that `prepare` does to a new data set:
+    hashing, decoding, resampling, levels, checksums, writing."""
     root, cache = folder / "clips", folder / "cache"
 
     def clear() -> None:
@@ -170,7 +171,8 @@ def epoch_pair(folder: Path, names: list[str], repeats: int) -> Row:
 
 
 def responses_pairs(folder: Path, repeats: int) -> Iterator[Row]:
-    """Impulse responses of a batch: read, resampled and convolved clip by clip against one product of spectra."""
+    """Impulse responses of a batch:
+    read, resampled and convolved clip by clip against one product of spectra."""
     root = folder / "responses"
     root.mkdir()
     generator, decay = np.random.default_rng(0), np.exp(-np.arange(RESPONSE_SAMPLES) / 500)

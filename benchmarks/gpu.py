@@ -1,8 +1,10 @@
-"""What a training costs on a GPU: an epoch by `fit`, single steps in their variants, what waits, a BEATs-sized teacher.
+"""What a training costs on a GPU:
+an epoch by `fit`, single steps in their variants, what waits, a BEATs-sized teacher.
 
 python benchmarks/gpu.py
 
-It makes its own clips (noise, in the memory of the card) and takes some four minutes. Without a GPU it says so.
+It makes its own clips (noise, in the memory of the card) and takes some four minutes.
+Without a GPU it says so.
 """
 
 import argparse
@@ -151,7 +153,8 @@ class Bench:
 
     def steps(self) -> None:
         """Single steps, without Lightning."""
-        # Left alone, the compiler puts channels last, where cuDNN takes ten times as long for the stem's grouped convolution.
+        # Left alone, the compiler puts channels last, where cuDNN takes ten times as long for the stem's
+        # grouped convolution.
         inductor.layout_optimization = False
         for name, tf32, half, compiled in (
             ("float32", False, False, False),
@@ -197,7 +200,8 @@ class Bench:
             self.keep(name, timed(lambda f=function: [f() for _ in range(10)], self.device) * 100, "ms")
 
     def teacher(self) -> None:
-        """A teacher of BEATs' size (random weights): fine-tuning and logits, against the card's best matrix product."""
+        """A teacher of BEATs' size (random weights):
+        fine-tuning and logits, against the card's best matrix product."""
         peak = matrix_flops(self.device)
         self.keep("bf16 matrix product of this card", peak / 1e12, "TFLOP/s")
         classifier = build_classifier(
@@ -383,7 +387,8 @@ BEATS_BASE = {
 
 
 def beats_flops(clips: int) -> float:
-    """Of a forward pass: two for each weight of the Transformer's layers and token, and the attention's products."""
+    """Of a forward pass: two for each weight of the Transformer's layers and token,
+    and the attention's products."""
     tokens, dim, hidden, layers = 8 * 6, 768, 3072, 12
     weights = 4 * dim * dim + 2 * dim * hidden
     return float(clips * layers * (2 * tokens * weights + 4 * tokens * tokens * dim))

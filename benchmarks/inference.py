@@ -1,8 +1,9 @@
 """Speed of INT8 inference against float inference written plainly: pairs in one run, medians, ratios.
 
-One clip on one thread, then `predict` on files of several devices against a loop that takes one file after the other
-through the float network of its device. "Plain" is a dense log-mel (torch.stft, one product with the whole filterbank) and
-residual normalization as its formula stands; "ours, float" is this package's own log-mel and network as they are trained.
+One clip on one thread, then `predict` on files of several devices against a loop that takes one file after
+the other through the float network of its device. "Plain" is a dense log-mel (torch.stft, one product with
+the whole filterbank) and residual normalization as its formula stands; "ours, float" is this package's own
+log-mel and network as they are trained.
 
 python benchmarks/inference.py --clips 5000
 """

@@ -42,8 +42,8 @@ def main() -> None:
         above += int((difference > 0.01).sum())
         count += difference.numel()
     print(
-        f"{count // (512 * 64)} clips: log-mel values move by {(square / count) ** 0.5:.4f} RMS and by {highest:.2f} at most, "
-        f"{100 * above / count:.2f} % of them by more than 0.01"
+        f"{count // (512 * 64)} clips: log-mel values move by {(square / count) ** 0.5:.4f} RMS and by "
+        f"{highest:.2f} at most, {100 * above / count:.2f} % of them by more than 0.01"
     )
 
 

@@ -1,4 +1,5 @@
-"""What helps INT8 to stay near the float network: settings of the quantization side by side on the models of `finetune` runs.
+"""What helps INT8 to stay near the float network:
+settings of the quantization side by side on the models of `finetune` runs.
 
 python benchmarks/int8.py --prepare_run RUN --models RUN
 python benchmarks/int8.py --prepare_run RUN --models '{a: a.ckpt, unknown: u.ckpt}'

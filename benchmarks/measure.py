@@ -14,7 +14,10 @@ def machine() -> str:
     cpuinfo = Path("/proc/cpuinfo")
     lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
     models = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return f"{len(models) or '?'} cores of {models[0] if models else platform.processor()}, {torch.get_num_threads()} threads"
+    return (
+        f"{len(models) or '?'} cores of {models[0] if models else platform.processor()}, "
+        f"{torch.get_num_threads()} threads"
+    )
 
 
 def seconds_of(function: Callable[[], object]) -> float:

@@ -1,4 +1,5 @@
-"""Memory and speed of `predict` over the number of files: a process of its own each, and its highest resident memory.
+"""Memory and speed of `predict` over the number of files:
+a process of its own each, and its highest resident memory.
 
 python benchmarks/predict_memory.py --files 1500 6000
 """

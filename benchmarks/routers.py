@@ -1,4 +1,5 @@
-"""What the benchmarks of inference and serving measure: TF-SepNet-64 for each device with random weights, and its router.
+"""What the benchmarks of inference and serving measure:
+TF-SepNet-64 for each device with random weights, and its router.
 
 Neither form of a network takes another time for weights that learnt something.
 """
@@ -87,7 +88,8 @@ def log_mels() -> tuple[Tensor, ...]:
 
 
 def quantized_files(folder: Path, devices: Sequence[str] = DEVICES) -> dict[str, Path]:
-    """The INT8 file of each device, its OpenVINO form beside it: that of the first, copied, as quantizing takes a while."""
+    """The INT8 file of each device, its OpenVINO form beside it:
+    that of the first, copied, as quantizing takes a while."""
     folder.mkdir(parents=True, exist_ok=True)
     first, *others = (folder / f"{device}.pt2" for device in devices)
     save_forms(quantize_int8(float_network(devices[0]), log_mels()), first)

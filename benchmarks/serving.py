@@ -1,9 +1,10 @@
 """A served router under load: `serve` over HTTP, eight clients, against the same request in one process.
 
-Eight microphones that each send a clip a second are what the limit on the median (3 times the in-process time) is meant
-for. Eight clients that send the next request once the last is answered are shown beside: then eight requests are always
-under way, and on two cores each waits for three others on its core, so that its median is at least four times the time of
-one alone, however little HTTP costs. The clients run on the same cores as the server.
+Eight microphones that each send a clip a second are what the limit on the median (3 times the in-process
+time) is meant for. Eight clients that send the next request once the last is answered are shown beside: then
+eight requests are always under way, and on two cores each waits for three others on its core, so that its
+median is at least four times the time of one alone, however little HTTP costs.
+The clients run on the same cores as the server.
 
 python benchmarks/serving.py --seconds 60
 """
@@ -64,13 +65,15 @@ def main() -> None:
         with logged_router(folder) as uri:
             alone = in_process_seconds(uri, rows)
             print(
-                f"{machine()}; {CLIENTS} clients for {args.seconds:g} s, a clip of 1 s at 44.1 kHz a request\n"
+                f"{machine()}; {CLIENTS} clients for {args.seconds:g} s, a clip of 1 s at 44.1 kHz a "
+                "request\n"
             )
             print(f"In one process a request takes {1000 * alone:.2f} ms (median of {CALLS}).\n")
             with served(uri, folder / "server.log") as (address, process):
                 measure(address, process, rows, seconds=5.0, every_seconds=0.0)  # warm
                 print(
-                    "| | requests/s | errors | median, ms | p99, ms | median / in process | server, MB: start, middle, end |"
+                    "| | requests/s | errors | median, ms | p99, ms | median / in process | server, MB: "
+                    "start, middle, end |"
                 )
                 print("|---|---|---|---|---|---|---|")
                 for what, every_seconds in (("a clip a second each", 1.0), ("one after the other", 0.0)):
@@ -130,7 +133,8 @@ def wait_until_ready(address: str, process: "subprocess.Popen[bytes]", log: Path
 def measure(
     address: str, group: int, rows: list[dict[str, str]], *, seconds: float, every_seconds: float
 ) -> Measured:
-    """`every_seconds`: between two requests of a client, the clients staggered; 0: the next follows the answer."""
+    """`every_seconds`: between two requests of a client, the clients staggered; 0:
+    the next follows the answer."""
     measured, start = Measured(), time.monotonic()
     threads = [
         threading.Thread(
@@ -203,8 +207,8 @@ def row_of(what: str, measured: Measured, seconds: float, alone: float) -> str:
     median, p99 = np.percentile(measured.seconds, (50, 99)) if measured.seconds else (np.nan, np.nan)
     memory = ", ".join(f"{megabytes:.0f}" for megabytes in measured.megabytes)
     line = (
-        f"| {what} | {len(measured.seconds) / seconds:.1f} | {len(measured.errors)} | {1000 * median:.1f} | {1000 * p99:.1f} "
-        f"| {median / alone:.1f}x | {memory} |"
+        f"| {what} | {len(measured.seconds) / seconds:.1f} | {len(measured.errors)} | {1000 * median:.1f} | "
+        f"{1000 * p99:.1f} | {median / alone:.1f}x | {memory} |"
     )
     return "\n".join([line, *measured.errors[:3]])
 

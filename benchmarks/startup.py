@@ -1,6 +1,8 @@
-"""Start-up of a stage on a table of TAU's size: from the artifact of `prepare` to the rows of the first batch.
+"""Start-up of a stage on a table of TAU's size:
+from the artifact of `prepare` to the rows of the first batch.
 
-The table is generated with names like TAU's; the audio need not exist. Importing torch, Lightning and MLflow comes on top.
+The table is generated with names like TAU's; the audio need not exist.
+Importing torch, Lightning and MLflow comes on top.
 """
 
 import json
@@ -43,7 +45,8 @@ def main() -> None:
 
         taken = [seconds_of(start) for _ in range(REPEATS)]
     print(
-        f"{machine()}; {TAU_CLIPS} rows: {taken[0]:.2f} s in a new process, then {statistics.median(taken[1:]):.2f} s"
+        f"{machine()}; {TAU_CLIPS} rows: {taken[0]:.2f} s in a new process, then "
+        f"{statistics.median(taken[1:]):.2f} s"
     )
 
 

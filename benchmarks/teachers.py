@@ -1,4 +1,5 @@
-"""What a teacher of 90 million parameters costs in every epoch against once: pairs in one run, medians, ratios.
+"""What a teacher of 90 million parameters costs in every epoch against once:
+pairs in one run, medians, ratios.
 
 python benchmarks/teachers.py
 """

@@ -40,7 +40,8 @@ def filterbank() -> tuple[str, Callable[[], object], Callable[[], object]]:
 
 
 def residual_normalization() -> tuple[str, Callable[[], object], Callable[[], object]]:
-    """Forward and backward: autograd's chain of operations against one function with its analytic gradient."""
+    """Forward and backward: autograd's chain of operations against one function with its analytic
+    gradient."""
     x = torch.randn(BATCH, 64, 128, 16, requires_grad=True)
     norm = ResidualNormalization()
 

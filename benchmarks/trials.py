@@ -1,6 +1,7 @@
 """What starting and ending a trial costs beside its training, alone and where trials share what they read.
 
-python benchmarks/trials.py, in the folder of a finished `mlflow run . --env-manager local -P preset=demo` or with its
+python benchmarks/trials.py, in the folder of a finished `mlflow run .
+--env-manager local -P preset=demo` or with its
 MLFLOW_TRACKING_URI: a `distill` of three epochs on its latest runs, again and again, the kinds taking turns.
 """
 

@@ -1,4 +1,5 @@
-"""Draws docs/clips.png: the challenge's 25 % split of TAU 2022 Mobile as `prepare` cuts it, from the names in the package."""
+"""Draws docs/clips.png: the challenge's 25 % split of TAU 2022 Mobile as `prepare` cuts it,
+from the names in the package."""
 
 from pathlib import Path
 

@@ -71,7 +71,8 @@ def published_beats_cfg() -> Callable[[], dict[str, Any]]:
 
 @pytest.fixture(scope="session")
 def write_beats_file() -> Callable[..., Path]:
-    """`write_beats_file(path, cfg, *, finetuned=False, seed=0) -> Path`: random weights in the format of a BEATs file."""
+    """`write_beats_file(path, cfg, *, finetuned=False, seed=0) -> Path`:
+    random weights in the format of a BEATs file."""
     return write_random_beats
 
 

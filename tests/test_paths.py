@@ -107,7 +107,8 @@ def test_where_the_users_folder_is_not_known_relative_paths_are_refused(
 
 
 def test_under_mlflow_run_the_user_stands_where_that_was_started(standing: Path, tmp_path: Path) -> None:
-    """As MLflow does it: bash in the project's folder, told the run's id; Lightning's helpers have one process more above."""
+    """As MLflow does it: bash in the project's folder, told the run's id;
+    Lightning's helpers have one process more above."""
     project = tmp_path / "project"
     project.mkdir()
     show = "from adaptf.paths import user_folder; print(user_folder())"

@@ -1,7 +1,9 @@
-"""Band-wise statistics matching: log-mels of one device as another would have them (Mezza et al., 2020, arXiv:2005.00145).
+"""Band-wise statistics matching:
+log-mels of one device as another would have them (Mezza et al., 2020, arXiv:2005.00145).
 
-There a device's test clips are brought to the statistics of the training clips; here training clips are brought to those of the
-device that a model is for, scene by scene, so that devices need not have heard the scenes equally often.
+There a device's test clips are brought to the statistics of the training clips; here training clips are
+brought to those of the device that a model is for, scene by scene,
+so that devices need not have heard the scenes equally often.
 """
 
 from dataclasses import dataclass
@@ -16,7 +18,8 @@ LARGEST_FACTOR = 2.0
 
 
 class BandMoments:
-    """Means and mean squares of each band, by device and scene, from log-mels that are added batch by batch."""
+    """Means and mean squares of each band, by device and scene,
+    from log-mels that are added batch by batch."""
 
     def __init__(self, devices: int, scenes: int, bands: int) -> None:
         self.clips = torch.zeros(devices, scenes, 1, dtype=torch.float64)
@@ -34,13 +37,15 @@ class BandMoments:
             into.index_put_((device.cpu(), scene.cpu()), of_clips, accumulate=True)
 
     def matching(self, target: int) -> "BandMatching":
-        """What brings each device's log-mels to those of `target`; a device that shares no scene with it stays as it is."""
+        """What brings each device's log-mels to those of `target`;
+        a device that shares no scene with it stays as it is."""
         mean = self.sums / self.clips
         variance = self.squares / self.clips - mean.square()
         shared = (self.clips > 0) & (self.clips[target] > 0)  # (devices, scenes, 1)
 
         def over_scenes(values: Tensor) -> Tensor:
-            """(devices, scenes, bands) -> (devices, bands), each over the scenes that it shares with the target."""
+            """(devices, scenes, bands) -> (devices, bands),
+            each over the scenes that it shares with the target."""
             return values.where(shared, torch.nan).nanmean(dim=1)
 
         ratio = over_scenes(variance[target].expand_as(variance)) / over_scenes(variance)
@@ -51,7 +56,8 @@ class BandMoments:
 
 @dataclass(frozen=True)
 class BandMatching:
-    """Factor and offset (devices, bands) that bring log-mels to another device's mean and deviation in each band."""
+    """Factor and offset (devices, bands) that bring log-mels to another device's mean and deviation in each
+    band."""
 
     factor: Tensor
     offset: Tensor

@@ -1,4 +1,5 @@
-"""The input features of BEATs: Kaldi's log filterbank energies, on whole batches and on the device of the waveform."""
+"""The input features of BEATs:
+Kaldi's log filterbank energies, on whole batches and on the device of the waveform."""
 
 import torch
 from torch import Tensor, nn
@@ -22,11 +23,12 @@ MEAN, STD = 15.41663, 6.55582
 
 
 class Fbank(nn.Module):
-    """Waveform (batch, samples) at 16 kHz in [-1, 1] -> normalized log filterbank energies (batch, frames, 128).
+    """Waveform (batch, samples) at 16 kHz in [-1,
+    1] -> normalized log filterbank energies (batch, frames, 128).
 
-    Frames of 25 ms every 10 ms, none of them reaching over the end: 16,000 samples give 98. The operations and their rounding
-    are those of torchaudio.compliance.kaldi.fbank, which takes one clip at a time. Raises ValueError where the waveform has
-    another number of axes or is shorter than one frame.
+    Frames of 25 ms every 10 ms, none of them reaching over the end: 16,000 samples give 98. The operations
+    and their rounding are those of torchaudio.compliance.kaldi.fbank, which takes one clip at a time. Raises
+    ValueError where the waveform has another number of axes or is shorter than one frame.
     """
 
     window: Tensor
@@ -34,7 +36,8 @@ class Fbank(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        # Rounded as torchaudio rounds it: bands without energy hold what an FFT makes of the last bits of its input.
+        # Rounded as torchaudio rounds it: bands without energy hold what an FFT makes of the last bits of its
+        # input.
         window = torch.hann_window(_WINDOW_SAMPLES, periodic=False, dtype=torch.float32).pow(_POVEY_EXPONENT)
         filters = kaldi_mel_filterbank(
             BANDS, n_fft=_N_FFT, sample_rate=SAMPLE_RATE, low_hz=_LOW_HZ, high_hz=SAMPLE_RATE / 2
@@ -45,8 +48,8 @@ class Fbank(nn.Module):
     def forward(self, waveform: Tensor) -> Tensor:
         if waveform.ndim != 2 or waveform.shape[1] < _WINDOW_SAMPLES:
             raise ValueError(
-                f"waveform should be (batch, samples) with at least {_WINDOW_SAMPLES} samples (25 ms at 16 kHz), "
-                f"got {tuple(waveform.shape)}"
+                f"waveform should be (batch, samples) with at least {_WINDOW_SAMPLES} samples (25 ms at 16 "
+                f"kHz), got {tuple(waveform.shape)}"
             )
         frames = (waveform * _FULL_SCALE).unfold(1, _WINDOW_SAMPLES, _HOP_SAMPLES)  # [b, frames, window]
         frames = frames - frames.mean(dim=2, keepdim=True)

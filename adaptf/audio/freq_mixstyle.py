@@ -1,4 +1,5 @@
-"""Freq-MixStyle: the frequency statistics of a clip mixed with another clip's (Kim et al., DCASE 2022; Zhou et al., 2021)."""
+"""Freq-MixStyle: the frequency statistics of a clip mixed with another clip's (Kim et al., DCASE 2022; Zhou
+et al., 2021)."""
 
 from dataclasses import dataclass
 
@@ -10,7 +11,8 @@ from adaptf.audio.on_device import moved
 
 _EPSILON = 1e-6
 _OVER = (1, 3)
-"""Channels and time of (batch, 1, bands, frames): what remains is one mean and one deviation per clip and band."""
+"""Channels and time of (batch, 1, bands, frames):
+what remains is one mean and one deviation per clip and band."""
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,5 @@
-"""Device impulse responses: a clip sounds as if another microphone had recorded it (Morocutti et al., 2023)."""
+"""Device impulse responses:
+a clip sounds as if another microphone had recorded it (Morocutti et al., 2023)."""
 
 from dataclasses import dataclass
 
@@ -22,7 +23,8 @@ _CLIPS_AT_ONCE = 64
 class ResponseBank:
     """Impulse responses (responses, taps) whose spectra are computed once per clip length and device.
 
-    `delays` (responses,): the samples by which each response is late, which convolving takes back; None: none is.
+    `delays` (responses,): the samples by which each response is late, which convolving takes back; None:
+    none is.
     """
 
     def __init__(self, responses: Tensor, *, delays: Tensor | None = None) -> None:
@@ -38,8 +40,8 @@ class ResponseBank:
         return len(self.responses)
 
     def convolve(self, waveform: Tensor, choice: Tensor) -> Tensor:
-        """Each clip (batch, samples) with its response `choice` (batch,): so many samples of the full convolution, from the
-        response's delay on."""
+        """Each clip (batch, samples) with its response `choice` (batch,): so many samples of the full
+        convolution, from the response's delay on."""
         samples = waveform.shape[1]
         length = next_fast_len(samples + self.responses.shape[1] - 1, real=True)
         spectra, convolved = self._spectra_on(length, waveform.device), torch.empty_like(waveform)
@@ -58,7 +60,8 @@ class ResponseBank:
         return self._spectra[key]
 
     def _advanced(self, length: int) -> Tensor:
-        """(responses, length) with each delay at sample 0; what comes before it goes to the end, as a period's past does."""
+        """(responses, length) with each delay at sample 0;
+        what comes before it goes to the end, as a period's past does."""
         padded = pad(self.responses, (0, length - self.responses.shape[1]))
         return padded.gather(1, (torch.arange(length) + self.delays[:, None]) % length)
 
@@ -79,7 +82,8 @@ class DeviceImpulseResponse:
         self.bank, self.p, self.generator = bank, p, generator
 
     def draw(self, batch: int) -> _ResponseDraw:
-        """The draw knows nothing of a clip's own probability, so that it is the same whatever devices a batch holds."""
+        """The draw knows nothing of a clip's own probability,
+        so that it is the same whatever devices a batch holds."""
         numbers = self.generator.random(batch)
         clips = np.flatnonzero(numbers < self.p)
         choice = self.generator.integers(len(self.bank), size=len(clips))

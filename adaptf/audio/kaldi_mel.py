@@ -12,13 +12,15 @@ def hz_to_mel(hz: Tensor) -> Tensor:
 def kaldi_mel_filterbank(
     bands: int, *, n_fft: int, sample_rate: int, low_hz: float, high_hz: float
 ) -> Tensor:
-    """Weights (bands, n_fft // 2 + 1) of triangles that are equally wide in mel, their flanks straight in mel.
+    """Weights (bands, n_fft // 2 + 1) of triangles that are equally wide in mel,
+    their flanks straight in mel.
 
     As in Kaldi the bin at Nyquist carries no weight: its column is zero.
     """
     if not 0 <= low_hz < high_hz <= sample_rate / 2:
         raise ValueError(
-            f"mel bands from {low_hz} to {high_hz} Hz do not fit 0 .. {sample_rate / 2} Hz, half of {sample_rate} Hz"
+            f"mel bands from {low_hz} to {high_hz} Hz do not fit 0 .. {sample_rate / 2} Hz, half of "
+            f"{sample_rate} Hz"
         )
     edges_hz = torch.tensor([low_hz, high_hz], dtype=torch.float64)
     low_mel, high_mel = hz_to_mel(edges_hz).tolist()

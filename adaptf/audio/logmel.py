@@ -14,17 +14,19 @@ _SHIFT, _SCALE = 4.5, 5.0
 """The published normalization: (log-mel + 4.5) / 5 has a spread near one on TAU."""
 
 _BANDS_PER_BLOCK = 32
-"""A band touches few bins, so products with blocks of neighbouring bands skip most of a dense matrix's zeros."""
+"""A band touches few bins,
+so products with blocks of neighbouring bands skip most of a dense matrix's zeros."""
 CLIPS_IN_CACHE = 4
-"""Worked on at a time by a processor: a clip takes some 4 MB, and outside of its caches up to three times as long."""
+"""Worked on at a time by a processor:
+a clip takes some 4 MB, and outside of its caches up to three times as long."""
 _HALF_PRECISION = (torch.float16, torch.bfloat16)
 
 
 class LogMel(nn.Module):
     """Waveform (batch, samples) -> normalized log-mel (batch, 1, bands, frames).
 
-    Pre-emphasis without padding drops one sample: 32,000 samples give 64 frames at a hop of 500, where 32,001 would give 65
-    and break the challenge's limit on operations.
+    Pre-emphasis without padding drops one sample: 32,000 samples give 64 frames at a hop of 500, where 32,001
+    would give 65 and break the challenge's limit on operations.
     """
 
     filters: Tensor
@@ -61,7 +63,8 @@ class LogMel(nn.Module):
     def forward(self, waveform: Tensor) -> Tensor:
         if waveform.ndim != 2:
             raise ValueError(f"waveform should be (batch, samples), got {tuple(waveform.shape)}")
-        # A loud tone's power overflows half precision, and bfloat16 has too few digits for a quiet band beside it.
+        # A loud tone's power overflows half precision, and bfloat16 has too few digits for a quiet band
+        # beside it.
         with torch.autocast(waveform.device.type, enabled=False):
             waveform = waveform.float() if waveform.dtype in _HALF_PRECISION else waveform
             if waveform.device.type != "cpu":
@@ -73,9 +76,11 @@ class LogMel(nn.Module):
         margin = self.window_samples // 2
         padded = nn.functional.pad(waveform[:, None], (margin, margin), mode="reflect")[:, 0]
         frames = padded.unfold(1, self.window_samples, self.hop_samples) * self.window  # [b, frames, window]
-        # Zeros after the window instead of around it: the same power, and a smaller rounding error than torch.stft.
+        # Zeros after the window instead of around it: the same power, and a smaller rounding error than
+        # torch.stft.
         parts = torch.view_as_real(torch.fft.rfft(frames, n=self.n_fft))
-        # Not as a product of complex numbers: its real parts are every other value, which the products below copy first.
+        # Not as a product of complex numbers: its real parts are every other value, which the products below
+        # copy first.
         power = (
             parts[..., 0].square().addcmul_(parts[..., 1], parts[..., 1]).transpose(1, 2)
         )  # [b, bins, frames]

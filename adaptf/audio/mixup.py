@@ -1,4 +1,5 @@
-"""Mixup (Zhang et al., 2018): convex pairs of clips; whatever belongs to a clip is mixed with the same share and partner."""
+"""Mixup (Zhang et al., 2018): convex pairs of clips;
+whatever belongs to a clip is mixed with the same share and partner."""
 
 from dataclasses import dataclass
 
@@ -32,5 +33,6 @@ class Mixup:
 
 
 def mix(values: Tensor, draw: MixDraw) -> Tensor:
-    """share * values + (1 - share) * values of the partners, over the first axis: log-mels, soft targets or logits."""
+    """share * values + (1 - share) * values of the partners, over the first axis:
+    log-mels, soft targets or logits."""
     return torch.lerp(values[moved(draw.partner, values.device)], values, draw.own_share)

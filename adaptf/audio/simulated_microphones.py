@@ -14,9 +14,10 @@ _THRESHOLD_DB, _RATIO = -35.0, 3.0
 def simulate_responses(count: int, *, sample_rate: int, seed: int) -> np.ndarray:
     """Impulse responses (count, TAPS) float32 of `count` imagined microphones, each of energy 1.
 
-    A response is a band-pass with a tilt and a few resonances and notches. It has minimum phase, so it starts at once:
-    its peak lies within the first millisecond and nothing needs to be aligned. The characteristics are drawn in Hz: the
-    same seed at another rate is the same microphone, and a larger bank starts with the smaller one.
+    A response is a band-pass with a tilt and a few resonances and notches. It has minimum phase, so it starts
+    at once: its peak lies within the first millisecond and nothing needs to be aligned. The characteristics
+    are drawn in Hz: the same seed at another rate is the same microphone,
+    and a larger bank starts with the smaller one.
 
     Raises ValueError where `count` or `sample_rate` is not positive.
     """
@@ -44,7 +45,8 @@ def compress(signals: np.ndarray, *, sample_rate: int) -> np.ndarray:
 
 
 def _magnitude_db(draws: np.ndarray, hz: np.ndarray) -> np.ndarray:
-    """Magnitudes in dB (count, bins) at `hz` (bins,), from uniform draws (count, 5 + 3 * RESONANCES) in 0..1."""
+    """Magnitudes in dB (count, bins) at `hz` (bins,),
+    from uniform draws (count, 5 + 3 * RESONANCES) in 0..1."""
     low_hz, high_hz = _log_scale(draws[:, 0:1], 50, 500), _log_scale(draws[:, 1:2], 4000, 13000)
     low_order, high_order = 1 + 2 * draws[:, 2:3], 2 + 4 * draws[:, 3:4]
     tilt_db_per_octave = 4 * draws[:, 4:5] - 2
@@ -58,7 +60,8 @@ def _magnitude_db(draws: np.ndarray, hz: np.ndarray) -> np.ndarray:
 
 
 def _minimum_phase(magnitude_db: np.ndarray, fft_length: int) -> np.ndarray:
-    """Causal responses (count, fft_length) of the given magnitudes (count, bins): the real cepstrum, folded."""
+    """Causal responses (count, fft_length) of the given magnitudes (count, bins):
+    the real cepstrum, folded."""
     cepstrum = irfft(magnitude_db * np.log(10) / 20, fft_length, axis=1)
     half = fft_length // 2
     cepstrum[:, 1:half] *= 2

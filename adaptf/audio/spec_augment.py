@@ -1,4 +1,5 @@
-"""SpecAugment: a stripe of bands and a stripe of frames of each clip set to zero (Park et al., Interspeech 2019)."""
+"""SpecAugment: a stripe of bands and a stripe of frames of each clip set to zero (Park et al., Interspeech
+2019)."""
 
 from dataclasses import dataclass
 
@@ -43,7 +44,8 @@ class SpecAugment:
         return MaskDraw(bands=self._stripes(batch, bands), frames=self._stripes(batch, frames))
 
     def _stripes(self, batch: int, size: int) -> Stripes:
-        """Widths and starts are rounded down after the draw, as torchaudio does it: the last place is never masked."""
+        """Widths and starts are rounded down after the draw, as torchaudio does it:
+        the last place is never masked."""
         width = self.generator.random(batch) * round(self.mask_share * size)
         start = torch.from_numpy((self.generator.random(batch) * (size - width)).astype(np.int64))
         return Stripes(start=start, end=start + torch.from_numpy(width.astype(np.int64)))
@@ -56,7 +58,8 @@ class SpecAugment:
 
 
 def mask(features: Tensor, draw: MaskDraw) -> Tensor:
-    """(batch, 1, bands, frames) -> the same shape with zeros in the stripes: about the mean, for features are normalised."""
+    """(batch, 1, bands, frames) -> the same shape with zeros in the stripes:
+    about the mean, for features are normalised."""
     bands = _inside(draw.bands, features.shape[2], features.device)[:, None, :, None]
     frames = _inside(draw.frames, features.shape[3], features.device)[:, None, None, :]
     return features.masked_fill(bands | frames, 0.0)

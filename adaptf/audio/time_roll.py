@@ -1,4 +1,5 @@
-"""Time rolling: each clip rolled cyclically in time by a shift of its own (Schmid et al., DCASE 2023, CP-Mobile)."""
+"""Time rolling: each clip rolled cyclically in time by a shift of its own (Schmid et al., DCASE 2023,
+CP-Mobile)."""
 
 import numpy as np
 import torch
@@ -35,8 +36,8 @@ class TimeRoll:
 def roll(waveform: Tensor, shifts: Tensor) -> Tensor:
     """(batch, samples) -> the same shape, each clip moved later by its own of the shifts (batch,) in samples.
 
-    Each result is a window on the clip with its end before it and its start after it: an index per clip, where one
-    per sample would take twice the waveforms' memory.
+    Each result is a window on the clip with its end before it and its start after it: an index per clip,
+    where one per sample would take twice the waveforms' memory.
     """
     samples = waveform.shape[1]
     shifts = shifts.fmod(samples)

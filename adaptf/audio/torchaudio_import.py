@@ -10,9 +10,9 @@ _EXTENSION = "torchaudio._extension"
 def import_torchaudio() -> ModuleType:
     """The torchaudio module; call it before anything else (speechbrain, say) imports torchaudio.
 
-    The packaged torchaudio is built for CUDA, and its extension fails to load beside a CPU-only torch. Transforms,
-    resampling, convolution and the Kaldi features need none of it, so it is replaced by a stub, but only after the
-    ordinary import failed.
+    The packaged torchaudio is built for CUDA, and its extension fails to load beside a CPU-only torch.
+    Transforms, resampling, convolution and the Kaldi features need none of it, so it is replaced by a stub,
+    but only after the ordinary import failed.
     """
     try:
         return importlib.import_module("torchaudio")

@@ -1,4 +1,5 @@
-"""How far two networks' logits of the same clips lie apart, and clips to try a saved network with wherever it is loaded."""
+"""How far two networks' logits of the same clips lie apart,
+and clips to try a saved network with wherever it is loaded."""
 
 import io
 import zipfile
@@ -22,7 +23,8 @@ class Agreement:
     """Of one network with another."""
 
     logit_error: float
-    """Root mean square of the differences between logits, relative to the standard deviation of the other's."""
+    """Root mean square of the differences between logits,
+    relative to the standard deviation of the other's."""
     same_scene: float
     """Share of the clips on which the largest logit is that of the same scene."""
 

@@ -29,21 +29,25 @@ class Complexity:
     parameters: int
     """Of the float network, batch normalization included."""
     macs: int
-    """Multiply-accumulates for one clip, as torchinfo counts them on the float network (`total_mult_adds`)."""
+    """Multiply-accumulates for one clip,
+    as torchinfo counts them on the float network (`total_mult_adds`)."""
     model_bytes: int
-    """INT8 convolution weights and FP16 biases, batch normalization folded into them. This is held to MAX_BYTES."""
+    """INT8 convolution weights and FP16 biases, batch normalization folded into them.
+    This is held to MAX_BYTES."""
 
 
 def clip_complexity(classifier: Classifier, clip_samples: int) -> Complexity:
-    """Of the network on one clip's log-mel. Raises UserError where that has more frames than the clip has hops."""
+    """Of the network on one clip's log-mel.
+    Raises UserError where that has more frames than the clip has hops."""
     features: Any = classifier.features
     with torch.no_grad():
         _, _, bands, frames = features(torch.zeros(1, clip_samples)).shape
     right = math.ceil(clip_samples / features.hop_samples)
     if frames != right:
         raise UserError(
-            f"the log-mel of a clip of {clip_samples:,} samples has {frames} frames of {features.hop_samples} samples, "
-            f"{right} are right: each one more costs operations that the limit does not allow"
+            f"the log-mel of a clip of {clip_samples:,} samples has {frames} frames of "
+            f"{features.hop_samples} samples, {right} are right: each one more costs operations that the "
+            "limit does not allow"
         )
     return measure_complexity(classifier.network, bands=bands, frames=frames)
 
@@ -51,8 +55,8 @@ def clip_complexity(classifier: Classifier, clip_samples: int) -> Complexity:
 def measure_complexity(network: nn.Module, *, bands: int, frames: int) -> Complexity:
     """Costs of a network for log-mels (1, 1, bands, frames); the network is left as it was.
 
-    Raises ValueError where the network holds parameters other than those of two-dimensional convolutions and of batch
-    normalizations that follow one: how such parameters would be stored is not known.
+    Raises ValueError where the network holds parameters other than those of two-dimensional convolutions and
+    of batch normalizations that follow one: how such parameters would be stored is not known.
     """
     weights, biases = _folded_parameters(network)
     clip = torch.zeros(1, 1, bands, frames)  # torchinfo's own would be drawn at random

@@ -19,11 +19,13 @@ _DEFAULTS: tuple[Any, ...] = (None, None, None, (1, 1), (0, 0), (1, 1), 1)
 
 @torch.no_grad()
 def correct(graph: fx.GraphModule, logmel: Tensor) -> None:
-    """In place, for a converted graph whose weights are kept as floats, by log-mels (batch, 1, bands, frames) of calibration.
+    """In place, for a converted graph whose weights are kept as floats,
+    by log-mels (batch, 1, bands, frames) of calibration.
 
-    Weights become whole numbers of steps (`weight_rounding`), the biases of convolutions are moved so that rounding shifts no
-    channel's mean (Nagel et al., 2019, arXiv:1906.04721), and all biases become values of FP16. A convolution's error is
-    measured behind convolutions that are corrected already. All clips are run at once: some 4 MB each.
+    Weights become whole numbers of steps (`weight_rounding`), the biases of convolutions are moved so that
+    rounding shifts no channel's mean (Nagel et al., 2019, arXiv:1906.04721), and all biases become values of
+    FP16. A convolution's error is measured behind convolutions that are corrected already.
+    All clips are run at once: some 4 MB each.
     """
     _read_weights_rounded(graph)
     _round_biases(graph)

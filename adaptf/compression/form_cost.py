@@ -23,7 +23,8 @@ class FormCost:
     macs: int
     """Multiply-accumulates of the convolutions."""
     model_bytes: int
-    """Of weights and biases as they are kept; what belongs to quantization (scales, ranges) is not among them."""
+    """Of weights and biases as they are kept;
+    what belongs to quantization (scales, ranges) is not among them."""
 
     def problems(self) -> list[str]:
         """One message for each of the challenge's limits that is broken."""

@@ -1,4 +1,5 @@
-"""Saved INT8 networks run by a process that has nothing but the files: what it finds is what everybody will find.
+"""Saved INT8 networks run by a process that has nothing but the files:
+what it finds is what everybody will find.
 
 OpenVINO makes its form there too, so that a crash ends no stage.
 """
@@ -29,13 +30,15 @@ _Answer = TypeVar("_Answer")
 
 
 class FreshProcess:
-    """Loads files of INT8 networks and runs them elsewhere. Where that crashes, another process takes its place."""
+    """Loads files of INT8 networks and runs them elsewhere.
+    Where that crashes, another process takes its place."""
 
     def __init__(self) -> None:
         self._pool = process_pool(1, fresh=True)
 
     def network(self, path: Path, form: str) -> Callable[[Tensor], Tensor]:
-        """Log-mel (batch, 1, bands, frames) -> logits (batch, classes). Calling it raises what loading the file raises."""
+        """Log-mel (batch, 1, bands, frames) -> logits (batch, classes).
+        Calling it raises what loading the file raises."""
         return lambda logmel: torch.from_numpy(self._ask(_logits, path, form, logmel.numpy()))
 
     def convert(self, program: ExportedProgram, clip_shape: tuple[int, ...], path: Path) -> None:

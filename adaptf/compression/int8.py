@@ -1,4 +1,5 @@
-"""Static INT8 networks on disk and in use: .pt2 files, run a few clips at a time. Quantizing is apart: `quantize.py`."""
+"""Static INT8 networks on disk and in use: .pt2 files, run a few clips at a time.
+Quantizing is apart: `quantize.py`."""
 
 import io
 import logging
@@ -25,7 +26,8 @@ DYNAMIC_BATCH = ({0: Dim("batch", min=1)},)
 """Of (batch, 1, bands, frames)."""
 CONVOLUTION = torch.ops.aten.conv2d.default
 _NOISY_LOGGERS = ("", "neural_compressor", "torchao", "torch.utils._pytree", "torch.export")
-"""They (torchao also by the root) log progress, extensions for other machines, and deprecations within torch, as warnings."""
+"""They (torchao also by the root) log progress, extensions for other machines,
+and deprecations within torch, as warnings."""
 
 
 @contextmanager
@@ -77,9 +79,11 @@ def save_int8(program: ExportedProgram, path: Path | str) -> None:
 
 
 def load_int8(path: Path | str) -> "Int8Network":
-    """The network of a file written by `save_int8`. Reading a .pt2 file can run code in it: load your own only.
+    """The network of a file written by `save_int8`. Reading a .pt2 file can run code in it:
+    load your own only.
 
-    Raises ValueError where the file is missing, damaged or something else, or not all its convolutions are INT8.
+    Raises ValueError where the file is missing, damaged or something else,
+    or not all its convolutions are INT8.
     """
     path = Path(path)
     if not path.is_file():
@@ -104,10 +108,11 @@ def load_int8(path: Path | str) -> "Int8Network":
 class Int8Network(nn.Module):
     """Log-mel (batch, 1, bands, frames) -> logits (batch, classes), `CLIPS_AT_ONCE` clips at a time.
 
-    Float sums depend a little on how many clips are added up at once, and where one lies between two steps of INT8 it may
-    be rounded up or down: a clip's logits may move by about 0.001 with the size of the batch.
+    Float sums depend a little on how many clips are added up at once, and where one lies between two steps of
+    INT8 it may be rounded up or down: a clip's logits may move by about 0.001 with the size of the batch.
 
-    Raises ValueError for log-mels of another shape than the network was quantized with, and for an empty batch.
+    Raises ValueError for log-mels of another shape than the network was quantized with,
+    and for an empty batch.
     """
 
     def __init__(self, program: ExportedProgram) -> None:
@@ -125,7 +130,8 @@ class Int8Network(nn.Module):
 
 @errors_only()
 def for_running(module: fx.GraphModule) -> fx.GraphModule:
-    """A copy of a graph with equal results in less time: weights made float once, inputs rounded in one copy."""
+    """A copy of a graph with equal results in less time:
+    weights made float once, inputs rounded in one copy."""
     graph = split_const_subgraphs(fx.GraphModule(module, deepcopy(module.graph)))
     graph.run_folding()
     graph.graph.set_codegen(module.graph._codegen)

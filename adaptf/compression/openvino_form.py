@@ -1,4 +1,5 @@
-"""The OpenVINO form of a quantized network: the same program with the same integers, in less time on x86 processors."""
+"""The OpenVINO form of a quantized network:
+the same program with the same integers, in less time on x86 processors."""
 
 import tempfile
 from collections.abc import Callable
@@ -18,11 +19,12 @@ Convert = Callable[[ExportedProgram, tuple[int, ...], Path], None]
 
 
 def save_openvino(graph: fx.GraphModule, clip_shape: tuple[int, ...], path: Path, convert: Convert) -> None:
-    """Writes the program of a converted graph, weights not folded yet, to `path` (.xml) and the .bin file beside it.
+    """Writes the program of a converted graph, weights not folded yet,
+    to `path` (.xml) and the .bin file beside it.
 
-    `clip_shape` is (1, bands, frames). Folded weights would be INT8 constants, behind which OpenVINO does not recognise
-    a quantized convolution; a batch that is not fixed does not compile, and takes longer to trace. The .xml comes last:
-    without it there is no such form.
+    `clip_shape` is (1, bands, frames). Folded weights would be INT8 constants, behind which OpenVINO does not
+    recognise a quantized convolution; a batch that is not fixed does not compile, and takes longer to trace.
+    The .xml comes last: without it there is no such form.
     """
     with errors_only():
         graph = deepcopy(graph)
@@ -47,7 +49,8 @@ def convert(program: ExportedProgram, clip_shape: tuple[int, ...], path: Path) -
 
 
 def _keep_biases_as_fp16(model: Any) -> None:
-    """What is added to channels has values of FP16; kept as such, it takes the bytes that the challenge counts."""
+    """What is added to channels has values of FP16;
+    kept as such, it takes the bytes that the challenge counts."""
     import openvino
     from openvino import opset13
 

@@ -1,4 +1,5 @@
-"""Static INT8 quantization by Intel Neural Compressor. The router needs none of it: loading is apart, in `int8.py`."""
+"""Static INT8 quantization by Intel Neural Compressor. The router needs none of it:
+loading is apart, in `int8.py`."""
 
 import operator
 from collections.abc import Callable, Iterable, Sequence
@@ -38,8 +39,8 @@ class Ranges:
     """How the ranges of activations are taken from the calibration clips."""
 
     observer: str
-    """kl: by a histogram, where rare extremes are cut off if that costs less than coarse steps; minmax: a moving average of
-    each batch's extremes."""
+    """kl: by a histogram, where rare extremes are cut off if that costs less than coarse steps; minmax: a
+    moving average of each batch's extremes."""
     symmetric: bool
     """Whether zero lies in the middle; otherwise all 256 steps lie where the values do."""
 
@@ -62,10 +63,12 @@ class Int8Graph:
     trials: int
     """Candidates that were tried."""
     heard: Tensor
-    """Some of the calibration clips (clips, 1, bands, frames), by which the saved network is tried wherever it is loaded."""
+    """Some of the calibration clips (clips, 1, bands, frames),
+    by which the saved network is tried wherever it is loaded."""
 
     def program(self) -> ExportedProgram:
-        """The reference: log-mel (batch, 1, bands, frames) -> logits (batch, classes), INT8 weights and FP16 biases alone."""
+        """The reference: log-mel (batch, 1, bands, frames) -> logits (batch, classes),
+        INT8 weights and FP16 biases alone."""
         return _packed(self)
 
 
@@ -79,15 +82,18 @@ def tune_int8(
     shared: SharedObjects | None = None,
     program: str = "",
 ) -> Int8Graph:
-    """The first candidate whose closeness to the float network is at most so much below 1, or the closest where none is.
+    """The first candidate whose closeness to the float network is at most so much below 1,
+    or the closest where none is.
 
-    Each convolution gets INT8 weights with a scale per output channel, a bias of FP16 values with the batch normalization
-    folded in, and UINT8 input; all else stays float. The ranges of the inputs and the corrections of weights and biases come
-    from the batches of log-mels (batch, 1, bands, frames) in `calibration`. The network is left as it was: a copy in another
-    form (`models/served.py`) is quantized. `shared` keeps the graph of that form for
-    further networks of the same `program`, which differ from it in weights alone.
+    Each convolution gets INT8 weights with a scale per output channel, a bias of FP16 values with the batch
+    normalization folded in, and UINT8 input; all else stays float. The ranges of the inputs and the
+    corrections of weights and biases come from the batches of log-mels (batch, 1, bands, frames) in
+    `calibration`. The network is left as it was: a copy in another form (`models/served.py`) is quantized.
+    `shared` keeps the graph of that form for further networks of the same `program`,
+    which differ from it in weights alone.
 
-    Raises UserError without a calibration batch, where two hold clips of different shapes, or without candidates.
+    Raises UserError without a calibration batch, where two hold clips of different shapes,
+    or without candidates.
     """
     clip_shape = _shape_of_clips(calibration)
     if not candidates:
@@ -136,7 +142,8 @@ def quantize_int8(
 
 
 def save_forms(quantized: Int8Graph, path: Path, convert: Convert = convert) -> ExportedProgram:
-    """Writes the .pt2 file, clips to try it with and, where OpenVINO is installed, its form; returns the file's program.
+    """Writes the .pt2 file, clips to try it with and, where OpenVINO is installed, its form;
+    returns the file's program.
 
     OpenVINO that crashes takes its process along: stages let a fresh one `convert`.
     """
@@ -203,7 +210,8 @@ def _shape_of_clips(calibration: Sequence[Tensor]) -> tuple[int, ...]:
 def _traced(
     network: nn.Module, example: tuple[Tensor], shared: SharedObjects, program: str
 ) -> fx.GraphModule:
-    """The graph of a copy of the network, as Neural Compressor's own export leaves it but in a third of the time."""
+    """The graph of a copy of the network,
+    as Neural Compressor's own export leaves it but in a third of the time."""
     if program:
         key = ("traced", program, example[0].shape)
         graph = deepcopy(shared.once(key, lambda: _trace(network, example)))

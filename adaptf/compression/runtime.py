@@ -17,23 +17,28 @@ from adaptf.errors import UserError
 OPENVINO, PT2 = "OpenVINO", "pt2"
 _OPENVINO_SUFFIXES = (".xml", ".bin")
 NETWORK_FILES = (".pt2", *_OPENVINO_SUFFIXES, REFERENCE_SUFFIX)
-"""Ends of the files of a network: the exported program, its OpenVINO form, which may be missing, and clips to try both with."""
+"""Ends of the files of a network:
+the exported program, its OpenVINO form, which may be missing, and clips to try both with."""
 LARGEST_DIFFERENCE = 0.1
-"""Of the logits of a form that says the same, relative to their spread. Sums that lie between two steps are rounded to either
-side: forms that compute the same differ by 0.01 to 0.03, INT8 from float by 0.05, sums that overflow by far more."""
+"""Of the logits of a form that says the same, relative to their spread. Sums that lie between two steps are
+rounded to either side: forms that compute the same differ by 0.01 to 0.03, INT8 from float by 0.05,
+sums that overflow by far more."""
 X86 = ("x86_64", "amd64")
 OPENVINO_SETTINGS = {
     "INFERENCE_PRECISION_HINT": "f32",  # by default float parts run in bfloat16 where the processor has it
-    "NUM_STREAMS": 0,  # on the thread that asks: the log-mel is in its cache, and nobody waits for another to wake up
+    # on the thread that asks: the log-mel is in its cache, and nobody waits for another to wake up
+    "NUM_STREAMS": 0,
     "INFERENCE_NUM_THREADS": 1,
     "ENABLE_CPU_PINNING": False,
 }
 
 
 class Network:
-    """Log-mel (batch, 1, bands, frames) -> logits (batch, classes). Any number of threads may call it at a time.
+    """Log-mel (batch, 1, bands, frames) -> logits (batch, classes).
+    Any number of threads may call it at a time.
 
-    Raises ValueError for log-mels of another shape than the network was quantized with, and for an empty batch.
+    Raises ValueError for log-mels of another shape than the network was quantized with,
+    and for an empty batch.
     """
 
     form: str
@@ -41,7 +46,8 @@ class Network:
     why: str = ""
     """Why it is not the OpenVINO form; empty where it is."""
     refused_difference: float | None = None
-    """By how much the OpenVINO form's logits differ on this processor, where it is not used for that reason."""
+    """By how much the OpenVINO form's logits differ on this processor,
+    where it is not used for that reason."""
 
     def __call__(self, logmel: Tensor) -> Tensor:
         raise NotImplementedError
@@ -62,9 +68,11 @@ class ExportedNetwork(Network):
 
 
 class OpenVinoNetwork(Network):
-    """An .xml file with its .bin as OpenVINO runs it: clip by clip, which takes as long per clip as any larger batch.
+    """An .xml file with its .bin as OpenVINO runs it:
+    clip by clip, which takes as long per clip as any larger batch.
 
-    So nothing is compiled anew for another size of batch. Each calling thread computes for itself, on one processor core.
+    So nothing is compiled anew for another size of batch.
+    Each calling thread computes for itself, on one processor core.
     """
 
     form = OPENVINO
@@ -97,8 +105,9 @@ class OpenVinoNetwork(Network):
 def core() -> Any:
     """One for the process, never given up.
 
-    OpenVINO's plugin for processors gives the thread that first asks for it a signal stack in memory of its own. Given up by
-    another thread it frees that memory and leaves the first thread on it, whose next signal then ends the process.
+    OpenVINO's plugin for processors gives the thread that first asks for it a signal stack in memory of its
+    own. Given up by another thread it frees that memory and leaves the first thread on it,
+    whose next signal then ends the process.
     """
     import openvino
 
@@ -129,7 +138,8 @@ def why_no_openvino(path: Path) -> str:
 def load_network(path: Path) -> Network:
     """The fastest form of a .pt2 file that runs here and says what the file said where it was made.
 
-    Raises UserError where not even the file itself can be read, or where it says something else on this processor.
+    Raises UserError where not even the file itself can be read,
+    or where it says something else on this processor.
     """
     why, reference, refused = why_no_openvino(path), read_reference(path), None
     if not why:
@@ -149,13 +159,15 @@ def load_network(path: Path) -> Network:
     difference = _difference_from(reference, network)
     if not difference <= LARGEST_DIFFERENCE:  # nor where it is no number
         raise UserError(
-            f"{path} {_something_else(difference)}, and no other form of it does better: {why or 'there is none'}"
+            f"{path} {_something_else(difference)}, and no other form of it does better: "
+            f"{why or 'there is none'}"
         )
     return network
 
 
 def _difference_from(reference: Reference | None, network: Network) -> float:
-    """Of a network's logits from those that were kept; 0 where none were. Raises UserError where they are of another task."""
+    """Of a network's logits from those that were kept; 0 where none were.
+    Raises UserError where they are of another task."""
     if reference is None:
         return 0.0
     logits = network(reference.logmel)
@@ -168,8 +180,8 @@ def _difference_from(reference: Reference | None, network: Network) -> float:
 def _something_else(difference: float) -> str:
     """What is to be said of a form that is not used."""
     return (
-        f"says something else on this processor than where it was made: logits of the clips kept for this differ by "
-        f"{difference:.2f} of their spread, {LARGEST_DIFFERENCE} are allowed"
+        f"says something else on this processor than where it was made: logits of the clips kept for this "
+        f"differ by {difference:.2f} of their spread, {LARGEST_DIFFERENCE} are allowed"
     )
 
 

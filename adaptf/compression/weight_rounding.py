@@ -1,19 +1,23 @@
-"""Weights as whole numbers of steps, rounded so that what comes out of a convolution changes least on clips that were heard."""
+"""Weights as whole numbers of steps,
+rounded so that what comes out of a convolution changes least on clips that were heard."""
 
 import torch
 from torch import Tensor, nn
 
 LARGEST_STEP = 63
-"""Seven bits. Processors without VNNI add two products of UINT8 inputs and INT8 weights in 16 bits: 2 x 255 x 63 fits there,
-and 2 x 255 x 127 does not, so that logits would depend on the processor. The eighth bit is worth little (docs/int8.md)."""
+"""Seven bits. Processors without VNNI add two products of UINT8 inputs and INT8 weights in 16 bits: 2 x 255 x
+63 fits there, and 2 x 255 x 127 does not, so that logits would depend on the processor.
+The eighth bit is worth little (docs/int8.md)."""
 
 _SMALLEST = 1e-12
 """Largest weight of a channel without weights; of a smaller step there would be no reciprocal."""
 
 _DAMPING = 0.01
-"""Of the inputs' mean power, added to each one's: inputs that hardly differ would otherwise make up for anything."""
+"""Of the inputs' mean power, added to each one's:
+inputs that hardly differ would otherwise make up for anything."""
 _CLIPS = 32
-"""Whose inputs of convolutions wider than 1x1 are looked at: each is there as often as the kernel has places."""
+"""Whose inputs of convolutions wider than 1x1 are looked at:
+each is there as often as the kernel has places."""
 
 
 def step_sizes(weight: Tensor) -> Tensor:
@@ -24,8 +28,9 @@ def step_sizes(weight: Tensor) -> Tensor:
 def rounded_weight(weight: Tensor, steps: Tensor, moments: Tensor) -> Tensor:
     """(out_channels, ...) -> the same shape, whole numbers of at most LARGEST_STEP of its channel's steps.
 
-    One input after the other is rounded, and those that are left make up for it as well as they can (Frantar et al., 2023,
-    arXiv:2210.17323). `moments` (groups, inputs, inputs) are the means of the products of two inputs (`input_moments`).
+    One input after the other is rounded, and those that are left make up for it as well as they can (Frantar
+    et al., 2023, arXiv:2210.17323). `moments` (groups, inputs,
+    inputs) are the means of the products of two inputs (`input_moments`).
     """
     groups, inputs = moments.shape[:2]
     power = moments.diagonal(dim1=1, dim2=2)
@@ -49,9 +54,11 @@ def rounded_weight(weight: Tensor, steps: Tensor, moments: Tensor) -> Tensor:
 def input_moments(
     x: Tensor, kernel: tuple[int, ...], *, stride: tuple[int, ...], padding: tuple[int, ...], groups: int
 ) -> Tensor:
-    """Means of the products of two of the values that a convolution of x (batch, channels, ...) multiplies at a time.
+    """Means of the products of two of the values that a convolution of x (batch, channels, ...) multiplies at
+    a time.
 
-    (groups, inputs, inputs), where inputs are the channels of a group times the places of the kernel, in the order of weights.
+    (groups, inputs, inputs), where inputs are the channels of a group times the places of the kernel,
+    in the order of weights.
     """
     if any(side > 1 for side in kernel):
         x = nn.functional.unfold(x[:_CLIPS], kernel, padding=padding, stride=stride)

@@ -21,7 +21,8 @@ class Labels(NamedTuple):
     device: Tensor
     """(batch,) place of the recording device in the data's device names."""
     row: NDArray[np.int64]
-    """(batch,) place of each clip in the clip set; no tensor, for it stays with the process wherever the batch goes."""
+    """(batch,) place of each clip in the clip set;
+    no tensor, for it stays with the process wherever the batch goes."""
     unmixed_teachers: MixDraw | None = None
     """Set by mixup where inputs and `targets` are mixed but the teachers' logits are not."""
 
@@ -38,7 +39,8 @@ class FeatureBatch(NamedTuple):
     """Clips as a network takes them."""
 
     features: Tensor
-    """Log-mels (batch, 1, bands, frames), or whatever else is the network's input, such as embeddings (batch, dim)."""
+    """Log-mels (batch, 1, bands, frames), or whatever else is the network's input,
+    such as embeddings (batch, dim)."""
     labels: Labels
 
 
@@ -46,7 +48,8 @@ ClipBatch = WaveformBatch | FeatureBatch
 
 
 def with_features(batch: ClipBatch, transform: Callable[[Tensor], Tensor]) -> FeatureBatch:
-    """The batch with the features of its waveforms, through which no gradient flows; as it is where it has features."""
+    """The batch with the features of its waveforms, through which no gradient flows;
+    as it is where it has features."""
     if isinstance(batch, FeatureBatch):
         return batch
     with torch.no_grad():

@@ -1,7 +1,7 @@
 """The clip table: one row per clip, whatever data set it comes from.
 
-Columns: filename (relative to the data set's folder; parts of longer files as parts.py names them), scene, device, location,
-city ('' where unknown), split (train, validation or test).
+Columns: filename (relative to the data set's folder; parts of longer files as parts.py names them), scene,
+device, location, city ('' where unknown), split (train, validation or test).
 """
 
 from collections.abc import Callable, Sequence
@@ -18,10 +18,11 @@ UNKNOWN = "unknown"
 """Stands for every recording device that has no model of its own."""
 
 _LONGEST_NAME = 200
-"""Bytes of a device's name as it is stored: a file's has 255 at most with what is around it, a metric's 250 characters."""
+"""Bytes of a device's name as it is stored:
+a file's has 255 at most with what is around it, a metric's 250 characters."""
 NO_DEVICES = ("all", "none", "router", "macro average", "known devices", "unknown devices")
-"""`promote` moves `all` devices, the registry's `router` is that of all of them, `none` stands for no value, and tables have
-rows of the others beside those of devices."""
+"""`promote` moves `all` devices, the registry's `router` is that of all of them, `none` stands for no value,
+and tables have rows of the others beside those of devices."""
 NO_SCENES = (
     "filename", "scene", "device", "location", "predicted", "probability", "probability of the true scene",
     "device_asked", "device_used", "version_used", "macro average", "log loss",
@@ -36,7 +37,8 @@ FIRST_ROW = 2
 
 
 def check_clips(table: pd.DataFrame, *, scenes: Sequence[str], source: str) -> None:
-    """Raises DataError for rows without a value, of an unknown scene or for a file that another row names too.
+    """Raises DataError for rows without a value,
+    of an unknown scene or for a file that another row names too.
 
     The table's index is the place of a row in the file that it was read from.
     """
@@ -47,17 +49,16 @@ def check_clips(table: pd.DataFrame, *, scenes: Sequence[str], source: str) -> N
         "device names must not hold signs that can't be seen": _once(
             device, lambda name: not name.isprintable()
         ),
-        f"device names must not exceed {_LONGEST_NAME} bytes, of which a sign other than '-' and '_' takes 7 to 9": _once(
-            device, lambda name: len(stored(name).encode(errors="replace")) > _LONGEST_NAME
-        ),
+        f"device names must not exceed {_LONGEST_NAME} bytes, of which a sign other than '-' and '_' takes 7 "
+        "to 9": _once(device, lambda name: len(stored(name).encode(errors="replace")) > _LONGEST_NAME),
         f"no device can be called {', '.join(NO_DEVICES)}: these words stand for something else": _once(
             device, lambda name: name.casefold() in NO_DEVICES
         ),
         f"no scene can be called {', '.join(NO_SCENES)}: tables have columns and rows of these names": _once(
             scene, NO_SCENES.__contains__
         ),
-        f"device names must differ by more than capitals from '{UNKNOWN}' and each other: files are called after them, and "
-        "some systems take those for one": ~device.duplicated()
+        f"device names must differ by more than capitals from '{UNKNOWN}' and each other: files are called "
+        f"after them, and some systems take those for one": ~device.duplicated()
         & (device.str.casefold().duplicated() | (device != UNKNOWN) & (device.str.casefold() == UNKNOWN)),
         f"file names must not hold '{MARK}', which marks parts of files": filename.str.contains(
             MARK, regex=False
@@ -81,16 +82,17 @@ def _once(names: pd.Series, is_wrong: Callable[[str], bool]) -> pd.Series:
 
 
 def check_parts(table: pd.DataFrame, *, source: str) -> None:
-    """Raises DataError where nothing can be trained on the clips: no training or validation clips, or none of a scene."""
+    """Raises DataError where nothing can be trained on the clips:
+    no training or validation clips, or none of a scene."""
     parts = table.groupby("scene")["split"].agg(set)
     problems = [
         f"scene {scene} has no training clips" for scene, splits in parts.items() if TRAIN not in splits
     ]
     if not (table["split"] == VALIDATION).any():
         problems.append(
-            "there are no validation clips, by which training chooses its checkpoint: each scene needs three files or more to "
-            "be cut (one for training, validation and test each), and data.validation_share should be above 0; or say in a "
-            "column 'split' which clips are for validation"
+            "there are no validation clips, by which training chooses its checkpoint: each scene needs three "
+            "files or more to be cut (one for training, validation and test each), and data.validation_share "
+            "should be above 0; or say in a column 'split' which clips are for validation"
         )
     raise_problems(problems, of=f"the splits of {source}")
 
@@ -113,7 +115,8 @@ def gaps(table: pd.DataFrame, scenes: Sequence[str]) -> list[str]:
 
 
 def _device_gaps(table: pd.DataFrame) -> list[str]:
-    """Scenes that a device has clips of for training or validation alone, although there are others of the scene."""
+    """Scenes that a device has clips of for training or validation alone,
+    although there are others of the scene."""
     learning = table[table["split"] != TEST]
     clips = pd.crosstab([learning["device"], learning["scene"]], learning["split"])
     lines = []

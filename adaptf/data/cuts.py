@@ -1,4 +1,5 @@
-"""A file as consecutive clips, decoded in blocks: however long it is, some seconds of it are in memory at a time."""
+"""A file as consecutive clips, decoded in blocks:
+however long it is, some seconds of it are in memory at a time."""
 
 import os
 from collections.abc import Iterator
@@ -38,7 +39,8 @@ def cut_file(path: Path, resample: Resampler, *, clip_samples: int) -> Iterator[
 
 
 def _resampled_blocks(path: Path, resample: Resampler) -> Iterator[tuple[Waveform, int, Waveform]]:
-    """Blocks, their rate, and what the resampler gives meanwhile; at the end an empty block, and what it still held."""
+    """Blocks, their rate, and what the resampler gives meanwhile;
+    at the end an empty block, and what it still held."""
     stream, rate, nothing = None, 0, np.zeros(0, np.float32)
     for block, rate in mono_blocks(path):
         if rate == resample.sample_rate:
@@ -78,7 +80,8 @@ def _cut(heard: _Window, made: _Window, begin: int, clip_samples: int, ratio: fl
 
 
 def unfit(path: Path, *, sample_rate: int, max_peak: float) -> str:
-    """Why a file does not give samples up to `max_peak`, or ''. It is decoded, unless it holds plain integers."""
+    """Why a file does not give samples up to `max_peak`, or ''.
+    It is decoded, unless it holds plain integers."""
     if not os.path.isfile(path):
         return missing_file(path)
     try:

@@ -35,7 +35,8 @@ class ClipDataModule(L.LightningDataModule):
     ) -> None:
         """Without `validation` nothing is validated.
 
-        `keep` is asked for the validation clips, and for the training clips unless `waveforms_change` by augmentations.
+        `keep` is asked for the validation clips,
+        and for the training clips unless `waveforms_change` by augmentations.
         """
         super().__init__()
         self.train_clips, self.validation_clips = train, validation
@@ -43,7 +44,8 @@ class ClipDataModule(L.LightningDataModule):
         self.keep, self.waveforms_change = keep, waveforms_change
 
     def setup(self, stage: str) -> None:
-        """Moves to the memory of this process's device what is wanted there: log-mels, or else the training clips.
+        """Moves to the memory of this process's device what is wanted there:
+        log-mels, or else the training clips.
 
         Raises SharedMemoryFull where the batches of the workers would fill it.
         """

@@ -39,10 +39,12 @@ _BLOCK_VALUES = 2**18
 """Of all channels together, decoded at a time."""
 
 _RATES = range(1000, 768_001)
-"""In Hz. A damaged header claims any rate; resampling would make nothing of the samples, or more than fits in memory."""
+"""In Hz. A damaged header claims any rate;
+resampling would make nothing of the samples, or more than fits in memory."""
 
 _LARGEST_SAMPLE = 2.0**31
-"""That of 32-bit integers written as float. Beyond it are damaged samples, which would overflow when they are summed."""
+"""That of 32-bit integers written as float.
+Beyond it are damaged samples, which would overflow when they are summed."""
 
 
 _NO_SAMPLES = "the audio has no samples"
@@ -53,7 +55,8 @@ class AudioError(ValueError):
 
 
 def decode(source: Path | BinaryIO, *, sample_rate: int) -> Waveform:
-    """Samples (samples,) in [-1, 1] at `sample_rate`: channels averaged, resampled by soxr in its high quality.
+    """Samples (samples,) in [-1, 1] at `sample_rate`:
+    channels averaged, resampled by soxr in its high quality.
 
     Raises AudioError, with a message without the file's name, for what is not readable audio.
     """
@@ -61,7 +64,8 @@ def decode(source: Path | BinaryIO, *, sample_rate: int) -> Waveform:
 
 
 def seconds_of(source: Path | BinaryIO, *, max_seconds: float = math.inf) -> float:
-    """Length of a file: by its header, or by decoding where headers guess. Of longer audio any above `max_seconds`.
+    """Length of a file: by its header, or by decoding where headers guess.
+    Of longer audio any above `max_seconds`.
 
     Raises AudioError as `decode` does, or where the header does not tell.
     """
@@ -82,7 +86,8 @@ class Resampler:
         self._streams: dict[int, soxr.ResampleStream] = {}
 
     def __call__(self, audio: Waveform, rate: int) -> Waveform:
-        """(samples,) at `rate` -> (samples,) at the resampler's rate. Raises AudioError where none is left."""
+        """(samples,) at `rate` -> (samples,) at the resampler's rate.
+        Raises AudioError where none is left."""
         if rate == self.sample_rate:
             return audio
         resampled: Waveform = self.begin(rate).resample_chunk(audio, last=True)
@@ -101,7 +106,8 @@ class Resampler:
 
 
 def read_mono(source: Path | BinaryIO, *, max_seconds: float = math.inf) -> tuple[Waveform, int]:
-    """Samples (samples,) with channels averaged, and their rate in Hz. Of longer audio a little more than `max_seconds`.
+    """Samples (samples,) with channels averaged, and their rate in Hz.
+    Of longer audio a little more than `max_seconds`.
 
     Raises AudioError as `decode` does.
     """
@@ -203,7 +209,8 @@ def _check_header(header: Any) -> None:
     """`header`: with the rate, the frames and the channels that the file claims to have."""
     if header.samplerate not in _RATES:
         raise AudioError(
-            f"its header claims {header.samplerate} samples a second, {_RATES[0]} to {_RATES[-1]} are expected"
+            f"its header claims {header.samplerate} samples a second, {_RATES[0]} to {_RATES[-1]} are "
+            "expected"
         )
     if header.format == "MP3":
         return
@@ -211,12 +218,14 @@ def _check_header(header: Any) -> None:
         raise AudioError("its header does not say how long it is, as in a stream: write it to a file again")
     if header.frames * header.channels > _MAX_SAMPLES:
         raise AudioError(
-            f"its header claims {header.frames / header.samplerate / 3600:.0f} hours: cut it into shorter files"
+            f"its header claims {header.frames / header.samplerate / 3600:.0f} hours: cut it into shorter "
+            "files"
         )
 
 
 def _read_blocks(file: soundfile.SoundFile, max_seconds: float) -> Iterator[Waveform]:
-    """Consecutive samples, channels averaged; of longer audio one more than asked for, however that is rounded."""
+    """Consecutive samples, channels averaged;
+    of longer audio one more than asked for, however that is rounded."""
     left = int(min(file.frames, max_seconds * file.samplerate + 2))
     while left > 0 and len(block := _read_block(file, min(left, -(-_BLOCK_VALUES // file.channels)))):
         left -= len(block)

@@ -1,4 +1,5 @@
-"""What a frozen encoder makes of clips: computed once, kept in files, and trained on in place of the waveforms."""
+"""What a frozen encoder makes of clips:
+computed once, kept in files, and trained on in place of the waveforms."""
 
 import hashlib
 import io
@@ -35,9 +36,10 @@ def cached_embeddings(
 ) -> HeldFeatures:
     """A row for each clip: read from `folder` where they are, computed and kept where they are not.
 
-    `encode` takes waveforms (batch, samples) on `device` and returns (batch, dim); `encoder_digest` stands for all that
-    decides its result. `keys` are the clips' keys in the waveform cache. Raises ValueError where there is not one for each
-    clip, where parts of the clips are drawn at random, or where `encode` returns another shape.
+    `encode` takes waveforms (batch, samples) on `device` and returns (batch, dim); `encoder_digest` stands
+    for all that decides its result. `keys` are the clips' keys in the waveform cache. Raises ValueError where
+    there is not one for each clip, where parts of the clips are drawn at random,
+    or where `encode` returns another shape.
     """
     if len(keys) != len(clips.cache_rows):
         raise ValueError(f"keys should be one for each of {len(clips.cache_rows)} clips, got {len(keys)}")
@@ -77,7 +79,8 @@ def _encode(encode: Callable[[Tensor], Tensor], waveforms: Tensor) -> NDArray[np
 
 
 def _block_digest(clips: CachedWaveforms, keys: Sequence[str], encoder_digest: str) -> str:
-    """Of all that decides a block's values: the encoder, how the samples are read, and which clips, in order."""
+    """Of all that decides a block's values:
+    the encoder, how the samples are read, and which clips, in order."""
     parts = [encoder_digest, clips.cache.format.folder_name, str(clips.sample.samples), *keys]
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:32]
 

@@ -12,7 +12,8 @@ class DataError(UserError):
 
 
 def raise_problems(problems: Sequence[str], *, of: str) -> None:
-    """Raises a DataError that lists the first problems and counts the rest; does nothing where there are none."""
+    """Raises a DataError that lists the first problems and counts the rest;
+    does nothing where there are none."""
     if not problems:
         return
     listed = [f"  {problem}" for problem in problems[:SHOWN]]

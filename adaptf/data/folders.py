@@ -8,11 +8,13 @@ from adaptf.data.errors import DataError
 
 
 def files_below(root: Path, *, suffixes: Container[str]) -> list[str]:
-    """Files with one of the suffixes (in small letters) by their paths relative to the folder, with '/', sorted.
+    """Files with one of the suffixes (in small letters) by their paths relative to the folder,
+    with '/', sorted.
 
-    Links to folders are followed, each folder once, so that a circle ends and a link never stands in for the folder itself.
-    What is hidden is none of the user's data: macOS writes `._a.wav` beside `a.wav`. A link to nothing is no file, and a name
-    that is no UTF-8 cannot stand in a table. Raises DataError where a folder may not be read.
+    Links to folders are followed, each folder once, so that a circle ends and a link never stands in for the
+    folder itself. What is hidden is none of the user's data: macOS writes `._a.wav` beside `a.wav`. A link to
+    nothing is no file, and a name that is no UTF-8 cannot stand in a table.
+    Raises DataError where a folder may not be read.
     """
     found: list[str] = []
     seen: set[tuple[int, int]] = set()

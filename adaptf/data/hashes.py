@@ -26,8 +26,8 @@ _FILES_PER_TASK, _BYTES_PER_READ = 512, 2**22
 FileState = tuple[str, int, int, int, int]
 """Path, size in bytes, time of the content's change in ns, inode, time of the inode's change in ns.
 
-A file whose state is the same has the same content, but for images (squashfs) and mounts that give constant times: the
-latter two tell what was swapped, or written over and given its former time, as DVC and tar do.
+A file whose state is the same has the same content, but for images (squashfs) and mounts that give constant
+times: the latter two tell what was swapped, or written over and given its former time, as DVC and tar do.
 """
 
 
@@ -49,8 +49,8 @@ def hash_files(
 ) -> dict[str, HashedFile]:
     """The content of each file by its name.
 
-    Unless with `read_all`, a file is read again only where its state differs from the last time. Raises DataError that
-    names the files which are missing or may not be read.
+    Unless with `read_all`, a file is read again only where its state differs from the last time. Raises
+    DataError that names the files which are missing or may not be read.
     """
     known = {} if read_all else _remembered(memory_folder / _MEMORY)
     folder = str(root.resolve())

@@ -1,4 +1,5 @@
-"""Files written one behind the other into one, as `cat` does: libsndfile reads the first and is silent on the others."""
+"""Files written one behind the other into one, as `cat` does:
+libsndfile reads the first and is silent on the others."""
 
 import mmap
 import re
@@ -11,7 +12,8 @@ _FLAC_BEGIN = re.compile(rb"fLaC[\x00\x80]\0\0\x22")
 
 
 def files_in(content: bytes | mmap.mmap, format: str) -> list[bytes]:
-    """The files that were joined, [] where it is one as usual; `format` as soundfile calls it. MP3 is apart, in `mp3.py`."""
+    """The files that were joined, [] where it is one as usual; `format` as soundfile calls it.
+    MP3 is apart, in `mp3.py`."""
     begins = list(BEGINS[format](content))[1:] if format in BEGINS else []
     ends = [*begins, len(content)]
     return [content[begin:end] for begin, end in zip([0, *begins], ends, strict=True)] if begins else []
@@ -22,7 +24,8 @@ def _flac_begins(content: bytes | mmap.mmap) -> Iterator[int]:
 
 
 def _ogg_begins(content: bytes | mmap.mmap) -> Iterator[int]:
-    """First pages; those right behind another are of streams that belong together, such as picture and sound."""
+    """First pages; those right behind another are of streams that belong together,
+    such as picture and sound."""
     end_of_last = -1
     for found in _OGG_FIRST_PAGE.finditer(content):
         if found.start() != end_of_last:

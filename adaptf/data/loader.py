@@ -19,10 +19,11 @@ _PREFETCHED = 2
 
 
 class BatchRows(Sampler[list[int]]):
-    """Rows of each batch. Shuffled by seed and epoch, so that a resumed run sees the order it would have seen; without a seed
-    in their order.
+    """Rows of each batch. Shuffled by seed and epoch,
+    so that a resumed run sees the order it would have seen; without a seed in their order.
 
-    Of several processes each takes every n-th row; where shuffled, rows of the start fill up so that all have as many batches.
+    Of several processes each takes every n-th row;
+    where shuffled, rows of the start fill up so that all have as many batches.
     """
 
     def __init__(self, clips: int, *, batch_size: int, seed: int | None = None) -> None:
@@ -72,7 +73,8 @@ def clip_loader(
         sampler=rows,
         batch_size=None,
         collate_fn=handed_over,  # type: ignore[arg-type]  # it gets a whole batch, for lack of a batch size
-        # One of its own: workers would take their seeds from the global one, and move what dropout draws from it.
+        # One of its own: workers would take their seeds from the global one, and move what dropout draws from
+        # it.
         generator=torch.Generator().manual_seed(seed or 0),
         num_workers=workers,
         persistent_workers=workers > 0,

@@ -24,17 +24,20 @@ class Loading:
     pin_memory: bool = field(default=False, metadata=_ASIDE)
     """Page-locked batches, for copies to a GPU that overlap with work."""
     keep_on_device: _OnDevice = field(default="auto", metadata=_ASIDE)
-    """Training clips in the memory of the training device; auto: on a GPU where they take at most half of what is free."""
+    """Training clips in the memory of the training device; auto:
+    on a GPU where they take at most half of what is free."""
     log_mel_gb: float = field(default=1.0, metadata=_ASIDE)
-    """Gigabytes of memory, in each process, for log-mels that are computed once instead of in every epoch: of validation
-    clips, and of training clips where no augmentation changes their waveforms. 0: none. A clip takes 131 kB: TAU's
-    validation clips 0.7 GB, its training clips 3.9 GB."""
+    """Gigabytes of memory, in each process, for log-mels that are computed once instead of in every epoch: of
+    validation clips, and of training clips where no augmentation changes their waveforms. 0: none. A clip
+    takes 131 kB: TAU's validation clips 0.7 GB, its training clips 3.9 GB."""
 
 
 def has_room(size: int, device: torch.device, choice: _OnDevice) -> bool:
-    """Whether so many bytes should live on the device. `auto`: on a GPU where they take at most half of its free memory.
+    """Whether so many bytes should live on the device. `auto`:
+    on a GPU where they take at most half of its free memory.
 
-    On a CPU `auto` means no: a mapped file that is read again and again is in memory anyway, and gives way to others.
+    On a CPU `auto` means no:
+    a mapped file that is read again and again is in memory anyway, and gives way to others.
     """
     if choice != "auto" or device.type != "cuda":
         return choice == "yes"

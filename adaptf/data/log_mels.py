@@ -1,4 +1,5 @@
-"""Log-mels of whole clip sets in memory: computed once, where every epoch and every training would compute them again."""
+"""Log-mels of whole clip sets in memory:
+computed once, where every epoch and every training would compute them again."""
 
 import copy
 import hashlib
@@ -23,13 +24,15 @@ _BYTES_PER_GB = 1e9
 
 
 class LogMelTables:
-    """Log-mels by what they were computed from, up to a limit, beyond which those asked for longest ago go first."""
+    """Log-mels by what they were computed from, up to a limit,
+    beyond which those asked for longest ago go first."""
 
     def __init__(self) -> None:
         self._tables: dict[Hashable, Tensor] = {}  # the one asked for last stands last
 
     def keeper(self, features: nn.Module, loading: Loading) -> Keep:
-        """What gives clip sets the log-mels of these features; where they are others, sets stay as they are."""
+        """What gives clip sets the log-mels of these features;
+        where they are others, sets stay as they are."""
         if not isinstance(features, LogMel):
             return lambda sets, device: sets
         return partial(self.given_to, logmel=features, loading=loading)
@@ -37,10 +40,12 @@ class LogMelTables:
     def given_to(
         self, sets: Sequence[ClipSet], device: torch.device, *, logmel: LogMel, loading: Loading
     ) -> list[ClipSet]:
-        """The sets with their log-mels in the memory of `device`, the first ones where not all of them fit together.
+        """The sets with their log-mels in the memory of `device`,
+        the first ones where not all of them fit together.
 
-        On a GPU `loading.keep_on_device` says whether anything may be kept there, and `auto` keeps what takes half of its
-        free memory. Clips stay as they are where parts of them are drawn at random or they are in no waveform cache.
+        On a GPU `loading.keep_on_device` says whether anything may be kept there, and `auto` keeps what takes
+        half of its free memory. Clips stay as they are where parts of them are drawn at random or they are in
+        no waveform cache.
         """
         given: set[Hashable] = set()
         found = []
@@ -81,7 +86,8 @@ def log_mels(clips: ClipSet, logmel: LogMel, device: torch.device) -> Tensor:
 
 
 def with_log_mels(clips: ClipSet, logmel: LogMel, device: torch.device) -> Iterator[FeatureBatch]:
-    """Clips with waveforms in their order, as batches of float32 log-mels (batch, 1, bands, frames) on the device."""
+    """Clips with waveforms in their order,
+    as batches of float32 log-mels (batch, 1, bands, frames) on the device."""
     logmel = copy.deepcopy(logmel).float().to(device)
     with tqdm(None, "log-mels", len(clips), unit="clip", delay=3, mininterval=1) as bar:
         for rows in blocks_of(range(len(clips)), _CLIPS_AT_ONCE):

@@ -1,8 +1,8 @@
 """MP3 files decoded to their ends, whatever they say of their length.
 
-libsndfile stops where a file's own count of frames does, or an estimate from the file's size where it has none: both are wrong
-for a cover picture, a variable rate without a count, or two files joined. Read from a pipe, where no length can be known, it
-decodes all that comes.
+libsndfile stops where a file's own count of frames does, or an estimate from the file's size where it has
+none: both are wrong for a cover picture, a variable rate without a count, or two files joined. Read from a
+pipe, where no length can be known, it decodes all that comes.
 """
 
 import itertools
@@ -32,9 +32,11 @@ _BLOCK_SAMPLES, _BYTES_PER_READ = 2**16, 2**16
 _ROUNDING = 1
 """In samples, so that what is longer than a limit never ends at it."""
 _MOST_ZEROS = 1024
-"""In which a frame may end, and over which the decoder comes; more of them are a reserve that a recorder did not fill."""
+"""In which a frame may end, and over which the decoder comes;
+more of them are a reserve that a recorder did not fill."""
 _MOST_SECONDS_LOST = 1.0
-"""As bytes that cannot be decoded, at the rate of those before: tags that nobody knows are shorter, audio is mostly longer."""
+"""As bytes that cannot be decoded, at the rate of those before:
+tags that nobody knows are shorter, audio is mostly longer."""
 
 
 class Mp3Error(ValueError):
@@ -53,8 +55,8 @@ class _Block(NamedTuple):
 
 
 def mp3_blocks(content: bytes, *, max_seconds: float = math.inf) -> Iterator[tuple[NDArray[np.float32], int]]:
-    """Samples (samples,) of all streams of a file, one after the other, and their rate in Hz; of longer ones a little more
-    than `max_seconds`.
+    """Samples (samples,) of all streams of a file, one after the other, and their rate in Hz;
+    of longer ones a little more than `max_seconds`.
 
     Raises Mp3Error, and soundfile's errors where a stream is none.
     """
@@ -68,7 +70,8 @@ def mp3_blocks(content: bytes, *, max_seconds: float = math.inf) -> Iterator[tup
 
 
 def _parts(content: bytes) -> Iterator[bytearray]:
-    """The streams of joined files, each from its encoder's note on; without the tags in front and a reserve of zeros behind."""
+    """The streams of joined files, each from its encoder's note on;
+    without the tags in front and a reserve of zeros behind."""
     begin, end = _after_tags(content), len(content.rstrip(b"\0"))
     end += min(len(content) - end, _MOST_ZEROS)
     starts = [begin, *(note.start() for note in ENCODERS_NOTE.finditer(content, begin + 1)), end]
@@ -139,7 +142,8 @@ def _frame_samples(rate: int) -> int:
 def _decode(part: bytearray, *, max_seconds: float, added: int) -> Iterator[_Block]:
     """Decodes until nothing comes any more, or there are more than `max_seconds` beside the `added` samples.
 
-    An error may be the end of a file that was cut off. All that comes before it is kept by a slower reading, frame by frame.
+    An error may be the end of a file that was cut off.
+    All that comes before it is kept by a slower reading, frame by frame.
     """
     done = 0
     try:

@@ -1,4 +1,5 @@
-"""Clips that are parts of a longer file: how many there are, their names and keys. `hall.wav#t=3` is its fourth clip.
+"""Clips that are parts of a longer file: how many there are, their names and keys.
+`hall.wav#t=3` is its fourth clip.
 
 With clips of one second the number is the second at which the clip begins.
 """
@@ -7,10 +8,11 @@ MARK = "#t="
 
 
 def parts_in(samples: int, clip_samples: int) -> int:
-    """Clips that so many samples make. What remains after the last whole one counts if it fills at least half a clip.
+    """Clips that so many samples make.
+    What remains after the last whole one counts if it fills at least half a clip.
 
-    It is padded with zeros then, as anything shorter than one clip is; a shorter rest is dropped, so that no clip is mostly
-    silence that nobody recorded.
+    It is padded with zeros then, as anything shorter than one clip is; a shorter rest is dropped, so that no
+    clip is mostly silence that nobody recorded.
     """
     whole, rest = divmod(samples, clip_samples)
     return max(1, whole + (2 * rest >= clip_samples))

@@ -21,14 +21,15 @@ _RINGING_SECONDS = 0.01
 def load_responses(folder: Path, *, sample_rate: int, level: ResponseLevel) -> ResponseBank:
     """Every audio file below `folder`: resampled once, whole, padded to one length, its peak as its delay.
 
-    Published ones peak at up to 2.6 ms; with that taken back none of them shifts a clip in time. Each has an energy of 1, or
-    the gain that its file has. Raises DataError where the folder holds no response or files that can't be
-    used, all of which it names.
+    Published ones peak at up to 2.6 ms; with that taken back none of them shifts a clip in time. Each has an
+    energy of 1, or the gain that its file has. Raises DataError where the folder holds no response or files
+    that can't be used, all of which it names.
     """
     names = files_below(folder, suffixes=AUDIO_SUFFIXES)
     if not names:
         raise DataError(
-            f"{folder} holds no impulse response: {', '.join(sorted(AUDIO_SUFFIXES))} files are expected there"
+            f"{folder} holds no impulse response: {', '.join(sorted(AUDIO_SUFFIXES))} files are expected "
+            "there"
         )
     found = [_read_response(folder / name, sample_rate, level) for name in names]
     problems = [
@@ -57,7 +58,8 @@ def _read_response(path: Path, sample_rate: int, level: ResponseLevel) -> NDArra
 
 
 def _resampled(response: NDArray[np.float32], rate: int, sample_rate: int) -> NDArray[np.float32]:
-    """With the gain that it has at its own rate, and with what its resampling rings before its first sample."""
+    """With the gain that it has at its own rate,
+    and with what its resampling rings before its first sample."""
     if rate == sample_rate:
         return response
     around = np.pad(response, round(_RINGING_SECONDS * rate))

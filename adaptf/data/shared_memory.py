@@ -16,13 +16,15 @@ SHARED_MEMORY = Path("/dev/shm")
 
 
 class SharedMemoryFull(UserError):
-    """Says so itself: a data loader that raises a worker's error again gives it the worker's traceback for a message."""
+    """Says so itself: a data loader that raises a worker's error again gives it the worker's traceback for a
+    message."""
 
     def __init__(self, *_: str) -> None:
         size = f"{shutil.disk_usage(SHARED_MEMORY).total / 1e6:.0f} MB of " if SHARED_MEMORY.is_dir() else ""
         super().__init__(
-            f"{size}shared memory ({SHARED_MEMORY}) are too little for the batches of the workers: give the container more "
-            "(docker run --shm-size=2g), or read in the training process (trainer.workers=0), or take smaller batches"
+            f"{size}shared memory ({SHARED_MEMORY}) are too little for the batches of the workers: give the "
+            f"container more (docker run --shm-size=2g), or read in the training process "
+            "(trainer.workers=0), or take smaller batches"
         )
 
 
@@ -35,8 +37,8 @@ def check_shared_memory(needed_bytes: int) -> None:
 def handed_over(batch: ClipBatch) -> ClipBatch:
     """In a worker: the batch in shared memory.
 
-    PyTorch would move it there in a thread of its own, whose error reaches nobody: the training would wait forever. Raises
-    SharedMemoryFull.
+    PyTorch would move it there in a thread of its own, whose error reaches nobody:
+    the training would wait forever. Raises SharedMemoryFull.
     """
     if get_worker_info() is None:
         return batch

@@ -16,7 +16,8 @@ class SharedObjects:
         self._made: dict[Hashable, Any] = {}
 
     def once(self, key: Hashable, make: Callable[[], T]) -> T:
-        """What `make` returned when it was first called for this key. What raises is asked again the next time."""
+        """What `make` returned when it was first called for this key.
+        What raises is asked again the next time."""
         if key not in self._made:
             self._made[key] = make()
         made: T = self._made[key]

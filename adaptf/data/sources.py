@@ -64,7 +64,8 @@ class Sample:
 
 @dataclass(frozen=True)
 class CachedWaveforms:
-    """Clips of the waveform cache. Raises ValueError where they should be longer than the cache holds them."""
+    """Clips of the waveform cache.
+    Raises ValueError where they should be longer than the cache holds them."""
 
     cache: WaveformCache
     cache_rows: _Rows

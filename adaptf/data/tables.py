@@ -17,15 +17,16 @@ _FILENAME = "filename"
 def read_strings(path: Path, columns: list[str]) -> pd.DataFrame:
     """A table whose cells stay the strings they are ('NA' is a name), tidied; empty cells are ''.
 
-    Its header tells which of SEPARATORS it has. Rows without any value are left out; the index counts them. Raises DataError
-    where the file is missing, is no such table, lacks a column or names one twice.
+    Its header tells which of SEPARATORS it has. Rows without any value are left out; the index counts them.
+    Raises DataError where the file is missing, is no such table, lacks a column or names one twice.
     """
     if not path.is_file():
         raise DataError(f"{path} is missing")
     separator = _separator(path, columns)
     name = SEPARATORS[separator]
     try:
-        # Told of a header, pandas takes the first column for row names where rows have more cells than the header.
+        # Told of a header, pandas takes the first column for row names where rows have more cells than the
+        # header.
         lines = pd.read_csv(
             path,
             sep=separator,
@@ -49,8 +50,8 @@ def read_strings(path: Path, columns: list[str]) -> pd.DataFrame:
     missing = [column for column in columns if column not in table.columns]
     if missing:
         raise DataError(
-            f"{path} lacks the column{'s' * (len(missing) > 1)} {', '.join(missing)}; it has {', '.join(table.columns)} "
-            f"(columns are separated by {name})"
+            f"{path} lacks the column{'s' * (len(missing) > 1)} {', '.join(missing)}; it has "
+            f"{', '.join(table.columns)} (columns are separated by {name})"
         )
     return _tidied(table)
 

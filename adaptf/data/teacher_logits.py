@@ -1,4 +1,5 @@
-"""A teacher's logits as a table keyed by file name: never by row number, which another split or order would break.
+"""A teacher's logits as a table keyed by file name:
+never by row number, which another split or order would break.
 
 folder/logits.parquet   filename and one column per class
 folder/logits.json      the teacher's run, the digest of its data, the classes in order, the number of clips
@@ -35,16 +36,19 @@ class TeacherLogits:
     def of(
         self, filenames: Sequence[str], *, classes: Sequence[str], data_digest: str
     ) -> NDArray[np.float32]:
-        """Logits in the order of these clips. Raises DataError where data or classes are others or clips are missing."""
+        """Logits in the order of these clips.
+        Raises DataError where data or classes are others or clips are missing."""
         source = f"the logits of teacher run {self.teacher_run}"
         if data_digest != self.data_digest:
             raise DataError(
-                f"{source} belong to other data (digest {self.data_digest}) than that of this stage (digest {data_digest}): "
-                "run `teacher` on this stage's prepare_run, or give the prepare_run that the teacher took"
+                f"{source} belong to other data (digest {self.data_digest}) than that of this stage (digest "
+                f"{data_digest}): run `teacher` on this stage's prepare_run, or give the prepare_run that "
+                "the teacher took"
             )
         if tuple(classes) != self.classes:
             raise DataError(
-                f"{source} hold the classes {', '.join(self.classes)}, expected {', '.join(classes)}, in this order"
+                f"{source} hold the classes {', '.join(self.classes)}, expected {', '.join(classes)}, in "
+                "this order"
             )
         rows = pd.Index(self.filenames).get_indexer(pd.Index(filenames))
         raise_problems(
@@ -69,7 +73,8 @@ def write_teacher_logits(folder: Path, table: TeacherLogits) -> None:
 
 
 def read_teacher_logits(folder: Path) -> TeacherLogits:
-    """Raises DataError where it is no such table, clips are missing or stand there twice, or a logit is no number."""
+    """Raises DataError where it is no such table, clips are missing or stand there twice,
+    or a logit is no number."""
     about = _read_about(folder / _ABOUT)
     frame = read_table(folder / _TABLE)
     columns, classes = ["filename", *about["classes"]], about["classes"]

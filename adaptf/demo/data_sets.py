@@ -1,11 +1,11 @@
 """The demo data: synthesised sounds in the layouts of TAU Urban Acoustic Scenes 2022 Mobile and of AudioSet.
 
 root/tau/audio/<scene>-<city>-<location>-<recording>-<segment>-<device>.wav      1 s, 44.1 kHz, 16 bit, mono
-root/tau/meta.csv                                                                and evaluation_setup/fold1_*.csv
-root/tau/evaluation_set/audio/<number>.wav, evaluation_setup/test.csv, labels.csv (hidden truth)
-root/audioset/audio/<ytid>_<start in ms>.wav                                     3 s, 32 kHz, 16 bit, mono
-root/audioset/balanced_train_segments.csv, class_labels_indices.csv
-root/README.txt, demo.json                                                       settings and counts
+root/tau/meta.csv                                                                and
+evaluation_setup/fold1_*.csv root/tau/evaluation_set/audio/<number>.wav, evaluation_setup/test.csv, labels.csv
+(hidden truth) root/audioset/audio/<ytid>_<start in ms>.wav                                     3 s, 32 kHz,
+16 bit, mono root/audioset/balanced_train_segments.csv, class_labels_indices.csv root/README.txt,
+demo.json settings and counts
 """
 
 import csv
@@ -23,7 +23,7 @@ from tqdm import tqdm
 
 from adaptf.audio.simulated_microphones import compress, simulate_responses
 from adaptf.data.folders import files_below
-from adaptf.demo.sounds import SCENES, Clips, render_events, render_scene
+from adaptf.demo.sounds import SCENE_RECIPES, Clips, render_events, render_scene
 from adaptf.files import written_aside
 
 # Part of the settings: data of an older generator is not taken for that of this one.
@@ -85,10 +85,12 @@ _README = """Demo data of adaptf
 
 Synthesised sounds; figures on them say nothing about real scenes.
 
-tau/       the layout of TAU Urban Acoustic Scenes 2022 Mobile: ten scenes, devices a, b, c, s1-s3 (training) and
-           s4-s6 besides (test); evaluation_set/ with devices that are not named, labels.csv its hidden truth.
+tau/       the layout of TAU Urban Acoustic Scenes 2022 Mobile: ten scenes, devices a, b, c, s1-s3 (training)
+           and s4-s6 besides (test); evaluation_set/ with devices that are not named, labels.csv its hidden
+           truth.
 audioset/  the layout of AudioSet: audio/<ytid>_<start in milliseconds>.wav for the rows of
-           balanced_train_segments.csv. The identifiers belong to no video, and some files are missing on purpose.
+           balanced_train_segments.csv. The identifiers belong to no video, and some files are missing on
+           purpose.
 demo.json  the settings that this data is a function of, and the counts.
 """
 
@@ -119,10 +121,10 @@ class _Part:
 
     @property
     def end_location(self) -> int:
-        return self.first_location + len(SCENES) * self.locations
+        return self.first_location + len(SCENE_RECIPES) * self.locations
 
 
-class _Clip(NamedTuple):
+class _MetaRow(NamedTuple):
     """A row of TAU's meta.csv."""
 
     filename: str
@@ -148,13 +150,14 @@ def write_demo(
 ) -> DemoSummary:
     """Write the demo data to the folder `root`, or return the same data where it is already there.
 
-    Locations count per scene. Device a records every training clip, `device_share` of them (at least one per scene) are
-    recorded by each of b, c, s1, s2 and s3 too; every test clip is recorded by all nine devices. `audioset_missing` of
-    the `audioset_clips` get no audio file. The data is a function of the arguments; no random state outside is used.
+    Locations count per scene. Device a records every training clip, `device_share` of them (at least one per
+    scene) are recorded by each of b, c, s1, s2 and s3 too; every test clip is recorded by all nine devices.
+    `audioset_missing` of the `audioset_clips` get no audio file. The data is a function of the arguments;
+    no random state outside is used.
 
-    A set appears under its name only when it is whole: it is written to a hidden folder beside `root` and renamed.
-    Raises FileExistsError where `root` holds anything but a whole set of these settings, ValueError where a size is
-    too small.
+    A set appears under its name only when it is whole: it is written to a hidden folder beside `root` and
+    renamed. Raises FileExistsError where `root` holds anything but a whole set of these settings,
+    ValueError where a size is too small.
     """
     # Every argument but the folder decides about the content.
     settings = {name: value for name, value in locals().items() if name != "root"} | {"generator": _GENERATOR}
@@ -199,7 +202,8 @@ def _check(settings: dict[str, float]) -> None:
         raise ValueError(f"device_share is {settings['device_share']}; it is a share, 0 to 1")
     if settings["audioset_missing"] > settings["audioset_clips"]:
         raise ValueError(
-            f"audioset_missing is {settings['audioset_missing']}, more than all {settings['audioset_clips']} clips"
+            f"audioset_missing is {settings['audioset_missing']}, more than all {settings['audioset_clips']} "
+            "clips"
         )
 
 
@@ -218,7 +222,8 @@ def _existing(root: Path, settings: dict[str, float]) -> DemoSummary | None:
             name: (written.get(name), value) for name, value in settings.items() if written.get(name) != value
         }
         raise FileExistsError(
-            f"{root} holds demo data of other settings (there, wanted): {differences}; remove it or name another folder"
+            f"{root} holds demo data of other settings (there, wanted): {differences}; remove it or name "
+            "another folder"
         )
     files = len(files_below(root, suffixes=(".wav",)))
     expected = sum(count for name, count in counts.items() if name != "audioset_missing")
@@ -246,10 +251,10 @@ def _write_tau(
     train_rows = _write_part(folder, seed, training, TRAINING_DEVICES, device_share, responses, progress)
     test_rows = _write_part(folder, seed, test, _TEST_DEVICES, 1.0, responses, progress)
     setup = folder / "evaluation_setup"
-    _write_table(folder / "meta.csv", _Clip._fields, train_rows + test_rows)
-    _write_table(setup / "fold1_train.csv", _Clip._fields[:2], [row[:2] for row in train_rows])
-    _write_table(setup / "fold1_test.csv", _Clip._fields[:1], [row[:1] for row in test_rows])
-    _write_table(setup / "fold1_evaluate.csv", _Clip._fields[:2], [row[:2] for row in test_rows])
+    _write_table(folder / "meta.csv", _MetaRow._fields, train_rows + test_rows)
+    _write_table(setup / "fold1_train.csv", _MetaRow._fields[:2], [row[:2] for row in train_rows])
+    _write_table(setup / "fold1_test.csv", _MetaRow._fields[:1], [row[:1] for row in test_rows])
+    _write_table(setup / "fold1_evaluate.csv", _MetaRow._fields[:2], [row[:2] for row in test_rows])
     hidden = _write_evaluation_set(folder / "evaluation_set", seed, evaluation, responses, progress)
     return {"training_clips": len(train_rows), "test_clips": len(test_rows), "evaluation_clips": hidden}
 
@@ -262,10 +267,10 @@ def _write_part(
     device_share: float,
     responses: dict[str, np.ndarray],
     progress: Callable[[int], object],
-) -> list[_Clip]:
+) -> list[_MetaRow]:
     """Write the audio of a part: all clips of device a, `device_share` of them for each other device."""
     rows = []
-    for number, scene in enumerate(SCENES):
+    for number, scene in enumerate(SCENE_RECIPES):
         rng = np.random.default_rng((seed, part.number, number))
         signals = _render_scene(scene, part, rng)
         for device in devices:
@@ -282,7 +287,7 @@ def _write_part(
 def _render_scene(scene: str, part: _Part, rng: np.random.Generator) -> np.ndarray:
     """Clips (locations * clips_per_location, samples) as device a hears them, ordered by location."""
     place = np.repeat(np.arange(part.locations), part.clips_per_location)
-    return render_scene(SCENES[scene], Clips(rng, place, _TAU_RATE, _TAU_RATE))
+    return render_scene(SCENE_RECIPES[scene], Clips(rng, place, _TAU_RATE, _TAU_RATE))
 
 
 def _spread_over_locations(rng: np.random.Generator, part: _Part, count: int) -> np.ndarray:
@@ -291,14 +296,14 @@ def _spread_over_locations(rng: np.random.Generator, part: _Part, count: int) ->
     return np.sort(np.lexsort((rng.random(turns.size), turns))[:count])
 
 
-def _clip(scene: str, part: _Part, scene_number: int, index: int, device: str) -> _Clip:
+def _clip(scene: str, part: _Part, scene_number: int, index: int, device: str) -> _MetaRow:
     place, clip = divmod(int(index), part.clips_per_location)
     location = part.first_location + scene_number * part.locations + place
     city = CITIES[location % len(CITIES)]
     recording, segment = divmod(clip, _SEGMENTS_PER_RECORDING)
     # TAU numbers recordings through all locations; a hundred for each are enough to keep the numbers apart.
     recording += 100 * location
-    return _Clip(
+    return _MetaRow(
         f"audio/{scene}-{city}-{location}-{recording}-{segment}-{device}.wav",
         scene,
         f"{city}-{location}",
@@ -309,7 +314,8 @@ def _clip(scene: str, part: _Part, scene_number: int, index: int, device: str) -
 def _record(
     signals: np.ndarray, device: str, responses: dict[str, np.ndarray], rng: np.random.Generator
 ) -> np.ndarray:
-    """`signals` (clips, samples) as `device` hears them: its response, then compression (s) or noise (b, c)."""
+    """`signals` (clips, samples) as `device` hears them:
+    its response, then compression (s) or noise (b, c)."""
     if device == "a":
         return signals
     samples = signals.shape[1]
@@ -325,10 +331,11 @@ def _record(
 def _write_evaluation_set(
     folder: Path, seed: int, part: _Part, responses: dict[str, np.ndarray], progress: Callable[[int], object]
 ) -> int:
-    """Write clips in random order, each from one of ten devices of which four are not named; returns how many."""
+    """Write clips in random order, each from one of ten devices of which four are not named;
+    returns how many."""
     rng = np.random.default_rng((seed, part.number))
-    scenes = np.repeat(list(SCENES), part.locations * part.clips_per_location)
-    signals = np.concatenate([_render_scene(scene, part, rng) for scene in SCENES])
+    scenes = np.repeat(list(SCENE_RECIPES), part.locations * part.clips_per_location)
+    signals = np.concatenate([_render_scene(scene, part, rng) for scene in SCENE_RECIPES])
     order = rng.permutation(len(signals))
     devices = rng.permutation(np.resize(_EVALUATION_DEVICES, len(signals)))
     names = [f"audio/{number}.wav" for number in range(len(signals))]
@@ -370,7 +377,8 @@ def _write_audioset(
 
 
 def _draw_events(rng: np.random.Generator, clips: int) -> np.ndarray:
-    """Which classes every clip has, (clips, classes) of bool: one to three, all classes about equally often."""
+    """Which classes every clip has, (clips, classes) of bool:
+    one to three, all classes about equally often."""
     classes = len(EVENT_CLASSES)
     events = np.zeros((clips, classes), bool)
     events[np.arange(clips), rng.permutation(clips) % classes] = True
@@ -383,7 +391,8 @@ def _draw_events(rng: np.random.Generator, clips: int) -> np.ndarray:
 def _write_segments(
     path: Path, ids: list[str], starts: np.ndarray, clip_seconds: float, events: np.ndarray
 ) -> None:
-    """AudioSet's table: three lines of comment, a blank after every comma but those within the quoted labels."""
+    """AudioSet's table: three lines of comment,
+    a blank after every comma but those within the quoted labels."""
     identifiers = np.array([identifier for identifier, _ in EVENT_CLASSES.values()])
     lines = [
         "# Segments csv of the demo data",

@@ -1,7 +1,8 @@
 """Synthesised sound events and scenes of the demo data: many clips at once, by a seeded generator.
 
-Every sound is a function `Clips -> (clips, samples)` built from a few primitives: filtered noise, tones, strikes, gates
-and slow curves. A scene is a recipe of the same sounds, so what is learnt about events helps with scenes.
+Every sound is a function `Clips -> (clips, samples)` built from a few primitives: filtered noise, tones,
+strikes, gates and slow curves.
+A scene is a recipe of the same sounds, so what is learnt about events helps with scenes.
 """
 
 from collections.abc import Callable, Sequence
@@ -36,7 +37,8 @@ class Clips:
     samples: int
     sample_rate: int
     variation: float = 0.3
-    """How far the clips of one place differ from each other: 0 not at all, 1 as much as clips of different places."""
+    """How far the clips of one place differ from each other:
+    0 not at all, 1 as much as clips of different places."""
 
     def __len__(self) -> int:
         return len(self.place)
@@ -48,7 +50,8 @@ class Clips:
 
     @cached_property
     def hz(self) -> np.ndarray:
-        """Frequency of every bin, (samples // 2 + 1,); the bin at 0 counts as 1 Hz, so that it can be divided by."""
+        """Frequency of every bin, (samples // 2 + 1,);
+        the bin at 0 counts as 1 Hz, so that it can be divided by."""
         return np.maximum(np.fft.rfftfreq(self.samples, 1 / self.sample_rate), 1).astype(np.float32)
 
     def only(self, chosen: np.ndarray) -> "Clips":
@@ -82,16 +85,19 @@ class Clips:
         return irfft(spectrum * gain, self.samples, axis=1)
 
     def filter(self, signal: np.ndarray, gain: np.ndarray) -> np.ndarray:
-        """`signal` (clips, samples) times `gain` (clips, bins) in the spectrum; what rings on returns at the start."""
+        """`signal` (clips, samples) times `gain` (clips, bins) in the spectrum;
+        what rings on returns at the start."""
         return irfft(rfft(signal, axis=1) * gain, self.samples, axis=1)
 
     def tone(self, hz: np.ndarray, harmonics: np.ndarray) -> np.ndarray:
-        """A tone (clips, samples): its `hz` (clips, 1) or (clips, samples), its amplitudes (clips or 1, harmonics)."""
+        """A tone (clips, samples):
+        its `hz` (clips, 1) or (clips, samples), its amplitudes (clips or 1, harmonics)."""
         table = _wave_table(np.broadcast_to(harmonics, (len(self), harmonics.shape[1])))
         return _look_up(table, self.phase(hz))
 
     def strikes(self, per_second: np.ndarray, *, irregular: float) -> np.ndarray:
-        """Single samples (clips, samples) of random strength, about `per_second` (clips, 1) of them in a second."""
+        """Single samples (clips, samples) of random strength,
+        about `per_second` (clips, 1) of them in a second."""
         count = int(per_second.max() * self.seconds[-1]) + 2
         regular = np.arange(count) - 1 + self.rng.random((len(self), 1))
         beat = regular + irregular * self.rng.standard_normal((len(self), count))
@@ -102,7 +108,8 @@ class Clips:
         return struck
 
     def gate(self, per_second: np.ndarray, *, share: np.ndarray) -> np.ndarray:
-        """Smooth pulses 0..1 (clips, samples): `per_second` (clips, 1), each a `share` (clips, 1) of its period."""
+        """Smooth pulses 0..1 (clips, samples):
+        `per_second` (clips, 1), each a `share` (clips, 1) of its period."""
         phase = (self.seconds * per_second + self.rng.random((len(self), 1), dtype=np.float32)) % 1
         return np.clip(4 * np.sin(np.pi * np.minimum(phase / share, 1)), 0, 1)
 
@@ -119,7 +126,8 @@ class Clips:
 
 
 def _wave_table(harmonics: np.ndarray) -> np.ndarray:
-    """One period (..., _TABLE_SAMPLES) of the amplitudes (..., harmonics), their phases spread to keep peaks low."""
+    """One period (..., _TABLE_SAMPLES) of the amplitudes (..., harmonics),
+    their phases spread to keep peaks low."""
     order = np.arange(1, harmonics.shape[-1] + 1)
     spectrum = np.zeros((*harmonics.shape[:-1], _TABLE_SAMPLES // 2 + 1), np.complex64)
     spectrum[..., 1 : len(order) + 1] = harmonics * np.exp(1j * order**2)
@@ -147,7 +155,8 @@ def band(
 
 
 def _ringing(hz: np.ndarray, center_hz: np.ndarray, decay_seconds: np.ndarray) -> np.ndarray:
-    """Complex spectrum of a sine at `center_hz` that starts at once and dies away, all of about the same energy."""
+    """Complex spectrum of a sine at `center_hz` that starts at once and dies away,
+    all of about the same energy."""
     damping = 1 / decay_seconds
     sine = center_hz / ((damping + 2j * np.pi * hz) ** 2 + (2 * np.pi * center_hz) ** 2)
     return (sine * np.sqrt(damping)).astype(np.complex64)
@@ -379,43 +388,44 @@ class Scene:
 
 
 # fmt: off
-SCENES = {
+SCENE_RECIPES = {
     "airport": Scene((1.0, 2.5), [
         ("hum", 0.9, -1), ("babble", 0.9, -4), ("rumble", 0.6, -6), ("bell", 0.8, -2), ("speech", 0.5, -5),
         ("footsteps", 0.4, -9), ("beep", 0.3, -12)]),
     "bus": Scene((0.05, 0.15), [
-        ("engine", 1, 0), ("rumble", 0.7, -4), ("air_brake", 0.5, -6), ("clatter", 0.5, -8), ("babble", 0.4, -10),
-        ("beep", 0.2, -12), ("door", 0.2, -6)]),
+        ("engine", 1, 0), ("rumble", 0.7, -4), ("air_brake", 0.5, -6), ("clatter", 0.5, -8),
+        ("babble", 0.4, -10), ("beep", 0.2, -12), ("door", 0.2, -6)]),
     "metro": Scene((0.1, 0.4), [
-        ("rumble", 1, 0), ("clickety_clack", 0.9, -1), ("hum", 0.5, -8), ("hiss", 0.5, -9), ("squeal", 0.3, -8),
-        ("babble", 0.3, -10), ("speech", 0.2, -6)]),
+        ("rumble", 1, 0), ("clickety_clack", 0.9, -1), ("hum", 0.5, -8), ("hiss", 0.5, -9),
+        ("squeal", 0.3, -8), ("babble", 0.3, -10), ("speech", 0.2, -6)]),
     "metro_station": Scene((1.5, 3.0), [
-        ("hiss", 0.9, -3), ("rumble", 0.7, -3), ("babble", 0.7, -5), ("squeal", 0.6, -5), ("footsteps", 0.5, -6),
-        ("beep", 0.4, -8), ("speech", 0.3, -5)]),
+        ("hiss", 0.9, -3), ("rumble", 0.7, -3), ("babble", 0.7, -5), ("squeal", 0.6, -5),
+        ("footsteps", 0.5, -6), ("beep", 0.4, -8), ("speech", 0.3, -5)]),
     "park": Scene((0.05, 0.3), [
         ("bird", 0.8, -7), ("wind", 0.8, -2), ("chirp", 0.5, -8), ("insect", 0.4, -10), ("traffic", 0.4, -10),
         ("footsteps", 0.3, -8), ("stream", 0.3, -8), ("speech", 0.2, -8)]),
     "public_square": Scene((0.3, 1.0), [
-        ("stream", 0.9, -1), ("babble", 0.8, -4), ("bell", 0.5, -6), ("wind", 0.4, -6), ("footsteps", 0.5, -7),
-        ("traffic", 0.4, -7), ("bird", 0.3, -8), ("music", 0.2, -8)]),
+        ("stream", 0.9, -1), ("babble", 0.8, -4), ("bell", 0.5, -6), ("wind", 0.4, -6),
+        ("footsteps", 0.5, -7), ("traffic", 0.4, -7), ("bird", 0.3, -8), ("music", 0.2, -8)]),
     "shopping_mall": Scene((0.5, 1.5), [
-        ("music", 0.9, -1), ("babble", 0.9, -2), ("clatter", 0.5, -6), ("footsteps", 0.5, -8), ("hum", 0.5, -7),
-        ("beep", 0.4, -8), ("speech", 0.3, -6)]),
+        ("music", 0.9, -1), ("babble", 0.9, -2), ("clatter", 0.5, -6), ("footsteps", 0.5, -8),
+        ("hum", 0.5, -7), ("beep", 0.4, -8), ("speech", 0.3, -6)]),
     "street_pedestrian": Scene((0.2, 0.6), [
-        ("footsteps", 0.9, -2), ("speech", 0.6, -4), ("babble", 0.7, -4), ("traffic", 0.4, -8), ("wind", 0.3, -8),
-        ("music", 0.2, -8), ("bell", 0.2, -8)]),
+        ("footsteps", 0.9, -2), ("speech", 0.6, -4), ("babble", 0.7, -4), ("traffic", 0.4, -8),
+        ("wind", 0.3, -8), ("music", 0.2, -8), ("bell", 0.2, -8)]),
     "street_traffic": Scene((0.05, 0.4), [
         ("traffic", 1, 2), ("horn", 0.6, -4), ("engine", 0.5, -7), ("rain", 0.3, -8), ("siren", 0.2, -6),
         ("wind", 0.3, -6), ("footsteps", 0.3, -8), ("air_brake", 0.2, -8)]),
     "tram": Scene((0.1, 0.3), [
-        ("hum", 1, 0), ("rumble", 0.7, -4), ("squeal", 0.6, -6), ("bell", 0.4, -5), ("clickety_clack", 0.3, -8),
-        ("babble", 0.4, -9), ("beep", 0.2, -12), ("door", 0.2, -6)]),
+        ("hum", 1, 0), ("rumble", 0.7, -4), ("squeal", 0.6, -6), ("bell", 0.4, -5),
+        ("clickety_clack", 0.3, -8), ("babble", 0.4, -9), ("beep", 0.2, -12), ("door", 0.2, -6)]),
 }
 # fmt: on
 
 
 def render_scene(scene: Scene, clips: Clips) -> np.ndarray:
-    """Clips (clips, samples) float32 of a scene; each place has its own mix, reverberation, tilt and level."""
+    """Clips (clips, samples) float32 of a scene;
+    each place has its own mix, reverberation, tilt and level."""
     places = replace(clips, place=np.arange(clips.place.max() + 1))
     mixed = unit(clips.noise(_background_gain(places)[clips.place])) * _gain(clips, -12, -3)
     for name, chance, level_db in scene.layers:
@@ -431,7 +441,8 @@ def render_scene(scene: Scene, clips: Clips) -> np.ndarray:
 
 
 def render_events(present: dict[str, np.ndarray], clips: Clips) -> np.ndarray:
-    """Clips (clips, samples) float32 of single sounds: `present` says for every sound which clips (clips,) have it."""
+    """Clips (clips, samples) float32 of single sounds:
+    `present` says for every sound which clips (clips,) have it."""
     mixed = unit(clips.noise(_background_gain(clips))) * _gain(clips, -40, -15)
     for name, chosen in present.items():
         if chosen.any():

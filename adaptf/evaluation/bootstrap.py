@@ -24,7 +24,8 @@ BLOCK = 2**22
 
 @dataclass(frozen=True)
 class Difference:
-    """What the second setting has over the first, in macro-average class-wise accuracy (a fraction), with 95 % intervals."""
+    """What the second setting has over the first, in macro-average class-wise accuracy (a fraction),
+    with 95 % intervals."""
 
     mean: float
     """Over the pairs of runs."""
@@ -39,25 +40,29 @@ class Difference:
     """Of the interval over pairs of runs; nan with one pair."""
     runs_high: float
     single_location_scenes: tuple[str, ...]
-    """Scenes whose places cannot be resampled, because there is one: the interval over locations is too narrow by them."""
+    """Scenes whose places cannot be resampled, because there is one:
+    the interval over locations is too narrow by them."""
     p: float
-    """Two-sided, of no difference: the larger one of that over locations and, with several pairs, that over runs, because both
-    have to be small; nan where there is no interval."""
+    """Two-sided, of no difference: the larger one of that over locations and, with several pairs, that over
+    runs, because both have to be small; nan where there is no interval."""
 
     @property
     def stands(self) -> bool:
-        """Whether zero lies outside of the interval over locations and, with several pairs, of that over runs too."""
+        """Whether zero lies outside of the interval over locations and, with several pairs,
+        of that over runs too."""
         over_locations = self.low > 0 or self.high < 0
         over_runs = self.runs == 1 or self.runs_low > 0 or self.runs_high < 0
         return over_locations and over_runs
 
 
 def paired_bootstrap(first: Runs, second: Runs, *, draws: int = DRAWS, seed: int = 0) -> Difference:
-    """The difference between two settings, its percentile interval over locations and its t interval over runs.
+    """The difference between two settings,
+    its percentile interval over locations and its t interval over runs.
 
-    Clips of one place are alike, so places are drawn and not clips, the same ones for both settings (Efron and Tibshirani,
-    1993, An Introduction to the Bootstrap, chapters 8 and 13). Run i of the one is paired with run i of the other. Clips
-    without a location count by file. Raises DataError where the settings have unequal numbers of runs or other clips.
+    Clips of one place are alike, so places are drawn and not clips, the same ones for both settings (Efron
+    and Tibshirani, 1993, An Introduction to the Bootstrap, chapters 8 and 13). Run i of the one is paired
+    with run i of the other. Clips without a location count by file.
+    Raises DataError where the settings have unequal numbers of runs or other clips.
     """
     _check_runs(first, second)
     _check_clips(first, second)
@@ -109,7 +114,8 @@ def _check_clips(first: Runs, second: Runs) -> None:
             ):
                 if len(clips):
                     raise DataError(
-                        f"{clips[0]} is predicted in {one} but not in {other}: both should hold the same clips"
+                        f"{clips[0]} is predicted in {one} but not in {other}: both should hold the same "
+                        "clips"
                     )
 
 
@@ -120,7 +126,8 @@ def _correct(runs: Runs) -> pd.Series:
 
 
 def _per_location(run: pd.DataFrame, gains: pd.Series) -> pd.DataFrame:
-    """Sums of the clips' gains and counts of `clips`: a row per scene and location, sorted, whatever the clips' order."""
+    """Sums of the clips' gains and counts of `clips`:
+    a row per scene and location, sorted, whatever the clips' order."""
     gain = run["filename"].map(gains).groupby([run["scene"], places_of(run)])
     return pd.DataFrame({"gain": gain.sum(), "clips": gain.count()})
 
@@ -131,10 +138,11 @@ def _single_location_scenes(units: pd.DataFrame) -> tuple[str, ...]:
 
 
 def _p_over_locations(drawn: NDArray[np.float64], units: pd.DataFrame) -> float:
-    """Twice the share of draws on the far side of zero (Davison and Hinkley, 1997, Bootstrap Methods, section 4.4).
+    """Twice the share of draws on the far side of zero (Davison and Hinkley, 1997, Bootstrap Methods, section
+    4.4).
 
-    A few places that happen to agree are no proof, whatever is drawn from them: p is never below that of a sign test in which
-    all places that differ agree (Dixon and Mood, 1946, The statistical sign test).
+    A few places that happen to agree are no proof, whatever is drawn from them: p is never below that of a
+    sign test in which all places that differ agree (Dixon and Mood, 1946, The statistical sign test).
     """
     beyond = min(np.count_nonzero(drawn <= 0), np.count_nonzero(drawn >= 0))
     differing = np.count_nonzero(units["gain"])
@@ -154,8 +162,8 @@ def _p_over_runs(over_runs: MeanInterval) -> float:
 def _draw(units: pd.DataFrame, draws: int, seed: int) -> NDArray[np.float64]:
     """(draws,) macro averages of the gain per clip.
 
-    Each scene keeps its number of locations, because the test set was made so: the places were chosen scene by scene. Drawn
-    from all of them, a scene could lack clips, and the macro average would not be defined.
+    Each scene keeps its number of locations, because the test set was made so: the places were chosen scene
+    by scene. Drawn from all of them, a scene could lack clips, and the macro average would not be defined.
     """
     generator = np.random.default_rng(seed)
     scenes = [_draw_scene(scene, draws, generator) for _, scene in units.groupby(level="scene")]
@@ -172,6 +180,6 @@ def _draw_scene(units: pd.DataFrame, draws: int, generator: np.random.Generator)
         chosen = generator.integers(locations, size=(len(block), locations))
         block[:] = gain[chosen].sum(axis=1) / clips[chosen].sum(axis=1)
     observed = gain.sum() / clips.sum()
-    # n drawn of n locations vary by (n - 1) / n too little, which a few locations per scene make felt; hence the stretch
-    # (Rao and Wu, 1988, Resampling inference with complex survey data).
+    # n drawn of n locations vary by (n - 1) / n too little, which a few locations per scene make felt; hence
+    # the stretch (Rao and Wu, 1988, Resampling inference with complex survey data).
     return observed + math.sqrt(locations / max(1, locations - 1)) * (drawn - observed)

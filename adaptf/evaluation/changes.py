@@ -1,4 +1,5 @@
-"""What another model changes: which clips are gained and lost, and by how much accuracy differs per scene and per device."""
+"""What another model changes:
+which clips are gained and lost, and by how much accuracy differs per scene and per device."""
 
 from collections.abc import Sequence
 from typing import Literal
@@ -11,7 +12,8 @@ from adaptf.evaluation.scores import TEXT_COLUMNS, Runs, macro_accuracy, probabi
 from adaptf.evaluation.tables import DIFFERENCE, HIGH, LOW, STANDS, P
 
 GAINED, LOST, STILL_WRONG = "gained", "lost", "still wrong"
-"""Kinds of clips whose prediction changes: to the true scene, away from it, from one wrong scene to another."""
+"""Kinds of clips whose prediction changes:
+to the true scene, away from it, from one wrong scene to another."""
 _KINDS = [GAINED, LOST, STILL_WRONG]
 CHANGE, _PAIR, _CLIPS = "change", "pair", "clips"
 OWN_COLUMNS = {*TEXT_COLUMNS, CHANGE, _PAIR, _CLIPS, DIFFERENCE, LOW, HIGH, P, STANDS, *_KINDS}
@@ -22,8 +24,9 @@ _GroupedBy = Literal["scene", "device"]
 def changed_clips(first: Runs, second: Runs, names: tuple[str, str], scenes: Sequence[str]) -> pd.DataFrame:
     """A row per clip, and pair of runs, whose prediction changes; lost ones first, the surest mistake on top.
 
-    `names` are those of the two settings: a column holds the scene that each predicted, another one its probability in percent.
-    Both settings should hold the same clips, as `paired_bootstrap` checks, and be called otherwise than OWN_COLUMNS.
+    `names` are those of the two settings: a column holds the scene that each predicted, another one its
+    probability in percent. Both settings should hold the same clips, as `paired_bootstrap` checks,
+    and be called otherwise than OWN_COLUMNS.
     """
     pairs = [_changed(old, new, names, scenes) for old, new in zip(first, second, strict=True)]
     table = pd.concat(
@@ -47,12 +50,14 @@ def group_table(
     by: _GroupedBy,
     draws: int = DRAWS,
 ) -> pd.DataFrame:
-    """A row per scene or device: clips, macro-average accuracies in percent (means over runs), their difference in points with
-    its 95 % interval, and how many of the `changes` (`changed_clips`, over all pairs of runs) are gained, lost and still wrong.
+    """A row per scene or device: clips, macro-average accuracies in percent (means over runs), their
+    difference in points with its 95 % interval, and how many of the `changes` (`changed_clips`, over all
+    pairs of runs) are gained, lost and still wrong.
 
-    Each interval is that of its row alone. Of ten rows without a difference one would stand by chance more often than one in
-    twenty: `stands` is 'yes' where p, corrected for the number of rows, is below 0.05 (Holm, 1979, A simple sequentially
-    rejective multiple test procedure), and '-' where no places can be drawn.
+    Each interval is that of its row alone. Of ten rows without a difference one would stand by chance more
+    often than one in twenty: `stands` is 'yes' where p, corrected for the number of rows, is below 0.05
+    (Holm, 1979, A simple sequentially rejective multiple test procedure),
+    and '-' where no places can be drawn.
     """
     groups = sorted(first[0][by].unique())
     parts = [

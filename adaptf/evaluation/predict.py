@@ -23,7 +23,8 @@ def predict_logits(
 ) -> NDArray[np.float32]:
     """(clips, classes) in the order of the set.
 
-    `model` takes what the set's batches hold, on `device`: waveforms (batch, samples), or features where they are kept.
+    `model` takes what the set's batches hold, on `device`:
+    waveforms (batch, samples), or features where they are kept.
     """
     rows = tqdm(
         even_batches(np.arange(len(clips)), batch_size),

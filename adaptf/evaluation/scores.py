@@ -1,4 +1,5 @@
-"""Scores from a table of predictions: one row per clip with filename, scene, device, location and a logit per scene."""
+"""Scores from a table of predictions:
+one row per clip with filename, scene, device, location and a logit per scene."""
 
 from collections.abc import Mapping, Sequence
 from typing import Literal
@@ -15,22 +16,23 @@ Runs = Sequence[pd.DataFrame]
 """A setting's predictions of the same clips: one table per run, that is per seed; usually one."""
 
 Score = Literal["mean_over_devices", "plain"]
-"""Which accuracy chooses: the mean over recording devices of each one's macro average, or that of all clips together, which
-those of the commonest device decide."""
+"""Which accuracy chooses: the mean over recording devices of each one's macro average, or that of all clips
+together, which those of the commonest device decide."""
 
 TEXT_COLUMNS = ("filename", "scene", "device", "location", "predicted")
 """Of a table of predictions; the others hold a logit per scene."""
 
 
 def prediction_table(clips: pd.DataFrame, logits: NDArray[np.float32], scenes: Sequence[str]) -> pd.DataFrame:
-    """The clip table's filename, scene, device and location, the scene that was predicted, and one logit per scene.
+    """The clip table's filename, scene, device and location, the scene that was predicted,
+    and one logit per scene.
 
     Raises UserError for logits that are not finite, of which the highest would be the first.
     """
     if wrong := int((~np.isfinite(logits)).any(axis=1).sum()):
         raise UserError(
-            f"the logits of {wrong} of {len(logits)} clips are not finite: the model that gave them has diverged or overflows, "
-            "train it again with a lower learning rate"
+            f"the logits of {wrong} of {len(logits)} clips are not finite: the model that gave them has "
+            f"diverged or overflows, train it again with a lower learning rate"
         )
     table = clips[list(TEXT_COLUMNS[:-1])].reset_index(drop=True)
     table["predicted"] = [scenes[place] for place in logits.argmax(axis=1)]
@@ -68,7 +70,8 @@ def macro_accuracy_per_device(predictions: pd.DataFrame) -> pd.Series:
 
 
 def accuracy(predictions: pd.DataFrame, score: Score) -> float:
-    """By which checkpoints and settings are chosen; each mean is over the scenes and devices that there are."""
+    """By which checkpoints and settings are chosen;
+    each mean is over the scenes and devices that there are."""
     return (
         macro_accuracy(predictions)
         if score == "plain"
@@ -77,7 +80,8 @@ def accuracy(predictions: pd.DataFrame, score: Score) -> float:
 
 
 def absent_scenes(predictions: pd.DataFrame, scenes: Sequence[str]) -> dict[str, list[str]]:
-    """By device the scenes that its mean leaves out, as there is no clip of them; devices with all scenes are not there."""
+    """By device the scenes that its mean leaves out, as there is no clip of them;
+    devices with all scenes are not there."""
     found = {str(device): set(rows) for device, rows in predictions.groupby("device")["scene"]}
     absent = {device: [scene for scene in scenes if scene not in there] for device, there in found.items()}
     return {device: lacking for device, lacking in absent.items() if lacking}
@@ -90,7 +94,8 @@ def say_absent(absent: Mapping[str, Sequence[str]]) -> str:
 
 
 def log_loss(predictions: pd.DataFrame, scenes: Sequence[str]) -> float:
-    """Mean over the scenes of the mean negative log-probability of the true scene, as in the challenge's tables."""
+    """Mean over the scenes of the mean negative log-probability of the true scene,
+    as in the challenge's tables."""
     log_probabilities = log_softmax(predictions[list(scenes)].to_numpy(np.float64), axis=1)
     place = predictions["scene"].map({scene: row for row, scene in enumerate(scenes)}).to_numpy()
     losses = pd.Series(-log_probabilities[np.arange(len(place)), place])

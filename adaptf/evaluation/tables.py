@@ -1,4 +1,5 @@
-"""Tables of the settings: by scene, by device, their macro averages with intervals, and the differences between them."""
+"""Tables of the settings:
+by scene, by device, their macro averages with intervals, and the differences between them."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import combinations, pairwise
@@ -17,7 +18,7 @@ from adaptf.evaluation.scores import (
 )
 from adaptf.names import in_markdown
 
-MEAN, LOG_LOSS = "macro average", "log loss"
+MACRO_AVERAGE, LOG_LOSS = "macro average", "log loss"
 SEEN, UNSEEN = "known devices", "unknown devices"
 _STD, _MEAN_LOW, _MEAN_HIGH, RUNS = "std", "95 % low", "95 % high", "runs"
 DIFFERENCE, LOW, HIGH, RUNS_LOW, RUNS_HIGH, STANDS = (
@@ -34,7 +35,8 @@ _TWO_DIGITS = {LOG_LOSS, _STD, DIFFERENCE, LOW, HIGH, RUNS_LOW, RUNS_HIGH, P}
 
 
 def scene_table(settings: Mapping[str, Runs], scenes: Sequence[str]) -> pd.DataFrame:
-    """Accuracy in percent per scene (rows) and setting (columns), the macro average, and the log loss: means over runs."""
+    """Accuracy in percent per scene (rows) and setting (columns), the macro average, and the log loss:
+    means over runs."""
     columns = {
         setting: _mean(_scene_scores(run, scenes) for run in runs) for setting, runs in settings.items()
     }
@@ -42,7 +44,8 @@ def scene_table(settings: Mapping[str, Runs], scenes: Sequence[str]) -> pd.DataF
 
 
 def device_table(settings: Mapping[str, Runs], known_devices: Sequence[str]) -> pd.DataFrame:
-    """Macro-average accuracy in percent per device (rows) and setting (columns), and the means of known and unknown ones.
+    """Macro-average accuracy in percent per device (rows) and setting (columns),
+    and the means of known and unknown ones.
 
     All are means over runs.
     """
@@ -54,21 +57,23 @@ def device_table(settings: Mapping[str, Runs], known_devices: Sequence[str]) -> 
 
 
 def accuracy_table(settings: Mapping[str, Runs]) -> pd.DataFrame:
-    """Macro-average accuracy in percent per setting (rows): mean, standard deviation and t interval over its runs."""
+    """Macro-average accuracy in percent per setting (rows):
+    mean, standard deviation and t interval over its runs."""
     rows = {}
     for setting, runs in settings.items():
         over_runs = mean_interval([macro_accuracy(run) * 100 for run in runs])
         rows[setting] = (over_runs.mean, over_runs.std, over_runs.low, over_runs.high, over_runs.runs)
-    columns = [MEAN, _STD, _MEAN_LOW, _MEAN_HIGH, RUNS]
+    columns = [MACRO_AVERAGE, _STD, _MEAN_LOW, _MEAN_HIGH, RUNS]
     return pd.DataFrame.from_dict(rows, orient="index", columns=columns).rename_axis("setting")
 
 
 def difference_table(settings: Mapping[str, Runs], *, draws: int = DRAWS) -> pd.DataFrame:
-    """Differences of macro-average accuracy in points, a row per pair of settings, each with the one before it first.
+    """Differences of macro-average accuracy in points, a row per pair of settings,
+    each with the one before it first.
 
-    95 % intervals over locations and over runs; `stands` is 'yes' where no interval holds zero, else 'no'. Every pair is
-    judged alone: of many pairs without a difference, one in twenty stands by chance. Raises DataError where two settings
-    have unequal numbers of runs or other clips.
+    95 % intervals over locations and over runs; `stands` is 'yes' where no interval holds zero, else 'no'.
+    Every pair is judged alone: of many pairs without a difference, one in twenty stands by chance. Raises
+    DataError where two settings have unequal numbers of runs or other clips.
     """
     rows = {}
     for first, second in _pairs(list(settings)):
@@ -109,7 +114,7 @@ def as_rows(table: pd.DataFrame) -> list[list[str]]:
 
 def _scene_scores(run: pd.DataFrame, scenes: Sequence[str]) -> pd.Series:
     scores = accuracy_per_scene(run).reindex(list(scenes)) * 100
-    scores[MEAN] = macro_accuracy(run) * 100
+    scores[MACRO_AVERAGE] = macro_accuracy(run) * 100
     scores[LOG_LOSS] = log_loss(run, scenes)
     return scores
 
@@ -117,7 +122,11 @@ def _scene_scores(run: pd.DataFrame, scenes: Sequence[str]) -> pd.Series:
 def _device_scores(run: pd.DataFrame, known_devices: Sequence[str]) -> pd.Series:
     scores = macro_accuracy_per_device(run) * 100
     known = scores.index.isin(list(known_devices))
-    means = {SEEN: scores[known].mean(), UNSEEN: scores[~known].mean(), MEAN: macro_accuracy(run) * 100}
+    means = {
+        SEEN: scores[known].mean(),
+        UNSEEN: scores[~known].mean(),
+        MACRO_AVERAGE: macro_accuracy(run) * 100,
+    }
     return pd.concat([scores, pd.Series(means).dropna()])
 
 

@@ -1,4 +1,5 @@
-"""Stage `compare`: two models or more on the same clips, where they differ, which differences stand, and which clips change."""
+"""Stage `compare`: two models or more on the same clips, where they differ, which differences stand,
+and which clips change."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -13,17 +14,17 @@ from adaptf.errors import UserError
 from adaptf.evaluation.changes import changed_clips, group_table
 from adaptf.evaluation.scores import Runs, macro_accuracy, places_of
 from adaptf.evaluation.tables import accuracy_table, difference_table
-from adaptf.pipeline.artifacts import DATA_KIND, SCENES_KIND
+from adaptf.pipeline.artifacts import DATA_KIND, SCENES_KIND, TABLES, TABLES_FOLDER
 from adaptf.pipeline.compared import Compared, all_compared, loaded
 from adaptf.pipeline.config import aside, file_or_name, upstream
 from adaptf.pipeline.dataset import PreparedData, load_prepared
-from adaptf.pipeline.prediction_files import TABLES_FOLDER, write_predictions
+from adaptf.pipeline.prediction_files import write_predictions
 from adaptf.pipeline.predictions import predict_by_device
 from adaptf.pipeline.refit import refits_of
 from adaptf.pipeline.run_names import short
 from adaptf.pipeline.stage import Stage
 from adaptf.pipeline.validation import SYNTHESISED
-from adaptf.reports.compare_report import PAGE, TABLES, Pair, note_of, page_of, text_of
+from adaptf.reports.compare_report import PAGE, Pair, page_of, pairs_note, text_of
 from adaptf.reports.difference_figures import accuracy_figure, change_figure
 from adaptf.reports.evaluation_report import warnings_of
 from adaptf.reports.page import write_report
@@ -37,9 +38,9 @@ class CompareConfig:
     """Holds models against the first of them, on the same clips."""
 
     runs: str = file_or_name(NONE)
-    """Two and more, separated by commas: runs of train, teacher, distill, finetune or quantize, also over seeds, also trials of
-    a sweep; registered versions as in models:/adaptf-s1/3 or models:/adaptf-s1@production; checkpoint files, or folders of
-    <device>.ckpt."""
+    """Two and more, separated by commas: runs of train, teacher, distill, finetune or quantize, also over
+    seeds, also trials of a sweep; registered versions as in models:/adaptf-s1/3 or
+    models:/adaptf-s1@production; checkpoint files, or folders of <device>.ckpt."""
     prepare_run: str = upstream("prepare", **{DATA_KIND: SCENES_KIND})
     """Run of `prepare` that holds the scenes."""
     split: Literal["test", "validation"] = "test"
@@ -50,7 +51,8 @@ class CompareConfig:
 
 
 def compare(config: CompareConfig, run: StageRun) -> Result:
-    """A page, tables as text, CSV and Markdown, pictures, all clips that change, and every model's predictions."""
+    """A page, tables as text, CSV and Markdown, pictures, all clips that change,
+    and every model's predictions."""
     found = all_compared(config.runs.split(","))
     data = load_prepared(run, config.prepare_run, kind=SCENES_KIND)
     rows = common_clips(found, data, config.split)
@@ -61,14 +63,14 @@ def compare(config: CompareConfig, run: StageRun) -> Result:
     }
     tables = {"accuracies": accuracy_table(settings), "differences": difference_table(settings)}
     pairs = pairs_of(settings, data, run.folder)
-    write_tables(settings, tables, pairs, run.folder / TABLES_FOLDER)
+    write_compared(settings, tables, pairs, run.folder / TABLES_FOLDER)
     picture = accuracy_figure(settings, tables["differences"], run.folder / "accuracy.png")
     remarks = [*learnt_from_them(found, config.split), *remarks_on(data, rows, config.split)]
     text = text_of(remarks, tables, pairs)
     (run.folder / TABLES).write_text(text)
     run_ids = ",".join(run_id for one in found for run_id in one.run_ids)
     return Result(
-        metrics=metrics_of(settings, pairs, config.split),
+        metrics=comparison_metrics(settings, pairs, config.split),
         files={
             PAGE: write_report(page_of(list(settings), tables, pairs, picture, remarks), run.folder / PAGE),
             TABLES: run.folder / TABLES,
@@ -78,9 +80,9 @@ def compare(config: CompareConfig, run: StageRun) -> Result:
         tags={
             "adaptf.compared": ", ".join(settings),
             **({f"{runs.UPSTREAM}runs": run_ids} if run_ids else {}),
-            **files_in(found),
+            **file_tags(found),
         },
-        note=note_of(remarks, tables, pairs),
+        note=pairs_note(remarks, tables, pairs),
         summary=text,
     )
 
@@ -96,7 +98,7 @@ def names(config: CompareConfig) -> list[str]:
     return [", ".join(found) if len(found) <= 2 else f"{len(found)} models"]
 
 
-def files_digest(config: CompareConfig) -> str:
+def checkpoints_digest(config: CompareConfig) -> str:
     """Digest of the checkpoint files."""
     values = config.runs.split(",")
     return runs.digest(
@@ -104,7 +106,7 @@ def files_digest(config: CompareConfig) -> str:
     )
 
 
-def files_in(found: Sequence[Compared]) -> dict[str, str]:
+def file_tags(found: Sequence[Compared]) -> dict[str, str]:
     """Tags of the checkpoint files among them, by their places."""
     values = {f"runs.{place}": value for place, one in enumerate(found, 1) for value in one.values}
     return {
@@ -141,7 +143,7 @@ def pairs_of(settings: Mapping[str, Runs], data: PreparedData, folder: Path) -> 
     return pairs
 
 
-def write_tables(
+def write_compared(
     settings: Mapping[str, Runs], tables: Mapping[str, pd.DataFrame], pairs: Sequence[Pair], folder: Path
 ) -> None:
     """CSV files of all tables, and predictions, which are called after the model's place."""
@@ -160,7 +162,10 @@ def remarks_on(data: PreparedData, rows: pd.DataFrame, split: str) -> list[str]:
     """What has to be known of the clips, and which they are."""
     devices = sorted(rows["device"].unique())
     plural = "s" * (len(devices) > 1)
-    clips = f"{len(rows)} {split} clips of {places_of(rows).nunique()} places and device{plural} {', '.join(devices)}."
+    clips = (
+        f"{len(rows)} {split} clips of {places_of(rows).nunique()} places and device{plural} "
+        f"{', '.join(devices)}."
+    )
     chosen = [SYNTHESISED] * data.synthesised + [
         "Checkpoints were chosen by these clips, which flatters all models."
     ]
@@ -173,14 +178,16 @@ def learnt_from_them(found: Sequence[Compared], split: str) -> list[str]:
         return []
     refits = {one.label: [name for run_id in one.run_ids for name in refits_of(run_id)] for one in found}
     return [
-        f"{label} has **learnt from these clips** (refit of {', '.join(dict.fromkeys(names))}): its figures are too good."
+        f"{label} has **learnt from these clips** (refit of {', '.join(dict.fromkeys(names))}): its figures "
+        "are too good."
         for label, names in refits.items()
         if names
     ]
 
 
-def metrics_of(settings: Mapping[str, Runs], pairs: Sequence[Pair], split: str) -> dict[str, float]:
-    """By the models' places: accuracy; of all but the first, the difference to it and the predictions that change."""
+def comparison_metrics(settings: Mapping[str, Runs], pairs: Sequence[Pair], split: str) -> dict[str, float]:
+    """By the models' places: accuracy;
+    of all but the first, the difference to it and the predictions that change."""
     means = [sum(map(macro_accuracy, predictions)) / len(predictions) for predictions in settings.values()]
     metrics = {f"{split}/accuracy/{place}": mean for place, mean in enumerate(means, 1)}
     for place, (mean, pair) in enumerate(zip(means[1:], pairs, strict=True), 2):
@@ -188,7 +195,9 @@ def metrics_of(settings: Mapping[str, Runs], pairs: Sequence[Pair], split: str) 
     return metrics
 
 
-COMPARE = Stage("compare", run=compare, config=CompareConfig, check=check, reads=files_digest, words=names)
+COMPARE = Stage(
+    "compare", run=compare, config=CompareConfig, check=check, reads=checkpoints_digest, words=names
+)
 
 
 if __name__ == "__main__":

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import torch
 
 from adaptf.data.clips import VALIDATION
-from adaptf.pipeline.artifacts import DATA_KIND, SCENES_KIND, TEACHER_KIND
+from adaptf.pipeline.artifacts import BEST_ACCURACY, DATA_KIND, SCENES_KIND, TEACHER_KIND
 from adaptf.pipeline.checkpoints import student_of
 from adaptf.pipeline.checks import check_training
 from adaptf.pipeline.config import (
@@ -47,8 +47,9 @@ class DistillConfig:
     """Runs of `teacher`, separated by commas, whose logits the student learns from; `latest`: the newest of
     each kind."""
     refit: bool = False
-    """Learns from the validation clips too, of which the teachers have left logits, for exactly optim.max_epochs, and takes the
-    last one: nothing is left to choose by, so the number of epochs should come from a run before."""
+    """Learns from the validation clips too, of which the teachers have left logits, for exactly
+    optim.max_epochs, and takes the last one:
+    nothing is left to choose by, so the number of epochs should come from a run before."""
     loss: LossConfig = LossConfig()
     augment: AugmentConfig = AugmentConfig(mixup_alpha=0.2)
     optim: OptimConfig = OptimConfig(max_epochs=310)
@@ -98,7 +99,7 @@ DISTILL = Stage(
     config=DistillConfig,
     check=check_training,
     words=lambda config: told(config, "T", "w"),
-    score="best/accuracy",
+    score=BEST_ACCURACY,
 )
 
 

@@ -1,10 +1,11 @@
-"""Stage `evaluate`: the class-wise and device-wise tables on the test clips, and which differences between settings stand."""
+"""Stage `evaluate`: the class-wise and device-wise tables on the test clips,
+and which differences between settings stand."""
 
 from dataclasses import dataclass
 
 from adaptf.data.clips import TEST
 from adaptf.errors import UserError
-from adaptf.pipeline.artifacts import DATA_KIND, SCENES_KIND
+from adaptf.pipeline.artifacts import DATA_KIND, SCENES_KIND, SERVED_ACCURACY
 from adaptf.pipeline.config import aside, upstream, upstream_several
 from adaptf.pipeline.dataset import load_tested
 from adaptf.pipeline.predictions import load_models, predict_by_device
@@ -33,18 +34,19 @@ MEANINGS = {
 
 @dataclass(frozen=True)
 class EvaluateConfig:
-    """Scores models on the test clips. Each setting can be left out with `none`, and can be several runs with other seeds."""
+    """Scores models on the test clips.
+    Each setting can be left out with `none`, and can be several runs with other seeds."""
 
     prepare_run: str = upstream("prepare", **{DATA_KIND: SCENES_KIND})
     """Run of `prepare` that holds the scenes."""
     train_run: str = upstream_several("train", files="one")
-    """One model, from the labels alone; can be a checkpoint file. Several runs, separated by commas, or a run over seeds, are
-    shown by their mean."""
+    """One model, from the labels alone; can be a checkpoint file.
+    Several runs, separated by commas, or a run over seeds, are shown by their mean."""
     distill_run: str = upstream_several("distill", files="one")
     """One model, distilled: without device fine-tuning; can be a checkpoint file."""
     finetune_run: str = upstream_several("finetune", files="per device")
-    """A model per device: with device fine-tuning; can be checkpoint files: a folder of <device>.ckpt, or a mapping such as
-    '{a: a.ckpt, unknown: u.ckpt}'."""
+    """A model per device: with device fine-tuning; can be checkpoint files: a folder of <device>.ckpt, or a
+    mapping such as '{a: a.ckpt, unknown: u.ckpt}'."""
     quantize_run: str = upstream_several("quantize")
     """A model per device in INT8, as it is served: a run of `quantize`."""
     accelerator: str = aside("auto")
@@ -52,7 +54,8 @@ class EvaluateConfig:
 
 
 def evaluate(config: EvaluateConfig, run: StageRun) -> Result:
-    """One page for a reader; tables as text, CSV and Markdown, pictures, the hardest clips, and every setting's predictions."""
+    """One page for a reader;
+    tables as text, CSV and Markdown, pictures, the hardest clips, and every setting's predictions."""
     data = load_tested(run, config.prepare_run)
     run_ids = run_ids_of(config)
     loaded = {
@@ -74,7 +77,8 @@ def run_ids_of(config: EvaluateConfig) -> dict[str, list[str]]:
     wanted = {setting: runs.split_ids(value) for setting, value in values.items() if value != NONE}
     if not wanted:
         raise UserError(
-            "there is nothing to evaluate: all of train_run, distill_run, finetune_run and quantize_run are 'none'"
+            "there is nothing to evaluate: all of train_run, distill_run, finetune_run and quantize_run are "
+            "'none'"
         )
     return wanted
 
@@ -94,7 +98,7 @@ def origin_of_teachers(config: EvaluateConfig) -> str:
     return f"Teachers: {', '.join(teacher_name(run_id) for run_id in run_ids)}."
 
 
-EVALUATE = Stage("evaluate", run=evaluate, config=EvaluateConfig, score="test/accuracy/per device INT8")
+EVALUATE = Stage("evaluate", run=evaluate, config=EvaluateConfig, score=SERVED_ACCURACY)
 
 
 if __name__ == "__main__":

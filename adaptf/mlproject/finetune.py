@@ -10,7 +10,7 @@ from adaptf.data.errors import DataError
 from adaptf.errors import in_section
 from adaptf.evaluation.scores import accuracy
 from adaptf.names import in_markdown, stored
-from adaptf.pipeline.artifacts import DATA_KIND, DEVICE_RUNS, KEPT, SCENES_KIND, TEACHER_KIND
+from adaptf.pipeline.artifacts import BEST_ACCURACY, DATA_KIND, DEVICE_RUNS, KEPT, SCENES_KIND, TEACHER_KIND
 from adaptf.pipeline.augmentations import dir_p_by_device
 from adaptf.pipeline.borrowed import Borrowed
 from adaptf.pipeline.checkpoints import student_of
@@ -50,21 +50,23 @@ class FinetuneConfig:
     distill_run: str = upstream_model("distill")
     """Run of `distill`, or a checkpoint file, from which each device's model starts."""
     teacher_runs: str = upstream_each("teacher", TEACHER_KIND, optional=True)
-    """Runs of `teacher`, separated by commas, from which the models learn on; `latest`: the newest one of each kind; `none`:
-    labels alone."""
+    """Runs of `teacher`, separated by commas, from which the models learn on; `latest`:
+    the newest one of each kind; `none`: labels alone."""
     loss: LossConfig = FinetuneDeviceConfig.loss
     devices: tuple[str, ...] = ()
-    """Devices with a model of their own beside `unknown`; an empty list means every device of the training clips."""
+    """Devices with a model of their own beside `unknown`;
+    an empty list means every device of the training clips."""
     min_clips: int = within(NOT_NEGATIVE, 50)
     """A device with fewer training clips gets no model of its own and is served by `unknown`."""
     min_validation_clips: int = within(NOT_NEGATIVE, FinetuneDeviceConfig.min_validation_clips)
     """A device with fewer validation clips is judged on those of all devices."""
     borrowed: Borrowed = FinetuneDeviceConfig.borrowed
-    """Whose clips a device's model learns from beside its own. matched: all others', each band of their log-mels brought to its
-    mean and deviation in the device's clips (Mezza et al., 2020); its own are repeated until they are half at least. none:
-    nobody's."""
+    """Whose clips a device's model learns from beside its own. matched: all others', each band of their
+    log-mels brought to its mean and deviation in the device's clips (Mezza et al., 2020); its own are
+    repeated until they are half at least. none: nobody's."""
     refit: bool = FinetuneDeviceConfig.refit
-    """Trains on the validation clips too, for exactly optim.max_epochs; what comes of it can't be judged on them."""
+    """Trains on the validation clips too, for exactly optim.max_epochs;
+    what comes of it can't be judged on them."""
     augment: AugmentConfig = FinetuneDeviceConfig.augment
     """Augmentations for the devices' models; `unknown` has its own dir_p, in unknown_dir_p."""
     unknown_dir_p: float = within(SHARE, 0.8)
@@ -85,7 +87,7 @@ def finetune(config: FinetuneConfig, run: StageRun) -> Result:
     student_of(run, config.distill_run, data)
     check_teachers(config, run, data)
     devices = devices_to_tune(config, data)
-    dir_p = probabilities_of(config, data)
+    dir_p = response_probabilities(config, data)
     settings_of = {device: of_device(config, device, dir_p.get(device, 0.0)) for device in devices}
     settings_of[UNKNOWN] = of_unknown(config)
     models = {
@@ -105,7 +107,7 @@ def finetune(config: FinetuneConfig, run: StageRun) -> Result:
     }
     result = Result(
         metrics={
-            "best/accuracy": accuracy(settings[FINETUNED], config.trainer.score),
+            BEST_ACCURACY: accuracy(settings[FINETUNED], config.trainer.score),
             **{f"{KEPT}/{stored(device)}": runs.scores(run_id)[KEPT] for device, run_id in models.items()},
         },
         files={DEVICE_RUNS: path},
@@ -116,7 +118,8 @@ def finetune(config: FinetuneConfig, run: StageRun) -> Result:
 
 
 def check_teachers(config: FinetuneConfig, run: StageRun, data: PreparedData) -> None:
-    """Raises UserError where there are not as many temperatures as teachers, DataError for logits of other data."""
+    """Raises UserError where there are not as many temperatures as teachers,
+    DataError for logits of other data."""
     run_ids = teacher_ids(config.teacher_runs)
     check_temperatures(config.loss, run_ids)
     try:
@@ -125,14 +128,16 @@ def check_teachers(config: FinetuneConfig, run: StageRun, data: PreparedData) ->
         raise DataError(f"{error}. Or do without teachers: teacher_runs=none") from error
 
 
-def probabilities_of(config: FinetuneConfig, data: PreparedData) -> dict[str, float]:
-    """Of an impulse response, by device. Raises UserError where `augment` names a device that there is not."""
+def response_probabilities(config: FinetuneConfig, data: PreparedData) -> dict[str, float]:
+    """Of an impulse response, by device.
+    Raises UserError where `augment` names a device that there is not."""
     with in_section("augment"):
         return dir_p_by_device(config.augment, data.training_devices)
 
 
 def of_device(config: FinetuneConfig, device: str, dir_p: float) -> FinetuneDeviceConfig:
-    """The settings of one device's model; what is said of others' clips is not among them, so that it makes no other run."""
+    """The settings of one device's model;
+    what is said of others' clips is not among them, so that it makes no other run."""
     devices = () if device == UNKNOWN else (device,)
     augment = replace(config.augment, dir_p=dir_p, dir_devices=devices, dir_p_of={})
     alike: dict[str, Any] = {
@@ -156,7 +161,8 @@ def devices_to_tune(config: FinetuneConfig, data: PreparedData) -> list[str]:
     few = [device for device in wanted if counts.get(device, 0) < config.min_clips]
     for device in few:
         logger.warning(
-            "Device %s has %d training clips, fewer than min_clips = %d: it gets no model of its own and is served by '%s'",
+            "Device %s has %d training clips, fewer than min_clips = %d: it gets no model of its own and is "
+            "served by '%s'",
             device,
             counts.get(device, 0),
             config.min_clips,

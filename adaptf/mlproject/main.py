@@ -1,4 +1,5 @@
-"""Stage `main`: all stages in their order, each a nested run; what has finished with the same settings is not run again."""
+"""Stage `main`: all stages in their order, each a nested run;
+what has finished with the same settings is not run again."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, is_dataclass, replace
@@ -20,8 +21,8 @@ from adaptf.mlproject.register import REGISTER, RegisterConfig
 from adaptf.mlproject.teacher import TEACHER, TeacherConfig
 from adaptf.mlproject.train import TRAIN, TrainConfig
 from adaptf.models.teachers.registry import find_teacher
-from adaptf.pipeline.artifacts import DONE, PROMOTED, SCENES_KIND
-from adaptf.pipeline.checks import check_devices
+from adaptf.pipeline.artifacts import DONE, PROMOTED, SCENES_KIND, TABLES
+from adaptf.pipeline.checks import check_augmented_devices
 from adaptf.pipeline.config import (
     DataConfig,
     MelConfig,
@@ -32,9 +33,9 @@ from adaptf.pipeline.config import (
 )
 from adaptf.pipeline.dataset import load_prepared, load_tested
 from adaptf.pipeline.prediction_files import read_predictions
-from adaptf.pipeline.seeds import Study
+from adaptf.pipeline.seeds import OverSeeds
 from adaptf.pipeline.stage import Stage, execute
-from adaptf.reports.evaluation_report import TABLES, report
+from adaptf.reports.evaluation_report import report
 from adaptf.tracking import runs
 from adaptf.tracking.runs import LATEST, NONE, Result, StageRun
 
@@ -81,8 +82,9 @@ class MainConfig:
     predict: PredictConfig = field(default_factory=PredictConfig)
     """Files that are predicted at the end; `none`: this step is left out."""
     seeds: tuple[int, ...] = ()
-    """Several seeds, as in 0,1,2: train, distill and finetune run with each of them, and one table shows means, intervals and
-    which differences stand. Pre-training and teachers are shared; nothing is registered."""
+    """Several seeds, as in 0,1,2: train, distill and finetune run with each of them, and one table shows
+    means, intervals and which differences stand. Pre-training and teachers are shared;
+    nothing is registered."""
     deploy: bool = True
     """Registers and promotes the models, and predicts; false ends with the tables."""
     repeat: bool = False
@@ -113,7 +115,8 @@ def main(config: MainConfig, run: StageRun) -> Result:
     pretrained = NONE
     if config.audioset.root == NONE:
         print(
-            "\nNo AudioSet folder is given (audioset.root): there is no pre-training, train starts from scratch",
+            "\nNo AudioSet folder is given (audioset.root): there is no pre-training, train starts from "
+            "scratch",
             flush=True,
         )
     else:
@@ -143,7 +146,7 @@ def main(config: MainConfig, run: StageRun) -> Result:
     return Result(
         metrics=runs.scores(done["evaluate"]),
         tags={f"{DONE}{name.replace(' ', '_')}": run_id for name, run_id in done.items()},
-        note=f"| stage | run |\n|---|---|\n{rows}\n\n{note_of(done['evaluate'])}",
+        note=f"| stage | run |\n|---|---|\n{rows}\n\n{steps_note(done['evaluate'])}",
         summary=closing_words(run, done["evaluate"], promoted),
         parts=done.values(),
     )
@@ -171,13 +174,15 @@ def stages_to_run(config: MainConfig) -> Iterator[tuple[Stage[Any], Any]]:
 
 
 def check_training_devices(config: MainConfig, devices: Sequence[str]) -> None:
-    """Raises UserError where augmentations of a later stage name a device of which there are no training clips."""
+    """Raises UserError where augmentations of a later stage name a device of which there are no training
+    clips."""
     for stage, settings in stages_to_run(config):
         with in_section(stage.name):
-            check_devices(settings, [UNKNOWN] if stage is PRETRAIN else devices)  # AudioSet tells no devices
+            # AudioSet tells no devices
+            check_augmented_devices(settings, [UNKNOWN] if stage is PRETRAIN else devices)
 
 
-def note_of(run_id: str) -> str:
+def steps_note(run_id: str) -> str:
     """What the page of a run shows on top."""
     return str(mlflow.get_run(run_id).data.tags.get("mlflow.note.content", ""))
 
@@ -205,7 +210,8 @@ def place_to_look(run_id: str) -> str:
 
 
 def with_seed(config: MainConfig, seed: int) -> MainConfig:
-    """Everything that the student goes through gets the seed; where nothing is deployed a gate has nothing to stop."""
+    """Everything that the student goes through gets the seed;
+    where nothing is deployed a gate has nothing to stop."""
     return replace(
         config,
         seed=seed,
@@ -240,15 +246,18 @@ def report_over_seeds(config: MainConfig, children: Mapping[int, str], run: Stag
 
 
 def check(config: MainConfig) -> None:
-    """Raises UserError for settings that a stage would refuse, or that don't go together, before the first stage begins."""
+    """Raises UserError for settings that a stage would refuse, or that don't go together,
+    before the first stage begins."""
     if config.trainer.several_processes:
         raise UserError(
             f"main trains on one device, trainer.devices is {config.trainer.devices} and trainer.num_nodes "
-            f"{config.trainer.num_nodes}: run the training stages one by one (mlflow run . -e train ...) to use several"
+            f"{config.trainer.num_nodes}: run the training stages one by one (mlflow run . -e train ...) to "
+            "use several"
         )
     if config.repeat and config.seeds:
         raise UserError(
-            "repeat and seeds don't go together: the seeds share pre-training and teachers, which repeat makes anew"
+            "repeat and seeds don't go together: the seeds share pre-training and teachers, which repeat "
+            "makes anew"
         )
     check_refits(config)
     for stage, settings in stages_to_run(config):
@@ -258,11 +267,12 @@ def check(config: MainConfig) -> None:
 
 
 def check_refits(config: MainConfig) -> None:
-    """Raises UserError where a later stage would choose by the validation clips that an earlier one has learnt from."""
+    """Raises UserError where a later stage would choose by the validation clips that an earlier one has
+    learnt from."""
     if config.train.refit and not config.distill.refit:
         raise UserError(
-            "train.refit leaves no clips by which distill could choose an epoch: set distill.refit=true too, with the number "
-            "of epochs as distill.optim.max_epochs"
+            "train.refit leaves no clips by which distill could choose an epoch: set distill.refit=true too, "
+            "with the number of epochs as distill.optim.max_epochs"
         )
 
 
@@ -291,8 +301,8 @@ def check_wiring(config: MainConfig) -> None:
     if named := [name for name, value in given.items() if value != LATEST]:
         stage = named[0].partition(".")[0]
         raise UserError(
-            f"main gives every stage the runs of those before it: leave out {', '.join(named)}, or run the stages one by one, "
-            f"beginning with mlflow run . -e {stage} --env-manager local"
+            f"main gives every stage the runs of those before it: leave out {', '.join(named)}, or run the "
+            f"stages one by one, beginning with mlflow run . -e {stage} --env-manager local"
         )
 
 
@@ -302,7 +312,7 @@ MAIN = Stage(
     config=MainConfig,
     check=check,
     reads=files_read,
-    study=Study(with_seed, report_over_seeds),
+    study=OverSeeds(with_seed, report_over_seeds),
 )
 
 if __name__ == "__main__":

@@ -27,7 +27,7 @@ from adaptf.data.decode import AudioError, Resampler, opened
 from adaptf.data.errors import DataError
 from adaptf.data.parts import parts_in
 from adaptf.data.sets.download import EVALUATION_RECORD, download_record
-from adaptf.data.sets.files_to_predict import check_files, read_files_to_predict
+from adaptf.data.sets.files_to_predict import check_each_file, read_files_to_predict
 from adaptf.errors import UserError
 from adaptf.files import sha256_of, write_atomically, written_aside
 from adaptf.names import find_file, in_markdown
@@ -44,7 +44,7 @@ from adaptf.tracking.runs import Result, StageRun, digest
 
 PREDICTIONS, OUTPUT = "predictions.csv", "output.csv"
 """Artifacts: all that the router answers, and the table that the challenge asks for."""
-COLUMNS = ["filename", "scene", "probability", "device_asked", "device_used", "version_used"]
+ANSWER_COLUMNS = ["filename", "scene", "probability", "device_asked", "device_used", "version_used"]
 """Of the first; a column per scene follows."""
 FILES_PER_PART = 256
 CLIPS_PER_REQUEST = 256
@@ -54,7 +54,8 @@ PARTS = "parts"
 REQUESTS_AT_ONCE = 2
 """While the router computes one on all its threads, the files of the next are read and encoded."""
 FOLLOWING = {"live": True, "check_seconds": 86_400.0}
-"""Settings of a router that takes up what is in production before its first answer, and then practically never."""
+"""Settings of a router that takes up what is in production before its first answer,
+and then practically never."""
 AS_REGISTERED = {"live": False}
 
 
@@ -63,10 +64,12 @@ class PredictConfig:
     """Predicts the scenes of files."""
 
     files: str = path_field("none")
-    """CSV file with filename and device, or the folder of an evaluation set (evaluation_setup/test.csv or fold1_test.csv)."""
+    """CSV file with filename and device,
+    or the folder of an evaluation set (evaluation_setup/test.csv or fold1_test.csv)."""
     model_uri: str = file_or_name(IN_PRODUCTION)
-    """The router, or any registered model of adaptf. By default the router and the devices' models that are in production when
-    the stage begins answer for all files; a version, as in models:/adaptf-router/3, answers as it was registered."""
+    """The router, or any registered model of adaptf. By default the router and the devices' models that are
+    in production when the stage begins answer for all files;
+    a version, as in models:/adaptf-router/3, answers as it was registered."""
     download: bool = aside(False)
     """Fetches the evaluation set of DCASE 2025 Task 1 into the folder `files` first."""
 
@@ -78,7 +81,8 @@ class Models:
     uri: str
     """Of one version."""
     versions: Mapping[str, str]
-    """By device what is in production, such as `adaptf-a/3`; empty where the version answers as it was registered."""
+    """By device what is in production, such as `adaptf-a/3`;
+    empty where the version answers as it was registered."""
     digest: str
     """Tells them from all others, also from those of the same names and numbers in another store."""
 
@@ -93,7 +97,7 @@ def files_digest(config: PredictConfig) -> str:
     """Of the table, the files and the present models. Raises UserError for what can't be used."""
     table, root = read_files_to_predict(Path(config.files).absolute())
     problem_of = partial(unfit, sample_rate=CLIP_RATE, max_peak=MAX_PEAK)
-    check_files(table, root, problem_of=problem_of, source=config.files)
+    check_each_file(table, root, problem_of=problem_of, source=config.files)
     models = present_models(config.model_uri)
     contents = [sha256_of(path) for path in sorted(Path(models.uri).rglob("*")) if path.is_file()]
     return digest(digest_of_files(table, root), models.digest, *contents)
@@ -153,7 +157,8 @@ def predict(config: PredictConfig, run: StageRun) -> Result:
 
 
 def answer_parts(table: pd.DataFrame, root: Path, run: StageRun, models: Models) -> list[Path]:
-    """The answers of the same models to all files, in parts in the table's order; what is there is not asked for again."""
+    """The answers of the same models to all files, in parts in the table's order;
+    what is there is not asked for again."""
     folder = run.folder / PARTS / models.digest  # never with those of models that were there before
     folder.mkdir(parents=True, exist_ok=True)
     starts = range(0, len(table), FILES_PER_PART)
@@ -189,7 +194,7 @@ def answer_missing(
 
     def answer(part: Path) -> int:
         rows = missing[part]
-        by_clip = pd.concat([ask(router, clips) for clips in requests_of(clips_of(rows, root))])
+        by_clip = pd.concat([ask_router(router, clips) for clips in requests_of(cut_into_clips(rows, root))])
         check_versions(by_clip, versions or {})
         answers = per_file(by_clip)
         write_atomically(part, answers.to_csv(index=False, float_format="%.9g").encode())
@@ -205,16 +210,18 @@ def answer_missing(
 
 
 def check_versions(answers: pd.DataFrame, versions: Mapping[str, str]) -> None:
-    """Raises UserError where a device was not answered by its version; one without a version may be answered by any."""
+    """Raises UserError where a device was not answered by its version;
+    one without a version may be answered by any."""
     answered = answers[["device_asked", "device_used", "version_used"]].drop_duplicates()
     for asked, used, version in answered.itertuples(index=False):
         wanted = versions.get(asked if asked in versions else used, version)
         if version != wanted:
             raise UserError(
-                f"device {asked!r} was answered by {version}; {wanted} was in production when the stage began. Run it again: "
-                f"another version may have been promoted just then. If that does not help, {wanted} cannot be taken up, which "
-                "the log and /version of a live router explain: promote another one, or give the router as it was registered, "
-                f"as in --model_uri models:/{registry.ROUTER_NAME}/3"
+                f"device {asked!r} was answered by {version}; {wanted} was in production when the stage "
+                f"began. Run it again: another version may have been promoted just then. If that does not "
+                f"help, {wanted} cannot be taken up, which the log and /version of a live router explain: "
+                f"promote another one, or give the router as it was registered, as in --model_uri "
+                f"models:/{registry.ROUTER_NAME}/3"
             )
 
 
@@ -229,8 +236,9 @@ class Clip(NamedTuple):
     """As a request has it."""
 
 
-def clips_of(rows: pd.DataFrame, root: Path) -> Iterator[Clip]:
-    """The files as clips, so that a file of any length, rate, format and number of channels is one that the router takes.
+def cut_into_clips(rows: pd.DataFrame, root: Path) -> Iterator[Clip]:
+    """The files as clips, so that a file of any length, rate,
+    format and number of channels is one that the router takes.
 
     Raises DataError for a file that changed meanwhile.
     """
@@ -279,7 +287,7 @@ def requests_of(clips: Iterator[Clip]) -> Iterator[list[Clip]]:
         yield request
 
 
-def ask(router: DeviceRouter, clips: Sequence[Clip]) -> pd.DataFrame:
+def ask_router(router: DeviceRouter, clips: Sequence[Clip]) -> pd.DataFrame:
     """The answer that the served router would give to each clip, by the file's row, with a column per scene.
 
     Raises DataError that names a file at fault.
@@ -294,7 +302,7 @@ def ask(router: DeviceRouter, clips: Sequence[Clip]) -> pd.DataFrame:
     answer.insert(0, "filename", [clip.filename for clip in clips])
     answer.index = pd.Index([clip.row for clip in clips])
     return pd.concat(
-        [answer[COLUMNS], pd.DataFrame(list(answer["probabilities"]), index=answer.index)], axis=1
+        [answer[ANSWER_COLUMNS], pd.DataFrame(list(answer["probabilities"]), index=answer.index)], axis=1
     )
 
 
@@ -302,7 +310,7 @@ def per_file(by_clip: pd.DataFrame) -> pd.DataFrame:
     """The answer to each file: that to its only clip, else the mean over its clips."""
     answers = by_clip[~by_clip.index.duplicated()].copy()
     several = by_clip.index.value_counts().loc[lambda clips: clips > 1].index
-    means = by_clip.loc[several, by_clip.columns[len(COLUMNS) :]].groupby(level=0).mean()
+    means = by_clip.loc[several, by_clip.columns[len(ANSWER_COLUMNS) :]].groupby(level=0).mean()
     answers.loc[means.index, means.columns] = means
     answers.loc[means.index, "scene"] = means.idxmax(axis="columns")
     answers.loc[means.index, "probability"] = means.max(axis="columns")
@@ -310,7 +318,8 @@ def per_file(by_clip: pd.DataFrame) -> pd.DataFrame:
 
 
 def join(parts: Sequence[Path], folder: Path) -> Counter[tuple[str, str]]:
-    """Writes both tables, one part in memory after the other; counts the files per device and version used."""
+    """Writes both tables, one part in memory after the other;
+    counts the files per device and version used."""
     counts: Counter[tuple[str, str]] = Counter()
     with written_aside(folder / PREDICTIONS) as predictions, written_aside(folder / OUTPUT) as output:
         for part in parts:
@@ -323,7 +332,7 @@ def join(parts: Sequence[Path], folder: Path) -> Counter[tuple[str, str]]:
 
 def for_challenge(answers: pd.DataFrame) -> pd.DataFrame:
     """filename, scene_label and a column of softmax values per scene, in the order of the classes."""
-    scenes = answers.columns[len(COLUMNS) :]
+    scenes = answers.columns[len(ANSWER_COLUMNS) :]
     return answers[["filename", "scene", *scenes]].rename(columns={"scene": "scene_label"})
 
 

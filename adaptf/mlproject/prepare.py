@@ -10,7 +10,7 @@ import pandas as pd
 from numpy.typing import NDArray
 from torch import Tensor
 
-from adaptf.data.cache.build import build_cache, files_of, keys_of
+from adaptf.data.cache.build import build_cache, distinct_files, keys_of
 from adaptf.data.cache.waveforms import WaveformCache
 from adaptf.data.clips import TRAIN, VALIDATION
 from adaptf.data.errors import DataError, raise_problems
@@ -21,13 +21,13 @@ from adaptf.data.sets.download import DEVELOPMENT_RECORD, download_record
 from adaptf.data.sets.findings import check_leaks, is_silent
 from adaptf.demo.data_sets import is_demo
 from adaptf.files import writable_folder
-from adaptf.pipeline.artifacts import CLIPS, DATA, DATA_KIND, DATASET, SCENES_KIND
+from adaptf.pipeline.artifacts import CLIPS, DATA, DATA_KIND, DATASET, SCENES_KIND, TRAINING_CLIPS
 from adaptf.pipeline.config import DataConfig, aside
-from adaptf.pipeline.sources import Source, read_source
+from adaptf.pipeline.sources import FoundData, find_data
 from adaptf.pipeline.stage import Stage
 from adaptf.reports.data_figures import clips_figure, labels_figure, mosaic_figure
 from adaptf.reports.data_report import FINDINGS, DataReport, as_markdown, as_text, findings_table, make_report
-from adaptf.tracking.runs import DATA_DIGEST, DataSet, Result, StageRun, digest
+from adaptf.tracking.runs import DATA_DIGEST, Result, StageRun, UsedData, digest
 
 LENGTH_TOLERANCE_SAMPLES = 2
 """Resampling rounds a clip's length."""
@@ -39,7 +39,8 @@ class PrepareConfig:
 
     data: DataConfig = DataConfig()
     download: bool = aside(False)
-    """Fetches TAU Urban Acoustic Scenes 2022 Mobile (30 GB) into data.root first; what is there is not fetched again."""
+    """Fetches TAU Urban Acoustic Scenes 2022 Mobile (30 GB) into data.root first;
+    what is there is not fetched again."""
 
 
 @dataclass(frozen=True)
@@ -62,12 +63,12 @@ def fetch(config: PrepareConfig) -> None:
 
 def data_digest(config: PrepareConfig) -> str:
     """Digest of the table and of the content of every file. Raises UserError for what can't be used."""
-    memory_folder, source = cache_folder(config.data), read_source(config.data)
+    memory_folder, source = cache_folder(config.data), find_data(config.data)
     names = list(source.table["filename"])
     with process_pool(config.data.workers) as pool:
         files = hash_files(
             source.audio_root,
-            files_of(names),
+            distinct_files(names),
             memory_folder=memory_folder,
             pool=pool,
             read_all=config.data.verify,
@@ -76,13 +77,15 @@ def data_digest(config: PrepareConfig) -> str:
 
 
 def cache_folder(config: DataConfig) -> Path:
-    """The folder of all waveform caches, made where it is not there. Raises UserError where nothing can be written in it."""
+    """The folder of all waveform caches, made where it is not there.
+    Raises UserError where nothing can be written in it."""
     return writable_folder(Path(config.cache).absolute(), what="data.cache")
 
 
 def prepare(config: PrepareConfig, run: StageRun) -> Result:
-    """Decodes what the cache does not hold yet and writes down the table, the report and where the waveforms are."""
-    source = read_source(config.data)
+    """Decodes what the cache does not hold yet and writes down the table,
+    the report and where the waveforms are."""
+    source = find_data(config.data)
     cache_root = cache_folder(config.data)
     built = build_cache(
         source.audio_root,
@@ -102,7 +105,7 @@ def prepare(config: PrepareConfig, run: StageRun) -> Result:
         unreadable=usable.unreadable,
         notes=usable.notes,
     )
-    data_set = DataSet(
+    data_set = UsedData(
         name=Path(config.data.root).stem,
         digest=digest(usable.table.to_csv(index=False)),
         table=usable.table,
@@ -125,8 +128,9 @@ def prepare(config: PrepareConfig, run: StageRun) -> Result:
     )
 
 
-def usable_clips(source: Source, cached: pd.DataFrame) -> Usable:
-    """Raises DataError for files that are no audio or have a wrong length, and for splits that are not apart."""
+def usable_clips(source: FoundData, cached: pd.DataFrame) -> Usable:
+    """Raises DataError for files that are no audio or have a wrong length,
+    and for splits that are not apart."""
     table = source.table.assign(key=cached["key"].to_numpy())
     bad = (cached["problem"] != "").to_numpy()
     problems = [
@@ -158,7 +162,7 @@ def usable_clips(source: Source, cached: pd.DataFrame) -> Usable:
     return Usable(table, levels, tuple(problems), notes)
 
 
-def wrong_lengths(source: Source, cached: pd.DataFrame, names: pd.Series) -> list[str]:
+def wrong_lengths(source: FoundData, cached: pd.DataFrame, names: pd.Series) -> list[str]:
     """Where every file should be one clip long."""
     if not source.exact_length:
         return []
@@ -170,7 +174,7 @@ def wrong_lengths(source: Source, cached: pd.DataFrame, names: pd.Series) -> lis
     ]
 
 
-def write_data(folder: Path, source: Source, data_set: DataSet, *, cache_root: Path) -> None:
+def write_data(folder: Path, source: FoundData, data_set: UsedData, *, cache_root: Path) -> None:
     """The artifact by which later stages find the clips."""
     folder.mkdir(exist_ok=True)
     table = data_set.table
@@ -190,7 +194,7 @@ def write_data(folder: Path, source: Source, data_set: DataSet, *, cache_root: P
 
 
 def report_files(
-    folder: Path, report: DataReport, source: Source, table: pd.DataFrame, waveforms: WaveformCache
+    folder: Path, report: DataReport, source: FoundData, table: pd.DataFrame, waveforms: WaveformCache
 ) -> dict[str, Path]:
     """The report as text, every name of every finding, and the pictures."""
     folder.mkdir(exist_ok=True)
@@ -216,7 +220,7 @@ PREPARE = Stage(
     fetch=fetch,
     reads=data_digest,
     words=lambda config: [Path(config.data.root).stem],
-    score="clips/train",
+    score=TRAINING_CLIPS,
 )
 
 

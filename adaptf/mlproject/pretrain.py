@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from adaptf.data.clips import TRAIN, VALIDATION
 from adaptf.models.classifier import build_classifier
-from adaptf.pipeline.artifacts import AUDIOSET_KIND, DATA_KIND
+from adaptf.pipeline.artifacts import AUDIOSET_KIND, BEST_PRECISION, DATA_KIND
 from adaptf.pipeline.checks import check_training
 from adaptf.pipeline.config import AugmentConfig, MelConfig, ModelConfig, OptimConfig, TrainerConfig, upstream
 from adaptf.pipeline.dataset import load_prepared
@@ -24,7 +24,8 @@ class PretrainConfig:
     prepare_run: str = upstream("prepare", **{DATA_KIND: AUDIOSET_KIND})
     """Run of `prepare` that holds AudioSet."""
     sample_seconds: float = within(POSITIVE, 1.0)
-    """Seconds of a clip that a training sample takes, drawn anew each time; for validation they are the middle."""
+    """Seconds of a clip that a training sample takes, drawn anew each time;
+    for validation they are the middle."""
     mel: MelConfig = MelConfig()
     model: ModelConfig = ModelConfig()
     augment: AugmentConfig = AugmentConfig(dir_devices=(), mixstyle_p=0.0, mixup_alpha=0.0)
@@ -59,7 +60,7 @@ PRETRAIN = Stage(
     config=PretrainConfig,
     check=check_training,
     words=lambda config: told(config, "DIR", "lr"),
-    score="best/mean_average_precision",
+    score=BEST_PRECISION,
 )
 
 

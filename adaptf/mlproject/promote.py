@@ -43,8 +43,9 @@ class PromoteConfig:
     """Why the version is promoted; kept with the run and the version, and needed with force."""
 
 
-def promote(config: PromoteConfig, run: StageRun) -> Result:
-    """Checks all versions before it promotes any. Raises UserError with what the gates say where one may not go on."""
+def promote_versions(config: PromoteConfig, run: StageRun) -> Result:
+    """Checks all versions before it promotes any.
+    Raises UserError with what the gates say where one may not go on."""
     with TemporaryDirectory() as folder:  # apart: no other run goes on with what this one downloads
         scratch = replace(run, folder=Path(folder))
         wanted = versions_to_promote(config, scratch)
@@ -57,8 +58,8 @@ def promote(config: PromoteConfig, run: StageRun) -> Result:
         for found in verdict.comparisons:
             print(f"{run.name}: {found}", flush=True)
         table = Path(folder) / GATES
-        production_comparison.table_of(verdict.comparisons).to_csv(table, index=False)
-        runs.log_result(Result(metrics=differences_of(verdict.comparisons), files={GATES: table}))
+        production_comparison.comparison_table(verdict.comparisons).to_csv(table, index=False)
+        runs.log_result(Result(metrics=difference_metrics(verdict.comparisons), files={GATES: table}))
     if verdict.refusals or (verdict.objections and not config.force):
         refused = refusal(verdict)
         runs.log_result(Result(note=refused))
@@ -98,11 +99,11 @@ def versions_to_promote(config: PromoteConfig, run: StageRun) -> dict[str, str]:
     return {name: registered[name]}
 
 
-def differences_of(comparisons: list[production_comparison.Comparison]) -> dict[str, float]:
+def difference_metrics(comparisons: list[production_comparison.Comparison]) -> dict[str, float]:
     """The differences to production, in points, and their intervals, as metrics.
 
-    A model that is compared twice, as the one in production and as the one in the router there, has its versions in the
-    second one's names.
+    A model that is compared twice, as the one in production and as the one in the router there,
+    has its versions in the second one's names.
     """
     known = {}
     for found in comparisons:
@@ -121,12 +122,15 @@ def refusal(verdict: gates.Verdict) -> str:
     text = "\n  ".join(["nothing was promoted:", *verdict.refusals, *verdict.objections])
     if verdict.refusals:
         return text
-    return f"{text}\nTo promote in spite of it: -P force=true -P reason='why' (in main: promote.force, promote.reason)"
+    return (
+        f"{text}\nTo promote in spite of it: -P force=true -P reason='why' (in main: promote.force, "
+        "promote.reason)"
+    )
 
 
 PROMOTE = Stage(
     "promote",
-    run=promote,
+    run=promote_versions,
     config=PromoteConfig,
     check=check_reason,
     reads=nothing_tells,

@@ -1,7 +1,9 @@
-"""Says what takes space and nothing needs any more, and takes it away where asked to. It makes no run of its own.
+"""Says what takes space and nothing needs any more, and takes it away where asked to.
+It makes no run of its own.
 
-Only what this package has made is ever taken: shards of waveform caches, work folders and their locks, rests of
-downloads. What somebody holds the lock of stays, and so does all of which it can't be told whether a run needs it.
+Only what this package has made is ever taken: shards of waveform caches, work folders and their locks, rests
+of downloads. What somebody holds the lock of stays,
+and so does all of which it can't be told whether a run needs it.
 """
 
 import json
@@ -128,8 +130,9 @@ def shards(data: Mapping[str, Prepared], locks: ExitStack) -> Iterator[Waste]:
     needed = prepares_needed(found)
     if unknown := [*running, *(needed - data.keys())]:
         print(
-            f"Waveform caches stay: what prepare run {', '.join(unknown)} needs of them can't be told, because it has "
-            "not ended or its artifacts can't be read. Delete it in MLflow if it is of no use",
+            f"Waveform caches stay: what prepare run {', '.join(unknown)} needs of them can't be told, "
+            f"because it has not ended or its artifacts can't be read. Delete it in MLflow if it is of no "
+            "use",
             flush=True,
         )
         return
@@ -143,7 +146,8 @@ def shards(data: Mapping[str, Prepared], locks: ExitStack) -> Iterator[Waste]:
 
 
 def prepares_needed(found: Iterable[Run]) -> set[str]:
-    """The finished runs of `prepare` that nobody has deleted, or to which a run or a version leads that is there."""
+    """The finished runs of `prepare` that nobody has deleted,
+    or to which a run or a version leads that is there."""
     by_id = {run.info.run_id: run for run in found}
     left = [run_id for run_id, run in by_id.items() if is_there(run)] + [*_runs_of_versions()]
     needed: dict[str, Run] = {}
@@ -198,7 +202,8 @@ def _work_name(run: Run) -> str:
 
 
 def _remove_lock(lock: Path) -> None:
-    """Unless its folder is there, or somebody holds it. Whoever waits for a lock that is removed takes a new one."""
+    """Unless its folder is there, or somebody holds it.
+    Whoever waits for a lock that is removed takes a new one."""
     with suppress(filelock.Timeout), filelock.FileLock(lock).acquire(blocking=False):
         if not lock.with_suffix("").exists():
             lock.unlink()

@@ -1,4 +1,5 @@
-"""Stage `quantize`: an INT8 model for each device, saved, loaded again by a fresh process and judged before it may go on."""
+"""Stage `quantize`: an INT8 model for each device, saved,
+loaded again by a fresh process and judged before it may go on."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -13,9 +14,11 @@ from adaptf.evaluation.tables import as_markdown
 from adaptf.models.classifier import Classifier
 from adaptf.names import stored
 from adaptf.pipeline.artifacts import (
+    BEST_ACCURACY,
     DATA_KIND,
     DESCRIPTION,
     INT8,
+    INT8_ACCURACY,
     QUANTIZATION,
     SCENES_KIND,
     VALIDATION_PREDICTIONS,
@@ -37,7 +40,7 @@ from adaptf.pipeline.validation import (
 from adaptf.reports.quantization_table import quantization_line, quantization_table
 from adaptf.tracking.runs import Result, StageRun
 
-_METRICS = ("float accuracy", "INT8 accuracy", "relative loss", "logit error", "same scene")
+_METRICS = ("float accuracy", INT8_ACCURACY, "relative loss", "logit error", "same scene")
 """Columns of the table that become metrics, one per device."""
 
 
@@ -48,19 +51,21 @@ class QuantizeConfig:
     prepare_run: str = upstream("prepare", **{DATA_KIND: SCENES_KIND})
     """Run of `prepare` that holds the scenes."""
     finetune_run: str = upstream_model("finetune", files="per device")
-    """Run of `finetune` that holds the devices' models; or checkpoint files: a folder of <device>.ckpt, a mapping such as
-    '{a: a.ckpt, unknown: u.ckpt}', or one file for all devices."""
+    """Run of `finetune` that holds the devices' models; or checkpoint files: a folder of <device>.ckpt, a
+    mapping such as '{a: a.ckpt, unknown: u.ckpt}', or one file for all devices."""
     calibration_clips: int = within(COUNT, 256)
-    """Training clips of the device, spread over the scenes, from which the ranges of activations are taken; for `unknown`
-    spread over the devices too."""
+    """Training clips of the device, spread over the scenes, from which the ranges of activations are taken;
+    for `unknown` spread over the devices too."""
     tolerable_loss: float = within(SHARE, 0.01)
     """Highest share of the float model's macro-average accuracy, from 0 to 1, that may be lost. A model is
     refused where the validation clips of all devices show that it loses more: where that holds at the lower
     end of a 95 % interval over their places."""
     tolerable_logit_error: float = within(NOT_NEGATIVE, 0.15)
-    """Highest difference of INT8 logits from float ones on calibration and validation clips, as a share of their spread."""
+    """Highest difference of INT8 logits from float ones on calibration and validation clips,
+    as a share of their spread."""
     refuse: bool = True
-    """Ends with an error where a model loses more, its logits differ more or it breaks the budget; false only says so."""
+    """Ends with an error where a model loses more, its logits differ more or it breaks the budget;
+    false only says so."""
     min_validation_clips: int = within(NOT_NEGATIVE, ENOUGH_CLIPS)
     """A device with fewer validation clips is told the accuracy on those of all devices."""
     seed: int = 0
@@ -77,7 +82,7 @@ def quantize(config: QuantizeConfig, run: StageRun) -> Result:
     found = _quantize_all(config, run, data, models)
     table = quantization_table(found)
     table.to_csv(run.folder / QUANTIZATION)
-    verdict = judge(found, config)
+    verdict = judge_losses(found, config)
     print(f"{run.name}: {verdict}", flush=True)
     settings = {
         FINETUNED: by_own_models({one.device: one.float_predictions for one in found}),
@@ -86,7 +91,7 @@ def quantize(config: QuantizeConfig, run: StageRun) -> Result:
     tolerable = f"Tolerable relative loss, as far as it stands: {config.tolerable_loss:.1%}"
     result = Result(
         metrics={
-            "best/accuracy": accuracy(settings[QUANTIZED], "mean_over_devices"),
+            BEST_ACCURACY: accuracy(settings[QUANTIZED], "mean_over_devices"),
             **{
                 f"{column}/{stored(device)}": float(table.loc[device, column])
                 for device in table.index
@@ -127,7 +132,7 @@ def _quantize_all(
     return found
 
 
-def judge(found: Sequence[Quantized], config: QuantizeConfig) -> str:
+def judge_losses(found: Sequence[Quantized], config: QuantizeConfig) -> str:
     """What is to be said of all models. Raises UserError where one may not go on and `refuse` is on."""
     problems = [problem for one in found for problem in problems_of(one, config)]
     if not problems:
@@ -158,7 +163,7 @@ def problems_of(found: Quantized, config: QuantizeConfig) -> list[str]:
     return [f"{found.device}: {problem}" for problem in problems]
 
 
-QUANTIZE = Stage("quantize", run=quantize, config=QuantizeConfig, score="INT8 accuracy")
+QUANTIZE = Stage("quantize", run=quantize, config=QuantizeConfig, score=INT8_ACCURACY)
 
 if __name__ == "__main__":
     QUANTIZE.main()

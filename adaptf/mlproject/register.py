@@ -1,4 +1,5 @@
-"""Stage `register`: a version of a registered model for each device, and of the router that holds them all."""
+"""Stage `register`: a version of a registered model for each device,
+and of the router that holds them all."""
 
 import json
 import shutil
@@ -14,11 +15,13 @@ from adaptf.data.clips import UNKNOWN
 from adaptf.names import written
 from adaptf.pipeline.artifacts import (
     DESCRIPTION,
-    DEVICE,
+    DEVICE_TAG,
     EVALUATE_RUN,
     INT8,
+    INT8_ACCURACY,
     QUANTIZE_RUN,
     VERSIONS,
+    figure_tag,
     quantization,
 )
 from adaptf.pipeline.config import upstream, upstream_several
@@ -27,7 +30,7 @@ from adaptf.pipeline.prediction_files import read_predictions
 from adaptf.pipeline.ranges import POSITIVE, within
 from adaptf.pipeline.stage import Stage
 from adaptf.pipeline.validation import QUANTIZED
-from adaptf.reports.version_page import commit, data_digest, device_page, files_behind, router_page
+from adaptf.reports.version_page import commit, device_page, files_behind, learnt_digest, router_page
 from adaptf.serving import logged_model
 from adaptf.serving.bundle import bundle_hash, write_bundle
 from adaptf.tracking import production, registry, runs
@@ -37,7 +40,7 @@ COMMIT_TAG = "adaptf.git_commit"
 FILES_TAG = "adaptf.from_files"
 """Checkpoint files of the user's that a version came from."""
 FIGURES = (
-    "float accuracy", "INT8 accuracy", "relative loss", "standing loss", "logit error", "INT8 convolutions",
+    "float accuracy", INT8_ACCURACY, "relative loss", "standing loss", "logit error", "INT8 convolutions",
     "parameters", "macs", "model_bytes", "served macs", "served bytes",
 )  # fmt: skip
 """Columns of the quantization's report that become tags."""
@@ -50,14 +53,15 @@ class RegisterConfig:
     quantize_run: str = upstream("quantize")
     """Run of `quantize` that holds the INT8 models."""
     evaluate_run: str = upstream_several("evaluate")
-    """Run of `evaluate` that scored them on the test clips, for their descriptions: the first that did so of several;
-    `none`: they say that there is none."""
+    """Run of `evaluate` that scored them on the test clips, for their descriptions: the first that did so of
+    several; `none`: they say that there is none."""
     max_seconds: float = within(POSITIVE, 60.0)
     """Longest audio of one row of a request, in seconds."""
 
 
-def register(config: RegisterConfig, run: StageRun) -> Result:
-    """Each device's model alone, answering for every device, then the router with all of them and their versions."""
+def register_versions(config: RegisterConfig, run: StageRun) -> Result:
+    """Each device's model alone, answering for every device,
+    then the router with all of them and their versions."""
     int8 = run.download(config.quantize_run, INT8)
     report = quantization(run, config.quantize_run)
     description = json.loads((int8 / DESCRIPTION).read_text())
@@ -76,7 +80,7 @@ def register(config: RegisterConfig, run: StageRun) -> Result:
         folder = bundle(run.folder / name, description, held, config.max_seconds, known)
         sha256 = bundle_hash(folder)
         tags |= {QUANTIZE_RUN: config.quantize_run, EVALUATE_RUN: evaluated}
-        tags |= {runs.DATA_DIGEST: data_digest(came), COMMIT_TAG: commit(came)}
+        tags |= {runs.DATA_DIGEST: learnt_digest(came), COMMIT_TAG: commit(came)}
         tags = {tag: value for tag, value in tags.items() if value} | {registry.BUNDLE_HASH: sha256}
         if name in there:
             versions[name] = there[name]
@@ -92,7 +96,7 @@ def register(config: RegisterConfig, run: StageRun) -> Result:
         name = registry.device_model_name(device)
         came = runs_behind(config.quantize_run, evaluated, device)
         text = device_page(device, report, predictions, evaluated, came)
-        tags = {DEVICE: device, FILES_TAG: files_behind(came)} | scores_of(report, device)
+        tags = {DEVICE_TAG: device, FILES_TAG: files_behind(came)} | scores_of(report, device)
         hashes[device] = add(name, {UNKNOWN: (path, name)}, tags, text, came)
         models[device] = (path, f"{name}/{versions[name]}")
     came = runs_behind(config.quantize_run, evaluated, None)
@@ -105,7 +109,8 @@ def register(config: RegisterConfig, run: StageRun) -> Result:
 
 
 def scoring_run(config: RegisterConfig) -> str:
-    """The first run of `evaluate` that was given and scored these models, else the newest that did, or `none`."""
+    """The first run of `evaluate` that was given and scored these models, else the newest that did,
+    or `none`."""
     if config.evaluate_run == NONE:
         return NONE
     for given in config.evaluate_run.split(","):
@@ -125,7 +130,8 @@ def scored_by(evaluated: str) -> list[str]:
 
 
 def read_scores(run: StageRun, evaluated: str, quantized: str) -> pd.DataFrame | None:
-    """The predictions of the test clips by the INT8 models, each clip by that of its device; None where there are none."""
+    """The predictions of the test clips by the INT8 models, each clip by that of its device;
+    None where there are none."""
     if evaluated == NONE:
         return None
     return read_predictions(run, evaluated, QUANTIZED, scored_by(evaluated).index(quantized))
@@ -161,13 +167,13 @@ def bundle(
 
 
 def scores_of(report: pd.DataFrame, device: str) -> dict[str, str]:
-    """The quantization's figures of a device as tags: those that promotion checks, and few others, because a model's page shows
-    all tags of all versions."""
+    """The quantization's figures of a device as tags: those that promotion checks, and few others, because a
+    model's page shows all tags of all versions."""
     figures = report.loc[device].reindex(list(FIGURES)).dropna()
-    return {f"adaptf.{str(name).replace(' ', '_')}": str(value) for name, value in figures.items()}
+    return {figure_tag(str(name)): str(value) for name, value in figures.items()}
 
 
-REGISTER = Stage("register", run=register, config=RegisterConfig)
+REGISTER = Stage("register", run=register_versions, config=RegisterConfig)
 
 
 if __name__ == "__main__":

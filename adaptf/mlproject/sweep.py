@@ -17,7 +17,7 @@ from adaptf.errors import UserError
 from adaptf.mlproject.distill import DISTILL, DistillConfig
 from adaptf.mlproject.finetune import FINETUNE, FinetuneConfig
 from adaptf.mlproject.train import TRAIN, TrainConfig
-from adaptf.pipeline.artifacts import CLIPS, DATA
+from adaptf.pipeline.artifacts import BEST_ACCURACY, CLIPS, DATA
 from adaptf.pipeline.augmentations import chosen_devices
 from adaptf.pipeline.config import MelConfig, ModelConfig, TrainerConfig, file_or_name, upstream_fields
 from adaptf.pipeline.stage import Stage, nothing_tells
@@ -28,7 +28,7 @@ from adaptf.sweeps.search import SearchConfig, check_search, pruner, prunes, sam
 from adaptf.sweeps.space import Space, read_space, values_in, words
 from adaptf.sweeps.storage import check_storage, has_begun
 from adaptf.sweeps.study import AGREED, PARENT, begin_or_join
-from adaptf.sweeps.trial import ACCURACY, Objective, TrialFailed
+from adaptf.sweeps.trial import TrialFailed, TrialRunner
 from adaptf.sweeps.tries import ERROR, VALUES, ended, first_number, last_tries, ranked
 from adaptf.tracking import runs
 from adaptf.tracking.checkpoint_files import from_root
@@ -85,7 +85,7 @@ def sweep(config: SweepConfig, run: StageRun) -> Result:
         put_first(study, space, settings)
     else:
         print(f"{run.name}: joins study '{search.study}', whose run is {parent}", flush=True)
-    objective = Objective(
+    run_trial = TrialRunner(
         STAGES[config.stage],
         settings,
         space,
@@ -94,7 +94,7 @@ def sweep(config: SweepConfig, run: StageRun) -> Result:
         watched_epochs=epochs if prunes(search, config.stage) else 0,
         shared=run.shared,
     )
-    _run_trials(study, objective, budget=search.trials)
+    _run_trials(study, run_trial, budget=search.trials)
     result = results(study, config.stage, settings, run, space=space)
     if parent == run.run_id:
         return result
@@ -125,7 +125,8 @@ def check(config: SweepConfig) -> None:
     if settings.seeds:
         raise UserError(
             f"{config.stage}.seeds and a sweep don't go together: sweep with one seed, then run the best "
-            f"settings with several (mlflow run . -e {config.stage} -P preset=runs:/<id>/best.yaml -P seeds=0,1,2)"
+            f"settings with several (mlflow run . -e {config.stage} -P preset=runs:/<id>/best.yaml -P "
+            "seeds=0,1,2)"
         )
     if getattr(settings, "refit", False):
         raise UserError(
@@ -135,9 +136,9 @@ def check(config: SweepConfig) -> None:
         )
     if settings.trainer.several_processes:
         raise UserError(
-            f"a trial trains on one device, trainer.devices is {settings.trainer.devices} and trainer.num_nodes "
-            f"{settings.trainer.num_nodes}: start a worker for each device instead, with the same sweep.study "
-            "and sweep.storage"
+            f"a trial trains on one device, trainer.devices is {settings.trainer.devices} and "
+            f"trainer.num_nodes {settings.trainer.num_nodes}: start a worker for each device instead, with "
+            f"the same sweep.study and sweep.storage"
         )
     check_storage(search)
     if not has_begun(search):  # its first worker has checked the values, on the study's own data
@@ -160,7 +161,8 @@ def _check_parent(run_id: str) -> None:
         active = False
     if not active:
         raise UserError(
-            f"the study's run {run_id} is not in {mlflow.get_tracking_uri()}: all workers of a study need the same MLflow store"
+            f"the study's run {run_id} is not in {mlflow.get_tracking_uri()}: all workers of a study need "
+            "the same MLflow store"
         )
 
 
@@ -182,17 +184,17 @@ def put_first(study: optuna.Study, space: Space, settings: Any) -> None:
         print("The settings as they are lie outside of the space: no trial has them", flush=True)
 
 
-def _run_trials(study: optuna.Study, objective: Objective, *, budget: int) -> None:
+def _run_trials(study: optuna.Study, run_trial: TrialRunner, *, budget: int) -> None:
     """Until so many have ended; before each, Optuna puts lost trials of others in line again."""
-    tell = partial(_tell_outcome, budget=budget, parent=objective.parent)
+    tell = partial(_tell_outcome, budget=budget, parent=run_trial.parent)
     while ended(study) < budget:
-        objective.taken.clear()
+        run_trial.taken.clear()
         try:
-            study.optimize(objective, n_trials=1, catch=(TrialFailed,), callbacks=[tell])
+            study.optimize(run_trial, n_trials=1, catch=(TrialFailed,), callbacks=[tell])
         except ValueError:  # Optuna's, of a trial that has ended already
-            if not objective.taken:
+            if not run_trial.taken:
                 raise
-            lost = objective.taken[0]
+            lost = run_trial.taken[0]
             print(f"trial {lost}: no sign of life came for too long, another worker has it now", flush=True)
 
 
@@ -203,7 +205,7 @@ def _tell_outcome(study: optuna.Study, trial: FrozenTrial, *, budget: int, paren
     parts = [f"trial {first_number(trial)}, {done} of {budget}: {_outcome(trial)} ({values})"]
     for best in ranked(study)[:1]:
         parts.append(f"best {best.values[0]:.3f} (trial {first_number(best)})")
-        mlflow.MlflowClient().log_metric(parent, ACCURACY, best.values[0], step=done)
+        mlflow.MlflowClient().log_metric(parent, BEST_ACCURACY, best.values[0], step=done)
     print(", ".join([*parts, f"pruned {pruned}"]), flush=True)
 
 

@@ -25,7 +25,14 @@ from adaptf.models.classifier import Classifier, ModelDescription
 from adaptf.models.keywords import network_settings
 from adaptf.models.teachers.registry import SMALL_CNN, Teacher, find_teacher
 from adaptf.models.teachers.small_cnn import WIDTH
-from adaptf.pipeline.artifacts import DATA_KIND, LOGITS, SCENES_KIND, TEACHER_KIND, TEACHER_MODEL
+from adaptf.pipeline.artifacts import (
+    BEST_ACCURACY,
+    DATA_KIND,
+    LOGITS,
+    SCENES_KIND,
+    TEACHER_KIND,
+    TEACHER_MODEL,
+)
 from adaptf.pipeline.checks import check_training
 from adaptf.pipeline.config import (
     AugmentConfig,
@@ -308,7 +315,7 @@ TEACHER = Stage(
     check=check_training,
     reads=file_digest,
     words=lambda config: [f"{config.kind} ({network_kind(config)})"],
-    score="best/accuracy",
+    score=BEST_ACCURACY,
 )
 
 

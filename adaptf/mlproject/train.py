@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from adaptf.data.clips import VALIDATION
 from adaptf.models.checkpoint import initialise_from
 from adaptf.models.classifier import build_classifier
-from adaptf.pipeline.artifacts import DATA_KIND, SCENES_KIND
+from adaptf.pipeline.artifacts import BEST_ACCURACY, DATA_KIND, SCENES_KIND
 from adaptf.pipeline.checkpoints import checkpoint_of
 from adaptf.pipeline.checks import check_training
 from adaptf.pipeline.config import (
@@ -37,8 +37,8 @@ class TrainConfig:
     pretrain_run: str = upstream_model("pretrain", optional=True)
     """Run of `pretrain`, a checkpoint file, or `none` to start from scratch."""
     refit: bool = False
-    """Trains on the validation clips too, for exactly optim.max_epochs, and takes the last one: nothing is left to choose by,
-    so the number of epochs should come from a run before."""
+    """Trains on the validation clips too, for exactly optim.max_epochs, and takes the last one: nothing is
+    left to choose by, so the number of epochs should come from a run before."""
     mel: MelConfig = MelConfig()
     model: ModelConfig = ModelConfig()
     augment: AugmentConfig = AugmentConfig()
@@ -84,7 +84,7 @@ TRAIN = Stage(
     config=TrainConfig,
     check=check_training,
     words=lambda config: told(config, "DIR", "lr"),
-    score="best/accuracy",
+    score=BEST_ACCURACY,
 )
 
 

@@ -28,7 +28,7 @@ from adaptf.models.torch_file import (
 
 _ARRAYS = ".npz"
 """Ending of an archive of tensors, which numpy.savez writes."""
-DESCRIPTION = "adaptf_model"
+MODEL_KEY = "adaptf_model"
 _NETWORK_PREFIX = "classifier.network."
 """Where a training task keeps the network among its own tensors."""
 
@@ -119,7 +119,7 @@ def save_weights(trained: Path, path: Path) -> Path:
     """
     content = read_checkpoint(trained)
     weights = _network_weights(content["state_dict"])
-    return _write(path, content[DESCRIPTION], weights, epoch=content["epoch"])
+    return _write(path, content[MODEL_KEY], weights, epoch=content["epoch"])
 
 
 def save_classifier(classifier: Classifier, path: Path, *, epoch: int) -> Path:
@@ -130,7 +130,7 @@ def save_classifier(classifier: Classifier, path: Path, *, epoch: int) -> Path:
 def _write(path: Path, description: dict[str, Any], weights: dict[str, Tensor], *, epoch: int) -> Path:
     state = {f"{_NETWORK_PREFIX}{name}": tensor for name, tensor in weights.items()}
     written = io.BytesIO()
-    torch.save({DESCRIPTION: description, "state_dict": state, "epoch": epoch}, written)
+    torch.save({MODEL_KEY: description, "state_dict": state, "epoch": epoch}, written)
     path.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(path, written.getvalue())
     return path
@@ -177,8 +177,8 @@ def load_network_weights(network: nn.Module, path: Path) -> int:
 def initialise_from(classifier: Classifier, path: Path) -> _Loaded:
     """Loads a checkpoint's weights except those of its last layer, which is for other classes.
 
-    Raises CheckpointError naming both values where bands, width, depth or another setting differ. A checkpoint
-    of the public trainer tells shapes alone.
+    Raises CheckpointError naming both values where bands, width, depth or another setting differ. A
+    checkpoint of the public trainer tells shapes alone.
     """
     description, weights = _read_network(path, classifier.description)
     mine, theirs = classifier.description, description
@@ -207,8 +207,8 @@ def _check_shapes(theirs: dict[str, Tensor], ours: dict[str, Tensor], path: Path
     if wrong:
         here, there = tuple(ours[wrong[0]].shape), tuple(theirs[wrong[0]].shape)
         raise CheckpointError(
-            f"{path} does not fit this model: {wrong[0]} is {here} here and {there} there, {len(wrong) - 1} more "
-            "differ (another width, another depth or other classes)"
+            f"{path} does not fit this model: {wrong[0]} is {here} here and {there} there, {len(wrong) - 1} "
+            f"more differ (another width, another depth or other classes)"
         )
 
 
@@ -226,9 +226,9 @@ def _read_network(
         if public_description is None or public_description.kind != TFSEPNET:
             raise CheckpointError(f"{path} is a checkpoint of the public trainer: it fits TF-SepNet only")
         return public_description, from_public(state)
-    if DESCRIPTION not in content:
+    if MODEL_KEY not in content:
         raise CheckpointError(f"{path} is neither a checkpoint of adaptf nor of easy_dcase_task1")
-    stored = content[DESCRIPTION]
+    stored = content[MODEL_KEY]
     try:
         description = ModelDescription(**(stored | {"classes": tuple(stored["classes"])}))
     except (KeyError, TypeError) as error:

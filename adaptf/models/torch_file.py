@@ -64,8 +64,8 @@ def check_finite(weights: Mapping[str, Any]) -> None:
     }
     if wrong := [name for name, tensor in fractions.items() if not tensor.isfinite().all()]:
         raise UnreadableFile(
-            f"{len(wrong)} of its {len(weights)} tensors, such as {wrong[0]}, hold numbers that are not finite: the training "
-            "that left them has diverged"
+            f"{len(wrong)} of its {len(weights)} tensors, such as {wrong[0]}, hold numbers that are not "
+            f"finite: the training that left them has diverged"
         )
 
 

@@ -16,11 +16,15 @@ DATA_KIND = "adaptf.data"
 SCENES_KIND, AUDIOSET_KIND = "scenes", "audioset"
 DATA, DATASET, CLIPS = "data", "dataset.json", "clips.parquet"
 """Artifact folder, and what it holds: the data set's description and its clip table."""
+TRAINING_CLIPS = "clips/train"
+"""Metric: how many there are."""
 
 # pretrain, train, teacher, distill
 CHECKPOINTS = "checkpoints"
 BEST = f"{CHECKPOINTS}/best.ckpt"
 """Artifact: the checkpoint that later stages take."""
+BEST_ACCURACY, BEST_PRECISION = "best/accuracy", "best/mean_average_precision"
+"""Metrics: by which that checkpoint was chosen; `finetune` and `quantize` leave the first one too."""
 
 # teacher
 TEACHER_KIND, TEACHER_MODEL = "adaptf.teacher", "adaptf.teacher_model"
@@ -30,13 +34,13 @@ LOGITS = "logits"
 
 # finetune, quantize
 VALIDATION_PREDICTIONS = "validation"
-"""Artifact folder: predictions of validation clips. Of `finetune`'s runs by setting; of `quantize` by device, of the clips of
-all devices."""
+"""Artifact folder: predictions of validation clips. Of `finetune`'s runs by setting;
+of `quantize` by device, of the clips of all devices."""
 
 # finetune
 DEVICE_RUNS = "models.json"
 """Artifact: device -> id of the run that holds its model."""
-DEVICE = "adaptf.device"
+DEVICE_TAG = "adaptf.device"
 """Tag: the device whose model a run, or a registered version, holds."""
 START, KEPT = "start/accuracy", "kept/accuracy"
 """Metrics of a device's run: before fine-tuning, and of the model that is kept."""
@@ -48,6 +52,16 @@ DESCRIPTION = "description.json"
 """In that folder: classes and features, the same for all of them."""
 QUANTIZATION = "quantization.csv"
 """Artifact: what was found about each model, a row per device."""
+INT8_ACCURACY = "INT8 accuracy"
+"""A column of it, and the begin of a metric per device."""
+
+# evaluate, compare
+TABLES_FOLDER, TABLES = "tables", "tables.txt"
+"""Artifacts: figures, with a table of predictions per run of each setting; what people read of them."""
+TEST_ACCURACY = "test/accuracy"
+"""Begin of a metric per setting."""
+SERVED_ACCURACY = f"{TEST_ACCURACY}/per device INT8"
+"""The one that tells how good the models are which will be served."""
 
 # register
 VERSIONS = "versions.json"
@@ -65,10 +79,16 @@ DONE = "adaptf.run."
 
 
 def device_runs(run: StageRun, value: str) -> dict[str, str]:
-    """Device -> what holds its model: runs, of a run of `finetune`, or the checkpoint files given in its place."""
+    """Device -> what holds its model:
+    runs, of a run of `finetune`, or the checkpoint files given in its place."""
     if files := files_of(value):
         return {device: str(path) for device, path in files.items()}
     return dict(json.loads(run.download(value, DEVICE_RUNS).read_text()))
+
+
+def figure_tag(column: str) -> str:
+    """Tag of a version that holds a figure of `QUANTIZATION`, such as adaptf.relative_loss."""
+    return f"adaptf.{column.replace(' ', '_')}"
 
 
 def quantization(run: StageRun, quantize_run: str) -> pd.DataFrame:

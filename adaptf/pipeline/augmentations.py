@@ -1,4 +1,5 @@
-"""Augmentations from settings: which there are, from which generators they draw, and whose clips get impulse responses."""
+"""Augmentations from settings:
+which there are, from which generators they draw, and whose clips get impulse responses."""
 
 import os
 from collections.abc import Sequence
@@ -84,7 +85,8 @@ def build_augmentations(
 
 
 def dir_p_by_device(augment: AugmentConfig, training_devices: Sequence[str]) -> dict[str, float]:
-    """Of an impulse response, by device of the data's training clips. Raises ValueError where another one is named."""
+    """Of an impulse response, by device of the data's training clips.
+    Raises ValueError where another one is named."""
     only = chosen_devices(augment, training_devices)
     found = probability_per_device(training_devices, p=augment.dir_p, only=only, p_of=augment.dir_p_of)
     return dict(zip(training_devices, found, strict=True))
@@ -98,7 +100,8 @@ def dir_p_of_clips(augment: AugmentConfig, data: PreparedData, train: ClipSet) -
 
 
 def chosen_devices(augment: AugmentConfig, training_devices: Sequence[str]) -> tuple[str, ...]:
-    """`dir_devices`; empty, which means all, where they are the default's, which are TAU's, and the data has none of them."""
+    """`dir_devices`; empty, which means all, where they are the default's, which are TAU's,
+    and the data has none of them."""
     default = AugmentConfig.dir_devices
     no_such = augment.dir_devices == default and not set(default) & set(training_devices)
     return () if no_such else augment.dir_devices
@@ -108,8 +111,8 @@ def say_chosen_devices(augment: AugmentConfig, training_devices: Sequence[str]) 
     """Where the default means other devices than it names."""
     if augment.dir_p > 0 and chosen_devices(augment, training_devices) != augment.dir_devices:
         print(
-            f"No training clips of the data are of {', '.join(augment.dir_devices)}, the default of dir_devices: those of all "
-            f"devices ({', '.join(training_devices)}) get impulse responses",
+            f"No training clips of the data are of {', '.join(augment.dir_devices)}, the default of "
+            f"dir_devices: those of all devices ({', '.join(training_devices)}) get impulse responses",
             flush=True,
         )
 
@@ -152,7 +155,8 @@ def _response_bank(folder: str, sample_rate: int, level: ResponseLevel) -> Respo
     if folder == NONE:
         bank = simulated_bank(sample_rate=sample_rate)
         print(
-            f"No folder of impulse responses is given (dir_folder): {len(bank)} simulated microphones are used",
+            f"No folder of impulse responses is given (dir_folder): {len(bank)} simulated microphones are "
+            "used",
             flush=True,
         )
         return bank

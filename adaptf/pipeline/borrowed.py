@@ -1,4 +1,5 @@
-"""Other devices' clips for a device's model: brought to its band statistics, and at most half of what it learns from."""
+"""Other devices' clips for a device's model:
+brought to its band statistics, and at most half of what it learns from."""
 
 from collections.abc import Sequence
 from typing import Any, Literal
@@ -19,7 +20,8 @@ Borrowed = Literal["matched", "none"]
 
 
 def with_borrowed(data: PreparedData, device: str, splits: Sequence[str]) -> ClipSet:
-    """The device's clips of the splits and those of all others, its own repeated until they are half at least.
+    """The device's clips of the splits and those of all others,
+    its own repeated until they are half at least.
 
     Raises UserError where it has none.
     """

@@ -16,7 +16,8 @@ from adaptf.tracking.runs import StageRun
 
 
 def checkpoint_of(run: StageRun, value: str, *, data: PreparedData | None = None) -> Path:
-    """The best checkpoint of a run, or a checkpoint file of the user's (also of the public reference trainer).
+    """The best checkpoint of a run,
+    or a checkpoint file of the user's (also of the public reference trainer).
 
     Raises UpstreamError where `data` is given and the run learnt from other data.
     """
@@ -28,7 +29,8 @@ def checkpoint_of(run: StageRun, value: str, *, data: PreparedData | None = None
 
 
 def classifier_of(run: StageRun, value: str, data: PreparedData) -> Classifier:
-    """That of a run's best checkpoint, or of a file. Raises UserError where it does not tell the data's scenes apart."""
+    """That of a run's best checkpoint, or of a file.
+    Raises UserError where it does not tell the data's scenes apart."""
     classifier = load_classifier(checkpoint_of(run, value, data=data), public_description=PUBLIC)
     check_scenes(value, classifier.description.classes, data)
     rate, wanted = classifier.description.features.get("sample_rate"), data.waveforms.format.sample_rate

@@ -29,7 +29,7 @@ def check_training(config: Any) -> None:
                 averaging_of(part)
 
 
-def check_devices(config: Any, devices: Sequence[str]) -> None:
+def check_augmented_devices(config: Any, devices: Sequence[str]) -> None:
     """Raises UserError where augmentations name a device of which there are no training clips."""
     for section, part in _sections(config):
         if isinstance(part, AugmentConfig):

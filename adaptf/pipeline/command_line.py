@@ -29,7 +29,8 @@ _Config = TypeVar("_Config")
 
 
 def parse(config_class: type[_Config], *, stage: str, arguments: Sequence[str]) -> _Config:
-    """A stage's configuration. Exits with a message where a word of the command line or of the preset is wrong."""
+    """A stage's configuration.
+    Exits with a message where a word of the command line or of the preset is wrong."""
     parser, defaults = _parser(config_class, stage), config_class()
     try:
         preset, given = _spelled_out(arguments, defaults, parser)
@@ -49,7 +50,8 @@ def _parser(config_class: type, stage: str) -> ArgumentParser:
     program = f"python -m adaptf.mlproject.{stage}"
     parser = ArgumentParser(
         prog=program,
-        usage=f"{program} [--preset NAME] [--SECTION.FIELD VALUE ...]",  # all fields would bury an error's message
+        # all fields would bury an error's message
+        usage=f"{program} [--preset NAME] [--SECTION.FIELD VALUE ...]",
         description=(config_class.__doc__ or "").strip(),
         allow_abbrev=False,
     )
@@ -71,7 +73,8 @@ def shared_leaves(config_class: type) -> list[tuple[str, str]]:
 
 
 def _spelled_out(arguments: Sequence[str], defaults: Any, parser: ArgumentParser) -> tuple[str, list[str]]:
-    """The preset, and the words for all else: `--download` as `--download=true`, `--seeds 0,1` as `--seeds=[0,1]`."""
+    """The preset, and the words for all else:
+    `--download` as `--download=true`, `--seeds 0,1` as `--seeds=[0,1]`."""
     quiet: Any = {"add_help": False, "allow_abbrev": False, "argument_default": argparse.SUPPRESS}
     short = argparse.ArgumentParser(parser.prog, parser.usage, **quiet)
     short.add_argument("--preset", default=parser.get_default("preset"))
@@ -93,7 +96,8 @@ def _list_of_names(text: str) -> str:
 
 
 def _meant(value: Any, metadata: Mapping[str, Any], name: str) -> Any:
-    """What a value given for a field stands for: an absolute path, a tidy name. Raises UserError for no possible path."""
+    """What a value given for a field stands for: an absolute path, a tidy name.
+    Raises UserError for no possible path."""
     if "path" in metadata:
         return value if value == NONE else user_path(value, what=name)
     if "stage" in metadata or "file or name" in metadata:
@@ -132,14 +136,16 @@ def _said_by(preset: str, stage: str, defaults: Any) -> list[str]:
 
 
 def read_preset(preset: str) -> dict[str, Any]:
-    """Content of a shipped preset, of a YAML file or of a run's artifact. Raises UserError for what is none."""
+    """Content of a shipped preset, of a YAML file or of a run's artifact.
+    Raises UserError for what is none."""
     try:
         content = yaml.safe_load(_preset_text(preset)) or {}
     except yaml.YAMLError as error:
         raise UserError(f"preset {preset} is not readable as YAML: {error}") from error
     if not isinstance(content, dict):
         raise UserError(
-            f"preset {preset} should hold sections such as 'distill:', not {content!r}, a {type(content).__name__}"
+            f"preset {preset} should hold sections such as 'distill:', not {content!r}, a "
+            f"{type(content).__name__}"
         )
     known = [*PRESET_SECTIONS, *PRESET_VALUES, *sorted(path.stem for path in _STAGES.glob("[!_.]*.py"))]
     for name, value in content.items():

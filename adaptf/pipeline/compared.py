@@ -1,4 +1,5 @@
-"""What `compare` holds against each other: runs, runs over seeds, registered versions and checkpoint files, by their names."""
+"""What `compare` holds against each other:
+runs, runs over seeds, registered versions and checkpoint files, by their names."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -14,20 +15,17 @@ from adaptf.errors import UserError
 from adaptf.evaluation.changes import OWN_COLUMNS
 from adaptf.names import written
 from adaptf.paths import user_path
-from adaptf.pipeline.artifacts import DEVICE, QUANTIZE_RUN
+from adaptf.pipeline.artifacts import DEVICE_TAG, INT8_ACCURACY, QUANTIZE_RUN
 from adaptf.pipeline.checkpoints import check_scenes
 from adaptf.pipeline.dataset import PreparedData
 from adaptf.pipeline.given_files import check_readable, is_path
 from adaptf.pipeline.lineage import version_of
-from adaptf.pipeline.predictions import DeviceRouter, Model, load_models
+from adaptf.pipeline.predictions import Model, PlacedModels, load_models
 from adaptf.serving import logged_model
 from adaptf.serving.bundle import Bundle, RoutedModel, read_bundle
 from adaptf.tracking import registry, runs
 from adaptf.tracking.checkpoint_files import files_of, is_mapping
 from adaptf.tracking.runs import StageRun
-
-_QUANTIZED_DEVICE = "INT8 accuracy/"
-"""Begin of the metrics of `quantize`, one per device that has a model."""
 
 
 @dataclass(frozen=True)
@@ -41,7 +39,8 @@ class Compared:
     run_ids: tuple[str, ...]
     """The runs that it came from; empty for a file."""
     device: str | None = None
-    """The only device for whose clips it answers; None: all. `unknown`: for those of devices without a model of their own."""
+    """The only device for whose clips it answers; None: all. `unknown`:
+    for those of devices without a model of their own."""
     others: tuple[str, ...] = ()
     """Devices that have a model of their own beside that for `unknown`."""
 
@@ -66,7 +65,8 @@ def all_compared(values: Sequence[str]) -> list[Compared]:
     if len(devices) > 1:
         told = ", ".join(f"{label} of {device}" for device, label in devices.items())
         raise UserError(
-            f"models of different devices have no clips in common: {told}. Compare those of one device, or routers"
+            f"models of different devices have no clips in common: {told}. Compare those of one device, or "
+            "routers"
         )
     return _with_own_labels(found)
 
@@ -77,7 +77,8 @@ def compared(value: str) -> Compared:
         return _compared_version(value)
     if is_mapping(value):
         raise UserError(
-            f"runs is cut at each comma: give a folder of <device>.ckpt in place of a mapping such as {value}, ..."
+            f"runs is cut at each comma: give a folder of <device>.ckpt in place of a mapping such as "
+            f"{value}, ..."
         )
     if files := files_of(value):
         check_readable(files)
@@ -87,7 +88,7 @@ def compared(value: str) -> Compared:
         raise UserError(f"runs names '{value}': there is no such file or folder")
     run = runs.finished_run(value)
     run_ids = tuple(runs.with_all_seeds(run))
-    device = run.data.tags.get(DEVICE)
+    device = run.data.tags.get(DEVICE_TAG)
     return Compared(runs.name_of(value), run_ids, run_ids, None if device == UNKNOWN else device)
 
 
@@ -95,15 +96,17 @@ def _compared_version(uri: str) -> Compared:
     """A version of a device's model, or of the router."""
     found = version_of(uri, what="version", wanted="models:/adaptf-s1/3 or models:/adaptf-s1@production")
     name, version, tags = found.name, found.version, found.tags
-    device = tags.get(DEVICE)
+    device = tags.get(DEVICE_TAG)
     if device is None and name != registry.ROUTER_NAME:
-        raise UserError(f"{name} version {version} has no tag {DEVICE} that says whose clips it answers for")
+        raise UserError(
+            f"{name} version {version} has no tag {DEVICE_TAG} that says whose clips it answers for"
+        )
     quantized = tags.get(QUANTIZE_RUN, "")
     scores = runs.scores(quantized) if quantized else {}
     known = {
-        written(metric.removeprefix(_QUANTIZED_DEVICE))
+        written(metric.removeprefix(f"{INT8_ACCURACY}/"))
         for metric in scores
-        if metric.startswith(_QUANTIZED_DEVICE)
+        if metric.startswith(f"{INT8_ACCURACY}/")
     }
     return Compared(
         label=f"{name}/{version}",
@@ -126,15 +129,16 @@ def _longer(one: Compared) -> str:
     return f"{one.label} {one.run_ids[0][:6]}" if one.run_ids else one.values[0]
 
 
-def loaded(one: Compared, run: StageRun, data: PreparedData, accelerator: str) -> list[DeviceRouter]:
+def loaded(one: Compared, run: StageRun, data: PreparedData, accelerator: str) -> list[PlacedModels]:
     """The models of each run."""
     if one.values[0].startswith("models:/"):
         return [_of_version(one, run, data)]
     return [load_models(run, value, data, accelerator) for value in one.values]
 
 
-def _of_version(one: Compared, run: StageRun, data: PreparedData) -> DeviceRouter:
-    """A registered version, on the CPU. Raises UserError where it was made for other clips or learnt from other data."""
+def _of_version(one: Compared, run: StageRun, data: PreparedData) -> PlacedModels:
+    """A registered version, on the CPU.
+    Raises UserError where it was made for other clips or learnt from other data."""
     name, _, version = one.label.partition("/")
     for run_id in one.run_ids:
         runs.check_data(run_id, data.digest)
@@ -145,11 +149,11 @@ def _of_version(one: Compared, run: StageRun, data: PreparedData) -> DeviceRoute
     format = data.waveforms.format
     if (bundle.sample_rate, bundle.clip_samples) != (format.sample_rate, format.clip_samples):
         raise UserError(
-            f"{one.label} takes clips of {bundle.clip_samples} samples at {bundle.sample_rate} Hz, those of the data have "
-            f"{format.clip_samples} at {format.sample_rate} Hz"
+            f"{one.label} takes clips of {bundle.clip_samples} samples at {bundle.sample_rate} Hz, those of "
+            f"the data have {format.clip_samples} at {format.sample_rate} Hz"
         )
     models = {device: _of_waveform(bundle, model) for device, model in bundle.models.items()}
-    return DeviceRouter(models, torch.device("cpu"))
+    return PlacedModels(models, torch.device("cpu"))
 
 
 def _of_waveform(bundle: Bundle, model: RoutedModel) -> Model:

@@ -1,4 +1,5 @@
-"""Settings that several stages share. The dataclasses of this folder are the only place of defaults: our recipe."""
+"""Settings that several stages share. The dataclasses of this folder are the only place of defaults:
+our recipe."""
 
 import math
 import os
@@ -31,7 +32,8 @@ _OF_CLIPS = Range(f"{CLIP_RATE}, at which clips are prepared", lambda rate: rate
 
 
 Files = Literal["none", "one", "per device"]
-"""Which checkpoint files may stand in the place of a run: a file, or also a mapping or folder with one per device."""
+"""Which checkpoint files may stand in the place of a run:
+a file, or also a mapping or folder with one per device."""
 
 
 def upstream(stage: str, **tags: str) -> str:
@@ -50,14 +52,14 @@ def upstream_model(stage: str, *, files: Files = "one", optional: bool = False) 
 
 
 def upstream_each(stage: str, tag: str, *, optional: bool = False) -> str:
-    """A field that names several runs of another stage: ids separated by commas, or `latest` for the newest of each `tag`;
-    `optional`: or `none`."""
+    """A field that names several runs of another stage: ids separated by commas, or `latest` for the newest
+    of each `tag`; `optional`: or `none`."""
     return field(default=LATEST, metadata={"stage": stage, "each": tag, "optional": optional})
 
 
 def upstream_several(stage: str, *, files: Files = "none") -> str:
-    """A field that names one run of another stage or several with other seeds: ids separated by commas, or that of a run over
-    `seeds`, which stands for all of its runs; or checkpoint files, or `none`."""
+    """A field that names one run of another stage or several with other seeds: ids separated by commas, or
+    that of a run over `seeds`, which stands for all of its runs; or checkpoint files, or `none`."""
     metadata = {"stage": stage, "tags": {}, "several": True, "files": files, "optional": True}
     return field(default=LATEST, metadata=metadata)
 
@@ -73,7 +75,8 @@ def file_or_name(default: str) -> str:
 
 
 def aside(default: Any) -> Any:
-    """A field that says where and how fast a stage works, which can't change its result: no part of its fingerprint."""
+    """A field that says where and how fast a stage works, which can't change its result:
+    no part of its fingerprint."""
     return field(default=default, metadata={"aside": True})
 
 
@@ -117,7 +120,8 @@ class DataConfig:
     """The clips."""
 
     root: str = path_field(NONE)
-    """Folder of TAU Urban Acoustic Scenes 2022 Mobile, of AudioSet, or a CSV file with filename, scene, device."""
+    """Folder of TAU Urban Acoustic Scenes 2022 Mobile, of AudioSet, or a CSV file with filename,
+    scene, device."""
     train_split: TrainSplit = "25"
     """Percent of TAU's training clips, one of the official splits. The challenge allows 25 and less."""
     challenge: bool = True
@@ -132,15 +136,16 @@ class DataConfig:
     split_seed: int = 0
     """Any whole number: another one cuts validation and test clips at other locations."""
     audioset_clip_seconds: float = within(POSITIVE, 10.0)
-    """Length to which AudioSet clips are cut or padded in the cache, in seconds; training draws one second of it."""
+    """Length to which AudioSet clips are cut or padded in the cache, in seconds;
+    training draws one second of it."""
     cache: str = path_field("cache")
     """Folder of the waveform cache; `cache`, also where it is given, is one in the project's folder."""
     sample_type: SampleType = "float32"
     """How the waveform cache keeps a sample: float32 is exact; int16 takes half the space and changes
     log-mels a little (docs/data.md)."""
     verify: bool = aside(False)
-    """Reads every audio file again, whatever its size, times and inode say: for disk images and mounts that give all
-    files the same."""
+    """Reads every audio file again, whatever its size, times and inode say:
+    for disk images and mounts that give all files the same."""
     workers: int = aside(2)
     """Processes that decode the audio files while the cache is built."""
 
@@ -170,7 +175,8 @@ class ModelConfig:
     width: int = within(COUNT, WIDTH)
     """Channels of the first blocks."""
     depth: int = within(COUNT, DEPTH)
-    """Of tfsepnet the entries of the layout that are used, 17 at most; of another student what it takes for its depth."""
+    """Of tfsepnet the entries of the layout that are used, 17 at most;
+    of another student what it takes for its depth."""
     dropout: float = within(PART, DROPOUT)
     """Dropout in each block."""
     settings: dict[str, Any] = field(default_factory=dict)
@@ -199,11 +205,11 @@ class AugmentConfig:
     dir_p: float = within(SHARE, 0.4)
     """Probability, from 0 to 1, that a clip is played through the impulse response of a microphone (DIR)."""
     dir_devices: tuple[str, ...] = ("a",)
-    """Devices whose clips get impulse responses; an empty list means all, as the default does for data without such training
-    clips."""
+    """Devices whose clips get impulse responses;
+    an empty list means all, as the default does for data without such training clips."""
     dir_p_of: dict[str, float] = field(default_factory=dict)
-    """Probabilities that take the place of dir_p for clips of single devices, as in {b: 0.1, "s1,s2,s3": 0.2}, whether they
-    are in dir_devices or not."""
+    """Probabilities that take the place of dir_p for clips of single devices, as in {b: 0.1, "s1,s2,s3":
+    0.2}, whether they are in dir_devices or not."""
     dir_folder: str = path_field(NONE, content=True)
     """Folder of WAV files with impulse responses, such as those of MicIRP; `none` takes simulated
     microphones."""
@@ -288,8 +294,8 @@ class TrainerConfig(Loading):
     accelerator: str = aside("auto")
     """Kind of processor that trains: cpu, gpu, mps, ... of Lightning, or auto, the fastest there is."""
     devices: str = "1"
-    """How many processors of that kind train together, a process on each, or auto for all of them. With 1, on one machine,
-    what a scheduler says of processes (RANK, SLURM_PROCID) is passed over."""
+    """How many processors of that kind train together, a process on each, or auto for all of them. With 1, on
+    one machine, what a scheduler says of processes (RANK, SLURM_PROCID) is passed over."""
     strategy: str = "auto"
     """How several processes work together: ddp or another strategy of Lightning; auto chooses one."""
     num_nodes: int = within(COUNT, 1)
@@ -300,8 +306,9 @@ class TrainerConfig(Loading):
     accumulate_batches: int = within(COUNT, 1)
     """Batches whose gradients are added up before each step, where a GPU holds no larger batch."""
     score: Score = "mean_over_devices"
-    """The accuracy on validation clips that chooses checkpoints and sweeps' settings: the mean over devices of their
-    macro averages, or `plain`, that of all clips together, of which three in four of TAU's are of device a."""
+    """The accuracy on validation clips that chooses checkpoints and sweeps' settings: the mean over devices
+    of their macro averages, or `plain`, that of all clips together,
+    of which three in four of TAU's are of device a."""
     progress_bar: bool = aside(True)
     """Shows how far an epoch has come; a line per epoch is printed either way."""
 

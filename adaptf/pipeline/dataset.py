@@ -17,7 +17,7 @@ from adaptf.data.errors import DataError
 from adaptf.data.parquet import read_table
 from adaptf.data.sources import CachedWaveforms, Sample
 from adaptf.pipeline.artifacts import CLIPS, DATA, DATASET, SCENES_KIND
-from adaptf.tracking.runs import DataSet, StageRun, UpstreamError
+from adaptf.tracking.runs import StageRun, UpstreamError, UsedData
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,8 @@ class PreparedData:
     kind: str
     """scenes or audioset"""
     table: pd.DataFrame
-    """Clip table; of AudioSet the columns filename, labels, split; of both also key, the content in the cache."""
+    """Clip table; of AudioSet the columns filename, labels, split;
+    of both also key, the content in the cache."""
     classes: tuple[str, ...]
     devices: tuple[str, ...]
     """All device names of the data, to which batches point."""
@@ -82,7 +83,8 @@ def _label_targets(labels: pd.Series, classes: int) -> np.ndarray:
 
 
 def load_prepared(run: StageRun, prepare_run: str, *, kind: str) -> PreparedData:
-    """The data set of a `prepare` run, noted as the run's input; its cache is made where this machine does not have it."""
+    """The data set of a `prepare` run, noted as the run's input;
+    its cache is made where this machine does not have it."""
     data, described = run.shared.once(
         ("prepared", prepare_run, kind), lambda: _read_prepared(run, prepare_run, kind)
     )
@@ -95,14 +97,14 @@ def load_tested(run: StageRun, prepare_run: str) -> PreparedData:
     data = load_prepared(run, prepare_run, kind=SCENES_KIND)
     if not (data.table["split"] == TEST).any():
         raise DataError(
-            f"the data of prepare run {prepare_run} has no test clips, of which evaluate and main make their tables: "
-            "prepare it with a data.test_share above 0, or give some clips the split 'test'. train, distill, finetune and "
-            "quantize need none and can be run one by one"
+            f"the data of prepare run {prepare_run} has no test clips, of which evaluate and main make their "
+            f"tables: prepare it with a data.test_share above 0, or give some clips the split 'test'. train, "
+            f"distill, finetune and quantize need none and can be run one by one"
         )
     return data
 
 
-def _read_prepared(run: StageRun, prepare_run: str, kind: str) -> tuple[PreparedData, DataSet]:
+def _read_prepared(run: StageRun, prepare_run: str, kind: str) -> tuple[PreparedData, UsedData]:
     folder = run.download(prepare_run, DATA)
     stored: dict[str, Any] = json.loads((folder / DATASET).read_text())
     if stored["kind"] != kind:
@@ -119,7 +121,7 @@ def _read_prepared(run: StageRun, prepare_run: str, kind: str) -> tuple[Prepared
         digest=stored["digest"],
         synthesised=stored["synthesised"],
     )
-    return data, DataSet(
+    return data, UsedData(
         name=stored["name"], digest=stored["digest"], table=table, source=stored["audio_root"]
     )
 
@@ -137,8 +139,8 @@ def _waveforms(stored: dict[str, Any], table: pd.DataFrame) -> WaveformCache:
         return waveforms
     if not root.is_dir():
         raise DataError(
-            f"neither the waveform cache {waveforms.folder} nor the data folder {root} is on this machine: run `prepare` here "
-            "with -P data.root=<folder> and name its run as prepare_run"
+            f"neither the waveform cache {waveforms.folder} nor the data folder {root} is on this machine: "
+            f"run `prepare` here with -P data.root=<folder> and name its run as prepare_run"
         )
     built = build_cache(root, list(table["filename"]), cache_root=cache_root, format=format)
     if list(built.clips["key"]) != keys:

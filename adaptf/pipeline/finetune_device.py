@@ -9,7 +9,7 @@ from adaptf.evaluation.scores import accuracy
 from adaptf.models.checkpoint import load_classifier, save_classifier
 from adaptf.models.classifier import Classifier
 from adaptf.names import in_markdown
-from adaptf.pipeline.artifacts import BEST, DATA_KIND, DEVICE, KEPT, SCENES_KIND, START, TEACHER_KIND
+from adaptf.pipeline.artifacts import BEST, DATA_KIND, DEVICE_TAG, KEPT, SCENES_KIND, START, TEACHER_KIND
 from adaptf.pipeline.borrowed import Borrowed, matching_to, with_borrowed
 from adaptf.pipeline.checkpoints import student_of
 from adaptf.pipeline.config import (
@@ -55,8 +55,8 @@ class FinetuneDeviceConfig:
     min_validation_clips: int = within(NOT_NEGATIVE, 5)
     """With fewer validation clips of its own, the model is judged on those of all devices."""
     borrowed: Borrowed = "matched"
-    """Whose clips a device's model learns from beside its own. matched: all others', brought to the band statistics of the
-    device (Mezza et al., 2020), and its own, which are half at least. none: nobody's."""
+    """Whose clips a device's model learns from beside its own. matched: all others', brought to the band
+    statistics of the device (Mezza et al., 2020), and its own, which are half at least. none: nobody's."""
     refit: bool = False
     """Trains on the validation clips too; nothing may be chosen by them then."""
     augment: AugmentConfig = AugmentConfig(dir_p=0.0)
@@ -67,7 +67,8 @@ class FinetuneDeviceConfig:
 
 
 def _finetune_device(config: FinetuneDeviceConfig, run: StageRun) -> Result:
-    """The model of the last epoch; it and its start are judged on the device's validation clips, which choose nothing."""
+    """The model of the last epoch;
+    it and its start are judged on the device's validation clips, which choose nothing."""
     data = load_prepared(run, config.prepare_run, kind=SCENES_KIND)
     start = student_of(run, config.distill_run, data)
     validation, judged_on = _validation_clips(data, _own_device(config), config.min_validation_clips)
@@ -86,7 +87,7 @@ def _finetune_device(config: FinetuneDeviceConfig, run: StageRun) -> Result:
     result = Result(
         metrics={START: start_score, KEPT: tuned_score},
         files={**files, BEST: save_classifier(tuned, run.folder / "kept" / "best.ckpt", epoch=epochs)},
-        tags={DEVICE: config.device},
+        tags={DEVICE_TAG: config.device},
         note=f"{note}\n\n{note_of(config.loss, run, teacher_ids(config.teacher_runs))}",
         summary=f"{run.name}: {note}",
     )

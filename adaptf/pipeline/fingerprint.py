@@ -21,7 +21,8 @@ _PACKAGE = Path(__file__).parents[1]
 
 
 def fingerprint(stage: str, config: Any, reads: str) -> str:
-    """Digest of a stage's name, its settings, the code, what it reads, and what its upstream runs were made from."""
+    """Digest of a stage's name, its settings, the code, what it reads,
+    and what its upstream runs were made from."""
     upstream = {one.name: _upstream(getattr(config, one.name)) for one in upstream_fields(config)}
     files = [
         folder / name
@@ -50,7 +51,8 @@ def _upstream(value: str) -> str:
 
 @cache
 def _code_digest() -> str:
-    """Digest of this package's code as this process found it. Comments, docstrings and layout are no part of it."""
+    """Digest of this package's code as this process found it.
+    Comments, docstrings and layout are no part of it."""
     sources = sorted([*_PACKAGE.rglob("*.py"), *_PACKAGE.rglob("*.html")])
     return runs.digest(
         *(f"{path.relative_to(_PACKAGE)}\0{code_of(path.read_text(), path.suffix)}" for path in sources)

@@ -53,7 +53,8 @@ def train_classifier(
     validation: ClipSet | None,
     first_feature_augmentations: Sequence[FeatureAugmentation] = (),
 ) -> Fitted:
-    """Lightning's training of a classifier in the run's work folder, on clips of `data`; without `validation` as a refit."""
+    """Lightning's training of a classifier in the run's work folder, on clips of `data`;
+    without `validation` as a refit."""
     _check_recipe(recipe, classifier, data)
     augmentations = _augmentations(run, data, recipe, objective, train)
     optim, trainer = recipe.optim, recipe.trainer
@@ -128,7 +129,8 @@ def _say(run: StageRun, data: PreparedData, recipe: Recipe) -> None:
 
 
 def _say_absent_scenes(data: PreparedData) -> None:
-    """Which scenes of which device the accuracy on validation clips leaves out; nothing of clips without devices."""
+    """Which scenes of which device the accuracy on validation clips leaves out;
+    nothing of clips without devices."""
     if data.kind != SCENES_KIND:
         return
     if said := say_absent(absent_scenes(data.table[data.table["split"] == VALIDATION], data.classes)):

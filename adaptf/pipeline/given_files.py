@@ -19,8 +19,8 @@ def given_files(field: str, value: str, *, stage: str, takes: Files) -> str:
         return ""
     if takes == "none":
         raise UpstreamError(
-            f"{field} takes runs of '{stage}', by their ids or as 'latest', and no files; '{value}' was given. "
-            f"mlflow run . -e {stage} --env-manager local makes such a run"
+            f"{field} takes runs of '{stage}', by their ids or as 'latest', and no files; '{value}' was "
+            f"given. mlflow run . -e {stage} --env-manager local makes such a run"
         )
     wanted = f"{field} takes a run of '{stage}' or a checkpoint file" + (
         f", {FORMS}" if takes == "per device" else ""

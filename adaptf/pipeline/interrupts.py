@@ -1,4 +1,5 @@
-"""Ends of a process that come from outside: its runs end with it, nested ones too, and the same command goes on with them."""
+"""Ends of a process that come from outside:
+its runs end with it, nested ones too, and the same command goes on with them."""
 
 import ctypes
 import os
@@ -21,7 +22,8 @@ _PR_SET_PDEATHSIG = 1
 
 
 def end_in_order() -> None:
-    """SIGTERM ends this process as Ctrl-C does, and so does, on Linux, the end of the `mlflow run` that started it."""
+    """SIGTERM ends this process as Ctrl-C does, and so does, on Linux,
+    the end of the `mlflow run` that started it."""
     signal.signal(signal.SIGTERM, _interrupt)
     if RUN_ID in os.environ and sys.platform == "linux":
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)

@@ -12,25 +12,34 @@ from mlflow.utils.mlflow_tags import MLFLOW_GIT_COMMIT
 
 from adaptf.errors import UserError
 from adaptf.names import written
-from adaptf.pipeline.artifacts import DEVICE, DEVICE_RUNS
+from adaptf.pipeline.artifacts import (
+    BEST_ACCURACY,
+    BEST_PRECISION,
+    DEVICE_RUNS,
+    DEVICE_TAG,
+    INT8_ACCURACY,
+    KEPT,
+    SERVED_ACCURACY,
+    TRAINING_CLIPS,
+)
 from adaptf.tracking import production, runs
 from adaptf.tracking.runs import NONE, UPSTREAM
 
 _JUDGES = ("evaluate",)
 """Stages that nothing came from: what they judged is not shown below them."""
 _FORMER_SCORES = {
-    "prepare": "clips/train",
-    "pretrain": "best/mean_average_precision",
-    "train": "best/accuracy",
-    "teacher": "best/accuracy",
-    "distill": "best/accuracy",
-    "finetune_device": "kept/accuracy",
-    "quantize": "INT8 accuracy",
-    "evaluate": "test/accuracy/per device INT8",
+    "prepare": TRAINING_CLIPS,
+    "pretrain": BEST_PRECISION,
+    "train": BEST_ACCURACY,
+    "teacher": BEST_ACCURACY,
+    "distill": BEST_ACCURACY,
+    "finetune_device": KEPT,
+    "quantize": INT8_ACCURACY,
+    "evaluate": SERVED_ACCURACY,
 }
 """By stage, of runs that were made before a run itself told its score."""
 _MOST_SCORES = 8
-FILE = "file"
+FILE_STAGE = "file"
 """In place of a stage: it is a checkpoint file of the user's."""
 _VERSION_URI = re.compile(r"models:/(?P<name>[^/@]+)(@(?P<alias>[^/@]+)|/(?P<version>[^/@]+))")
 
@@ -64,7 +73,8 @@ class _Origin:
 
 
 def origin_of(model: str) -> _Origin:
-    """Of `models:/name@alias`, `models:/name/version` or a run's id. Raises UserError where there is no such thing."""
+    """Of `models:/name@alias`, `models:/name/version` or a run's id.
+    Raises UserError where there is no such thing."""
     if re.fullmatch(r"\w+", model):
         return _origin_of_run(model)
     found = version_of(
@@ -72,14 +82,18 @@ def origin_of(model: str) -> _Origin:
     )
     if not found.run_id:
         raise UserError(
-            f"{found.name} version {found.version} names no run that it came from: it was not registered by `register`"
+            f"{found.name} version {found.version} names no run that it came from: it was not registered by "
+            "`register`"
         )
     place = ", in production" if production.production_or_none(found.name) == str(found.version) else ""
-    return _Origin(f"{found.name} version {found.version}{place}", str(found.run_id), found.tags.get(DEVICE))
+    return _Origin(
+        f"{found.name} version {found.version}{place}", str(found.run_id), found.tags.get(DEVICE_TAG)
+    )
 
 
 def version_of(uri: str, *, what: str, wanted: str) -> ModelVersion:
-    """Of `models:/name@alias` or `models:/name/version`. Raises UserError where there is none, or the URI is no such `what`."""
+    """Of `models:/name@alias` or `models:/name/version`.
+    Raises UserError where there is none, or the URI is no such `what`."""
     parts = _VERSION_URI.fullmatch(uri)
     if parts is None:
         raise UserError(f"{uri!r} is no {what}: give {wanted}")
@@ -96,7 +110,7 @@ def _origin_of_run(run_id: str) -> _Origin:
         run = mlflow.get_run(run_id)
     except MlflowException as error:
         raise UserError(f"there is no run '{run_id}' in {mlflow.get_tracking_uri()}") from error
-    return _Origin(f"run {run_id}", run_id, run.data.tags.get(DEVICE))
+    return _Origin(f"run {run_id}", run_id, run.data.tags.get(DEVICE_TAG))
 
 
 def _version_by_alias(name: str, alias: str) -> str:
@@ -125,7 +139,8 @@ def node_of(run_id: str, device: str | None, known: dict[str, Node]) -> Node:
 
 
 def _files_read(run: Run, device: str | None) -> tuple[Node, ...]:
-    """The checkpoint files that a run took from: where there is one for each device, that of one device, or all."""
+    """The checkpoint files that a run took from:
+    where there is one for each device, that of one device, or all."""
     fields: dict[str, dict[str, str]] = {}
     if run.data.tags.get(runs.STAGE, "") in _JUDGES:
         return ()
@@ -139,7 +154,7 @@ def _files_read(run: Run, device: str | None) -> tuple[Node, ...]:
 
 def file_node(label: str) -> Node:
     """A checkpoint file, which nothing is known to come from."""
-    return Node(label, name=label, stage=FILE)
+    return Node(label, name=label, stage=FILE_STAGE)
 
 
 def _described(run: Run, device: str | None) -> Node:
@@ -233,7 +248,7 @@ def line(node: Node) -> str:
     """Name, stage, id, scores, code and data of a run."""
     if not node.name:
         return f"{node.run_id} ({node.remark})"
-    parts = [_name_and_stage(node), *([] if node.stage == FILE else [node.run_id])]
+    parts = [_name_and_stage(node), *([] if node.stage == FILE_STAGE else [node.run_id])]
     shown = [f"{name} {value:.4g}" for name, value in node.scores[:_MOST_SCORES]]
     parts += [", ".join(shown)] if shown else []
     parts += [f"git {node.commit[:7]}"] if node.commit else []

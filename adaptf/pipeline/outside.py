@@ -47,11 +47,17 @@ def message(error: Exception) -> str | None:
         listed = "; ".join(f"{_with_space(folder)} ({what})" for what, folder in places.items())
         return f"{error.strerror}{named}. Stages write to data.cache and to: {listed}"
     if isinstance(error, torch.OutOfMemoryError):
-        return f"{str(error).splitlines()[0]} Take smaller batches (batch_size), and add up as many more (accumulate_batches)"
+        return (
+            f"{str(error).splitlines()[0]} Take smaller batches (batch_size), and add up as many more "
+            "(accumulate_batches)"
+        )
     if isinstance(error, MemoryError):
         return f"memory is short: {error or 'the system gives no more'}"
     if isinstance(error, BrokenProcessPool):
-        return "a process that worked for this one crashed, or was ended from outside, as the system does when memory is short"
+        return (
+            "a process that worked for this one crashed, or was ended from outside, as the system does when "
+            "memory is short"
+        )
     return None
 
 

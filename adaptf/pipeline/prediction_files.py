@@ -7,10 +7,8 @@ import pandas as pd
 
 from adaptf.data.parquet import read_table, write_table
 from adaptf.evaluation.scores import Runs
+from adaptf.pipeline.artifacts import TABLES_FOLDER
 from adaptf.tracking.runs import StageRun
-
-TABLES_FOLDER = "tables"
-"""Artifact folder: tables of figures, and a table of predictions per run of each setting."""
 
 
 def _predictions_name(setting: str, place: int) -> str:
@@ -26,5 +24,6 @@ def write_predictions(settings: Mapping[str, Runs], folder: Path) -> None:
 
 
 def read_predictions(run: StageRun, evaluated: str, setting: str, place: int = 0) -> pd.DataFrame:
-    """Predictions of a setting's only run, or of that at a place among several, from another run of `evaluate`."""
+    """Predictions of a setting's only run, or of that at a place among several,
+    from another run of `evaluate`."""
     return read_table(run.download(evaluated, TABLES_FOLDER) / _predictions_name(setting, place))

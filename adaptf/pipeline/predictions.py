@@ -28,7 +28,7 @@ Model = Callable[[Tensor], Tensor]
 
 
 @dataclass(frozen=True)
-class DeviceRouter:
+class PlacedModels:
     """Models with the device that each is for; `unknown` answers for all others."""
 
     models: Mapping[str, Model]
@@ -36,15 +36,16 @@ class DeviceRouter:
     """Where they run."""
 
 
-def load_models(run: StageRun, value: str, data: PreparedData, accelerator: str) -> DeviceRouter:
+def load_models(run: StageRun, value: str, data: PreparedData, accelerator: str) -> PlacedModels:
     """Of a run of train, teacher, distill, finetune or quantize, or of checkpoint files.
 
-    Raises UserError where they are not for the data's scenes, or learnt from other data as far as that is known.
+    Raises UserError where they are not for the data's scenes,
+    or learnt from other data as far as that is known.
     """
     stage = "" if files_of(value) else runs.stage_of(value)
     if stage == "quantize":
         runs.check_data(value, data.digest)
-        return DeviceRouter(_int8_models(run.download(value, INT8)), torch.device("cpu"))
+        return PlacedModels(_int8_models(run.download(value, INT8)), torch.device("cpu"))
     if stage == "finetune" or is_several(value):
         found = device_models(run, value, data)
         check_devices(value, found, data)
@@ -52,10 +53,11 @@ def load_models(run: StageRun, value: str, data: PreparedData, accelerator: str)
         found = {UNKNOWN: classifier_of(run, value, data)}
     else:
         raise UpstreamError(
-            f"run {value} is of stage '{stage}': one of train, teacher, distill, finetune or quantize is needed"
+            f"run {value} is of stage '{stage}': one of train, teacher, distill, finetune or quantize is "
+            "needed"
         )
     place = inference_device(accelerator)
-    return DeviceRouter({device: model.to(place) for device, model in found.items()}, place)
+    return PlacedModels({device: model.to(place) for device, model in found.items()}, place)
 
 
 def _int8_models(folder: Path) -> dict[str, Model]:
@@ -70,9 +72,10 @@ def _int8_models(folder: Path) -> dict[str, Model]:
 
 
 def predict_by_device(
-    router: DeviceRouter, data: PreparedData, rows: pd.DataFrame, name: str
+    router: PlacedModels, data: PreparedData, rows: pd.DataFrame, name: str
 ) -> pd.DataFrame:
-    """Each of these rows of the clip table by the model of its device, or by `unknown` where the device has none."""
+    """Each of these rows of the clip table by the model of its device,
+    or by `unknown` where the device has none."""
     rows = rows.reset_index(drop=True)
     logits = np.zeros((len(rows), len(data.classes)), dtype=np.float32)
     route = rows["device"].where(rows["device"].isin(list(router.models)), UNKNOWN)

@@ -1,4 +1,5 @@
-"""One device's model made INT8, run by a process that has nothing but the files, and what is found about it there."""
+"""One device's model made INT8, run by a process that has nothing but the files,
+and what is found about it there."""
 
 import json
 from collections.abc import Callable
@@ -29,7 +30,7 @@ from adaptf.data.clip_set import ClipSet
 from adaptf.data.clips import TRAIN, UNKNOWN, VALIDATION
 from adaptf.data.shared_objects import SharedObjects
 from adaptf.evaluation.predict import predict_logits
-from adaptf.evaluation.relative_loss import Loss, relative_loss
+from adaptf.evaluation.relative_loss import RelativeLoss, relative_loss
 from adaptf.evaluation.scores import TEXT_COLUMNS, macro_accuracy
 from adaptf.models.classifier import Classifier
 from adaptf.pipeline.dataset import PreparedData
@@ -58,9 +59,9 @@ class Quantized:
     device: str
     float_accuracy: float
     int8_accuracy: float
-    loss: Loss
-    """On the validation clips of all devices: what quantizing changes is no matter of the device, and on a device's own few
-    clips a single one would decide."""
+    loss: RelativeLoss
+    """On the validation clips of all devices: what quantizing changes is no matter of the device, and on a
+    device's own few clips a single one would decide."""
     agreement: Agreement
     """With the float model, on calibration and validation clips."""
     int8_convolutions: int
@@ -105,8 +106,8 @@ def quantize_device(
 ) -> Quantized:
     """Leaves all forms at `path`, and judges what the fresh process makes of the files.
 
-    Ranges are taken from `calibration_clips` of the device's training clips. Its accuracy is that on its own validation
-    clips where these are `min_validation_clips` and more, else on those of all devices.
+    Ranges are taken from `calibration_clips` of the device's training clips. Its accuracy is that on its own
+    validation clips where these are `min_validation_clips` and more, else on those of all devices.
     """
     train, clips = data.clips(TRAIN, device=None if device == UNKNOWN else device), data.clips(VALIDATION)
     calibration = calibration_rows(train, calibration_clips, seed=seed)
@@ -153,7 +154,8 @@ def quantize_device(
 
 
 def calibration_rows(clips: ClipSet, count: int, *, seed: int) -> Tensor:
-    """Waveforms (clips, samples) drawn so that the scenes take turns, and within a scene the devices: so do their batches."""
+    """Waveforms (clips, samples) drawn so that the scenes take turns, and within a scene the devices:
+    so do their batches."""
     rows = pd.DataFrame({"scene": clips.targets.argmax(axis=1), "device": clips.devices})
     rows = rows.sample(frac=1, random_state=np.random.default_rng(seed))
     rows["turn"] = rows.groupby(["scene", "device"]).cumcount()
@@ -188,7 +190,8 @@ class _JudgedClips:
 
 
 def shown_clips(predictions: pd.DataFrame, device: str, min_clips: int) -> tuple[pd.DataFrame, str]:
-    """Of predictions of all devices' clips those by which a device is told its accuracy, and what they are."""
+    """Of predictions of all devices' clips those by which a device is told its accuracy,
+    and what they are."""
     own = predictions[predictions["device"] == device]
     if device == UNKNOWN:
         return predictions, f"{len(predictions)} validation clips of all devices"
@@ -203,9 +206,11 @@ def shown_clips(predictions: pd.DataFrame, device: str, min_clips: int) -> tuple
 def openvino_form(
     path: Path, fresh: FreshProcess, judged: _JudgedClips, of_file: Tensor, shown: pd.DataFrame
 ) -> OpenVinoForm | None:
-    """The form beside a .pt2 file, which said `of_file` of the clips; `shown` are predictions of those that accuracies are of.
+    """The form beside a .pt2 file, which said `of_file` of the clips;
+    `shown` are predictions of those that accuracies are of.
 
-    It is removed where it does not run here, for nobody checked it, says something else, or breaks the challenge's limits.
+    It is removed where it does not run here, for nobody checked it, says something else,
+    or breaks the challenge's limits.
     """
     why = why_no_openvino(path)
     if not why:
@@ -243,5 +248,6 @@ def _difference_problems(found: Agreement) -> list[str]:
     if found.logit_error <= LARGEST_DIFFERENCE:
         return []
     return [
-        f"its logits differ by {found.logit_error:.2f} of their spread, at most {LARGEST_DIFFERENCE} is allowed"
+        f"its logits differ by {found.logit_error:.2f} of their spread, at most {LARGEST_DIFFERENCE} is "
+        "allowed"
     ]

@@ -1,4 +1,5 @@
-"""Refits: trainings on the validation clips too, for a fixed number of epochs, and what those clips can judge no more."""
+"""Refits: trainings on the validation clips too, for a fixed number of epochs,
+and what those clips can judge no more."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -29,14 +30,15 @@ def check_choice(field: str, value: str) -> None:
     """Raises UserError where validation clips would choose among models that have learnt from them."""
     if refits := refits_of(value):
         raise UserError(
-            f"{field}={value} has learnt from the validation clips (refit of {', '.join(refits)}), which therefore can't "
-            "choose among epochs or settings here: set refit=true too, with the number of epochs as optim.max_epochs, or build "
-            "on another run"
+            f"{field}={value} has learnt from the validation clips (refit of {', '.join(refits)}), which "
+            f"therefore can't choose among epochs or settings here: set refit=true too, with the number of "
+            f"epochs as optim.max_epochs, or build on another run"
         )
 
 
 def what_clips_judge(refits: Sequence[str], *, chose: bool = True) -> str:
-    """What a reader has to know of scores on validation clips, as the end of a sentence; `chose`: whether a checkpoint."""
+    """What a reader has to know of scores on validation clips, as the end of a sentence; `chose`:
+    whether a checkpoint."""
     if refits:
         return f"**from which the model has learnt** (refit of {', '.join(refits)}): such scores are too good"
     return "by which the checkpoint was chosen" if chose else "which chose no checkpoint"

@@ -9,15 +9,16 @@ from adaptf.paths import found_path
 from adaptf.pipeline.config import settings
 from adaptf.tracking import runs
 
-SETTINGS = {"T": "loss.temperature", "w": "loss.weight", "DIR": "augment.dir_p", "lr": "optim.lr"}
+SHORT_NAMES = {"T": "loss.temperature", "w": "loss.weight", "DIR": "augment.dir_p", "lr": "optim.lr"}
 """Short name -> field."""
 _DIR_OF = "augment.dir_p_of"
 
 
 def told(config: Any, *always: str) -> Iterator[str]:
-    """Those of SETTINGS that are not the default, and some always; the probabilities of devices follow as in `DIR b=0.1`."""
+    """Those of SHORT_NAMES that are not the default, and some always;
+    the probabilities of devices follow as in `DIR b=0.1`."""
     values, defaults = settings(config), settings(type(config)())
-    for name, field in SETTINGS.items():
+    for name, field in SHORT_NAMES.items():
         if name in always or values.get(field) != defaults.get(field):
             yield f"{name}={values[field]:.3g}"
     for devices, value in values.get(_DIR_OF, {}).items():
@@ -25,7 +26,8 @@ def told(config: Any, *always: str) -> Iterator[str]:
 
 
 def short(value: str) -> str:
-    """A version without `models:/`, the name of a file, a folder or a run, or the first characters of what is none."""
+    """A version without `models:/`, the name of a file, a folder or a run,
+    or the first characters of what is none."""
     if value.startswith("models:/"):
         return value.removeprefix("models:/")
     if path := found_path(value):

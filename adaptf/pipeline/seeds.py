@@ -21,13 +21,15 @@ _TABLE = "seeds.csv"
 
 
 def _with_seed(config: Any, seed: int) -> Any:
-    """The configuration with one of the seeds; where it builds on runs over seeds, on those with the same seed."""
+    """The configuration with one of the seeds;
+    where it builds on runs over seeds, on those with the same seed."""
     changes = {field.name: _of_seed(getattr(config, field.name), seed) for field in upstream_fields(config)}
     return replace(config, seed=seed, seeds=(), **changes)
 
 
 def _of_seed(value: str, seed: int) -> str:
-    """The run with this seed, where the value is the id of a run over seeds; else the value. Of several ids, each."""
+    """The run with this seed, where the value is the id of a run over seeds; else the value.
+    Of several ids, each."""
     if value in (runs.LATEST, runs.NONE) or files_of(value):
         return value
     if "," in value:
@@ -68,7 +70,7 @@ def _scores_over_seeds(config: Any, children: Mapping[int, str], run: StageRun) 
 
 
 @dataclass(frozen=True)
-class Study:
+class OverSeeds:
     """How a stage goes over seeds."""
 
     config_of: Callable[[Any, int], Any] = _with_seed

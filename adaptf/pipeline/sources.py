@@ -21,7 +21,7 @@ SCENE_CLIP_SECONDS = 1.0
 
 
 @dataclass(frozen=True)
-class Source:
+class FoundData:
     """A data set's clips with what their cache needs."""
 
     kind: str
@@ -45,18 +45,18 @@ class Source:
         return self.format.clip_samples / self.format.sample_rate
 
 
-def read_source(config: DataConfig) -> Source:
+def find_data(config: DataConfig) -> FoundData:
     """The scenes or AudioSet, whichever the folder holds. Raises UserError for what can't be used."""
     root = Path(config.root).absolute()
     if config.root == "none" or not root.exists():
         raise UserError(
-            f"data.root is '{config.root}', which does not exist: give the folder of TAU 2022 Mobile, of AudioSet, or a CSV "
-            "file with filename, scene, device, as in -P data.root=/data/TAU-2022"
+            f"data.root is '{config.root}', which does not exist: give the folder of TAU 2022 Mobile, of "
+            f"AudioSet, or a CSV file with filename, scene, device, as in -P data.root=/data/TAU-2022"
         )
     return _audioset(root, config) if is_audioset(root) else _scenes(root, config)
 
 
-def _scenes(root: Path, config: DataConfig) -> Source:
+def _scenes(root: Path, config: DataConfig) -> FoundData:
     clips = read_clips(
         root,
         scenes=config.scenes,
@@ -73,7 +73,7 @@ def _scenes(root: Path, config: DataConfig) -> Source:
             clips.table, audio_root(root), clip_seconds=SCENE_CLIP_SECONDS, workers=config.workers
         )
         notes += cut
-    return Source(
+    return FoundData(
         kind=SCENES_KIND,
         table=table,
         classes=clips.scenes,
@@ -85,10 +85,10 @@ def _scenes(root: Path, config: DataConfig) -> Source:
     )
 
 
-def _audioset(root: Path, config: DataConfig) -> Source:
+def _audioset(root: Path, config: DataConfig) -> FoundData:
     found = read_audioset(root, validation_share=config.validation_share, seed=config.split_seed)
     splits = np.where(found.validation, VALIDATION, TRAIN)
-    return Source(
+    return FoundData(
         kind=AUDIOSET_KIND,
         table=pd.DataFrame({"filename": found.filenames, "labels": found.labels, "split": splits}),
         classes=found.class_names,

@@ -28,7 +28,7 @@ from adaptf.pipeline.command_line import command_arguments, parse
 from adaptf.pipeline.config import check_ranges, settings, upstream_fields
 from adaptf.pipeline.fingerprint import fingerprint
 from adaptf.pipeline.interrupts import INTERRUPTS, end_in_order, last_words
-from adaptf.pipeline.seeds import SEEDS_SUFFIX, Study
+from adaptf.pipeline.seeds import SEEDS_SUFFIX, OverSeeds
 from adaptf.pipeline.upstream import resolve_upstream
 from adaptf.tracking import lease as leases
 from adaptf.tracking import runs
@@ -52,8 +52,8 @@ def _nothing_outside(config: Any) -> str:
 
 
 def nothing_tells(config: Any) -> None:
-    """`reads` of a stage whose outcome depends on more than its settings, such as on what is in production: no finished run
-    stands for a new one."""
+    """`reads` of a stage whose outcome depends on more than its settings, such as on what is in production:
+    no finished run stands for a new one."""
 
 
 def _no_words(config: Any) -> Iterable[str]:
@@ -71,17 +71,18 @@ class Stage(Generic[_Config]):
     config: type[_Config]
     """Frozen dataclass: every setting with its default and its help."""
     check: Callable[[_Config], None] = _nothing
-    """Raises UserError for settings that can't be used, as far as they tell it themselves, before any work begins."""
+    """Raises UserError for settings that can't be used, as far as they tell it themselves,
+    before any work begins."""
     fetch: Callable[[_Config], None] = _nothing
     """Brings what the stage reads to this machine, where it was asked to: a download."""
     reads: Callable[[_Config], str | None] = _nothing_outside
-    """Digest of what lies outside of MLflow, such as files. None: nothing tells, so no finished run stands for a new one.
-    Raises UserError for what can't be used."""
+    """Digest of what lies outside of MLflow, such as files. None: nothing tells, so no finished run stands
+    for a new one. Raises UserError for what can't be used."""
     words: Callable[[_Config], Iterable[str]] = _no_words
     """What tells a run from others of its stage, in its name, as in `T=2 w=0.02`."""
     score: str = ""
     """The metric, or the begin of those, by which lineage and lists show how good a run's model is."""
-    study: Study = Study()
+    study: OverSeeds = OverSeeds()
     """What a parent over several seeds makes of its children."""
 
     def describe(self, config: _Config) -> str:
@@ -91,7 +92,8 @@ class Stage(Generic[_Config]):
         return f"{name}, {len(seeds)} seeds" if seeds else name
 
     def main(self) -> None:
-        """The body of an entry point: parse, then execute; what a user can mend ends it with its message alone."""
+        """The body of an entry point: parse, then execute;
+        what a user can mend ends it with its message alone."""
         logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
         quiet_libraries()
         config = parse(self.config, stage=self.name, arguments=command_arguments())
@@ -122,11 +124,12 @@ def execute(
 ) -> str:
     """Runs a stage and returns its run's id.
 
-    Without a `name` the run is called after the stage and its settings. Within an active run it becomes a nested one. With
-    `reuse`, a finished run of the same settings, code, inputs and data is taken instead. An interrupted run of that kind
-    is continued. With `config.seeds` there is a nested run for each of them, and the stage's study says what their parent
-    makes of them. `watch` is told of the validations of this run's own training, not of nested runs, and may end it by
-    StopTraining. Stages that get the same `shared` read their data once.
+    Without a `name` the run is called after the stage and its settings. Within an active run it becomes a
+    nested one. With `reuse`, a finished run of the same settings, code, inputs and data is taken instead. An
+    interrupted run of that kind is continued. With `config.seeds` there is a nested run for each of them, and
+    the stage's study says what their parent makes of them. `watch` is told of the validations of this run's
+    own training, not of nested runs, and may end it by StopTraining.
+    Stages that get the same `shared` read their data once.
     """
     shared = shared or SharedObjects()
     check_ranges(config)
@@ -243,8 +246,9 @@ def _wait_for_all_processes() -> None:
 
 @contextmanager
 def _active_run(stage: Stage[Any], digest: str, name: str, folder: Path) -> Iterator[StageRun]:
-    """A run that is active meanwhile, and this process's: an interrupted one of the same work, or else the one that
-    `mlflow run` made, or a new one (nested within an active one). Raises Busy where another process has it."""
+    """A run that is active meanwhile, and this process's: an interrupted one of the same work, or else the
+    one that `mlflow run` made, or a new one (nested within an active one).
+    Raises Busy where another process has it."""
     parent = mlflow.active_run()
     experiment, interrupted = runs.experiment_id(), runs.find_interrupted(stage.name, digest)
     made = os.environ.pop(RUN_ID, None) if parent is None else None  # a nested run would join that one too
@@ -275,7 +279,8 @@ def _active_run(stage: Stage[Any], digest: str, name: str, folder: Path) -> Iter
 
 
 def _claim_unfinished(run_id: str, record: Path) -> Lease:
-    """The lease of an interrupted run. Raises Busy where another process has it, or has finished it meanwhile."""
+    """The lease of an interrupted run.
+    Raises Busy where another process has it, or has finished it meanwhile."""
     lease = leases.claim(run_id, record)
     if not runs.is_interrupted(mlflow.get_run(run_id)):
         lease.release()
@@ -284,9 +289,11 @@ def _claim_unfinished(run_id: str, record: Path) -> Lease:
 
 
 def _log_configuration(config: Any) -> None:
-    """All settings as config.yaml and as those parameters that the run does not have yet; upstream runs as tags.
+    """All settings as config.yaml and as those parameters that the run does not have yet;
+    upstream runs as tags.
 
-    `mlflow run` has logged what its command line said, such as `latest`: the tags say which runs or files that was.
+    `mlflow run` has logged what its command line said, such as `latest`:
+    the tags say which runs or files that was.
     """
     taken = {field.name: getattr(config, field.name) for field in upstream_fields(config)}
     mlflow.set_tags({f"{runs.UPSTREAM}{name}": value for name, value in taken.items()})
@@ -309,7 +316,8 @@ def plain(values: Mapping[str, Any]) -> Any:
 
 
 def quiet_libraries() -> None:
-    """Lightning and MLflow talk of themselves at the level of what a stage has to say; a router has a line per request."""
+    """Lightning and MLflow talk of themselves at the level of what a stage has to say;
+    a router has a line per request."""
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
     for name in ("lightning.pytorch", "lightning.fabric", "mlflow", "alembic", "httpx", "adaptf.router"):
         logging.getLogger(name).setLevel(logging.WARNING)

@@ -1,4 +1,5 @@
-"""What the stages that learn from teachers share: the loss's settings, clips with teachers' logits, who the teachers are."""
+"""What the stages that learn from teachers share:
+the loss's settings, clips with teachers' logits, who the teachers are."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -21,7 +22,7 @@ from adaptf.tracking import runs
 from adaptf.tracking.runs import NONE, StageRun
 from adaptf.training.augmentation import MixedTeachers
 from adaptf.training.losses import DistillationLoss, KlReduction
-from adaptf.training.metrics import Agreement
+from adaptf.training.metrics import TeacherAgreement
 from adaptf.training.task import Measure
 
 
@@ -60,7 +61,8 @@ def logits_of_teachers(run: StageRun, run_ids: Sequence[str]) -> list[TeacherLog
 
 
 def taught(clips: ClipSet, tables: Sequence[TeacherLogits], data: PreparedData) -> ClipSet:
-    """Clips of the data with every teacher's logits, looked up by file name; as they are where there is no teacher."""
+    """Clips of the data with every teacher's logits, looked up by file name;
+    as they are where there is no teacher."""
     logits = [table.of(clips.filenames, classes=data.classes, data_digest=data.digest) for table in tables]
     return with_teacher_logits(clips, np.stack(logits, axis=1)) if logits else clips
 
@@ -85,8 +87,8 @@ def distillation_loss(config: LossConfig, *, teachers: int) -> DistillationLoss:
 
 
 def objective_of(config: LossConfig, *, teachers: int) -> Objective:
-    """Distillation: the loss with its two terms, and on validation clips also the teachers' accuracy and the student's
-    agreement with them. The labels' cross-entropy alone where there are no teachers."""
+    """Distillation: the loss with its two terms, and on validation clips also the teachers' accuracy and the
+    student's agreement with them. The labels' cross-entropy alone where there are no teachers."""
     if not teachers:
         return SCENES
     loss = distillation_loss(config, teachers=teachers)
@@ -103,7 +105,7 @@ def objective_of(config: LossConfig, *, teachers: int) -> Objective:
                 lambda logits, labels: of_teachers.compares(loss.teacher(labels.teacher_logits), labels),
             ),
             "agreement": Measure(
-                Agreement(), lambda logits, labels: (logits, loss.teacher(labels.teacher_logits))
+                TeacherAgreement(), lambda logits, labels: (logits, loss.teacher(labels.teacher_logits))
             ),
         }
 

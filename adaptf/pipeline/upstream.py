@@ -1,4 +1,5 @@
-"""The runs that a stage takes from: `latest`, ids and checkpoint files in the fields of its settings, made definite."""
+"""The runs that a stage takes from:
+`latest`, ids and checkpoint files in the fields of its settings, made definite."""
 
 import dataclasses
 from typing import Any, TypeVar
@@ -13,7 +14,8 @@ _Config = TypeVar("_Config")
 
 
 def resolve_upstream(config: _Config) -> _Config:
-    """Replaces `latest` in the fields that name other stages' runs by run ids, and checks given ids and files."""
+    """Replaces `latest` in the fields that name other stages' runs by run ids,
+    and checks given ids and files."""
     changes = {field.name: _resolved(config, field) for field in upstream_fields(config)}
     return dataclasses.replace(config, **changes)  # type: ignore[type-var]
 

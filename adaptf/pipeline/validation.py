@@ -1,4 +1,5 @@
-"""What the page of a run tells of validation clips: tables by scene and by device, accuracies per device, the predictions."""
+"""What the page of a run tells of validation clips:
+tables by scene and by device, accuracies per device, the predictions."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -26,7 +27,7 @@ from adaptf.evaluation.tables import as_markdown, device_table, scene_table
 from adaptf.models.checkpoint import load_classifier
 from adaptf.models.classifier import Classifier
 from adaptf.names import stored
-from adaptf.pipeline.artifacts import VALIDATION_PREDICTIONS
+from adaptf.pipeline.artifacts import BEST_ACCURACY, VALIDATION_PREDICTIONS
 from adaptf.pipeline.config import TrainerConfig
 from adaptf.pipeline.dataset import PreparedData
 from adaptf.pipeline.refit import as_refit, refits_of, what_clips_judge
@@ -47,7 +48,8 @@ def predict_validation(
     *,
     clips: ClipSet | None = None,
 ) -> pd.DataFrame:
-    """Predictions by a classifier, or the one in a checkpoint, of all validation clips or of some of the data's clips.
+    """Predictions by a classifier, or the one in a checkpoint,
+    of all validation clips or of some of the data's clips.
 
     Log-mels that a training has kept are not computed again.
     """
@@ -69,7 +71,8 @@ def predictions_from(logits: NDArray[np.float32], clips: ClipSet, data: Prepared
 
 
 def by_own_models(predictions: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
-    """One table of those of the devices' models: a clip by the model of its device, or by `unknown` where it has none.
+    """One table of those of the devices' models:
+    a clip by the model of its device, or by `unknown` where it has none.
 
     A clip that the model which is due was not asked about is left out.
     """
@@ -88,11 +91,12 @@ def with_validation_tables(
 ) -> Result:
     """The result with both tables on top of its note, and per device the accuracy of the last setting.
 
-    `chose`: whether the checkpoint was chosen on these clips. `refits`: runs behind the models that have learnt from them.
+    `chose`: whether the checkpoint was chosen on these clips. `refits`:
+    runs behind the models that have learnt from them.
     """
     accuracies = macro_accuracy_per_device(list(settings.values())[-1])
     of_devices = {
-        f"best/accuracy/{stored(str(device))}": float(accuracy) for device, accuracy in accuracies.items()
+        f"{BEST_ACCURACY}/{stored(str(device))}": float(accuracy) for device, accuracy in accuracies.items()
     }
     note = f"{_validation_tables(settings, data, what_clips_judge(refits, chose=chose))}\n\n{result.note}"
     return replace(result, metrics={**result.metrics, **of_devices}, note=note)
@@ -107,8 +111,8 @@ def with_tables_of_unchosen(
     start: str,
     refit: bool,
 ) -> Result:
-    """The same of models that validation clips have not chosen: they begin at those of `start`, and have learnt from the clips
-    where they, or the training itself as a `refit`, did."""
+    """The same of models that validation clips have not chosen: they begin at those of `start`, and have
+    learnt from the clips where they, or the training itself as a `refit`, did."""
     refits = [*refits_of(start), *[run.name] * refit]
     return with_validation_tables(
         as_refit(result) if refit else result, data, settings, chose=False, refits=refits
@@ -130,9 +134,11 @@ def read_validation_predictions(run: StageRun, run_id: str, setting: str) -> pd.
 
 
 def _validation_tables(settings: Mapping[str, pd.DataFrame], data: PreparedData, role: str) -> str:
-    """Markdown: a sentence, which is all that the page shows before somebody clicks, then scene by setting, device by setting.
+    """Markdown: a sentence, which is all that the page shows before somebody clicks,
+    then scene by setting, device by setting.
 
-    Settings may have been asked about unlike clips; the sentence tells those of the last one, and what its means leave out.
+    Settings may have been asked about unlike clips;
+    the sentence tells those of the last one, and what its means leave out.
     """
     runs = {setting: [predictions] for setting, predictions in settings.items()}
     shown = list(settings.values())[-1]

@@ -1,7 +1,9 @@
-"""Versions of a device's model compared: on the validation clips that both were judged on, which neither has learnt from.
+"""Versions of a device's model compared:
+on the validation clips that both were judged on, which neither has learnt from.
 
-What a device's model is worth shows on clips of its device. They decide where they are enough, and those of all devices where
-they are not; a scene that was recorded at one place only decides nothing, as whoever is better there may be so by chance.
+What a device's model is worth shows on clips of its device. They decide where they are enough, and those of
+all devices where they are not;
+a scene that was recorded at one place only decides nothing, as whoever is better there may be so by chance.
 """
 
 import math
@@ -17,7 +19,7 @@ from adaptf.evaluation.bootstrap import SIGNIFICANT, Difference, paired_bootstra
 from adaptf.evaluation.changes import holm
 from adaptf.evaluation.scores import TEXT_COLUMNS, places_of
 from adaptf.names import stored
-from adaptf.pipeline.artifacts import DEVICE, QUANTIZE_RUN, VALIDATION_PREDICTIONS
+from adaptf.pipeline.artifacts import DEVICE_TAG, QUANTIZE_RUN, VALIDATION_PREDICTIONS
 from adaptf.pipeline.refit import refits_of
 from adaptf.pipeline.validation import ENOUGH_CLIPS
 from adaptf.tracking.registry import tags_of
@@ -50,7 +52,8 @@ class _Judged:
 
 @dataclass(frozen=True)
 class Comparison:
-    """A version of a device's model against the one in production, on the validation clips that both were judged on."""
+    """A version of a device's model against the one in production,
+    on the validation clips that both were judged on."""
 
     name: str
     version: str
@@ -66,7 +69,8 @@ class Comparison:
 
     @property
     def is_worse(self) -> bool:
-        """Whether the whole interval over locations lies below zero, and this is no chance among so many models."""
+        """Whether the whole interval over locations lies below zero,
+        and this is no chance among so many models."""
         return self.difference is not None and self.difference.high < 0 and self.p <= SIGNIFICANT
 
     def __str__(self) -> str:
@@ -78,40 +82,46 @@ class Comparison:
         if self.difference is None:
             return f"{this} can't be compared with {former}: {self.problem}"
         return (
-            f"{this} {'is worse than' if self.is_worse else 'against'} {former}: {_in_points(self.difference)} "
-            f"on the {self.judged} ({self.difference.locations} places, p {self.p:.2g})"
+            f"{this} {'is worse than' if self.is_worse else 'against'} {former}: "
+            f"{_in_points(self.difference)} on the {self.judged} ({self.difference.locations} places, p "
+            f"{self.p:.2g})"
         )
 
 
 def compare_versions(name: str, version: str, former: str | None, run: StageRun) -> Comparison:
-    """On the validation clips that both versions' runs of `quantize` were judged on: neither has learnt from those."""
+    """On the validation clips that both versions' runs of `quantize` were judged on:
+    neither has learnt from those."""
     if former in (None, version):
         return Comparison(name, version, former)
     try:
         before, after = (validation_predictions(name, str(number), run) for number in (former, version))
-        judged, difference = compare(before, after, (tags_of(name, version) or {}).get(DEVICE, UNKNOWN))
+        judged, difference = compare_predictions(
+            before, after, (tags_of(name, version) or {}).get(DEVICE_TAG, UNKNOWN)
+        )
     except UserError as error:
         return Comparison(name, version, former, problem=str(error))
     return Comparison(name, version, former, judged, difference, difference.p)
 
 
 def corrected(comparisons: Sequence[Comparison]) -> list[Comparison]:
-    """With p corrected for their number (Holm, 1979): of seven models one looks worse by chance more often than one alone."""
+    """With p corrected for their number (Holm, 1979):
+    of seven models one looks worse by chance more often than one alone."""
     return [
         replace(found, p=p)
         for found, p in zip(comparisons, holm([found.p for found in comparisons]), strict=True)
     ]
 
 
-def compare(before: pd.DataFrame, after: pd.DataFrame, device: str) -> tuple[_Judged, Difference]:
-    """The clips that decide, and the difference on these. Raises UserError where they are too few for an interval, or the
-    scenes are not the same."""
+def compare_predictions(before: pd.DataFrame, after: pd.DataFrame, device: str) -> tuple[_Judged, Difference]:
+    """The clips that decide, and the difference on these. Raises UserError where they are too few for an
+    interval, or the scenes are not the same."""
     keys = ["filename", "scene"]
     common = before.drop(columns="predicted").merge(after[keys])
     former_scenes, scenes = (sorted(set(table.columns) - set(TEXT_COLUMNS)) for table in (before, after))
     if former_scenes != scenes:
         raise UserError(
-            f"it tells {', '.join(scenes)} apart, the other one {', '.join(former_scenes)}: these are different tasks"
+            f"it tells {', '.join(scenes)} apart, the other one {', '.join(former_scenes)}: these are "
+            "different tasks"
         )
     if len(common) < _MIN_COMMON_CLIPS:
         raise UserError(
@@ -128,15 +138,16 @@ def compare(before: pd.DataFrame, after: pd.DataFrame, device: str) -> tuple[_Ju
 
 
 def _clips_that_decide(common: pd.DataFrame, device: str, scenes: Sequence[str]) -> _Judged:
-    """Of the clips that both were judged on those of the device where they are enough, else those of all devices."""
+    """Of the clips that both were judged on those of the device where they are enough,
+    else those of all devices."""
     own = common[common["device"] == device]
     usable = _of_several_places(own)
     if len(usable) >= ENOUGH_CLIPS and places_of(usable).nunique() >= _MIN_OWN_PLACES:
         shown, of = own, f"of {device}"
     elif device != UNKNOWN and len(own) == len(common) and len(usable):
         raise UserError(
-            f"both were judged on clips of {device} alone, of which {len(usable)} can decide: too few. Versions that are "
-            "quantized anew are judged on the clips of all devices"
+            f"both were judged on clips of {device} alone, of which {len(usable)} can decide: too few. "
+            f"Versions that are quantized anew are judged on the clips of all devices"
         )
     else:
         shown, of = (
@@ -156,19 +167,20 @@ def _of_several_places(clips: pd.DataFrame) -> pd.DataFrame:
 
 
 def validation_predictions(name: str, version: str, run: StageRun) -> pd.DataFrame:
-    """A version's predictions of the clips that it was judged on. Raises UpstreamError where they are not known."""
+    """A version's predictions of the clips that it was judged on.
+    Raises UpstreamError where they are not known."""
     tags = tags_of(name, version) or {}
-    if not {DEVICE, QUANTIZE_RUN} <= tags.keys():
+    if not {DEVICE_TAG, QUANTIZE_RUN} <= tags.keys():
         raise UpstreamError(
-            f"version {version} has no tags {DEVICE} and {QUANTIZE_RUN} that say how it was judged"
+            f"version {version} has no tags {DEVICE_TAG} and {QUANTIZE_RUN} that say how it was judged"
         )
-    if refits := refits_of(tags[QUANTIZE_RUN], tags[DEVICE]):
+    if refits := refits_of(tags[QUANTIZE_RUN], tags[DEVICE_TAG]):
         raise UpstreamError(
-            f"version {version} has learnt from the validation clips (refit of {', '.join(refits)}), on which nothing can be "
-            "said of it: compare the two on test clips (stage compare)"
+            f"version {version} has learnt from the validation clips (refit of {', '.join(refits)}), on "
+            f"which nothing can be said of it: compare the two on test clips (stage compare)"
         )
     return read_table(
-        run.download(tags[QUANTIZE_RUN], VALIDATION_PREDICTIONS) / f"{stored(tags[DEVICE])}.parquet"
+        run.download(tags[QUANTIZE_RUN], VALIDATION_PREDICTIONS) / f"{stored(tags[DEVICE_TAG])}.parquet"
     )
 
 
@@ -178,7 +190,7 @@ def _in_points(difference: Difference) -> str:
     return f"{mean} points of macro-average accuracy (95 % interval {low} to {high})"
 
 
-def table_of(comparisons: list[Comparison]) -> pd.DataFrame:
+def comparison_table(comparisons: list[Comparison]) -> pd.DataFrame:
     """A row per comparison, in points; empty cells where there is no difference to tell."""
     rows = [
         {"model": found.name, "version": found.version, "in production": found.former}

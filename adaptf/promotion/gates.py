@@ -14,6 +14,7 @@ from adaptf.compression.runtime import NETWORK_FILES
 from adaptf.data.clips import UNKNOWN
 from adaptf.errors import UserError
 from adaptf.files import sha256_of
+from adaptf.pipeline.artifacts import figure_tag
 from adaptf.promotion.comparison import Comparison, compare_versions, corrected
 from adaptf.promotion.self_test import routing_problems
 from adaptf.serving import logged_model
@@ -23,17 +24,18 @@ from adaptf.tracking import production, registry
 from adaptf.tracking.registry import tags_of
 from adaptf.tracking.runs import StageRun
 
-_LOSS_TAG, _STANDING_LOSS_TAG = "adaptf.relative_loss", "adaptf.standing_loss"
-"""In percent: as found, and what stands of it over places, which decides; versions of before lack the latter."""
-_LOGIT_ERROR_TAG = "adaptf.logit_error"
+_LOSS_TAG, _STANDING_LOSS_TAG = figure_tag("relative loss"), figure_tag("standing loss")
+"""In percent: as found, and what stands of it over places, which decides;
+versions of before lack the latter."""
+_LOGIT_ERROR_TAG = figure_tag("logit error")
 """Relative to the logits' spread; versions of before lack it."""
 _SERVED = {
-    "adaptf.served_macs": (MAX_MACS, "MACs in its file"),
-    "adaptf.served_bytes": (MAX_BYTES, "bytes in its file"),
+    figure_tag("served macs"): (MAX_MACS, "MACs in its file"),
+    figure_tag("served bytes"): (MAX_BYTES, "bytes in its file"),
 }
 """Counted in the file that answers; versions that were registered before lack them."""
-_BUDGET = {"adaptf.macs": (MAX_MACS, "MACs"), "adaptf.model_bytes": (MAX_BYTES, "bytes")}
-_INT8_TAG = "adaptf.INT8_convolutions"
+_BUDGET = {figure_tag("macs"): (MAX_MACS, "MACs"), figure_tag("model_bytes"): (MAX_BYTES, "bytes")}
+_INT8_TAG = figure_tag("INT8 convolutions")
 """Such as 46/46."""
 
 
@@ -53,8 +55,8 @@ class Verdict:
 def judge(
     wanted: Mapping[str, str], run: StageRun, *, tolerable_loss: float, tolerable_logit_error: float
 ) -> Verdict:
-    """All gates of all versions, given by registered model. `tolerable_loss` is a fraction of the accuracy, and
-    `tolerable_logit_error` one of the logits' spread."""
+    """All gates of all versions, given by registered model. `tolerable_loss` is a fraction of the accuracy,
+    and `tolerable_logit_error` one of the logits' spread."""
     seen = seen_in_production(wanted)
     if absent := [
         _no_version(name, version) for name, version in wanted.items() if tags_of(name, version) is None
@@ -92,7 +94,8 @@ def judge(
 
 
 def seen_in_production(wanted: Mapping[str, str]) -> dict[str, str | None]:
-    """The versions in production of the models that are to be moved, and of the router, which they have to fit."""
+    """The versions in production of the models that are to be moved, and of the router,
+    which they have to fit."""
     return {name: production.production_or_none(name) for name in (*wanted, registry.ROUTER_NAME)}
 
 
@@ -164,8 +167,8 @@ def routing_refusals(name: str, version: str, run: StageRun) -> list[str]:
 
 
 def misfits(wanted: Mapping[str, str], seen: Mapping[str, str | None], run: StageRun) -> list[str]:
-    """Versions of devices that a live router would never take up: those unlike the router that is moved with them, or that in
-    production. Without a router any will do."""
+    """Versions of devices that a live router would never take up: those unlike the router that is moved with
+    them, or that in production. Without a router any will do."""
     router = wanted.get(registry.ROUTER_NAME) or seen[registry.ROUTER_NAME]
     devices = {name: version for name, version in wanted.items() if name != registry.ROUTER_NAME}
     if router is None or not devices:
@@ -175,11 +178,12 @@ def misfits(wanted: Mapping[str, str], seen: Mapping[str, str | None], run: Stag
         here = {name: _input_and_output(name, version, run) for name, version in devices.items()}
     except UserError as error:
         return [
-            f"whether {', '.join(devices)} can stand in {registry.ROUTER_NAME} version {router} is not known: {error}"
+            f"whether {', '.join(devices)} can stand in {registry.ROUTER_NAME} version {router} is not "
+            f"known: {error}"
         ]
     return [
-        f"{name} version {devices[name]} can't stand in {registry.ROUTER_NAME} version {router}: its {key} is {value!r}, "
-        f"there it is {there[key]!r}; move the two together, with -P device=all"
+        f"{name} version {devices[name]} can't stand in {registry.ROUTER_NAME} version {router}: its {key} "
+        f"is {value!r}, there it is {there[key]!r}; move the two together, with -P device=all"
         for name, values in here.items()
         for key, value in values.items()
         if value != there[key]
@@ -187,7 +191,8 @@ def misfits(wanted: Mapping[str, str], seen: Mapping[str, str | None], run: Stag
 
 
 def _input_and_output(name: str, version: str, run: StageRun) -> dict[str, Any]:
-    """What the networks of a version share with those that they stand among, by its manifest. Raises UserError."""
+    """What the networks of a version share with those that they stand among, by its manifest.
+    Raises UserError."""
     try:
         values = _manifest_of(name, version, run) | {"models": {}}
         return Bundle(log_mel=LogMel(**values.pop("mel")), **values).input_and_output()
@@ -205,7 +210,8 @@ def strange_files(router: str, run: StageRun) -> list[str]:
 
 
 def _strange_forms(router: str, file: str, name: str, version: str, run: StageRun) -> list[str]:
-    """What of a network's files is not as in the registered version: of its OpenVINO form only where both have one."""
+    """What of a network's files is not as in the registered version:
+    of its OpenVINO form only where both have one."""
     if tags_of(name, version) is None:
         return []  # `judge` says it
     try:
@@ -222,7 +228,8 @@ def _strange_forms(router: str, file: str, name: str, version: str, run: StageRu
 
 
 def _is_due(here: Path, there: Path) -> bool:
-    """Whether a router has to have a file as the version has it: the network, and the clips to try it with."""
+    """Whether a router has to have a file as the version has it:
+    the network, and the clips to try it with."""
     return here.suffix == ".pt2" or (there.exists() and (here.exists() or here.suffix == REFERENCE_SUFFIX))
 
 
@@ -244,8 +251,8 @@ def _manifest_of(name: str, version: str, run: StageRun) -> dict[str, Any]:
 def models_of(
     name: str, version: str, former: str | None, run: StageRun
 ) -> list[tuple[str, str, str | None]]:
-    """Device models that a version stands for: name, version, and the version in production. A router stands for those in it,
-    beside those in the router that is in production."""
+    """Device models that a version stands for: name, version, and the version in production. A router stands
+    for those in it, beside those in the router that is in production."""
     if name != registry.ROUTER_NAME:
         return [(name, version, former)]
     held_now = versions_held(former, run) if former else {}
@@ -253,12 +260,14 @@ def models_of(
 
 
 def versions_held(router: str, run: StageRun) -> dict[str, str]:
-    """Registered model -> version of a router's bundle; empty where it can't be read, which the self-test says."""
+    """Registered model -> version of a router's bundle;
+    empty where it can't be read, which the self-test says."""
     return dict(_name_and_number(entry) for entry in _entries_of(router, run).values())
 
 
 def _entries_of(router: str, run: StageRun) -> dict[str, dict[str, str]]:
-    """By device `file` and `version` of a router's networks; empty where they can't be read, which the self-test says."""
+    """By device `file` and `version` of a router's networks;
+    empty where they can't be read, which the self-test says."""
     try:
         manifest = _manifest_of(registry.ROUTER_NAME, router, run)
         return {

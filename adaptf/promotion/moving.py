@@ -13,7 +13,8 @@ from adaptf.tracking.runs import NONE, Result, StageRun
 ALL = "all"
 """In place of a device: every model, and the router."""
 _REASON, _OVERRIDDEN, _MOVED_BY = "adaptf.reason", "adaptf.overridden", "adaptf.promote_run"
-"""Tags of the run and of the version; the last, of the version alone, is the run that put it into production."""
+"""Tags of the run and of the version;
+the last, of the version alone, is the run that put it into production."""
 _LONGEST_TAG = 5000
 
 
@@ -32,9 +33,11 @@ def move(
     overridden: Sequence[str] = (),
     remark: str = "",
 ) -> Result:
-    """Puts versions into production, and writes with them and with the run what moved, why, and in spite of what.
+    """Puts versions into production, and writes with them and with the run what moved, why,
+    and in spite of what.
 
-    `seen` are the versions in production that were known when this was decided. Raises UserError where one has changed since.
+    `seen` are the versions in production that were known when this was decided.
+    Raises UserError where one has changed since.
     """
     kept = {_REASON: reason.strip(), _OVERRIDDEN: "\n".join(overridden)}
     kept = {tag: text[:_LONGEST_TAG] for tag, text in kept.items() if text}
@@ -72,5 +75,6 @@ def _check_unchanged(seen: Mapping[str, str | None]) -> None:
     ]
     if changed:
         raise UserError(
-            f"nothing was moved: while the gates were at work, somebody put in production {', '.join(changed)}; start again"
+            f"nothing was moved: while the gates were at work, somebody put in production "
+            f"{', '.join(changed)}; start again"
         )

@@ -1,4 +1,5 @@
-"""The routing self-test that a router has to pass before it is promoted: does every device get its own model?"""
+"""The routing self-test that a router has to pass before it is promoted:
+does every device get its own model?"""
 
 import json
 from collections.abc import Mapping
@@ -19,10 +20,11 @@ _UNSEEN = "a-device-nobody-trained-for"
 
 
 def routing_problems(folder: Path) -> list[str]:
-    """A message per name that is not answered by the model it should be; none where the bundle routes as it should.
+    """A message per name that is not answered by the model it should be;
+    none where the bundle routes as it should.
 
-    Every device of the bundle is asked for, also with blanks around its name, and null, empty, upper-case and unseen names,
-    which are for `unknown`.
+    Every device of the bundle is asked for, also with blanks around its name, and null, empty,
+    upper-case and unseen names, which are for `unknown`.
     """
     try:
         model = local_router(folder)
@@ -61,5 +63,6 @@ def _problems_with(
     if used == wanted:
         return []
     return [
-        f"a clip of device {name!r} is answered by {used[0]!r} ({used[1]}) instead of {wanted[0]!r} ({wanted[1]})"
+        f"a clip of device {name!r} is answered by {used[0]!r} ({used[1]}) instead of {wanted[0]!r} "
+        f"({wanted[1]})"
     ]

@@ -1,7 +1,8 @@
 """One run at a time moves versions, in a whole store: who does says so at the router's registered model.
 
-MLflow can't compare and set, but it tells what was written: a run says that it moves, then looks whether another one said so.
-Of two that do this at once, one at least sees the other. Clocks differ, so whoever says nothing *new* is taken for dead.
+MLflow can't compare and set, but it tells what was written: a run says that it moves, then looks whether
+another one said so. Of two that do this at once, one at least sees the other.
+Clocks differ, so whoever says nothing *new* is taken for dead.
 """
 
 import random
@@ -25,8 +26,8 @@ LOOK_SECONDS, LOOKS = 2.0, 60
 
 @contextmanager
 def turn(run_id: str) -> Iterator[Callable[[], None]]:
-    """Waits until no other run moves versions. What it gives is to be called before each step: it is a sign of life, and raises
-    UserError where others took the run for dead."""
+    """Waits until no other run moves versions. What it gives is to be called before each step: it is a sign
+    of life, and raises UserError where others took the run for dead."""
     with suppress(MlflowException):  # there is one: nobody has to have registered a router
         mlflow.MlflowClient().create_registered_model(ROUTER_NAME)
     try:
@@ -70,8 +71,8 @@ def _withdraw(run_id: str) -> None:
 def _renew(run_id: str) -> None:
     if run_id not in _all_that_move():
         raise UserError(
-            "nothing more was moved: this run said nothing for so long that another one, which moves versions too, took it for "
-            "dead. See what is in production, and start again"
+            "nothing more was moved: this run said nothing for so long that another one, which moves "
+            "versions too, took it for dead. See what is in production, and start again"
         )
     _announce(run_id)
 

@@ -16,7 +16,8 @@ _LINES = ("-", "--", "-.", ":")
 
 
 def reliability_figure(tables: pd.DataFrame, path: Path) -> Path:
-    """A panel per setting of `reliability_tables`: accuracy over confidence, and below how many clips are that sure."""
+    """A panel per setting of `reliability_tables`:
+    accuracy over confidence, and below how many clips are that sure."""
     settings = list(dict.fromkeys(tables.index))
     columns = min(len(settings), _PANELS_PER_ROW)
     rows = -(-len(settings) // columns)

@@ -9,16 +9,16 @@ import pandas as pd
 
 from adaptf.evaluation.changes import CHANGE, GAINED, LOST
 from adaptf.evaluation.tables import as_markdown, as_text
-from adaptf.pipeline.prediction_files import TABLES_FOLDER
+from adaptf.pipeline.artifacts import TABLES, TABLES_FOLDER
 from adaptf.reports.page import Picture, Report, Section, table_of
 from adaptf.tracking.notes import LONGEST_NOTE, for_page
 
-TABLES, PAGE, _CLIPS = "tables.txt", "compare.html", "changed clips"
+PAGE, _CLIPS = "compare.html", "changed clips"
 _CLIPS_SHOWN = 10
 _OTHERS = f"The other tables are in {TABLES}."
 _CORRECTED = (
-    "Per scene and device each interval is that of its row alone; p is corrected for the number of rows (Holm, 1979), and a "
-    "difference stands where it is below 0.05."
+    "Per scene and device each interval is that of its row alone; p is corrected for the number of rows "
+    "(Holm, 1979), and a difference stands where it is below 0.05."
 )
 
 
@@ -60,7 +60,7 @@ class Pair:
         )
 
 
-def words(pair: Pair, write: Callable[[pd.DataFrame], str]) -> str:
+def pair_words(pair: Pair, write: Callable[[pd.DataFrame], str]) -> str:
     """A pair's tables as text or Markdown; of the clips that change the first."""
     more = len(pair.clips) - _CLIPS_SHOWN
     rest = [f"{more} more: {TABLES_FOLDER}/{_CLIPS}{pair.suffix}.csv"] if more > 0 else []
@@ -91,11 +91,11 @@ def _parts_of(
     return [
         " ".join([*remarks, _CORRECTED]),
         *map(write, tables.values()),
-        *(words(pair, write) for pair in pairs),
+        *(pair_words(pair, write) for pair in pairs),
     ]
 
 
-def note_of(remarks: Sequence[str], tables: Mapping[str, pd.DataFrame], pairs: Sequence[Pair]) -> str:
+def pairs_note(remarks: Sequence[str], tables: Mapping[str, pd.DataFrame], pairs: Sequence[Pair]) -> str:
     """Markdown of as many pairs as a note of MLflow has room for."""
     parts = _parts_of(remarks, tables, pairs, as_markdown)
     lengths = accumulate(len(for_page(part, longest=LONGEST_NOTE)) + 2 for part in parts)

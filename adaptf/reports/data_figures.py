@@ -1,4 +1,5 @@
-"""Pictures of a data set before training: how many clips of what there are, and what one clip of each looks like."""
+"""Pictures of a data set before training:
+how many clips of what there are, and what one clip of each looks like."""
 
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
@@ -16,7 +17,7 @@ from torch import Tensor
 from adaptf.audio.kaldi_mel import hz_to_mel
 from adaptf.audio.logmel import LogMel
 from adaptf.data.clips import TEST, TRAIN, VALIDATION
-from adaptf.reports.data_report import ALL, count_labels
+from adaptf.reports.data_report import TOTAL, count_labels
 from adaptf.reports.figures import BLUE, GREY, as_written, save
 
 _ReadClips = Callable[[NDArray[np.int64]], Tensor]
@@ -42,7 +43,8 @@ _FREQUENCIES_KHZ = (0.5, 2.0, 8.0)
 
 
 def clips_figure(table: pd.DataFrame, path: Path) -> Path:
-    """Clips per scene (rows) and device (columns), a panel per split; logarithmic colours, because device a has most clips."""
+    """Clips per scene (rows) and device (columns), a panel per split;
+    logarithmic colours, because device a has most clips."""
     scenes, devices = (
         _most_frequent(table["scene"], COUNT_SCENES),
         _most_frequent(table["device"], COUNT_DEVICES),
@@ -82,7 +84,8 @@ def _draw_counts(axis: Axes, counts: pd.DataFrame, norm: LogNorm) -> None:
 
 
 def mosaic_figure(table: pd.DataFrame, read: _ReadClips, path: Path, *, sample_rate: int) -> Path:
-    """Log-mel of one clip per scene (rows) and device (columns), the first by file name; a pair without clips stays blank."""
+    """Log-mel of one clip per scene (rows) and device (columns), the first by file name;
+    a pair without clips stays blank."""
     scenes, devices = (
         _most_frequent(table["scene"], _MOSAIC_SCENES),
         _most_frequent(table["device"], _MOSAIC_DEVICES),
@@ -110,7 +113,7 @@ def mosaic_figure(table: pd.DataFrame, read: _ReadClips, path: Path, *, sample_r
 
 def labels_figure(table: pd.DataFrame, path: Path, *, class_names: Sequence[str]) -> Path:
     """Clips of the most frequent labels of AudioSet as bars, and how many labels have too few."""
-    counts = count_labels(table, class_names)[ALL]
+    counts = count_labels(table, class_names)[TOTAL]
     shown = counts[counts > 0].head(_LABEL_BARS)
     figure = Figure(figsize=(8, 0.19 * len(shown) + 0.9), layout="constrained")
     axis = figure.subplots()
@@ -167,7 +170,8 @@ def _inches(names: Iterable[str]) -> float:
 def _grid(
     rows: int, columns: int, *, cell: tuple[float, float], gap: float, left: float, top: float
 ) -> tuple[Figure, list[list[Axes]]]:
-    """Empty cells (rows, columns) of a new figure; sizes in inches. Laid out by hand: an engine takes long for 192 cells."""
+    """Empty cells (rows, columns) of a new figure; sizes in inches. Laid out by hand:
+    an engine takes long for 192 cells."""
     width, height = columns * (cell[0] + gap) - gap, rows * (cell[1] + gap) - gap
     right, bottom = max(0.6, _CAPTION_INCHES - left - width), 0.5
     whole_width, whole_height = left + width + right, top + height + bottom
@@ -196,7 +200,8 @@ def draw_log_mels(
     scales: Sequence[Axes],
     interpolation: str | None = None,
 ) -> None:
-    """The log-mel of a clip (clips, samples) per cell, all in the same colours; scales are written at some of the cells."""
+    """The log-mel of a clip (clips, samples) per cell, all in the same colours;
+    scales are written at some of the cells."""
     logmel = LogMel(bands=_MOSAIC_BANDS, sample_rate=sample_rate)
     images = torch.cat([logmel(clips)[:, 0] for clips in waveforms.split(_CLIPS_AT_ONCE)]).numpy()
     darkest, brightest = np.percentile(images, _COLOUR_PERCENTILES)

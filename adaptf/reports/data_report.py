@@ -1,4 +1,5 @@
-"""The report on a data set, what it holds and what was found in it: for the terminal, for a run's page and as a table."""
+"""The report on a data set, what it holds and what was found in it:
+for the terminal, for a run's page and as a table."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -15,9 +16,10 @@ from adaptf.evaluation import tables
 _WIDTH = 128
 """Characters of a terminal's line."""
 _GAP = "    "
-ALL = "all"
+TOTAL = "all"
 _TEXT_ROWS, _MARKDOWN_ROWS = 40, 25
-"""Rows of a table of counts. A run's note holds 8,000 characters, of which three tables of 25 rows take 4,000."""
+"""Rows of a table of counts.
+A run's note holds 8,000 characters, of which three tables of 25 rows take 4,000."""
 _MARKDOWN_NAMES = 3
 _DEVICES_SHOWN = 12
 _LABELS_SHOWN = 10
@@ -73,7 +75,7 @@ def make_report(
     if "labels" in table.columns:
         labels = count_labels(table, class_names)
         counts = {"": _count_clips(table, pd.Series("clips", index=table.index)), **_extreme_labels(labels)}
-        without = int((labels[ALL] == 0).sum())
+        without = int((labels[TOTAL] == 0).sum())
         notes += (f"{without} of {len(labels)} labels have no clip",) * bool(without)
     else:
         groups = ["scene", "device"] + ["city"] * bool(
@@ -93,14 +95,16 @@ def make_report(
 
 
 def _count_clips(table: pd.DataFrame, group: pd.Series) -> pd.DataFrame:
-    """Clips per group (rows, the last one for all of them) and split (columns); `group` has a value per clip."""
+    """Clips per group (rows, the last one for all of them) and split (columns);
+    `group` has a value per clip."""
     counts = _with_total(pd.crosstab(group, table["split"]))
-    return counts if len(counts) == 1 else pd.concat([counts, counts.sum().to_frame(ALL).T])
+    return counts if len(counts) == 1 else pd.concat([counts, counts.sum().to_frame(TOTAL).T])
 
 
 def _validation_clips(table: pd.DataFrame) -> dict[str, pd.DataFrame]:
-    """Validation clips per scene (rows, the last one for all of them) and device (columns): how few there are of some, which no
-    sum tells. Empty where there are none, and where there are too many devices for a table."""
+    """Validation clips per scene (rows, the last one for all of them) and device (columns): how few there are
+    of some, which no sum tells.
+    Empty where there are none, and where there are too many devices for a table."""
     shown = table[table["split"] == VALIDATION]
     devices = sorted(table.loc[table["split"] != TEST, "device"].unique())
     if shown.empty or len(devices) > _DEVICES_SHOWN:
@@ -108,11 +112,12 @@ def _validation_clips(table: pd.DataFrame) -> dict[str, pd.DataFrame]:
     counts = pd.crosstab(shown["scene"], shown["device"])
     counts = counts.reindex(index=sorted(table["scene"].unique()), columns=devices, fill_value=0)
     counts = counts.rename_axis(index=None, columns=None)
-    return {"validation clips": pd.concat([counts, counts.sum().to_frame(ALL).T])}
+    return {"validation clips": pd.concat([counts, counts.sum().to_frame(TOTAL).T])}
 
 
 def count_labels(table: pd.DataFrame, class_names: Sequence[str]) -> pd.DataFrame:
-    """Clips per label (rows, the most frequent first) and split (columns). A clip of several labels counts for each."""
+    """Clips per label (rows, the most frequent first) and split (columns).
+    A clip of several labels counts for each."""
     labels = (
         table[["labels", "split"]]
         .assign(label=table["labels"].str.split())
@@ -122,17 +127,17 @@ def count_labels(table: pd.DataFrame, class_names: Sequence[str]) -> pd.DataFram
     counts = pd.crosstab(labels["label"].astype(int), labels["split"]).reindex(
         range(len(class_names)), fill_value=0
     )
-    return _with_total(counts.set_axis(list(class_names))).sort_values(ALL, ascending=False, kind="stable")
+    return _with_total(counts.set_axis(list(class_names))).sort_values(TOTAL, ascending=False, kind="stable")
 
 
 def _with_total(counts: pd.DataFrame) -> pd.DataFrame:
     """Splits in the order of their use, and their sum."""
     splits = [split for split in (TRAIN, VALIDATION, TEST) if split in counts.columns]
-    return counts[splits].assign(**{ALL: counts.sum(axis=1)}).rename_axis(index=None, columns=None)
+    return counts[splits].assign(**{TOTAL: counts.sum(axis=1)}).rename_axis(index=None, columns=None)
 
 
 def _extreme_labels(labels: pd.DataFrame) -> dict[str, pd.DataFrame]:
-    present = labels[labels[ALL] > 0]
+    present = labels[labels[TOTAL] > 0]
     if len(present) <= 2 * _LABELS_SHOWN:
         return {"label": present}
     return {
@@ -170,7 +175,8 @@ def as_markdown(report: DataReport) -> str:
 
 
 def findings_table(report: DataReport) -> pd.DataFrame:
-    """Every name of every finding, to be written as FINDINGS: finding, filename (or whatever `Finding.files` holds)."""
+    """Every name of every finding, to be written as FINDINGS:
+    finding, filename (or whatever `Finding.files` holds)."""
     rows = [(finding.name, name) for finding in report.all_findings for name in finding.files]
     return pd.DataFrame(rows, columns=["finding", "filename"])
 

@@ -1,4 +1,5 @@
-"""Pictures of how settings differ: their macro averages, differences with intervals, and clips gained and lost."""
+"""Pictures of how settings differ:
+their macro averages, differences with intervals, and clips gained and lost."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -19,7 +20,8 @@ _VERMILION = "#D55E00"
 
 
 def accuracy_figure(settings: Mapping[str, Runs], differences: pd.DataFrame, path: Path) -> Path:
-    """Macro averages of the settings with their runs, and beside them the differences that `difference_table` found.
+    """Macro averages of the settings with their runs,
+    and beside them the differences that `difference_table` found.
 
     Without differences, that is with one setting, there is one panel.
     """
@@ -34,7 +36,8 @@ def accuracy_figure(settings: Mapping[str, Runs], differences: pd.DataFrame, pat
 
 
 def change_figure(tables: Sequence[pd.DataFrame], names: tuple[str, str], path: Path) -> Path:
-    """A row of panels per table of `group_table`: its differences with their intervals, and its gained and lost clips."""
+    """A row of panels per table of `group_table`:
+    its differences with their intervals, and its gained and lost clips."""
     heights = [len(table) + 2.5 for table in tables]
     figure = Figure(figsize=(10, 0.32 * sum(heights) + 0.6), layout="constrained")
     panels = figure.subplots(len(tables), 2, squeeze=False, height_ratios=heights)
@@ -42,7 +45,8 @@ def change_figure(tables: Sequence[pd.DataFrame], names: tuple[str, str], path: 
         for row, (_, found) in enumerate(table.iterrows()):
             _draw_difference(left, row, found)
         left.set_xlabel(
-            "difference in points, 95 % interval over places\n(blue: stands after Holm's correction; grey: may be chance)"
+            "difference in points, 95 % interval over places\n(blue: stands after Holm's correction; grey: "
+            "may be chance)"
         )
         _draw_counts(right, table)
         for axis, names_shown in ((left, table.index), (right, [])):

@@ -1,4 +1,5 @@
-"""What `evaluate` tells of settings: tables, pictures, the hardest clips, and one page that holds all of it."""
+"""What `evaluate` tells of settings:
+tables, pictures, the hardest clips, and one page that holds all of it."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -11,10 +12,9 @@ from adaptf.data.clips import TEST, devices_of
 from adaptf.data.errors import DataError
 from adaptf.errors import without_passwords
 from adaptf.evaluation.scores import Runs, absent_scenes, confusion, places_of, say_absent
-from adaptf.evaluation.tables import MEAN, as_markdown, as_text
-from adaptf.pipeline.artifacts import quantization
+from adaptf.evaluation.tables import MACRO_AVERAGE, as_markdown, as_text
+from adaptf.pipeline.artifacts import TABLES, TABLES_FOLDER, quantization
 from adaptf.pipeline.dataset import PreparedData
-from adaptf.pipeline.prediction_files import TABLES_FOLDER
 from adaptf.pipeline.validation import SYNTHESISED
 from adaptf.reports.calibration_figures import rejection_figure, reliability_figure
 from adaptf.reports.difference_figures import accuracy_figure
@@ -36,7 +36,7 @@ from adaptf.reports.settings_sections import (
 from adaptf.tracking import runs
 from adaptf.tracking.runs import Result, StageRun
 
-TABLES, _PAGE, _HARDEST_FOLDER = "tables.txt", "report.html", "hardest"
+_PAGE, _HARDEST_FOLDER = "report.html", "hardest"
 _TITLE = "Acoustic scenes: evaluation on the test clips"
 
 
@@ -51,8 +51,8 @@ def report(
 ) -> Result:
     """Everything that is told of the settings' predictions of the test clips, one table per run of each.
 
-    `run_ids` are the runs (or checkpoint files) behind each setting, of which the page tells complexity and lineage; `meanings`
-    say in words what a setting is.
+    `run_ids` are the runs (or checkpoint files) behind each setting, of which the page tells complexity and
+    lineage; `meanings` say in words what a setting is.
     """
     folder = run.folder
     tables = tables_of(settings, data)
@@ -82,7 +82,7 @@ def report(
         name: tables[name] for name in ("scenes", "devices", "accuracies", "differences") if len(tables[name])
     }
     absent = say_absent(absent_scenes(data.table[data.table["split"] == TEST], data.classes))
-    clips = " ".join(filter(None, [f"{_clips_of(data)}.", absent, remark]))
+    clips = " ".join(filter(None, [f"{_clip_counts(data)}.", absent, remark]))
     text = "\n\n".join([" ".join([*page.warnings, clips]), *map(as_text, told.values())])
     (folder / TABLES).write_text(text)
     note = " ".join([*(f"**{warning}**" for warning in page.warnings), _link_to_page(run), clips])
@@ -102,7 +102,10 @@ def report(
 
 def _link_to_page(run: StageRun) -> str:
     """Markdown that MLflow's page of the run shows in its first lines: what is below is folded away."""
-    return f"[The report, with pictures and sounds](#/experiments/{runs.experiment_id()}/runs/{run.run_id}/artifacts/{_PAGE})."
+    return (
+        "[The report, with pictures and "
+        f"sounds](#/experiments/{runs.experiment_id()}/runs/{run.run_id}/artifacts/{_PAGE})."
+    )
 
 
 def _links_to_runs(origins: Origins) -> list[str]:
@@ -173,7 +176,7 @@ def _quantization_of(run: StageRun, origins: Origins) -> pd.DataFrame | None:
 
 def _lead_of(tables: Mapping[str, pd.DataFrame]) -> tuple[str, ...]:
     """The best setting, and what each step brought."""
-    means = tables["accuracies"][MEAN]
+    means = tables["accuracies"][MACRO_AVERAGE]
     best = f"{means.max():.1f} % of the test clips are recognised (macro average over the scenes)"
     of_several = (
         f", by '{means.idxmax()}', the best of {len(means)} settings"
@@ -189,13 +192,13 @@ def warnings_of(data: PreparedData) -> list[str]:
     places = places_of(test)
     shared = set(places) & set(places_of(data.table[data.table["split"] != TEST]))
     heard = (
-        f"{places.isin(shared).mean() * 100:.0f} % of the test clips are of places that training has heard: the "
-        "figures show what can be learnt, not how well it generalises."
+        f"{places.isin(shared).mean() * 100:.0f} % of the test clips are of places that training has heard: "
+        f"the figures show what can be learnt, not how well it generalises."
     )
     return [SYNTHESISED] * data.synthesised + [heard] * bool(shared)
 
 
-def _clips_of(data: PreparedData) -> str:
+def _clip_counts(data: PreparedData) -> str:
     """How many test clips, of how many places."""
     test = data.table[data.table["split"] == TEST]
     return f"{len(test)} test clips of {places_of(test).nunique()} places"
@@ -217,7 +220,7 @@ def _facts_of(
         (setting, _setting_words(len(runs), meanings.get(setting, ""))) for setting, runs in settings.items()
     ]
     facts += [
-        ("Clips", f"{_clips_of(data)}, {'synthesised' if data.synthesised else 'recorded'}"),
+        ("Clips", f"{_clip_counts(data)}, {'synthesised' if data.synthesised else 'recorded'}"),
         ("Scenes", f"{len(data.classes)}: {', '.join(data.classes)}"),
         ("Devices", f"{len(devices)}; {'; '.join(told)}"),
     ]

@@ -14,6 +14,7 @@ from adaptf.evaluation.calibration import (
 )
 from adaptf.evaluation.scores import Runs, confusion, log_loss, macro_accuracy
 from adaptf.evaluation.tables import accuracy_table, device_table, difference_table, scene_table
+from adaptf.pipeline.artifacts import TEST_ACCURACY
 from adaptf.pipeline.dataset import PreparedData
 from adaptf.pipeline.prediction_files import write_predictions
 
@@ -67,10 +68,11 @@ def confusions_by_device(predictions: Runs, data: PreparedData) -> dict[str, pd.
 def metrics_of(
     settings: Mapping[str, Runs], data: PreparedData, calibration: pd.DataFrame
 ) -> dict[str, float]:
-    """Macro-average accuracy, log loss and calibration error (a fraction) per setting, the means over its runs."""
+    """Macro-average accuracy, log loss and calibration error (a fraction) per setting,
+    the means over its runs."""
     metrics = {}
     for setting, predictions in settings.items():
-        metrics[f"test/accuracy/{setting}"] = sum(macro_accuracy(one) for one in predictions) / len(
+        metrics[f"{TEST_ACCURACY}/{setting}"] = sum(macro_accuracy(one) for one in predictions) / len(
             predictions
         )
         metrics[f"test/log_loss/{setting}"] = sum(log_loss(one, data.classes) for one in predictions) / len(

@@ -65,7 +65,8 @@ def _macro_average(matrix: pd.DataFrame) -> float:
 
 
 def device_confusions_figure(matrices: Mapping[str, pd.DataFrame], path: Path) -> Path:
-    """Small row-normalised confusion matrices, one per device, with its macro average; of many those with the most clips."""
+    """Small row-normalised confusion matrices, one per device, with its macro average;
+    of many those with the most clips."""
     most = sorted(matrices, key=lambda device: -int(matrices[device].to_numpy().sum()))[:DEVICES_SHOWN]
     shown = {device: matrix for device, matrix in matrices.items() if device in most}
     columns = min(len(shown), _DEVICES_PER_ROW)

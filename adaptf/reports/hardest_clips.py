@@ -1,4 +1,5 @@
-"""The clips that a setting mistakes with the highest confidence: which they are, how they look and how they sound."""
+"""The clips that a setting mistakes with the highest confidence:
+which they are, how they look and how they sound."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,8 +15,8 @@ from adaptf.reports.figures import save
 
 _SHOWN = 12
 RULE = (
-    "Wrong answers given with the highest probability: of each scene and place the surest one, and in turn of each true scene, "
-    "so that no place and no scene fills the list."
+    "Wrong answers given with the highest probability: of each scene and place the surest one, and in turn "
+    "of each true scene, so that no place and no scene fills the list."
 )
 PROBABILITY, TRUE_PROBABILITY = "probability", "probability of the true scene"
 PLAYED_SECONDS = 2.0
@@ -27,8 +28,9 @@ PEAK = 0.5
 def hardest_clips(runs: Runs, scenes: Sequence[str], *, count: int = _SHOWN) -> pd.DataFrame:
     """Clips chosen by RULE, the surest mistake first.
 
-    Columns: filename, scene, device, location, predicted, PROBABILITY of what was predicted, TRUE_PROBABILITY, and a
-    probability per scene. Of several runs the mean of their probabilities decides. Equal ones are taken by file name.
+    Columns: filename, scene, device, location, predicted, PROBABILITY of what was predicted,
+    TRUE_PROBABILITY, and a probability per scene.
+    Of several runs the mean of their probabilities decides. Equal ones are taken by file name.
     """
     clips = _mean_probabilities(runs, scenes)
     wrong = clips[clips["predicted"] != clips["scene"]].sort_values(
@@ -62,7 +64,8 @@ def write_pictures(waveforms: Tensor, folder: Path, *, sample_rate: int) -> list
 def write_sounds(waveforms: Tensor, folder: Path, *, sample_rate: int) -> list[Path]:
     """Each clip (clips, samples) as `01.flac`, `02.flac`, ..., at PEAK, its first PLAYED_SECONDS.
 
-    FLAC: every browser plays it, and the same samples make the same bytes, which an OGG stream's random number prevents.
+    FLAC: every browser plays it, and the same samples make the same bytes,
+    which an OGG stream's random number prevents.
     """
     part = waveforms[:, : round(PLAYED_SECONDS * sample_rate)]
     levelled = part * (PEAK / part.abs().amax(dim=1, keepdim=True).clamp(min=1e-6))

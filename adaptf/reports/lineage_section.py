@@ -3,16 +3,22 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from adaptf.pipeline.lineage import FILE, Node, file_node, flat, node_of
+from adaptf.pipeline.lineage import FILE_STAGE, Node, file_node, flat, node_of
 from adaptf.pipeline.taught import teacher_name
-from adaptf.reports.page import Cell, Row, Section, Table
+from adaptf.reports.page import Cell, Section, Table, TableRow
 from adaptf.tracking.checkpoint_files import labels_of
 
 _EXPLAINED = (
     "Every run that these figures came from, each once: first a setting's, then those that it took from."
 )
-_CAPTION = "Id: of the MLflow run. Code: Git commit, where the run began in a checkout. Data: begin of the digest of its data."
-_LINKED = " Links open MLflow's pages where this page is opened by itself; MLflow's viewer of artifacts follows none."
+_CAPTION = (
+    "Id: of the MLflow run. Code: Git commit, where the run began in a checkout. Data: begin of the digest "
+    "of its data."
+)
+_LINKED = (
+    " Links open MLflow's pages where this page is opened by itself; MLflow's viewer of artifacts follows "
+    "none."
+)
 
 
 @dataclass(frozen=True)
@@ -54,19 +60,19 @@ def _node_or_file(value: str, known: dict[str, Node]) -> Node:
     return (
         files[0]
         if len(files) == 1
-        else Node(value, name=f"files of {len(files)} devices", stage=FILE, upstream=files)
+        else Node(value, name=f"files of {len(files)} devices", stage=FILE_STAGE, upstream=files)
     )
 
 
 def lineage_section(origins: Origins, tracking_uri: str) -> Section:
     """A row per run. Links are there where a server shows the runs."""
     server = tracking_uri.rstrip("/") if tracking_uri.startswith(("http://", "https://")) else ""
-    rows = tuple(_row_of(node, setting, server) for node, setting in origins.nodes)
+    rows = tuple(_lineage_row(node, setting, server) for node, setting in origins.nodes)
     table = Table(_CAPTION + _LINKED * bool(server), ("run", "setting", "id", "score", "code", "data"), rows)
     return Section("Where the models come from", "Lineage", (_EXPLAINED,), (table,))
 
 
-def _row_of(node: Node, setting: str, server: str) -> Row:
+def _lineage_row(node: Node, setting: str, server: str) -> TableRow:
     """A run that is gone, or a file, says so in place of its score."""
     link = (
         f"{server}/#/experiments/{node.experiment_id}/runs/{node.run_id}"
@@ -76,9 +82,9 @@ def _row_of(node: Node, setting: str, server: str) -> Row:
     name, value = node.scores[0] if len(node.scores) == 1 else ("", 0.0)
     cells = (
         Cell(setting, words=True),
-        Cell("" if node.stage == FILE else node.run_id, code=True, words=True, link=link),
+        Cell("" if node.stage == FILE_STAGE else node.run_id, code=True, words=True, link=link),
         Cell(node.remark or (f"{name} {value:.4g}" if name else ""), words=True),
         Cell(node.commit[:7], code=True, words=True),
         Cell(node.data_digest[:8], code=True, words=True),
     )
-    return Row(node.name or node.run_id, cells)
+    return TableRow(node.name or node.run_id, cells)

@@ -1,4 +1,5 @@
-"""A report as one HTML page that fetches nothing: headline, tables, pictures and sounds, from plain values."""
+"""A report as one HTML page that fetches nothing:
+headline, tables, pictures and sounds, from plain values."""
 
 import base64
 import math
@@ -32,7 +33,7 @@ class Cell:
 
 
 @dataclass(frozen=True)
-class Row:
+class TableRow:
     """Of a table."""
 
     name: str
@@ -48,7 +49,7 @@ class Table:
     kind: ClassVar = "table"
     caption: str
     header: tuple[str, ...]
-    rows: tuple[Row, ...]
+    rows: tuple[TableRow, ...]
 
     @property
     def columns_of_words(self) -> set[int]:
@@ -68,7 +69,7 @@ class Picture:
 
 
 @dataclass(frozen=True)
-class Clip:
+class ShownClip:
     """What a model made of one clip."""
 
     filename: str
@@ -83,11 +84,11 @@ class Clip:
 
 
 @dataclass(frozen=True)
-class Clips:
+class ShownClips:
     """Clips beside each other."""
 
     kind: ClassVar = "clips"
-    clips: tuple[Clip, ...]
+    clips: tuple[ShownClip, ...]
 
 
 @dataclass(frozen=True)
@@ -98,7 +99,7 @@ class Section:
     name: str
     text: tuple[str, ...] = ()
     """Paragraphs."""
-    blocks: tuple[Table | Picture | Clips, ...] = ()
+    blocks: tuple[Table | Picture | ShownClips, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -146,8 +147,8 @@ def table_of(
 ) -> Table:
     """A table written as everywhere else, figures on the right and words on the left.
 
-    `mark_best` marks the highest of each row where there are several columns, or the lowest in the rows that are named so;
-    what is written alike is marked alike.
+    `mark_best` marks the highest of each row where there are several columns, or the lowest in the rows that
+    are named so; what is written alike is marked alike.
     """
     mark_best = mark_best and len(frame.columns) > 1
     rows = []
@@ -157,7 +158,7 @@ def table_of(
         best = _best_texts(texts, values, lowest=name in lowest_is_best) if mark_best else set()
         both = zip(texts, values, strict=True)
         cells = tuple(Cell(text, best=text in best, words=isinstance(value, str)) for text, value in both)
-        rows.append(Row(name, cells, summary=name in summaries))
+        rows.append(TableRow(name, cells, summary=name in summaries))
     return Table(caption, (str(frame.index.name or ""), *map(str, frame.columns)), tuple(rows))
 
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import pandas as pd
 
+from adaptf.pipeline.artifacts import INT8_ACCURACY
 from adaptf.pipeline.quantize_device import OpenVinoForm, Quantized
 
 
@@ -19,7 +20,7 @@ def _row(found: Quantized) -> dict[str, Any]:
     return {
         "device": found.device,
         "float accuracy": found.float_accuracy * 100,
-        "INT8 accuracy": found.int8_accuracy * 100,
+        INT8_ACCURACY: found.int8_accuracy * 100,
         "relative loss": found.loss.relative * 100,
         "standing loss": found.loss.standing * 100,
         "logit error": found.agreement.logit_error,
@@ -59,6 +60,6 @@ def quantization_line(found: Quantized) -> str:
     return (
         f"accuracy {found.float_accuracy:.3f} -> INT8 {found.int8_accuracy:.3f} on {found.judged_on}, "
         f"logit error {found.agreement.logit_error:.3f}, same scene on {found.agreement.same_scene:.1%}, "
-        f"{found.int8_convolutions}/{found.convolutions} convolutions INT8, {found.pt2_ms:.1f} ms a clip; {openvino} "
-        f"({found.ranges}, trial {found.trials}, {found.calibration_clips} clips)"
+        f"{found.int8_convolutions}/{found.convolutions} convolutions INT8, {found.pt2_ms:.1f} ms a clip; "
+        f"{openvino} ({found.ranges}, trial {found.trials}, {found.calibration_clips} clips)"
     )

@@ -22,7 +22,8 @@ _FEWEST = 3
 
 
 def sweep_figures(study: Study, folder: Path, *, score: str) -> tuple[list[Path], dict[str, str]]:
-    """PNG files of the trials, whose values are called `score`, and the pictures that can't be made with why not."""
+    """PNG files of the trials, whose values are called `score`,
+    and the pictures that can't be made with why not."""
     if (found := len(study.get_trials(deepcopy=False, states=[TrialState.COMPLETE]))) < _FEWEST:
         return [], {"trials": f"it needs {_FEWEST} complete trials, there are {found}"}
     fields = max(len(trial.params) for trial in study.get_trials(deepcopy=False))

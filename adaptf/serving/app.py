@@ -1,4 +1,5 @@
-"""The served router: MLflow's scoring of requests behind an entrance, and what monitoring asks for beside it."""
+"""The served router: MLflow's scoring of requests behind an entrance,
+and what monitoring asks for beside it."""
 
 import asyncio
 import json
@@ -182,7 +183,8 @@ def make_app(router: DeviceRouter) -> FastAPI:
 
 
 def serve(router: DeviceRouter, *, host: str, port: int) -> None:
-    """Answers until the process is told to end. Raises what an answer may raise where the built-in clip gets none."""
+    """Answers until the process is told to end.
+    Raises what an answer may raise where the built-in clip gets none."""
     router.try_out()
     uvicorn.run(
         make_app(router),

@@ -1,4 +1,5 @@
-"""The body of a request -> its rows and parameters, counted before anything grows with what the body claims to hold."""
+"""The body of a request -> its rows and parameters,
+counted before anything grows with what the body claims to hold."""
 
 import csv
 import json
@@ -12,7 +13,8 @@ from adaptf.serving.entrance import MAX_BODY_BYTES, TurnedAway
 from adaptf.serving.requests import MAX_ROWS, WANTED_COLUMNS, check_columns, check_number, invalid
 
 _MOST_MARKS = 16 * MAX_ROWS
-"""Every value but the first stands behind a `,`, `[` or `{`; a row needs four. Base64 has none of them, a name a few."""
+"""Every value but the first stands behind a `,`, `[` or `{`; a row needs four.
+Base64 has none of them, a name a few."""
 
 
 def read_body(content: bytes | bytearray, content_type: str) -> dict[str, Any]:

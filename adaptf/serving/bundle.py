@@ -1,4 +1,5 @@
-"""What a router answers with: a folder with one network per device and a manifest, written, read and tried out."""
+"""What a router answers with:
+a folder with one network per device and a manifest, written, read and tried out."""
 
 import inspect
 import json
@@ -81,11 +82,12 @@ def write_bundle(
     max_seconds: float,
     hashes: Mapping[str, str] | None = None,
 ) -> None:
-    """Writes a new folder that `log_router` logs: by device, a copy of its INT8 file and the version that it is.
+    """Writes a new folder that `log_router` logs:
+    by device, a copy of its INT8 file and the version that it is.
 
-    The OpenVINO form and the clips to try it with that lie beside an INT8 file are copied along. `mel` holds the keyword
-    arguments of LogMel, `hashes` by device those of the versions' own bundles. The only device of a model for one device is
-    `unknown`.
+    The OpenVINO form and the clips to try it with that lie beside an INT8 file are copied along. `mel` holds
+    the keyword arguments of LogMel, `hashes` by device those of the versions' own bundles.
+    The only device of a model for one device is `unknown`.
     """
     folder.mkdir(parents=True)
     manifest = {
@@ -125,7 +127,8 @@ def bundle_hash(folder: Path) -> str:
 
 
 def check_files(folder: Path, sha256: str = "") -> None:
-    """Raises BundleError where a file is not as it was written, or the bundle is not the one with this hash."""
+    """Raises BundleError where a file is not as it was written,
+    or the bundle is not the one with this hash."""
     found = bundle_hash(folder)
     if found:
         changed = set((folder / SUMS).read_bytes().splitlines()) ^ set(_sums(folder).splitlines())
@@ -136,8 +139,8 @@ def check_files(folder: Path, sha256: str = "") -> None:
 
 
 def read_bundle(folder: Path) -> Bundle:
-    """The bundle in a folder, every network tried on silence. Raises BundleError where it is incomplete or unfit, or was
-    changed since it was written."""
+    """The bundle in a folder, every network tried on silence. Raises BundleError where it is incomplete or
+    unfit, or was changed since it was written."""
     try:
         check_files(folder)
         if not bundle_hash(folder):
@@ -177,7 +180,8 @@ def _read_model(folder: Path, *, file: str, version: str, sha256: str = "") -> R
 
 
 def _check_network(device: str, network: Network, bundle: Bundle) -> None:
-    """Tries two clips of silence: a fixed batch, other features or other scenes should fail before any request does."""
+    """Tries two clips of silence:
+    a fixed batch, other features or other scenes should fail before any request does."""
     wanted = (2, len(bundle.scenes))
     if bundle.log_mel.sample_rate != bundle.sample_rate:
         raise BundleError(

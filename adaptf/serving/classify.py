@@ -1,4 +1,5 @@
-"""Rows of a request -> probabilities of each clip, on worker threads that all requests of the process share."""
+"""Rows of a request -> probabilities of each clip,
+on worker threads that all requests of the process share."""
 
 import os
 import threading
@@ -17,7 +18,8 @@ from adaptf.serving.bundle import Bundle
 from adaptf.serving.requests import Row, RowError, clips_of, go_on, invalid
 
 CLIPS_AT_ONCE = 16
-"""Most clips that a worker has in hand, so that memory stays bounded and a large request cannot keep others waiting."""
+"""Most clips that a worker has in hand,
+so that memory stays bounded and a large request cannot keep others waiting."""
 
 _one_at_a_time = threading.Lock()
 
@@ -38,8 +40,8 @@ class Answer:
 def classify(bundle: Bundle, rows: list[Row], stop: Event) -> list[Answer]:
     """Every row's clips, each by the network of the row's device, in the rows' order.
 
-    Raises MlflowException (INVALID_PARAMETER_VALUE) that names the first row whose audio cannot be decoded, and GivenUp once
-    `stop` is set.
+    Raises MlflowException (INVALID_PARAMETER_VALUE) that names the first row whose audio cannot be decoded,
+    and GivenUp once `stop` is set.
     """
     answers: dict[int, Answer] = {}
     bad_rows: list[RowError] = []
@@ -54,8 +56,8 @@ def classify(bundle: Bundle, rows: list[Row], stop: Event) -> list[Answer]:
 
 
 def _in_turn(bundle: Bundle, rows: list[Row], stop: Event) -> Iterator[Future[dict[int, Answer]]]:
-    """Tasks that have ended. A request has no more of them at the workers than there are workers, so that those of other
-    requests come in between."""
+    """Tasks that have ended. A request has no more of them at the workers than there are workers, so that
+    those of other requests come in between."""
     pool, at_once = workers(), torch.get_num_threads()
     chunks = chunks_of(bundle, rows, workers=at_once)
     running: set[Future[dict[int, Answer]]] = set()
@@ -67,7 +69,8 @@ def _in_turn(bundle: Bundle, rows: list[Row], stop: Event) -> Iterator[Future[di
 
 
 def chunks_of(bundle: Bundle, rows: list[Row], *, workers: int) -> Iterator[list[Row]]:
-    """What a worker takes at a time: rows of one device with `CLIPS_AT_ONCE` clips or fewer, or a single longer row.
+    """What a worker takes at a time:
+    rows of one device with `CLIPS_AT_ONCE` clips or fewer, or a single longer row.
 
     A small request is spread over all the workers.
     """

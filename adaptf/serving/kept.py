@@ -24,7 +24,8 @@ _LOCK_SECONDS = 60.0
 
 
 class KeptVersions:
-    """A folder with the bundle of one version of each registered model. Several servers of one registry may share it."""
+    """A folder with the bundle of one version of each registered model.
+    Several servers of one registry may share it."""
 
     def __init__(self, folder: Path) -> None:
         """Makes the folder. Raises OSError where that cannot be done."""
@@ -61,7 +62,8 @@ class KeptVersions:
 
     @contextmanager
     def _changing(self, otherwise: str) -> Iterator[None]:
-        """By one server at a time, and no folder stays that does not count. A disk that fails is no reason not to serve."""
+        """By one server at a time, and no folder stays that does not count.
+        A disk that fails is no reason not to serve."""
         try:
             with self._lock:
                 try:

@@ -1,4 +1,5 @@
-"""Following the registry: what is promoted there is taken up by a serving router, which never stops for it."""
+"""Following the registry:
+what is promoted there is taken up by a serving router, which never stops for it."""
 
 import logging
 import tempfile
@@ -45,8 +46,8 @@ class _Failure:
 class Follower:
     """Holds the bundle that a router answers with and, once started, puts newly promoted versions in it.
 
-    Devices are followed one by one: a version that does not load changes nothing for the others. The bundle is only ever
-    replaced as a whole, so whoever reads it once per request has one version of each model.
+    Devices are followed one by one: a version that does not load changes nothing for the others. The bundle
+    is only ever replaced as a whole, so whoever reads it once per request has one version of each model.
     """
 
     def __init__(
@@ -86,7 +87,8 @@ class Follower:
         return self._thread is not None and self._thread.is_alive()
 
     def start(self, *, limit_seconds: float = _FIRST_CHECK_SECONDS) -> None:
-        """Returns after the first check, so that a router's first answer comes from what is in production already.
+        """Returns after the first check,
+        so that a router's first answer comes from what is in production already.
 
         Raises UserError for the model of one device, which answers for all devices by itself.
         """
@@ -109,7 +111,8 @@ class Follower:
             self._stop.wait(self.check_seconds)
 
     def check(self) -> None:
-        """Looks at the registry once. Raises nothing: a problem is noted, counted and, when it is new, logged."""
+        """Looks at the registry once. Raises nothing:
+        a problem is noted, counted and, when it is new, logged."""
         try:
             promoted = self.in_production()
         except Exception as error:
@@ -171,7 +174,8 @@ class Follower:
         return RoutedModel(bundle.models[UNKNOWN].network, f"{name}/{promoted.version}")
 
     def _fetch(self, name: str, promoted: production.Promoted, folder: Path) -> tuple[Path, bool]:
-        """The bundle of a version, and whether it is the kept copy, because the registry or its files are away."""
+        """The bundle of a version, and whether it is the kept copy,
+        because the registry or its files are away."""
         try:
             if self.problem:
                 raise UserError(self.problem)
@@ -205,7 +209,8 @@ class Follower:
         self._note(device, said)
 
     def _note_withdrawn(self, promoted: set[str]) -> None:
-        """Devices that no version is in production for keep their model; notes on others that are gone are dropped."""
+        """Devices that no version is in production for keep their model;
+        notes on others that are gone are dropped."""
         for device in set(self.bundle.models) - promoted:
             self.failures.pop(device, None)
             self._note(device, f"no version is in production, {self._serving(device)}", logging.INFO)

@@ -1,4 +1,5 @@
-"""The router as a model of MLflow: a bundle logged with the code that serves it, and the bundle of a registered version."""
+"""The router as a model of MLflow:
+a bundle logged with the code that serves it, and the bundle of a registered version."""
 
 import re
 import shutil
@@ -41,10 +42,11 @@ class Refused(UserError):
 
 
 def log_router(bundle: Path, name: str) -> str:
-    """Logs a bundle's folder as a model of the active run, which keeps the bundle's hash; returns the model's URI.
+    """Logs a bundle's folder as a model of the active run, which keeps the bundle's hash;
+    returns the model's URI.
 
-    The model holds this package's source and the installed versions of what it imports, so it needs nothing of this
-    machine. Raises BundleError where the bundle cannot be served.
+    The model holds this package's source and the installed versions of what it imports, so it needs nothing
+    of this machine. Raises BundleError where the bundle cannot be served.
     """
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*An input example was not provided")
@@ -65,22 +67,25 @@ def log_router(bundle: Path, name: str) -> str:
 
 
 def _installed_requirements() -> list[str]:
-    """Exact versions, without a local part such as `+cpu`, which no index would find; OpenVINO where it is installed."""
+    """Exact versions, without a local part such as `+cpu`, which no index would find;
+    OpenVINO where it is installed."""
     there = [package for package in _REQUIREMENTS if package != "openvino" or find_spec(package)]
     return [f"{package}=={installed_version(package).partition('+')[0]}" for package in there]
 
 
 def download_bundle(name: str, version: str, folder: Path) -> Path:
-    """The bundle of a registered version, downloaded into a folder and checked. Raises UserError where the version holds
-    none, or another one than it was registered with."""
+    """The bundle of a registered version, downloaded into a folder and checked. Raises UserError where the
+    version holds none, or another one than it was registered with."""
     return bundle_behind(f"models:/{name}/{version}", folder, what=f"{name} version {version}")
 
 
 def bundle_behind(uri: str, folder: Path, *, what: str) -> Path:
-    """That of a model, downloaded into a folder. Raises UserError, which calls the model `what`, where it has none.
+    """That of a model, downloaded into a folder.
+    Raises UserError, which calls the model `what`, where it has none.
 
-    Of a version it is the bundle that a run of `register` of this store wrote, or UserError is raised: its .pt2 files can run
-    code when they are opened. A folder or a logged model that a user names is taken as it is.
+    Of a version it is the bundle that a run of `register` of this store wrote, or UserError is raised: its
+    .pt2 files can run code when they are opened.
+    A folder or a logged model that a user names is taken as it is.
     """
     try:
         artifacts = mlflow.models.get_model_info(uri).flavors["python_function"]["artifacts"]
@@ -88,7 +93,8 @@ def bundle_behind(uri: str, folder: Path, *, what: str) -> Path:
         bundle = Path(mlflow.artifacts.download_artifacts(place, dst_path=str(folder)))
     except (MlflowException, OSError, KeyError) as error:
         raise UserError(
-            f"{what} has no bundle that can be read: it was not registered by `register`, or its files are gone ({error!r})"
+            f"{what} has no bundle that can be read: it was not registered by `register`, or its files are "
+            f"gone ({error!r})"
         ) from error
     if version := re.fullmatch(r"models:/([^/]+)/(\d+)", uri):
         try:
@@ -107,14 +113,15 @@ def _place_of(uri: str) -> str:
 
 
 def _check_registered(version: ModelVersion, bundle: Path) -> None:
-    """Raises BundleError where the files are not those that a run of `register` of this store wrote. The hash of a bundle says
-    what all of its files are."""
+    """Raises BundleError where the files are not those that a run of `register` of this store wrote. The hash
+    of a bundle says what all of its files are."""
     check_files(bundle, version.tags.get(BUNDLE_HASH, ""))
     sha256 = bundle_hash(bundle)
     if not (_wrote(version.run_id, sha256) if sha256 else _logged_before_hashes(version)):
         raise BundleError(
-            "no run of `register` in this store says that it wrote these files, and a .pt2 file can run code when it is "
-            "opened: register the run of `quantize` here (mlflow run . -e register -P quantize_run=...)"
+            "no run of `register` in this store says that it wrote these files, and a .pt2 file can run code "
+            "when it is opened: register the run of `quantize` here (mlflow run . -e register -P "
+            "quantize_run=...)"
         )
 
 
@@ -124,7 +131,8 @@ def _wrote(run_id: str | None, sha256: str) -> bool:
 
 
 def _logged_before_hashes(version: ModelVersion) -> bool:
-    """Whether a run of `register` that kept no hashes yet logged the model, which the version may not say of itself."""
+    """Whether a run of `register` that kept no hashes yet logged the model,
+    which the version may not say of itself."""
     logged = re.fullmatch(r"models:/(m-\w+)", version.source or "")
     run_id = mlflow.get_logged_model(logged[1]).source_run_id if logged else None
     tags = mlflow.get_run(run_id).data.tags if run_id else {}

@@ -25,7 +25,8 @@ GIVEN_UP = "given up"
 """How a request ends that nobody waits for any more."""
 
 _NO_DEVICE, _OTHER = "none", "other"
-"""In the metrics, devices asked for: null, and any name without a network; a client must not fill the store with names."""
+"""In the metrics, devices asked for: null, and any name without a network;
+a client must not fill the store with names."""
 
 _LONGEST_NAME = 40
 _MOST_DEVICES = 20
@@ -60,7 +61,8 @@ class Monitor:
 
     @contextmanager
     def request(self) -> Iterator[list[Answer]]:
-        """Surrounds the answering of one request; its answers go into the list. Errors are counted and passed on."""
+        """Surrounds the answering of one request; its answers go into the list.
+        Errors are counted and passed on."""
         number, start = next(self._numbers), time.perf_counter()
         answers: list[Answer] = []
         try:
@@ -110,14 +112,15 @@ class Monitor:
             "rows": len(answers),
             "clips": clips.total(),
             "audio_seconds": round(seconds, 3),
-            "devices": _devices_of(answers),
+            "devices": _asked_and_used(answers),
             "versions": dict(Tally(answer.version_used for answer in answers)),
             "scenes": dict(Tally(_scene_of(answer, bundle) for answer in answers)),
         }
 
 
 class _ModelMetrics:
-    """Metrics of the models and of the registry's following, read when somebody asks, so that they never lag behind."""
+    """Metrics of the models and of the registry's following, read when somebody asks,
+    so that they never lag behind."""
 
     def __init__(self, follower: Follower) -> None:
         self.follower = follower
@@ -133,7 +136,8 @@ class _ModelMetrics:
         )
         yield _gauge(
             "adaptf_form_refused",
-            "Networks whose faster form says something else on this processor: by how much of the logits' spread.",
+            "Networks whose faster form says something else on this processor: by how much of the logits' "
+            "spread.",
             ["device", "version"],
             {
                 (device, model.version): model.network.refused_difference
@@ -184,7 +188,7 @@ def _asked_label(device: str | None, bundle: Bundle) -> str:
     return _NO_DEVICE if device is None else bundle.known(device) or _OTHER
 
 
-def _devices_of(answers: Sequence[Answer]) -> list[dict[str, Any]]:
+def _asked_and_used(answers: Sequence[Answer]) -> list[dict[str, Any]]:
     """Devices asked for and used, with the number of rows; a client's name is cut where it is long."""
     pairs = Tally(
         (answer.device_asked and answer.device_asked[:_LONGEST_NAME], answer.device_used)

@@ -1,4 +1,5 @@
-"""Reading of a request's rows: base64 audio, checked before it is decoded, -> clips of one length; errors become HTTP 400."""
+"""Reading of a request's rows: base64 audio, checked before it is decoded, -> clips of one length;
+errors become HTTP 400."""
 
 import base64
 import binascii
@@ -25,7 +26,8 @@ MAX_REQUEST_SECONDS = 600.0
 """Of audio in one request: some twenty seconds of one core, well inside MLflow's time limit of a minute."""
 
 MAX_SAMPLE_RATE, MAX_CHANNELS = 192_000, 8
-"""Together with the length they bound what decoding one row may take, however small the compressed bytes are."""
+"""Together with the length they bound what decoding one row may take,
+however small the compressed bytes are."""
 
 MAX_PEAK = 8.0
 """18 dB over full scale. Beyond it a float file is not scaled to [-1, 1], and the answer would be wrong."""
@@ -67,8 +69,9 @@ class RowError(ValueError):
 def read_rows(table: Any, *, max_seconds: float, stop: Event) -> list[Row]:
     """Rows of a request, in order; `max_seconds` limits each row's audio.
 
-    Raises MlflowException (INVALID_PARAMETER_VALUE, HTTP 400) that names the row, counted from 0, and what would be
-    right, and GivenUp once `stop` is set. All lengths are checked before anything else is done with the audio.
+    Raises MlflowException (INVALID_PARAMETER_VALUE, HTTP 400) that names the row, counted from 0, and what
+    would be right, and GivenUp once `stop` is set.
+    All lengths are checked before anything else is done with the audio.
     """
     table = _check_table(table)
     devices = list(_each_row(table[DEVICE] if DEVICE in table else [None] * len(table), _read_device))
@@ -125,7 +128,8 @@ def _read_seconds(files: Sequence[BytesIO], max_seconds: float, stop: Event) -> 
         # Time and memory of an answer are bounded only if the request is as a whole.
         if (together := sum(seconds)) > MAX_REQUEST_SECONDS:
             raise invalid(
-                f"the rows hold {together:.1f} s of audio together, more than {MAX_REQUEST_SECONDS:g} s: send fewer at once"
+                f"the rows hold {together:.1f} s of audio together, more than {MAX_REQUEST_SECONDS:g} s: "
+                "send fewer at once"
             )
     return seconds
 
@@ -164,7 +168,8 @@ def read_base64(value: Any) -> BytesIO:
 
 
 def checked_seconds(file: BytesIO, max_seconds: float) -> float:
-    """Length of the audio, where its header tells it without decoding. Raises ValueError where there is too much of it."""
+    """Length of the audio, where its header tells it without decoding.
+    Raises ValueError where there is too much of it."""
     header = _checked_header(file)
     others = files_in(file.getvalue(), header.format)[1:]
     for other in others:

@@ -43,7 +43,7 @@ def read_parameters(params: Mapping[str, Any] | None, *, scenes: int) -> Paramet
     return read
 
 
-def table_of(
+def response_table(
     answers: Sequence[Answer],
     parameters: Parameters,
     *,
@@ -66,7 +66,8 @@ def table_of(
         rows = [
             _row_of(answer, answer.probabilities.mean(axis=0), parameters.top_k, scenes) for answer in answers
         ]
-    # Columns of objects: pandas would turn a null device into NaN, which is not JSON. One by one: from rows it takes 3 ms.
+    # Columns of objects: pandas would turn a null device into NaN, which is not JSON. One by one: from rows
+    # it takes 3 ms.
     columns = {
         name: pd.Series([row[name] for row in rows], index, dtype=float if name == "probability" else object)
         for name in rows[0]

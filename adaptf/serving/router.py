@@ -1,7 +1,7 @@
 """The registered model: one network per recording device behind one `predict`, as MLflow's "model from code".
 
-MLflow runs this file to load the model, so no pickle is needed. A model for one device is the same router with a single
-entry, `unknown`, that answers for every device.
+MLflow runs this file to load the model, so no pickle is needed. A model for one device is the same router
+with a single entry, `unknown`, that answers for every device.
 """
 
 import logging
@@ -20,7 +20,7 @@ from adaptf.serving.live import Follower
 from adaptf.serving.log_lines import log, show_log_when_served
 from adaptf.serving.monitoring import Monitor
 from adaptf.serving.requests import AUDIO, DEVICE, read_rows
-from adaptf.serving.response import read_parameters, table_of
+from adaptf.serving.response import read_parameters, response_table
 from adaptf.serving.settings import read_settings
 from adaptf.serving.signature import example_request
 
@@ -57,16 +57,17 @@ class DeviceRouter(PythonModel):
         """One row per row of the request, with its index; with `aggregate="second"` one per clip of it.
 
         `audio` is base64 of a WAV, FLAC, OGG or MP3 file of any rate; longer audio than a clip is cut (see
-        `adaptf.serving.requests.cut_clips`) and the clips' probabilities are averaged. `device` may be missing or
-        null. `probabilities` holds a dictionary by scene: `pandas.json_normalize` makes columns of it.
-        `adaptf.serving.response.Parameters` has what `params` may hold.
+        `adaptf.serving.requests.cut_clips`) and the clips' probabilities are averaged. `device` may be
+        missing or null. `probabilities` holds a dictionary by scene: `pandas.json_normalize` makes columns of
+        it. `adaptf.serving.response.Parameters` has what `params` may hold.
 
         Raises MlflowException (INVALID_PARAMETER_VALUE) that names the row or parameter at fault.
         """
         return self.answer(model_input, params, stop=Event())
 
     def answer(self, table: pd.DataFrame, params: dict[str, Any] | None, *, stop: Event) -> pd.DataFrame:
-        """The same for somebody who may set `stop` when the answer is no longer wanted. Raises GivenUp then."""
+        """The same for somebody who may set `stop` when the answer is no longer wanted.
+        Raises GivenUp then."""
         bundle = self.bundle  # Once: another one may be taken up before the request is answered.
         clip_seconds = bundle.clip_samples / bundle.sample_rate
         with self.monitor.request() as answers:
@@ -74,7 +75,9 @@ class DeviceRouter(PythonModel):
             rows = read_rows(table, max_seconds=bundle.max_seconds, stop=stop)
             answers += classify(bundle, rows, stop)
             index = table.index
-            return table_of(answers, parameters, scenes=bundle.scenes, clip_seconds=clip_seconds, index=index)
+            return response_table(
+                answers, parameters, scenes=bundle.scenes, clip_seconds=clip_seconds, index=index
+            )
 
     def try_out(self) -> None:
         """Answers a built-in clip by each network, past the counts. Raises what an answer may raise."""

@@ -21,7 +21,8 @@ class Settings:
 
 
 def read_settings(config: Mapping[str, Any] | None) -> Settings:
-    """Raises UserError that names the value at fault. Names that there are not, MLflow leaves out with a warning."""
+    """Raises UserError that names the value at fault.
+    Names that there are not, MLflow leaves out with a warning."""
     given = {name: value for name, value in (config or {}).items() if name not in _FORMER}
     if unknown := sorted(given.keys() - {field.name for field in fields(Settings)}):
         raise _wrong(unknown[0], given[unknown[0]], "not be there: no setting has this name")

@@ -1,4 +1,5 @@
-"""What a registered model's page shows: the parameters of a request, what a response holds, and an example."""
+"""What a registered model's page shows:
+the parameters of a request, what a response holds, and an example."""
 
 import base64
 from io import BytesIO
@@ -15,8 +16,9 @@ from adaptf.serving.response import Parameters
 def signature() -> ModelSignature:
     """Parameters and response.
 
-    There is no input schema, on purpose: with one, MLflow drops unknown columns in silence and words all other errors
-    itself, before the router sees the request. The metadata show what a request holds, with an example.
+    There is no input schema, on purpose: with one, MLflow drops unknown columns in silence and words all
+    other errors itself, before the router sees the request.
+    The metadata show what a request holds, with an example.
     """
     text, double = DataType.string, DataType.double
     columns: list[ColSpec | TensorSpec] = [

@@ -8,7 +8,8 @@ from adaptf.serving.live import Follower
 
 
 def health(follower: Follower) -> dict[str, Any]:
-    """Not ok: it no longer follows the registry though it should. A registry that does not answer harms no request."""
+    """Not ok: it no longer follows the registry though it should.
+    A registry that does not answer harms no request."""
     return {
         "ok": follower.is_alive() or not follower.live,
         "live": follower.live,

@@ -7,7 +7,7 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution, Floa
 
 from adaptf.data.errors import raise_problems
 from adaptf.errors import UserError
-from adaptf.pipeline.checks import check_devices
+from adaptf.pipeline.checks import check_augmented_devices
 from adaptf.pipeline.config import check_ranges, upstream_fields
 from adaptf.pipeline.refit import check_choice
 from adaptf.pipeline.stage import Stage
@@ -44,7 +44,7 @@ def check_trial(stage: Stage[Any], config: Any, devices: Sequence[str]) -> None:
     """Raises UserError for settings that the stage would refuse for training clips of these devices."""
     check_ranges(config)
     stage.check(config)
-    check_devices(config, devices)
+    check_augmented_devices(config, devices)
     if hasattr(config, "loss"):
         check_temperatures(config.loss, teacher_ids(config.teacher_runs))
     for field in upstream_fields(config):

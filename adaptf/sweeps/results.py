@@ -15,11 +15,11 @@ from optuna.trial import FrozenTrial, TrialState
 
 from adaptf.errors import UserError
 from adaptf.evaluation.tables import as_markdown
+from adaptf.pipeline.artifacts import BEST_ACCURACY
 from adaptf.pipeline.config import SHARED_SECTIONS, upstream_fields
 from adaptf.pipeline.stage import plain
 from adaptf.reports.sweep_figures import sweep_figures
 from adaptf.sweeps.space import Space, label, with_values, words
-from adaptf.sweeps.trial import ACCURACY
 from adaptf.sweeps.tries import ERROR, RUN, VALUES, first_number, last_tries, ranked, tries
 from adaptf.tracking.runs import Result, StageRun
 
@@ -53,7 +53,7 @@ def results(study: optuna.Study, stage: str, settings: Any, run: StageRun, *, sp
     summary = "; ".join([_in_words(best), ", ".join(f"{n} {state}" for state, n in counts.items())])
     go_on = f"mlflow run . --env-manager local -e {stage} -P preset=runs:/{run.run_id}/{_BEST}"
     return Result(
-        metrics={ACCURACY: best.values[0]}
+        metrics={BEST_ACCURACY: best.values[0]}
         | {f"trials/{state}": float(count) for state, count in counts.items()},
         files={
             _BEST: _write_preset(best, stage, settings, run.folder / _BEST),

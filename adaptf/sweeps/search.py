@@ -33,8 +33,8 @@ class SearchConfig:
     space: str = "default"
     """YAML file of the fields and their ranges; `default`: spaces/<stage>.yaml of the package."""
     seed: int = 0
-    """Of the sampler (a tree-structured Parzen estimator, Bergstra et al., 2011) of the worker that begins the
-    study: alone and without interruption it gives the same trials again."""
+    """Of the sampler (a tree-structured Parzen estimator, Bergstra et al., 2011) of the worker that begins
+    the study: alone and without interruption it gives the same trials again."""
     pruner: _Pruning = "halving"
     """halving: ends trials that are not among the best at some epochs (successive halving, Li et al., 2020).
     none."""

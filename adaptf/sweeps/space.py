@@ -15,7 +15,7 @@ from adaptf.data.errors import raise_problems
 from adaptf.errors import UserError
 from adaptf.paths import user_file_or_name
 from adaptf.pipeline.config import settings, upstream_fields
-from adaptf.pipeline.run_names import SETTINGS
+from adaptf.pipeline.run_names import SHORT_NAMES
 from adaptf.training.device_probability import devices_in
 
 SPACES = Path(__file__).parents[1] / "mlproject" / "spaces"
@@ -25,7 +25,7 @@ NOT_SEARCHED = ("seed", "seeds", "trainer")
 """Fields and sections that say how and where a stage runs, not what it learns from."""
 DIR_OF = "augment.dir_p_of."
 """Begin of the fields that hold the probability of an impulse response of some devices."""
-_LABELS = {field: name for name, field in SETTINGS.items()} | {
+_LABELS = {field: name for name, field in SHORT_NAMES.items()} | {
     "augment.mixstyle_p": "MixStyle p",
     "augment.mixstyle_alpha": "MixStyle alpha",
     "augment.mixup_alpha": "mixup alpha",
@@ -52,7 +52,8 @@ def read_space(value: str, stage: str, config: Any) -> Space:
         raise UserError(f"sweep.space {path} is not readable as YAML: {error}") from error
     if not isinstance(content, dict) or not content:
         raise UserError(
-            f"sweep.space {path} should hold fields such as 'loss.weight: {{low: 0.01, high: 0.5}}', not {content!r}"
+            f"sweep.space {path} should hold fields such as 'loss.weight: {{low: 0.01, high: 0.5}}', not "
+            f"{content!r}"
         )
     return space_of(content, config, name=str(path))
 

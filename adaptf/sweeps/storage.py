@@ -54,7 +54,8 @@ def check_storage(config: SearchConfig) -> None:
     if config.storage == BESIDE and journal.is_file() and not has_begun(config):
         raise UserError(
             f"study '{config.study}' was begun by a version of adaptf that kept it in {journal}, which this "
-            "one does not go on with: give another sweep.study, or remove that file to begin again. The runs of its trials stay"
+            "one does not go on with: give another sweep.study, or remove that file to begin again. The runs "
+            "of its trials stay"
         )
 
 

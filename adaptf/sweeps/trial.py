@@ -15,6 +15,7 @@ from optuna.trial import FrozenTrial, Trial
 
 from adaptf.data.shared_objects import SharedObjects
 from adaptf.errors import UserError
+from adaptf.pipeline.artifacts import BEST_ACCURACY
 from adaptf.pipeline.interrupts import INTERRUPTS, last_words
 from adaptf.pipeline.stage import Stage, execute
 from adaptf.sweeps.space import Space, suggested, with_values, words
@@ -27,8 +28,6 @@ from adaptf.training.divergence import Diverged
 
 _STUDY, _STATE = "adaptf.study", "adaptf.trial.state"
 """Tags of a trial's run; the state is running, complete, pruned or failed."""
-ACCURACY = "best/accuracy"
-"""Metric of a trial's run that is its score."""
 _LONGEST_ERROR = 500
 _MOST_FAILURES = 3
 """So many trials that fail one after the other end a worker: it is not the values that are at fault."""
@@ -43,7 +42,7 @@ class _Pruned(StopTraining):
 
 
 @dataclass(frozen=True)
-class Objective:
+class TrialRunner:
     """What Optuna calls with each trial of this worker."""
 
     stage: Stage[Any]
@@ -92,7 +91,7 @@ class Objective:
             raise TrialFailed from error
         self.failures.clear()
         trial.set_user_attr(RUN, run_id)
-        return runs.scores(run_id)[ACCURACY]
+        return runs.scores(run_id)[BEST_ACCURACY]
 
     def _failed(self, trial: Trial, error: Exception) -> None:
         """Notes it. Raises the error itself where the next trial would fail too."""
@@ -167,8 +166,8 @@ def _as_trial(stage: Stage[Any], tags: Mapping[str, str], *, begun: Callable[[st
         mlflow.set_tags({**tags, _STATE: "running"})
         try:
             result = stage.run(config, run)
-            if not math.isfinite(score := result.metrics.get(ACCURACY, math.nan)):
-                raise ArithmeticError(f"{ACCURACY} is {score}")
+            if not math.isfinite(score := result.metrics.get(BEST_ACCURACY, math.nan)):
+                raise ArithmeticError(f"{BEST_ACCURACY} is {score}")
         except INTERRUPTS as interrupt:
             last_words(interrupt, partial(_write_outcome, run.run_id, "failed"))
             raise

@@ -16,7 +16,8 @@ RUN, VALUES, ERROR = "run", "values", "error"
 
 
 def run_again(study: optuna.Study, trial: FrozenTrial) -> None:
-    """Puts a trial whose process is gone in line again, with the same values; after some times it has failed."""
+    """Puts a trial whose process is gone in line again, with the same values;
+    after some times it has failed."""
     again = RetryHeartbeatStaleTrialCallback(MOST_RETRIES, inherit_intermediate_values=True)
     again(study, deepcopy(trial))  # it writes into the trial's attributes
     if len(_former_tries(trial)) >= MOST_RETRIES and (run_id := trial.user_attrs.get(RUN)):

@@ -1,4 +1,5 @@
-"""Checkpoint files of the user's in the place of a run: one file, or one per device as a mapping or a folder."""
+"""Checkpoint files of the user's in the place of a run:
+one file, or one per device as a mapping or a folder."""
 
 import json
 from collections.abc import Mapping
@@ -21,7 +22,8 @@ FORMS = "a folder of <device>.ckpt, or a mapping such as '{a: a.ckpt, unknown: u
 def files_of(value: str) -> dict[str, Path]:
     """Device -> file, of a mapping or a folder; one file alone is that of `unknown`, and so of every device.
 
-    Empty where the value is none of these, but names runs. Raises UserError where a file is missing, or that for `unknown`.
+    Empty where the value is none of these, but names runs.
+    Raises UserError where a file is missing, or that for `unknown`.
     """
     if is_mapping(value):
         files = {
@@ -36,7 +38,8 @@ def files_of(value: str) -> dict[str, Path]:
         raise UserError(f"{value} names files that are not there: {', '.join(absent)}")
     if files and UNKNOWN not in files:
         raise UserError(
-            f"{value} has models for {', '.join(files)} and none for '{UNKNOWN}', which answers for every other device: add it"
+            f"{value} has models for {', '.join(files)} and none for '{UNKNOWN}', which answers for every "
+            "other device: add it"
         )
     return files
 
@@ -72,7 +75,8 @@ def _read_mapping(value: str) -> dict[str, str]:
 
 
 def _files_in(folder: Path) -> dict[str, Path]:
-    """By the names before their endings; hidden files, files of other endings and those in folders below are no models."""
+    """By the names before their endings;
+    hidden files, files of other endings and those in folders below are no models."""
     found = [folder / name for name in files_below(folder, suffixes=_ENDINGS) if "/" not in name]
     files = {tidy(path.stem): path for path in found}
     if not found:
@@ -101,7 +105,8 @@ def digests_of(value: str) -> dict[str, str]:
 
 
 def labels_of(value: str) -> dict[str, str]:
-    """Device -> what a file is called where a run would be named by its id; empty where the value names runs."""
+    """Device -> what a file is called where a run would be named by its id;
+    empty where the value names runs."""
     return {device: _label_of(path) for device, path in files_of(value).items()}
 
 

@@ -10,8 +10,8 @@ from mlflow.exceptions import MlflowException
 from adaptf.errors import without_passwords
 
 COMPLETE = "adaptf.complete"
-"""Tag: the places of a run's artifacts and the runs that are parts of it, as JSON, written when all is there and before the
-status; until then `NOT_YET`."""
+"""Tag: the places of a run's artifacts and the runs that are parts of it, as JSON, written when all is there
+and before the status; until then `NOT_YET`."""
 NOT_YET = "no"
 CONFIG = "config.yaml"
 """Artifact of every run: its settings."""
@@ -24,7 +24,8 @@ _LONGEST = 5000
 
 
 def set_complete(places: Collection[str], parts: Iterable[str]) -> None:
-    """Says that the active run has left all that it leaves, artifacts and run ids: nothing may follow but its end."""
+    """Says that the active run has left all that it leaves, artifacts and run ids:
+    nothing may follow but its end."""
     text = json.dumps([CONFIG, *places, *(f"{_RUN}{part}" for part in parts)])
     if len(text) > _LONGEST:
         text = json.dumps(sorted({place.partition("/")[0] for place in (CONFIG, *places)}))
@@ -32,7 +33,8 @@ def set_complete(places: Collection[str], parts: Iterable[str]) -> None:
 
 
 def lack(run: Run) -> str:
-    """What keeps others from taking from a run, as the rest of a sentence; '' where all that belongs to it is there."""
+    """What keeps others from taking from a run, as the rest of a sentence;
+    '' where all that belongs to it is there."""
     if run.info.status != "FINISHED":
         return f"has not finished: its status is {run.info.status}"
     if run.data.tags.get(COMPLETE) == NOT_YET:
@@ -40,7 +42,8 @@ def lack(run: Run) -> str:
     belonging = _belonging(run)
     places = [one for one in belonging if not one.startswith(_RUN)]
     if gone := _gone(run.info.run_id, places):
-        return f"has finished, but {', '.join(gone)} cannot be found in {without_passwords(run.info.artifact_uri)}"
+        place = without_passwords(run.info.artifact_uri)
+        return f"has finished, but {', '.join(gone)} cannot be found in {place}"
     lacks = (_lack_of_part(one.removeprefix(_RUN)) for one in belonging if one not in places)
     return next(filter(None, lacks), "")
 
@@ -56,7 +59,8 @@ def _lack_of_part(run_id: str) -> str:
 
 
 def _belonging(run: Run) -> Collection[str]:
-    """What the tag of a finished run tells; of one that was made before runs told it, the artifacts that tell a half one."""
+    """What the tag of a finished run tells;
+    of one that was made before runs told it, the artifacts that tell a half one."""
     if told := run.data.tags.get(COMPLETE):
         return [str(one) for one in json.loads(told)]
     return _BEFORE if "epoch" in run.data.metrics else ()

@@ -26,7 +26,8 @@ _BATCH = 1000
 
 
 class EpochLogger(Logger):
-    """Lightning's: process 0 notes each metric of each step, once. An epoch that is trained again keeps its first values."""
+    """Lightning's: process 0 notes each metric of each step, once.
+    An epoch that is trained again keeps its first values."""
 
     def __init__(self, folder: Path, check: Callable[[], None]) -> None:
         """`check` is called before each writing; what it raises ends the training."""
@@ -60,7 +61,8 @@ class EpochLogger(Logger):
 
 
 def _append(path: Path, metrics: Sequence[Metric]) -> None:
-    """Raises MlflowException for a name that MLflow does not take: at the end of a training it is too late for that."""
+    """Raises MlflowException for a name that MLflow does not take:
+    at the end of a training it is too late for that."""
     for metric in metrics:
         _validate_metric(metric.key, metric.value, metric.timestamp, metric.step)
     with open(path, "a") as file:
@@ -85,7 +87,8 @@ def _noted(path: Path) -> list[Metric]:
 
 
 def send(folder: Path, run_id: str) -> None:
-    """Brings to the run what it does not have yet. Sent again, after a kill in between, a metric is the same to MLflow."""
+    """Brings to the run what it does not have yet.
+    Sent again, after a kill in between, a metric is the same to MLflow."""
     metrics, sent = _noted(folder / _METRICS), _sent(folder, run_id)
     for block in blocks_of(metrics[sent:], _BATCH):
         mlflow.MlflowClient().log_batch(run_id, metrics=block, synchronous=True)
@@ -94,7 +97,8 @@ def send(folder: Path, run_id: str) -> None:
 
 
 def _sent(folder: Path, run_id: str) -> int:
-    """How many the run has: a run that goes on from the work folder of another one, deleted since, has none."""
+    """How many the run has: a run that goes on from the work folder of another one, deleted since,
+    has none."""
     if not (folder / _SENT).is_file():
         return 0
     to, lines = json.loads((folder / _SENT).read_text())

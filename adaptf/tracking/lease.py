@@ -1,8 +1,8 @@
 """Who works for a run: a lease in the store, which its holder renews and others take over when it is stale.
 
-Clocks of machines differ, and an MLflow server tells no time: a lease is stale where its heartbeat has not *changed* in
-so many looks at it. Nor can MLflow compare and set: whoever wants a lease writes a name, lets others do so, and reads
-whose was last.
+Clocks of machines differ, and an MLflow server tells no time: a lease is stale where its heartbeat has not
+*changed* in so many looks at it. Nor can MLflow compare and set:
+whoever wants a lease writes a name, lets others do so, and reads whose was last.
 """
 
 import os
@@ -25,9 +25,11 @@ from adaptf.files import write_atomically
 from adaptf.tracking.server import answers
 
 OWNER, HEARTBEAT = "adaptf.lease", "adaptf.heartbeat"
-"""Tags: the process that works for a run, empty once it has ended; when that last said so, by its own clock."""
+"""Tags: the process that works for a run, empty once it has ended;
+when that last said so, by its own clock."""
 BEAT_SECONDS, LOOK_SECONDS, LOOKS, SETTLE_SECONDS = 15.0, 3.0, 30, 3.0
-"""How often a holder renews; how often others look and how many looks make it stale; how long others may write a name."""
+"""How often a holder renews; how often others look and how many looks make it stale;
+how long others may write a name."""
 
 _LAST_BEAT_SECONDS = 1.0
 """So long a run's end waits for a heartbeat under way, which hangs where the server does."""
@@ -61,13 +63,13 @@ class Lease:
         holder = _holder(self.run_id)
         if holder is None:
             self.lost = (
-                f"run {self.run_id} was deleted while this process worked for it, which ends. Where the run is "
-                "restored, the same command goes on in it, else it begins anew"
+                f"run {self.run_id} was deleted while this process worked for it, which ends. Where the run "
+                "is restored, the same command goes on in it, else it begins anew"
             )
         elif holder != self.owner:
             self.lost = (
-                f"run {self.run_id} was taken over by {_who(holder)}, having heard nothing of this process for too "
-                "long: it ends, and leaves the run to that one"
+                f"run {self.run_id} was taken over by {_who(holder)}, having heard nothing of this process "
+                "for too long: it ends, and leaves the run to that one"
             )
         self.raise_if_lost()
 
@@ -111,7 +113,8 @@ def raise_if_lost() -> None:
 
 @contextmanager
 def held(lease: Lease, *, also: Callable[[], None]) -> Iterator[None]:
-    """A thread renews the lease and then does `also`, which writes into the run too, whenever the server answers.
+    """A thread renews the lease and then does `also`, which writes into the run too,
+    whenever the server answers.
 
     At the end the run is not MLflow's active one any more, also where nobody has ended it.
     """
@@ -140,7 +143,8 @@ def _renew(lease: Lease, also: Callable[[], None], over: threading.Event) -> Non
 
 
 def claim(run_id: str, record: Path) -> Lease:
-    """That of a run that was begun. Raises Busy where its holder gives a sign of life, or another process is quicker."""
+    """That of a run that was begun.
+    Raises Busy where its holder gives a sign of life, or another process is quicker."""
     holder = _tags(run_id).get(OWNER, "")
     if holder not in ("", *_known(record)):
         print(f"run {run_id} is held by {_who(holder)}: waiting for a sign of life", flush=True)
@@ -181,8 +185,9 @@ def is_alive(run_id: str) -> bool:
 
 def busy(run_id: str) -> Busy:
     """What to raise where another process has the run."""
+    holder = _who(_tags(run_id).get(OWNER, ""))
     return Busy(
-        f"another process is running this with the same settings and data: {_who(_tags(run_id).get(OWNER, ''))} (run {run_id})",
+        f"another process is running this with the same settings and data: {holder} (run {run_id})",
         lambda: _wait_while_alive(run_id),
     )
 
@@ -193,7 +198,8 @@ def _wait_while_alive(run_id: str) -> None:
 
 
 def _leave(run_id: str) -> None:
-    """Else MLflow ends an active run as finished when the process ends. No public function of it forgets one."""
+    """Else MLflow ends an active run as finished when the process ends.
+    No public function of it forgets one."""
     stack = _active_run_stack.get()
     stack[:] = [run for run in stack if run.info.run_id != run_id]
 

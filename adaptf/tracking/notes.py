@@ -1,4 +1,5 @@
-"""Markdown as MLflow's pages show it: without room between the columns of a table and below it, unless the text makes some."""
+"""Markdown as MLflow's pages show it:
+without room between the columns of a table and below it, unless the text makes some."""
 
 import re
 from itertools import pairwise
@@ -9,7 +10,8 @@ _GAP, _EMPTY = "&emsp;", "&nbsp;"
 
 
 def for_page(markdown: str, *, longest: int) -> str:
-    """The text with room in and below its tables, or as it is where it would become longer than the page keeps.
+    """The text with room in and below its tables,
+    or as it is where it would become longer than the page keeps.
 
     A text that has been through here before does not change.
     """

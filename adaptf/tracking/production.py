@@ -1,4 +1,5 @@
-"""Which version of a registered model is in production: promoting, rolling back, and what the readers believe."""
+"""Which version of a registered model is in production:
+promoting, rolling back, and what the readers believe."""
 
 import json
 import warnings
@@ -36,24 +37,28 @@ class NoProductionVersion(UserError):
 
 
 def promote(name: str, version: str) -> None:
-    """Puts a version in production: alias, tag and, where the server still has them, stage; archives the former one.
+    """Puts a version in production: alias, tag and, where the server still has them, stage;
+    archives the former one.
 
-    A promotion that breaks off has been for readers or has not, and can be repeated. What somebody put in production by hand in
-    the meantime goes into the history too. Raises UserError where there is no such version.
+    A promotion that breaks off has been for readers or has not, and can be repeated. What somebody put in
+    production by hand in the meantime goes into the history too.
+    Raises UserError where there is no such version.
     """
     versions = versions_by_number(name)
     if version not in versions:
         raise UserError(f"{name} has no version {version!r}; there are {sorted(versions, key=int)}")
     history = _history_of(name)
-    # Twice: before, or what was put there by hand would be lost; after, or a promotion that broke off would be in it.
+    # Twice: before, or what was put there by hand would be lost; after, or a promotion that broke off would
+    # be in it.
     write_history(name, history)
     _put_in_production(name, version, versions)
     write_history(name, _with_newest(history, version))
 
 
 def roll_back(name: str, to: str | None = None) -> str:
-    """Returns to the version that was in production before this one, and gives its number. Versions that were deleted since
-    are passed over. Raises UserError where there is none, or where it is not the one that is expected (`to`)."""
+    """Returns to the version that was in production before this one, and gives its number. Versions that were
+    deleted since are passed over.
+    Raises UserError where there is none, or where it is not the one that is expected (`to`)."""
     version = previous_version(name)
     if to is not None and version != to:
         raise UserError(
@@ -63,7 +68,8 @@ def roll_back(name: str, to: str | None = None) -> str:
     history = _history_of(name)
     while history[-1] != version:
         history.pop()
-    # The history first: where it ends there, a rollback that broke off can be repeated, and still goes to this version.
+    # The history first: where it ends there, a rollback that broke off can be repeated, and still goes to
+    # this version.
     write_history(name, history)
     _put_in_production(name, version, versions_by_number(name))
     return version
@@ -95,8 +101,8 @@ def previous_or_none(name: str) -> str | None:
 
 
 def _put_in_production(name: str, version: str, versions: dict[str, ModelVersion]) -> None:
-    """The alias is what `resolve_production` believes first: it is the moment that counts. Stage and tag follow it, and where
-    they were left behind, the next promotion sets them right."""
+    """The alias is what `resolve_production` believes first: it is the moment that counts. Stage and tag
+    follow it, and where they were left behind, the next promotion sets them right."""
     client = mlflow.MlflowClient()
     client.set_registered_model_alias(name, ALIAS, version)
     move_to_production_stage(client, name, version)
@@ -123,7 +129,8 @@ def move_to_production_stage(client: mlflow.MlflowClient, name: str, version: st
 
 
 def _history_of(name: str) -> list[str]:
-    """Versions that were in production, the newest last: what is there now, also where it was put there by hand.
+    """Versions that were in production, the newest last:
+    what is there now, also where it was put there by hand.
 
     Raises UserError where the tag was edited into something else.
     """
@@ -153,14 +160,15 @@ def write_history(name: str, history: Sequence[str]) -> None:
 
 
 def resolve_production(name: str) -> str:
-    """The version in production: the one with the alias, else the newest in the stage. Raises NoProductionVersion."""
+    """The version in production: the one with the alias, else the newest in the stage.
+    Raises NoProductionVersion."""
     version = production_or_none(name)
     if version is None:
         there = ", ".join(str(found.version) for found in versions_of(name))
         todo = "promote one" if there else "first register some (-e register), then promote them"
         raise NoProductionVersion(
-            f"no version of {name!r} is in production: in {mlflow.get_registry_uri()} none has the alias '{ALIAS}' "
-            f"(versions: {there or 'none'}); {todo} (mlflow run . -e promote --env-manager local)"
+            f"no version of {name!r} is in production: in {mlflow.get_registry_uri()} none has the alias "
+            f"'{ALIAS}' (versions: {there or 'none'}); {todo} (mlflow run . -e promote --env-manager local)"
         )
     return version
 
@@ -172,13 +180,15 @@ def production_or_none(name: str) -> str | None:
 
 
 def in_production() -> dict[str, str]:
-    """Registered model -> version, of all models of this package that have one in production. One request serves a hundred."""
+    """Registered model -> version, of all models of this package that have one in production.
+    One request serves a hundred."""
     found = {model.name: _version_in_production(model) for model in models()}
     return {name: version for name, version in found.items() if version}
 
 
 def promoted() -> dict[str, Promoted]:
-    """The same with what tells a version from another one of its number. One more request for each that has the alias alone."""
+    """The same with what tells a version from another one of its number.
+    One more request for each that has the alias alone."""
     found = {}
     for model in models():
         if version := _version_in_production(model):
@@ -204,7 +214,8 @@ def _version_in_production(model: RegisteredModel) -> str | None:
 
 
 def _registered_model(name: str) -> RegisteredModel | None:
-    """A registered model with its aliases, tags and the newest version of each stage; None where there is none."""
+    """A registered model with its aliases, tags and the newest version of each stage;
+    None where there is none."""
     try:
         return mlflow.MlflowClient().get_registered_model(name)
     except MlflowException as error:

@@ -14,7 +14,8 @@ ROUTER_NAME = f"{PREFIX}router"
 STAGE = "adaptf.stage"
 """Tag of a run: the stage that it did."""
 BUNDLE_HASH = "adaptf.bundle"
-"""Tag of a version: the hash of its bundle. With `.<hash>` behind it a tag of the run that wrote the bundle."""
+"""Tag of a version: the hash of its bundle.
+With `.<hash>` behind it a tag of the run that wrote the bundle."""
 
 
 def device_model_name(device: str) -> str:
@@ -30,7 +31,8 @@ def by_device(models: Iterable[str]) -> dict[str, str]:
 
 
 def register(model_uri: str, name: str, *, tags: Mapping[str, str], description: str) -> str:
-    """Makes a logged model the next version of a registered one, creating that if need be; returns the version."""
+    """Makes a logged model the next version of a registered one, creating that if need be;
+    returns the version."""
     version = str(mlflow.register_model(model_uri, name, tags=dict(tags)).version)
     describe(name, version, description)
     return version

@@ -62,7 +62,8 @@ Watch = Callable[[int, float], None]
 
 
 class StopTraining(Exception):
-    """`watch` raises it, or one of its kind, to end a training that is of no more use: no failure, and nothing to resume."""
+    """`watch` raises it, or one of its kind, to end a training that is of no more use:
+    no failure, and nothing to resume."""
 
 
 class UpstreamError(UserError):
@@ -70,7 +71,7 @@ class UpstreamError(UserError):
 
 
 @dataclass(frozen=True)
-class DataSet:
+class UsedData:
     """Data that a run used, as its page shows it."""
 
     name: str
@@ -90,7 +91,7 @@ class Result:
     tags: Mapping[str, str] = field(default_factory=dict)
     parts: Collection[str] = ()
     """Ids of the runs in which the work was done: without them this one is of no use."""
-    data_sets: Sequence[DataSet] = ()
+    data_sets: Sequence[UsedData] = ()
     note: str = ""
     """Markdown that the run's page shows on top."""
     summary: str = ""
@@ -111,14 +112,15 @@ class StageRun:
     """What a process's stages need not read twice."""
 
     def logger(self) -> Logger:
-        """Lightning's, which needs no server: the metrics that it notes go to the run when the server answers."""
+        """Lightning's, which needs no server:
+        the metrics that it notes go to the run when the server answers."""
         return EpochLogger(self.folder, lease.raise_if_lost)
 
     def send_metrics(self) -> None:
         """Brings to the run what its logger has noted and the store does not have."""
         send(self.folder, self.run_id)
 
-    def log_input(self, data_set: DataSet) -> None:
+    def log_input(self, data_set: UsedData) -> None:
         """Notes what data the run works on."""
         if is_process_zero():
             lease.check()
@@ -126,7 +128,8 @@ class StageRun:
             mlflow.set_tag(DATA_DIGEST, data_set.digest)
 
     def download(self, run_id: str, artifact: str) -> Path:
-        """Local path of another run's artifact (file or folder), fetched once for all that share it: nobody may change it."""
+        """Local path of another run's artifact (file or folder), fetched once for all that share it:
+        nobody may change it."""
         downloads = self.shared.once(
             "downloads", lambda: TemporaryDirectory(prefix="adaptf-")
         )  # goes when `shared` does
@@ -153,13 +156,15 @@ def is_process_zero() -> bool:
 
 
 def use_default_store() -> None:
-    """Without a tracking URI: SQLite in the working directory, by its absolute path, so that it stays the same store."""
+    """Without a tracking URI:
+    SQLite in the working directory, by its absolute path, so that it stays the same store."""
     if not os.environ.get("MLFLOW_TRACKING_URI") and not mlflow.is_tracking_uri_set():
         mlflow.set_tracking_uri(f"sqlite:///{Path(DEFAULT_STORE).absolute()}")
 
 
 def experiment_id() -> str:
-    """The experiment of the active run, of the run that `mlflow run` made, or the one that MLflow would use."""
+    """The experiment of the active run, of the run that `mlflow run` made,
+    or the one that MLflow would use."""
     active = mlflow.active_run()
     run_id = active.info.run_id if active else os.environ.get("MLFLOW_RUN_ID")
     if run_id:
@@ -171,7 +176,8 @@ def experiment_id() -> str:
 
 
 def search(stage: str, tags: Mapping[str, str], *, status: str = "") -> Iterator[Run]:
-    """Runs of a stage in this experiment that carry the tags, newest first; MLflow is asked for more as they are taken."""
+    """Runs of a stage in this experiment that carry the tags, newest first;
+    MLflow is asked for more as they are taken."""
     wanted = {f"tags.`{name}`": value for name, value in {STAGE: stage, **tags}.items()}
     wanted |= {"attributes.status": status} if status else {}
     condition = " and ".join(f"{name} = '{value}'" for name, value in wanted.items())
@@ -200,7 +206,8 @@ def find_finished(stage: str, fingerprint: str) -> Run | None:
 
 
 def find_interrupted(stage: str, fingerprint: str) -> Run | None:
-    """A run in which this very work was begun. Call it while holding the work folder's lock: then nobody works on it."""
+    """A run in which this very work was begun. Call it while holding the work folder's lock:
+    then nobody works on it."""
     found = search(stage, {FINGERPRINT: fingerprint})
     return next((run for run in found if is_interrupted(run)), None)
 
@@ -211,8 +218,8 @@ def is_interrupted(run: Run) -> bool:
 
 
 def give_way(run: Run, stage: str, fingerprint: str) -> None:
-    """Of processes that make a run for the same work at the same moment, one keeps its run. In all others that run is taken
-    back, and Busy is raised.
+    """Of processes that make a run for the same work at the same moment, one keeps its run. In all others
+    that run is taken back, and Busy is raised.
 
     The oldest stays, unless clocks differ so much that one that is said to be younger works already.
     """
@@ -253,7 +260,8 @@ def latest(stage: str, tags: Mapping[str, str]) -> str:
     wanted = "".join(f" with {name} = {value}" for name, value in tags.items())
     raise UpstreamError(
         f"no run of stage '{stage}'{wanted} has finished in this experiment of {mlflow.get_tracking_uri()}. "
-        f"Run it first (mlflow run . -e {stage} --env-manager local), or name a run's id instead of '{LATEST}'"
+        f"Run it first (mlflow run . -e {stage} --env-manager local), or name a run's id instead of "
+        f"'{LATEST}'"
     )
 
 
@@ -267,7 +275,8 @@ def latest_of_each(stage: str, tag: str) -> list[str]:
 
 
 def finished_run(run_id: str, *stages: str) -> Run:
-    """A run by its id. Raises UpstreamError where there is none, it is of another stage than these, or lacks something.
+    """A run by its id. Raises UpstreamError where there is none, it is of another stage than these,
+    or lacks something.
 
     Without stages any will do.
     """
@@ -290,8 +299,8 @@ def check_data(run_id: str, data_digest: str) -> None:
     learnt = tags.get(DATA_DIGEST, data_digest)
     if learnt != data_digest:
         raise UpstreamError(
-            f"run {run_id} learnt from other data (digest {learnt}) than that of this stage (digest {data_digest}): clips that "
-            "it was trained on may be among those that judge it here. Give "
+            f"run {run_id} learnt from other data (digest {learnt}) than that of this stage (digest "
+            f"{data_digest}): clips that it was trained on may be among those that judge it here. Give "
             f"prepare_run={tags.get(UPSTREAM + 'prepare_run')}, or run the stages before on this data"
         )
 
@@ -349,7 +358,8 @@ def fingerprint_of(run: Run) -> str:
 
 
 def work_root() -> Path:
-    """Where unfinished stages keep what they need: the folder ADAPTF_WORK, or `work` in the working directory."""
+    """Where unfinished stages keep what they need:
+    the folder ADAPTF_WORK, or `work` in the working directory."""
     given = os.environ.get(_WORK)
     return Path(user_path(given, what=_WORK)) if given else Path("work").absolute()
 
@@ -415,8 +425,9 @@ def log_all(result: Result) -> None:
 
 
 def end(run: StageRun, status: str, *last_words: Callable[[], None], waits: bool = True) -> None:
-    """Writes what a stage leaves at its end, then the status, as soon as the server answers; unless it `waits`, now or not at
-    all. Raises LeaseLost; a run around this one that was lost is no reason not to end this one."""
+    """Writes what a stage leaves at its end, then the status, as soon as the server answers; unless it
+    `waits`, now or not at all. Raises LeaseLost; a run around this one that was lost is no reason not to end
+    this one."""
     mine = lease.of(run.run_id)
 
     def leave_all() -> None:
@@ -460,7 +471,7 @@ def log_result(result: Result) -> None:
     mlflow.set_tags(tags)
 
 
-def _log_data_set(data_set: DataSet) -> None:
+def _log_data_set(data_set: UsedData) -> None:
     """Adds a data set to the inputs of the active run, which uses it for its stage."""
     active = mlflow.active_run()
     with warnings.catch_warnings():
@@ -483,7 +494,8 @@ def _log_file(place: str, path: Path) -> None:
 
 
 def hand_over(made: str, run_id: str, name: str) -> None:
-    """Ends a run that `mlflow run` has made, where an interrupted one goes on in its place, below which it is shown."""
+    """Ends a run that `mlflow run` has made, where an interrupted one goes on in its place,
+    below which it is shown."""
     name_run(made, f"{name}: goes on in the run above", parent=run_id)
     client = mlflow.MlflowClient()
     client.set_tag(made, CONTINUES, run_id)

@@ -20,7 +20,8 @@ _T = TypeVar("_T")
 
 
 def answers() -> bool:
-    """Whether the tracking store answers right now: MLflow's own requests find out after retrying for four minutes."""
+    """Whether the tracking store answers right now:
+    MLflow's own requests find out after retrying for four minutes."""
     uri = mlflow.get_tracking_uri()
     try:
         if is_http_uri(uri):
@@ -40,7 +41,8 @@ def ask_for_any_experiment(uri: str, seconds: float | tuple[float, float], **opt
 def ask(
     uri: str, path: str, method: str, seconds: float | tuple[float, float], **options: object
 ) -> Response:
-    """What a server answers to one question, asked once; `seconds` for the answer, or for a connection and for the answer.
+    """What a server answers to one question, asked once;
+    `seconds` for the answer, or for a connection and for the answer.
 
     Raises MlflowException, or OSError as requests does, where nothing comes.
     """
@@ -50,7 +52,8 @@ def ask(
 
 
 def patiently(write: Callable[[], _T], *, what: str) -> _T:
-    """What `write` returns. It is done again where the server was away in between, so it may leave twice what it leaves once.
+    """What `write` returns. It is done again where the server was away in between,
+    so it may leave twice what it leaves once.
 
     Raises its error where the server is there, and UserErrors at once. `what` says what waits.
     """

@@ -1,4 +1,5 @@
-"""The MLflow store, asked once before any work: whether it answers, takes these credentials and is new enough."""
+"""The MLflow store, asked once before any work:
+whether it answers, takes these credentials and is new enough."""
 
 import os
 import re
@@ -20,7 +21,8 @@ from adaptf.tracking.runs import use_default_store
 from adaptf.tracking.server import ask, ask_for_any_experiment
 
 _WAIT_SECONDS = (10, 60)
-"""For a connection, and for the answer. MLflow's own requests try again for four minutes, its database for as long."""
+"""For a connection, and for the answer.
+MLflow's own requests try again for four minutes, its database for as long."""
 _OLDEST = 3
 _CREDENTIALS = "MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or MLFLOW_TRACKING_TOKEN"
 _ADDRESS = "give its address in MLFLOW_TRACKING_URI as a browser opens it, without what follows a #"
@@ -52,8 +54,8 @@ def _check_server(uri: str) -> None:
     )
     if version and int(version[1]) < _OLDEST:
         raise UserError(
-            f"the MLflow server {uri} is MLflow {version[0]}, which knows no logged models: adaptf needs "
-            f"MLflow {_OLDEST} or later there, as it has it here ({mlflow.__version__})"
+            f"the MLflow server {uri} is MLflow {version[0]}, which knows no logged models: adaptf "
+            f"needs MLflow {_OLDEST} or later there, as it has it here ({mlflow.__version__})"
         )
 
 
@@ -84,7 +86,10 @@ def _refusal(answer: Response) -> str:
 
 def _hint(error: BaseException) -> str:
     if "certificate" in str(error).lower():
-        return "where its certificate is not signed by a public authority, name that in MLFLOW_TRACKING_SERVER_CERT_PATH"
+        return (
+            "where its certificate is not signed by a public authority, name that in "
+            "MLFLOW_TRACKING_SERVER_CERT_PATH"
+        )
     return f"start it, or {_ADDRESS}"
 
 
@@ -96,7 +101,8 @@ def _cause(error: BaseException) -> str:
 
 
 def _check_database(uri: str) -> None:
-    """Raises UserError where it can't be connected to; a database of SQLite in a folder that is not there is made."""
+    """Raises UserError where it can't be connected to;
+    a database of SQLite in a folder that is not there is made."""
     try:
         url = sqlalchemy.make_url(uri)
         if url.get_backend_name() == "sqlite":

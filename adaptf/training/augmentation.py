@@ -16,7 +16,8 @@ from adaptf.data.batch import FeatureBatch, WaveformBatch
 WaveformAugmentation = Callable[[WaveformBatch], WaveformBatch]
 FeatureAugmentation = Callable[[FeatureBatch], FeatureBatch]
 MixedTeachers = Literal["logits", "terms"]
-"""`logits`: the teachers' logits are mixed (the report). `terms`: the loss mixes two divergences (the public trainer)."""
+"""`logits`: the teachers' logits are mixed (the report). `terms`:
+the loss mixes two divergences (the public trainer)."""
 
 
 def on_waveforms(transform: Callable[[Tensor], Tensor]) -> WaveformAugmentation:

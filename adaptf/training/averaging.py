@@ -9,7 +9,8 @@ from torch import Tensor
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 Averaging = Literal["none", "swa", "ema"]
-"""`swa`: equal average of the weights at the ends of the last epochs. `ema`: moving average over the steps."""
+"""`swa`: equal average of the weights at the ends of the last epochs. `ema`:
+moving average over the steps."""
 
 
 def averaging_callback(
@@ -17,9 +18,10 @@ def averaging_callback(
 ) -> Callback | None:
     """What averages weights in Lightning's trainer; None for `none`.
 
-    `swa` averages the last `share` of the epochs, at least one (Izmailov et al., 2018), with the optimizer's own schedule.
-    `ema` takes an equal average until it holds 1 / (1 - ema_decay) steps, and then decays by `ema_decay` a step (Tarvainen
-    & Valpola, 2017). Raises ValueError where `share` is outside (0, 1] or `ema_decay` outside (0, 1).
+    `swa` averages the last `share` of the epochs, at least one (Izmailov et al., 2018), with the optimizer's
+    own schedule. `ema` takes an equal average until it holds 1 / (1 - ema_decay) steps, and then decays by
+    `ema_decay` a step (Tarvainen & Valpola, 2017).
+    Raises ValueError where `share` is outside (0, 1] or `ema_decay` outside (0, 1).
     """
     if kind == "none":
         return None
@@ -46,11 +48,13 @@ def _equal(number: int) -> float:
 
 
 class _AveragedWeights(WeightAveraging):
-    """Validates and saves the average, of which a step keeps the share `kept`: of 0 the current weights remain, of 1 it stays.
+    """Validates and saves the average, of which a step keeps the share `kept`:
+    of 0 the current weights remain, of 1 it stays.
 
-    Updates come at an epoch's last step rather than at its end, which comes after the validation, so that a checkpoint's
-    score is that of its weights. The statistics of batch normalization are averaged like the weights: those of the current
-    weights do not fit the average, and measuring its own would take a pass over the training clips before each validation.
+    Updates come at an epoch's last step rather than at its end, which comes after the validation, so that a
+    checkpoint's score is that of its weights. The statistics of batch normalization are averaged like the
+    weights: those of the current weights do not fit the average, and measuring its own would take a pass over
+    the training clips before each validation.
     """
 
     def __init__(self, kept: Callable[[L.Trainer], float]) -> None:
@@ -70,6 +74,7 @@ class _AveragedWeights(WeightAveraging):
             super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
 
     def _average(self, averaged: Any, current: Any, count: Tensor | int) -> None:
-        """In place. Numbers that are no fractions, such as how many batches a normalization has seen, are the current ones."""
+        """In place. Numbers that are no fractions, such as how many batches a normalization has seen,
+        are the current ones."""
         decay = self._kept if averaged[0].is_floating_point() else 0.0
         get_ema_multi_avg_fn(decay)(averaged, current, count)

@@ -11,10 +11,12 @@ def devices_in(key: str) -> list[str]:
 def probability_per_device(
     devices: Sequence[str], *, p: float, only: Sequence[str] = (), p_of: Mapping[str, float] | None = None
 ) -> list[float]:
-    """In the order of `devices`: `p` for those in `only` (empty: for all), 0 for others, and what `p_of` says instead.
+    """In the order of `devices`:
+    `p` for those in `only` (empty: for all), 0 for others, and what `p_of` says instead.
 
-    The keys of `p_of` are read by `devices_in`. Raises ValueError where a probability is outside 0 to 1, where `only` or a key
-    of `p_of` names a device that is not in `devices`, and where a key names one that another key names too.
+    The keys of `p_of` are read by `devices_in`. Raises ValueError where a probability is outside 0 to 1,
+    where `only` or a key of `p_of` names a device that is not in `devices`,
+    and where a key names one that another key names too.
     """
     for device in only:
         if device not in devices:
@@ -27,7 +29,8 @@ def probability_per_device(
         for device in [key] if key in probability else devices_in(key):
             if device not in probability:
                 raise ValueError(
-                    f"dir_p_of names the device '{device}' in '{key}', the training clips are of {', '.join(devices)}"
+                    f"dir_p_of names the device '{device}' in '{key}', the training clips are of "
+                    f"{', '.join(devices)}"
                 )
             if device in named:
                 raise ValueError(f"dir_p_of names the device '{device}' twice: each should stand there once")

@@ -1,4 +1,5 @@
-"""The end of a training that has diverged: its weights are no numbers any more, and none of its scores means anything."""
+"""The end of a training that has diverged:
+its weights are no numbers any more, and none of its scores means anything."""
 
 import lightning as L
 import torch
@@ -12,7 +13,8 @@ class Diverged(UserError):
 
 
 class StopDiverged(Callback):
-    """Raises Diverged at the first epoch whose loss or weights are not finite, before any checkpoint of it is written.
+    """Raises Diverged at the first epoch whose loss or weights are not finite,
+    before any checkpoint of it is written.
 
     Lightning's EarlyStopping(check_finite=True) would end the training as if it were done.
     """
@@ -33,6 +35,6 @@ def _check(trainer: L.Trainer, task: L.LightningModule, loss: str) -> None:
         return
     raise Diverged(
         f"the training has diverged in epoch {trainer.current_epoch + 1}: {loss} is {float(value):.3g}"
-        f"{'' if finite else ', and weights are not finite'}. Try a tenth of the learning rate (optim.lr), or "
-        "trainer.precision=32-true where it is another"
+        f"{'' if finite else ', and weights are not finite'}. Try a tenth of the learning rate (optim.lr), "
+        f"or trainer.precision=32-true where it is another"
     )

@@ -29,7 +29,8 @@ logger = logging.getLogger(__name__)
 
 
 class Watched(Callback):
-    """Tells the epochs that are done, so 1 first, and the validation's score; what `watch` raises reaches fit's caller."""
+    """Tells the epochs that are done, so 1 first, and the validation's score;
+    what `watch` raises reaches fit's caller."""
 
     def __init__(self, watch: Callable[[int, float], None]) -> None:
         self.watch = watch
@@ -40,7 +41,8 @@ class Watched(Callback):
 
 
 class _WholeCheckpoints(TorchCheckpointIO):
-    """Lightning's own go through another disk's temporary folder, so that a kill or a power cut leaves half of one."""
+    """Lightning's own go through another disk's temporary folder,
+    so that a kill or a power cut leaves half of one."""
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
         Path(path).parent.mkdir(parents=True, exist_ok=True)
@@ -76,9 +78,9 @@ def fit(
 ) -> Fitted:
     """Trains from the checkpoint in `folder` that an interrupted run left, else from the task's weights.
 
-    There is a validation after each `validated_every` epochs. Without validation clips nothing chooses: all epochs are trained,
-    and the last one is taken. `trainer_options` go to lightning.Trainer as they are: accelerator, devices, strategy, ... Raises
-    ValueError where a set is empty, and Diverged.
+    There is a validation after each `validated_every` epochs. Without validation clips nothing chooses: all
+    epochs are trained, and the last one is taken. `trainer_options` go to lightning.Trainer as they are:
+    accelerator, devices, strategy, ... Raises ValueError where a set is empty, and Diverged.
     """
     _check_clips(data, name)
     keep_freed_memory()
@@ -128,7 +130,8 @@ def fit(
 
 
 def _left_checkpoint(folder: Path, name: str) -> Path | None:
-    """Where an interrupted training goes on: its last checkpoint, else its best one; None where it begins anew."""
+    """Where an interrupted training goes on: its last checkpoint, else its best one;
+    None where it begins anew."""
     for half_written in folder.glob(".*"):
         remove(half_written)
     best, last = folder / f"{_BEST}.ckpt", folder / f"{_LAST}.ckpt"

@@ -1,4 +1,5 @@
-"""The places of all random generators, in a checkpoint: a resumed training draws what an uninterrupted one would have."""
+"""The places of all random generators, in a checkpoint:
+a resumed training draws what an uninterrupted one would have."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -8,7 +9,8 @@ import torch
 
 
 def generator_states(generators: Mapping[str, np.random.Generator]) -> dict[str, Any]:
-    """Of these generators and of the global ones, in tensors, strings and numbers that every reader of checkpoints takes.
+    """Of these generators and of the global ones, in tensors,
+    strings and numbers that every reader of checkpoints takes.
 
     Dropout draws from PyTorch's generators, BEATs drops layers by NumPy's.
     """
@@ -23,7 +25,8 @@ def generator_states(generators: Mapping[str, np.random.Generator]) -> dict[str,
 def restore_generators(
     generators: Mapping[str, np.random.Generator], states: Mapping[str, Any], *, process: int = 0
 ) -> None:
-    """Process 0 of a distributed training wrote the states; the others go on far away from its draws, not where they were."""
+    """Process 0 of a distributed training wrote the states;
+    the others go on far away from its draws, not where they were."""
     for name, state in states["own"].items():
         if name in generators:
             bits = np.random.PCG64()

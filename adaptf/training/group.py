@@ -1,4 +1,5 @@
-"""The processes that train together: which of them this one is, and that one which trains alone is none of them."""
+"""The processes that train together:
+which of them this one is, and that one which trains alone is none of them."""
 
 import os
 import threading
@@ -24,9 +25,11 @@ def process_place() -> tuple[int, int]:
 
 
 def enter_group(*, several: bool) -> None:
-    """Takes this process for one of `several`, or for the only one, whatever a scheduler has left in its environment.
+    """Takes this process for one of `several`, or for the only one,
+    whatever a scheduler has left in its environment.
 
-    Lightning has read RANK or SLURM_PROCID when it was imported, and a process of another number than 0 logs nothing.
+    Lightning has read RANK or SLURM_PROCID when it was imported,
+    and a process of another number than 0 logs nothing.
     """
     if not several:
         for name in _SAID_BY_LAUNCHERS:
@@ -35,7 +38,8 @@ def enter_group(*, several: bool) -> None:
 
 
 def outlive_the_others() -> None:
-    """Lightning kills this process some seconds after another one's end, where it may have its runs to end first."""
+    """Lightning kills this process some seconds after another one's end,
+    where it may have its runs to end first."""
     for thread in threading.enumerate():
         if isinstance(thread, _ChildProcessObserver):
             thread._child_processes = []  # its next look finds nothing to wait for

@@ -12,8 +12,8 @@ from adaptf.audio.mixup import MixDraw
 from adaptf.audio.on_device import moved
 
 KlReduction = Literal["elements", "clips"]
-"""`elements` averages KL over clips *and* classes: the published weight 0.02 was tuned with it. `clips` averages over clips
-alone and is ten times as large for ten classes."""
+"""`elements` averages KL over clips *and* classes: the published weight 0.02 was tuned with it. `clips`
+averages over clips alone and is ten times as large for ten classes."""
 
 
 def cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
@@ -27,7 +27,8 @@ def multi_label_loss(logits: Tensor, targets: Tensor) -> Tensor:
 
 
 def kl_divergence(student: Tensor, teacher: Tensor, *, temperature: float, reduction: KlReduction) -> Tensor:
-    """T^2 KL(teacher || student) of logits (batch, classes) softened by the temperature T (Hinton et al., 2015)."""
+    """T^2 KL(teacher || student) of logits (batch, classes) softened by the temperature T (Hinton et al.,
+    2015)."""
     divergence = F.kl_div(
         F.log_softmax(student / temperature, dim=1),
         F.log_softmax(teacher / temperature, dim=1),
@@ -40,14 +41,15 @@ def kl_divergence(student: Tensor, teacher: Tensor, *, temperature: float, reduc
 
 @dataclass(frozen=True)
 class DistillationLoss:
-    """weight * cross-entropy + (1 - weight) * T^2 KL with the mean of the teachers' logits (the report, equation 1)."""
+    """weight * cross-entropy + (1 - weight) * T^2 KL with the mean of the teachers' logits (the report,
+    equation 1)."""
 
     temperature: float
     weight: float
     reduction: KlReduction
     teacher_temperatures: Sequence[float] = ()
-    """One per teacher, instead of `temperature`, which empty means: puts overconfident and timid teachers on one scale (Guo et
-    al., 2017)."""
+    """One per teacher, instead of `temperature`, which empty means:
+    puts overconfident and timid teachers on one scale (Guo et al., 2017)."""
 
     def parts(
         self,
@@ -58,9 +60,10 @@ class DistillationLoss:
     ) -> dict[str, Tensor]:
         """`loss`, `label_loss` and `distillation_loss`.
 
-        From logits (batch, classes), targets (batch, classes) and teacher logits (batch, teachers, classes), all three of
-        them mixed by mixup where there is any (the report, equation 4). With `unmixed_teachers` the teachers' logits are
-        still those of the single clips, and the two divergences are mixed instead: the public trainer's form.
+        From logits (batch, classes), targets (batch, classes) and teacher logits (batch, teachers, classes),
+        all three of them mixed by mixup where there is any (the report, equation 4). With `unmixed_teachers`
+        the teachers' logits are still those of the single clips,
+        and the two divergences are mixed instead: the public trainer's form.
         """
         label_loss = cross_entropy(student, targets)
         teacher = self.teacher(teacher_logits)
@@ -75,7 +78,8 @@ class DistillationLoss:
         return {"loss": loss, "label_loss": label_loss, "distillation_loss": distillation_loss}
 
     def teacher(self, teacher_logits: Tensor) -> Tensor:
-        """The mean (batch, classes) of the teachers' logits (batch, teachers, classes), to be softened by `temperature`.
+        """The mean (batch, classes) of the teachers' logits (batch, teachers, classes),
+        to be softened by `temperature`.
 
         Raises ValueError where there are not as many temperatures as teachers.
         """

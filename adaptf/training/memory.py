@@ -8,9 +8,11 @@ _ONE_GIB = 1 << 30
 
 
 def keep_freed_memory() -> None:
-    """Lets glibc reuse large blocks instead of handing them back to the kernel, which would zero them again each step.
+    """Lets glibc reuse large blocks instead of handing them back to the kernel,
+    which would zero them again each step.
 
-    TF-SepNet is bound by memory: with its activations in reused blocks a step takes about half as long. No effect elsewhere.
+    TF-SepNet is bound by memory: with its activations in reused blocks a step takes about half as long.
+    No effect elsewhere.
     """
     if sys.platform != "linux":
         return

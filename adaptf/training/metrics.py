@@ -19,8 +19,9 @@ def _d_prime(area: Tensor) -> Tensor:
 class MacroAccuracy(Metric):
     """The challenge's metric: the mean of the scenes' accuracies.
 
-    From logits (batch, classes) and soft targets (batch, classes). With `devices` it is the mean over them of each one's
-    own, which takes the clips' places among them (batch,). Scenes and devices without clips are left out of their mean.
+    From logits (batch, classes) and soft targets (batch, classes). With `devices` it is the mean over them of
+    each one's own, which takes the clips' places among them (batch,).
+    Scenes and devices without clips are left out of their mean.
     """
 
     def __init__(self, classes: int, devices: int = 1) -> None:
@@ -40,7 +41,7 @@ class MacroAccuracy(Metric):
         return (self.right / self.clips).nanmean(dim=1).nanmean()
 
 
-class Agreement(Metric):
+class TeacherAgreement(Metric):
     """Share of the clips on whose class two models agree, from logits (batch, classes) of each."""
 
     def __init__(self) -> None:
@@ -70,7 +71,8 @@ class _LabelMetric(Metric):
         self.add_state("positives", torch.zeros(classes, dtype=torch.int64), dist_reduce_fx="sum")
 
     def update(self, logits: Tensor, targets: Tensor) -> None:
-        # torchmetrics takes logits for probabilities in a batch that has none outside of [0, 1]; half precision would tie them.
+        # torchmetrics takes logits for probabilities in a batch that has none outside of [0, 1]; half
+        # precision would tie them.
         self.per_class.update(logits.float().sigmoid(), targets.long())
         self.clips += len(targets)
         self.positives += targets.long().sum(dim=0)
@@ -91,7 +93,8 @@ class MeanAveragePrecision(_LabelMetric):
 
 
 class MeanDPrime(_LabelMetric):
-    """AudioSet's d-prime (Hershey et al., 2017): that of the mean area under the ROC curve, not the mean of d-primes.
+    """AudioSet's d-prime (Hershey et al., 2017):
+    that of the mean area under the ROC curve, not the mean of d-primes.
 
     The mean is over the classes that have both a positive and a negative clip.
     """

@@ -15,7 +15,8 @@ ConfigureOptimizer = Callable[[nn.Module], OptimizerLRSchedulerConfig]
 
 
 def adam_with_warm_restarts(*, lr: float, restart_epochs: int, restart_factor: int) -> ConfigureOptimizer:
-    """Adam; the rate falls as a cosine and restarts after 10, 30, 70, ... epochs for 10 and 2 (Loshchilov, 2017).
+    """Adam; the rate falls as a cosine and restarts after 10, 30, 70, ...
+    epochs for 10 and 2 (Loshchilov, 2017).
 
     With `restart_epochs` 0 the rate stays as it is.
     """
@@ -42,10 +43,12 @@ class Cycle:
 
 
 def last_cycle(epochs: int, *, restart_epochs: int, restart_factor: int) -> Cycle:
-    """Of a training of so many `epochs` with warm restarts. Raises ValueError for restarts that there can't be."""
+    """Of a training of so many `epochs` with warm restarts.
+    Raises ValueError for restarts that there can't be."""
     if restart_epochs < 1 or restart_factor < 1:
         raise ValueError(
-            f"restart_epochs and restart_factor should be 1 or more, got {restart_epochs} and {restart_factor}"
+            f"restart_epochs and restart_factor should be 1 or more, got {restart_epochs} and "
+            f"{restart_factor}"
         )
     begin, length = 0, restart_epochs
     while begin + length < epochs:
@@ -62,9 +65,11 @@ def adamw_with_linear_decay(
     max_epochs: int,
     final_share: float,
 ) -> ConfigureOptimizer:
-    """AdamW; the rate rises as exp(-5 (1 - t)^2) over the warm-up and then falls linearly to `final_share` of itself.
+    """AdamW; the rate rises as exp(-5 (1 - t)^2) over the warm-up and then falls linearly to `final_share` of
+    itself.
 
-    The rise is that of Laine & Aila (2017), t being the share of the warm-up that is over, counted from its half epoch on.
+    The rise is that of Laine & Aila (2017), t being the share of the warm-up that is over,
+    counted from its half epoch on.
     """
     down_epochs = max(1, max_epochs - warmup_epochs)
 

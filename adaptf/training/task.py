@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torchmetrics import Metric
 
 from adaptf.data.batch import ClipBatch, Labels, WaveformBatch, with_features
-from adaptf.models.checkpoint import DESCRIPTION
+from adaptf.models.checkpoint import MODEL_KEY
 from adaptf.models.classifier import Classifier
 from adaptf.training.augmentation import FeatureAugmentation, WaveformAugmentation
 from adaptf.training.generators import generator_states, restore_generators
@@ -101,8 +101,9 @@ class ClassifierTask(L.LightningModule):
         return self.optimizer(self.classifier.network)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Adds what rebuilds the classifier, and every generator's place, so that a resumed run draws what it would have."""
-        checkpoint[DESCRIPTION] = self.classifier.description.as_dict()
+        """Adds what rebuilds the classifier, and every generator's place,
+        so that a resumed run draws what it would have."""
+        checkpoint[MODEL_KEY] = self.classifier.description.as_dict()
         checkpoint["generators"] = generator_states(self.generators)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:

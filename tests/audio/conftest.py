@@ -16,8 +16,8 @@ class LogEnergies(NamedTuple):
 
     exact: Array
     rounding: Array
-    """What they move by if each sample of a frame is rounded to float32 once. A band that holds next to nothing of its frame
-    is made of such errors alone, and an FFT, whichever it is, brings a few of them."""
+    """What they move by if each sample of a frame is rounded to float32 once. A band that holds next to
+    nothing of its frame is made of such errors alone, and an FFT, whichever it is, brings a few of them."""
 
 
 @pytest.fixture(scope="session")

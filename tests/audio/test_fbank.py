@@ -48,8 +48,9 @@ def formulas(log_energies: Callable[..., Any]) -> Callable[[Tensor], tuple[np.nd
     return calculate
 
 
-# The top bands of the golden clips are next to empty: their values are what an FFT makes of the rounding errors of float32, up
-# to 0.046 away from the same computation in float64, and so they depend on the processor.
+# The top bands of the golden clips are next to empty: their values are what an FFT makes of the rounding
+# errors of float32, up to 0.046 away from the same computation in float64, and so they depend on the
+# processor.
 
 
 def test_features_equal_the_formulas_as_far_as_float32_goes(
@@ -124,8 +125,8 @@ def fake_torchaudio(folder: Path, extension: str) -> None:
     package = folder / "torchaudio"
     package.mkdir()
     (package / "__init__.py").write_text(
-        "from . import half\nfrom . import _extension\nextension_file = getattr(_extension, '__file__', 'stub')\n"
-        "assert _extension.fail_if_no_align(len) is len and not _extension._load_lib('x')\n"
+        "from . import half\nfrom . import _extension\nextension_file = getattr(_extension, '__file__', "
+        "'stub')\nassert _extension.fail_if_no_align(len) is len and not _extension._load_lib('x')\n"
     )
     (package / "half.py").write_text("")
     (package / "_extension.py").write_text(extension)

@@ -36,7 +36,8 @@ def a_tone_above_noise():
 
 @pytest.mark.parametrize("bands", [512, 256, 64])
 def test_logmel_equals_the_formulas_as_far_as_float32_goes(golden, log_energies, bands):
-    """With two libraries' FFTs it lies within 9 roundings of them; a window that is not symmetric is 2000 off."""
+    """With two libraries' FFTs it lies within 9 roundings of them;
+    a window that is not symmetric is 2000 off."""
     for waveform in (golden("cpmel")["wav"], a_tone_above_noise()):
         exact, rounding = cpmel(waveform, bands, log_energies)
         logmel = LogMel(bands=bands)(waveform)

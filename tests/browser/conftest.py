@@ -1,4 +1,5 @@
-"""MLflow's pages in headless Chromium, over a store that the project's own stages filled from a few clips of noise."""
+"""MLflow's pages in headless Chromium,
+over a store that the project's own stages filled from a few clips of noise."""
 
 import os
 import shutil

@@ -25,8 +25,8 @@ def open_run(page: Any, run: Any, tab: str = "") -> None:
 def test_the_run_list_shows_readable_names(page: Any, run_of: RunOf) -> None:
     open_run_list(page, run_of)
     for name in (
-        "train DIR=0.4 lr=0.01", "teacher ssl (small_cnn)", "distill T=2 w=0.02", "finetune", "quantize", "evaluate",
-        "register", "promote",
+        "train DIR=0.4 lr=0.01", "teacher ssl (small_cnn)", "distill T=2 w=0.02", "finetune", "quantize",
+        "evaluate", "register", "promote",
     ):  # fmt: skip
         page.get_by_role("link", name=name, exact=True).wait_for()
     page.get_by_role("link", name="compare train DIR=0.4 lr=0.01, distill T=2 w=0.02").wait_for()

@@ -53,9 +53,11 @@ def bands_of_noise(count: int, seed: int) -> Tensor:
 
 @torch.no_grad()
 def settle(network: TfSepNet, clips: Tensor) -> None:
-    """Normalizations that have seen the clips, blocks that add a little to their input, and logits spread over the scenes.
+    """Normalizations that have seen the clips, blocks that add a little to their input,
+    and logits spread over the scenes.
 
-    So ranges are as after a training, and the weights, unlike those of a training, the same on every processor.
+    So ranges are as after a training, and the weights, unlike those of a training,
+    the same on every processor.
     """
     for name, module in network.named_modules():
         if isinstance(module, nn.BatchNorm2d):
@@ -99,7 +101,8 @@ def path(quantized: Int8Graph, tmp_path_factory: pytest.TempPathFactory) -> Path
 def test_both_forms_have_nearly_the_same_logits(
     path: Path, heard: Tensor, network_and_clips: tuple[TfSepNet, Tensor]
 ) -> None:
-    """A sum that lies between two steps may be rounded to either: that is little beside what all the rounding costs."""
+    """A sum that lies between two steps may be rounded to either:
+    that is little beside what all the rounding costs."""
     network, _ = network_and_clips
     reference, fast = load_form(path, PT2)(heard), load_form(path, OPENVINO)(heard)
     with torch.no_grad():

@@ -127,7 +127,8 @@ def test_without_clips_of_one_shape_or_candidates_there_is_nothing_to_try(clips:
 
 
 def converted(clips: Tensor, monkeypatch: pytest.MonkeyPatch) -> fx.GraphModule:
-    """As Neural Compressor leaves it, with narrow ranges from a single quiet clip, which shift the means of loud ones."""
+    """As Neural Compressor leaves it, with narrow ranges from a single quiet clip,
+    which shift the means of loud ones."""
     with monkeypatch.context() as patch:
         patch.setattr(quantize, "correct", lambda graph, clips: None)
         return quantize_int8(NETWORK, [clips[:1] * 0.2]).graph
@@ -160,7 +161,8 @@ def test_every_weight_is_a_whole_number_of_at_most_63_steps(clips: Tensor) -> No
 
 
 def test_what_else_reads_a_weight_reads_it_rounded(clips: Tensor) -> None:
-    """The sum over a weight's inputs, which stands for the shift of the normalization that comes after the convolution."""
+    """The sum over a weight's inputs,
+    which stands for the shift of the normalization that comes after the convolution."""
     graph = quantize_int8(NETWORK, [clips]).graph
     (total,) = [
         node

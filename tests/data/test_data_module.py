@@ -116,8 +116,9 @@ def learn(clips, folder, *, epochs, checkpoint=None, **loading):
     """The rows in the order in which Lightning sees them; it leaves a checkpoint."""
     task = Counting()
     trainer = L.Trainer(
-        max_epochs=epochs, accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False,
-        enable_model_summary=False, use_distributed_sampler=False, limit_val_batches=0, default_root_dir=folder,
+        max_epochs=epochs, accelerator="cpu", logger=False, enable_checkpointing=False,
+        enable_progress_bar=False, enable_model_summary=False, use_distributed_sampler=False,
+        limit_val_batches=0, default_root_dir=folder,
     )  # fmt: skip
     data = ClipDataModule(clips, clips, batch_size=7, seed=0, loading=replace(IN_PROCESS, **loading))
     trainer.fit(task, datamodule=data, ckpt_path=checkpoint, weights_only=True)

@@ -66,7 +66,8 @@ def given(tables, *sets, limit_clips=1000, logmel=LOGMEL):
 
 @pytest.mark.parametrize("batch", [1, 3, 16])
 def test_a_table_holds_what_batches_of_any_size_would_give(clips, batch):
-    """The transform's rounding may depend on how many clips it gets at once: log-mels have a spread near one."""
+    """The transform's rounding may depend on how many clips it gets at once:
+    log-mels have a spread near one."""
     table = log_mels(clips, LOGMEL, CPU)
     assert table.shape == (36, 1, 64, 64)
     for rows in np.array_split(np.random.default_rng(1).permutation(36), -(-36 // batch)):

@@ -1,4 +1,5 @@
-"""MP3 files whose headers lie: every sample that is there is decoded, and none is lost or made up without a word."""
+"""MP3 files whose headers lie:
+every sample that is there is decoded, and none is lost or made up without a word."""
 
 import io
 import struct

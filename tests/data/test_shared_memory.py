@@ -1,4 +1,5 @@
-"""Shared memory that is too small for the batches of the workers: a training ends with an error, and never waits."""
+"""Shared memory that is too small for the batches of the workers:
+a training ends with an error, and never waits."""
 
 import shutil
 import subprocess

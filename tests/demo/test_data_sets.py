@@ -11,7 +11,7 @@ import pytest
 import soundfile
 
 from adaptf.demo import data_sets as demo
-from adaptf.demo.sounds import SCENES, SOUNDS, Clips, render_scene, unit
+from adaptf.demo.sounds import SCENE_RECIPES, SOUNDS, Clips, render_scene, unit
 
 SMALL = {
     "training_locations": 2,
@@ -115,7 +115,7 @@ def test_every_training_device_has_every_scene(written):
     meta = {row["filename"]: row for row in read_table(written.tau / "meta.csv")}
     train = [meta[row["filename"]] for row in read_table(written.tau / "evaluation_setup/fold1_train.csv")]
     pairs = {(row["source_label"], row["scene_label"]) for row in train}
-    assert pairs == {(device, scene) for device in TRAINING_DEVICES for scene in SCENES}
+    assert pairs == {(device, scene) for device in TRAINING_DEVICES for scene in SCENE_RECIPES}
 
 
 def test_every_test_clip_is_recorded_by_all_nine_devices_of_which_three_are_not_in_training(written):
@@ -149,7 +149,7 @@ def test_the_evaluation_set_hides_four_devices_as_unknown(written):
     truth = {row["filename"]: row for row in read_table(folder / "labels.csv")}
     assert told.keys() == truth.keys() == {f"audio/{path.name}" for path in (folder / "audio").iterdir()}
     assert len(told) == written.evaluation_clips == 20
-    assert {row["scene_label"] for row in truth.values()} == set(SCENES)
+    assert {row["scene_label"] for row in truth.values()} == set(SCENE_RECIPES)
     for name, device in told.items():
         real = truth[name]["source_label"]
         assert device == (real if real in TRAINING_DEVICES else "unknown")
@@ -193,7 +193,7 @@ def test_audioset_clips_have_32000_hz(written):
 
 def test_every_sound_is_an_audioset_class_and_every_layer_a_sound():
     assert demo.EVENT_CLASSES.keys() == SOUNDS.keys()
-    assert {name for scene in SCENES.values() for name, _, _ in scene.layers} <= SOUNDS.keys()
+    assert {name for scene in SCENE_RECIPES.values() for name, _, _ in scene.layers} <= SOUNDS.keys()
 
 
 @pytest.mark.parametrize("name", SOUNDS)
@@ -206,7 +206,7 @@ def test_every_sound_is_finite_and_no_two_clips_of_it_are_alike(name):
 
 def test_clips_of_one_place_have_more_in_common_than_clips_of_different_places():
     place = np.repeat(np.arange(12), 4)
-    clips = render_scene(SCENES["tram"], Clips(np.random.default_rng(0), place, 22050, 22050))
+    clips = render_scene(SCENE_RECIPES["tram"], Clips(np.random.default_rng(0), place, 22050, 22050))
     power = np.abs(np.fft.rfft(clips, axis=1))[:, 1:11001].reshape(48, 100, 110) ** 2
     bands_db = 10 * np.log10(power.mean(axis=2)).reshape(12, 4, 100)
     assert bands_db.std(axis=1).mean() < bands_db.mean(axis=1).std(axis=0).mean()

@@ -6,10 +6,10 @@ import pytest
 
 from adaptf.data.clips import VALIDATION
 from adaptf.data.sets.split import cut_by_location
-from adaptf.evaluation.relative_loss import Loss, relative_loss
+from adaptf.evaluation.relative_loss import RelativeLoss, relative_loss
 from adaptf.models.students.tfsepnet.public_checkpoint import CLASSES
 from adaptf.pipeline.config import DataConfig
-from adaptf.promotion.comparison import compare
+from adaptf.promotion.comparison import compare_predictions
 
 
 def predicted(right: dict[str, list[bool]], device: str = "a") -> pd.DataFrame:
@@ -31,27 +31,30 @@ def predicted(right: dict[str, list[bool]], device: str = "a") -> pd.DataFrame:
 def test_a_loss_stands_where_most_places_show_it_and_not_where_one_or_two_do():
     exact = predicted({"bus": [True] * 20, "tram": [True] * 20})
     one_clip = relative_loss(predicted({"bus": [False] + [True] * 19, "tram": [True] * 20}), exact)
-    assert one_clip == Loss(pytest.approx(0.025), 0.0)
+    assert one_clip == RelativeLoss(pytest.approx(0.025), 0.0)
     every_place = relative_loss(predicted({"bus": [False, True] * 10, "tram": [True] * 20}), exact)
-    assert every_place == Loss(pytest.approx(0.25), pytest.approx(0.25))
+    assert every_place == RelativeLoss(pytest.approx(0.25), pytest.approx(0.25))
     few = {"bus": [True] * 4, "tram": [True] * 4}
     two_clips = relative_loss(
         predicted({"bus": [False, True, False, True], "tram": [True] * 4}), predicted(few)
     )
-    assert two_clips == Loss(pytest.approx(0.25), 0.0)
-    assert relative_loss(exact, predicted({"bus": [False] * 20, "tram": [False] * 20})) == Loss(0.0, 0.0)
+    assert two_clips == RelativeLoss(pytest.approx(0.25), 0.0)
+    assert relative_loss(exact, predicted({"bus": [False] * 20, "tram": [False] * 20})) == RelativeLoss(
+        0.0, 0.0
+    )
 
 
 def test_nothing_stands_where_a_scene_has_one_place_only():
     exact = predicted({"bus": [True] * 20, "tram": [True] * 2})
-    assert relative_loss(predicted({"bus": [False] * 20, "tram": [True] * 2}), exact) == Loss(
+    assert relative_loss(predicted({"bus": [False] * 20, "tram": [True] * 2}), exact) == RelativeLoss(
         pytest.approx(0.5), 0.0
     )
 
 
 @pytest.mark.slow
 def test_without_a_true_loss_chance_refuses_hardly_any_model():
-    """Of 400 clips of 200 places a twentieth changes sides for no reason, as often to the right scene as away from it."""
+    """Of 400 clips of 200 places a twentieth changes sides for no reason,
+    as often to the right scene as away from it."""
     generator, refused = np.random.default_rng(0), 0
     scenes = [f"scene{number}" for number in range(10)]
     for _ in range(60):
@@ -84,8 +87,9 @@ def predicted_where(margin: np.ndarray, clips: pd.DataFrame) -> pd.DataFrame:
 
 
 def test_without_a_true_loss_no_model_is_refused_on_the_official_list(official_clips):
-    """A network that is right on some 58 % of the clips, alike within scenes, places and recordings, and an INT8 form whose
-    logits differ, alike within recordings too: it changes a few per cent of the clips, as often for the better."""
+    """A network that is right on some 58 % of the clips, alike within scenes, places and recordings, and an
+    INT8 form whose logits differ, alike within recordings too:
+    it changes a few per cent of the clips, as often for the better."""
     clips, generator, changed = official_validation(official_clips), np.random.default_rng(1), []
     for _ in range(20):
         exact = 0.2 + sum(
@@ -107,10 +111,10 @@ def test_every_device_of_the_official_list_can_be_compared_and_a_truly_worse_mod
         one, other = (
             predicted_where(shared + effect(generator, clips["filename"], 0.3), clips) for _ in range(2)
         )
-        judged, difference = compare(one, other, device)
+        judged, difference = compare_predictions(one, other, device)
         assert (
             judged.of == ("of all devices" if device == "unknown" else f"of {device}") and judged.absent == ()
         )
         assert difference.p > 0.01 and len(judged.filenames) >= 100 and difference.locations >= 10
         worse = predicted_where(shared - 1, clips)
-        assert compare(one, worse, device)[1].high < 0
+        assert compare_predictions(one, worse, device)[1].high < 0

@@ -20,7 +20,7 @@ from adaptf.data.batch import with_features
 from adaptf.data.clip_set import ClipSet
 from adaptf.data.errors import DataError
 from adaptf.errors import UserError
-from adaptf.mlproject.finetune import FINETUNE, FinetuneConfig, of_device, of_unknown, probabilities_of
+from adaptf.mlproject.finetune import FINETUNE, FinetuneConfig, of_device, of_unknown, response_probabilities
 from adaptf.mlproject.prepare import PREPARE, PrepareConfig
 from adaptf.mlproject.teacher import TEACHER, TeacherConfig
 from adaptf.mlproject.train import TRAIN, TrainConfig
@@ -109,7 +109,8 @@ def test_a_device_with_too_few_clips_is_left_to_the_model_for_unknown_devices(
     assert list(models) == ["a", "unknown"]
     assert "Device nobody has 0 training clips, fewer than min_clips" in caplog.text
     assert set(runs.scores(run_id)) == {
-        "best/accuracy", "best/accuracy/a", "best/accuracy/b", "best/accuracy/c", "kept/accuracy/a", "kept/accuracy/unknown"
+        "best/accuracy", "best/accuracy/a", "best/accuracy/b", "best/accuracy/c",
+        "kept/accuracy/a", "kept/accuracy/unknown"
     }  # fmt: skip
 
 
@@ -173,12 +174,12 @@ def test_what_is_said_of_single_devices_reaches_their_own_models_alone(config: F
     assert of_unknown(swept) == of_unknown(other)
     assert of_unknown(swept).augment == replace(PLAIN, dir_p=0.8, dir_devices=("c",))
     data = SimpleNamespace(training_devices=("a", "b", "c", "d"))
-    assert probabilities_of(swept, data) == {"a": 0.6, "b": 0.6, "c": 0.3, "d": 0.0}
+    assert response_probabilities(swept, data) == {"a": 0.6, "b": 0.6, "c": 0.3, "d": 0.0}
     assert of_device(swept, "a", 0.6) == of_device(other, "a", 0.6)
     with pytest.raises(
         UserError, match="augment: dir_p_of names the device 'x' in 'x', the training clips are of a, b, c, d"
     ):
-        probabilities_of(replace(config, augment=replace(PLAIN, dir_p_of={"x": 0.1})), data)
+        response_probabilities(replace(config, augment=replace(PLAIN, dir_p_of={"x": 0.1})), data)
 
 
 def test_zero_epochs_keep_the_start(device_config: FinetuneDeviceConfig, start: str) -> None:

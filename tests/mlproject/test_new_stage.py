@@ -1,4 +1,5 @@
-"""A stage is one new file and its entry point: that of docs/architecture.md, added to a copy of the project."""
+"""A stage is one new file and its entry point:
+that of docs/architecture.md, added to a copy of the project."""
 
 import re
 import shutil

@@ -1,4 +1,5 @@
-"""Stage `predict` on an evaluation set: its answers, their order, both tables, resuming, one version, and files at fault."""
+"""Stage `predict` on an evaluation set:
+its answers, their order, both tables, resuming, one version, and files at fault."""
 
 import signal
 import subprocess
@@ -294,7 +295,10 @@ def test_another_version_than_that_in_production_ends_the_stage_and_leaves_no_an
     router.versions = versions
     with pytest.raises(
         UserError,
-        match=rf"^device 's1' was answered by {named}; adaptf-s1/2 was in production .* Run it again: .* /version",
+        match=(
+            rf"^device 's1' was answered by {named}; adaptf-s1/2 was in production .* Run it again: .* "
+            rf"/version"
+        ),
     ):
         predict_with(router)
     assert not list(work.rglob("[0-9]*.csv"))
@@ -467,7 +471,8 @@ def test_memory_of_the_digest_does_not_grow_with_the_files(
 
 @pytest.fixture(scope="module")
 def promoted(environment: dict[str, str], folder: Path) -> None:
-    """A router with one small random network is in production; of that network a later version than the one inside it."""
+    """A router with one small random network is in production;
+    of that network a later version than the one inside it."""
     torch.manual_seed(0)
     network, log_mels = TfSepNet(classes=2, width=8, depth=2), torch.randn(8, 1, 64, 64)
     save_int8(quantize_int8(network, [log_mels]).program(), folder / "unknown.pt2")

@@ -64,6 +64,7 @@ def edit(table: Path, **columns: object) -> None:
     pd.read_csv(table, dtype=str).assign(**columns).to_csv(table, index=False)
 
 
+@pytest.mark.slow
 def test_the_example_of_own_recordings_with_two_places_a_scene_can_be_trained_on(
     environment: dict[str, str], tmp_path: Path
 ) -> None:
@@ -265,6 +266,7 @@ def test_a_training_sample_takes_as_many_seconds_of_an_audioset_clip_as_asked(
         data.clips("train", sample_seconds=3.0)
 
 
+@pytest.mark.slow
 def test_pretraining_takes_samples_as_long_as_asked_and_ends_at_the_epoch_in_which_it_diverges(
     environment: dict[str, str], tmp_path: Path, audioset: Path
 ) -> None:

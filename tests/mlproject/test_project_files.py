@@ -89,7 +89,8 @@ def test_mlproject_uses_the_conda_file() -> None:
 
 
 def test_no_other_file_can_be_taken_for_the_project_file() -> None:
-    """MLflow takes the first file or folder that is called so, in capitals or not, in the order of the listing."""
+    """MLflow takes the first file or folder that is called so, in capitals or not,
+    in the order of the listing."""
     assert [path.name for path in ROOT.iterdir() if path.name.lower() == "mlproject"] == ["MLproject"]
     assert (ROOT / "MLproject").is_file()
 

@@ -1,4 +1,5 @@
-"""The stages promote and rollback: every gate with a version that fails at it alone, force, and what is kept."""
+"""The stages promote and rollback:
+every gate with a version that fails at it alone, force, and what is kept."""
 
 import os
 import shutil
@@ -28,7 +29,10 @@ GOOD = {
     "adaptf.INT8_convolutions": "46/46",
 }  # fmt: skip
 Register = Callable[..., str]
-WORSE = "is worse than version 1, which is in production: -30.00 points of macro-average accuracy (95 % interval -"
+WORSE = (
+    "is worse than version 1, which is in production: -30.00 points of macro-average accuracy (95 % interval "
+    "-"
+)
 numbers = count()
 
 
@@ -69,7 +73,8 @@ def device() -> str:
 
 @pytest.fixture
 def register(experiment: str, logged: str, device: str, tmp_path: Path) -> Register:
-    """Registers a version of the device's model that passes every gate, but for what is changed; gives its number."""
+    """Registers a version of the device's model that passes every gate, but for what is changed;
+    gives its number."""
 
     def make(
         table: pd.DataFrame | None = None,
@@ -148,8 +153,8 @@ def test_a_better_version_is_promoted_with_the_difference_shown_and_kept(device,
     promoted(device, register(predictions(0.7)))
     run = mlflow.get_run(promoted(device, register(predictions(0.8))))
     said = (
-        f"adaptf-{device} version 2 against version 1, which is in production: +10.00 points of macro-average accuracy "
-        "(95 % interval +"
+        f"adaptf-{device} version 2 against version 1, which is in production: +10.00 points of "
+        f"macro-average accuracy (95 % interval +"
     )
     assert said in capsys.readouterr().out and said in run.data.tags["mlflow.note.content"]
     assert (
@@ -495,7 +500,7 @@ def test_a_model_that_is_compared_twice_keeps_both_differences():
         paired_bootstrap([predictions(right)], [predictions(0.9)], draws=100) for right in (0.8, 0.7)
     )
     alone = Comparison("adaptf-a", "3", "2", 160, ten)
-    metrics = stage.differences_of(
+    metrics = stage.difference_metrics(
         [alone, replace(alone, former="1", difference=twenty), Comparison("adaptf-b", "1", None)]
     )
     assert metrics["difference mean/adaptf-a"] == pytest.approx(10)

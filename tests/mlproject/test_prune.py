@@ -36,7 +36,8 @@ MakeRun = Callable[..., str]
 
 @pytest.fixture
 def made(environment: dict[str, str]) -> MakeRun:
-    """`made(stage, status, **upstream)`: id of a run that has nothing but tags; the fingerprint is its stage's name."""
+    """`made(stage, status, **upstream)`: id of a run that has nothing but tags;
+    the fingerprint is its stage's name."""
 
     def make(stage: str, status: str = "FINISHED", **upstream: str) -> str:
         tags = {STAGE: stage, FINGERPRINT: f"{len(stage):x}" * 32}

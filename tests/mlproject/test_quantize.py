@@ -9,8 +9,8 @@ from fixtures.quantized import FOUND, TOO_LARGE
 from adaptf.compression.agreement import Agreement
 from adaptf.compression.form_cost import FormCost
 from adaptf.errors import UserError
-from adaptf.evaluation.relative_loss import Loss
-from adaptf.mlproject.quantize import QuantizeConfig, judge, problems_of
+from adaptf.evaluation.relative_loss import RelativeLoss
+from adaptf.mlproject.quantize import QuantizeConfig, judge_losses, problems_of
 
 DEFAULTS = QuantizeConfig()
 
@@ -20,17 +20,17 @@ def test_a_good_int8_model_may_go_on():
 
 
 def test_a_loss_that_chance_may_have_made_is_no_reason():
-    assert problems_of(replace(FOUND, int8_accuracy=0.54, loss=Loss(0.1, 0.009)), DEFAULTS) == []
-    assert problems_of(replace(FOUND, int8_accuracy=0.54, loss=Loss(0.1, 0.0)), DEFAULTS) == []
+    assert problems_of(replace(FOUND, int8_accuracy=0.54, loss=RelativeLoss(0.1, 0.009)), DEFAULTS) == []
+    assert problems_of(replace(FOUND, int8_accuracy=0.54, loss=RelativeLoss(0.1, 0.0)), DEFAULTS) == []
 
 
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
         (
-            {"loss": Loss(0.05, 0.021)},
-            "s1: a relative loss of 5.0%, of which 2.1% stand over places, on the validation clips of all devices, "
-            "tolerable is 1.0%",
+            {"loss": RelativeLoss(0.05, 0.021)},
+            "s1: a relative loss of 5.0%, of which 2.1% stand over places, on the validation clips of all "
+            "devices, tolerable is 1.0%",
         ),
         (
             {"agreement": Agreement(0.31, 0.7)},
@@ -54,8 +54,8 @@ def test_a_bad_int8_model_is_refused_with_its_figures(changes, message):
 
 
 def test_a_model_that_loses_too_much_stops_the_stage_or_is_told_where_nothing_is_deployed():
-    lossy = replace(FOUND, loss=Loss(0.3, 0.2))
+    lossy = replace(FOUND, loss=RelativeLoss(0.3, 0.2))
     with pytest.raises(UserError, match=r"s1: a relative loss of 30.0%"):
-        judge([FOUND, lossy], DEFAULTS)
-    assert "s1: a relative loss of 30.0%" in judge([FOUND, lossy], QuantizeConfig(refuse=False))
-    assert judge([FOUND], DEFAULTS) == "every INT8 model may go on"
+        judge_losses([FOUND, lossy], DEFAULTS)
+    assert "s1: a relative loss of 30.0%" in judge_losses([FOUND, lossy], QuantizeConfig(refuse=False))
+    assert judge_losses([FOUND], DEFAULTS) == "every INT8 model may go on"

@@ -1,4 +1,5 @@
-"""Starting from another model's weights, files that hold a classifier alone, and files as other trainers leave them."""
+"""Starting from another model's weights, files that hold a classifier alone,
+and files as other trainers leave them."""
 
 import argparse
 import functools

@@ -95,7 +95,10 @@ def test_the_default_means_all_devices_where_the_data_has_none_of_its(
 ) -> None:
     settings = replace(config, seed=1, augment=AugmentConfig())
     assert heard(lambda: execute(TRAIN, settings)) == [[0.4, 0.4, 0.0]]
-    told = "No training clips of the data are of a, the default of dir_devices: those of all devices (nova, pixel) get"
+    told = (
+        "No training clips of the data are of a, the default of dir_devices: those of all devices (nova, "
+        "pixel) get"
+    )
     assert capsys.readouterr().out.count(told) == 1
 
 

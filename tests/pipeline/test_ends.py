@@ -1,4 +1,5 @@
-"""Ends of stages that something stands in the way of: each run says what became of it, and nothing hides why."""
+"""Ends of stages that something stands in the way of:
+each run says what became of it, and nothing hides why."""
 
 import os
 import re

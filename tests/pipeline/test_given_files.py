@@ -13,7 +13,7 @@ import torch
 
 from adaptf.errors import UserError
 from adaptf.files import sha256_of
-from adaptf.mlproject.compare import COMPARE, CompareConfig, check, files_digest
+from adaptf.mlproject.compare import COMPARE, CompareConfig, check, checkpoints_digest
 from adaptf.mlproject.distill import DISTILL, DistillConfig
 from adaptf.mlproject.evaluate import EVALUATE, EvaluateConfig
 from adaptf.mlproject.finetune import FINETUNE, FinetuneConfig
@@ -44,8 +44,8 @@ OURS = ModelDescription(
     kind=TFSEPNET, classes=("airport", "bus"), features=MEL, network={"width": 8, "depth": 17, "dropout": 0.1}
 )
 CONFIGS = (
-    PretrainConfig, TrainConfig, TeacherConfig, DistillConfig, FinetuneConfig, FinetuneDeviceConfig, QuantizeConfig,
-    EvaluateConfig, RegisterConfig, PromoteConfig, CompareConfig,
+    PretrainConfig, TrainConfig, TeacherConfig, DistillConfig, FinetuneConfig, FinetuneDeviceConfig,
+    QuantizeConfig, EvaluateConfig, RegisterConfig, PromoteConfig, CompareConfig,
 )  # fmt: skip
 FIELDS = [(config, field.name) for config in CONFIGS for field in upstream_fields(config())]
 TAKE_A_FILE = {"pretrain_run", "train_run", "distill_run", "finetune_run"}
@@ -114,7 +114,10 @@ def test_every_field_takes_a_model_per_device_or_says_what_it_takes(
     else:
         with pytest.raises(
             UserError,
-            match=f"{name} takes (runs of .* and no files|a run of .*, for one model; .* stands for one per device)",
+            match=(
+                f"{name} takes (runs of .* and no files|a run of .*, for one model; .* stands for one per "
+                "device)"
+            ),
         ):
             value_of(config, name, value)
 
@@ -130,7 +133,9 @@ def test_every_field_refuses_what_is_not_there_or_is_of_another_kind(
     cut.write_bytes((models / "a.ckpt").read_bytes()[:5000])
     torch.save({"weight": torch.ones(1)}, plain)
     wrong = {
-        elsewhere.info.run_id: f"run {elsewhere.info.run_id} is of stage 'elsewhere', a run of '\\w+' is needed",
+        elsewhere.info.run_id: (
+            f"run {elsewhere.info.run_id} is of stage 'elsewhere', a run of '\\w+' is needed"
+        ),
         "0123456789abcdef": "there is no run '0123456789abcdef'",
         "": "there is no run ''",
         str(tmp_path / "nowhere.ckpt"): f"{name} takes .*nowhere.ckpt",
@@ -139,7 +144,9 @@ def test_every_field_refuses_what_is_not_there_or_is_of_another_kind(
         str(cut): "cut.ckpt: it is cut off or damaged|takes runs of",
         str(plain): "plain.ckpt is no checkpoint of a trainer: it has no 'state_dict'|takes runs of",
         str(tmp_path): f"models for cut, plain and none for 'unknown'|{name} takes",
-        "{a: nowhere.ckpt, unknown: nowhere.ckpt}": "files that are not there|takes runs of|stands for one per device",
+        "{a: nowhere.ckpt, unknown: nowhere.ckpt}": (
+            "files that are not there|takes runs of|stands for one per device"
+        ),
     }
     before = number_of_runs()
     for value, message in wrong.items():
@@ -412,7 +419,9 @@ def test_a_folder_is_compared_with_a_file(
     ):
         with pytest.raises(UserError, match=message):
             check(replace(config, runs=wrong))
-    assert files_digest(config) != files_digest(replace(config, runs=f"{models},{models / 'a.ckpt'}"))
+    assert checkpoints_digest(config) != checkpoints_digest(
+        replace(config, runs=f"{models},{models / 'a.ckpt'}")
+    )
 
 
 def test_a_comparison_with_a_folder_names_its_files(quantize_config: QuantizeConfig, models: Path) -> None:

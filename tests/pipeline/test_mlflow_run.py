@@ -1,4 +1,5 @@
-"""A stage that was begun by `mlflow run`: however it is ended no run says that it still runs, and it goes on in its run."""
+"""A stage that was begun by `mlflow run`:
+however it is ended no run says that it still runs, and it goes on in its run."""
 
 import os
 import re

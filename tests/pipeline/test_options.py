@@ -163,7 +163,7 @@ def test_main_ends_with_the_tables_or_with_models_in_production(
     )
     monkeypatch.setattr(main_module, "load_tested", lambda *_: SmallData)
     monkeypatch.setattr(main_module, "closing_words", lambda run, evaluated, promoted: promoted)
-    monkeypatch.setattr(main_module, "note_of", lambda run_id: "")
+    monkeypatch.setattr(main_module, "steps_note", lambda run_id: "")
     monkeypatch.setattr(main_module.runs, "scores", lambda run_id: {})
     result = main(MainConfig(deploy=deploy, repeat=repeat), StageRun("", "main", tmp_path))
     assert checked == [(["prepare"], SmallData.training_devices)]

@@ -1,4 +1,5 @@
-"""What ends a stage and is no fault of the program: a message in the place of a traceback, before any work where it can."""
+"""What ends a stage and is no fault of the program:
+a message in the place of a traceback, before any work where it can."""
 
 import errno
 import os
@@ -75,8 +76,8 @@ def test_a_full_tmpdir_is_said_before_any_work(work: Path, empty_database: Path)
     )
     assert ended.returncode == 1 and "Traceback" not in ended.stderr, ended.stderr
     assert (
-        f"prepare: TMPDIR, the folder for temporary files, is '{work}/tmp', where no file can be written (No space"
-        in ended.stderr
+        f"prepare: TMPDIR, the folder for temporary files, is '{work}/tmp', where no file can be written (No "
+        "space" in ended.stderr
     )
 
 

@@ -1,4 +1,5 @@
-"""Which clips ranges are taken from, which a device is told its accuracy of, and what is done with the OpenVINO form."""
+"""Which clips ranges are taken from, which a device is told its accuracy of,
+and what is done with the OpenVINO form."""
 
 import platform
 from pathlib import Path
@@ -106,6 +107,7 @@ def test_an_openvino_form_that_nobody_could_check_is_removed(saved: Path, copied
     assert "no kernel" in said and "the processor is not x86 but aarch64" in said
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(platform.machine().lower() not in X86, reason="the OpenVINO form is for x86")
 def test_an_openvino_form_stays_where_its_logits_are_near_though_a_near_tie_falls_to_the_other_scene(
     copied: Path, capsys

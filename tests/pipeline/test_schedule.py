@@ -17,8 +17,8 @@ from adaptf.pipeline.stage import execute
 
 def test_epochs_that_end_in_the_middle_of_a_cycle_are_told_with_the_ends_beside_them() -> None:
     assert unended_cycle(OptimConfig(max_epochs=200)) == (
-        "optim.max_epochs = 200 ends after 50 of a cycle's 160 epochs, with 79% of the highest rate at the last one: cycles "
-        "end after 150 or 310 epochs"
+        "optim.max_epochs = 200 ends after 50 of a cycle's 160 epochs, with 79% of the highest rate at the "
+        "last one: cycles end after 150 or 310 epochs"
     )
     assert unended_cycle(OptimConfig(max_epochs=4)).endswith("cycles end after 10 epochs")
 

@@ -1,4 +1,5 @@
-"""A real MLflow server that dies while a stage works, and comes back: training goes on, and nothing is missing."""
+"""A real MLflow server that dies while a stage works, and comes back:
+training goes on, and nothing is missing."""
 
 import os
 import signal

@@ -8,7 +8,7 @@ from fixtures.predictions import predictions
 
 from adaptf.errors import UserError
 from adaptf.evaluation.bootstrap import paired_bootstrap
-from adaptf.promotion.comparison import Comparison, compare, corrected
+from adaptf.promotion.comparison import Comparison, compare_predictions, corrected
 
 
 def test_clips_of_the_device_decide_where_they_are_enough_and_else_those_of_all_devices():
@@ -16,12 +16,12 @@ def test_clips_of_the_device_decide_where_they_are_enough_and_else_those_of_all_
     others = predictions(0.8).assign(device="a", filename=lambda table: "a-" + table["filename"])
     worse_on_a = predictions(0.2).assign(device="a", filename=others["filename"])
     before, after = pd.concat([own, others]), pd.concat([predictions(0.9, places=10), worse_on_a])
-    judged, difference = compare(before, after, "s1")
+    judged, difference = compare_predictions(before, after, "s1")
     assert (judged.of, len(judged.filenames), difference.mean) == ("of s1", 160, pytest.approx(0.1))
     few = before["filename"].isin(own["filename"].iloc[5:75])
-    judged, difference = compare(before[~few], after[~few], "s1")
+    judged, difference = compare_predictions(before[~few], after[~few], "s1")
     assert judged.of == "of all devices (only 90 usable ones are of s1)" and difference.mean < 0
-    assert compare(before, after, "unknown")[0].of == "of all devices"
+    assert compare_predictions(before, after, "unknown")[0].of == "of all devices"
 
 
 def test_versions_that_were_judged_on_few_clips_of_their_device_alone_are_not_compared():
@@ -29,7 +29,7 @@ def test_versions_that_were_judged_on_few_clips_of_their_device_alone_are_not_co
     with pytest.raises(
         UserError, match=r"both were judged on clips of s1 alone, of which \d+ can decide: too few"
     ):
-        compare(table, table, "s1")
+        compare_predictions(table, table, "s1")
 
 
 def test_a_scene_of_one_place_decides_nothing_and_is_named():
@@ -39,7 +39,7 @@ def test_a_scene_of_one_place_decides_nothing_and_is_named():
     before, after = (
         table.assign(location=table["location"].mask(of_bus, "line 1")) for table in (before, after)
     )
-    judged, difference = compare(before, after, "unknown")
+    judged, difference = compare_predictions(before, after, "unknown")
     assert (judged.of_one_place, difference.mean, difference.high) == (("bus",), 0, 0)
     assert str(judged) == "80 validation clips of both, of all devices; bus left out, as of one place"
 
@@ -53,7 +53,7 @@ def test_what_may_be_chance_among_seven_models_refuses_none():
 
 def test_only_clips_of_both_are_compared():
     before, after = predictions(0.5, clips=40), predictions(0.5, clips=80)
-    judged, difference = compare(before, after, "unknown")
+    judged, difference = compare_predictions(before, after, "unknown")
     assert (len(judged.filenames), difference.mean) == (80, pytest.approx(0.5))
 
 
@@ -63,17 +63,17 @@ def test_models_that_tell_other_scenes_apart_are_not_compared():
         with pytest.raises(
             UserError, match=r"it tells .* apart, the other one .*: these are different tasks"
         ):
-            compare(one, other, "s1")
+            compare_predictions(one, other, "s1")
 
 
 def test_one_place_per_scene_gives_no_interval():
     with pytest.raises(
         UserError, match="the 160 clips of both are of one place per scene, which gives no interval"
     ):
-        compare(predictions(places=1), predictions(places=1), "s1")
+        compare_predictions(predictions(places=1), predictions(places=1), "s1")
 
 
 def test_a_clip_whose_scene_was_changed_is_not_common():
     after = predictions()
     after.loc[0, "scene"] = "bus"
-    assert len(compare(predictions(), after, "s1")[0].filenames) == 159
+    assert len(compare_predictions(predictions(), after, "s1")[0].filenames) == 159

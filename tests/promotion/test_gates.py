@@ -1,4 +1,5 @@
-"""Whether a version fits the router that it will stand in, and whether a router holds the files that it names."""
+"""Whether a version fits the router that it will stand in,
+and whether a router holds the files that it names."""
 
 import json
 import shutil

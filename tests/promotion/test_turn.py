@@ -1,4 +1,5 @@
-"""Promotions at once: processes that move the versions of one real store, one that is killed, one that is taken for dead."""
+"""Promotions at once: processes that move the versions of one real store, one that is killed,
+one that is taken for dead."""
 
 import subprocess
 import sys
@@ -33,7 +34,8 @@ with mlflow.start_run() as run:
     print("has judged", flush=True)
     sys.stdin.readline()
     try:
-        move(dict.fromkeys(models, version), runs.StageRun(run.info.run_id, "promote", Path()), put, seen=seen, reason="")
+        mover = runs.StageRun(run.info.run_id, "promote", Path())
+        move(dict.fromkeys(models, version), mover, put, seen=seen, reason="")
     except UserError as error:
         print(error, flush=True)
 """

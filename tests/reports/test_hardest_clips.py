@@ -16,7 +16,8 @@ RATE = 32000
 
 
 def run_of(rows: list[tuple[str, str, str, float]]) -> pd.DataFrame:
-    """Clips (scene, location, predicted, probability of that); the rest of the probability is shared by the other scenes."""
+    """Clips (scene, location, predicted, probability of that);
+    the rest of the probability is shared by the other scenes."""
     scene, location, predicted, probability = (list(column) for column in zip(*rows, strict=True))
     clips = pd.DataFrame(
         {

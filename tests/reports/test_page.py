@@ -14,7 +14,7 @@ import pytest
 from adaptf.evaluation.scores import prediction_table
 from adaptf.evaluation.tables import accuracy_table, device_table, difference_table, scene_table
 from adaptf.reports.hardest_clips import hardest_clips
-from adaptf.reports.page import Cell, Picture, Report, Row, Section, Table, table_of, write_report
+from adaptf.reports.page import Cell, Picture, Report, Section, Table, TableRow, table_of, write_report
 from adaptf.reports.settings_sections import (
     NO_SOUND,
     calibration_section,
@@ -135,7 +135,9 @@ def test_pictures_have_a_text_in_their_place(report: Report, tmp_path: Path) -> 
 
 def test_links_and_ids_are_shown(tmp_path: Path) -> None:
     table = Table(
-        "Runs.", ("run", "id"), (Row("train", (Cell("abc", code=True, link="http://server/#/runs/abc"),)),)
+        "Runs.",
+        ("run", "id"),
+        (TableRow("train", (Cell("abc", code=True, link="http://server/#/runs/abc"),)),),
     )
     page = Report("Title", (), (), (), (Section("Lineage", "Lineage", blocks=(table,)),))
     assert '<a href="http://server/#/runs/abc"' in write_report(page, tmp_path / "report.html").read_text()

@@ -1,4 +1,5 @@
-"""The app around a router that takes as long as it is told: what nobody waits for ends, and frees its place."""
+"""The app around a router that takes as long as it is told:
+what nobody waits for ends, and frees its place."""
 
 import asyncio
 import json

@@ -19,7 +19,8 @@ from adaptf.tracking.production import Promoted
 
 
 class FakeRegistry:
-    """Bundles by model and version, and which are in production; a bundle may be an error that its download raises."""
+    """Bundles by model and version, and which are in production;
+    a bundle may be an error that its download raises."""
 
     def __init__(self) -> None:
         self.bundles: dict[str, Path | Exception] = {}

@@ -30,7 +30,8 @@ DEVICES = ("a", "b", "somebody's phone", "a")
 CLIENTS, CHANGES = 4, 20
 PICK_UP_SECONDS = 20.0
 SAME = 2e-3
-"""Highest difference of probabilities from those of the same network in this process: INT8 may take the next step."""
+"""Highest difference of probabilities from those of the same network in this process:
+INT8 may take the next step."""
 
 
 @pytest.fixture(scope="module")
@@ -67,7 +68,8 @@ def expected(files, waveform):
 
 @pytest.fixture(scope="module")
 def address(serve, database, tracked, files, scenes, tmp_path_factory):
-    """Of a scoring server whose router follows the registry of a real MLflow server; the first versions are promoted."""
+    """Of a scoring server whose router follows the registry of a real MLflow server;
+    the first versions are promoted."""
     folder = tmp_path_factory.mktemp("registry")
     store = (
         "--backend-store-uri",
@@ -145,7 +147,8 @@ def load_on(address: str, body: dict) -> Iterator[Load]:
 
 
 def change(step: int) -> tuple[str, str]:
-    """Promotes version 2 of a device or rolls it back to version 1, the devices taking turns; returns device and version."""
+    """Promotes version 2 of a device or rolls it back to version 1, the devices taking turns;
+    returns device and version."""
     device = "ab"[step % 2]
     if step // 2 % 2:
         return device, f"adaptf-{device}/{production.roll_back(f'adaptf-{device}')}"

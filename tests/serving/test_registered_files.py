@@ -1,4 +1,5 @@
-"""What is served is what was registered, on a real store: files that were changed, swapped, forged or registered again."""
+"""What is served is what was registered, on a real store:
+files that were changed, swapped, forged or registered again."""
 
 import json
 import shutil

@@ -23,8 +23,8 @@ from adaptf.serving.router import DeviceRouter
 
 RATE = 32000
 ROUNDED = 2e-3
-"""By so much probabilities may differ from those of the same network with other clips beside: a sum in the log-mel is rounded
-otherwise, and INT8 then takes the next step. Other networks' are 0.1 away."""
+"""By so much probabilities may differ from those of the same network with other clips beside: a sum in the
+log-mel is rounded otherwise, and INT8 then takes the next step. Other networks' are 0.1 away."""
 
 
 def loaded(bundle: Path) -> DeviceRouter:

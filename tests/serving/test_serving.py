@@ -1,4 +1,5 @@
-"""The promoted router behind `serve`, fetched from a real MLflow server: answers, refusals, promotions, limits."""
+"""The promoted router behind `serve`, fetched from a real MLflow server:
+answers, refusals, promotions, limits."""
 
 import base64
 import json
@@ -163,12 +164,24 @@ BAD_REQUESTS = {
     "empty audio": (lambda clip: [{"audio": clip}, {"audio": clip}, {"audio": ""}], "row 2: audio is empty"),
     "number for audio": (lambda clip: [{"audio": 5}], "row 0: audio is 5"),
     "broken base64": (lambda clip: [{"audio": clip[:-2]}], "is not base64"),
-    "path for audio": (lambda clip: [{"audio": "/etc/hostname"}], "row 0: audio '/etc/hostname' is not base64"),
-    "text for audio": (lambda clip: [{"audio": text("what a fine day")}], "row 0: audio is not readable as audio"),
-    "data URI": (lambda clip: [{"audio": f"data:audio/wav;base64,{clip}"}], "row 0: audio 'data:audio/wav;base64,"),
-    "list for device": (lambda clip: [{"audio": clip, "device": ["a"]}], "device should be text or null, got ['a']"),
-    "number for device": (lambda clip: [{"audio": clip, "device": 3}], "row 0: device should be text or null, got 3"),
-    "too many rows": (lambda clip: [{"audio": clip[:8]}] * (MAX_ROWS + 1), f"1 to {MAX_ROWS} rows, got {MAX_ROWS + 1}"),
+    "path for audio": (
+        lambda clip: [{"audio": "/etc/hostname"}],
+        "row 0: audio '/etc/hostname' is not base64"),
+    "text for audio": (
+        lambda clip: [{"audio": text("what a fine day")}],
+        "row 0: audio is not readable as audio"),
+    "data URI": (
+        lambda clip: [{"audio": f"data:audio/wav;base64,{clip}"}],
+        "row 0: audio 'data:audio/wav;base64,"),
+    "list for device": (
+        lambda clip: [{"audio": clip, "device": ["a"]}],
+        "device should be text or null, got ['a']"),
+    "number for device": (
+        lambda clip: [{"audio": clip, "device": 3}],
+        "row 0: device should be text or null, got 3"),
+    "too many rows": (
+        lambda clip: [{"audio": clip[:8]}] * (MAX_ROWS + 1),
+        f"1 to {MAX_ROWS} rows, got {MAX_ROWS + 1}"),
     "no rows": (lambda clip: [], f"1 to {MAX_ROWS} rows, got 0"),
 }  # fmt: skip
 
@@ -219,7 +232,12 @@ def refused(response: requests.Response, said: str) -> None:
     ("kind", "body", "code", "said"),
     [
         ("application/json", b'{"dataframe_records": [', 400, "not readable as application/json"),
-        ("application/json", b'{"dataframe_split": {"columns": ["audio"], "data": [[1, 2]]}}', 400, "send rows as"),
+        (
+            "application/json",
+            b'{"dataframe_split": {"columns": ["audio"], "data": [[1, 2]]}}',
+            400,
+            "send rows as",
+        ),
         ("application/json", b"[" * 8000, 400, "RecursionError"),
         ("text/csv", b'audio\n"', 400, "not readable as text/csv"),
         ("text/csv", b"audio\n" + b"a\n" * 600, 400, "1 to 512 rows, got 513"),

@@ -1,4 +1,5 @@
-"""Several trainings in one process: what they share, who watches them, and what is left of one that was stopped."""
+"""Several trainings in one process:
+what they share, who watches them, and what is left of one that was stopped."""
 
 from collections.abc import Callable
 from dataclasses import replace

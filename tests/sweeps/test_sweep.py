@@ -1,4 +1,5 @@
-"""A sweep in one process: its trials, those that are ended early or fail, what it leaves, going on after an interruption."""
+"""A sweep in one process:
+its trials, those that are ended early or fail, what it leaves, going on after an interruption."""
 
 import os
 import re

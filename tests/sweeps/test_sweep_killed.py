@@ -1,4 +1,5 @@
-"""A sweep whose process was killed goes on with the same command: its lost trial too, in its run, from its checkpoint."""
+"""A sweep whose process was killed goes on with the same command:
+its lost trial too, in its run, from its checkpoint."""
 
 import re
 import subprocess

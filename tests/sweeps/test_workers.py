@@ -1,4 +1,5 @@
-"""Four workers with PostgreSQL, one of which is killed in mid trial: no trial is run by two, and nothing is lost."""
+"""Four workers with PostgreSQL, one of which is killed in mid trial:
+no trial is run by two, and nothing is lost."""
 
 import multiprocessing
 import os

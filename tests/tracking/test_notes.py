@@ -3,7 +3,10 @@
 from adaptf.tracking.notes import for_page
 
 TABLE = "Before.\n\n| scene | accuracy |\n|---|---:|\n| bus | 1.0 |\n| park | 2.0 |\n\nAfter | it."
-ROOMY = "Before.\n\n| scene&emsp; | accuracy |\n|---|---:|\n| bus&emsp; | 1.0 |\n| park&emsp; | 2.0 |\n\n&nbsp;\n\nAfter | it."
+ROOMY = (
+    "Before.\n\n| scene&emsp; | accuracy |\n|---|---:|\n| bus&emsp; | 1.0 |\n| park&emsp; | 2.0 |\n\n&nbsp;\n"
+    "\nAfter | it."
+)
 
 
 def test_tables_get_room_between_their_columns_and_below():

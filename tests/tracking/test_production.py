@@ -27,7 +27,8 @@ def store(database: Path, tracked) -> Iterator[None]:
 
 @pytest.fixture
 def make(request: pytest.FixtureRequest, tmp_path: Path) -> Make:
-    """Name of a new registered model with so many versions, the first of them promoted one after the other."""
+    """Name of a new registered model with so many versions,
+    the first of them promoted one after the other."""
 
     def make_model(versions: int, *, promoted: int = 0, name: str = "") -> str:
         name = name or f"adaptf-{request.node.name.removeprefix('test_')}"

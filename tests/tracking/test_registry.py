@@ -96,7 +96,8 @@ import json, sys, mlflow, pandas
 model = mlflow.pyfunc.load_model({str(moved)!r})
 answer = model.predict(pandas.DataFrame(model.metadata.metadata["example"]["dataframe_records"]))
 import adaptf
-print(json.dumps([adaptf.__file__, answer.version_used[0], [n for n in sys.modules if n.startswith("adaptf.")]]))
+loaded = [name for name in sys.modules if name.startswith("adaptf.")]
+print(json.dumps([adaptf.__file__, answer.version_used[0], loaded]))
 """
     done = subprocess.run(
         [sys.executable, "-c", program],

@@ -1,4 +1,5 @@
-"""A store that can't be used is said at once, before any work: no server, none of MLflow, no rights, too old, no database."""
+"""A store that can't be used is said at once, before any work:
+no server, none of MLflow, no rights, too old, no database."""
 
 import json
 import shutil
@@ -101,8 +102,9 @@ def test_a_stage_ends_at_once_and_with_a_message_where_no_server_answers(
     with pytest.raises(SystemExit) as ended:
         PREPARE.main()
     assert str(ended.value) == (
-        f"\nprepare: the MLflow server http://me@127.0.0.1:{port} does not answer (Connection refused): start it, "
-        "or give its address in MLFLOW_TRACKING_URI as a browser opens it, without what follows a #"
+        f"\nprepare: the MLflow server http://me@127.0.0.1:{port} does not answer (Connection refused): "
+        f"start it, or give its address in MLFLOW_TRACKING_URI as a browser opens it, without what follows a "
+        "#"
     )
 
 

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, TensorDataset
 from torchmetrics import Metric
 
-from adaptf.training.metrics import Agreement, MacroAccuracy, MeanAveragePrecision, MeanDPrime
+from adaptf.training.metrics import MacroAccuracy, MeanAveragePrecision, MeanDPrime, TeacherAgreement
 
 CLIPS, CLASSES, BATCH = 60, 5, 7
 
@@ -47,7 +47,8 @@ def test_macro_accuracy_weighs_scenes_alike_and_forgets_absent_ones() -> None:
 
 
 def test_the_mean_over_devices_weighs_them_alike_and_forgets_absent_ones() -> None:
-    """Of device 0 half of scene 0 and nothing of scene 1 is right, of device 1 there are no clips, of device 2 scene 1 is."""
+    """Of device 0 half of scene 0 and nothing of scene 1 is right, of device 1 there are no clips,
+    of device 2 scene 1 is."""
     metric = MacroAccuracy(3, devices=3)
     metric.update(torch.eye(3)[[0, 1, 1]], torch.eye(3)[[0, 0, 0]], torch.tensor([0, 0, 2]))
     metric.update(torch.eye(3)[[2, 0, 1]], torch.eye(3)[[1, 1, 1]], torch.tensor([0, 0, 2]))
@@ -96,7 +97,7 @@ def test_batches_of_logits_between_0_and_1_are_taken_for_logits() -> None:
 
 
 def test_agreement_is_the_share_of_clips_with_the_same_largest_logit() -> None:
-    metric = Agreement()
+    metric = TeacherAgreement()
     metric.update(torch.eye(3)[[0, 1, 2]], 5 * torch.eye(3)[[0, 2, 2]])
     metric.update(torch.eye(3)[[1]], torch.eye(3)[[1]])
     assert float(metric.compute()) == pytest.approx(0.75)

@@ -1,4 +1,5 @@
-"""Building of the waveform cache: clips that it lacks are decoded and appended, clips that it holds are verified."""
+"""Building of the waveform cache:
+clips that it lacks are decoded and appended, clips that it holds are verified."""
 
 import errno
 import itertools
@@ -40,7 +41,7 @@ _SECONDS_BETWEEN_COMMITS = 5.0
 _FULL_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
-class _Clip(NamedTuple):
+class _ToDecode(NamedTuple):
     """A clip that is to be decoded."""
 
     name: str
@@ -77,8 +78,9 @@ def build_cache(
 ) -> _BuiltCache:
     """Decodes what the cache does not hold yet. `names` are files below `root`, or parts of them.
 
-    Killed at any moment, the next call goes on where it was and ends with the same bytes. Of two calls at once the second
-    waits for the first. Raises DataError for missing files, a full disk, or a cache that is not what its manifests say.
+    Killed at any moment, the next call goes on where it was and ends with the same bytes. Of two calls at
+    once the second waits for the first.
+    Raises DataError for missing files, a full disk, or a cache that is not what its manifests say.
     """
     folder = cache_root / format.folder_name
     folder.mkdir(parents=True, exist_ok=True)
@@ -88,7 +90,7 @@ def build_cache(
     ):
         for half_written in folder.glob(".*"):  # by a builder that was killed
             half_written.unlink()
-        files = hash_files(root, files_of(names), memory_folder=cache_root, pool=pool)
+        files = hash_files(root, distinct_files(names), memory_folder=cache_root, pool=pool)
         keys = keys_of(names, files)
         cache = open_cache(cache_root, format)
         held = cache.holds(keys)
@@ -96,7 +98,7 @@ def build_cache(
         missing: dict[str, str] = {}
         for name, key in itertools.compress(zip(names, keys, strict=True), ~held):
             missing.setdefault(key, name)  # the same content may have several names
-        clips = [_Clip(name, key, files[split_name(name)[0]].state) for key, name in missing.items()]
+        clips = [_ToDecode(name, key, files[split_name(name)[0]].state) for key, name in missing.items()]
         if clips:
             _check_space(folder, len(clips) * format.row_bytes)
             _append(cache, root, clips, pool)
@@ -104,7 +106,7 @@ def build_cache(
     return _BuiltCache(cache, cache.index.iloc[cache.rows_of(keys)].reset_index(drop=True))
 
 
-def files_of(names: Sequence[str]) -> list[str]:
+def distinct_files(names: Sequence[str]) -> list[str]:
     """The files of clips and of parts, each once."""
     return list(dict.fromkeys(split_name(name)[0] for name in names))
 
@@ -118,8 +120,9 @@ def _check_space(folder: Path, needed: int) -> None:
     free = shutil.disk_usage(folder).free
     if needed > free:
         raise DataError(
-            f"the waveform cache needs {needed / 1e9:.1f} GB more in {folder}, {free / 1e9:.1f} GB are free there: make space, "
-            "or choose another disk with data.cache, or half the size with data.sample_type=int16"
+            f"the waveform cache needs {needed / 1e9:.1f} GB more in {folder}, {free / 1e9:.1f} GB are free "
+            f"there: make space, or choose another disk with data.cache, or half the size with "
+            "data.sample_type=int16"
         )
 
 
@@ -146,7 +149,7 @@ def _verify(cache: WaveformCache, rows: NDArray[np.int64], threads: int) -> None
             bar.update(count)
 
 
-def _append(cache: WaveformCache, root: Path, clips: Sequence[_Clip], pool: ProcessPoolExecutor) -> None:
+def _append(cache: WaveformCache, root: Path, clips: Sequence[_ToDecode], pool: ProcessPoolExecutor) -> None:
     """Fills the last shard, then new ones, always in the order of the clips."""
     first, filled = divmod(len(cache), CLIPS_PER_SHARD)
     cuts = [0, *range(CLIPS_PER_SHARD - filled, len(clips), CLIPS_PER_SHARD), len(clips)]
@@ -161,11 +164,12 @@ def _fill(
     shard: Shard,
     rows: list[_ManifestRow],
     root: Path,
-    clips: Sequence[_Clip],
+    clips: Sequence[_ToDecode],
     pool: ProcessPoolExecutor,
     bar: "tqdm[Any]",
 ) -> None:
-    """Appends clips to a shard of these rows. However it ends, those before the first unfinished block are kept."""
+    """Appends clips to a shard of these rows.
+    However it ends, those before the first unfinished block are kept."""
     first, total = len(rows), len(rows) + len(clips)
     blocks = list(_blocks_of_files(clips))
     begins = itertools.accumulate(map(len, blocks), initial=first)
@@ -192,19 +196,21 @@ def _explained(error: BaseException, shard: Shard, *, kept: int, missing: int) -
     if isinstance(error, OSError) and error.errno in _FULL_DISK:
         space = missing * shard.format.row_bytes / 1e9
         return DataError(
-            f"the disk of {shard.folder} is full; {kept} clips more than before are kept. Make space for {space:.2f} GB, then "
-            "run the same command again: it goes on from there"
+            f"the disk of {shard.folder} is full; {kept} clips more than before are kept. Make space for "
+            f"{space:.2f} GB, then run the same command again: it goes on from there"
         )
     if isinstance(error, BrokenProcessPool):
         return DataError(
-            f"a process that decodes for {shard.folder} was ended from outside, as the system does when memory is short; "
-            f"{kept} clips more than before are kept. Run the same command again, perhaps with data.workers=1"
+            f"a process that decodes for {shard.folder} was ended from outside, as the system does when "
+            f"memory is short; {kept} clips more than before are kept. Run the same command again, perhaps "
+            "with data.workers=1"
         )
     return error
 
 
-def decode_block(root: Path, shard: Shard, clips: Sequence[_Clip], row: int) -> list[_ManifestRow]:
-    """Writes consecutive clips to the shard from `row` on and returns what its manifest has to say of them."""
+def decode_block(root: Path, shard: Shard, clips: Sequence[_ToDecode], row: int) -> list[_ManifestRow]:
+    """Writes consecutive clips to the shard from `row` on and returns what its manifest has to say of
+    them."""
     file = os.open(shard.samples_path, os.O_WRONLY | os.O_CREAT, 0o666)
     try:
         return list(_decode(root, clips, file, row, shard.format))
@@ -213,9 +219,10 @@ def decode_block(root: Path, shard: Shard, clips: Sequence[_Clip], row: int) -> 
 
 
 def _decode(
-    root: Path, clips: Sequence[_Clip], file: int, row: int, format: CacheFormat
+    root: Path, clips: Sequence[_ToDecode], file: int, row: int, format: CacheFormat
 ) -> Iterator[_ManifestRow]:
-    """A file is decoded once for all its parts among the clips. Raises DataError for one that changed, or is too much."""
+    """A file is decoded once for all its parts among the clips.
+    Raises DataError for one that changed, or is too much."""
     resample = Resampler(format.sample_rate)
     for name, of_file in itertools.groupby(clips, key=_file_of):
         parts, path = list(of_file), find_file(root, name)
@@ -232,7 +239,7 @@ def _decode(
 
 
 def _decode_file(
-    path: Path, clips: Sequence[_Clip], resample: Resampler, file: int, row: int, format: CacheFormat
+    path: Path, clips: Sequence[_ToDecode], resample: Resampler, file: int, row: int, format: CacheFormat
 ) -> Iterator[_ManifestRow]:
     """Writes the clips that are parts of one audio file to the rows from `row` on."""
     numbers = [split_name(clip.name)[1] for clip in clips]
@@ -261,14 +268,14 @@ def _decode_file(
             )
 
 
-def _file_of(clip: _Clip) -> str:
+def _file_of(clip: _ToDecode) -> str:
     """The file that a clip is, or a part of."""
     return split_name(clip.name)[0]
 
 
-def _blocks_of_files(clips: Sequence[_Clip]) -> Iterator[list[_Clip]]:
+def _blocks_of_files(clips: Sequence[_ToDecode]) -> Iterator[list[_ToDecode]]:
     """Consecutive clips, CLIPS_PER_BLOCK of them and those behind that are parts of the same file."""
-    block: list[_Clip] = []
+    block: list[_ToDecode] = []
     for _, of_file in itertools.groupby(clips, key=_file_of):
         block += of_file
         if len(block) >= CLIPS_PER_BLOCK:
@@ -292,7 +299,8 @@ def as_stored(waveform: Waveform, format: CacheFormat) -> NDArray[np.generic]:
 
 
 def write_at(file: int, samples: NDArray[np.generic], offset: int) -> None:
-    """All bytes, also where the system takes them in pieces. A mapped file would end the process on a full disk."""
+    """All bytes, also where the system takes them in pieces.
+    A mapped file would end the process on a full disk."""
     content = samples.data.cast("B")
     while content:
         written = os.pwrite(file, content, offset)

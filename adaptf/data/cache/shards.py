@@ -1,7 +1,7 @@
 """The files of the waveform cache: shards of raw samples, each with a manifest that says what its rows hold.
 
-A row belongs to a shard once the manifest says so, and the manifest is replaced as a whole after the samples are written:
-whatever stands behind the last row of the manifest is not there yet.
+A row belongs to a shard once the manifest says so, and the manifest is replaced as a whole after the samples
+are written: whatever stands behind the last row of the manifest is not there yet.
 """
 
 import os
@@ -108,7 +108,8 @@ class Shard:
         write_table(self.manifest_path, manifest, flush=flush)
 
     def forget(self) -> None:
-        """Takes its samples away. It counts as full of nothing, since the rows of later shards are counted from it."""
+        """Takes its samples away.
+        It counts as full of nothing, since the rows of later shards are counted from it."""
         keys = (f"{_FORGOTTEN}: {self.place}.{row}" for row in range(CLIPS_PER_SHARD))
         self.write_manifest([(key, "", 0, 0.0, 0.0, 0.0, 0.0, _FORGOTTEN) for key in keys], flush=True)
         self.samples_path.unlink(missing_ok=True)
@@ -126,8 +127,8 @@ class Shard:
     def broken(self, what: str) -> DataError:
         """The error for a shard that can't be used."""
         return DataError(
-            f"the waveform cache can't be used, shard {self.samples_path}: {what}. Delete the folder {self.folder} and run "
-            "`prepare` again"
+            f"the waveform cache can't be used, shard {self.samples_path}: {what}. Delete the folder "
+            f"{self.folder} and run `prepare` again"
         )
 
 

@@ -1,4 +1,5 @@
-"""The waveform cache: every clip decoded and resampled once, found by its content, read as memory-mapped rows."""
+"""The waveform cache: every clip decoded and resampled once, found by its content,
+read as memory-mapped rows."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -69,7 +70,8 @@ class WaveformCache:
         return self._places.get_indexer(pd.Index(list(keys), dtype="str")).astype(np.int64)
 
     def flush(self) -> None:
-        """Returns when all clips are on the disk; until then a machine that loses its power may lose some of them."""
+        """Returns when all clips are on the disk;
+        until then a machine that loses its power may lose some of them."""
         for shard in shards_of(self.folder, self.format):
             shard.flush()
         sync(self.folder)
@@ -80,7 +82,8 @@ class WaveformCache:
 
 
 def open_cache(cache_root: Path, format: CacheFormat) -> WaveformCache:
-    """What the cache of this format holds; nothing where there is none. Raises DataError where a shard is damaged."""
+    """What the cache of this format holds; nothing where there is none.
+    Raises DataError where a shard is damaged."""
     folder = cache_root / format.folder_name
     manifests = [shard.read_manifest() for shard in shards_of(folder, format)]
     for place, manifest in enumerate(manifests[:-1]):
@@ -104,7 +107,8 @@ def as_float(samples: Tensor) -> Tensor:
 def _read_rows(
     shard: NDArray[np.generic], rows: NDArray[np.int64], first_sample: NDArray[np.int64] | None, samples: int
 ) -> NDArray[np.generic]:
-    """One indexed read; with `first_sample`, of the windows that begin there in the samples one after the other."""
+    """One indexed read; with `first_sample`,
+    of the windows that begin there in the samples one after the other."""
     if first_sample is None:
         return shard[rows]
     return sliding_window_view(shard.reshape(-1), samples)[rows * shard.shape[1] + first_sample]

@@ -24,7 +24,8 @@ _LABELS = "class_labels_indices.csv"
 _OTHER_SUFFIXES = {".3gp", ".aac", ".m4a", ".mka", ".mkv", ".mp4", ".opus", ".webm", ".wma"}
 """Of files that may hold a clip, but that have to be converted first."""
 
-# YTID, start, end, quoted labels. Each line stands for itself, so that a quote left open does not swallow those that follow.
+# YTID, start, end, quoted labels. Each line stands for itself, so that a quote left open does not swallow
+# those that follow.
 _ROW = re.compile(r'\s*([^\s,"]+)\s*,\s*(\d+(?:\.\d*)?)\s*,\s*\d+(?:\.\d*)?\s*,\s*("[^"]*"|[^",]*)\s*')
 # Ids have 11 characters, among them '_' and '-'; what follows one is '_<start>' and anything, or nothing.
 _STEM = re.compile(r"(.{11})(?:_(\d+(?:\.\d+)?)?.*)?")
@@ -64,11 +65,12 @@ def is_audioset(root: Path) -> bool:
 
 
 def read_audioset(root: Path, *, validation_share: float, seed: int) -> _AudioSetClips:
-    """The clips of the balanced training table for which `<id>.*` or `<id>_<start>*` lies anywhere below the folder.
+    """The clips of the balanced training table for which `<id>.*` or `<id>_<start>*` lies anywhere below the
+    folder.
 
-    Label names are those of the folder's class_labels_indices.csv, or AudioSet's 527. Clips without a file are normal
-    (videos vanish) and are left out. Raises DataError where a table is broken, a row has no label or an unknown one, two
-    rows name one segment, a file fits two segments, or no clip has a file.
+    Label names are those of the folder's class_labels_indices.csv, or AudioSet's 527. Clips without a file
+    are normal (videos vanish) and are left out. Raises DataError where a table is broken, a row has no label
+    or an unknown one, two rows name one segment, a file fits two segments, or no clip has a file.
     """
     own = (root / _LABELS).is_file()
     names, place = _read_class_names(root / _LABELS if own else AUDIOSET_LABELS)
@@ -83,8 +85,8 @@ def read_audioset(root: Path, *, validation_share: float, seed: int) -> _AudioSe
     _check_one_segment_per_file(clips, root)
     if not clips:
         raise DataError(
-            f"none of the {len(missing)} videos of {root / _SEGMENTS} has an audio file below {root}: <YTID>.wav or "
-            f"<YTID>_<start>.wav, also {', '.join(sorted(AUDIO_SUFFIXES - {'.wav'}))}"
+            f"none of the {len(missing)} videos of {root / _SEGMENTS} has an audio file below {root}: "
+            f"<YTID>.wav or <YTID>_<start>.wav, also {', '.join(sorted(AUDIO_SUFFIXES - {'.wav'}))}"
             + (to_convert and f"; {to_convert}")
         )
     if to_convert:
@@ -148,7 +150,8 @@ def _rows(path: Path) -> Iterator[tuple[int, str]]:
 
 
 def _files_by_video(root: Path) -> tuple[_Files, _Files]:
-    """Files that are audio, and files to be converted; where two have the same name but for folder and suffix, the first."""
+    """Files that are audio, and files to be converted;
+    where two have the same name but for folder and suffix, the first."""
     audio: _Files = {}
     other: _Files = {}
     for name in files_below(root, suffixes=AUDIO_SUFFIXES | _OTHER_SUFFIXES):
@@ -161,7 +164,8 @@ def _files_by_video(root: Path) -> tuple[_Files, _Files]:
 
 
 def _find_file(segment: _Segment, files: _Files) -> str | None:
-    """The file of this segment: by its start in seconds or milliseconds, else one whose name tells no start."""
+    """The file of this segment:
+    by its start in seconds or milliseconds, else one whose name tells no start."""
     of_video = files.get(segment.video, {})
     start = segment.start_seconds
     for number in (start, round(1000 * start), int(start), None):
@@ -171,14 +175,15 @@ def _find_file(segment: _Segment, files: _Files) -> str | None:
 
 
 def _check_one_segment_per_file(clips: list[tuple[_Segment, str]], root: Path) -> None:
-    """Raises DataError for a file without a start in its name where the table has more than one segment of its video."""
+    """Raises DataError for a file without a start in its name where the table has more than one segment of
+    its video."""
     problems = []
     first_start: dict[str, float] = {}
     for segment, name in clips:
         if name in first_start:
             problems.append(
-                f"{name} could be the segment from {first_start[name]:g} s or from {segment.start_seconds:g} s: call such "
-                f"files <YTID>_<start>{PurePosixPath(name).suffix}"
+                f"{name} could be the segment from {first_start[name]:g} s or from {segment.start_seconds:g} "
+                f"s: call such files <YTID>_<start>{PurePosixPath(name).suffix}"
             )
         first_start.setdefault(name, segment.start_seconds)
     raise_problems(problems, of=str(root))
@@ -191,6 +196,6 @@ def _to_convert(missing: list[_Segment], other: _Files) -> str:
         return ""
     suffixes = ", ".join(sorted({PurePosixPath(name).suffix for name in files}))
     return (
-        f"for {len(files)} of the missing clips there is a file of a kind that is not read ({suffixes}), such as {files[0]}: "
-        "convert them to WAV or FLAC"
+        f"for {len(files)} of the missing clips there is a file of a kind that is not read ({suffixes}), "
+        f"such as {files[0]}: convert them to WAV or FLAC"
     )

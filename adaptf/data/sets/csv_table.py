@@ -13,7 +13,8 @@ logger = logging.getLogger(__name__)
 
 
 def read_csv_table(path: Path) -> pd.DataFrame:
-    """The clips of a CSV file; filenames are relative to its folder. Without a split column all clips are for training."""
+    """The clips of a CSV file; filenames are relative to its folder.
+    Without a split column all clips are for training."""
     table = read_strings(path, ["filename", "scene", "device"])
     without = "location" not in table.columns
     if without:

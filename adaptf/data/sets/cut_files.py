@@ -1,4 +1,5 @@
-"""Files of any length as clips of one length: longer files are cut, shorter ones padded when they are cached."""
+"""Files of any length as clips of one length:
+longer files are cut, shorter ones padded when they are cached."""
 
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -29,8 +30,8 @@ def cut_files(
 ) -> tuple[pd.DataFrame, list[str]]:
     """A row per clip instead of one per file, and lines that say what was done.
 
-    Lengths come from the headers, where headers hold them. Raises DataError that names the files which are missing or are no
-    audio.
+    Lengths come from the headers, where headers hold them.
+    Raises DataError that names the files which are missing or are no audio.
     """
     seconds = np.array(_lengths(list(table["filename"]), root, workers))
     parts = [parts_in(round(length / clip_seconds * _TICKS_PER_CLIP), _TICKS_PER_CLIP) for length in seconds]
@@ -69,7 +70,8 @@ def _length_or_problem(path: Path) -> float | str:
 
 @lru_cache(_FILES_REMEMBERED)
 def _seconds_or_problem(file: FileState) -> float | str:
-    """Length of a file, or why it can't be used. Some are decoded to be measured, which no stage needs to do twice."""
+    """Length of a file, or why it can't be used.
+    Some are decoded to be measured, which no stage needs to do twice."""
     try:
         return seconds_of(Path(file[0]))
     except AudioError as error:

@@ -1,7 +1,7 @@
 """Fetching of a public Zenodo record: its archives are fetched, checked and unpacked one by one.
 
-downloads/NAME*.part is what has arrived of an archive, downloads/NAME a whole one, and downloads/NAME.done says
-that all of it is checked and unpacked.
+downloads/NAME*.part is what has arrived of an archive, downloads/NAME a whole one, and downloads/NAME.done
+says that all of it is checked and unpacked.
 """
 
 import glob
@@ -176,7 +176,8 @@ def _download(url: str, path: Path) -> None:
 
 
 def _insist(ask: Callable[[], _Answer], name: str) -> _Answer:
-    """The answer of a server that gets rests while it is busy. Raises a refusal at once, else the last fault."""
+    """The answer of a server that gets rests while it is busy.
+    Raises a refusal at once, else the last fault."""
     for rest_seconds in _RESTS_SECONDS:
         try:
             return ask()

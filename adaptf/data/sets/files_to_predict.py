@@ -13,7 +13,8 @@ from adaptf.data.tables import read_strings
 from adaptf.names import find_file
 
 _EVALUATION_LISTS = ("evaluation_setup/test.csv", "evaluation_setup/fold1_test.csv")
-"""filename<TAB>device_id; some of the devices are called `unknown`. Published copies have the one name or the other."""
+"""filename<TAB>device_id; some of the devices are called `unknown`.
+Published copies have the one name or the other."""
 ROWS_AT_ONCE = 4096
 
 
@@ -30,8 +31,8 @@ def read_files_to_predict(path: Path) -> tuple[pd.DataFrame, Path]:
         root = path.parent
     else:
         raise DataError(
-            f"{path} does not exist: give a CSV file with the columns filename and device, or the folder of an evaluation set "
-            f"with {' or '.join(_EVALUATION_LISTS)}"
+            f"{path} does not exist: give a CSV file with the columns filename and device, or the folder of "
+            f"an evaluation set with {' or '.join(_EVALUATION_LISTS)}"
         )
     if "device" not in table.columns:
         table["device"] = table["device_id"] if "device_id" in table.columns else ""
@@ -40,10 +41,11 @@ def read_files_to_predict(path: Path) -> tuple[pd.DataFrame, Path]:
     return table[["filename", "device"]], root
 
 
-def check_files(
+def check_each_file(
     table: pd.DataFrame, root: Path, *, problem_of: Callable[[Path], str], source: str, threads: int = 4
 ) -> None:
-    """Raises DataError that names all files which have a problem, with their rows. `problem_of` says '' of those that don't."""
+    """Raises DataError that names all files which have a problem, with their rows.
+    `problem_of` says '' of those that don't."""
     problems = []
     with (
         ThreadPoolExecutor(threads) as pool,

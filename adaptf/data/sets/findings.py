@@ -1,4 +1,5 @@
-"""What is wrong or odd with the clips of a data set: leaks between its splits are errors, the rest is worth knowing."""
+"""What is wrong or odd with the clips of a data set:
+leaks between its splits are errors, the rest is worth knowing."""
 
 import math
 from collections.abc import Collection, Sequence
@@ -13,16 +14,17 @@ from adaptf.data.errors import raise_problems
 from adaptf.names import alike
 
 _SILENT_PEAK = 1e-4
-"""Of full scale, -80 dBFS: three steps of a 16-bit file. The noise of any microphone that was on lies above."""
+"""Of full scale, -80 dBFS: three steps of a 16-bit file.
+The noise of any microphone that was on lies above."""
 _CLIPPED_SHARE = 1e-3
-"""Of the samples of a clip, 44 of a second at 44.1 kHz. A few at full scale are loud peaks; more are tops cut off, and the
-harmonics that come of it tell of the gain rather than of the scene."""
+"""Of the samples of a clip, 44 of a second at 44.1 kHz. A few at full scale are loud peaks; more are tops cut
+off, and the harmonics that come of it tell of the gain rather than of the scene."""
 _DC_OFFSET = 0.02
-"""Of full scale, -34 dBFS. Sound inputs block direct current: in 1,886 seconds of recorded scenes the median was 0.0002
-and the highest 0.014."""
+"""Of full scale, -34 dBFS. Sound inputs block direct current:
+in 1,886 seconds of recorded scenes the median was 0.0002 and the highest 0.014."""
 _DC_SHARE_OF_RMS = 0.1
-"""An offset is also more than this share of what sounds: over one second even a 10 Hz rumble has a mean of up to 0.045 of its
-RMS, so that a loud one passes _DC_OFFSET without a fault."""
+"""An offset is also more than this share of what sounds: over one second even a 10 Hz rumble has a mean of up
+to 0.045 of its RMS, so that a loud one passes _DC_OFFSET without a fault."""
 _LENGTH_TOLERANCE_SECONDS = 1e-3
 """Encoders and resampling round the length of a clip."""
 _LOCATIONS_TO_CUT = 2
@@ -48,8 +50,8 @@ def check_leaks(
 ) -> None:
     """Raises DataError where splits share audio (equal keys), or train and validation share a location.
 
-    `silent` (clips,) marks clips that hold nothing: all digital silence is equal. Without a location column, where a
-    location is '', and of scenes whose files were cut (`cut_by_file`), only the audio is compared.
+    `silent` (clips,) marks clips that hold nothing: all digital silence is equal. Without a location column,
+    where a location is '', and of scenes whose files were cut (`cut_by_file`), only the audio is compared.
     """
     heard = table if silent is None else table[~np.asarray(silent, dtype=bool)]
     problems = [
@@ -67,7 +69,8 @@ def check_leaks(
 
 
 def _in_several_splits(table: pd.DataFrame, column: str) -> pd.Series:
-    """'a.wav (train) and b.wav (test)', the first clip of each split, by the values of a column that several splits share."""
+    """'a.wav (train) and b.wav (test)', the first clip of each split,
+    by the values of a column that several splits share."""
     firsts = table.drop_duplicates([column, "split"])
     firsts = firsts[firsts.duplicated(column, keep=False)]
     return (
@@ -152,7 +155,8 @@ def _scenes_of_few_locations(table: pd.DataFrame) -> Finding:
     return Finding(
         "scenes that cannot be cut",
         tuple(f"{scene} ({count} location{'' if count == 1 else 's'})" for scene, count in few.items()),
-        f"fewer than {_LOCATIONS_TO_CUT} locations for training: no validation clips can be cut out of them by location",
+        f"fewer than {_LOCATIONS_TO_CUT} locations for training: no validation clips can be cut out of them "
+        "by location",
     )
 
 

@@ -21,10 +21,11 @@ _TauSplit = Literal["5", "10", "25", "50", "test"]
 
 
 def tau_split(split: _TauSplit) -> pd.Series:
-    """The file names of a split as meta.csv has them, sorted: so many per cent for training, or the test list.
+    """The file names of a split as meta.csv has them, sorted:
+    so many per cent for training, or the test list.
 
-    Each training split holds the smaller ones; none shares a clip or a location with the test list. Raises DataError where
-    the installed list is damaged.
+    Each training split holds the smaller ones; none shares a clip or a location with the test list. Raises
+    DataError where the installed list is damaged.
     """
     splits = _tau_splits()
     held = ("test",) if split == "test" else _TRAINING_PERCENTS[: _TRAINING_PERCENTS.index(split) + 1]
@@ -37,7 +38,8 @@ def is_in_tau(filenames: pd.Series) -> pd.Series:
 
 
 def is_in(names: pd.Series, listed: pd.Series) -> pd.Series:
-    """Per name, whether it is listed: `isin`, but on Python strings, where pandas is ten times as fast as on Arrow's."""
+    """Per name, whether it is listed:
+    `isin`, but on Python strings, where pandas is ten times as fast as on Arrow's."""
     return names.astype(object).isin(listed.astype(object))
 
 

@@ -1,4 +1,5 @@
-"""From a data set as the user has it to its clip table: each kind is a file in this folder, and a line in `DATA_SETS`."""
+"""From a data set as the user has it to its clip table:
+each kind is a file in this folder, and a line in `DATA_SETS`."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -48,8 +49,8 @@ class DataSet:
     read: Callable[[Path, _TauRules], tuple[pd.DataFrame, tuple[str, ...]]]
     """Its clips, with the columns COLUMNS and the row in the user's table as index, and notes for the user.
 
-    File names are relative to the path, or to the folder of a file. Where all clips are for training, the parts for testing
-    and validation are cut out later. Raises DataError for what can't be read."""
+    File names are relative to the path, or to the folder of a file. Where all clips are for training, the
+    parts for testing and validation are cut out later. Raises DataError for what can't be read."""
     any_length: bool = False
     """Whether files may be longer or shorter than a clip, into which they are cut."""
 
@@ -64,7 +65,10 @@ def without_rules(
 def _read_tau(root: Path, rules: _TauRules) -> tuple[pd.DataFrame, tuple[str, ...]]:
     clips = read_tau(root, train_split=rules.train_split)
     if not clips.published:
-        told = "other recordings in the layout of TAU 2022 Mobile: their own lists are used whole (no data.train_split)"
+        told = (
+            "other recordings in the layout of TAU 2022 Mobile: their own lists are used whole (no "
+            "data.train_split)"
+        )
         return clips.table, (told,)
     check_challenge_rule(rules.train_split, challenge=rules.challenge)
     told = f"the published {rules.train_split} % training split of TAU Urban Acoustic Scenes 2022 Mobile"
@@ -127,10 +131,10 @@ def _warning(split: str, scenes: Sequence[str]) -> tuple[str, ...]:
     if not scenes:
         return ()
     return (
-        f"Too few places to cut the {split} part by location: whole files were cut out of {', '.join(scenes)} instead, from "
-        f"places that are trained on. Scores on the {split} clips come out too good: they say how well these places are "
-        "known, not how well new ones will be. Ways out: recordings at three places or more of each scene, or a column 'split' "
-        "(train, validation, test)",
+        f"Too few places to cut the {split} part by location: whole files were cut out of "
+        f"{', '.join(scenes)} instead, from places that are trained on. Scores on the {split} clips come out "
+        f"too good: they say how well these places are known, not how well new ones will be. Ways out: "
+        f"recordings at three places or more of each scene, or a column 'split' (train, validation, test)",
     )
 
 

@@ -1,6 +1,8 @@
-"""Cutting a part out of the training clips by location: clips of one place sound alike, so a place has one side only.
+"""Cutting a part out of the training clips by location:
+clips of one place sound alike, so a place has one side only.
 
-A scene with too few places has its files cut instead: scores come out too good then, which whoever reads them has to know.
+A scene with too few places has its files cut instead:
+scores come out too good then, which whoever reads them has to know.
 """
 
 import zlib
@@ -13,31 +15,35 @@ import pandas as pd
 from adaptf.data.clips import TRAIN
 
 _NOTHING_LACKING = (0, 0, 0, 0)
-"""Scenes without training clips, scenes without any in `to`, and other groups without: the former weigh more than all of the
-latter, as nothing can be learnt without clips, and a group of a single location stays in training."""
+"""Scenes without training clips, scenes without any in `to`, and other groups without: the former weigh more
+than all of the latter, as nothing can be learnt without clips,
+and a group of a single location stays in training."""
 _LEAST = 1e-9
 """Of a change: less is rounding."""
 
 _ALL, _SCENE, _DEVICE, _BOTH = range(4)
 _Group = tuple[int, str, str]
-"""What should have its share on both sides: all clips, those of a scene, of a device, of a scene by a device."""
+"""What should have its share on both sides:
+all clips, those of a scene, of a device, of a scene by a device."""
 
 
 def cut_by_location(table: pd.DataFrame, *, share: float, to: str, seed: int) -> pd.DataFrame:
     """A copy in which whole locations, about `share` of the training clips, carry the split `to`.
 
-    They are chosen so that each scene, each device, and each scene by a device has clips on both sides, and about that share of
-    them in `to`. Locations are taken in an order that depends on the seed and their names alone, each where it brings the
-    shares nearer; then the one or two whose move lowers most what is lacking; then again what brings the shares nearer, until
-    nothing does. So new clips may move others, as those that are cut out depend on each other. A scene of two locations or more
-    is on both sides, where scenes that share locations leave it the choice; one of a single location keeps it. Raises
-    ValueError where the share is not in 0 .. 1.
+    They are chosen so that each scene, each device, and each scene by a device has clips on both sides, and
+    about that share of them in `to`. Locations are taken in an order that depends on the seed and their names
+    alone, each where it brings the shares nearer; then the one or two whose move lowers most what is lacking;
+    then again what brings the shares nearer, until nothing does. So new clips may move others, as those that
+    are cut out depend on each other. A scene of two locations or more is on both sides, where scenes that
+    share locations leave it the choice; one of a single location keeps it.
+    Raises ValueError where the share is not in 0 .. 1.
     """
     return _cut(table, "location", share=share, to=to, seed=seed)
 
 
 def cut_by_file(table: pd.DataFrame, *, share: float, to: str, seed: int) -> tuple[pd.DataFrame, list[str]]:
-    """As `cut_by_location`, but whole files of the scenes that have no clips in `to` yet; also the names of these scenes.
+    """As `cut_by_location`, but whole files of the scenes that have no clips in `to` yet;
+    also the names of these scenes.
 
     A scene of one file keeps it.
     """
@@ -93,7 +99,8 @@ def _choose(clips: Mapping[str, Counter[_Group]], share: float, seed: int) -> se
 
 
 def _bring_nearer(side: "_Side", order: list[str]) -> bool:
-    """Moves locations, one after the other, whose move brings the shares nearer and lets no more be lacking."""
+    """Moves locations, one after the other,
+    whose move brings the shares nearer and lets no more be lacking."""
     moved = False
     for location in order:
         lacking, away = side.change([location])
@@ -104,7 +111,8 @@ def _bring_nearer(side: "_Side", order: list[str]) -> bool:
 
 
 def _fill(side: "_Side") -> bool:
-    """For each group that is lacking on a side moves a location, or where no one alone does two, so that less is lacking."""
+    """For each group that is lacking on a side moves a location, or where no one alone does two,
+    so that less is lacking."""
     moved = [_fill_group(side, group, ([one] for one in side.members[group])) for group in side.lacking()]
     if not any(moved):
         moved = [_fill_group(side, group, side.pairs(group)) for group in side.lacking()]
@@ -112,7 +120,8 @@ def _fill(side: "_Side") -> bool:
 
 
 def _fill_group(side: "_Side", group: _Group, moves: Iterable[list[str]]) -> bool:
-    """Makes the move that lowers most what is lacking and leaves the shares nearest, if the group still lacks and one does."""
+    """Makes the move that lowers most what is lacking and leaves the shares nearest,
+    if the group still lacks and one does."""
     best = min(moves, key=side.change, default=[]) if side.lacks(group) else []
     if side.change(best)[0] >= _NOTHING_LACKING:
         return False
@@ -133,7 +142,8 @@ class _Side:
     chosen: set[str] = field(default_factory=set)
 
     def change(self, locations: Sequence[str]) -> tuple[tuple[int, ...], float]:
-        """How much more would be lacking (as _NOTHING_LACKING), and how much further the shares would be away."""
+        """How much more would be lacking (as _NOTHING_LACKING),
+        and how much further the shares would be away."""
         lacking, away = list(_NOTHING_LACKING), 0.0
         for group, count in self._moved(locations).items():
             before, after = self.taken[group], self.taken[group] + count

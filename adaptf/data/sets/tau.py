@@ -27,9 +27,11 @@ class _TauClips:
     """The clips of the training and test lists."""
 
     table: pd.DataFrame
-    """filename, scene, device, location (the city and a number), city, split (train or test); the index tells the row."""
+    """filename, scene, device, location (the city and a number), city, split (train or test);
+    the index tells the row."""
     published: bool
-    """Whether they are the published recordings, for which the challenge has rules, or others in the same layout."""
+    """Whether they are the published recordings, for which the challenge has rules,
+    or others in the same layout."""
 
 
 class _Lists(NamedTuple):
@@ -47,11 +49,12 @@ def is_tau(root: Path) -> bool:
 
 
 def read_tau(root: Path, *, train_split: TrainSplit) -> _TauClips:
-    """The clips of the training and test lists, with device and location from meta.csv; clips in neither are left out.
+    """The clips of the training and test lists, with device and location from meta.csv;
+    clips in neither are left out.
 
-    The published data set is known by its file names. Other recordings in its layout have lists of their own, which are
-    used whole, whatever `train_split` says. Raises DataError where a table is broken, a clip is on both lists, or meta.csv
-    lacks clips of a list.
+    The published data set is known by its file names. Other recordings in its layout have lists of their own,
+    which are used whole, whatever `train_split` says. Raises DataError where a table is broken, a clip is on
+    both lists, or meta.csv lacks clips of a list.
     """
     meta = read_strings(root / _META, ["filename", "scene_label", "identifier", "source_label"])
     published = bool(is_in_tau(meta["filename"]).any())
@@ -69,12 +72,13 @@ def read_tau(root: Path, *, train_split: TrainSplit) -> _TauClips:
 
 
 def check_challenge_rule(train_split: TrainSplit, *, challenge: bool) -> None:
-    """Raises DataError where a system for the challenge would be trained on more of the published data set than it may."""
+    """Raises DataError where a system for the challenge would be trained on more of the published data set
+    than it may."""
     if challenge and train_split in _BEYOND_THE_CHALLENGE:
         raise DataError(
-            f"data.train_split={train_split} breaks the rule of DCASE 2025 Task 1, 'models must be trained on the 25% subset': "
-            "training on more of TAU means disqualification. Set data.train_split=25 (or smaller), or data.challenge=false "
-            "for work outside the challenge"
+            f"data.train_split={train_split} breaks the rule of DCASE 2025 Task 1, 'models must be trained "
+            f"on the 25% subset': training on more of TAU means disqualification. Set data.train_split=25 "
+            f"(or smaller), or data.challenge=false for work outside the challenge"
         )
 
 
@@ -98,9 +102,10 @@ def _check_download(root: Path, lists: _Lists, known: pd.Series) -> None:
     absent = needed[~is_in(needed, known)]
     if len(absent):
         raise DataError(
-            f"{len(absent)} of the {len(needed)} clips of {lists.train_source} and {lists.test_source} are not in "
-            f"{root / _META}, the first is {absent.iloc[0]}: the download is incomplete. Unpack every part of it; to use some "
-            "of the clips on purpose, name them in a CSV file with the columns filename, scene, device, location, split"
+            f"{len(absent)} of the {len(needed)} clips of {lists.train_source} and {lists.test_source} are "
+            f"not in {root / _META}, the first is {absent.iloc[0]}: the download is incomplete. Unpack every "
+            f"part of it; to use some of the clips on purpose, name them in a CSV file with the columns "
+            "filename, scene, device, location, split"
         )
 
 

@@ -22,8 +22,8 @@ class Teacher:
 
     Without `from_file` it is trained from scratch, with the options in the section `small`: the stage calls
     `network`. With it, it is fine-tuned with `augment` and `optim`. Both are called with keyword arguments:
-    `classes`, and plain values that have defaults. Of the stage's options they get `width` where they take it,
-    and from `settings` the others.
+    `classes`, and plain values that have defaults.
+    Of the stage's options they get `width` where they take it, and from `settings` the others.
     """
 
     name: str

@@ -141,7 +141,8 @@ def test_every_wrong_row_is_listed_with_its_line(folder):
         f"6 problems in {folder / 'balanced_train_segments.csv'}:",
         "  line 3: expected YTID, start, end and quoted labels, got 'ddddddddddd, soon'",
         "  line 4, eeeeeeeeeee: the row has no label",
-        "  line 5: expected YTID, start, end and quoted labels, got 'fffffffffff, 0.000, 10.000, \"/m/a,/m/b'",
+        "  line 5: expected YTID, start, end and quoted labels, got 'fffffffffff, 0.000, 10.000, "
+        "\"/m/a,/m/b'",
         "  line 6, ccccccccccc: line 2 names the segment from 0 s too",
         "  line 7: expected YTID, start, end and quoted labels, got 'ggggggggggg, 0.000, 10.000, /m/a,/m/b'",
         "  line 8, hhhhhhhhhhh: label '/m/x' is not in class_labels_indices.csv",
@@ -170,8 +171,8 @@ def test_files_of_other_kinds_are_to_be_converted(folder):
     for name in FILES:
         rename(folder, name, name.rsplit(".", 1)[0] + (".webm" if name.startswith("-_") else ".M4A"))
     assert message(folder).endswith(
-        "; for 3 of the missing clips there is a file of a kind that is not read (.M4A, .webm), such as audio/--4gqARaEJE.M4A: "
-        "convert them to WAV or FLAC"
+        "; for 3 of the missing clips there is a file of a kind that is not read (.M4A, .webm), such as "
+        "audio/--4gqARaEJE.M4A: convert them to WAV or FLAC"
     )
 
 

@@ -106,7 +106,8 @@ def test_a_header_without_a_length_is_a_problem_of_its_file(tmp_path):
 
 @pytest.fixture
 def own_data(tmp_path):
-    """Files of all lengths, rates and kinds from five places of each scene; names, scenes and devices of all sorts."""
+    """Files of all lengths, rates and kinds from five places of each scene;
+    names, scenes and devices of all sorts."""
     rows = []
     for scene in ("métro ligne 4", "公园", "bus"):
         for place in range(5):

@@ -357,7 +357,8 @@ def test_a_part_that_was_whole_when_its_process_was_killed_is_checked(zenodo, tm
 
 
 def kill_child(zenodo: Zenodo, root: Path, *, once: Callable[[], bool], copying_seconds: float = 0.0) -> None:
-    """Runs the download in a process of its own, with members that take a while, and kills it when `once` is true."""
+    """Runs the download in a process of its own, with members that take a while,
+    and kills it when `once` is true."""
     program = f"""
 import shutil, time
 from pathlib import Path

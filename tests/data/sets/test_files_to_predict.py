@@ -8,7 +8,7 @@ import soundfile
 from adaptf.data import decode
 from adaptf.data.cuts import unfit
 from adaptf.data.errors import DataError
-from adaptf.data.sets.files_to_predict import check_files, read_files_to_predict
+from adaptf.data.sets.files_to_predict import check_each_file, read_files_to_predict
 
 
 @pytest.mark.parametrize("name", ["test.csv", "fold1_test.csv"])
@@ -44,7 +44,9 @@ def test_files_are_found_by_names_that_look_the_same(tmp_path):
     table, root = read_files_to_predict(tmp_path / "files.csv")
     assert table.to_numpy().tolist() == [["Ger\u00e4t 1.wav", "a"], ["absent.wav", "a"]]
     with pytest.raises(DataError, match=r"1 problem in my files:\s+row 3, absent\.wav"):
-        check_files(table, root, problem_of=lambda path: "" if path.is_file() else "gone", source="my files")
+        check_each_file(
+            table, root, problem_of=lambda path: "" if path.is_file() else "gone", source="my files"
+        )
 
 
 def test_a_csv_without_devices_asks_for_none(tmp_path):
@@ -84,7 +86,7 @@ def test_all_files_that_cannot_be_answered_are_named_with_their_rows_before_anyt
     soundfile.write(tmp_path / "no numbers.wav", np.full(32000, np.nan), 32000, subtype="FLOAT")
     table = pd.DataFrame({"filename": ["good.wav", *BAD_FILES], "device": "a"})
     with pytest.raises(DataError, match=f"{len(BAD_FILES)} problems in my files") as error:
-        check_files(
+        check_each_file(
             table, tmp_path, problem_of=partial(unfit, sample_rate=32000, max_peak=8.0), source="my files"
         )
     for row, (name, said) in enumerate(BAD_FILES.items(), 3):

@@ -53,7 +53,8 @@ def test_splits_that_are_apart_are_no_leak_and_nothing_odd_is_no_finding(table):
 def test_the_same_audio_in_two_splits_is_an_error_that_names_both(table, row, other):
     assert message(changed(table, row, key="k0"), source="clips.csv") == (
         "1 problem in the splits of clips.csv:\n"
-        f"  the same audio is in two splits: bus0.wav (train) and bus{row}.wav ({other}); leave it in one of them"
+        f"  the same audio is in two splits: bus0.wav (train) and bus{row}.wav ({other}); leave it in one of "
+        "them"
     )
 
 
@@ -61,8 +62,8 @@ def test_every_leaked_sound_is_one_problem(table):
     table = table.assign(key=["k0", "k0", "k0", "k3", "k3", "k3"])
     assert message(table) == (
         "2 problems in the splits of the data:\n"
-        "  the same audio is in two splits: bus0.wav (train) and bus1.wav (validation) and bus2.wav (test); leave it in one of"
-        " them\n"
+        "  the same audio is in two splits: bus0.wav (train) and bus1.wav (validation) and bus2.wav (test); "
+        "leave it in one of them\n"
         "  the same audio is in two splits: park3.wav (train) and park5.wav (test); leave it in one of them"
     )
 
@@ -76,8 +77,8 @@ def test_silence_in_two_splits_is_no_leak(table):
 def test_a_location_on_both_sides_of_the_validation_cut_is_an_error(table):
     assert message(changed(table, 1, location="paris-0")) == (
         "1 problem in the splits of the data:\n"
-        "  location 'paris-0' is on both sides of the validation cut: bus0.wav (train) and bus1.wav (validation); "
-        "leave it on one side"
+        "  location 'paris-0' is on both sides of the validation cut: bus0.wav (train) and bus1.wav "
+        "(validation); leave it on one side"
     )
 
 

@@ -430,7 +430,8 @@ def test_tables_of_other_editors_are_read(tmp_path):
 ONE_PARK = (
     "filename,scene,device\nx.wav,bus,phone\ny.wav, park ,phone\nz.wav,park,\u00a0phone\n",
     'filename,scene,device\nx.wav,bus,phone\n y.wav, "park", phone\n"z.wav" ,"park" ,"phone"\n',
-    "\ufeff\ufefffilename , scene,device\r\nx.wav,bus,phone\r\ny.wav,\u200bpark,pho\u00adne\r\nz.wav,park\ufeff,phone\r\n",
+    "\ufeff\ufefffilename , "
+    "scene,device\r\nx.wav,bus,phone\r\ny.wav,\u200bpark,pho\u00adne\r\nz.wav,park\ufeff,phone\r\n",
     "filename;scene;device\nx.wav;bus;phone\ny.wav;park;phone\nz.wav;park;phone\n;;\n",
     "filename\tscene\tdevice\nx.wav\tbus\tphone\ny.wav\tpark\tphone\nz.wav\tpark\tphone\n",
     "filename,scene,device\n./x.wav,bus,phone\n.\\y.wav,park,phone\n.//z.wav/,park,phone\n\n,,\n",
@@ -449,7 +450,10 @@ def test_what_looks_the_same_is_the_same(tmp_path, text):
 
 
 def test_composed_and_decomposed_accents_are_one_place_and_one_device(tmp_path):
-    text = "filename,scene,device,location\nx.wav,bus,Ger\u00e4t,Z\u00fcrich\ny.wav,park,Gera\u0308t,Zu\u0308rich\n"
+    text = (
+        "filename,scene,device,location\nx.wav,bus,Ger\u00e4t,Z\u00fcrich\n"
+        "y.wav,park,Gera\u0308t,Zu\u0308rich\n"
+    )
     table = table_of(write_csv(tmp_path, text), scenes=(), validation_share=0, test_share=0)
     assert set(table["device"]) == {"Ger\u00e4t"}
     assert set(table["location"]) == {"Z\u00fcrich"}

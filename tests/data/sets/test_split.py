@@ -70,7 +70,8 @@ def test_a_place_that_a_device_alone_has_of_a_scene_is_trained_on(seed):
 
 @pytest.mark.parametrize("seed", range(10))
 def test_where_one_place_can_not_help_two_change_sides(seed):
-    """`b` has two places of the park, and the one of them that is cut out has to be that which leaves `a` and `c` theirs."""
+    """`b` has two places of the park,
+    and the one of them that is cut out has to be that which leaves `a` and `c` theirs."""
     places = {
         "lake": [("park", "a"), ("park", "b"), ("park", "c")],
         "wood": [("park", "b")],

@@ -31,7 +31,8 @@ def shuffled(names):
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory):
-    """The tables of the published data set, in short: its lists and two more clips, one of them for training."""
+    """The tables of the published data set, in short:
+    its lists and two more clips, one of them for training."""
     folder = tmp_path_factory.mktemp("published")
     names = pd.concat([tau_split("50"), tau_split("test"), pd.Series([ONLY_100, NEITHER])])
     write_meta(folder, shuffled(names))
@@ -81,7 +82,8 @@ def test_an_incomplete_download_is_counted_and_its_first_clip_named(tmp_path):
         read_tau(with_meta_of(tmp_path, names), train_split="25")
     assert str(error.value).startswith(
         "9 of the 64580 clips of the published 25 % training list and the published test list are not in "
-        f"{tmp_path / 'meta.csv'}, the first is audio/airport-barcelona-0-0-0-a.wav: the download is incomplete."
+        f"{tmp_path / 'meta.csv'}, the first is audio/airport-barcelona-0-0-0-a.wav: the download is "
+        "incomplete."
     )
 
 
@@ -135,9 +137,9 @@ def test_more_than_a_quarter_of_the_training_clips_breaks_the_challenges_rule(sp
     with pytest.raises(DataError) as error:
         check_challenge_rule(split, challenge=True)
     assert str(error.value) == (
-        f"data.train_split={split} breaks the rule of DCASE 2025 Task 1, 'models must be trained on the 25% subset': "
-        "training on more of TAU means disqualification. Set data.train_split=25 (or smaller), or data.challenge=false "
-        "for work outside the challenge"
+        f"data.train_split={split} breaks the rule of DCASE 2025 Task 1, 'models must be trained on the 25% "
+        f"subset': training on more of TAU means disqualification. Set data.train_split=25 (or smaller), or "
+        f"data.challenge=false for work outside the challenge"
     )
 
 

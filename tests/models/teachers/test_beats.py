@@ -50,8 +50,8 @@ def test_tokens_of_the_golden_waveform_differ_by_the_rounding_of_its_empty_bands
     encoder: BeatsEncoder, golden: dict[str, Tensor]
 ) -> None:
     features = BeatsFeatures(sample_rate=16000)(golden["wav16k"])
-    # The golden waveforms have bands without energy, where features are the rounding errors of a processor's FFT (see
-    # test_fbank.py): float64 moves these tokens, of up to 3.2, by 0.007.
+    # The golden waveforms have bands without energy, where features are the rounding errors of a processor's
+    # FFT (see test_fbank.py): float64 moves these tokens, of up to 3.2, by 0.007.
     torch.testing.assert_close(encoder(features), golden["features"], atol=3e-2, rtol=0)
 
 

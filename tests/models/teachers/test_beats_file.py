@@ -61,15 +61,18 @@ def test_a_file_without_a_word_on_its_kind_is_pre_trained_only(
 def test_a_fine_tuned_model_where_none_is_wanted_is_refused_with_the_right_file(finetuned: Path) -> None:
     message = refusal(finetuned, finetuned=False)
     assert (
-        f"fine-tuned on labels, which is the kind of file for ssl_sl, but ssl and ssl_frozen take {PRETRAINED_FILE}"
-        in message
+        f"fine-tuned on labels, which is the kind of file for ssl_sl, but ssl and ssl_frozen take "
+        f"{PRETRAINED_FILE}" in message
     )
 
 
 def test_a_pre_trained_model_where_a_fine_tuned_one_is_wanted_is_refused_with_the_right_file(
     pretrained: Path,
 ) -> None:
-    expected = f"pre-trained only, which is the kind of file for ssl and ssl_frozen, but ssl_sl takes {FINETUNED_FILE}"
+    expected = (
+        "pre-trained only, which is the kind of file for ssl and ssl_frozen, but ssl_sl takes "
+        f"{FINETUNED_FILE}"
+    )
     assert expected in refusal(pretrained, finetuned=True)
 
 

@@ -11,7 +11,8 @@ from adaptf.models.students.tfsepnet.network import TfSepNet
 
 @pytest.fixture
 def as_trained() -> Callable[..., TfSepNet]:
-    """Networks with statistics and weights of normalizations that differ from channel to channel, as after training."""
+    """Networks with statistics and weights of normalizations that differ from channel to channel,
+    as after training."""
 
     def network_of(**shape: int) -> TfSepNet:
         torch.manual_seed(0)
