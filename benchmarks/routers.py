@@ -101,7 +101,7 @@ def quantized_files(folder: Path, devices: Sequence[str] = DEVICES) -> dict[str,
 
 @contextmanager
 def logged_router(folder: Path) -> Iterator[str]:
-    """URI of a router of all devices in an MLflow store in `folder`."""
+    """URI of a registered router of all devices in an MLflow store in `folder`."""
     write_bundle(
         folder / "bundle",
         {device: (path, f"adaptf-{device}/1") for device, path in quantized_files(folder / "int8").items()},
@@ -116,9 +116,10 @@ def logged_router(folder: Path) -> Iterator[str]:
     mlflow.set_tracking_uri(f"sqlite:///{folder / 'mlflow.db'}")
     experiment = mlflow.create_experiment("benchmark", artifact_location=(folder / "artifacts").as_uri())
     with mlflow.start_run(experiment_id=experiment):
-        uri = logged_model.log_router(folder / "bundle", registry.ROUTER_NAME)
+        logged = logged_model.log_router(folder / "bundle", registry.ROUTER_NAME)
+        version = registry.register(logged, registry.ROUTER_NAME, tags={}, description="")
     try:
-        yield uri
+        yield f"models:/{registry.ROUTER_NAME}/{version}"
     finally:
         mlflow.set_tracking_uri(former)
 

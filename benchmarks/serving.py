@@ -1,5 +1,4 @@
-"""A served router under load:
-`mlflow models serve` over HTTP, eight clients, against the same request in one process.
+"""A served router under load: `serve` over HTTP, eight clients, against the same request in one process.
 
 Eight microphones that each send a clip a second are what the limit on the median (3 times the in-process
 time) is meant for. Eight clients that send the next request once the last is answered are shown beside: then
@@ -35,7 +34,7 @@ from measure import machine, seconds_of
 from routers import DEVICES, logged_router, write_wavs
 
 CLIENTS, WARM_UP, CALLS = 8, 50, 300
-READY_SECONDS = 180
+READY_SECONDS = 600
 
 
 @dataclass
@@ -97,32 +96,18 @@ def in_process_seconds(uri: str, rows: list[dict[str, str]]) -> float:
 
 @contextmanager
 def served(uri: str, log: Path) -> Iterator[tuple[str, int]]:
-    """Address and process group of a scoring server."""
+    """Address and process group of a server."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     address = f"http://127.0.0.1:{port}"
-    command = [
-        sys.executable,
-        "-m",
-        "mlflow",
-        "models",
-        "serve",
-        "--env-manager",
-        "local",
-        "--model-uri",
-        uri,
-    ]
-    path = os.pathsep.join(
-        [str(Path(sys.executable).parent), os.environ.get("PATH", "")]
-    )  # MLflow calls uvicorn by name
-    environment = os.environ | {"PATH": path, "MLFLOW_TRACKING_URI": mlflow.get_tracking_uri()}
+    options = [f"--model_uri={uri}", "--live=false", f"--port={port}"]
     with log.open("wb") as output:
         process = subprocess.Popen(
-            [*command, "--host", "127.0.0.1", "--port", str(port)],
+            [sys.executable, "-m", "adaptf.mlproject.serve", *options],
             stdout=output,
             stderr=output,
-            env=environment,
+            env=os.environ | {"MLFLOW_TRACKING_URI": mlflow.get_tracking_uri()},
             start_new_session=True,
         )
     try:
@@ -138,7 +123,7 @@ def wait_until_ready(address: str, process: "subprocess.Popen[bytes]", log: Path
     end = time.monotonic() + READY_SECONDS
     while time.monotonic() < end and process.poll() is None:
         try:
-            requests.get(f"{address}/health", timeout=5).raise_for_status()
+            requests.get(f"{address}/ready", timeout=5).raise_for_status()
             return
         except requests.RequestException:
             time.sleep(0.2)

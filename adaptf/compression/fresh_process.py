@@ -1,6 +1,10 @@
 """Saved INT8 networks run by a process that has nothing but the files:
-what it finds is what everybody will find."""
+what it finds is what everybody will find.
 
+OpenVINO makes its form there too, so that a crash ends no stage.
+"""
+
+import io
 from collections.abc import Callable
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import AbstractContextManager, closing
@@ -12,8 +16,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.export import ExportedProgram
 from torch.utils.benchmark import Timer
 
+from adaptf.compression import openvino_form
+from adaptf.compression.int8 import quantized_operators
 from adaptf.compression.runtime import Network, load_form
 from adaptf.data.processes import process_pool
 
@@ -33,6 +40,12 @@ class FreshProcess:
         """Log-mel (batch, 1, bands, frames) -> logits (batch, classes).
         Calling it raises what loading the file raises."""
         return lambda logmel: torch.from_numpy(self._ask(_logits, path, form, logmel.numpy()))
+
+    def convert(self, program: ExportedProgram, clip_shape: tuple[int, ...], path: Path) -> None:
+        """As `openvino_form.convert`. Raises BrokenProcessPool where OpenVINO crashes."""
+        buffer = io.BytesIO()
+        torch.export.save(program, buffer)
+        self._ask(_convert, buffer.getvalue(), clip_shape, path)
 
     def clip_ms(self, path: Path, form: str, logmel: Tensor) -> float:
         """Median time of one clip (1, 1, bands, frames) on one processor core, in ms."""
@@ -59,6 +72,12 @@ def fresh_process() -> AbstractContextManager[FreshProcess]:
 def _network(path: Path, form: str) -> Network:
     torch.set_num_threads(1)
     return load_form(path, form)
+
+
+def _convert(program: bytes, clip_shape: tuple[int, ...], path: Path) -> None:
+    torch.set_num_threads(1)
+    quantized_operators()
+    openvino_form.convert(torch.export.load(io.BytesIO(program)), clip_shape, path)
 
 
 def _logits(path: Path, form: str, logmel: NDArray[np.float32]) -> NDArray[np.float32]:

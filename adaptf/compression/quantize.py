@@ -22,7 +22,7 @@ from adaptf.compression.int8 import (
     for_running,
     save_int8,
 )
-from adaptf.compression.openvino_form import save_openvino
+from adaptf.compression.openvino_form import Convert, convert, save_openvino
 from adaptf.compression.runtime import openvino_file, remove_openvino
 from adaptf.data.shared_objects import SharedObjects
 from adaptf.errors import UserError
@@ -141,12 +141,15 @@ def quantize_int8(
     return tune_int8(network, calibration, lambda _: 1.0, tolerable_distance=0.0, candidates=[ranges])
 
 
-def save_forms(quantized: Int8Graph, path: Path) -> ExportedProgram:
+def save_forms(quantized: Int8Graph, path: Path, convert: Convert = convert) -> ExportedProgram:
     """Writes the .pt2 file, clips to try it with and, where OpenVINO is installed, its form;
-    returns the file's program."""
+    returns the file's program.
+
+    OpenVINO that crashes takes its process along: stages let a fresh one `convert`.
+    """
     remove_openvino(path)  # of an interrupted run
     try:
-        save_openvino(quantized.graph, quantized.clip_shape, openvino_file(path))
+        save_openvino(quantized.graph, quantized.clip_shape, openvino_file(path), convert)
     except Exception as error:  # whatever a converter may raise: the .pt2 file needs nothing of it
         print(f"{path.name} gets no OpenVINO form: {type(error).__name__}: {error}", flush=True)
     program = quantized.program()

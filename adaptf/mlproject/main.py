@@ -11,7 +11,7 @@ import mlflow
 from adaptf.compression.complexity import clip_complexity, over_budget
 from adaptf.data.clips import UNKNOWN
 from adaptf.data.sets.audioset import is_audioset
-from adaptf.errors import UserError, in_section
+from adaptf.errors import UserError, in_section, without_passwords
 from adaptf.mlproject.distill import DISTILL, DistillConfig
 from adaptf.mlproject.evaluate import EVALUATE, MEANINGS, SETTINGS, EvaluateConfig, origin_of_teachers
 from adaptf.mlproject.finetune import FINETUNE, FinetuneConfig
@@ -222,7 +222,7 @@ def closing_words(run: StageRun, evaluated: str, promoted: str) -> str:
 def place_to_look(run_id: str) -> str:
     """The address of the run list; without a server the command that starts one comes first."""
     page = f"#/experiments/{mlflow.get_run(run_id).info.experiment_id}/runs?workflowType=machine_learning"
-    uri = mlflow.get_tracking_uri()
+    uri = without_passwords(mlflow.get_tracking_uri())
     if uri.startswith("http"):
         return f"{uri}/{page}"
     return f"mlflow ui --backend-store-uri {uri}, then http://127.0.0.1:5000/{page}"

@@ -8,9 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+import mlflow
 from jsonargparse import auto_cli, set_parsing_settings
 
-from adaptf.errors import UserError
+from adaptf.errors import UserError, without_passwords
 from adaptf.files import writable_folder
 from adaptf.paths import user_file_or_name, user_path
 from adaptf.serving.app import serve
@@ -83,7 +84,9 @@ def _kept_follower(asked: str, settings: Settings, kept: KeptVersions | None, er
     found = kept.versions().get(name) if kept else None
     if kept is None or found is None or wanted not in (production.ALIAS, found.version):
         nothing = "nothing is kept of it" if kept else "keep=FOLDER would have kept it for such a start"
-        raise UserError(f"{asked} cannot be loaded, and {nothing}: {error}") from error
+        raise UserError(
+            f"{asked} cannot be loaded from {mlflow.get_registry_uri()}, and {nothing}: {error}"
+        ) from error
     version = f"{name}/{found.version}"
     try:
         follower = _follower(f"models:/{version}", kept.bundle(name), settings, kept)
@@ -92,7 +95,12 @@ def _kept_follower(asked: str, settings: Settings, kept: KeptVersions | None, er
             f"{asked} cannot be loaded ({error}), and its copy can't either: {damaged}"
         ) from error
     follower.from_kept[name] = found
-    log("kept", logging.WARNING, version=version, message=f"starts from its copy on disk: {error}")
+    log(
+        "kept",
+        logging.WARNING,
+        version=version,
+        message=without_passwords(f"starts from its copy on disk: {error}"),
+    )
     return follower
 
 

@@ -5,12 +5,19 @@ import ctypes
 import os
 import signal
 import sys
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from threading import Thread
 from types import FrameType
 
 from adaptf.paths import RUN_ID
+from adaptf.tracking.server import answers
 
 INTERRUPTS = (KeyboardInterrupt, SystemExit)
 """What ends a stage from outside; Lightning makes the latter of the former."""
+LAST_SECONDS = 10.0
+"""From the interrupt on, for all that nested runs have to say to a server that may hang."""
 _PR_SET_PDEATHSIG = 1
 
 
@@ -26,3 +33,20 @@ def _interrupt(number: int, frame: FrameType | None) -> None:
     """Once: `mlflow run` sends SIGTERM after Ctrl-C, to a process that is ending its runs already."""
     if not isinstance(sys.exception(), INTERRUPTS):
         raise KeyboardInterrupt
+
+
+def last_words(interrupt: BaseException, say: Callable[[], object]) -> None:
+    """Says it where the server answers in what is left of the time. No error of it hides the interrupt.
+
+    Another thread says it, to which MLflow has no active run, and is left alone when the time is over.
+    """
+    until = vars(interrupt).setdefault("until", time.monotonic() + LAST_SECONDS)
+
+    def say_if_heard() -> None:
+        with suppress(Exception):
+            if answers():
+                say()
+
+    thread = Thread(target=say_if_heard, daemon=True)
+    thread.start()
+    thread.join(max(0.0, until - time.monotonic()))

@@ -123,7 +123,7 @@ def quantize_device(
         shared=shared,
         program=json.dumps(classifier.description.as_dict(), sort_keys=True),
     )
-    program = save_forms(tuned, path)
+    program = save_forms(tuned, path, fresh.convert)
     of_file = judged.logits(fresh.network(path, PT2))
     every, every_float = (
         predictions_from(judged.of_validation(one).numpy(), clips, data) for one in (of_file, of_float)

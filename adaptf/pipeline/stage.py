@@ -9,7 +9,7 @@ import signal
 import sys
 import traceback
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any, Generic, TypeVar
@@ -21,13 +21,13 @@ import torch
 import yaml
 
 from adaptf.data.shared_objects import SharedObjects
-from adaptf.errors import UserError
+from adaptf.errors import UserError, without_passwords
 from adaptf.paths import RUN_ID
 from adaptf.pipeline import outside
 from adaptf.pipeline.command_line import command_arguments, parse
 from adaptf.pipeline.config import check_ranges, settings, upstream_fields
 from adaptf.pipeline.fingerprint import fingerprint
-from adaptf.pipeline.interrupts import INTERRUPTS, end_in_order
+from adaptf.pipeline.interrupts import INTERRUPTS, end_in_order, last_words
 from adaptf.pipeline.seeds import SEEDS_SUFFIX, OverSeeds
 from adaptf.pipeline.upstream import resolve_upstream
 from adaptf.tracking import lease as leases
@@ -35,7 +35,7 @@ from adaptf.tracking import runs
 from adaptf.tracking.complete import COMPLETE, NOT_YET
 from adaptf.tracking.lease import Lease, LeaseLost
 from adaptf.tracking.runs import Result, StageRun, StopTraining, Watch
-from adaptf.tracking.server import answers
+from adaptf.tracking.server import answers, wait_for_answer
 from adaptf.tracking.store import open_store
 from adaptf.training.group import enter_group, outlive_the_others
 
@@ -107,7 +107,7 @@ class Stage(Generic[_Config]):
             sys.exit(f"\n{self.name}: interrupted. The same command goes on from there")
         except Exception as error:
             if not (message := outside.message(error)):
-                raise
+                sys.exit(_traceback_of(error))
             sys.exit(f"\n{self.name}: {message}")
         if runs.is_process_zero():
             print(f"{self.name} finished: run {run_id}", flush=True)
@@ -135,12 +135,14 @@ def execute(
     check_ranges(config)
     enter_group(several=getattr(getattr(config, "trainer", None), "several_processes", False))
     stage.check(config)
+    wait_for_answer(f"the begin of {stage.name}")  # within another stage: `main` has asked its store already
     config = resolve_upstream(config)
     name = name or stage.describe(config)
     if getattr(config, "seeds", ()):
         stage = _over_seeds(stage, shared)
     stage.fetch(config)
     reads = stage.reads(config)
+    wait_for_answer(f"the begin of {name}")  # reading may take long
     digest = uuid4().hex if reads is None else fingerprint(stage.name, config, reads)
     if reuse and (finished := runs.find_finished(stage.name, digest)):
         print(f"{name}: already finished in run {finished.info.run_id}, taken from there", flush=True)
@@ -195,12 +197,10 @@ def _work(stage: Stage[_Config], config: _Config, run: StageRun) -> None:
         runs.end(run, "KILLED", _forget_fingerprint)
         shutil.rmtree(run.folder)
         raise
-    except INTERRUPTS:
+    except INTERRUPTS as interrupt:
         signal.signal(signal.SIGINT, signal.default_int_handler)  # Lightning ignores it from the first on
         outlive_the_others()
-        with suppress(Exception):  # which would stand in for the interrupt
-            if answers():
-                runs.end(run, "KILLED", waits=False)
+        last_words(interrupt, partial(runs.end, run, "KILLED", waits=False))
         raise
     except BaseException as error:
         outlive_the_others()
@@ -219,7 +219,7 @@ def _forget_fingerprint() -> None:
 
 def _end_as_failed(run: StageRun, error: BaseException) -> None:
     """With the reason in error.txt. What goes wrong here is said, and does not stand in for that reason."""
-    text = "".join(traceback.format_exception(error))
+    text = _traceback_of(error)
     if not answers():
         print(text, flush=True)
     try:
@@ -228,7 +228,14 @@ def _end_as_failed(run: StageRun, error: BaseException) -> None:
     except LeaseLost:
         pass  # whoever has the run now ends it
     except Exception as further:
-        logging.getLogger(__name__).warning("%s: could not note its failure: %s", run.name, further)
+        logging.getLogger(__name__).warning(
+            "%s: could not note its failure: %s", run.name, without_passwords(str(further))
+        )
+
+
+def _traceback_of(error: BaseException) -> str:
+    """MLflow's errors name the address that they asked, with its password."""
+    return without_passwords("".join(traceback.format_exception(error)))
 
 
 def _wait_for_all_processes() -> None:
@@ -258,7 +265,7 @@ def _active_run(stage: Stage[Any], digest: str, name: str, folder: Path) -> Iter
     else:
         shutil.rmtree(folder)  # left by a run that was deleted, or killed after it had finished
         folder.mkdir()
-        tags[leases.OWNER] = leases.new_owner()
+        tags[leases.OWNER] = leases.new_owner(record)
     nested = parent is not None
     with mlflow.start_run(run_id, experiment_id=experiment, nested=nested, tags=tags) as active:
         if not interrupted:

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from adaptf.data.clips import TEST, devices_of
 from adaptf.data.errors import DataError
+from adaptf.errors import without_passwords
 from adaptf.evaluation.scores import Runs, absent_scenes, confusion, places_of, say_absent
 from adaptf.evaluation.tables import MACRO_AVERAGE, as_markdown, as_text
 from adaptf.pipeline.artifacts import TABLES, TABLES_FOLDER, quantization
@@ -68,7 +69,7 @@ def report(
         calibration_section(tables["calibration"], pictures["reliability.png"], pictures["rejection.png"]),
         _hardest(settings, data, folder / _HARDEST_FOLDER),
         complexity_section(_quantization_of(run, origins)),
-        *([lineage_section(origins, mlflow.get_tracking_uri())] if origins.roots else []),
+        *([lineage_section(origins, without_passwords(mlflow.get_tracking_uri()))] if origins.roots else []),
     )
     page = Report(
         title=_TITLE,

@@ -3,7 +3,7 @@ and what monitoring asks for beside it."""
 
 import asyncio
 import json
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from http import HTTPStatus
 from threading import Event
@@ -25,6 +25,8 @@ from adaptf.serving.router import DeviceRouter
 from adaptf.serving.status import health, versions
 
 _MOST_CONNECTIONS = 512
+READY_SECONDS = 10
+"""So long the built-in clip may wait for its turn among the requests."""
 _STOP_SECONDS = 30
 """For the requests under way when the server is told to end."""
 
@@ -53,6 +55,7 @@ class _Scoring:
         self._router, self._entrance = router, Entrance()
         self._threads = ThreadPoolExecutor(REQUESTS_AT_ONCE, "adaptf-request")
         self._limit_seconds = MLFLOW_SCORING_SERVER_REQUEST_TIMEOUT.get()
+        self._trial: Future[None] | None = None
 
     async def __call__(self, request: Request) -> Response:
         try:
@@ -67,11 +70,23 @@ class _Scoring:
             error = turned_away
         if error.counted_as:
             self._router.monitor.turned_away(error.counted_as, str(error))
-        told = {"error_code": HTTPStatus(error.status).name, "message": str(error)}
-        again = (
-            {"Retry-After": str(RETRY_SECONDS)} if error.status == HTTPStatus.SERVICE_UNAVAILABLE else None
-        )
-        return _json(told, error.status, again)
+        return _refusal(error)
+
+    async def ready(self) -> Response:
+        """Whether a request that came now would be answered: it has a place, and the requests' threads answer
+        the built-in clip. However many ask, one trial is under way at a time."""
+        try:
+            with self._entrance.place():
+                pass  # it is there
+            if self._trial is None or self._trial.done():
+                self._trial = self._threads.submit(self._router.try_out)
+            await asyncio.wait([asyncio.wrap_future(self._trial)], timeout=READY_SECONDS)
+            if not self._trial.done():
+                raise TurnedAway(503, f"nothing was answered for {READY_SECONDS} s", counted_as="")
+        except TurnedAway as not_ready:
+            return _refusal(not_ready)
+        self._trial.result()
+        return _json({"ready": True})
 
     async def _scored(self, request: Request, body: bytearray, *, until: float) -> Response:
         """The response. Where nobody waits for it any more, raises TurnedAway once the work has ended."""
@@ -126,6 +141,12 @@ def _read(monitor: Monitor, body: bytearray, kind: str) -> dict[str, Any]:
         body.clear()
 
 
+def _refusal(error: TurnedAway) -> Response:
+    told = {"error_code": HTTPStatus(error.status).name, "message": str(error)}
+    again = {"Retry-After": str(RETRY_SECONDS)} if error.status == HTTPStatus.SERVICE_UNAVAILABLE else None
+    return _json(told, error.status, again)
+
+
 def _json(value: Any, status: int = HTTPStatus.OK, headers: dict[str, str] | None = None) -> Response:
     text = json.dumps(value, indent=1) + "\n"
     return Response(text, status, headers, media_type="application/json")
@@ -147,9 +168,8 @@ def make_app(router: DeviceRouter) -> FastAPI:
         return _json(state, HTTPStatus.OK if state["ok"] else HTTPStatus.SERVICE_UNAVAILABLE)
 
     @app.get("/ready")
-    def ready() -> Response:  # On a thread of its own: it waits for its turn among the requests.
-        router.try_out()
-        return _json({"ready": True})
+    async def ready() -> Response:
+        return await scoring.ready()
 
     @app.get("/version")
     async def version() -> Response:

@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from adaptf.data.clips import UNKNOWN
-from adaptf.errors import UserError
+from adaptf.errors import UserError, without_passwords
 from adaptf.serving import logged_model
 from adaptf.serving.bundle import Bundle, BundleError, RoutedModel, read_bundle
 from adaptf.serving.kept import KeptVersions
@@ -258,5 +258,5 @@ def _check_names(bundle: Bundle) -> None:
 
 
 def _error_in_short(error: Exception) -> str:
-    """One line."""
-    return " ".join(f"{type(error).__name__}: {error}".split())[:500]
+    """One line, which whoever asks for /health or /version gets too."""
+    return without_passwords(" ".join(f"{type(error).__name__}: {error}".split()))[:500]

@@ -89,9 +89,8 @@ def bundle_behind(uri: str, folder: Path, *, what: str) -> Path:
     """
     try:
         artifacts = mlflow.models.get_model_info(uri).flavors["python_function"]["artifacts"]
-        bundle = Path(
-            mlflow.artifacts.download_artifacts(f"{uri}/{artifacts[BUNDLE]['path']}", dst_path=str(folder))
-        )
+        place = f"{_place_of(uri)}/{artifacts[BUNDLE]['path']}"
+        bundle = Path(mlflow.artifacts.download_artifacts(place, dst_path=str(folder)))
     except (MlflowException, OSError, KeyError) as error:
         raise UserError(
             f"{what} has no bundle that can be read: it was not registered by `register`, or its files are "
@@ -105,6 +104,12 @@ def bundle_behind(uri: str, folder: Path, *, what: str) -> Path:
             kind = UserError if isinstance(error, MlflowException) else Refused
             raise kind(f"{what}: {error}") from error
     return bundle
+
+
+def _place_of(uri: str) -> str:
+    """What a path may follow: MLflow takes none behind the id of a logged model."""
+    logged = re.fullmatch(r"models:/(m-\w+)", uri)
+    return str(mlflow.get_logged_model(logged[1]).artifact_location) if logged else uri
 
 
 def _check_registered(version: ModelVersion, bundle: Path) -> None:

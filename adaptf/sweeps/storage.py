@@ -42,7 +42,7 @@ def check_storage(config: SearchConfig) -> None:
         create_engine(url).connect().close()
     if _is_same_database(url, mlflow.get_tracking_uri()):
         raise UserError(
-            f"sweep.storage {_shown(url)} is MLflow's own database, and both keep their version in a table "
+            f"sweep.storage {url} is MLflow's own database, and both keep their version in a table "
             "of the same name: make a database for the studies"
         )
     if make_url(url).password:
@@ -129,11 +129,4 @@ def _database_errors(url: str) -> Iterator[None]:
                 f"sweep.storage '{url}' is neither '{BESIDE}' nor the URL of a database such as "
                 "postgresql+psycopg2://user@host/database"
             ) from None
-        raise UserError(
-            f"sweep.storage {_shown(url)} can't be used: {getattr(error, 'orig', error)}"
-        ) from error
-
-
-def _shown(url: str) -> str:
-    """Without its password."""
-    return make_url(url).render_as_string(hide_password=True)
+        raise UserError(f"sweep.storage {url} can't be used: {getattr(error, 'orig', error)}") from error

@@ -16,14 +16,14 @@ from optuna.trial import FrozenTrial, Trial
 from adaptf.data.shared_objects import SharedObjects
 from adaptf.errors import UserError
 from adaptf.pipeline.artifacts import BEST_ACCURACY
-from adaptf.pipeline.interrupts import INTERRUPTS
+from adaptf.pipeline.interrupts import INTERRUPTS, last_words
 from adaptf.pipeline.stage import Stage, execute
 from adaptf.sweeps.space import Space, suggested, with_values, words
 from adaptf.sweeps.tries import ERROR, RUN, VALUES, first_number, run_again
 from adaptf.tracking import lease, runs
 from adaptf.tracking.lease import Busy, LeaseLost
 from adaptf.tracking.runs import TRIAL, Result, StageRun, StopTraining, Watch
-from adaptf.tracking.server import answers, patiently
+from adaptf.tracking.server import patiently
 from adaptf.training.divergence import Diverged
 
 _STUDY, _STATE = "adaptf.study", "adaptf.trial.state"
@@ -146,16 +146,16 @@ def _frozen(trial: Trial) -> FrozenTrial:
     return next(one for one in trial.study.get_trials(deepcopy=False) if one.number == trial.number)
 
 
-def _tag_outcome(state: str) -> None:
-    """Of the active run, unless another process has it."""
+def _tag_outcome(run_id: str, state: str) -> None:
+    """Unless another process has the run."""
     with suppress(LeaseLost):
-        patiently(partial(_write_outcome, state), what=f"a trial that is {state}")
+        patiently(partial(_write_outcome, run_id, state), what=f"a trial that is {state}")
 
 
-def _write_outcome(state: str) -> None:
+def _write_outcome(run_id: str, state: str) -> None:
     """Raises LeaseLost."""
-    lease.check()
-    mlflow.set_tag(_STATE, state)
+    lease.of(run_id).check()
+    mlflow.MlflowClient().set_tag(run_id, _STATE, state)
 
 
 def _as_trial(stage: Stage[Any], tags: Mapping[str, str], *, begun: Callable[[str], None]) -> Stage[Any]:
@@ -168,13 +168,11 @@ def _as_trial(stage: Stage[Any], tags: Mapping[str, str], *, begun: Callable[[st
             result = stage.run(config, run)
             if not math.isfinite(score := result.metrics.get(BEST_ACCURACY, math.nan)):
                 raise ArithmeticError(f"{BEST_ACCURACY} is {score}")
-        except INTERRUPTS:
-            with suppress(Exception):  # which would stand in for the interrupt
-                if answers():
-                    _write_outcome("failed")
+        except INTERRUPTS as interrupt:
+            last_words(interrupt, partial(_write_outcome, run.run_id, "failed"))
             raise
         except BaseException as error:
-            _tag_outcome("pruned" if isinstance(error, (StopTraining, Diverged)) else "failed")
+            _tag_outcome(run.run_id, "pruned" if isinstance(error, (StopTraining, Diverged)) else "failed")
             raise
         return replace(result, tags={**result.tags, _STATE: "complete"})
 

@@ -7,6 +7,8 @@ import mlflow
 from mlflow.entities import Run
 from mlflow.exceptions import MlflowException
 
+from adaptf.errors import without_passwords
+
 COMPLETE = "adaptf.complete"
 """Tag: the places of a run's artifacts and the runs that are parts of it, as JSON, written when all is there
 and before the status; until then `NOT_YET`."""
@@ -40,7 +42,8 @@ def lack(run: Run) -> str:
     belonging = _belonging(run)
     places = [one for one in belonging if not one.startswith(_RUN)]
     if gone := _gone(run.info.run_id, places):
-        return f"has finished, but {', '.join(gone)} cannot be found in {run.info.artifact_uri}"
+        place = without_passwords(run.info.artifact_uri)
+        return f"has finished, but {', '.join(gone)} cannot be found in {place}"
     lacks = (_lack_of_part(one.removeprefix(_RUN)) for one in belonging if one not in places)
     return next(filter(None, lacks), "")
 

@@ -17,6 +17,7 @@ from uuid import uuid4
 
 import mlflow
 from mlflow.entities import LifecycleStage
+from mlflow.exceptions import MlflowException
 from mlflow.tracking.fluent import _active_run_stack
 
 from adaptf.errors import UserError
@@ -30,6 +31,9 @@ BEAT_SECONDS, LOOK_SECONDS, LOOKS, SETTLE_SECONDS = 15.0, 3.0, 30, 3.0
 """How often a holder renews; how often others look and how many looks make it stale;
 how long others may write a name."""
 
+_LAST_BEAT_SECONDS = 1.0
+"""So long a run's end waits for a heartbeat under way, which hangs where the server does."""
+
 
 class Busy(UserError):
     """Another process does this very work at the moment; `wait` returns when it may have ended."""
@@ -40,28 +44,32 @@ class Busy(UserError):
 
 
 class LeaseLost(UserError):
-    """Another process has taken a run over: this one may neither write into it nor end it."""
+    """A run was taken over by another process, or deleted: this one may neither write into it nor end it."""
 
 
 class Lease:
     """A process's right to write into a run, which the run has once `owner` is its tag.
 
-    `record`, a file, says who had it last from the same work folder.
-    One process at a time works there, so nobody waits for that one.
+    `record`, a file, says who has had it from the same work folder. One process at a time works there, so
+    nobody waits for those.
     """
 
     def __init__(self, run_id: str, owner: str, record: Path) -> None:
         self.run_id, self.owner, self.lost = run_id, owner, ""
         self._record, self._client = record, mlflow.MlflowClient()
-        write_atomically(record, owner.encode())
 
     def check(self) -> None:
-        """Raises LeaseLost where the store says that another process has the run."""
-        found = _tags(self.run_id).get(OWNER)
-        if found != self.owner:
+        """Raises LeaseLost where the store says that another process has the run, or that it was deleted."""
+        holder = _holder(self.run_id)
+        if holder is None:
             self.lost = (
-                f"run {self.run_id} was taken over by {_who(found)}, having heard nothing of this process "
-                f"for too long: it ends, and leaves the run to that one"
+                f"run {self.run_id} was deleted while this process worked for it, which ends. Where the run "
+                "is restored, the same command goes on in it, else it begins anew"
+            )
+        elif holder != self.owner:
+            self.lost = (
+                f"run {self.run_id} was taken over by {_who(holder)}, having heard nothing of this process "
+                "for too long: it ends, and leaves the run to that one"
             )
         self.raise_if_lost()
 
@@ -92,9 +100,9 @@ def check() -> None:
         _held[-1].check()
 
 
-def release() -> None:
-    """Lets others have at once the run that this process works for."""
-    _held[-1].release()
+def of(run_id: str) -> Lease:
+    """That of a run which this process works for."""
+    return next(lease for lease in _held if lease.run_id == run_id)
 
 
 def raise_if_lost() -> None:
@@ -120,7 +128,7 @@ def held(lease: Lease, *, also: Callable[[], None]) -> Iterator[None]:
         _held.remove(lease)
         over.set()
         if thread.is_alive():
-            thread.join(BEAT_SECONDS)
+            thread.join(_LAST_BEAT_SECONDS)
         _leave(lease.run_id)
 
 
@@ -138,12 +146,11 @@ def claim(run_id: str, record: Path) -> Lease:
     """That of a run that was begun.
     Raises Busy where its holder gives a sign of life, or another process is quicker."""
     holder = _tags(run_id).get(OWNER, "")
-    known = record.read_text() if record.is_file() else ""
-    if holder not in ("", known):
+    if holder not in ("", *_known(record)):
         print(f"run {run_id} is held by {_who(holder)}: waiting for a sign of life", flush=True)
         if is_alive(run_id):
             raise busy(run_id)
-    lease = Lease(run_id, new_owner(), record)
+    lease = Lease(run_id, new_owner(record), record)
     mlflow.MlflowClient().set_tag(run_id, OWNER, lease.owner)
     time.sleep(SETTLE_SECONDS)
     if _tags(run_id).get(OWNER) != lease.owner:
@@ -151,9 +158,16 @@ def claim(run_id: str, record: Path) -> Lease:
     return lease
 
 
-def new_owner() -> str:
-    """A name for this process as a holder, unique and for people."""
-    return f"{uuid4().hex} process {os.getpid()} on {socket.gethostname()} since {_now()}"
+def new_owner(record: Path) -> str:
+    """A name for this process as a holder, unique and for people. The record has it before the store can."""
+    owner = f"{uuid4().hex} process {os.getpid()} on {socket.gethostname()} since {_now()}"
+    write_atomically(record, "\n".join([*_known(record), owner]).encode())
+    return owner
+
+
+def _known(record: Path) -> list[str]:
+    """The holders from its work folder, of which none works any more."""
+    return record.read_text().splitlines() if record.is_file() else []
 
 
 def is_alive(run_id: str) -> bool:
@@ -171,9 +185,9 @@ def is_alive(run_id: str) -> bool:
 
 def busy(run_id: str) -> Busy:
     """What to raise where another process has the run."""
+    holder = _who(_tags(run_id).get(OWNER, ""))
     return Busy(
-        f"another process is running this with the same settings and data: {_who(_tags(run_id).get(OWNER))} "
-        f"(run {run_id})",
+        f"another process is running this with the same settings and data: {holder} (run {run_id})",
         lambda: _wait_while_alive(run_id),
     )
 
@@ -197,8 +211,20 @@ def _tags(run_id: str) -> dict[str, str]:
     return {name: found[name] for name in (OWNER, HEARTBEAT) if name in found}
 
 
-def _who(owner: str | None) -> str:
-    return (owner or "").partition(" ")[2] or "nobody"
+def _holder(run_id: str) -> str | None:
+    """Of a run; '' where it has none. None of a run that was deleted."""
+    try:
+        run = mlflow.get_run(run_id)
+    except MlflowException as error:
+        if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+            raise
+        return None
+    deleted = run.info.lifecycle_stage == LifecycleStage.DELETED
+    return None if deleted else run.data.tags.get(OWNER, "")
+
+
+def _who(owner: str) -> str:
+    return owner.partition(" ")[2] or "a process that has ended since"
 
 
 def _now() -> str:

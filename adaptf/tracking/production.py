@@ -164,9 +164,11 @@ def resolve_production(name: str) -> str:
     Raises NoProductionVersion."""
     version = production_or_none(name)
     if version is None:
-        there = ", ".join(str(found.version) for found in versions_of(name)) or "none"
+        there = ", ".join(str(found.version) for found in versions_of(name))
+        todo = "promote one" if there else "first register some (-e register), then promote them"
         raise NoProductionVersion(
-            f"no version of {name!r} is in production (versions: {there}): register one and promote it"
+            f"no version of {name!r} is in production: in {mlflow.get_registry_uri()} none has the alias "
+            f"'{ALIAS}' (versions: {there or 'none'}); {todo} (mlflow run . -e promote --env-manager local)"
         )
     return version
 

@@ -426,20 +426,22 @@ def log_all(result: Result) -> None:
 
 def end(run: StageRun, status: str, *last_words: Callable[[], None], waits: bool = True) -> None:
     """Writes what a stage leaves at its end, then the status, as soon as the server answers; unless it
-    `waits`, now or not at all. Raises LeaseLost."""
+    `waits`, now or not at all. Raises LeaseLost; a run around this one that was lost is no reason not to end
+    this one."""
+    mine = lease.of(run.run_id)
 
     def leave_all() -> None:
-        lease.check()
+        mine.check()
         run.send_metrics()
         for word in last_words:
             word()
 
     def set_status() -> None:
-        lease.check()
+        mine.check()
         _end(run.run_id, status)
 
     # Each is done again for itself: MLflow would begin another run where this one is not active any more.
-    for step in (leave_all, set_status, lease.release):
+    for step in (leave_all, set_status, mine.release):
         if waits:
             patiently(step, what=f"the end of {run.name} ({status})")
         else:

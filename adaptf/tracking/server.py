@@ -59,7 +59,7 @@ def patiently(write: Callable[[], _T], *, what: str) -> _T:
     """
     refused = False
     while True:
-        _wait_for_answer(what)
+        wait_for_answer(what)
         try:
             return write()
         except UserError:
@@ -71,7 +71,8 @@ def patiently(write: Callable[[], _T], *, what: str) -> _T:
             refused = there  # or it is back already: a second failure tells
 
 
-def _wait_for_answer(what: str) -> None:
+def wait_for_answer(what: str) -> None:
+    """Says what waits, at once and every minute."""
     begun, next_word = time.monotonic(), 0.0
     while not answers():
         if (waited := time.monotonic() - begun) >= next_word:

@@ -41,20 +41,20 @@ def open_store() -> None:
         try:
             mlflow.MlflowClient().search_experiments(max_results=1)
         except (MlflowException, sqlalchemy.exc.SQLAlchemyError, CommandError, OSError) as error:
-            raise UserError(_shown(f"the MLflow store {tracking} can't be used: {error}")) from error
+            raise UserError(f"the MLflow store {tracking} can't be used: {error}") from error
 
 
 def _check_server(uri: str) -> None:
     answer = _answer(uri, lambda: ask_for_any_experiment(uri, _WAIT_SECONDS, raise_on_status=False))
     if answer.status_code != 200 or "json" not in answer.headers.get("Content-Type", ""):
-        raise UserError(f"the MLflow server {_shown(uri)} {_refusal(answer)}")
+        raise UserError(f"the MLflow server {uri} {_refusal(answer)}")
     version = re.match(
         r"(\d+)\.[\w.]+$",
         _answer(uri, lambda: ask(uri, "/version", "GET", _WAIT_SECONDS, raise_on_status=False)).text.strip(),
     )
     if version and int(version[1]) < _OLDEST:
         raise UserError(
-            f"the MLflow server {_shown(uri)} is MLflow {version[0]}, which knows no logged models: adaptf "
+            f"the MLflow server {uri} is MLflow {version[0]}, which knows no logged models: adaptf "
             f"needs MLflow {_OLDEST} or later there, as it has it here ({mlflow.__version__})"
         )
 
@@ -65,7 +65,7 @@ def _answer(uri: str, question: Callable[[], Response]) -> Response:
         return question()
     except (MlflowException, OSError) as error:  # OSError: those of requests
         raise UserError(
-            f"the MLflow server {_shown(uri)} does not answer ({_cause(error)}): {_hint(error)}"
+            f"the MLflow server {uri} does not answer ({_cause(error)}): {_hint(error)}"
         ) from error
 
 
@@ -115,7 +115,7 @@ def _check_database(uri: str) -> None:
         engine.dispose()
     except (sqlalchemy.exc.SQLAlchemyError, ImportError) as error:
         said = str(getattr(error, "orig", error)).strip()
-        raise UserError(_shown(f"the MLflow store {uri} can't be opened: {said}")) from error
+        raise UserError(f"the MLflow store {uri} can't be opened: {said}") from error
 
 
 def _check_sqlite(url: URL) -> None:
@@ -125,8 +125,3 @@ def _check_sqlite(url: URL) -> None:
     writable_folder(path.parent, what=f"the folder of the MLflow store {url}")
     if path.exists() and not os.access(path, os.W_OK):
         raise UserError(f"the MLflow store {url} can't be written to: it is another's file, or read-only")
-
-
-def _shown(text: str) -> str:
-    """Without the passwords of addresses."""
-    return re.sub(r"(://[^/@\s]*?):[^/@\s]*@", r"\1:***@", text)

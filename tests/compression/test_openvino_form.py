@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from adaptf.audio.logmel import LogMel
 from adaptf.compression import runtime
+from adaptf.compression.fresh_process import fresh_process
 from adaptf.compression.quantize import Int8Graph, quantize_int8, save_forms
 from adaptf.compression.runtime import (
     OPENVINO,
@@ -92,7 +93,8 @@ def quantized(network_and_clips: tuple[TfSepNet, Tensor]) -> Int8Graph:
 @pytest.fixture(scope="module")
 def path(quantized: Int8Graph, tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("forms") / "s1.pt2"
-    save_forms(quantized, path)
+    with fresh_process() as fresh:
+        save_forms(quantized, path, fresh.convert)
     return path
 
 

@@ -26,6 +26,7 @@ from adaptf.pipeline.config import DataConfig, MelConfig, ModelConfig, OptimConf
 from adaptf.pipeline.dataset import load_prepared, load_tested
 from adaptf.pipeline.stage import execute
 from adaptf.tracking.runs import StageRun, metric_per_epoch, scores
+from adaptf.training.divergence import Diverged
 
 RATE = 44100
 
@@ -284,7 +285,7 @@ def test_a_training_sample_takes_as_many_seconds_of_an_audioset_clip_as_asked(
 
 
 @pytest.mark.slow
-def test_pretraining_takes_samples_as_long_as_asked(
+def test_pretraining_takes_samples_as_long_as_asked_and_ends_at_the_epoch_in_which_it_diverges(
     environment: dict[str, str], tmp_path: Path, audioset: Path
 ) -> None:
     config = PretrainConfig(
@@ -300,6 +301,8 @@ def test_pretraining_takes_samples_as_long_as_asked(
     longer, shorter = execute(PRETRAIN, config), execute(PRETRAIN, replace(config, sample_seconds=1.0))
     assert scores(longer)["best/mean_average_precision"] > 0
     assert metric_per_epoch(longer, "train/loss") != metric_per_epoch(shorter, "train/loss")
+    with pytest.raises(Diverged, match="diverged in epoch 1"):
+        execute(PRETRAIN, replace(config, optim=replace(config.optim, lr=1e30, max_epochs=2)))
 
 
 def test_a_cache_that_this_machine_lacks_is_made_again(

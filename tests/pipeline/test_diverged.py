@@ -1,5 +1,6 @@
 """Trainings that diverge: they fail at the first such epoch, and nothing takes what they left for a model."""
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -23,7 +24,7 @@ from adaptf.mlproject.train import TRAIN, TrainConfig
 from adaptf.models.checkpoint import CheckpointError, load_classifier, save_classifier
 from adaptf.models.classifier import ModelDescription, build_classifier
 from adaptf.pipeline.checks import check_training
-from adaptf.pipeline.config import MelConfig, check_ranges
+from adaptf.pipeline.config import BeatsOptimConfig, MelConfig, check_ranges
 from adaptf.pipeline.stage import execute
 from adaptf.sweeps.space import with_values
 from adaptf.tracking import runs
@@ -59,6 +60,13 @@ def broken(start: Path, folder: Path) -> Path:
     return folder / "broken.ckpt"
 
 
+@pytest.fixture(scope="module")
+def beats(folder: Path, golden_folder: Path, write_beats_file: Callable[..., Path]) -> Path:
+    """A small pre-trained BEATs."""
+    cfg = torch.load(golden_folder / "beats_tiny.pt", weights_only=True)["cfg"]
+    return write_beats_file(folder / "ssl.pt", cfg)
+
+
 def test_a_training_ends_as_failed_at_the_first_epoch_that_is_no_number(train_config: TrainConfig) -> None:
     with pytest.raises(Diverged, match=r"diverged in epoch 1: val/loss is nan, .*Try a tenth .*optim\.lr"):
         execute(TRAIN, replace(train_config, optim=DIVERGES))
@@ -68,10 +76,15 @@ def test_a_training_ends_as_failed_at_the_first_epoch_that_is_no_number(train_co
     assert not list(runs.work_root().glob("train-*/**/best.ckpt"))
 
 
-def test_so_does_a_teacher(teacher_config: TeacherConfig) -> None:
+@pytest.mark.parametrize("kind", ["small_cnn", "ssl"])
+def test_so_does_a_teacher(kind: str, teacher_config: TeacherConfig, beats: Path) -> None:
+    small = replace(teacher_config.small, optim=DIVERGES)
+    optim = BeatsOptimConfig(lr=1e30, batch_size=8, max_epochs=2, warmup_epochs=0)
+    config = replace(teacher_config, kind=kind, small=small, optim=optim, beats_ssl_file=str(beats))
     with pytest.raises(Diverged, match="diverged in epoch 1"):
-        execute(TEACHER, replace(teacher_config, small=replace(teacher_config.small, optim=DIVERGES)))
-    assert failed("teacher").info.status == "FAILED"
+        execute(TEACHER, config)
+    run = failed("teacher")
+    assert (run.info.status, run.data.params["kind"]) == ("FAILED", kind)
 
 
 def test_so_does_a_device_of_finetune_whose_training_is_validated_at_its_end_alone(

@@ -2,12 +2,15 @@
 each run says what became of it, and nothing hides why."""
 
 import os
+import re
 import signal
 import subprocess
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
+from threading import Event
 from typing import Any
 
 import mlflow
@@ -15,11 +18,14 @@ import pytest
 from fixtures.toy_stage import OUTER, TOY, ToyConfig
 from mlflow.entities import Run
 
+from adaptf.pipeline import interrupts
 from adaptf.pipeline import stage as stages
+from adaptf.pipeline.interrupts import last_words
 from adaptf.pipeline.stage import Stage, execute
 from adaptf.sweeps import trial as trials
 from adaptf.tracking import lease, runs
-from adaptf.tracking.lease import Busy
+from adaptf.tracking.lease import Busy, LeaseLost
+from adaptf.tracking.runs import Result, StageRun
 
 
 @pytest.fixture(autouse=True)
@@ -90,13 +96,90 @@ def test_an_error_while_ctrl_c_is_noted_does_not_hide_it(
 def test_ctrl_c_waits_for_no_server_in_a_trial_of_a_sweep_either(
     environment: dict[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for module in (stages, trials):
-        monkeypatch.setattr(module, "answers", lambda: False)
+    monkeypatch.setattr(interrupts, "answers", lambda: False)
     monkeypatch.setattr(trials, "patiently", raising(AssertionError("it waits for the server")))
     monkeypatch.setattr(runs, "patiently", raising(AssertionError("it waits for the server")))
     interrupted: Stage[Any] = replace(TOY, run=raising(KeyboardInterrupt()))
     with pytest.raises(KeyboardInterrupt):
         execute(trials._as_trial(interrupted, {}, begun=lambda run_id: None), ToyConfig(seed=204))
+
+
+def test_ctrl_c_gives_a_server_that_hangs_ten_seconds_for_all_of_its_runs(
+    environment: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    until: list[float] = []
+
+    def hang(interrupt: BaseException, say: object) -> None:
+        last_words(interrupt, lambda: over.wait(60) and ended.append("in time"))
+        until.append(vars(interrupt)["until"])
+
+    over, ended = Event(), list[str]()
+    monkeypatch.setattr(interrupts, "LAST_SECONDS", 0.1)
+    monkeypatch.setattr(stages, "last_words", hang)
+    inner: Stage[Any] = replace(TOY, run=raising(KeyboardInterrupt()))
+    outer: Stage[Any] = replace(OUTER, run=lambda config, run: execute(inner, config))
+    with pytest.raises(KeyboardInterrupt):
+        execute(outer, ToyConfig(seed=206))
+    assert not ended and len(until) == 2 and len(set(until)) == 1
+    over.set()
+
+
+def test_a_run_that_was_deleted_meanwhile_says_so_and_goes_on_once_it_is_restored(
+    environment: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def deletes(config: ToyConfig, run: StageRun) -> Result:
+        mlflow.MlflowClient().delete_run(run.run_id)
+        return Result()
+
+    with pytest.raises(
+        LeaseLost, match=r"run (\w+) was deleted while .*restored, the same command goes"
+    ) as lost:
+        execute(replace(TOY, run=deletes), ToyConfig(seed=207))
+    (run_id,) = re.findall(r"run (\w{32}) ", str(lost.value))
+    mlflow.MlflowClient().restore_run(run_id)
+    monkeypatch.setattr(lease, "is_alive", raising(AssertionError("it waits for a sign of life")))
+    assert execute(TOY, ToyConfig(seed=207)) == run_id
+
+
+def test_where_the_run_around_it_was_lost_a_run_is_ended_and_free(environment: dict[str, str]) -> None:
+    def loses(config: ToyConfig, run: StageRun) -> Result:
+        outer = lease._held[0]
+        mlflow.MlflowClient().set_tag(outer.run_id, lease.OWNER, "x process 1 on elsewhere since 2")
+        with suppress(LeaseLost):
+            outer.beat()
+        run.logger().log_metrics({"train/loss": 1.0}, step=0)
+        raise AssertionError("the training goes on")
+
+    lost: Stage[Any] = replace(OUTER, run=lambda config, run: execute(replace(TOY, run=loses), config))
+    with pytest.raises(LeaseLost, match="taken over by process 1 on elsewhere since 2"):
+        execute(lost, ToyConfig(seed=208))
+    found = {stage: (run.info.status, run.data.tags[lease.OWNER]) for stage, run in runs_with(208).items()}
+    assert found == {"toy": ("FAILED", ""), "outer": ("RUNNING", "x process 1 on elsewhere since 2")}
+
+
+def test_nobody_waits_for_a_holder_that_was_killed_in_the_same_folder_however_early(
+    environment: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    killed = raising(SystemExit("kill -9"))
+    monkeypatch.setattr(lease, "is_alive", raising(AssertionError("it waits for a sign of life")))
+    for owner, name in ((stages, "Lease"), (lease.time, "sleep"), (lease.mlflow.MlflowClient, "set_tag")):
+        with monkeypatch.context() as patch, pytest.raises(SystemExit, match="kill -9"):
+            patch.setattr(owner, name, killed)
+            execute(TOY, ToyConfig(seed=209))
+    execute(TOY, ToyConfig(seed=209))
+    assert runs_with(209)["toy"].info.status == "FINISHED"
+
+
+def test_an_error_of_mlflow_tells_no_password_at_the_end_of_a_stage(
+    environment: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    away = RuntimeError("API request to http://me:secret@host/api failed")
+    monkeypatch.setattr(sys, "argv", ["toy", "--seed=205"])
+    with pytest.raises(SystemExit) as ended:
+        replace(TOY, run=raising(away)).main()
+    written = mlflow.artifacts.load_text(f"runs:/{runs_with(205)['toy'].info.run_id}/error.txt")
+    for text in (str(ended.value), written):
+        assert "Traceback" in text and "API request to http://me@host/api failed" in text
 
 
 OUTLIVING = """

@@ -18,6 +18,7 @@ import pytest
 import torch
 from fixtures.serving import free_port, outside_environment, wait_until_healthy
 from fixtures.store import in_store
+from fixtures.toy_stage import OUTER, TOY, ToyConfig
 
 from adaptf.mlproject.train import TRAIN, TrainConfig
 from adaptf.pipeline.stage import Stage, execute
@@ -135,6 +136,21 @@ def test_a_training_goes_on_without_its_server_and_waits_for_it_at_the_end(
     for name in ("train/loss", "val/accuracy", "val/loss", "epoch"):
         assert len(client.get_metric_history(run_id, name)) == EPOCHS, name
     assert {entry.path for entry in client.list_artifacts(run_id)} == {"checkpoints", "config.yaml"}
+
+
+def test_a_stage_within_another_one_waits_for_the_server_before_it_begins(
+    mlflow_server: Server,
+    environment: dict[str, str],
+    comes_back_when_missed: None,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def goes_away(config: ToyConfig, run: StageRun) -> Result:
+        mlflow_server.kill()
+        return Result(parts=[execute(TOY, config)])
+
+    run_id = execute(replace(OUTER, run=goes_away), ToyConfig())
+    assert "The tracking server does not answer: the begin of toy waits for it" in capsys.readouterr().out
+    assert mlflow.get_run(run_id).info.status == "FINISHED"
 
 
 def test_why_a_stage_failed_is_kept_for_a_server_that_is_away(

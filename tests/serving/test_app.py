@@ -3,14 +3,16 @@ what nobody waits for ends, and frees its place."""
 
 import asyncio
 import json
-from threading import Event
+from threading import Event, Semaphore
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from mlflow.environment_variables import MLFLOW_SCORING_SERVER_REQUEST_TIMEOUT
 
+from adaptf.serving import app as served
 from adaptf.serving.app import make_app
+from adaptf.serving.entrance import REQUESTS_AT_ONCE
 from adaptf.serving.requests import GivenUp
 
 BODY = json.dumps({"dataframe_records": [{"audio": "AAAA"}]}).encode()
@@ -22,11 +24,17 @@ class EndlessRouter:
     def __init__(self) -> None:
         self.ended, self.counted = Event(), []
         self.monitor = SimpleNamespace(turned_away=lambda status, message: self.counted.append(status))
+        self.begun, self.clip_answered, self.trials = Semaphore(0), Event(), 0
 
     def answer(self, table: Any, params: Any, *, stop: Event) -> None:
+        self.begun.release()
         assert stop.wait(60)
         self.ended.set()
         raise GivenUp
+
+    def try_out(self) -> None:
+        self.trials += 1
+        assert self.clip_answered.wait(60)
 
 
 @pytest.fixture
@@ -34,7 +42,7 @@ def router() -> EndlessRouter:
     return EndlessRouter()
 
 
-def asked(router: EndlessRouter, *messages: dict[str, Any]) -> int:
+async def ask(app: Any, path: str, *messages: dict[str, Any]) -> int:
     """The status of a request of which the server gets these messages, and then nothing more."""
     coming, answers = list(messages), []
 
@@ -45,11 +53,15 @@ def asked(router: EndlessRouter, *messages: dict[str, Any]) -> int:
         answers.append(message)
 
     scope = {
-        "type": "http", "method": "POST", "path": "/invocations", "query_string": b"",
+        "type": "http", "method": "POST" if messages else "GET", "path": path, "query_string": b"",
         "headers": [(b"content-type", b"application/json")],
     }  # fmt: skip
-    asyncio.run(make_app(router)(scope, receive, send))
+    await app(scope, receive, send)
     return answers[0]["status"]
+
+
+def asked(router: EndlessRouter, *messages: dict[str, Any]) -> int:
+    return asyncio.run(ask(make_app(router), "/invocations", *messages))
 
 
 def test_the_work_ends_when_its_time_is_over(router, monkeypatch):
@@ -67,3 +79,31 @@ def test_a_body_that_never_ends_is_given_up(router, monkeypatch):
     monkeypatch.setenv(MLFLOW_SCORING_SERVER_REQUEST_TIMEOUT.name, "1")
     assert asked(router, {"type": "http.request", "body": BODY[:5], "more_body": True}) == 504
     assert router.counted == ["given up"]
+
+
+def test_it_is_not_ready_while_nothing_is_answered_however_often_it_is_asked(router, monkeypatch):
+    async def twice_then_answered() -> list[int]:
+        app = make_app(router)
+        while_it_hangs = [await ask(app, "/ready"), await ask(app, "/ready")]
+        router.clip_answered.set()
+        return [*while_it_hangs, await ask(app, "/ready")]
+
+    monkeypatch.setattr(served, "READY_SECONDS", 0.1)
+    assert asyncio.run(twice_then_answered()) == [503, 503, 200]
+    assert router.trials == 1
+
+
+def test_it_is_not_ready_while_every_worker_hangs(router, monkeypatch):
+    async def beside_hanging_requests() -> tuple[int, int]:
+        app, body = make_app(router), {"type": "http.request", "body": BODY}
+        hanging = [asyncio.create_task(ask(app, "/invocations", body)) for _ in range(REQUESTS_AT_ONCE)]
+        for _ in hanging:
+            await asyncio.to_thread(router.begun.acquire)
+        while_they_hang = await ask(app, "/ready")
+        await asyncio.wait(hanging)
+        return while_they_hang, await ask(app, "/ready")
+
+    router.clip_answered.set()
+    monkeypatch.setenv(MLFLOW_SCORING_SERVER_REQUEST_TIMEOUT.name, "3")
+    monkeypatch.setattr(served, "READY_SECONDS", 0.1)
+    assert asyncio.run(beside_hanging_requests()) == (503, 200)

@@ -214,9 +214,10 @@ def test_a_registry_that_does_not_answer_is_mentioned_once(follower, registry, s
     follower.check()
     before = len(said)
     for number in range(3):
-        registry.error = OSError(f"connection {number} refused")
+        registry.error = OSError(f"http://me:secret@host: connection {number} refused")
         follower.check()
-    assert follower.problem == "OSError: connection 2 refused"
+    assert follower.problem == "OSError: http://me@host: connection 2 refused"
+    assert not any("secret" in line["message"] for line in said[before:])
     assert follower.failed["registry"] == 3
     registry.error = None
     follower.check()

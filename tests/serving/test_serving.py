@@ -275,8 +275,9 @@ def test_when_the_queue_is_full_a_request_is_told_to_come_again(address, clip, s
             open_requests.enter_context(sent(address, "Content-Length: 100\r\n\r\n{"))
         wait_until(lambda: posted(address, body).status_code == 503)
         assert int(posted(address, body).headers["Retry-After"]) > 0
-        assert status("/ready").ok and status("/health").ok
+        assert (status("/ready").status_code, status("/health").status_code) == (503, 200)
     wait_until(lambda: posted(address, body).ok)
+    assert status("/ready").ok
     assert 'adaptf_requests_total{status="busy"}' in status("/metrics").text
 
 

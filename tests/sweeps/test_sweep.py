@@ -400,7 +400,7 @@ def test_a_study_with_other_settings_is_refused(
         ),
         (
             {"storage": "postgresql+psycopg2://me:secret@127.0.0.1:1/base"},
-            r"me:\*\*\*@127.0.0.1:1/base can't be used: .*refused",
+            r"me@127.0.0.1:1/base can't be used: .*refused",
         ),
         ({"space": "nothing.yaml"}, "neither one of default, distill, finetune, train nor a file"),
     ],

@@ -130,6 +130,11 @@ def test_the_bundle_of_a_version_is_downloaded(logged, bundle, tmp_path):
     assert (found / "router.json").read_text() == (bundle / "router.json").read_text()
 
 
+def test_so_is_that_of_a_logged_model(logged, bundle, tmp_path):
+    found = logged_model.bundle_behind(logged, tmp_path, what=logged)
+    assert (found / "router.json").read_text() == (bundle / "router.json").read_text()
+
+
 def test_a_version_without_a_bundle_is_named(tmp_path):
     client = mlflow.MlflowClient()
     client.create_registered_model("adaptf-foreign")

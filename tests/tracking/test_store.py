@@ -17,6 +17,8 @@ from fixtures.serving import free_port
 
 from adaptf.errors import UserError
 from adaptf.mlproject.prepare import PREPARE
+from adaptf.pipeline.lineage import origin_of
+from adaptf.tracking import runs
 from adaptf.tracking.store import open_store
 
 Answers = dict[str, tuple[int, str]]
@@ -100,10 +102,18 @@ def test_a_stage_ends_at_once_and_with_a_message_where_no_server_answers(
     with pytest.raises(SystemExit) as ended:
         PREPARE.main()
     assert str(ended.value) == (
-        f"\nprepare: the MLflow server http://me:***@127.0.0.1:{port} does not answer (Connection refused): "
+        f"\nprepare: the MLflow server http://me@127.0.0.1:{port} does not answer (Connection refused): "
         f"start it, or give its address in MLFLOW_TRACKING_URI as a browser opens it, without what follows a "
         "#"
     )
+
+
+def test_what_is_not_in_a_store_is_told_without_its_password(use: Callable[[str], None]) -> None:
+    with answering({}) as address:
+        use(shown := address.replace("//", "//me:secret@"))
+        for look in (lambda: runs.finished_run("0" * 32), lambda: origin_of("0" * 32)):
+            with pytest.raises(UserError, match=f"no run .* in {shown.replace(':secret', '')}"):
+                look()
 
 
 def test_a_host_that_nobody_knows_is_said(use: Callable[[str], None]) -> None:
@@ -118,8 +128,8 @@ def test_a_database_that_does_not_open_is_said_at_once(use: Callable[[str], None
     for uri, told in {
         f"sqlite:///{tmp_path}/file/mlflow.db": r"folder of the MLflow store .*no file can be written",
         f"sqlite:///{tmp_path}/text.db": "can't be opened: file is not a database",
-        f"postgresql+psycopg2://me:secret@127.0.0.1:{free_port()}/runs": r"me:\*\*\*@.*Connection refused",
-        "postgres://me:secret@127.0.0.1/runs": r"me:\*\*\*@.* can't be used: .*Supported URI schemes",
+        f"postgresql+psycopg2://me:secret@127.0.0.1:{free_port()}/runs": r"me@.*Connection refused",
+        "postgres://me:secret@127.0.0.1/runs": r"me@.* can't be used: .*Supported URI schemes",
     }.items():
         use(uri)
         with pytest.raises(UserError, match=told) as refused:
