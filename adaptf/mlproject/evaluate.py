@@ -8,6 +8,7 @@ from adaptf.pipeline.artifacts import DATA_KIND, SCENES_KIND
 from adaptf.pipeline.config import aside, upstream, upstream_several
 from adaptf.pipeline.dataset import load_tested
 from adaptf.pipeline.predictions import load_models, predict_by_device
+from adaptf.pipeline.several import OVER_FOLDS
 from adaptf.pipeline.stage import Stage
 from adaptf.pipeline.taught import teacher_name
 from adaptf.pipeline.validation import DISTILLED, FINETUNED, QUANTIZED, TRAINED
@@ -94,7 +95,13 @@ def origin_of_teachers(config: EvaluateConfig) -> str:
     return f"Teachers: {', '.join(teacher_name(run_id) for run_id in run_ids)}."
 
 
-EVALUATE = Stage("evaluate", run=evaluate, config=EvaluateConfig, score="test/accuracy/per device INT8")
+EVALUATE = Stage(
+    "evaluate",
+    run=evaluate,
+    config=EvaluateConfig,
+    score="test/accuracy/per device INT8",
+    folds=OVER_FOLDS,
+)
 
 
 if __name__ == "__main__":

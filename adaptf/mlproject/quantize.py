@@ -26,6 +26,7 @@ from adaptf.pipeline.device_models import check_clips_of, device_models
 from adaptf.pipeline.quantize_device import Quantized, quantize_device
 from adaptf.pipeline.ranges import COUNT, NOT_NEGATIVE, SHARE, within
 from adaptf.pipeline.refit import refits_of, what_clips_judge
+from adaptf.pipeline.several import OVER_FOLDS
 from adaptf.pipeline.stage import Stage
 from adaptf.pipeline.validation import (
     ENOUGH_CLIPS,
@@ -158,7 +159,7 @@ def problems_of(found: Quantized, config: QuantizeConfig) -> list[str]:
     return [f"{found.device}: {problem}" for problem in problems]
 
 
-QUANTIZE = Stage("quantize", run=quantize, config=QuantizeConfig, score="INT8 accuracy")
+QUANTIZE = Stage("quantize", run=quantize, config=QuantizeConfig, score="INT8 accuracy", folds=OVER_FOLDS)
 
 if __name__ == "__main__":
     QUANTIZE.main()

@@ -4,6 +4,7 @@ Without the file that it starts from a small convolutional network, trained from
 place; it is called what it is in the run, its tags and every table.
 """
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -38,10 +39,12 @@ from adaptf.pipeline.config import (
 )
 from adaptf.pipeline.dataset import PreparedData, load_prepared
 from adaptf.pipeline.fitting import Recipe, fitted_result, train_classifier
+from adaptf.pipeline.folds import out_of_fold, out_of_fold_logits
 from adaptf.pipeline.objectives import SCENES
 from adaptf.pipeline.ranges import COUNT, within
+from adaptf.pipeline.several import Study, with_fold
 from adaptf.pipeline.stage import Stage
-from adaptf.pipeline.validation import with_validation_tables
+from adaptf.pipeline.validation import with_predictions, with_validation_tables
 from adaptf.tracking.runs import NONE, Result, StageRun, digest, is_process_zero
 from adaptf.training.fit import Fitted
 
@@ -144,18 +147,30 @@ def teacher(config: TeacherConfig, run: StageRun) -> Result:
     table = TeacherLogits(
         tuple(rows["filename"]), data.classes, logits, teacher_run=run.run_id, data_digest=data.digest
     )
-    if is_process_zero():
-        write_teacher_logits(run.folder / LOGITS, table)
+    if not is_process_zero():
+        return Result()
+    write_teacher_logits(run.folder / LOGITS, table)
     heard = (rows["split"] == VALIDATION).to_numpy()
-    predictions = prediction_table(rows[heard], logits[heard], data.classes)
-    result = with_validation_tables(
-        fitted_result(run, fitted, note=note), data, {network_kind(config): predictions}
-    )
+    settings = {network_kind(config): prediction_table(rows[heard], logits[heard], data.classes)}
+    result = with_validation_tables(fitted_result(run, fitted, note=note), data, settings)
+    return _as_teacher(with_predictions(result, run, settings), config, run)
+
+
+def _as_teacher(result: Result, config: TeacherConfig, run: StageRun) -> Result:
+    """The result with the logits that lie in the run's folder, and whose they are."""
     return replace(
         result,
         files={**result.files, LOGITS: run.folder / LOGITS},
         tags={TEACHER_KIND: config.kind, TEACHER_MODEL: network_kind(config)},
     )
+
+
+def teacher_over_folds(config: TeacherConfig, children: Mapping[int, str], run: StageRun) -> Result:
+    """With the logits of each clip by the teacher that has not learnt from its place."""
+    setting = network_kind(config)
+    result = out_of_fold(config, children, run, settings=[setting])
+    write_teacher_logits(run.folder / LOGITS, out_of_fold_logits(config, run, setting))
+    return _as_teacher(result, config, run)
 
 
 def what_it_is(config: TeacherConfig) -> str:
@@ -309,6 +324,7 @@ TEACHER = Stage(
     reads=file_digest,
     words=lambda config: [f"{config.kind} ({network_kind(config)})"],
     score="best/accuracy",
+    folds=Study(with_fold, teacher_over_folds),
 )
 
 

@@ -8,7 +8,7 @@ import shutil
 import signal
 import sys
 import traceback
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
@@ -28,13 +28,13 @@ from adaptf.pipeline.command_line import command_arguments, parse
 from adaptf.pipeline.config import check_ranges, settings, upstream_fields
 from adaptf.pipeline.fingerprint import fingerprint
 from adaptf.pipeline.interrupts import INTERRUPTS, end_in_order
-from adaptf.pipeline.seeds import SEEDS_SUFFIX, Study
+from adaptf.pipeline.several import OVER_SEEDS, Study, folds_of
 from adaptf.pipeline.upstream import resolve_upstream
 from adaptf.tracking import lease as leases
 from adaptf.tracking import runs
 from adaptf.tracking.complete import COMPLETE, NOT_YET
 from adaptf.tracking.lease import Lease, LeaseLost
-from adaptf.tracking.runs import Result, StageRun, StopTraining, Watch
+from adaptf.tracking.runs import FOLDS, SEEDS, Result, Several, StageRun, StopTraining, Watch
 from adaptf.tracking.server import answers
 from adaptf.tracking.store import open_store
 from adaptf.training.group import enter_group, outlive_the_others
@@ -81,14 +81,17 @@ class Stage(Generic[_Config]):
     """What tells a run from others of its stage, in its name, as in `T=2 w=0.02`."""
     score: str = ""
     """The metric, or the begin of those, by which lineage and lists show how good a run's model is."""
-    study: Study = Study()
+    study: Study = OVER_SEEDS
     """What a parent over several seeds makes of its children."""
+    folds: Study | None = None
+    """The same of a parent over folds; None: the stage takes the data of one fold alone."""
 
     def describe(self, config: _Config) -> str:
         """What a run is called where nobody names it: the parent over seeds with their number."""
         name = " ".join([self.name, *self.words(config)])
-        seeds = getattr(config, "seeds", ())
-        return f"{name}, {len(seeds)} seeds" if seeds else name
+        seeds, folds = getattr(config, "seeds", ()), folds_of(config)
+        numbers = [f"{len(seeds)} seeds"] * bool(seeds) + [f"{len(folds)} folds"] * bool(folds)
+        return ", ".join([name, *numbers])
 
     def main(self) -> None:
         """The body of an entry point: parse, then execute; what a user can mend ends it with its message alone."""
@@ -124,8 +127,8 @@ def execute(
 
     Without a `name` the run is called after the stage and its settings. Within an active run it becomes a nested one. With
     `reuse`, a finished run of the same settings, code, inputs and data is taken instead. An interrupted run of that kind
-    is continued. With `config.seeds` there is a nested run for each of them, and the stage's study says what their parent
-    makes of them. `watch` is told of the validations of this run's own training, not of nested runs, and may end it by
+    is continued. With `config.seeds`, or data over folds, there is a nested run for each of them, and the stage says what their
+    parent makes of them. `watch` is told of the validations of this run's own training, not of nested runs, and may end it by
     StopTraining. Stages that get the same `shared` read their data once.
     """
     shared = shared or SharedObjects()
@@ -134,8 +137,7 @@ def execute(
     stage.check(config)
     config = resolve_upstream(config)
     name = name or stage.describe(config)
-    if getattr(config, "seeds", ()):
-        stage = _over_seeds(stage, shared)
+    stage = _over_seeds_or_folds(stage, config, shared)
     stage.fetch(config)
     reads = stage.reads(config)
     digest = uuid4().hex if reads is None else fingerprint(stage.name, config, reads)
@@ -156,29 +158,42 @@ def execute(
     return run.run_id
 
 
-def _over_seeds(stage: Stage[_Config], shared: SharedObjects) -> Stage[_Config]:
-    """The stage that runs this one with every seed."""
+def _over_seeds_or_folds(stage: Stage[_Config], config: Any, shared: SharedObjects) -> Stage[_Config]:
+    """The stage that runs this one with every seed, else that which does with every fold, else this one. Raises UserError where
+    it does not go over folds."""
+    if seeds := getattr(config, "seeds", ()):
+        if len(set(seeds)) != len(seeds):
+            raise UserError(f"seeds are {', '.join(map(str, seeds))}: each should stand there once")
+        return _over(SEEDS, seeds, stage, stage.study, shared)
+    if not (folds := folds_of(config)):
+        return stage
+    if stage.folds is None:
+        raise UserError(
+            f"{stage.name} takes the data of one fold: name one of the runs below {config.prepare_run}"
+        )
+    return _over(FOLDS, folds, stage, stage.folds, shared)
+
+
+def _over(
+    several: Several, numbers: Sequence[int], stage: Stage[_Config], study: Study, shared: SharedObjects
+) -> Stage[_Config]:
+    """The stage that runs this one with each number."""
 
     def parent(config: Any, run: StageRun) -> Result:
-        if len(set(config.seeds)) != len(config.seeds):
-            raise UserError(f"seeds are {', '.join(map(str, config.seeds))}: each should stand there once")
+        configs = {number: study.config_of(config, number) for number in numbers}
         children = {
-            seed: execute(
-                stage,
-                stage.study.config_of(config, seed),
-                name=f"{stage.name} seed {seed}",
-                reuse=True,
-                shared=shared,
+            number: execute(
+                stage, one, name=f"{stage.name} {several.what} {number}", reuse=True, shared=shared
             )
-            for seed in config.seeds
+            for number, one in configs.items()
         }
         if not runs.is_process_zero():
             return Result()
-        result = stage.study.result(config, children, run)
-        seeds = {f"{runs.SEED}{seed}": run_id for seed, run_id in children.items()}
-        return dataclasses.replace(result, tags={**result.tags, **seeds}, parts=children.values())
+        result = study.result(config, children, run)
+        tags = {several.tag(number): run_id for number, run_id in children.items()}
+        return dataclasses.replace(result, tags={**result.tags, **tags}, parts=children.values())
 
-    return dataclasses.replace(stage, name=stage.name + SEEDS_SUFFIX, run=parent)
+    return dataclasses.replace(stage, name=stage.name + several.suffix, run=parent)
 
 
 def _work(stage: Stage[_Config], config: _Config, run: StageRun) -> None:

@@ -38,8 +38,8 @@ UPSTREAM = "adaptf.upstream."
 """Begin of a tag per run that a stage took from, whatever the command line said (`latest`)."""
 FILE = "adaptf.file."
 """Begin of a tag per checkpoint file that a stage took from in the place of a run: its name and digest."""
-SEED = "adaptf.seed."
-"""Begin of a tag per seed, which holds the run with that seed, of the parent of such runs."""
+FOLD = "adaptf.fold"
+"""Tag: which fold's data a run made or worked on; `latest` never means such a run, as other folds belong to it."""
 TRIAL = "adaptf.trial"
 """Tag: the number of the trial of a sweep whose run it is; `latest` never means such a run."""
 REFIT = "adaptf.refit"
@@ -53,8 +53,8 @@ CONTINUES = "adaptf.continues"
 LATEST, NONE = "latest", "none"
 _WORK = "ADAPTF_WORK"
 DEFAULT_STORE = "mlflow.db"
-_PER_EPOCH = ("train/", "val/", "lr-", "epoch")
-"""Begin of the metrics that Lightning logs while it trains."""
+_PER_EPOCH = ("train/", "val/", "lr-", "epoch", "system/")
+"""Begin of the metrics that are logged while a training goes on."""
 
 
 Watch = Callable[[int, float], None]
@@ -70,6 +70,31 @@ class UpstreamError(UserError):
 
 
 @dataclass(frozen=True)
+class Several:
+    """What a stage goes over, a child run for each under a parent, whose tags name them."""
+
+    what: str
+    """seed or fold"""
+
+    @property
+    def suffix(self) -> str:
+        """Of the parent's stage: nothing that asks for a run of the stage takes it for one."""
+        return f"_{self.what}s"
+
+    def children(self, run: Run) -> dict[int, str]:
+        """The runs by number of their parent; empty for any other run."""
+        begin, tags = self.tag(""), run.data.tags
+        return {int(name.removeprefix(begin)): tags[name] for name in sorted(tags) if name.startswith(begin)}
+
+    def tag(self, number: int | str) -> str:
+        """Of the parent: it holds the child."""
+        return f"adaptf.{self.what}.{number}"
+
+
+SEEDS, FOLDS = Several("seed"), Several("fold")
+
+
+@dataclass(frozen=True)
 class DataSet:
     """Data that a run used, as its page shows it."""
 
@@ -78,6 +103,8 @@ class DataSet:
     table: pd.DataFrame
     source: str
     """Where the data came from."""
+    fold: str = ""
+    """Which of several folds validates, such as `2 of 5 by city`; '' where there is one split alone."""
 
 
 @dataclass(frozen=True)
@@ -123,7 +150,7 @@ class StageRun:
         if is_process_zero():
             lease.check()
             _log_data_set(data_set)
-            mlflow.set_tag(DATA_DIGEST, data_set.digest)
+            mlflow.set_tags({DATA_DIGEST: data_set.digest, **fold_tag(data_set.fold)})
 
     def download(self, run_id: str, artifact: str) -> Path:
         """Local path of another run's artifact (file or folder), fetched once for all that share it: nobody may change it."""
@@ -243,7 +270,7 @@ def finished_runs(stage: str, tags: Mapping[str, str]) -> Iterator[Run]:
 def _finished(stage: str, tags: Mapping[str, str]) -> Iterator[Run]:
     """The same, and those that lack something."""
     found = search(stage, tags, status="FINISHED")
-    return (run for run in found if TRIAL not in run.data.tags)
+    return (run for run in found if not {TRIAL, FOLD} & set(run.data.tags))
 
 
 def latest(stage: str, tags: Mapping[str, str]) -> str:
@@ -277,7 +304,11 @@ def finished_run(run_id: str, *stages: str) -> Run:
         raise UpstreamError(f"there is no run '{run_id}' in {mlflow.get_tracking_uri()}") from error
     found = run.data.tags.get(STAGE)
     if stages and found not in stages:
-        one_each = "".join(f"; seed {seed}: {child}" for seed, child in seed_runs(run).items())
+        one_each = "".join(
+            f"; {several.what} {number}: {child}"
+            for several in (SEEDS, FOLDS)
+            for number, child in several.children(run).items()
+        )
         raise UpstreamError(f"run {run_id} is of stage '{found}', a run of '{stages[0]}' is needed{one_each}")
     if lacks := lack(run):
         raise UpstreamError(f"run {run_id} of stage '{found}' {lacks}. Run that stage again")
@@ -311,20 +342,19 @@ def split_ids(value: str) -> list[str]:
     return [value] if files_of(value) else value.split(",")
 
 
+def fold_tag(fold: str) -> dict[str, str]:
+    """Of a run on this fold's data; none where there is one split alone."""
+    return {FOLD: fold} if fold else {}
+
+
 def file_tags(field: str, value: str) -> dict[str, str]:
     """By device the checkpoint files that a field names; none where it names runs."""
     return {f"{FILE}{field}/{stored(device)}": label for device, label in labels_of(value).items()}
 
 
-def seed_runs(run: Run) -> dict[int, str]:
-    """The runs by seed of their parent; empty for any other run."""
-    tags = run.data.tags
-    return {int(name.removeprefix(SEED)): tags[name] for name in sorted(tags) if name.startswith(SEED)}
-
-
 def with_all_seeds(run: Run) -> list[str]:
     """The ids of the runs for which a run stands: those of all seeds, or itself."""
-    return list(seed_runs(run).values()) or [str(run.info.run_id)]
+    return list(SEEDS.children(run).values()) or [str(run.info.run_id)]
 
 
 def scores(run_id: str) -> dict[str, float]:

@@ -28,6 +28,8 @@ from adaptf.training.task import ClassifierTask
 
 Checkpoint = Callable[..., dict[str, torch.Tensor]]
 
+LEFT_BY_A_TRAINING = {"config.yaml", "checkpoints/best.ckpt", "checkpoints/last.ckpt"}
+
 
 @pytest.fixture(scope="module")
 def trained(train_config: TrainConfig) -> str:
@@ -109,7 +111,7 @@ def test_prepare_leaves_the_table_and_the_counts(prepared: str, folder: Path) ->
 
 def test_train_leaves_checkpoints_metrics_and_its_configuration(trained: str, folder: Path) -> None:
     run = mlflow.get_run(trained)
-    assert artifacts(trained) == {"config.yaml", "checkpoints/best.ckpt", "checkpoints/last.ckpt"}
+    assert artifacts(trained) == {*LEFT_BY_A_TRAINING, "validation/trained.parquet"}
     assert (
         run.info.status == "FINISHED"
         and run.data.tags[STAGE] == "train"
@@ -140,7 +142,8 @@ def test_the_small_teacher_is_called_what_it_is_and_predicts_the_learning_clips(
 
 def test_distill_starts_from_the_trained_network_and_names_the_teacher(distilled: str, taught: str) -> None:
     run = mlflow.get_run(distilled)
-    assert artifacts(distilled) == {"config.yaml", "checkpoints/best.ckpt", "checkpoints/last.ckpt"}
+    predictions = {f"validation/{setting}.parquet" for setting in ("teachers", "distilled")}
+    assert artifacts(distilled) == LEFT_BY_A_TRAINING | predictions
     assert run.data.params["teacher_runs"] == taught
     assert "ssl (small_cnn)" in run.data.tags["mlflow.note.content"]
 
