@@ -95,6 +95,7 @@ def quantize(config: QuantizeConfig, run: StageRun) -> Result:
             },
         },
         files={name: run.folder / name for name in (INT8, QUANTIZATION, VALIDATION_PREDICTIONS)},
+        kept=INT8,
         note=f"{tolerable}; {verdict}\n\n{as_markdown(table)}",
     )
     return with_validation_tables(result, data, settings, refits=refits)

@@ -316,6 +316,9 @@ class TrainerConfig(Loading):
     score: Score = "mean_over_devices"
     """The accuracy on validation clips that chooses checkpoints and sweeps' settings: the mean over devices of their
     macro averages, or `plain`, that of all clips together, of which three in four of TAU's are of device a."""
+    system_metrics: bool = aside(False)
+    """Samples processor, memory, disk, network and GPU every 10 seconds (MLFLOW_SYSTEM_METRICS_SAMPLING_INTERVAL), which the
+    run's page shows as system metrics; of a GPU by the package nvidia-ml-py (of AMD's pyrsmi)."""
     progress_bar: bool = aside(True)
     """Shows how far an epoch has come; a line per epoch is printed either way."""
 

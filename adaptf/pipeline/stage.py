@@ -29,6 +29,7 @@ from adaptf.pipeline.config import check_ranges, settings, upstream_fields
 from adaptf.pipeline.fingerprint import fingerprint
 from adaptf.pipeline.interrupts import INTERRUPTS, end_in_order
 from adaptf.pipeline.several import OVER_SEEDS, Study, folds_of
+from adaptf.pipeline.system_metrics import samples_system
 from adaptf.pipeline.upstream import resolve_upstream
 from adaptf.tracking import lease as leases
 from adaptf.tracking import runs
@@ -134,6 +135,7 @@ def execute(
     shared = shared or SharedObjects()
     check_ranges(config)
     enter_group(several=getattr(getattr(config, "trainer", None), "several_processes", False))
+    samples_system(config)
     stage.check(config)
     config = resolve_upstream(config)
     name = name or stage.describe(config)
@@ -147,7 +149,7 @@ def execute(
     with runs.work_folder(stage.name, digest) as folder:
         L.seed_everything(getattr(config, "seed", 0), verbose=False)
         if runs.is_process_zero():
-            with _active_run(stage, digest, name, folder) as run:
+            with _active_run(stage, digest, name, folder, sampled=samples_system(config)) as run:
                 run = dataclasses.replace(run, watch=watch, shared=shared)
                 _work(stage, config, run)
             shutil.rmtree(folder)
@@ -250,7 +252,9 @@ def _wait_for_all_processes() -> None:
 
 
 @contextmanager
-def _active_run(stage: Stage[Any], digest: str, name: str, folder: Path) -> Iterator[StageRun]:
+def _active_run(
+    stage: Stage[Any], digest: str, name: str, folder: Path, *, sampled: bool
+) -> Iterator[StageRun]:
     """A run that is active meanwhile, and this process's: an interrupted one of the same work, or else the one that
     `mlflow run` made, or a new one (nested within an active one). Raises Busy where another process has it."""
     parent = mlflow.active_run()
@@ -271,7 +275,13 @@ def _active_run(stage: Stage[Any], digest: str, name: str, folder: Path) -> Iter
         folder.mkdir()
         tags[leases.OWNER] = leases.new_owner()
     nested = parent is not None
-    with mlflow.start_run(run_id, experiment_id=experiment, nested=nested, tags=tags) as active:
+    with mlflow.start_run(
+        run_id,
+        experiment_id=experiment,
+        nested=nested,
+        tags=tags,
+        log_system_metrics=sampled or None,  # None: as MLflow's own variable says
+    ) as active:
         if not interrupted:
             lease = Lease(active.info.run_id, tags[leases.OWNER], record)
             runs.give_way(active, stage.name, digest)

@@ -28,6 +28,7 @@ from adaptf.tracking.checkpoint_files import files_of, labels_of
 from adaptf.tracking.complete import COMPLETE, NOT_YET, lack, set_complete
 from adaptf.tracking.epoch_metrics import EpochLogger, send
 from adaptf.tracking.lease import Busy
+from adaptf.tracking.logged_models import judge_models, keep_model
 from adaptf.tracking.notes import LONGEST_NOTE, for_page
 from adaptf.tracking.registry import STAGE as STAGE
 from adaptf.tracking.server import patiently
@@ -115,6 +116,10 @@ class Result:
     files: Mapping[str, Path] = field(default_factory=dict)
     """Artifact folder ('' is the top) with name -> local file or folder."""
     tags: Mapping[str, str] = field(default_factory=dict)
+    kept: str = ""
+    """The artifact that is a model, if there is one: the metrics are then those of the model on validation clips."""
+    judged: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    """Run -> metrics of the model that it keeps, on test clips."""
     parts: Collection[str] = ()
     """Ids of the runs in which the work was done: without them this one is of no use."""
     data_sets: Sequence[DataSet] = ()
@@ -476,7 +481,7 @@ def _end(run_id: str, status: str) -> None:
 
 def log_result(result: Result) -> None:
     """Writes a result to the active run. Raises LeaseLost."""
-    if result.metrics:
+    if result.metrics and not result.kept:
         mlflow.log_metrics(dict(result.metrics))
     for place, path in result.files.items():
         lease.check()
@@ -487,6 +492,11 @@ def log_result(result: Result) -> None:
     if result.note:
         tags[MLFLOW_RUN_NOTE] = for_page(result.note, longest=LONGEST_NOTE)
     mlflow.set_tags(tags)
+    active = mlflow.active_run()
+    if active and result.kept:
+        keep_model(active.info.run_id, result.kept, result.metrics)
+    if active and result.judged:
+        judge_models(active.info.run_id, result.judged)
 
 
 def _log_data_set(data_set: DataSet) -> None:

@@ -22,6 +22,7 @@ from adaptf.mlproject.train import TRAIN, TrainConfig
 from adaptf.pipeline.config import AverageConfig, DataConfig
 from adaptf.pipeline.stage import Stage, execute
 from adaptf.tracking import runs
+from adaptf.tracking.logged_models import models_of
 from adaptf.tracking.runs import FINGERPRINT, STAGE, Result, StageRun, UpstreamError
 from adaptf.training.metrics import MacroAccuracy
 from adaptf.training.task import ClassifierTask
@@ -380,6 +381,7 @@ def test_an_interrupted_training_continues_in_its_run_and_ends_alike(
         mlflow.get_run(resumed).data.metrics["best/accuracy"]
         == mlflow.get_run(whole).data.metrics["best/accuracy"]
     )
+    assert len(list(models_of(mlflow.get_run(resumed)))) == 1
 
 
 def test_a_stage_joins_the_run_that_mlflow_made_for_it(
