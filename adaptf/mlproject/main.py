@@ -258,11 +258,13 @@ def check(config: MainConfig) -> None:
         )
     if config.repeat and (config.seeds or config.data.folds):
         raise UserError(
-            "repeat goes neither with seeds nor with data.folds, which share what repeat makes anew, such as pre-training"
+            "repeat goes neither with seeds nor with data.folds, which share what repeat makes anew, such as "
+            "pre-training"
         )
     if config.seeds and config.data.folds:
         raise UserError(
-            "seeds and data.folds don't go together in main: run the training stages one by one on a run of prepare over folds"
+            "seeds and data.folds don't go together in main: run the training stages one by one on a run of "
+            "prepare over folds"
         )
     check_refits(config)
     for stage, settings in stages_to_run(config):
@@ -272,8 +274,8 @@ def check(config: MainConfig) -> None:
 
 
 def check_refits(config: MainConfig) -> None:
-    """Raises UserError where a later stage would choose by the validation clips that an earlier one has learnt from, or would
-    learn from every fold."""
+    """Raises UserError where a later stage would choose by the validation clips that an earlier one has
+    learnt from, or would learn from every fold."""
     if config.data.folds:
         for one in (config.train, config.distill, config.finetune):
             with_fold(one, 1)

@@ -1,8 +1,8 @@
 """Says what takes space and nothing needs any more, and takes it away where asked to. It makes no run of its own.
 
 Only what this package has made is ever taken: shards of waveform caches, work folders and their locks, rests of
-downloads, logged models of deleted runs. What somebody holds the lock of stays, and so does all of which it can't be told
-whether a run needs it.
+downloads, logged models of deleted runs. What somebody holds the lock of stays, and so does all of which it
+can't be told whether a run needs it.
 """
 
 import json

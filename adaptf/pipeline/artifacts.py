@@ -30,7 +30,8 @@ LOGITS = "logits"
 
 # train, teacher, distill, finetune, quantize
 VALIDATION_PREDICTIONS = "validation"
-"""Artifact folder: predictions of validation clips by setting; of `quantize` by device, of the clips of all devices."""
+"""Artifact folder: predictions of validation clips by setting; of `quantize` by device, of the clips of all
+devices."""
 
 # finetune
 DEVICE_RUNS = "models.json"

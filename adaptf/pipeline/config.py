@@ -133,10 +133,12 @@ class DataConfig:
     split_seed: int = 0
     """Any whole number: another one cuts validation and test clips, and deals folds, at other locations."""
     folds: int = within(_SEVERAL, 0)
-    """So many times the clips that are not for testing are split in another way, each part validating once: a run per fold
-    under a parent, which stages take as prepare_run to run once per fold. 0: one split, by validation_share."""
+    """So many times the clips that are not for testing are split in another way, each part validating once: a
+    run per fold under a parent, which stages take as prepare_run to run once per fold. 0: one split, by
+    validation_share."""
     folds_by: Literal["location", "city"] = "location"
-    """What is in one fold as a whole: no fold is judged at a location, or in a city, that it was trained on."""
+    """What is in one fold as a whole: no fold is judged at a location, or in a city, that it was trained
+    on."""
     fold: int = within(NOT_NEGATIVE, 0)
     """The number of a single fold, from 1, that is to be prepared; 0: all of them."""
     audioset_clip_seconds: float = within(POSITIVE, 10.0)
@@ -317,8 +319,9 @@ class TrainerConfig(Loading):
     """The accuracy on validation clips that chooses checkpoints and sweeps' settings: the mean over devices of their
     macro averages, or `plain`, that of all clips together, of which three in four of TAU's are of device a."""
     system_metrics: bool = aside(False)
-    """Samples processor, memory, disk, network and GPU every 10 seconds (MLFLOW_SYSTEM_METRICS_SAMPLING_INTERVAL), which the
-    run's page shows as system metrics; of a GPU by the package nvidia-ml-py (of AMD's pyrsmi)."""
+    """Samples processor, memory, disk, network and GPU every 10 seconds
+    (MLFLOW_SYSTEM_METRICS_SAMPLING_INTERVAL), which the run's page shows as system metrics; of a GPU by the
+    package nvidia-ml-py (of AMD's pyrsmi)."""
     progress_bar: bool = aside(True)
     """Shows how far an epoch has come; a line per epoch is printed either way."""
 

@@ -1,4 +1,5 @@
-"""What a parent over folds makes of its trainings: each clip as the model heard it that has not learnt from its place."""
+"""What a parent over folds makes of its trainings: each clip as the model heard it that has not learnt from
+its place."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -19,14 +20,16 @@ from adaptf.tracking.runs import FOLDS, Result, StageRun
 
 
 def over_folds(*settings: str) -> Study:
-    """How a training goes over folds whose runs leave the predictions of these settings, that of the model as the last."""
+    """How a training goes over folds whose runs leave the predictions of these settings, that of the model as
+    the last."""
     return Study(with_fold, partial(out_of_fold, settings=settings))
 
 
 def out_of_fold(
     config: Any, children: Mapping[int, str], run: StageRun, *, settings: Sequence[str]
 ) -> Result:
-    """Mean and interval over folds, and the folds' predictions of their validation clips together as if they were one model's.
+    """Mean and interval over folds, and the folds' predictions of their validation clips together as if they
+    were one model's.
 
     The accuracy of the last setting on them is `best/accuracy`.
     """
@@ -44,7 +47,8 @@ def out_of_fold(
 
 
 def out_of_fold_logits(config: Any, run: StageRun, setting: str) -> TeacherLogits:
-    """Those that `out_of_fold` left: one table for students of any split of the clips that has the same test clips."""
+    """Those that `out_of_fold` left: one table for students of any split of the clips that has the same test
+    clips."""
     data = data_of_folds(config, run)
     clips = read_table(run.folder / VALIDATION_PREDICTIONS / f"{setting}.parquet")
     return TeacherLogits(

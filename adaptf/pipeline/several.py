@@ -1,4 +1,5 @@
-"""A stage done several times, once per seed or once per fold: what its children get, and what their parent tells of them."""
+"""A stage done several times, once per seed or once per fold: what its children get, and what their parent
+tells of them."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
@@ -17,12 +18,14 @@ from adaptf.tracking.runs import FOLDS, NONE, SEEDS, Result, Several, StageRun, 
 
 
 def with_seed(config: Any, seed: int) -> Any:
-    """The configuration with one of the seeds; where it builds on runs over seeds, on those with the same seed."""
+    """The configuration with one of the seeds; where it builds on runs over seeds, on those with the same
+    seed."""
     return replace(config, seed=seed, seeds=(), **_upstream_of(config, SEEDS, seed))
 
 
 def with_fold(config: Any, fold: int) -> Any:
-    """The configuration for one of the folds: on its data, and where it builds on runs over folds, on those of the same fold.
+    """The configuration for one of the folds: on its data, and where it builds on runs over folds, on those
+    of the same fold.
 
     Raises UserError for a refit, which would learn from every fold.
     """
@@ -35,7 +38,8 @@ def with_fold(config: Any, fold: int) -> Any:
 
 
 def folds_of(config: Any) -> tuple[int, ...]:
-    """The folds over which a stage is to go: those that it prepares, or of the data that it was given; empty for one split."""
+    """The folds over which a stage is to go: those that it prepares, or of the data that it was given; empty
+    for one split."""
     if _has_data(config):
         return () if config.data.fold else tuple(range(1, config.data.folds + 1))
     prepare_run = getattr(config, "prepare_run", NONE)
@@ -55,7 +59,8 @@ def _upstream_of(config: Any, several: Several, number: int) -> dict[str, str]:
 
 
 def _of_child(value: str, several: Several, number: int) -> str:
-    """The run with this number, where the value is the id of a run over several; else the value. Of several ids, each."""
+    """The run with this number, where the value is the id of a run over several; else the value. Of several
+    ids, each."""
     if value in (runs.LATEST, runs.NONE) or files_of(value):
         return value
     if "," in value:
@@ -63,7 +68,8 @@ def _of_child(value: str, several: Several, number: int) -> str:
     children = several.children(mlflow.get_run(value))
     if children and number not in children:
         raise UpstreamError(
-            f"run {value} holds the {several.what}s {', '.join(map(str, children))}, {several.what} {number} is needed"
+            f"run {value} holds the {several.what}s {', '.join(map(str, children))}, "
+            f"{several.what} {number} is needed"
         )
     return children.get(number, value)
 

@@ -128,9 +128,10 @@ def execute(
 
     Without a `name` the run is called after the stage and its settings. Within an active run it becomes a nested one. With
     `reuse`, a finished run of the same settings, code, inputs and data is taken instead. An interrupted run of that kind
-    is continued. With `config.seeds`, or data over folds, there is a nested run for each of them, and the stage says what their
-    parent makes of them. `watch` is told of the validations of this run's own training, not of nested runs, and may end it by
-    StopTraining. Stages that get the same `shared` read their data once.
+    is continued. With `config.seeds`, or data over folds, there is a nested run for each of them, and the
+    stage says what their parent makes of them. `watch` is told of the validations of this run's own training,
+    not of nested runs, and may end it by StopTraining. Stages that get the same `shared` read their data
+    once.
     """
     shared = shared or SharedObjects()
     check_ranges(config)
@@ -161,8 +162,8 @@ def execute(
 
 
 def _over_seeds_or_folds(stage: Stage[_Config], config: Any, shared: SharedObjects) -> Stage[_Config]:
-    """The stage that runs this one with every seed, else that which does with every fold, else this one. Raises UserError where
-    it does not go over folds."""
+    """The stage that runs this one with every seed, else that which does with every fold, else this one.
+    Raises UserError where it does not go over folds."""
     if seeds := getattr(config, "seeds", ()):
         if len(set(seeds)) != len(seeds):
             raise UserError(f"seeds are {', '.join(map(str, seeds))}: each should stand there once")

@@ -16,7 +16,7 @@ def samples_system(config: Any) -> bool:
         return False
     if inference_device(trainer.accelerator).type == "cuda" and not any(map(find_spec, _GPU_READERS)):
         raise UserError(
-            "trainer.system_metrics needs a package that reads the GPU: pip install nvidia-ml-py (pyrsmi for AMD), or leave "
-            "it false"
+            "trainer.system_metrics needs a package that reads the GPU: pip install nvidia-ml-py (pyrsmi for "
+            "AMD), or leave it false"
         )
     return True

@@ -17,7 +17,8 @@ def resolve_upstream(config: _Config) -> _Config:
     for field in upstream_fields(
         config
     ):  # prepare_run is the first: it says whether the others may be over folds
-        config = dataclasses.replace(config, **{field.name: _resolved(config, field)})  # type: ignore[type-var]
+        change = {field.name: _resolved(config, field)}
+        config = dataclasses.replace(config, **change)  # type: ignore[type-var]
     return config
 
 
@@ -37,7 +38,8 @@ def _resolved(config: Any, field: dataclasses.Field[Any]) -> str:
 
 
 def _stages(config: Any, field: dataclasses.Field[Any]) -> list[str]:
-    """Whose runs the field may name: those over folds as data and as teachers, else where the data are over folds too."""
+    """Whose runs the field may name: those over folds as data and as teachers, else where the data are over
+    folds too."""
     stage = field.metadata["stage"]
     seeds = "several" in field.metadata or bool(getattr(config, "seeds", None))
     folds = field.name == "prepare_run" or "each" in field.metadata or bool(folds_of(config))

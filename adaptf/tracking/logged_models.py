@@ -1,4 +1,5 @@
-"""What runs keep as logged models of MLflow, which its Models page ranks: pointers to artifacts, with metrics per data set."""
+"""What runs keep as logged models of MLflow, which its Models page ranks: pointers to artifacts, with metrics
+per data set."""
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -26,8 +27,8 @@ _MOST = 50
 
 
 def keep_model(run_id: str, artifact: str, metrics: Mapping[str, float]) -> None:
-    """Makes the model that lies in a run known, and the run's metrics as those on the validation clips of its data; once,
-    however often it is called."""
+    """Makes the model that lies in a run known, and the run's metrics as those on the validation clips of its
+    data; once, however often it is called."""
     client = mlflow.MlflowClient()
     run = client.get_run(run_id)
     model = next(models_of(run), None) or client.create_logged_model(
@@ -46,8 +47,8 @@ def keep_model(run_id: str, artifact: str, metrics: Mapping[str, float]) -> None
 
 
 def judge_models(run_id: str, judged: Mapping[str, Mapping[str, float]]) -> None:
-    """Notes in a run what it says of the models of other runs on the test clips of its data. Of those runs that keep none it
-    says nothing."""
+    """Notes in a run what it says of the models of other runs on the test clips of its data. Of those runs
+    that keep none it says nothing."""
     client = mlflow.MlflowClient()
     run = client.get_run(run_id)
     known = {one.model_id for one in run.inputs.model_inputs} if run.inputs else set()
@@ -64,7 +65,8 @@ def models_of(run: Run) -> Iterator[LoggedModel]:
 
 
 def kept_models(experiment_ids: Sequence[str], condition: str = "") -> Iterator[LoggedModel]:
-    """Those that nobody has deleted; others than `keep_model` makes, such as registered ones, are left out."""
+    """Those that nobody has deleted; others than `keep_model` makes, such as registered ones, are left
+    out."""
     client, token = mlflow.MlflowClient(), None
     while token != "":
         page = client.search_logged_models(

@@ -40,7 +40,8 @@ UPSTREAM = "adaptf.upstream."
 FILE = "adaptf.file."
 """Begin of a tag per checkpoint file that a stage took from in the place of a run: its name and digest."""
 FOLD = "adaptf.fold"
-"""Tag: which fold's data a run made or worked on; `latest` never means such a run, as other folds belong to it."""
+"""Tag: which fold's data a run made or worked on; `latest` never means such a run, as other folds belong to
+it."""
 TRIAL = "adaptf.trial"
 """Tag: the number of the trial of a sweep whose run it is; `latest` never means such a run."""
 REFIT = "adaptf.refit"
@@ -117,7 +118,8 @@ class Result:
     """Artifact folder ('' is the top) with name -> local file or folder."""
     tags: Mapping[str, str] = field(default_factory=dict)
     kept: str = ""
-    """The artifact that is a model, if there is one: the metrics are then those of the model on validation clips."""
+    """The artifact that is a model, if there is one: the metrics are then those of the model on validation
+    clips."""
     judged: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
     """Run -> metrics of the model that it keeps, on test clips."""
     parts: Collection[str] = ()

@@ -20,7 +20,8 @@ pytestmark = pytest.mark.slow
 
 @pytest.fixture(scope="module")
 def trained(train_config: TrainConfig) -> list[str]:
-    """Two, of which the first leaves its model's metrics twice, as one does whose server was away in between."""
+    """Two, of which the first leaves its model's metrics twice, as one does whose server was away in
+    between."""
     first = execute(TRAIN, train_config)
     return [first, execute(TRAIN, replace(train_config, seed=1))]
 

@@ -1,4 +1,5 @@
-"""Folds: the clips that are not for testing in several parts of whole places, each of which validates once."""
+"""Folds: the clips that are not for testing in several parts of whole places, each of which validates
+once."""
 
 import warnings
 
@@ -11,7 +12,8 @@ from adaptf.data.errors import DataError, raise_problems
 
 
 def with_fold(table: pd.DataFrame, *, fold: int, folds: int, by: str, seed: int) -> pd.DataFrame:
-    """A copy in which the clips of one of the folds, from 1, are for validation and those of all others for training.
+    """A copy in which the clips of one of the folds, from 1, are for validation and those of all others for
+    training.
 
     Raises DataError where there are too few places.
     """
@@ -21,9 +23,9 @@ def with_fold(table: pd.DataFrame, *, fold: int, folds: int, by: str, seed: int)
 
 
 def deal(clips: pd.DataFrame, *, folds: int, by: str, seed: int) -> pd.Series:
-    """The fold of each clip, from 1: that of its `location` or `city`, with about the same share of each scene by a device in
-    each of them. It depends on the seed and the names, not on the order of rows. Raises DataError where there are too few
-    places."""
+    """The fold of each clip, from 1: that of its `location` or `city`, with about the same share of each
+    scene by a device in each of them. It depends on the seed and the names, not on the order of rows. Raises
+    DataError where there are too few places."""
     _check_places(clips, by, folds)
     splitter = StratifiedGroupKFold(folds, shuffle=True, random_state=seed)
     strata, places = clips["scene"] + "\0" + clips["device"], clips[by]

@@ -32,7 +32,8 @@ class _SceneClips:
 
 @dataclass(frozen=True)
 class Fold:
-    """One of several parts of the clips that are not for testing, which validates in place of what is cut out for that."""
+    """One of several parts of the clips that are not for testing, which validates in place of what is cut out
+    for that."""
 
     number: int
     """From 1."""
@@ -108,8 +109,8 @@ def read_clips(
 ) -> _SceneClips:
     """The checked clips of one of DATA_SETS, with a validation part cut out by location where it has none.
 
-    Where a scene has too few locations, its files are cut, and a note says so. A `fold` takes the place of the validation
-    part, also of one that the data has.
+    Where a scene has too few locations, its files are cut, and a note says so. A `fold` takes the place of
+    the validation part, also of one that the data has.
 
     Without `scenes` they are those of the data. Raises DataError, naming the rows, for what can't be used.
     """
