@@ -16,6 +16,7 @@ from adaptf.pipeline.config import (
 )
 from adaptf.pipeline.dataset import load_prepared
 from adaptf.pipeline.fitting import Recipe, fitted_result, train_classifier
+from adaptf.pipeline.folds import over_folds
 from adaptf.pipeline.refit import as_refit, check_choice, learnt_splits
 from adaptf.pipeline.run_names import told
 from adaptf.pipeline.stage import Stage
@@ -27,9 +28,18 @@ from adaptf.pipeline.taught import (
     taught,
     teacher_ids,
 )
-from adaptf.pipeline.validation import DISTILLED, predict_validation, predictions_from, with_validation_tables
+from adaptf.pipeline.validation import (
+    DISTILLED,
+    predict_validation,
+    predictions_from,
+    with_predictions,
+    with_validation_tables,
+)
 from adaptf.tracking import runs
 from adaptf.tracking.runs import Result, StageRun
+
+_TEACHERS = "teachers"
+"""What the tables call the mean of them."""
 
 
 @dataclass(frozen=True)
@@ -85,8 +95,9 @@ def distill(config: DistillConfig, run: StageRun) -> Result:
         return as_refit(fitted_result(run, fitted, note=note))
     predictions = predict_validation(fitted.best, run, data, config.trainer)
     of_teachers = predictions_from(validation.teacher_logits.mean(axis=1), validation, data)
-    settings = {"teachers": of_teachers, DISTILLED: predictions}
-    return with_validation_tables(fitted_result(run, fitted, note=note), data, settings)
+    settings = {_TEACHERS: of_teachers, DISTILLED: predictions}
+    result = with_validation_tables(fitted_result(run, fitted, note=note), data, settings)
+    return with_predictions(result, run, settings)
 
 
 DISTILL = Stage(
@@ -96,6 +107,7 @@ DISTILL = Stage(
     check=check_training,
     words=lambda config: told(config, "T", "w"),
     score=BEST_ACCURACY,
+    folds=over_folds(_TEACHERS, DISTILLED),
 )
 
 

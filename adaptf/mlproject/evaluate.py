@@ -1,14 +1,16 @@
 """Stage `evaluate`: the class-wise and device-wise tables on the test clips,
 and which differences between settings stand."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from adaptf.data.clips import TEST
 from adaptf.errors import UserError
+from adaptf.evaluation.scores import log_loss, macro_accuracy
 from adaptf.pipeline.artifacts import DATA_KIND, SCENES_KIND, SERVED_ACCURACY
 from adaptf.pipeline.config import aside, upstream, upstream_several
 from adaptf.pipeline.dataset import load_tested
 from adaptf.pipeline.predictions import load_models, predict_by_device
+from adaptf.pipeline.several import OVER_FOLDS
 from adaptf.pipeline.stage import Stage
 from adaptf.pipeline.taught import teacher_name
 from adaptf.pipeline.validation import DISTILLED, FINETUNED, QUANTIZED, TRAINED
@@ -68,7 +70,14 @@ def evaluate(config: EvaluateConfig, run: StageRun) -> Result:
         for setting, several in loaded.items()
     }
     remark = " ".join(filter(None, [left_out(config), origin_of_teachers(config)]))
-    return report(settings, data, run, remark=remark, run_ids=run_ids, meanings=MEANINGS)
+    told = report(settings, data, run, remark=remark, run_ids=run_ids, meanings=MEANINGS)
+    judged = {
+        run_id: {"test/accuracy": macro_accuracy(one), "test/log_loss": log_loss(one, data.classes)}
+        for setting, predictions in settings.items()
+        for run_id, one in zip(run_ids[setting], predictions, strict=True)
+        if not files_of(run_id)
+    }
+    return replace(told, judged=judged)
 
 
 def run_ids_of(config: EvaluateConfig) -> dict[str, list[str]]:
@@ -98,7 +107,13 @@ def origin_of_teachers(config: EvaluateConfig) -> str:
     return f"Teachers: {', '.join(teacher_name(run_id) for run_id in run_ids)}."
 
 
-EVALUATE = Stage("evaluate", run=evaluate, config=EvaluateConfig, score=SERVED_ACCURACY)
+EVALUATE = Stage(
+    "evaluate",
+    run=evaluate,
+    config=EvaluateConfig,
+    score=SERVED_ACCURACY,
+    folds=OVER_FOLDS,
+)
 
 
 if __name__ == "__main__":

@@ -25,6 +25,7 @@ from adaptf.pipeline.config import (
 )
 from adaptf.pipeline.dataset import PreparedData, load_prepared
 from adaptf.pipeline.finetune_device import FINETUNE_DEVICE, FinetuneDeviceConfig
+from adaptf.pipeline.folds import over_folds
 from adaptf.pipeline.ranges import NOT_NEGATIVE, SHARE, within
 from adaptf.pipeline.run_names import told
 from adaptf.pipeline.stage import Stage, execute
@@ -33,12 +34,15 @@ from adaptf.pipeline.validation import (
     FINETUNED,
     by_own_models,
     read_validation_predictions,
+    with_predictions,
     with_tables_of_unchosen,
 )
 from adaptf.tracking import runs
 from adaptf.tracking.runs import Result, StageRun
 
 logger = logging.getLogger(__name__)
+_START = "start"
+"""What the tables call the model before it is fine-tuned."""
 
 
 @dataclass(frozen=True)
@@ -103,7 +107,7 @@ def finetune(config: FinetuneConfig, run: StageRun) -> Result:
         setting: by_own_models(
             {device: read_validation_predictions(run, run_id, which) for device, run_id in models.items()}
         )
-        for setting, which in (("start", "start"), (FINETUNED, "kept"))
+        for setting, which in ((_START, "start"), (FINETUNED, "kept"))
     }
     result = Result(
         metrics={
@@ -114,7 +118,8 @@ def finetune(config: FinetuneConfig, run: StageRun) -> Result:
         parts=models.values(),
         note=f"| device | run |\n|---|---|\n{rows}",
     )
-    return with_tables_of_unchosen(result, run, data, settings, start=config.distill_run, refit=config.refit)
+    shown = with_tables_of_unchosen(result, run, data, settings, start=config.distill_run, refit=config.refit)
+    return with_predictions(shown, run, settings)
 
 
 def check_teachers(config: FinetuneConfig, run: StageRun, data: PreparedData) -> None:
@@ -169,7 +174,14 @@ def devices_to_tune(config: FinetuneConfig, data: PreparedData) -> list[str]:
     return [device for device in wanted if device not in few and device != UNKNOWN]
 
 
-FINETUNE = Stage("finetune", run=finetune, config=FinetuneConfig, check=check_training, words=told)
+FINETUNE = Stage(
+    "finetune",
+    run=finetune,
+    config=FinetuneConfig,
+    check=check_training,
+    words=told,
+    folds=over_folds(_START, FINETUNED),
+)
 
 
 if __name__ == "__main__":

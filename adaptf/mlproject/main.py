@@ -3,6 +3,7 @@ what has finished with the same settings is not run again."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, is_dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +41,7 @@ from adaptf.pipeline.config import (
 from adaptf.pipeline.dataset import PreparedData, load_prepared, load_tested
 from adaptf.pipeline.prediction_files import read_predictions
 from adaptf.pipeline.published import published_logits
-from adaptf.pipeline.seeds import OverSeeds
+from adaptf.pipeline.several import OverSeveral, with_fold
 from adaptf.pipeline.stage import Stage, execute
 from adaptf.pipeline.students import student_description
 from adaptf.reports.evaluation_report import report
@@ -117,7 +118,7 @@ def main(config: MainConfig, run: StageRun) -> Result:
         return done[what]
 
     def prepared(root: str, name: str) -> str:
-        return step(PREPARE, PrepareConfig(replace(config.data, root=root)), what=name, name=name)
+        return step(PREPARE, data_of(config, root), what=name, name=name)
 
     scenes = prepared(config.data.root, "prepare scenes")
     data = load_tested(run, scenes)  # it ends with tables of the test clips
@@ -161,6 +162,12 @@ def main(config: MainConfig, run: StageRun) -> Result:
         summary=closing_words(run, done["evaluate"], promoted),
         parts=done.values(),
     )
+
+
+def data_of(config: MainConfig, root: str) -> PrepareConfig:
+    """How the scenes, or AudioSet, of which there are no folds, are prepared."""
+    data = config.data if root == config.data.root else replace(config.data, folds=0, fold=0)
+    return PrepareConfig(replace(data, root=root))
 
 
 def teachers(config: MainConfig) -> list[TeacherConfig]:
@@ -229,22 +236,24 @@ def place_to_look(run_id: str) -> str:
 
 
 def with_seed(config: MainConfig, seed: int) -> MainConfig:
-    """Everything that the student goes through gets the seed;
-    where nothing is deployed a gate has nothing to stop."""
+    """Everything that the student goes through gets the seed."""
     return replace(
-        config,
+        not_deployed(config),
         seed=seed,
         seeds=(),
-        deploy=False,
         train=replace(config.train, seed=seed),
         distill=replace(config.distill, seed=seed),
         finetune=replace(config.finetune, seed=seed),
-        quantize=replace(config.quantize, refuse=False),
     )
 
 
-def report_over_seeds(config: MainConfig, children: Mapping[int, str], run: StageRun) -> Result:
-    """The tables of `evaluate` over the predictions of all seeds."""
+def not_deployed(config: MainConfig) -> MainConfig:
+    """Where nothing is deployed a gate has nothing to stop."""
+    return replace(config, deploy=False, quantize=replace(config.quantize, refuse=False))
+
+
+def report_over(what: str, config: MainConfig, children: Mapping[int, str], run: StageRun) -> Result:
+    """The tables of `evaluate` over the predictions of all seeds, or folds."""
     tags = [mlflow.get_run(run_id).data.tags for run_id in children.values()]
     settings = {
         setting: [read_predictions(run, one[f"{DONE}evaluate"], setting) for one in tags]
@@ -256,7 +265,7 @@ def report_over_seeds(config: MainConfig, children: Mapping[int, str], run: Stag
         settings,
         data,
         run,
-        remark=f"{len(children)} seeds. {teachers}",
+        remark=f"{len(children)} {what}. {teachers}",
         run_ids={
             SETTINGS[field]: [one[f"{DONE}{stage}"] for one in tags] for field, stage in EVALUATED.items()
         },
@@ -273,10 +282,15 @@ def check(config: MainConfig) -> None:
             f"{config.trainer.num_nodes}: run the training stages one by one (mlflow run . -e train ...) to "
             "use several"
         )
-    if config.repeat and config.seeds:
+    if config.repeat and (config.seeds or config.data.folds):
         raise UserError(
-            "repeat and seeds don't go together: the seeds share pre-training and teachers, which repeat "
-            "makes anew"
+            "repeat goes neither with seeds nor with data.folds, which share what repeat makes anew, such as "
+            "pre-training"
+        )
+    if config.seeds and config.data.folds:
+        raise UserError(
+            "seeds and data.folds don't go together in main: run the training stages one by one on a run of "
+            "prepare over folds"
         )
     check_pretraining(config)
     check_refits(config)
@@ -305,7 +319,10 @@ def check_pretraining(config: MainConfig) -> None:
 
 def check_refits(config: MainConfig) -> None:
     """Raises UserError where a later stage would choose by the validation clips that an earlier one has
-    learnt from."""
+    learnt from, or would learn from every fold."""
+    if config.data.folds:
+        for one in (config.train, config.distill, config.finetune):
+            with_fold(one, 1)
     if config.train.refit and not config.distill.refit:
         raise UserError(
             "train.refit leaves no clips by which distill could choose an epoch: set distill.refit=true too, "
@@ -331,7 +348,7 @@ def files_read(config: MainConfig) -> str:
     digests = [
         TEACHER.reads(each) for each in teachers(config)
     ]  # first: what is wrong with a file is soon said
-    digests += [PREPARE.reads(PrepareConfig(replace(config.data, root=root))) for root in roots]
+    digests += [PREPARE.reads(data_of(config, root)) for root in roots]
     return runs.digest(*map(str, digests))
 
 
@@ -362,7 +379,10 @@ MAIN = Stage(
     config=MainConfig,
     check=check,
     reads=files_read,
-    study=OverSeeds(with_seed, report_over_seeds),
+    study=OverSeveral(with_seed, partial(report_over, "seeds")),
+    folds=OverSeveral(
+        lambda config, fold: with_fold(not_deployed(config), fold), partial(report_over, "folds")
+    ),
 )
 
 if __name__ == "__main__":

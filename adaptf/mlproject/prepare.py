@@ -31,11 +31,12 @@ from adaptf.pipeline.artifacts import (
     TRAINING_CLIPS,
 )
 from adaptf.pipeline.config import DataConfig, aside
+from adaptf.pipeline.several import OVER_FOLDS
 from adaptf.pipeline.sources import FoundData, find_data
 from adaptf.pipeline.stage import Stage
 from adaptf.reports.data_figures import clips_figure, labels_figure, mosaic_figure
 from adaptf.reports.data_report import FINDINGS, DataReport, as_markdown, as_text, findings_table, make_report
-from adaptf.tracking.runs import DATA_DIGEST, Result, StageRun, UsedData, digest
+from adaptf.tracking.runs import DATA_DIGEST, Result, StageRun, UsedData, digest, fold_tag
 
 LENGTH_TOLERANCE_SAMPLES = 2
 """Resampling rounds a clip's length."""
@@ -118,6 +119,7 @@ def prepare(config: PrepareConfig, run: StageRun) -> Result:
         digest=digest(usable.table.to_csv(index=False)),
         table=usable.table,
         source=str(Path(config.data.root).absolute()),
+        fold=f"{config.data.fold} of {config.data.folds} by {config.data.folds_by}" * bool(config.data.fold),
     )
     folder = run.folder / DATA
     write_data(folder, source, data_set, cache_root=cache_root)
@@ -129,7 +131,11 @@ def prepare(config: PrepareConfig, run: StageRun) -> Result:
         }
         | {f"found/{finding.name.replace(' ', '_')}": len(finding.files) for finding in report.all_findings},
         files={DATA: folder, **files},
-        tags={DATA_KIND: TO_PRETRAIN if source.to_pretrain else source.kind, DATA_DIGEST: data_set.digest},
+        tags={
+            DATA_KIND: TO_PRETRAIN if source.to_pretrain else source.kind,
+            DATA_DIGEST: data_set.digest,
+            **fold_tag(data_set.fold),
+        },
         data_sets=[data_set],
         note=as_markdown(report),
         summary=as_text(report),
@@ -206,6 +212,7 @@ def write_data(folder: Path, source: FoundData, data_set: UsedData, *, cache_roo
         "cache": str(cache_root),
         "format": asdict(source.format),
         "digest": data_set.digest,
+        "fold": data_set.fold,
         "synthesised": is_demo(source.audio_root),
     }
     (folder / DATASET).write_text(json.dumps(stored, indent=1))
@@ -239,6 +246,7 @@ PREPARE = Stage(
     reads=data_digest,
     words=lambda config: [Path(config.data.root).stem],
     score=TRAINING_CLIPS,
+    folds=OVER_FOLDS,
 )
 
 

@@ -2,8 +2,8 @@
 It makes no run of its own.
 
 Only what this package has made is ever taken: shards of waveform caches, work folders and their locks, rests
-of downloads. What somebody holds the lock of stays,
-and so does all of which it can't be told whether a run needs it.
+of downloads, logged models of deleted runs. What somebody holds the lock of stays, and so does all of which
+it can't be told whether a run needs it.
 """
 
 import json
@@ -29,6 +29,7 @@ from adaptf.pipeline.artifacts import CLIPS, DATA, DATASET, EVALUATE_RUN, QUANTI
 from adaptf.pipeline.command_line import command_arguments
 from adaptf.pipeline.printed import print_told
 from adaptf.tracking import production, runs
+from adaptf.tracking.logged_models import kept_models
 
 _ALL = 2**31 - 1
 """More runs than there are: MLflow would give 100,000."""
@@ -74,6 +75,7 @@ def prune(config: PruneConfig) -> str:
             *shards(data, locks),
             *work_folders(locks),
             *left_locks(),
+            *left_models(found),
             *downloads({one.audio_root for one in data.values()}, locks),
         ]
         if config.yes:
@@ -195,6 +197,15 @@ def left_locks() -> Iterator[Waste]:
     for lock in runs.work_root().glob(f"{_WORK}.lock"):
         if not lock.with_suffix("").exists():
             yield Waste("locks of work folders", lock, 0, partial(_remove_lock, lock))
+
+
+def left_models(found: Iterable[Run]) -> Iterator[Waste]:
+    """Logged models of runs that somebody has deleted, which MLflow leaves on its Models page."""
+    deleted = {run.info.run_id: run.info.experiment_id for run in found if not is_there(run)}
+    for model in kept_models(sorted({*deleted.values()})) if deleted else ():
+        if model.source_run_id in deleted:
+            take = partial(mlflow.MlflowClient().delete_logged_model, model.model_id)
+            yield Waste("logged models of deleted runs", Path(model.name), 0, take)
 
 
 def _work_name(run: Run) -> str:

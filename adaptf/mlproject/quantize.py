@@ -29,6 +29,7 @@ from adaptf.pipeline.device_models import check_clips_of, device_models
 from adaptf.pipeline.quantize_device import Quantized, quantize_device
 from adaptf.pipeline.ranges import COUNT, NOT_NEGATIVE, SHARE, within
 from adaptf.pipeline.refit import refits_of, what_clips_judge
+from adaptf.pipeline.several import OVER_FOLDS
 from adaptf.pipeline.stage import Stage
 from adaptf.pipeline.validation import (
     ENOUGH_CLIPS,
@@ -99,6 +100,7 @@ def quantize(config: QuantizeConfig, run: StageRun) -> Result:
             },
         },
         files={name: run.folder / name for name in (INT8, QUANTIZATION, VALIDATION_PREDICTIONS)},
+        kept=INT8,
         note=f"{tolerable}; {verdict}\n\n{as_markdown(table)}",
     )
     return with_validation_tables(result, data, settings, refits=refits)
@@ -163,7 +165,7 @@ def problems_of(found: Quantized, config: QuantizeConfig) -> list[str]:
     return [f"{found.device}: {problem}" for problem in problems]
 
 
-QUANTIZE = Stage("quantize", run=quantize, config=QuantizeConfig, score=INT8_ACCURACY)
+QUANTIZE = Stage("quantize", run=quantize, config=QuantizeConfig, score=INT8_ACCURACY, folds=OVER_FOLDS)
 
 if __name__ == "__main__":
     QUANTIZE.main()

@@ -20,6 +20,7 @@ from adaptf.mlproject.train import TRAIN, TrainConfig
 from adaptf.pipeline.artifacts import BEST_ACCURACY, CLIPS, DATA
 from adaptf.pipeline.augmentations import chosen_devices
 from adaptf.pipeline.config import MelConfig, ModelConfig, TrainerConfig, file_or_name, upstream_fields
+from adaptf.pipeline.several import folds_of
 from adaptf.pipeline.stage import Stage, nothing_tells
 from adaptf.pipeline.upstream import resolve_upstream
 from adaptf.sweeps.check import check_trial, check_values
@@ -143,6 +144,10 @@ def check(config: SweepConfig) -> None:
     check_storage(search)
     if not has_begun(search):  # its first worker has checked the values, on the study's own data
         settings = resolve_upstream(settings)
+        if folds_of(settings):
+            raise UserError(
+                f"a sweep takes the data of one fold: name one of the runs below {settings.prepare_run}"
+            )
         refuse = partial(check_trial, STAGES[config.stage], devices=_devices(settings.prepare_run))
         check_values(space, settings, refuse, value=search.space, stage=config.stage)
 

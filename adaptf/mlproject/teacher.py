@@ -4,6 +4,7 @@ Without the file that it starts from a small convolutional network, trained from
 place; it is called what it is in the run, its tags and every table.
 """
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -47,11 +48,13 @@ from adaptf.pipeline.config import (
 )
 from adaptf.pipeline.dataset import PreparedData, load_prepared
 from adaptf.pipeline.fitting import Recipe, fitted_result, train_classifier
+from adaptf.pipeline.folds import out_of_fold, out_of_fold_logits
 from adaptf.pipeline.objectives import SCENES
 from adaptf.pipeline.published import PublishedConfig, digest_of_published, published
 from adaptf.pipeline.ranges import COUNT, within
+from adaptf.pipeline.several import OverSeveral, with_fold
 from adaptf.pipeline.stage import Stage
-from adaptf.pipeline.validation import with_validation_tables
+from adaptf.pipeline.validation import with_predictions, with_validation_tables
 from adaptf.tracking.runs import NONE, Result, StageRun, digest, is_process_zero
 from adaptf.training.fit import Fitted
 
@@ -168,16 +171,30 @@ def teacher(config: TeacherConfig, run: StageRun) -> Result:
     table = TeacherLogits(
         tuple(rows["filename"]), data.classes, logits, teacher_run=run.run_id, data_digest=data.digest
     )
-    if is_process_zero():
-        write_teacher_logits(run.folder / LOGITS, table)
+    if not is_process_zero():
+        return Result()
+    write_teacher_logits(run.folder / LOGITS, table)
     heard = (rows["split"] == VALIDATION).to_numpy()
-    predictions = prediction_table(rows[heard], logits[heard], data.classes)
-    result = with_validation_tables(result, data, {network_kind(config): predictions}, chose=not is_published)
+    settings = {network_kind(config): prediction_table(rows[heard], logits[heard], data.classes)}
+    result = with_validation_tables(result, data, settings, chose=not is_published)
+    return _as_teacher(with_predictions(result, run, settings), config, run)
+
+
+def _as_teacher(result: Result, config: TeacherConfig, run: StageRun) -> Result:
+    """The result with the logits that lie in the run's folder, and whose they are."""
     return replace(
         result,
         files={**result.files, LOGITS: run.folder / LOGITS},
         tags={TEACHER_KIND: config.kind, TEACHER_MODEL: network_kind(config)},
     )
+
+
+def teacher_over_folds(config: TeacherConfig, children: Mapping[int, str], run: StageRun) -> Result:
+    """With the logits of each clip by the teacher that has not learnt from its place."""
+    setting = network_kind(config)
+    result = out_of_fold(config, children, run, settings=[setting])
+    write_teacher_logits(run.folder / LOGITS, out_of_fold_logits(config, run, setting))
+    return _as_teacher(result, config, run)
 
 
 def what_it_is(config: TeacherConfig) -> str:
@@ -341,6 +358,7 @@ TEACHER = Stage(
     reads=file_digest,
     words=lambda config: [f"{config.kind} ({network_kind(config)})"],
     score=BEST_ACCURACY,
+    folds=OverSeveral(with_fold, teacher_over_folds),
 )
 
 

@@ -17,13 +17,14 @@ from adaptf.pipeline.config import (
 )
 from adaptf.pipeline.dataset import load_prepared
 from adaptf.pipeline.fitting import Recipe, fitted_result, train_classifier
+from adaptf.pipeline.folds import over_folds
 from adaptf.pipeline.objectives import SCENES
 from adaptf.pipeline.pretrained import start_from
 from adaptf.pipeline.refit import as_refit, learnt_splits
 from adaptf.pipeline.run_names import told
 from adaptf.pipeline.stage import Stage
 from adaptf.pipeline.students import student_description
-from adaptf.pipeline.validation import TRAINED, predict_validation, with_validation_tables
+from adaptf.pipeline.validation import TRAINED, predict_validation, with_predictions, with_validation_tables
 from adaptf.tracking.runs import Result, StageRun, is_process_zero
 
 
@@ -69,8 +70,9 @@ def train(config: TrainConfig, run: StageRun) -> Result:
         return Result()
     if config.refit:
         return as_refit(fitted_result(run, fitted, note=origin))
-    predictions = predict_validation(fitted.best, run, data, config.trainer)
-    return with_validation_tables(fitted_result(run, fitted, note=origin), data, {TRAINED: predictions})
+    settings = {TRAINED: predict_validation(fitted.best, run, data, config.trainer)}
+    result = with_validation_tables(fitted_result(run, fitted, note=origin), data, settings)
+    return with_predictions(result, run, settings)
 
 
 TRAIN = Stage(
@@ -80,6 +82,7 @@ TRAIN = Stage(
     check=check_training,
     words=lambda config: told(config, "DIR", "lr"),
     score=BEST_ACCURACY,
+    folds=over_folds(TRAINED),
 )
 
 

@@ -32,10 +32,10 @@ TEACHER_KIND, TEACHER_MODEL = "adaptf.teacher", "adaptf.teacher_model"
 LOGITS = "logits"
 """Artifact folder: the teacher's logits of training and validation clips."""
 
-# finetune, quantize
+# train, teacher, distill, finetune, quantize
 VALIDATION_PREDICTIONS = "validation"
-"""Artifact folder: predictions of validation clips. Of `finetune`'s runs by setting;
-of `quantize` by device, of the clips of all devices."""
+"""Artifact folder: predictions of validation clips by setting; of `quantize` by device, of the clips of all
+devices."""
 
 # finetune
 DEVICE_RUNS = "models.json"

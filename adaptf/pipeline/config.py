@@ -27,6 +27,7 @@ PRESET_SECTIONS = ("data", "audioset", "mel", "model", "trainer")
 """Sections of a preset beside those of stages."""
 PRESET_VALUES = ("seed", "seeds", "teacher_kinds", "deploy", "repeat")
 """What stands in a preset outside of all sections; the same as in `main`."""
+_SEVERAL = Range("0, or 2 and more", lambda number: number == 0 or number >= 2)
 _OF_CLIPS = Range(f"{CLIP_RATE}, at which clips are prepared", lambda rate: rate == CLIP_RATE)
 
 
@@ -134,7 +135,16 @@ class DataConfig:
     """Share of the training clips, from 0 to 1, that is cut out, by location, for testing where the data has
     no test clips of its own."""
     split_seed: int = 0
-    """Any whole number: another one cuts validation and test clips at other locations."""
+    """Any whole number: another one cuts validation and test clips, and deals folds, at other locations."""
+    folds: int = within(_SEVERAL, 0)
+    """So many times the clips that are not for testing are split in another way, each part validating once: a
+    run per fold under a parent, which stages take as prepare_run to run once per fold. 0: one split, by
+    validation_share."""
+    folds_by: Literal["location", "city"] = "location"
+    """What is in one fold as a whole: no fold is judged at a location, or in a city, that it was trained
+    on."""
+    fold: int = within(NOT_NEGATIVE, 0)
+    """The number of a single fold, from 1, that is to be prepared; 0: all of them."""
     audioset_clip_seconds: float = within(POSITIVE, 10.0)
     """Length to which AudioSet clips are cut or padded in the cache, in seconds;
     training draws one second of it."""
@@ -148,6 +158,12 @@ class DataConfig:
     for disk images and mounts that give all files the same."""
     workers: int = aside(2)
     """Processes that decode the audio files while the cache is built."""
+
+    def __post_init__(self) -> None:
+        if self.fold > self.folds:
+            raise UserError(
+                f"data.fold is {self.fold}: it should be from 1 to data.folds, which is {self.folds}"
+            )
 
 
 @dataclass(frozen=True)
@@ -309,6 +325,10 @@ class TrainerConfig(Loading):
     """The accuracy on validation clips that chooses checkpoints and sweeps' settings: the mean over devices
     of their macro averages, or `plain`, that of all clips together,
     of which three in four of TAU's are of device a."""
+    system_metrics: bool = aside(False)
+    """Samples processor, memory, disk, network and GPU every 10 seconds
+    (MLFLOW_SYSTEM_METRICS_SAMPLING_INTERVAL), which the run's page shows as system metrics; of a GPU by the
+    package nvidia-ml-py (of AMD's pyrsmi)."""
     progress_bar: bool = aside(True)
     """Shows how far an epoch has come; a line per epoch is printed either way."""
 

@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from adaptf.data.errors import DataError
 from adaptf.data.parquet import read_table
 from adaptf.data.sources import CachedWaveforms, Sample
 from adaptf.pipeline.artifacts import CLIPS, DATA, DATASET, SCENES_KIND
-from adaptf.tracking.runs import StageRun, UpstreamError, UsedData
+from adaptf.tracking.runs import StageRun, UpstreamError, UsedData, digest
 
 
 @dataclass(frozen=True)
@@ -69,6 +70,12 @@ class PreparedData:
         sample = sample or Sample(self.waveforms.format.clip_samples)
         return CachedWaveforms(self.waveforms, self.waveforms.rows_of(list(rows["key"])), sample)
 
+    @cached_property
+    def learning_digest(self) -> str:
+        """The same for each fold of the clips, and for any split that has the same test clips."""
+        tested = (self.table["split"] == TEST).map(str)
+        return digest(self.table.assign(split=tested).to_csv(index=False))
+
     def learning_rows(self) -> pd.DataFrame:
         """Training and validation clips: all that a teacher predicts."""
         return self.table[self.table["split"].isin([TRAIN, VALIDATION])]
@@ -88,11 +95,18 @@ def load_prepared(run: StageRun, prepare_run: str, *, kind: str | None) -> Prepa
 
     Raises UpstreamError where it is not of the `kind`; None takes any.
     """
-    data, described = run.shared.once(
-        ("prepared", prepare_run, kind), lambda: _read_prepared(run, prepare_run, kind)
-    )
+    data, described = _prepared_once(run, prepare_run, kind)
     run.log_input(described)
     return data
+
+
+def look_at_prepared(run: StageRun, prepare_run: str, *, kind: str) -> PreparedData:
+    """The same for a run that works on more than these data, which are not noted."""
+    return _prepared_once(run, prepare_run, kind)[0]
+
+
+def _prepared_once(run: StageRun, prepare_run: str, kind: str | None) -> tuple[PreparedData, UsedData]:
+    return run.shared.once(("prepared", prepare_run, kind), lambda: _read_prepared(run, prepare_run, kind))
 
 
 def load_tested(run: StageRun, prepare_run: str) -> PreparedData:
@@ -125,7 +139,7 @@ def _read_prepared(run: StageRun, prepare_run: str, kind: str | None) -> tuple[P
         synthesised=stored["synthesised"],
     )
     return data, UsedData(
-        name=stored["name"], digest=stored["digest"], table=table, source=stored["audio_root"]
+        stored["name"], stored["digest"], table, stored["audio_root"], stored.get("fold", "")
     )
 
 

@@ -87,6 +87,7 @@ def _finetune_device(config: FinetuneDeviceConfig, run: StageRun) -> Result:
     result = Result(
         metrics={START: start_score, KEPT: tuned_score},
         files={**files, BEST: save_classifier(tuned, run.folder / "kept" / "best.ckpt", epoch=epochs)},
+        kept=BEST,
         tags={DEVICE_TAG: config.device},
         note=f"{note}\n\n{note_of(config.loss, run, teacher_ids(config.teacher_runs), data)}",
         summary=f"{run.name}: {note}",

@@ -146,6 +146,7 @@ def fitted_result(run: StageRun, fitted: Fitted, *, note: str) -> Result:
     return Result(
         metrics={} if best is None else {f"best/{fitted.score_name}": best},
         files=files_of_training(fitted),
+        kept=BEST,
         note=f"{note}\n\n{score}",
         summary=f"{run.name}: {score}",
     )

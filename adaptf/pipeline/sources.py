@@ -12,7 +12,7 @@ from adaptf.data.cache.shards import CacheFormat
 from adaptf.data.clips import TRAIN, VALIDATION, check_parts, gaps
 from adaptf.data.sets.audioset import is_audioset, read_audioset
 from adaptf.data.sets.cut_files import cut_files
-from adaptf.data.sets.read_clips import audio_root, read_clips
+from adaptf.data.sets.read_clips import Fold, audio_root, read_clips
 from adaptf.errors import UserError
 from adaptf.pipeline.artifacts import AUDIOSET_KIND, SCENES_KIND
 from adaptf.pipeline.config import DataConfig
@@ -68,6 +68,7 @@ def _scenes(root: Path, config: DataConfig) -> FoundData:
         validation_share=config.validation_share,
         test_share=config.test_share,
         seed=config.split_seed,
+        fold=Fold(config.fold, config.folds, config.folds_by) if config.fold else None,
     )
     check_parts(clips.table, source=config.root)
     table, notes = clips.table, [*clips.notes, *gaps(clips.table, clips.scenes)]
@@ -90,6 +91,10 @@ def _scenes(root: Path, config: DataConfig) -> FoundData:
 
 
 def _audioset(root: Path, config: DataConfig) -> FoundData:
+    if config.folds:
+        raise UserError(
+            f"data.folds is {config.folds}: AudioSet has no scenes of places that folds could be dealt of"
+        )
     found = read_audioset(root, validation_share=config.validation_share, seed=config.split_seed)
     splits = np.where(found.validation, VALIDATION, TRAIN)
     return FoundData(

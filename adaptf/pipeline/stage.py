@@ -8,7 +8,7 @@ import shutil
 import signal
 import sys
 import traceback
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -28,13 +28,14 @@ from adaptf.pipeline.command_line import command_arguments, parse
 from adaptf.pipeline.config import check_ranges, settings, upstream_fields
 from adaptf.pipeline.fingerprint import fingerprint
 from adaptf.pipeline.interrupts import INTERRUPTS, end_in_order, last_words
-from adaptf.pipeline.seeds import SEEDS_SUFFIX, OverSeeds
+from adaptf.pipeline.several import OVER_SEEDS, OverSeveral, folds_of
+from adaptf.pipeline.system_metrics import samples_system
 from adaptf.pipeline.upstream import resolve_upstream
 from adaptf.tracking import lease as leases
 from adaptf.tracking import runs
 from adaptf.tracking.complete import COMPLETE, NOT_YET
 from adaptf.tracking.lease import Lease, LeaseLost
-from adaptf.tracking.runs import Result, StageRun, StopTraining, Watch
+from adaptf.tracking.runs import FOLDS, SEEDS, Result, Several, StageRun, StopTraining, Watch
 from adaptf.tracking.server import answers, wait_for_answer
 from adaptf.tracking.store import open_store
 from adaptf.training.group import enter_group, outlive_the_others
@@ -82,14 +83,17 @@ class Stage(Generic[_Config]):
     """What tells a run from others of its stage, in its name, as in `T=2 w=0.02`."""
     score: str = ""
     """The metric, or the begin of those, by which lineage and lists show how good a run's model is."""
-    study: OverSeeds = OverSeeds()
+    study: OverSeveral = OVER_SEEDS
     """What a parent over several seeds makes of its children."""
+    folds: OverSeveral | None = None
+    """The same of a parent over folds; None: the stage takes the data of one fold alone."""
 
     def describe(self, config: _Config) -> str:
         """What a run is called where nobody names it: the parent over seeds with their number."""
         name = " ".join([self.name, *self.words(config)])
-        seeds = getattr(config, "seeds", ())
-        return f"{name}, {len(seeds)} seeds" if seeds else name
+        seeds, folds = getattr(config, "seeds", ()), folds_of(config)
+        numbers = [f"{len(seeds)} seeds"] * bool(seeds) + [f"{len(folds)} folds"] * bool(folds)
+        return ", ".join([name, *numbers])
 
     def main(self) -> None:
         """The body of an entry point: parse, then execute;
@@ -126,20 +130,20 @@ def execute(
 
     Without a `name` the run is called after the stage and its settings. Within an active run it becomes a
     nested one. With `reuse`, a finished run of the same settings, code, inputs and data is taken instead. An
-    interrupted run of that kind is continued. With `config.seeds` there is a nested run for each of them, and
-    the stage's study says what their parent makes of them. `watch` is told of the validations of this run's
-    own training, not of nested runs, and may end it by StopTraining.
+    interrupted run of that kind is continued. With `config.seeds`, or data over folds, there is a nested run
+    for each of them, and the stage says what their parent makes of them. `watch` is told of the validations
+    of this run's own training, not of nested runs, and may end it by StopTraining.
     Stages that get the same `shared` read their data once.
     """
     shared = shared or SharedObjects()
     check_ranges(config)
     enter_group(several=getattr(getattr(config, "trainer", None), "several_processes", False))
+    samples_system(config)
     stage.check(config)
     wait_for_answer(f"the begin of {stage.name}")  # within another stage: `main` has asked its store already
     config = resolve_upstream(config)
     name = name or stage.describe(config)
-    if getattr(config, "seeds", ()):
-        stage = _over_seeds(stage, shared)
+    stage = _over_seeds_or_folds(stage, config, shared)
     stage.fetch(config)
     reads = stage.reads(config)
     wait_for_answer(f"the begin of {name}")  # reading may take long
@@ -150,7 +154,7 @@ def execute(
     with runs.work_folder(stage.name, digest) as folder:
         L.seed_everything(getattr(config, "seed", 0), verbose=False)
         if runs.is_process_zero():
-            with _active_run(stage, digest, name, folder) as run:
+            with _active_run(stage, digest, name, folder, sampled=samples_system(config)) as run:
                 run = dataclasses.replace(run, watch=watch, shared=shared)
                 _work(stage, config, run)
             shutil.rmtree(folder)
@@ -161,29 +165,42 @@ def execute(
     return run.run_id
 
 
-def _over_seeds(stage: Stage[_Config], shared: SharedObjects) -> Stage[_Config]:
-    """The stage that runs this one with every seed."""
+def _over_seeds_or_folds(stage: Stage[_Config], config: Any, shared: SharedObjects) -> Stage[_Config]:
+    """The stage that runs this one with every seed, else that which does with every fold, else this one.
+    Raises UserError where it does not go over folds."""
+    if seeds := getattr(config, "seeds", ()):
+        if len(set(seeds)) != len(seeds):
+            raise UserError(f"seeds are {', '.join(map(str, seeds))}: each should stand there once")
+        return _over(SEEDS, seeds, stage, stage.study, shared)
+    if not (folds := folds_of(config)):
+        return stage
+    if stage.folds is None:
+        raise UserError(
+            f"{stage.name} takes the data of one fold: name one of the runs below {config.prepare_run}"
+        )
+    return _over(FOLDS, folds, stage, stage.folds, shared)
+
+
+def _over(
+    several: Several, numbers: Sequence[int], stage: Stage[_Config], study: OverSeveral, shared: SharedObjects
+) -> Stage[_Config]:
+    """The stage that runs this one with each number."""
 
     def parent(config: Any, run: StageRun) -> Result:
-        if len(set(config.seeds)) != len(config.seeds):
-            raise UserError(f"seeds are {', '.join(map(str, config.seeds))}: each should stand there once")
+        configs = {number: study.config_of(config, number) for number in numbers}
         children = {
-            seed: execute(
-                stage,
-                stage.study.config_of(config, seed),
-                name=f"{stage.name} seed {seed}",
-                reuse=True,
-                shared=shared,
+            number: execute(
+                stage, one, name=f"{stage.name} {several.what} {number}", reuse=True, shared=shared
             )
-            for seed in config.seeds
+            for number, one in configs.items()
         }
         if not runs.is_process_zero():
             return Result()
-        result = stage.study.result(config, children, run)
-        seeds = {f"{runs.SEED}{seed}": run_id for seed, run_id in children.items()}
-        return dataclasses.replace(result, tags={**result.tags, **seeds}, parts=children.values())
+        result = study.result(config, children, run)
+        tags = {several.tag(number): run_id for number, run_id in children.items()}
+        return dataclasses.replace(result, tags={**result.tags, **tags}, parts=children.values())
 
-    return dataclasses.replace(stage, name=stage.name + SEEDS_SUFFIX, run=parent)
+    return dataclasses.replace(stage, name=stage.name + several.suffix, run=parent)
 
 
 def _work(stage: Stage[_Config], config: _Config, run: StageRun) -> None:
@@ -245,7 +262,9 @@ def _wait_for_all_processes() -> None:
 
 
 @contextmanager
-def _active_run(stage: Stage[Any], digest: str, name: str, folder: Path) -> Iterator[StageRun]:
+def _active_run(
+    stage: Stage[Any], digest: str, name: str, folder: Path, *, sampled: bool
+) -> Iterator[StageRun]:
     """A run that is active meanwhile, and this process's: an interrupted one of the same work, or else the
     one that `mlflow run` made, or a new one (nested within an active one).
     Raises Busy where another process has it."""
@@ -267,7 +286,13 @@ def _active_run(stage: Stage[Any], digest: str, name: str, folder: Path) -> Iter
         folder.mkdir()
         tags[leases.OWNER] = leases.new_owner(record)
     nested = parent is not None
-    with mlflow.start_run(run_id, experiment_id=experiment, nested=nested, tags=tags) as active:
+    with mlflow.start_run(
+        run_id,
+        experiment_id=experiment,
+        nested=nested,
+        tags=tags,
+        log_system_metrics=sampled or None,  # None: as MLflow's own variable says
+    ) as active:
         if not interrupted:
             lease = Lease(active.info.run_id, tags[leases.OWNER], record)
             runs.give_way(active, stage.name, digest)

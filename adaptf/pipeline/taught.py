@@ -21,7 +21,7 @@ from adaptf.pipeline.dataset import PreparedData
 from adaptf.pipeline.objectives import SCENES, Objective, scene_measures
 from adaptf.pipeline.ranges import POSITIVE, SHARE, within
 from adaptf.tracking import runs
-from adaptf.tracking.runs import NONE, StageRun
+from adaptf.tracking.runs import FOLDS, NONE, StageRun
 from adaptf.training.augmentation import MixedTeachers
 from adaptf.training.losses import DistillationLoss, KlReduction
 from adaptf.training.metrics import TeacherAgreement
@@ -90,8 +90,16 @@ def calibrated(table: TeacherLogits, data: PreparedData) -> TeacherLogits:
 def taught(clips: ClipSet, tables: Sequence[TeacherLogits], data: PreparedData) -> ClipSet:
     """Clips of the data with every teacher's logits, looked up by file name;
     as they are where there is no teacher."""
-    logits = [table.of(clips.filenames, classes=data.classes, data_digest=data.digest) for table in tables]
+    logits = [
+        table.of(clips.filenames, classes=data.classes, data_digest=_digest_for(table, data))
+        for table in tables
+    ]
     return with_teacher_logits(clips, np.stack(logits, axis=1)) if logits else clips
+
+
+def _digest_for(table: TeacherLogits, data: PreparedData) -> str:
+    """The data's, by which their clips are those of a teacher, or of a teacher over folds."""
+    return data.learning_digest if table.data_digest == data.learning_digest else data.digest
 
 
 def objective_of(config: LossConfig, *, teachers: int) -> Objective:
@@ -134,5 +142,5 @@ def note_of(config: LossConfig, run: StageRun, run_ids: Sequence[str], data: Pre
 
 def teacher_name(run_id: str) -> str:
     """Kind and network of a teacher, such as 'ssl (beats)' or 'ssl (small_cnn)'."""
-    tags = runs.finished_run(run_id, "teacher").data.tags
+    tags = runs.finished_run(run_id, "teacher", f"teacher{FOLDS.suffix}").data.tags
     return f"{tags[TEACHER_KIND]} ({tags[TEACHER_MODEL]})"

@@ -6,9 +6,9 @@ from typing import Any, TypeVar
 
 from adaptf.pipeline.config import upstream_fields
 from adaptf.pipeline.given_files import given_files
-from adaptf.pipeline.seeds import SEEDS_SUFFIX
+from adaptf.pipeline.several import folds_of
 from adaptf.tracking import runs
-from adaptf.tracking.runs import LATEST, NONE, UpstreamError
+from adaptf.tracking.runs import FOLDS, LATEST, NONE, SEEDS, UpstreamError
 
 _Config = TypeVar("_Config")
 
@@ -16,8 +16,12 @@ _Config = TypeVar("_Config")
 def resolve_upstream(config: _Config) -> _Config:
     """Replaces `latest` in the fields that name other stages' runs by run ids,
     and checks given ids and files."""
-    changes = {field.name: _resolved(config, field) for field in upstream_fields(config)}
-    return dataclasses.replace(config, **changes)  # type: ignore[type-var]
+    for field in upstream_fields(
+        config
+    ):  # prepare_run is the first: it says whether the others may be over folds
+        change = {field.name: _resolved(config, field)}
+        config = dataclasses.replace(config, **change)  # type: ignore[type-var]
+    return config
 
 
 def _resolved(config: Any, field: dataclasses.Field[Any]) -> str:
@@ -30,11 +34,18 @@ def _resolved(config: Any, field: dataclasses.Field[Any]) -> str:
     if files := given_files(field.name, value, stage=stage, takes=field.metadata.get("files", "none")):
         return files
     several = "several" in field.metadata
-    also_seeds = several or bool(getattr(config, "seeds", None))
-    stages = [stage, stage + SEEDS_SUFFIX] if also_seeds else [stage]
     run_ids = value.split(",") if several or "each" in field.metadata else [value]
-    found = [runs.finished_run(run_id, *stages) for run_id in run_ids]
+    found = [runs.finished_run(run_id, *_stages(config, field)) for run_id in run_ids]
     return ",".join(run_id for run in found for run_id in runs.with_all_seeds(run)) if several else value
+
+
+def _stages(config: Any, field: dataclasses.Field[Any]) -> list[str]:
+    """Whose runs the field may name: those over folds as data and as teachers, else where the data are over
+    folds too."""
+    stage = field.metadata["stage"]
+    seeds = "several" in field.metadata or bool(getattr(config, "seeds", None))
+    folds = field.name == "prepare_run" or "each" in field.metadata or bool(folds_of(config))
+    return [stage, *[stage + SEEDS.suffix] * seeds, *[stage + FOLDS.suffix] * folds]
 
 
 def _newest_or_way_out(field: dataclasses.Field[Any]) -> str:

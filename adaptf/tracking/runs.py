@@ -28,6 +28,7 @@ from adaptf.tracking.checkpoint_files import files_of, labels_of
 from adaptf.tracking.complete import COMPLETE, NOT_YET, lack, set_complete
 from adaptf.tracking.epoch_metrics import EpochLogger, send
 from adaptf.tracking.lease import Busy
+from adaptf.tracking.logged_models import judge_models, keep_model
 from adaptf.tracking.notes import LONGEST_NOTE, for_page
 from adaptf.tracking.registry import STAGE as STAGE
 from adaptf.tracking.server import patiently
@@ -38,8 +39,9 @@ UPSTREAM = "adaptf.upstream."
 """Begin of a tag per run that a stage took from, whatever the command line said (`latest`)."""
 FILE = "adaptf.file."
 """Begin of a tag per checkpoint file that a stage took from in the place of a run: its name and digest."""
-SEED = "adaptf.seed."
-"""Begin of a tag per seed, which holds the run with that seed, of the parent of such runs."""
+FOLD = "adaptf.fold"
+"""Tag: which fold's data a run made or worked on; `latest` never means such a run, as other folds belong to
+it."""
 TRIAL = "adaptf.trial"
 """Tag: the number of the trial of a sweep whose run it is; `latest` never means such a run."""
 REFIT = "adaptf.refit"
@@ -53,8 +55,8 @@ CONTINUES = "adaptf.continues"
 LATEST, NONE = "latest", "none"
 _WORK = "ADAPTF_WORK"
 DEFAULT_STORE = "mlflow.db"
-_PER_EPOCH = ("train/", "val/", "lr-", "epoch")
-"""Begin of the metrics that Lightning logs while it trains."""
+_PER_EPOCH = ("train/", "val/", "lr-", "epoch", "system/")
+"""Begin of the metrics that are logged while a training goes on."""
 
 
 Watch = Callable[[int, float], None]
@@ -71,6 +73,31 @@ class UpstreamError(UserError):
 
 
 @dataclass(frozen=True)
+class Several:
+    """What a stage goes over, a child run for each under a parent, whose tags name them."""
+
+    what: str
+    """seed or fold"""
+
+    @property
+    def suffix(self) -> str:
+        """Of the parent's stage: nothing that asks for a run of the stage takes it for one."""
+        return f"_{self.what}s"
+
+    def children(self, run: Run) -> dict[int, str]:
+        """The runs by number of their parent; empty for any other run."""
+        begin, tags = self.tag(""), run.data.tags
+        return {int(name.removeprefix(begin)): tags[name] for name in sorted(tags) if name.startswith(begin)}
+
+    def tag(self, number: int | str) -> str:
+        """Of the parent: it holds the child."""
+        return f"adaptf.{self.what}.{number}"
+
+
+SEEDS, FOLDS = Several("seed"), Several("fold")
+
+
+@dataclass(frozen=True)
 class UsedData:
     """Data that a run used, as its page shows it."""
 
@@ -79,6 +106,8 @@ class UsedData:
     table: pd.DataFrame
     source: str
     """Where the data came from."""
+    fold: str = ""
+    """Which of several folds validates, such as `2 of 5 by city`; '' where there is one split alone."""
 
 
 @dataclass(frozen=True)
@@ -89,6 +118,11 @@ class Result:
     files: Mapping[str, Path] = field(default_factory=dict)
     """Artifact folder ('' is the top) with name -> local file or folder."""
     tags: Mapping[str, str] = field(default_factory=dict)
+    kept: str = ""
+    """The artifact that is a model, if there is one: the metrics are then those of the model on validation
+    clips."""
+    judged: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    """Run -> metrics of the model that it keeps, on test clips."""
     parts: Collection[str] = ()
     """Ids of the runs in which the work was done: without them this one is of no use."""
     data_sets: Sequence[UsedData] = ()
@@ -125,7 +159,7 @@ class StageRun:
         if is_process_zero():
             lease.check()
             _log_data_set(data_set)
-            mlflow.set_tag(DATA_DIGEST, data_set.digest)
+            mlflow.set_tags({DATA_DIGEST: data_set.digest, **fold_tag(data_set.fold)})
 
     def download(self, run_id: str, artifact: str) -> Path:
         """Local path of another run's artifact (file or folder), fetched once for all that share it:
@@ -250,7 +284,7 @@ def finished_runs(stage: str, tags: Mapping[str, str]) -> Iterator[Run]:
 def _finished(stage: str, tags: Mapping[str, str]) -> Iterator[Run]:
     """The same, and those that lack something."""
     found = search(stage, tags, status="FINISHED")
-    return (run for run in found if TRIAL not in run.data.tags)
+    return (run for run in found if not {TRIAL, FOLD} & set(run.data.tags))
 
 
 def latest(stage: str, tags: Mapping[str, str]) -> str:
@@ -286,7 +320,11 @@ def finished_run(run_id: str, *stages: str) -> Run:
         raise UpstreamError(f"there is no run '{run_id}' in {mlflow.get_tracking_uri()}") from error
     found = run.data.tags.get(STAGE)
     if stages and found not in stages:
-        one_each = "".join(f"; seed {seed}: {child}" for seed, child in seed_runs(run).items())
+        one_each = "".join(
+            f"; {several.what} {number}: {child}"
+            for several in (SEEDS, FOLDS)
+            for number, child in several.children(run).items()
+        )
         raise UpstreamError(f"run {run_id} is of stage '{found}', a run of '{stages[0]}' is needed{one_each}")
     if lacks := lack(run):
         raise UpstreamError(f"run {run_id} of stage '{found}' {lacks}. Run that stage again")
@@ -320,20 +358,19 @@ def split_ids(value: str) -> list[str]:
     return [value] if files_of(value) else value.split(",")
 
 
+def fold_tag(fold: str) -> dict[str, str]:
+    """Of a run on this fold's data; none where there is one split alone."""
+    return {FOLD: fold} if fold else {}
+
+
 def file_tags(field: str, value: str) -> dict[str, str]:
     """By device the checkpoint files that a field names; none where it names runs."""
     return {f"{FILE}{field}/{stored(device)}": label for device, label in labels_of(value).items()}
 
 
-def seed_runs(run: Run) -> dict[int, str]:
-    """The runs by seed of their parent; empty for any other run."""
-    tags = run.data.tags
-    return {int(name.removeprefix(SEED)): tags[name] for name in sorted(tags) if name.startswith(SEED)}
-
-
 def with_all_seeds(run: Run) -> list[str]:
     """The ids of the runs for which a run stands: those of all seeds, or itself."""
-    return list(seed_runs(run).values()) or [str(run.info.run_id)]
+    return list(SEEDS.children(run).values()) or [str(run.info.run_id)]
 
 
 def scores(run_id: str) -> dict[str, float]:
@@ -458,7 +495,7 @@ def _end(run_id: str, status: str) -> None:
 
 def log_result(result: Result) -> None:
     """Writes a result to the active run. Raises LeaseLost."""
-    if result.metrics:
+    if result.metrics and not result.kept:
         mlflow.log_metrics(dict(result.metrics))
     for place, path in result.files.items():
         lease.check()
@@ -469,6 +506,11 @@ def log_result(result: Result) -> None:
     if result.note:
         tags[MLFLOW_RUN_NOTE] = for_page(result.note, longest=LONGEST_NOTE)
     mlflow.set_tags(tags)
+    active = mlflow.active_run()
+    if active and result.kept:
+        keep_model(active.info.run_id, result.kept, result.metrics)
+    if active and result.judged:
+        judge_models(active.info.run_id, result.judged)
 
 
 def _log_data_set(data_set: UsedData) -> None:

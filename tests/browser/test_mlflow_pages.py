@@ -66,6 +66,12 @@ def test_a_page_of_a_run_opens_among_its_artifacts(
     shown.get_by_role("img").first.wait_for()
 
 
+def test_the_page_of_models_lists_what_runs_keep(page: Any, run_of: RunOf) -> None:
+    page.goto(f"/#/experiments/{run_of('main').info.experiment_id}/models")
+    for name in ("train DIR=0_4 lr=0_01", "finetune a", "quantize"):
+        page.get_by_role("link", name=name, exact=True).first.wait_for()
+
+
 def test_the_registry_shows_the_devices_models_with_alias_and_stage(page: Any) -> None:
     page.goto("/#/models")
     for name in ("adaptf-a", "adaptf-unknown", "adaptf-router"):

@@ -38,7 +38,7 @@ def trained(train_config: TrainConfig) -> Runs:
     parent = execute(
         TRAIN, replace(train_config, optim=replace(train_config.optim, max_epochs=1), seeds=(0, 1))
     )
-    return Runs(parent, *runs.seed_runs(mlflow.get_run(parent)).values())
+    return Runs(parent, *runs.SEEDS.children(mlflow.get_run(parent)).values())
 
 
 @pytest.fixture(scope="module")

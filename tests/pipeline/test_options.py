@@ -133,7 +133,7 @@ def test_log_mels_of_another_rate_than_the_clips_are_refused(one_epoch: TrainCon
 
 def test_a_teacher_with_several_seeds_has_a_child_run_for_each(teacher_config: TeacherConfig) -> None:
     parent = mlflow.get_run(execute(TEACHER, replace(teacher_config, seeds=(0, 1))))
-    assert set(runs.seed_runs(parent)) == {0, 1}
+    assert set(runs.SEEDS.children(parent)) == {0, 1}
     assert "best/accuracy/mean" in parent.data.metrics
 
 

@@ -121,7 +121,7 @@ def test_refits_are_found_behind_what_was_built_on_them(
 
 def test_seeds_of_a_refit_are_listed_without_a_mean(train_config: TrainConfig) -> None:
     parent = mlflow.get_run(execute(TRAIN, replace(refitted(train_config), seeds=(0, 1))))
-    assert set(runs.seed_runs(parent)) == {0, 1}
+    assert set(runs.SEEDS.children(parent)) == {0, 1}
 
 
 def test_a_distillation_does_not_choose_by_clips_that_its_start_has_learnt_from(

@@ -30,7 +30,7 @@ def distilled(distill_config: DistillConfig, teacher_config: TeacherConfig, trai
 
 
 def children_of(run_id: str) -> dict[int, str]:
-    return runs.seed_runs(mlflow.get_run(run_id))
+    return runs.SEEDS.children(mlflow.get_run(run_id))
 
 
 def tables_of(run_id: str, name: str) -> pd.DataFrame:

@@ -22,11 +22,14 @@ from adaptf.mlproject.train import TRAIN, TrainConfig
 from adaptf.pipeline.config import AverageConfig, DataConfig
 from adaptf.pipeline.stage import Stage, execute
 from adaptf.tracking import runs
+from adaptf.tracking.logged_models import models_of
 from adaptf.tracking.runs import FINGERPRINT, STAGE, Result, StageRun, UpstreamError
 from adaptf.training.metrics import MacroAccuracy
 from adaptf.training.task import ClassifierTask
 
 Checkpoint = Callable[..., dict[str, torch.Tensor]]
+
+LEFT_BY_A_TRAINING = {"config.yaml", "checkpoints/best.ckpt", "checkpoints/last.ckpt"}
 
 
 @pytest.fixture(scope="module")
@@ -109,7 +112,7 @@ def test_prepare_leaves_the_table_and_the_counts(prepared: str, folder: Path) ->
 
 def test_train_leaves_checkpoints_metrics_and_its_configuration(trained: str, folder: Path) -> None:
     run = mlflow.get_run(trained)
-    assert artifacts(trained) == {"config.yaml", "checkpoints/best.ckpt", "checkpoints/last.ckpt"}
+    assert artifacts(trained) == {*LEFT_BY_A_TRAINING, "validation/trained.parquet"}
     assert (
         run.info.status == "FINISHED"
         and run.data.tags[STAGE] == "train"
@@ -140,7 +143,8 @@ def test_the_small_teacher_is_called_what_it_is_and_predicts_the_learning_clips(
 
 def test_distill_starts_from_the_trained_network_and_names_the_teacher(distilled: str, taught: str) -> None:
     run = mlflow.get_run(distilled)
-    assert artifacts(distilled) == {"config.yaml", "checkpoints/best.ckpt", "checkpoints/last.ckpt"}
+    predictions = {f"validation/{setting}.parquet" for setting in ("teachers", "distilled")}
+    assert artifacts(distilled) == LEFT_BY_A_TRAINING | predictions
     assert run.data.params["teacher_runs"] == taught
     assert "ssl (small_cnn)" in run.data.tags["mlflow.note.content"]
 
@@ -386,6 +390,7 @@ def test_an_interrupted_training_continues_in_its_run_and_ends_alike(
         mlflow.get_run(resumed).data.metrics["best/accuracy"]
         == mlflow.get_run(whole).data.metrics["best/accuracy"]
     )
+    assert len(list(models_of(mlflow.get_run(resumed)))) == 1
 
 
 def test_a_stage_joins_the_run_that_mlflow_made_for_it(

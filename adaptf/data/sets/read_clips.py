@@ -11,6 +11,7 @@ from adaptf.data.clips import COLUMNS, TEST, VALIDATION, check_clips
 from adaptf.data.errors import DataError
 from adaptf.data.sets.cochlscene import is_cochlscene, read_cochlscene
 from adaptf.data.sets.csv_table import read_csv_table
+from adaptf.data.sets.folds import with_fold
 from adaptf.data.sets.split import cut_by_file, cut_by_location
 from adaptf.data.sets.tau import TrainSplit, check_challenge_rule, is_tau, read_tau
 
@@ -31,6 +32,19 @@ class _SceneClips:
     """Scenes of which files were cut out of places that are trained on."""
     to_pretrain: bool = False
     """As of the data set."""
+
+
+@dataclass(frozen=True)
+class Fold:
+    """One of several parts of the clips that are not for testing, which validates in place of what is cut out
+    for that."""
+
+    number: int
+    """From 1."""
+    of: int
+    """How many there are."""
+    by: str
+    """location or city: what is in one fold as a whole."""
 
 
 @dataclass(frozen=True)
@@ -107,10 +121,12 @@ def read_clips(
     validation_share: float,
     test_share: float,
     seed: int,
+    fold: Fold | None = None,
 ) -> _SceneClips:
     """The checked clips of one of DATA_SETS, with a validation part cut out by location where it has none.
 
-    Where a scene has too few locations, its files are cut, and a note says so.
+    Where a scene has too few locations, its files are cut, and a note says so. A `fold` takes the place of
+    the validation part, also of one that the data has.
 
     Without `scenes` they are those of the data. Raises DataError, naming the rows, for what can't be used.
     """
@@ -123,12 +139,18 @@ def read_clips(
     if len(scenes) < 2:
         raise DataError(f"{root} has the scene {', '.join(scenes)} alone: a classifier needs two or more")
     of_few_places: set[str] = set()
-    for split, share in ((TEST, test_share), (VALIDATION, validation_share)):
+    cuts = {TEST: test_share} if fold else {TEST: test_share, VALIDATION: validation_share}
+    for split, share in cuts.items():
         if not (table["split"] == split).any():
             table = cut_by_location(table, share=share, to=split, seed=seed)
             table, found = cut_by_file(table, share=share, to=split, seed=seed)
             notes += _warning(split, found)
             of_few_places |= set(found)
+    if fold:
+        table = with_fold(table, fold=fold.number, folds=fold.of, by=fold.by, seed=seed)
+        notes += (
+            f"Fold {fold.number} of {fold.of}, by {fold.by}, is for validation, all others for training",
+        )
     return _SceneClips(
         table[COLUMNS].reset_index(drop=True),
         scenes,
