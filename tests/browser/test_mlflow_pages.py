@@ -28,7 +28,8 @@ def test_the_run_list_shows_readable_names(page: Any, run_of: RunOf) -> None:
         "train DIR=0.4 lr=0.01", "teacher ssl (small_cnn)", "distill T=2 w=0.02", "finetune", "quantize",
         "evaluate", "register", "promote",
     ):  # fmt: skip
-        page.get_by_role("link", name=name, exact=True).wait_for()
+        # The model that a run keeps stands in the same row, and may be called alike.
+        page.get_by_role("link", name=name, exact=True).first.wait_for()
     page.get_by_role("link", name="compare train DIR=0.4 lr=0.01, distill T=2 w=0.02").wait_for()
 
 

@@ -135,7 +135,8 @@ def test_a_training_goes_on_without_its_server_and_waits_for_it_at_the_end(
     assert run.info.status == "FINISHED" and "best/accuracy" in run.data.metrics
     for name in ("train/loss", "val/accuracy", "val/loss", "epoch"):
         assert len(client.get_metric_history(run_id, name)) == EPOCHS, name
-    assert {entry.path for entry in client.list_artifacts(run_id)} == {"checkpoints", "config.yaml"}
+    left = {entry.path for entry in client.list_artifacts(run_id)}
+    assert left == {"checkpoints", "config.yaml", "validation"}
 
 
 def test_a_stage_within_another_one_waits_for_the_server_before_it_begins(
