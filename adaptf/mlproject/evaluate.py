@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from adaptf.data.clips import TEST
 from adaptf.errors import UserError
 from adaptf.evaluation.scores import log_loss, macro_accuracy
-from adaptf.pipeline.artifacts import DATA_KIND, SCENES_KIND, SERVED_ACCURACY
+from adaptf.pipeline.artifacts import DATA_KIND, SCENES_KIND, SERVED_ACCURACY, TEST_ACCURACY
 from adaptf.pipeline.config import aside, upstream, upstream_several
 from adaptf.pipeline.dataset import load_tested
 from adaptf.pipeline.predictions import load_models, predict_by_device
@@ -72,7 +72,7 @@ def evaluate(config: EvaluateConfig, run: StageRun) -> Result:
     remark = " ".join(filter(None, [left_out(config), origin_of_teachers(config)]))
     told = report(settings, data, run, remark=remark, run_ids=run_ids, meanings=MEANINGS)
     judged = {
-        run_id: {"test/accuracy": macro_accuracy(one), "test/log_loss": log_loss(one, data.classes)}
+        run_id: {TEST_ACCURACY: macro_accuracy(one), "test/log_loss": log_loss(one, data.classes)}
         for setting, predictions in settings.items()
         for run_id, one in zip(run_ids[setting], predictions, strict=True)
         if not files_of(run_id)

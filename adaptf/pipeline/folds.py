@@ -12,7 +12,7 @@ import pandas as pd
 from adaptf.data.parquet import read_table
 from adaptf.data.teacher_logits import TeacherLogits
 from adaptf.evaluation.scores import accuracy
-from adaptf.pipeline.artifacts import SCENES_KIND, VALIDATION_PREDICTIONS
+from adaptf.pipeline.artifacts import BEST_ACCURACY, SCENES_KIND, VALIDATION_PREDICTIONS
 from adaptf.pipeline.dataset import PreparedData, look_at_prepared
 from adaptf.pipeline.several import OverSeveral, folds_of, scores_over, with_fold
 from adaptf.pipeline.validation import read_validation_predictions, with_predictions, with_validation_tables
@@ -42,7 +42,7 @@ def out_of_fold(
         for setting in settings
     }
     best = accuracy(pooled[settings[-1]], config.trainer.score)
-    result = replace(over, metrics={**over.metrics, "best/accuracy": best})
+    result = replace(over, metrics={**over.metrics, BEST_ACCURACY: best})
     return with_predictions(with_validation_tables(result, data_of_folds(config, run), pooled), run, pooled)
 
 

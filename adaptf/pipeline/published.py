@@ -11,6 +11,7 @@ from adaptf.data.published_logits import PublishedLogits, check_scenes, read_pub
 from adaptf.errors import UserError, in_section
 from adaptf.evaluation.scores import Score, accuracy, macro_accuracy, prediction_table
 from adaptf.files import sha256_of
+from adaptf.pipeline.artifacts import BEST_ACCURACY
 from adaptf.pipeline.config import path_field
 from adaptf.pipeline.dataset import PreparedData
 from adaptf.tracking.runs import NONE, Result, StageRun, digest
@@ -69,7 +70,7 @@ def published(
         "the teacher has learnt from both, and its scores here are too good."
     )
     best = accuracy(judged, score)
-    return Result(metrics={"best/accuracy": best}, note=note, summary=f"{run.name}: {note}"), logits
+    return Result(metrics={BEST_ACCURACY: best}, note=note, summary=f"{run.name}: {note}"), logits
 
 
 def _read(config: PublishedConfig) -> PublishedLogits:

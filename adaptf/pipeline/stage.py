@@ -88,10 +88,10 @@ class Stage(Generic[_Config]):
     folds: OverSeveral | None = None
     """The same of a parent over folds; None: the stage takes the data of one fold alone."""
 
-    def describe(self, config: _Config) -> str:
-        """What a run is called where nobody names it: the parent over seeds with their number."""
+    def describe(self, config: _Config, folds: Sequence[int] = ()) -> str:
+        """What a run is called where nobody names it: the parent over seeds or folds with their number."""
         name = " ".join([self.name, *self.words(config)])
-        seeds, folds = getattr(config, "seeds", ()), folds_of(config)
+        seeds = getattr(config, "seeds", ())
         numbers = [f"{len(seeds)} seeds"] * bool(seeds) + [f"{len(folds)} folds"] * bool(folds)
         return ", ".join([name, *numbers])
 
@@ -138,12 +138,13 @@ def execute(
     shared = shared or SharedObjects()
     check_ranges(config)
     enter_group(several=getattr(getattr(config, "trainer", None), "several_processes", False))
-    samples_system(config)
+    sampled = samples_system(config)
     stage.check(config)
     wait_for_answer(f"the begin of {stage.name}")  # within another stage: `main` has asked its store already
     config = resolve_upstream(config)
-    name = name or stage.describe(config)
-    stage = _over_seeds_or_folds(stage, config, shared)
+    folds = folds_of(config)
+    name = name or stage.describe(config, folds)
+    stage = _over_seeds_or_folds(stage, config, folds, shared)
     stage.fetch(config)
     reads = stage.reads(config)
     wait_for_answer(f"the begin of {name}")  # reading may take long
@@ -154,7 +155,7 @@ def execute(
     with runs.work_folder(stage.name, digest) as folder:
         L.seed_everything(getattr(config, "seed", 0), verbose=False)
         if runs.is_process_zero():
-            with _active_run(stage, digest, name, folder, sampled=samples_system(config)) as run:
+            with _active_run(stage, digest, name, folder, sampled=sampled) as run:
                 run = dataclasses.replace(run, watch=watch, shared=shared)
                 _work(stage, config, run)
             shutil.rmtree(folder)
@@ -165,14 +166,16 @@ def execute(
     return run.run_id
 
 
-def _over_seeds_or_folds(stage: Stage[_Config], config: Any, shared: SharedObjects) -> Stage[_Config]:
+def _over_seeds_or_folds(
+    stage: Stage[_Config], config: Any, folds: Sequence[int], shared: SharedObjects
+) -> Stage[_Config]:
     """The stage that runs this one with every seed, else that which does with every fold, else this one.
     Raises UserError where it does not go over folds."""
     if seeds := getattr(config, "seeds", ()):
         if len(set(seeds)) != len(seeds):
             raise UserError(f"seeds are {', '.join(map(str, seeds))}: each should stand there once")
         return _over(SEEDS, seeds, stage, stage.study, shared)
-    if not (folds := folds_of(config)):
+    if not folds:
         return stage
     if stage.folds is None:
         raise UserError(

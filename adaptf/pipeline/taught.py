@@ -7,6 +7,7 @@ from functools import partial
 from typing import Literal
 
 import numpy as np
+from numpy.typing import NDArray
 from torch import Tensor
 
 from adaptf.data.batch import Labels
@@ -23,7 +24,7 @@ from adaptf.pipeline.ranges import POSITIVE, SHARE, within
 from adaptf.tracking import runs
 from adaptf.tracking.runs import FOLDS, NONE, StageRun
 from adaptf.training.augmentation import MixedTeachers
-from adaptf.training.losses import DistillationLoss, KlReduction
+from adaptf.training.losses import DistillationLoss, KlReduction, mean_of_teachers
 from adaptf.training.metrics import TeacherAgreement
 from adaptf.training.task import Measure
 
@@ -76,7 +77,7 @@ def logits_of_teachers(
 def calibrated(table: TeacherLogits, data: PreparedData) -> TeacherLogits:
     """The logits divided by their best temperature on validation clips. Raises UserError for none."""
     held = data.table[data.table["split"] == VALIDATION]
-    logits = table.of(list(held["filename"]), classes=data.classes, data_digest=data.digest)
+    logits = _of_clips(table, list(held["filename"]), data)
     try:
         temperature = best_temperature(logits, held["scene"].map(data.classes.index).to_numpy())
     except ValueError as error:
@@ -90,16 +91,15 @@ def calibrated(table: TeacherLogits, data: PreparedData) -> TeacherLogits:
 def taught(clips: ClipSet, tables: Sequence[TeacherLogits], data: PreparedData) -> ClipSet:
     """Clips of the data with every teacher's logits, looked up by file name;
     as they are where there is no teacher."""
-    logits = [
-        table.of(clips.filenames, classes=data.classes, data_digest=_digest_for(table, data))
-        for table in tables
-    ]
+    logits = [_of_clips(table, clips.filenames, data) for table in tables]
     return with_teacher_logits(clips, np.stack(logits, axis=1)) if logits else clips
 
 
-def _digest_for(table: TeacherLogits, data: PreparedData) -> str:
-    """The data's, by which their clips are those of a teacher, or of a teacher over folds."""
-    return data.learning_digest if table.data_digest == data.learning_digest else data.digest
+def _of_clips(table: TeacherLogits, filenames: Sequence[str], data: PreparedData) -> NDArray[np.float32]:
+    """(clips, classes) of a teacher on these data, or of one over folds, who knows them by another digest."""
+    of_folds = table.data_digest != data.digest and table.data_digest == data.learning_digest
+    digest = data.learning_digest if of_folds else data.digest
+    return table.of(filenames, classes=data.classes, data_digest=digest)
 
 
 def objective_of(config: LossConfig, *, teachers: int) -> Objective:
@@ -118,10 +118,10 @@ def objective_of(config: LossConfig, *, teachers: int) -> Objective:
             **scene_measures(classes, devices, score),
             "teacher_accuracy": Measure(
                 of_teachers.metric,
-                lambda logits, labels: of_teachers.compares(labels.teacher_logits.mean(dim=1), labels),
+                lambda logits, labels: of_teachers.compares(mean_of_teachers(labels.teacher_logits), labels),
             ),
             "agreement": Measure(
-                TeacherAgreement(), lambda logits, labels: (logits, labels.teacher_logits.mean(dim=1))
+                TeacherAgreement(), lambda logits, labels: (logits, mean_of_teachers(labels.teacher_logits))
             ),
         }
 

@@ -16,15 +16,16 @@ _Config = TypeVar("_Config")
 def resolve_upstream(config: _Config) -> _Config:
     """Replaces `latest` in the fields that name other stages' runs by run ids,
     and checks given ids and files."""
-    for field in upstream_fields(
-        config
-    ):  # prepare_run is the first: it says whether the others may be over folds
-        change = {field.name: _resolved(config, field)}
+    over_folds = False
+    for field in upstream_fields(config):
+        change = {field.name: _resolved(config, field, over_folds=over_folds)}
         config = dataclasses.replace(config, **change)  # type: ignore[type-var]
+        if field.name == "prepare_run":  # the first: it says whether the others may be over folds
+            over_folds = bool(folds_of(config))
     return config
 
 
-def _resolved(config: Any, field: dataclasses.Field[Any]) -> str:
+def _resolved(config: Any, field: dataclasses.Field[Any], *, over_folds: bool) -> str:
     """The value of a field as run ids, as checkpoint files from the root on, or `none`."""
     value, stage = str(getattr(config, field.name)), field.metadata["stage"]
     if value == LATEST:
@@ -35,16 +36,16 @@ def _resolved(config: Any, field: dataclasses.Field[Any]) -> str:
         return files
     several = "several" in field.metadata
     run_ids = value.split(",") if several or "each" in field.metadata else [value]
-    found = [runs.finished_run(run_id, *_stages(config, field)) for run_id in run_ids]
+    found = [runs.finished_run(run_id, *_stages(config, field, over_folds=over_folds)) for run_id in run_ids]
     return ",".join(run_id for run in found for run_id in runs.with_all_seeds(run)) if several else value
 
 
-def _stages(config: Any, field: dataclasses.Field[Any]) -> list[str]:
+def _stages(config: Any, field: dataclasses.Field[Any], *, over_folds: bool) -> list[str]:
     """Whose runs the field may name: those over folds as data and as teachers, else where the data are over
     folds too."""
     stage = field.metadata["stage"]
     seeds = "several" in field.metadata or bool(getattr(config, "seeds", None))
-    folds = field.name == "prepare_run" or "each" in field.metadata or bool(folds_of(config))
+    folds = field.name == "prepare_run" or "each" in field.metadata or over_folds
     return [stage, *[stage + SEEDS.suffix] * seeds, *[stage + FOLDS.suffix] * folds]
 
 

@@ -24,6 +24,12 @@ def multi_label_loss(logits: Tensor, targets: Tensor) -> Tensor:
     return F.binary_cross_entropy_with_logits(logits, targets)
 
 
+def mean_of_teachers(teacher_logits: Tensor) -> Tensor:
+    """(batch, classes) of logits (batch, teachers, classes)."""
+    # Rounded teacher by teacher, as trainings before were: a mean() ends them in other weights.
+    return (teacher_logits * (1 / teacher_logits.shape[1])).sum(dim=1)
+
+
 def kl_divergence(student: Tensor, teacher: Tensor, *, temperature: float, reduction: KlReduction) -> Tensor:
     """T^2 KL(teacher || student) of logits (batch, classes) softened by the temperature T (Hinton et al.,
     2015)."""
@@ -61,7 +67,7 @@ class DistillationLoss:
         and the two divergences are mixed instead: the public trainer's form.
         """
         label_loss = cross_entropy(student, targets)
-        teacher = teacher_logits.mean(dim=1)
+        teacher = mean_of_teachers(teacher_logits)
         if unmixed_teachers is None:
             distillation_loss = self._kl(student, teacher)
         else:

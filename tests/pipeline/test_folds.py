@@ -24,6 +24,7 @@ from adaptf.mlproject.train import TRAIN, TrainConfig
 from adaptf.pipeline.config import DataConfig
 from adaptf.pipeline.dataset import look_at_prepared
 from adaptf.pipeline.stage import execute
+from adaptf.pipeline.taught import calibrated
 from adaptf.pipeline.taught import taught as with_teachers
 from adaptf.tracking import runs
 from adaptf.tracking.runs import FOLDS, SEEDS, UpstreamError
@@ -129,6 +130,22 @@ def test_the_teachers_of_the_folds_teach_a_student_of_another_split_by_clips_the
     run_id = execute(DISTILL, replace(distill_config, train_run=start, teacher_runs=taught))
     assert mlflow.get_run(run_id).data.tags["adaptf.upstream.teacher_runs"] == taught
     assert "Teachers: ssl (small_cnn)" in mlflow.get_run(run_id).data.tags["mlflow.note.content"]
+
+
+def test_the_teachers_of_the_folds_are_put_on_one_scale_as_all_others(
+    taught: str, prepared: str, tmp_path: Path
+) -> None:
+    data = look_at_prepared(runs.StageRun("", "", tmp_path), prepared, kind="scenes")
+    table = read_teacher_logits(artifact(taught, "logits"))
+    right = data.table.set_index("filename")["scene"].map(data.classes.index).reindex(table.filenames)
+    held = set(data.table.loc[data.table["split"] == VALIDATION, "filename"])
+    wrong = next(row for row, name in enumerate(table.filenames) if name in held)
+    said = np.eye(2, dtype=np.float32)[right.to_numpy()]
+    said[wrong] = 1 - said[wrong]
+    sure = replace(table, logits=10 * said)
+    expected = calibrated(replace(sure, data_digest=data.digest), data).logits
+    np.testing.assert_array_equal(calibrated(sure, data).logits, expected)
+    assert expected.max() < 10
 
 
 def test_logits_over_folds_are_refused_for_a_student_whose_test_clips_were_learnt(
