@@ -11,6 +11,7 @@ import pytest
 from mlflow.environment_variables import MLFLOW_SCORING_SERVER_REQUEST_TIMEOUT
 
 from adaptf.serving import app as served
+from adaptf.serving import entrance
 from adaptf.serving.app import make_app
 from adaptf.serving.entrance import REQUESTS_AT_ONCE
 from adaptf.serving.requests import GivenUp
@@ -107,3 +108,21 @@ def test_it_is_not_ready_while_every_worker_hangs(router, monkeypatch):
     monkeypatch.setenv(MLFLOW_SCORING_SERVER_REQUEST_TIMEOUT.name, "3")
     monkeypatch.setattr(served, "READY_SECONDS", 0.1)
     assert asyncio.run(beside_hanging_requests()) == (503, 200)
+
+
+def test_it_is_not_ready_while_the_queue_is_full(router, monkeypatch):
+    """Of requests whose bodies never end, so that the workers have nothing to do."""
+
+    async def beside_waiting_requests() -> tuple[int, int]:
+        app, begun = make_app(router), {"type": "http.request", "body": BODY[:5], "more_body": True}
+        waiting = [asyncio.create_task(ask(app, "/invocations", begun)) for _ in range(2)]
+        await asyncio.sleep(0)  # each task begins, and takes its place
+        while_they_wait = await ask(app, "/ready")
+        for request in waiting:
+            request.cancel()
+        await asyncio.wait(waiting)
+        return while_they_wait, await ask(app, "/ready")
+
+    router.clip_answered.set()
+    monkeypatch.setattr(entrance, "MOST_REQUESTS", 2)
+    assert asyncio.run(beside_waiting_requests()) == (503, 200)
