@@ -25,7 +25,7 @@ def resolve_upstream(config: _Config) -> _Config:
     return config
 
 
-def _resolved(config: Any, field: dataclasses.Field[Any], *, over_folds: bool) -> str:
+def _resolved(config: Any, field: dataclasses.Field[Any], *, over_folds: bool = False) -> str:
     """The value of a field as run ids, as checkpoint files from the root on, or `none`."""
     value, stage = str(getattr(config, field.name)), field.metadata["stage"]
     if value == LATEST:
