@@ -1,13 +1,19 @@
-"""What each option of the recipe gains:
-trainings that differ by it alone, over seeds, judged on the test clips.
+"""What each option of the recipe gains: trainings in which half of them have it,
+judged on the test clips.
 
-python benchmarks/recipe.py --root OUT/clips.csv --responses RESPONSES [--stages train,distill] [--only
-EMA,SWA] [--seeds 0,1,2]
+python benchmarks/recipe.py --root OUT/clips.csv --responses RESPONSES [--stages train,distill]
 
 OUT: a data set with TAU's lists. RESPONSES: a folder of measured impulse responses. At the demo's size (64
-bands, width 32), with as many epochs as --epochs says, in one cosine. Everything goes into MLflow's store
-(MLFLOW_TRACKING_URI): what has finished is not trained again, so the script can be stopped and started.
-The table grows with each option.
+bands, width 32), with as many epochs as --epochs says, in one cosine.
+
+24 trainings of a stage tell of 11 options at once: each is on in 12 of them and off in 12, and any other is
+on in half of either (Plackett and Burman, 1946, The design of optimum multifactorial experiments; with its
+mirror image, so that two options that help each other show as neither's gain: Box and Wilson, 1951). One
+option at a time would take 12 times as many for intervals as narrow.
+
+Everything goes into MLflow's store (MLFLOW_TRACKING_URI): what has finished is not trained again, so the
+script can be stopped and started. Several at once, on one store, share the trainings: --share 0/2, --share
+1/2, and then one without it for the table.
 """
 
 import argparse
@@ -20,6 +26,8 @@ from typing import Any
 import mlflow
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
+from scipy import stats
 
 from adaptf.data.clips import TEST
 from adaptf.data.parquet import read_table, write_table
@@ -44,6 +52,8 @@ KNOWN = ("a", "b", "c", "s1", "s2", "s3")
 """TAU's devices with training clips."""
 TEACHERS = 3
 """Small ones with seeds of their own, as `main` trains without BEATs."""
+SEEDS = 3
+"""The trainings take turns with them, and with what they start from."""
 
 
 @dataclass(frozen=True)
@@ -56,34 +66,37 @@ class Option:
 
 
 OPTIONS = (
-    Option("plain score", "train", ("--trainer.score=plain",)),
-    Option("EMA", "train", ("--optim.average.kind=ema",)),
-    Option("SWA", "train", ("--optim.average.kind=swa",)),
-    Option("warm restarts", "train", ("--optim.restart_epochs=2", "--optim.restart_factor=2")),
-    Option("time roll", "train", ("--augment.time_roll_seconds=0.1",)),
-    Option("SpecAugment", "train", ("--augment.spec_mask_share=0.2",)),
-    Option("responses for all devices", "train", ("--augment.dir_devices=[]",)),
-    Option("more responses for all devices", "train", ("--augment.dir_devices=[]", "--augment.dir_p=0.6")),
-    Option("no responses", "train", ("--augment.dir_p=0",)),
-    Option("no Freq-MixStyle", "train", ("--augment.mixstyle_p=0",)),
-    Option("more Freq-MixStyle", "train", ("--augment.mixstyle_p=0.8",)),
-    Option("no mixup", "train", ("--augment.mixup_alpha=0",)),
     Option("refit on all clips", "train", ("--refit=true",)),
-    Option("T 1", "distill", ("--loss.temperature=1",)),
+    Option("responses for all devices", "train", ("--augment.dir_devices=[]",)),
+    Option("responses twice as often", "train", ("--augment.dir_p=0.6",)),
+    Option("time roll", "train", ("--augment.time_roll_seconds=0.1",)),
+    Option("EMA", "train", ("--optim.average.kind=ema",)),
+    Option("SpecAugment", "train", ("--augment.spec_mask_share=0.2",)),
+    Option("Freq-MixStyle twice as often", "train", ("--augment.mixstyle_p=0.8",)),
+    Option("no mixup", "train", ("--augment.mixup_alpha=0",)),
+    Option("half the rate", "train", ("--optim.lr=0.005",)),
+    Option("responses for all devices", "distill", ("--augment.dir_devices=[]",)),
+    Option("responses twice as often", "distill", ("--augment.dir_p=0.6",)),
+    Option("time roll", "distill", ("--augment.time_roll_seconds=0.1",)),
+    Option("EMA", "distill", ("--optim.average.kind=ema",)),
+    Option("Freq-MixStyle twice as often", "distill", ("--augment.mixstyle_p=0.8",)),
     Option("T 4", "distill", ("--loss.temperature=4",)),
-    Option("KL over clips", "distill", ("--loss.reduction=clips",)),
-    Option("KL over clips, weight 0.1", "distill", ("--loss.reduction=clips", "--loss.weight=0.1")),
-    Option("weight 0.1", "distill", ("--loss.weight=0.1",)),
-    Option("EMA, distilled", "distill", ("--optim.average.kind=ema",)),
-    Option("SWA, distilled", "distill", ("--optim.average.kind=swa",)),
-    Option("time roll, distilled", "distill", ("--augment.time_roll_seconds=0.1",)),
-    Option("responses for all devices, distilled", "distill", ("--augment.dir_devices=[]",)),
+    Option("weight 0.05", "distill", ("--loss.weight=0.05",)),
     Option("mixup 0.3", "distill", ("--augment.mixup_alpha=0.3",)),
-    Option("refit, distilled", "distill", ("--refit=true",)),
+    Option("twice the rate", "distill", ("--optim.lr=0.01",)),
     Option("no teachers", "finetune", ("--teacher_runs=none",)),
     Option("own clips alone", "finetune", ("--borrowed=none",)),
-    Option("refit, per device", "finetune", ("--refit=true",)),
+    Option("refit on all clips", "finetune", ("--refit=true",)),
 )
+
+
+def design(options: int) -> NDArray[np.bool_]:
+    """(24, options): which options each training has. Raises ValueError for more than 11."""
+    if options > 11:
+        raise ValueError(f"24 trainings tell of 11 options at most, got {options}")
+    generator = np.array([1, 1, 0, 1, 1, 1, 0, 0, 0, 1, 0], dtype=bool)
+    half = np.stack([*(np.roll(generator, turn) for turn in range(11)), np.zeros(11, dtype=bool)])
+    return np.concatenate([half, ~half])[:, :options]
 
 
 @dataclass(frozen=True)
@@ -121,18 +134,24 @@ TRIAL = Stage("recipe_trial", run=trial, config=TrialConfig)
 
 @dataclass(frozen=True)
 class Trials:
-    """One setting over the seeds."""
+    """The trainings of a stage."""
 
+    on: NDArray[np.bool_]
+    """(trainings, options)"""
     predictions: list[pd.DataFrame]
-    seconds: float
-    """Of the processor, the median over seeds."""
+    seconds: NDArray[np.float64]
+    """Of the processor."""
+
+    def accuracies(self, devices: Sequence[str]) -> NDArray[np.float64]:
+        """(trainings,) macro averages over the clips of these devices."""
+        return np.array([macro_accuracy(one[one["device"].isin(devices)]) for one in self.predictions])
 
 
 class Bench:
     """The upstream runs of one data set, and trainings on them."""
 
     def __init__(self, given: argparse.Namespace) -> None:
-        self.seeds, self.epochs, self.responses = given.seeds, given.epochs, given.responses
+        self.epochs, self.responses = given.epochs, given.responses
         arguments = (f"--data.root={given.root}", *([f"--data.cache={given.cache}"] if given.cache else []))
         self.prepared = execute_stage(PREPARE.name, arguments)
 
@@ -155,7 +174,7 @@ class Bench:
             yield f"--distill_run={self.model_of(DISTILL.name, seed)}"
 
     def teachers(self) -> list[str]:
-        """The runs of small teachers, which all seeds share."""
+        """The runs of small teachers, which all trainings share."""
         return [
             execute_stage(TEACHER.name, ("--kind=small_cnn", *self.base(TEACHER.name, seed)))
             for seed in range(TEACHERS)
@@ -165,16 +184,22 @@ class Bench:
         """The run of a stage without any option."""
         return execute_stage(stage, tuple(self.base(stage, seed)))
 
-    def trials(self, stage: str, changes: Sequence[str] = ()) -> Trials:
-        """Each seed's training, with these changes."""
-        settings = [(*self.base(stage, seed), *changes) for seed in self.seeds]
-        run_ids = [
-            execute(TRIAL, TrialConfig(self.prepared, stage, arguments), reuse=True) for arguments in settings
-        ]
+    def trials(self, stage: str, options: Sequence[Option], share: slice) -> Trials:
+        """These of the design's trainings."""
+        on = design(len(options))
+        numbers = range(len(on))[share]
+        run_ids = [self.trial(stage, number, options, on[number]) for number in numbers]
         return Trials(
+            on[share],
             [predictions_of(run_id) for run_id in run_ids],
-            float(np.median([runs.scores(run_id)[SECONDS] for run_id in run_ids])),
+            np.array([runs.scores(run_id)[SECONDS] for run_id in run_ids]),
         )
+
+    def trial(self, stage: str, number: int, options: Sequence[Option], on: NDArray[np.bool_]) -> str:
+        """The run of one."""
+        changes = (words for option, has in zip(options, on, strict=True) if has for words in option.changes)
+        arguments = (*self.base(stage, number % SEEDS), *changes)
+        return execute(TRIAL, TrialConfig(self.prepared, stage, arguments), reuse=True)
 
 
 def predictions_of(run_id: str) -> pd.DataFrame:
@@ -188,29 +213,40 @@ def execute_stage(name: str, arguments: Sequence[str]) -> str:
     return execute(stage, parse(stage.config, stage=name, arguments=arguments), reuse=True)
 
 
-def row(option: Option, base: Trials, found: Trials) -> str:
+def half_width(on: NDArray[np.bool_], scores: NDArray[np.float64]) -> float:
+    """Of the 95 % interval over trainings of each option's gain: by what the trainings vary when all gains
+    are taken off."""
+    terms = np.column_stack([np.ones(len(on)), on])
+    left = scores - terms @ np.linalg.lstsq(terms, scores, rcond=None)[0]
+    free = len(on) - terms.shape[1]
+    return float(stats.t.ppf(0.975, free) * np.sqrt((left**2).sum() / free * 4 / len(on)))
+
+
+def rows(options: Sequence[Option], trials: Trials) -> Iterator[str]:
     """Of the table, in points."""
-    gain = paired_bootstrap(base.predictions, found.predictions)
-    places = f"{100 * gain.low:.1f} to {100 * gain.high:.1f}"
-    over_seeds = f"{100 * gain.runs_low:.1f} to {100 * gain.runs_high:.1f}"
-    known = [100 * (score(found, known=side) - score(base, known=side)) for side in (True, False)]
-    cells = (
-        option.name,
-        f"{100 * gain.mean:+.1f}",
-        places,
-        over_seeds,
-        *(f"{one:+.1f}" for one in known),
-        f"{found.seconds / base.seconds:.2f}",
-    )
-    return f"| {' | '.join(cells)} |"
-
-
-def score(trials: Trials, *, known: bool) -> float:
-    """Mean over seeds of the macro average over the clips of devices that training heard,
-    or of the others."""
-    return float(
-        np.mean([macro_accuracy(one[one["device"].isin(KNOWN) == known]) for one in trials.predictions])
-    )
+    unknown = [device for device in trials.predictions[0]["device"].unique() if device not in KNOWN]
+    everything = trials.accuracies([*KNOWN, *unknown])
+    wide = half_width(trials.on, everything)
+    for number, option in enumerate(options):
+        has = trials.on[:, number]
+        gain = paired_bootstrap(
+            *(
+                [one for one, there in zip(trials.predictions, has == side, strict=True) if there]
+                for side in (False, True)
+            )
+        )
+        sides = [
+            scores[has].mean() - scores[~has].mean() for scores in map(trials.accuracies, (KNOWN, unknown))
+        ]
+        cells = (
+            option.name,
+            f"{100 * gain.mean:+.1f}",
+            f"{100 * gain.low:.1f} to {100 * gain.high:.1f}",
+            f"{100 * (gain.mean - wide):.1f} to {100 * (gain.mean + wide):.1f}",
+            *(f"{100 * side:+.1f}" for side in sides),
+            f"{trials.seconds[has].mean() / trials.seconds[~has].mean():.2f}",
+        )
+        yield f"| {' | '.join(cells)} |"
 
 
 def main() -> None:
@@ -223,26 +259,22 @@ def main() -> None:
     parser.add_argument("--cache", default="")
     parser.add_argument("--epochs", type=int, default=20)
     parser.add_argument("--stages", type=lambda text: text.split(","), default=list(STAGES))
-    parser.add_argument("--only", type=lambda text: text.split(","), default=[])
-    parser.add_argument(
-        "--seeds", type=lambda text: [int(seed) for seed in text.split(",")], default=[0, 1, 2]
-    )
+    parser.add_argument("--share", type=lambda text: [int(part) for part in text.split("/")])
     given = parser.parse_args()
     quiet_libraries()
     runs.use_default_store()
     bench = Bench(given)
     for stage in given.stages:
-        base = bench.trials(stage)
-        score_of_base = np.mean([macro_accuracy(one) for one in base.predictions])
-        rows = [
-            f"\n{stage}: {100 * score_of_base:.1f} without an option, {base.seconds:.0f} s of the processor",
-            "| option | gain | over places | over seeds | known | unknown | cost |",
-            "|---|---:|---:|---:|---:|---:|---:|",
-        ]
-        for option in OPTIONS:
-            if option.stage == stage and (not given.only or option.name in given.only):
-                rows.append(row(option, base, bench.trials(stage, option.changes)))
-                print("\n".join(rows), flush=True)
+        options = [option for option in OPTIONS if option.stage == stage]
+        if given.share:
+            bench.trials(stage, options, slice(given.share[0], None, given.share[1]))
+            continue
+        trials = bench.trials(stage, options, slice(None))
+        mean, seconds = np.mean([macro_accuracy(one) for one in trials.predictions]), trials.seconds.mean()
+        print(f"\n{stage}: {100 * mean:.1f} over all trainings, {seconds:.0f} s of the processor each\n")
+        print("| option | gain | over places | over trainings | known | unknown | cost |")
+        print("|---|---:|---:|---:|---:|---:|---:|")
+        print("\n".join(rows(options, trials)), flush=True)
 
 
 if __name__ == "__main__":
