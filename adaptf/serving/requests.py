@@ -6,6 +6,7 @@ import binascii
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from io import BytesIO
+from numbers import Real
 from threading import Event
 from typing import Any, TypeVar
 
@@ -19,6 +20,7 @@ from adaptf.data.joined import files_in
 from adaptf.data.parts import parts_in
 
 AUDIO, DEVICE = "audio", "device"
+STREAM, SECOND = "stream", "second"
 _FORMATS = ("WAV", "WAVEX", "FLAC", "OGG", "MP3")
 
 MAX_ROWS = 512
@@ -35,7 +37,10 @@ MAX_PEAK = 8.0
 _WANTED_AUDIO = "it should be base64 of the bytes of a WAV, FLAC, OGG or MP3 file"
 WANTED_COLUMNS = (
     f"a row has {AUDIO!r} (base64 of a WAV, FLAC, OGG or MP3 file) and may have {DEVICE!r} (a device's name)"
+    f"; one of a stream has {STREAM!r} (its name) and {SECOND!r} (where the audio begins, from 0)"
 )
+_LONGEST_STREAM_NAME = 100
+_MOST_SECONDS = 10**9
 
 _Value = TypeVar("_Value")
 _Result = TypeVar("_Result")
@@ -52,6 +57,10 @@ class Row:
     file: BytesIO
     seconds: float
     """Of its audio."""
+    stream: str = ""
+    """The name of the stream that it belongs to, where it does."""
+    second: int = 0
+    """Of the stream, at which its audio begins."""
 
 
 class GivenUp(Exception):
@@ -66,18 +75,23 @@ class RowError(ValueError):
         self.row = row
 
 
-def read_rows(table: Any, *, max_seconds: float, stop: Event) -> list[Row]:
-    """Rows of a request, in order; `max_seconds` limits each row's audio.
+def read_rows(table: Any, *, max_seconds: float, stop: Event, of_streams: bool = False) -> list[Row]:
+    """Rows of a request, in order; `max_seconds` limits each row's audio, `of_streams`: whether they have to
+    say where they belong.
 
     Raises MlflowException (INVALID_PARAMETER_VALUE, HTTP 400) that names the row, counted from 0, and what
     would be right, and GivenUp once `stop` is set.
     All lengths are checked before anything else is done with the audio.
     """
     table = _check_table(table)
+    places = _read_places(table, of_streams=of_streams)
     devices = list(_each_row(table[DEVICE] if DEVICE in table else [None] * len(table), _read_device))
     files = list(_each_row(table[AUDIO], read_base64))
     seconds = _read_seconds(files, max_seconds, stop)
-    return [Row(*row) for row in zip(range(len(table)), devices, files, seconds, strict=True)]
+    return [
+        Row(number, *row, *place)
+        for number, (*row, place) in enumerate(zip(devices, files, seconds, places, strict=True))
+    ]
 
 
 def go_on(stop: Event) -> None:
@@ -105,7 +119,7 @@ def _check_table(table: Any) -> pd.DataFrame:
 
 def check_columns(columns: Sequence[Any]) -> None:
     """Raises MlflowException where they are not those of rows."""
-    if unknown := [column for column in columns if column not in (AUDIO, DEVICE)]:
+    if unknown := [column for column in columns if column not in (AUDIO, DEVICE, STREAM, SECOND)]:
         raise invalid(f"unknown column {shown(unknown[0])}: {WANTED_COLUMNS}")
     if AUDIO not in columns:
         raise invalid(f"no column {AUDIO!r} among {list(columns)}: {WANTED_COLUMNS}")
@@ -151,6 +165,31 @@ def _read_device(value: Any) -> str | None:
     if pd.api.types.is_scalar(value) and pd.isna(value):
         return None
     raise ValueError(f"{DEVICE} should be text or null, got {shown(value)}")
+
+
+def _read_places(table: pd.DataFrame, *, of_streams: bool) -> list[tuple[str, int]]:
+    """Each row's stream and second, where rows are of streams."""
+    there = [column for column in (STREAM, SECOND) if column in table]
+    if not of_streams and there:
+        raise invalid(f"column {there[0]!r} is for aggregate='stream'")
+    if not of_streams:
+        return [("", 0)] * len(table)
+    if len(there) < 2:
+        raise invalid(f"aggregate='stream' needs the columns {STREAM!r} and {SECOND!r}: {WANTED_COLUMNS}")
+    return list(_each_row(zip(table[STREAM], table[SECOND], strict=True), _read_place))
+
+
+def _read_place(values: tuple[Any, Any]) -> tuple[str, int]:
+    name, second = values
+    if not isinstance(name, str) or not 0 < len(name) <= _LONGEST_STREAM_NAME:
+        raise ValueError(
+            f"{STREAM} should be a name of 1 to {_LONGEST_STREAM_NAME} characters, got {shown(name)}"
+        )
+    if isinstance(second, bool) or not isinstance(second, Real) or not 0 <= second <= _MOST_SECONDS:
+        raise ValueError(f"{SECOND} should be a whole number from 0 to {_MOST_SECONDS}, got {shown(second)}")
+    if second != int(second):
+        raise ValueError(f"{SECOND} should be a whole number, got {shown(second)}")
+    return name, int(second)
 
 
 def read_base64(value: Any) -> BytesIO:
