@@ -124,8 +124,8 @@ def stream_calibration(run: StageRun, quantize_run: str, scenes: Sequence[str]) 
     found = calibrate_stream(predictions, scenes)
     told = what_clips_judge(refits_of(quantize_run))
     print(
-        f"{run.name}: streams: logits times {found.factor:.2f}, dependence {found.dependence:.2f}, unsure below "
-        f"{found.threshold:.2f}, by validation clips, {told}",
+        f"{run.name}: streams: logits times {found.factor:.2f}, dependence {found.dependence:.2f}, "
+        f"unsure below {found.threshold:.2f}, by validation clips, {told}",
         flush=True,
     )
     return found
