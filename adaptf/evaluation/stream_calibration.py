@@ -18,6 +18,8 @@ from adaptf.evaluation.forward_filter import (
     no_belief,
 )
 
+Recordings = tuple[NDArray[np.float64], NDArray[np.integer]]
+"""Logits (recordings, seconds, scenes) and true scenes (recordings,)."""
 _SEGMENT = r"^(.+-\d+)-(\d+)(-[^-/]+)$"
 """Of TAU, as in airport-lisbon-1000-40000-7-a.wav: recording, second, device."""
 
@@ -41,11 +43,9 @@ def calibrate_stream(predictions: pd.DataFrame, scenes: Sequence[str]) -> Stream
     return StreamCalibration(factor, float(found), _threshold(batches, factor, float(found)))
 
 
-def recordings_of(
-    predictions: pd.DataFrame, scenes: Sequence[str]
-) -> list[tuple[NDArray[np.float64], NDArray[np.intp]]]:
-    """Logits (recordings, seconds, scenes) and true scenes (recordings,), for each number of seconds that
-    recordings have; of longer ones their first ten. A clip that is no part of one is one."""
+def recordings_of(predictions: pd.DataFrame, scenes: Sequence[str]) -> list[Recordings]:
+    """Those of each length, by names; of longer ones the first ten seconds. A clip that is no part of one is
+    one."""
     named = list(map(split_name, predictions["filename"]))
     names = pd.DataFrame(named, predictions.index, ["file", "second"])
     parts = names["file"].str.replace(r"\.\w+$", "", regex=True).str.extract(_SEGMENT)
@@ -85,14 +85,12 @@ def _factor_of(predictions: pd.DataFrame, scenes: Sequence[str]) -> float:
         return 1.0
 
 
-def _of_truth(probabilities: NDArray[np.float64], truth: NDArray[np.intp]) -> NDArray[np.float64]:
+def _of_truth(probabilities: NDArray[np.float64], truth: NDArray[np.integer]) -> NDArray[np.float64]:
     """(streams, seconds)"""
     return np.take_along_axis(probabilities, truth[:, None, None], axis=2)[:, :, 0]
 
 
-def _threshold(
-    batches: Sequence[tuple[NDArray[np.float64], NDArray[np.intp]]], factor: float, dependence: float
-) -> float:
+def _threshold(batches: Sequence[Recordings], factor: float, dependence: float) -> float:
     """The one above which right answers outnumber wrong ones the most; 1 where they never do."""
     confidence, correct = [], []
     for logits, truth in batches:
@@ -100,5 +98,5 @@ def _threshold(
         confidence.append(found.max(axis=2).ravel())
         correct.append((found.argmax(axis=2) == truth[:, None]).ravel())
     curve = rejection_curve(np.concatenate(confidence), np.concatenate(correct))
-    gain = curve["coverage"] * (curve[ACCURACY] - 0.5)
-    return float(curve["threshold"][gain.idxmax()]) if gain.max() > 0 else 1.0
+    gain = (curve["coverage"] * (curve[ACCURACY] - 0.5)).to_numpy()
+    return float(curve["threshold"].to_numpy()[gain.argmax()]) if gain.max() > 0 else 1.0

@@ -6,7 +6,6 @@ import binascii
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from io import BytesIO
-from numbers import Real
 from threading import Event
 from typing import Any, TypeVar
 
@@ -88,9 +87,10 @@ def read_rows(table: Any, *, max_seconds: float, stop: Event, of_streams: bool =
     devices = list(_each_row(table[DEVICE] if DEVICE in table else [None] * len(table), _read_device))
     files = list(_each_row(table[AUDIO], read_base64))
     seconds = _read_seconds(files, max_seconds, stop)
+    columns = zip(devices, files, seconds, places, strict=True)
     return [
-        Row(number, *row, *place)
-        for number, (*row, place) in enumerate(zip(devices, files, seconds, places, strict=True))
+        Row(number, device, file, length, *place)
+        for number, (device, file, length, place) in enumerate(columns)
     ]
 
 
@@ -185,7 +185,8 @@ def _read_place(values: tuple[Any, Any]) -> tuple[str, int]:
         raise ValueError(
             f"{STREAM} should be a name of 1 to {_LONGEST_STREAM_NAME} characters, got {shown(name)}"
         )
-    if isinstance(second, bool) or not isinstance(second, Real) or not 0 <= second <= _MOST_SECONDS:
+    is_number = isinstance(second, int | float | np.integer) and not isinstance(second, bool)
+    if not is_number or not 0 <= second <= _MOST_SECONDS:
         raise ValueError(f"{SECOND} should be a whole number from 0 to {_MOST_SECONDS}, got {shown(second)}")
     if second != int(second):
         raise ValueError(f"{SECOND} should be a whole number, got {shown(second)}")

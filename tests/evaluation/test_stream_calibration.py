@@ -97,6 +97,12 @@ def test_dependence_is_found_and_makes_probabilities_right() -> None:
         assert abs(found[:, second].max(axis=1).mean() - right) < 0.06
 
 
+def test_seconds_that_are_each_right_with_60_percent_are_far_more_often_right_after_ten() -> None:
+    ((logits, truth),) = recordings_of(simulated(shared=0.0, own=1.9), SCENES)
+    right = filtered(logits, INDEPENDENT).argmax(axis=2) == truth[:, None]
+    assert 0.55 < right[:, 0].mean() < 0.65 < 0.9 < right[:, 9].mean()
+
+
 def test_the_threshold_parts_what_is_more_often_right_than_wrong() -> None:
     found = calibrate_stream(simulated(shared=1.0, own=0.7), SCENES)
     assert 0.35 < found.threshold < 0.6

@@ -139,7 +139,10 @@ BAD_PARAMETERS = {
     "negative": ({"top_k": -1}, "top_k should be a whole number from 0 (all scenes) to 10, got -1"),
     "text": ({"top_k": "two"}, "top_k"),
     "fraction": ({"top_k": 1.5}, "top_k"),
-    "unknown way": ({"aggregate": "minute"}, "aggregate should be 'file' or 'second', got 'minute'"),
+    "unknown way": (
+        {"aggregate": "minute"},
+        "aggregate should be 'file', 'second' or 'stream', got 'minute'",
+    ),
     "no dictionary": ([1], "must be a dictionary"),
 }
 

@@ -1,5 +1,6 @@
 """Streams: which second follows which, how long they are known, and what the router answers about them."""
 
+import json
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -13,6 +14,7 @@ from mlflow.exceptions import MlflowException
 
 from adaptf.evaluation.forward_filter import StreamCalibration
 from adaptf.serving import streams as module
+from adaptf.serving.body import read_body
 from adaptf.serving.classify import Answer
 from adaptf.serving.local import local_router
 from adaptf.serving.requests import read_rows
@@ -145,6 +147,12 @@ def test_columns_and_aggregate_belong_together() -> None:
     with pytest.raises(MlflowException, match="aggregate='stream' needs the columns 'stream' and 'second'"):
         table = pd.DataFrame({"audio": [""], "stream": ["walk"]})
         read_rows(table, max_seconds=60, stop=stop, of_streams=True)
+
+
+def test_a_body_may_hold_streams() -> None:
+    row = {"audio": "UklGRg==", "device": "a", "stream": "walk", "second": 3}
+    body = {"dataframe_records": [row], "params": {"aggregate": "stream"}}
+    assert read_body(json.dumps(body).encode(), "application/json") == body
 
 
 @pytest.fixture(scope="module")
