@@ -1,7 +1,7 @@
 """Tells second by second in which scene a microphone or a long sound file is. It makes no run of its own."""
 
 from base64 import b64encode
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from io import BytesIO
@@ -76,9 +76,7 @@ def ready_router(uri: str) -> DeviceRouter:
         return local_router(bundle, **(FOLLOWING if uri == IN_PRODUCTION else AS_REGISTERED))
 
 
-def answers(
-    router: DeviceRouter, sounds: Iterator[bytes], config: ListenConfig
-) -> Iterator[Mapping[str, Any]]:
+def answers(router: DeviceRouter, sounds: Iterator[bytes], config: ListenConfig) -> Iterator[pd.Series]:
     """The router's to each second, as one stream."""
     params = {"aggregate": "stream", "stay_seconds": config.stay_seconds}
     try:
@@ -89,12 +87,12 @@ def answers(
                 STREAM: "listen",
                 SECOND: second,
             }
-            yield router.predict(None, pd.DataFrame(row), params).iloc[0].to_dict()
+            yield router.predict(None, pd.DataFrame(row), params).iloc[0]
     except MlflowException as error:
         raise UserError(error.message) from error
 
 
-def line(row: Mapping[str, Any]) -> str:
+def line(row: pd.Series) -> str:
     """An answer for people, with a bar."""
     bar = "█" * round(_BAR * row["probability"])
     return f"{row[SECOND]:>6} s  {row['scene']:<18} {row['probability']:>4.0%} {bar}"

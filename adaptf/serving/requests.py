@@ -38,8 +38,6 @@ WANTED_COLUMNS = (
     f"a row has {AUDIO!r} (base64 of a WAV, FLAC, OGG or MP3 file) and may have {DEVICE!r} (a device's name)"
     f"; one of a stream has {STREAM!r} (its name) and {SECOND!r} (where the audio begins, from 0)"
 )
-_LONGEST_STREAM_NAME = 100
-_MOST_SECONDS = 10**9
 
 _Value = TypeVar("_Value")
 _Result = TypeVar("_Result")
@@ -56,10 +54,6 @@ class Row:
     file: BytesIO
     seconds: float
     """Of its audio."""
-    stream: str = ""
-    """The name of the stream that it belongs to, where it does."""
-    second: int = 0
-    """Of the stream, at which its audio begins."""
 
 
 class GivenUp(Exception):
@@ -74,24 +68,18 @@ class RowError(ValueError):
         self.row = row
 
 
-def read_rows(table: Any, *, max_seconds: float, stop: Event, of_streams: bool = False) -> list[Row]:
-    """Rows of a request, in order; `max_seconds` limits each row's audio, `of_streams`: whether they have to
-    say where they belong.
+def read_rows(table: Any, *, max_seconds: float, stop: Event) -> list[Row]:
+    """Rows of a request, in order; `max_seconds` limits each row's audio.
 
     Raises MlflowException (INVALID_PARAMETER_VALUE, HTTP 400) that names the row, counted from 0, and what
     would be right, and GivenUp once `stop` is set.
     All lengths are checked before anything else is done with the audio.
     """
     table = _check_table(table)
-    places = _read_places(table, of_streams=of_streams)
-    devices = list(_each_row(table[DEVICE] if DEVICE in table else [None] * len(table), _read_device))
-    files = list(_each_row(table[AUDIO], read_base64))
+    devices = list(each_row(table[DEVICE] if DEVICE in table else [None] * len(table), _read_device))
+    files = list(each_row(table[AUDIO], read_base64))
     seconds = _read_seconds(files, max_seconds, stop)
-    columns = zip(devices, files, seconds, places, strict=True)
-    return [
-        Row(number, device, file, length, *place)
-        for number, (device, file, length, place) in enumerate(columns)
-    ]
+    return [Row(*row) for row in zip(range(len(table)), devices, files, seconds, strict=True)]
 
 
 def go_on(stop: Event) -> None:
@@ -136,7 +124,7 @@ def check_number(rows: int) -> None:
 def _read_seconds(files: Sequence[BytesIO], max_seconds: float, stop: Event) -> list[float]:
     """Of each row. It ends as soon as they are too many: MP3 and OGG are decoded to know theirs."""
     seconds: list[float] = []
-    for of_row in _each_row(files, lambda file: checked_seconds(file, max_seconds)):
+    for of_row in each_row(files, lambda file: checked_seconds(file, max_seconds)):
         go_on(stop)
         seconds.append(of_row)
         # Time and memory of an answer are bounded only if the request is as a whole.
@@ -148,7 +136,7 @@ def _read_seconds(files: Sequence[BytesIO], max_seconds: float, stop: Event) -> 
     return seconds
 
 
-def _each_row(values: Iterable[_Value], read: Callable[[_Value], _Result]) -> Iterator[_Result]:
+def each_row(values: Iterable[_Value], read: Callable[[_Value], _Result]) -> Iterator[_Result]:
     """`read` of every value; a ValueError becomes one that names the row."""
     for row, value in enumerate(values):
         try:
@@ -165,32 +153,6 @@ def _read_device(value: Any) -> str | None:
     if pd.api.types.is_scalar(value) and pd.isna(value):
         return None
     raise ValueError(f"{DEVICE} should be text or null, got {shown(value)}")
-
-
-def _read_places(table: pd.DataFrame, *, of_streams: bool) -> list[tuple[str, int]]:
-    """Each row's stream and second, where rows are of streams."""
-    there = [column for column in (STREAM, SECOND) if column in table]
-    if not of_streams and there:
-        raise invalid(f"column {there[0]!r} is for aggregate='stream'")
-    if not of_streams:
-        return [("", 0)] * len(table)
-    if len(there) < 2:
-        raise invalid(f"aggregate='stream' needs the columns {STREAM!r} and {SECOND!r}: {WANTED_COLUMNS}")
-    return list(_each_row(zip(table[STREAM], table[SECOND], strict=True), _read_place))
-
-
-def _read_place(values: tuple[Any, Any]) -> tuple[str, int]:
-    name, second = values
-    if not isinstance(name, str) or not 0 < len(name) <= _LONGEST_STREAM_NAME:
-        raise ValueError(
-            f"{STREAM} should be a name of 1 to {_LONGEST_STREAM_NAME} characters, got {shown(name)}"
-        )
-    is_number = isinstance(second, int | float | np.integer) and not isinstance(second, bool)
-    if not is_number or not 0 <= second <= _MOST_SECONDS:
-        raise ValueError(f"{SECOND} should be a whole number from 0 to {_MOST_SECONDS}, got {shown(second)}")
-    if second != int(second):
-        raise ValueError(f"{SECOND} should be a whole number, got {shown(second)}")
-    return name, int(second)
 
 
 def read_base64(value: Any) -> BytesIO:

@@ -19,6 +19,7 @@ from adaptf.serving.classify import classify
 from adaptf.serving.live import Follower
 from adaptf.serving.log_lines import log, show_log_when_served
 from adaptf.serving.monitoring import Monitor
+from adaptf.serving.places import read_places
 from adaptf.serving.requests import AUDIO, DEVICE, read_rows
 from adaptf.serving.response import read_parameters, response_table
 from adaptf.serving.settings import read_settings
@@ -76,10 +77,11 @@ class DeviceRouter(PythonModel):
         with self.monitor.request() as answers:
             parameters = read_parameters(params, scenes=len(bundle.scenes))
             of_streams = parameters.of_streams
-            rows = read_rows(table, max_seconds=bundle.max_seconds, stop=stop, of_streams=of_streams)
+            rows = read_rows(table, max_seconds=bundle.max_seconds, stop=stop)
+            places = read_places(table, of_streams=of_streams)
             answers += classify(bundle, rows, stop)
             stay_seconds = parameters.stay_seconds
-            streams = self.streams.follow(rows, answers, stay_seconds=stay_seconds) if of_streams else ()
+            streams = self.streams.follow(places, answers, stay_seconds=stay_seconds) if of_streams else ()
             return response_table(
                 answers,
                 parameters,

@@ -9,7 +9,8 @@ from cachetools import TTLCache
 
 from adaptf.evaluation.forward_filter import Belief, StreamCalibration, heard, later, no_belief
 from adaptf.serving.classify import Answer
-from adaptf.serving.requests import Row, invalid
+from adaptf.serving.places import Place
+from adaptf.serving.requests import invalid
 
 STREAMS_AT_ONCE = 10_000
 """Of more, those that were heard of the longest time ago are forgotten."""
@@ -35,42 +36,44 @@ class Streams:
         self._held: TTLCache[str, Stream] = TTLCache(STREAMS_AT_ONCE, FORGOTTEN_AFTER_SECONDS)
         self._one_at_a_time = Lock()
 
-    def follow(self, rows: Sequence[Row], answers: Sequence[Answer], *, stay_seconds: float) -> list[Stream]:
-        """Each row's stream after it. Takes up all rows, or none:
+    def follow(
+        self, places: Sequence[Place], answers: Sequence[Answer], *, stay_seconds: float
+    ) -> list[Stream]:
+        """Each place's stream after its row. Takes up all rows, or none:
         raises MlflowException (INVALID_PARAMETER_VALUE) that names one which its stream can't go on with."""
         changed: dict[str, Stream] = {}
         with self._one_at_a_time:
             known = ChainMap(changed, self._held)
             found = []
-            for row, answer in zip(rows, answers, strict=True):
-                calibration = _calibration_of(row, answer)
-                before = _before(row, known, scenes=answer.probabilities.shape[1])
-                found.append(_after(before, row.second, answer, calibration, stay_seconds))
-                changed[row.stream] = found[-1]
+            for place, answer in zip(places, answers, strict=True):
+                calibration = _calibration_of(place, answer)
+                before = _before(place, known, scenes=answer.probabilities.shape[1])
+                found.append(_after(before, place.second, answer, calibration, stay_seconds))
+                changed[place.stream] = found[-1]
             self._held.update(changed)
         return found
 
 
-def _calibration_of(row: Row, answer: Answer) -> StreamCalibration:
+def _calibration_of(place: Place, answer: Answer) -> StreamCalibration:
     if answer.stream is None:
         raise invalid(
-            f"row {row.number}: {answer.version_used} was registered without what streams need: register its "
+            f"row {place.row}: {answer.version_used} was registered without what streams need: register its "
             "run of `quantize` again with this version of adaptf, or ask with aggregate='second'"
         )
     return answer.stream
 
 
-def _before(row: Row, known: Mapping[str, Stream], *, scenes: int) -> Stream:
+def _before(place: Place, known: Mapping[str, Stream], *, scenes: int) -> Stream:
     """The stream that a row goes on with; second 0 begins one anew."""
-    if row.second == 0:
-        return Stream(row.stream, no_belief(scenes))
-    said = f"row {row.number}: second {row.second} of stream {row.stream!r}"
-    if (stream := known.get(row.stream)) is None:
+    if place.second == 0:
+        return Stream(place.stream, no_belief(scenes))
+    said = f"row {place.row}: second {place.second} of stream {place.stream!r}"
+    if (stream := known.get(place.stream)) is None:
         raise invalid(
             f"{said} follows nothing that is known here: begin with second 0. Streams are forgotten "
             f"{FORGOTTEN_AFTER_SECONDS} s after their last second and with the process that heard them"
         )
-    if row.second < stream.next_second:
+    if place.second < stream.next_second:
         raise invalid(f"{said} was heard already, or comes too late: the next is {stream.next_second}")
     return stream
 

@@ -98,7 +98,7 @@ def test_dependence_is_found_and_makes_probabilities_right() -> None:
 
 
 def test_seconds_that_are_each_right_with_60_percent_are_far_more_often_right_after_ten() -> None:
-    ((logits, truth),) = recordings_of(simulated(shared=0.0, own=1.9), SCENES)
+    ((logits, truth),) = recordings_of(simulated(shared=0.0, own=1.7), SCENES)
     right = filtered(logits, INDEPENDENT).argmax(axis=2) == truth[:, None]
     assert 0.55 < right[:, 0].mean() < 0.65 < 0.9 < right[:, 9].mean()
 

@@ -8,6 +8,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 import soundfile
 from matplotlib.image import imread
@@ -125,5 +126,5 @@ def test_what_is_no_sound_and_a_wrong_picture_are_told(folder, config) -> None:
 
 
 def test_a_line_tells_the_second_the_scene_and_how_sure_it_is() -> None:
-    row = {"second": 12, "scene": "unsure", "probability": 0.42}
+    row = pd.Series({"second": 12, "scene": "unsure", "probability": 0.42})
     assert line(row) == "    12 s  unsure              42% ████████"

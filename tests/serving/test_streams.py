@@ -4,7 +4,6 @@ import json
 import threading
 from collections.abc import Callable
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -17,7 +16,7 @@ from adaptf.serving import streams as module
 from adaptf.serving.body import read_body
 from adaptf.serving.classify import Answer
 from adaptf.serving.local import local_router
-from adaptf.serving.requests import read_rows
+from adaptf.serving.places import Place, read_places
 from adaptf.serving.router import DeviceRouter
 from adaptf.serving.streams import Stream, Streams
 
@@ -26,7 +25,7 @@ RATE = 32000
 
 
 def follow(streams: Streams, *places: tuple[str, int], clips: int = 1, scene: int = 0) -> list[Stream]:
-    rows = [SimpleNamespace(number=row, stream=name, second=at) for row, (name, at) in enumerate(places)]
+    rows = [Place(row, *place) for row, place in enumerate(places)]
     probabilities = np.full((clips, 3), 0.2)
     probabilities[:, scene] = 0.6
     answer = Answer("a", "a", "adaptf-a/1", float(clips), probabilities, CALIBRATION)
@@ -128,7 +127,7 @@ def test_threads_do_not_lose_each_others_seconds() -> None:
         ({"stream": "x" * 101}, "row 0: stream should be a name of 1 to 100 characters"),
         ({"stream": ""}, "row 0: stream should be a name"),
         ({"second": -1}, "row 0: second should be a whole number from 0 to 1000000000, got -1"),
-        ({"second": 1.5}, "row 0: second should be a whole number, got 1.5"),
+        ({"second": 1.5}, "row 0: second should be a whole number from 0"),
         ({"second": True}, "row 0: second should be a whole number"),
         ({"second": float("nan")}, "row 0: second should be a whole number"),
         ({"second": "0"}, "row 0: second should be a whole number"),
@@ -137,16 +136,15 @@ def test_threads_do_not_lose_each_others_seconds() -> None:
 def test_a_wrong_place_is_told(changed, told) -> None:
     table = pd.DataFrame([{"audio": "", "stream": "walk", "second": 0} | changed], dtype=object)
     with pytest.raises(MlflowException, match=told):
-        read_rows(table, max_seconds=60, stop=threading.Event(), of_streams=True)
+        read_places(table, of_streams=True)
 
 
 def test_columns_and_aggregate_belong_together() -> None:
-    stop = threading.Event()
     with pytest.raises(MlflowException, match="column 'second' is for aggregate='stream'"):
-        read_rows(pd.DataFrame({"audio": [""], "second": [0]}), max_seconds=60, stop=stop)
+        read_places(pd.DataFrame({"audio": [""], "second": [0]}), of_streams=False)
     with pytest.raises(MlflowException, match="aggregate='stream' needs the columns 'stream' and 'second'"):
-        table = pd.DataFrame({"audio": [""], "stream": ["walk"]})
-        read_rows(table, max_seconds=60, stop=stop, of_streams=True)
+        read_places(pd.DataFrame({"audio": [""], "stream": ["walk"]}), of_streams=True)
+    assert read_places(pd.DataFrame({"audio": [""]}), of_streams=False) == []
 
 
 def test_a_body_may_hold_streams() -> None:
