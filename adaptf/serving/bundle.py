@@ -24,6 +24,8 @@ from adaptf.serving.log_lines import log
 BUNDLE = "bundle"
 """Name of the artifact folder that holds the manifest and the networks' files."""
 MANIFEST = "router.json"
+_STREAM = "stream.json"
+"""A file of its own, so that servers of earlier versions of adaptf take up the bundle."""
 SUMS = "SHA256SUMS"
 """What the files of a bundle were when it was written; `sha256sum -c SHA256SUMS` checks them too."""
 _RESTORE = "put its files back as they were, or register it again"
@@ -104,11 +106,12 @@ def write_bundle(
         "models": {
             device: {"file": f"{stored(device)}.pt2", "version": version}
             | ({"sha256": hashes[device]} if hashes else {})
-            | ({"stream": asdict(stream)} if stream else {})
             for device, (_, version) in models.items()
         },
     }
     (folder / MANIFEST).write_text(json.dumps(manifest, indent=2), encoding="utf-8")
+    if stream:
+        (folder / _STREAM).write_text(json.dumps(asdict(stream), indent=2))
     for device, (file, _) in models.items():
         for form in NETWORK_FILES:
             if form == ".pt2" or file.with_suffix(form).exists():
@@ -175,15 +178,17 @@ def read_bundle(folder: Path) -> Bundle:
     return bundle
 
 
-def _read_model(
-    folder: Path, *, file: str, version: str, sha256: str = "", stream: Mapping[str, float] | None = None
-) -> RoutedModel:
+def _read_stream(folder: Path) -> StreamCalibration | None:
+    path = folder / _STREAM
+    return StreamCalibration(**json.loads(path.read_text())) if path.is_file() else None
+
+
+def _read_model(folder: Path, *, file: str, version: str, sha256: str = "") -> RoutedModel:
     """A network of the bundle; `file` is a bare name, never a way out of the folder."""
     if Path(file).name != file or not (folder / file).is_file():
         raise BundleError(f"{file!r} of {version} should be the name of a file in the bundle")
     try:
-        calibration = StreamCalibration(**stream) if stream else None
-        return RoutedModel(load_network(folder / file), version, sha256, calibration)
+        return RoutedModel(load_network(folder / file), version, sha256, _read_stream(folder))
     except ValueError as error:
         raise BundleError(f"the network of {version} does not load: {error}") from error
 

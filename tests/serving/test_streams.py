@@ -188,6 +188,11 @@ def test_a_wrong_stay_is_told(stay, router) -> None:
         ask(router, [{"audio": "", "stream": "walk", "second": 0}], stay_seconds=stay)
 
 
+def test_servers_of_versions_before_read_all_of_a_bundle_but_its_calibration(make_bundle, bundle) -> None:
+    folder = make_bundle("a", "b", "unknown", stream=CALIBRATION)
+    assert (folder / "router.json").read_text() == (bundle / "router.json").read_text()
+
+
 def test_a_version_without_a_calibration_says_what_to_do(bundle, noise, encoded) -> None:
     row = {"audio": encoded(noise(RATE)), "device": "b", "stream": "walk", "second": 0}
     with pytest.raises(MlflowException, match="row 0: adaptf-b/2 was registered without what streams need"):
