@@ -3,7 +3,7 @@ and of the router that holds them all."""
 
 import json
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,9 @@ import mlflow
 import pandas as pd
 
 from adaptf.data.clips import UNKNOWN
+from adaptf.data.parquet import read_table
+from adaptf.evaluation.forward_filter import StreamCalibration
+from adaptf.evaluation.stream_calibration import calibrate_stream
 from adaptf.names import written
 from adaptf.pipeline.artifacts import (
     DESCRIPTION,
@@ -20,6 +23,7 @@ from adaptf.pipeline.artifacts import (
     INT8,
     INT8_ACCURACY,
     QUANTIZE_RUN,
+    VALIDATION_PREDICTIONS,
     VERSIONS,
     figure_tag,
     quantization,
@@ -28,13 +32,14 @@ from adaptf.pipeline.config import upstream, upstream_several
 from adaptf.pipeline.lineage import Node, flat, tree
 from adaptf.pipeline.prediction_files import read_predictions
 from adaptf.pipeline.ranges import POSITIVE, within
+from adaptf.pipeline.refit import refits_of, what_clips_judge
 from adaptf.pipeline.stage import Stage
-from adaptf.pipeline.validation import QUANTIZED
+from adaptf.pipeline.validation import QUANTIZED, by_own_models
 from adaptf.reports.version_page import commit, device_page, files_behind, learnt_digest, router_page
 from adaptf.serving import logged_model
 from adaptf.serving.bundle import bundle_hash, write_bundle
 from adaptf.tracking import production, registry, runs
-from adaptf.tracking.runs import NONE, Result, StageRun
+from adaptf.tracking.runs import NONE, Result, StageRun, UpstreamError
 
 COMMIT_TAG = "adaptf.git_commit"
 FILES_TAG = "adaptf.from_files"
@@ -65,6 +70,7 @@ def register_versions(config: RegisterConfig, run: StageRun) -> Result:
     int8 = run.download(config.quantize_run, INT8)
     report = quantization(run, config.quantize_run)
     description = json.loads((int8 / DESCRIPTION).read_text())
+    stream = stream_calibration(run, config.quantize_run, description["classes"])
     evaluated = scoring_run(config)
     predictions = read_scores(run, evaluated, config.quantize_run)
     versions: dict[str, str] = {}
@@ -77,7 +83,7 @@ def register_versions(config: RegisterConfig, run: StageRun) -> Result:
     ) -> str:
         """The hash of the version's bundle."""
         known = hashes if name == registry.ROUTER_NAME else None
-        folder = bundle(run.folder / name, description, held, config.max_seconds, known)
+        folder = bundle(run.folder / name, description, held, config.max_seconds, known, stream)
         sha256 = bundle_hash(folder)
         tags |= {QUANTIZE_RUN: config.quantize_run, EVALUATE_RUN: evaluated}
         tags |= {runs.DATA_DIGEST: learnt_digest(came), COMMIT_TAG: commit(came)}
@@ -106,6 +112,23 @@ def register_versions(config: RegisterConfig, run: StageRun) -> Result:
     path.write_text(json.dumps(versions, indent=1))
     lines = "\n".join(f"| {name} | {version} |" for name, version in versions.items())
     return Result(files={VERSIONS: path}, note=f"| model | version |\n|---|---:|\n{lines}")
+
+
+def stream_calibration(run: StageRun, quantize_run: str, scenes: Sequence[str]) -> StreamCalibration | None:
+    """From the validation clips, each by the INT8 model of its device; None where the run has kept none."""
+    try:
+        files = run.download(quantize_run, VALIDATION_PREDICTIONS).glob("[!.]*.parquet")
+    except UpstreamError:
+        return None
+    predictions = by_own_models({written(path.stem): read_table(path) for path in files})
+    found = calibrate_stream(predictions, scenes)
+    told = what_clips_judge(refits_of(quantize_run))
+    print(
+        f"{run.name}: streams: logits times {found.factor:.2f}, dependence {found.dependence:.2f}, "
+        f"unsure below {found.threshold:.2f}, by validation clips, {told}",
+        flush=True,
+    )
+    return found
 
 
 def scoring_run(config: RegisterConfig) -> str:
@@ -149,6 +172,7 @@ def bundle(
     models: dict[str, tuple[Path, str]],
     max_seconds: float,
     hashes: Mapping[str, str] | None,
+    stream: StreamCalibration | None,
 ) -> Path:
     """The router's folder for these devices: INT8 file and version of each; `hashes` by device are those of
     the versions' own bundles."""
@@ -162,6 +186,7 @@ def bundle(
         clip_samples=description["clip_samples"],
         max_seconds=max_seconds,
         hashes=hashes,
+        stream=stream,
     )
     return folder
 

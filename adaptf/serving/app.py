@@ -190,6 +190,7 @@ def serve(router: DeviceRouter, *, host: str, port: int) -> None:
         make_app(router),
         host=host,
         port=port,
+        workers=1,  # streams live in one process
         access_log=False,
         limit_concurrency=_MOST_CONNECTIONS,
         timeout_graceful_shutdown=_STOP_SECONDS,

@@ -6,7 +6,7 @@ import json
 import logging
 import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from adaptf.audio.logmel import LogMel
 from adaptf.compression.runtime import NETWORK_FILES, Network, load_network
 from adaptf.data.clips import UNKNOWN
 from adaptf.errors import UserError
+from adaptf.evaluation.forward_filter import StreamCalibration
 from adaptf.files import sha256_of
 from adaptf.names import stored, tidy
 from adaptf.serving.log_lines import log
@@ -23,6 +24,8 @@ from adaptf.serving.log_lines import log
 BUNDLE = "bundle"
 """Name of the artifact folder that holds the manifest and the networks' files."""
 MANIFEST = "router.json"
+_STREAM = "stream.json"
+"""A file of its own, so that servers of earlier versions of adaptf take up the bundle."""
 SUMS = "SHA256SUMS"
 """What the files of a bundle were when it was written; `sha256sum -c SHA256SUMS` checks them too."""
 _RESTORE = "put its files back as they were, or register it again"
@@ -42,6 +45,8 @@ class RoutedModel:
     """Such as `adaptf-a/3`."""
     sha256: str = ""
     """Of that version's own bundle, which tells it from others of its number; empty where it is not known."""
+    stream: StreamCalibration | None = None
+    """What its seconds say of a stream; None where a version of adaptf registered it that knew no streams."""
 
 
 @dataclass(frozen=True)
@@ -81,12 +86,14 @@ def write_bundle(
     clip_samples: int,
     max_seconds: float,
     hashes: Mapping[str, str] | None = None,
+    stream: StreamCalibration | None = None,
 ) -> None:
     """Writes a new folder that `log_router` logs:
     by device, a copy of its INT8 file and the version that it is.
 
     The OpenVINO form and the clips to try it with that lie beside an INT8 file are copied along. `mel` holds
-    the keyword arguments of LogMel, `hashes` by device those of the versions' own bundles.
+    the keyword arguments of LogMel, `hashes` by device those of the versions' own bundles, `stream` what
+    makes the seconds of each network the evidence of a stream.
     The only device of a model for one device is `unknown`.
     """
     folder.mkdir(parents=True)
@@ -103,6 +110,8 @@ def write_bundle(
         },
     }
     (folder / MANIFEST).write_text(json.dumps(manifest, indent=2), encoding="utf-8")
+    if stream:
+        (folder / _STREAM).write_text(json.dumps(asdict(stream), indent=2))
     for device, (file, _) in models.items():
         for form in NETWORK_FILES:
             if form == ".pt2" or file.with_suffix(form).exists():
@@ -169,12 +178,17 @@ def read_bundle(folder: Path) -> Bundle:
     return bundle
 
 
+def _read_stream(folder: Path) -> StreamCalibration | None:
+    path = folder / _STREAM
+    return StreamCalibration(**json.loads(path.read_text())) if path.is_file() else None
+
+
 def _read_model(folder: Path, *, file: str, version: str, sha256: str = "") -> RoutedModel:
     """A network of the bundle; `file` is a bare name, never a way out of the folder."""
     if Path(file).name != file or not (folder / file).is_file():
         raise BundleError(f"{file!r} of {version} should be the name of a file in the bundle")
     try:
-        return RoutedModel(load_network(folder / file), version, sha256)
+        return RoutedModel(load_network(folder / file), version, sha256, _read_stream(folder))
     except ValueError as error:
         raise BundleError(f"the network of {version} does not load: {error}") from error
 

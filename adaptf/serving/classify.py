@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from adaptf.evaluation.forward_filter import StreamCalibration
 from adaptf.serving.bundle import Bundle
 from adaptf.serving.requests import Row, RowError, clips_of, go_on, invalid
 
@@ -35,6 +36,8 @@ class Answer:
     """Of audio."""
     probabilities: NDArray[np.float64]
     """(clips, scenes), in the order of time"""
+    stream: StreamCalibration | None = None
+    """Of the version; None where it has none."""
 
 
 def classify(bundle: Bundle, rows: list[Row], stop: Event) -> list[Answer]:
@@ -98,7 +101,7 @@ def _classify_chunk(bundle: Bundle, rows: list[Row], stop: Event) -> dict[int, A
     probabilities = _probabilities_of(bundle, device, torch.from_numpy(np.concatenate(clips)), stop)
     parts = np.split(probabilities, np.cumsum([len(of_row) for of_row in clips])[:-1])
     return {
-        row.number: Answer(row.device, device, model.version, row.seconds, part)
+        row.number: Answer(row.device, device, model.version, row.seconds, part, model.stream)
         for row, part in zip(rows, parts, strict=True)
     }
 

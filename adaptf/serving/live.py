@@ -171,7 +171,7 @@ class Follower:
                 self.from_kept.pop(name, None)
                 if self.kept:
                     self.kept.keep(name, promoted.version, files)
-        return RoutedModel(bundle.models[UNKNOWN].network, f"{name}/{promoted.version}")
+        return replace(bundle.models[UNKNOWN], version=f"{name}/{promoted.version}")
 
     def _fetch(self, name: str, promoted: production.Promoted, folder: Path) -> tuple[Path, bool]:
         """The bundle of a version, and whether it is the kept copy,

@@ -33,6 +33,7 @@ _REQUIREMENTS = (
     "soundfile",
     "soxr",
     "prometheus_client",
+    "cachetools",
 )
 """What serving a router needs: the versions installed here are written into the model."""
 

@@ -19,6 +19,7 @@ from adaptf.data.joined import files_in
 from adaptf.data.parts import parts_in
 
 AUDIO, DEVICE = "audio", "device"
+STREAM, SECOND = "stream", "second"
 _FORMATS = ("WAV", "WAVEX", "FLAC", "OGG", "MP3")
 
 MAX_ROWS = 512
@@ -35,6 +36,7 @@ MAX_PEAK = 8.0
 _WANTED_AUDIO = "it should be base64 of the bytes of a WAV, FLAC, OGG or MP3 file"
 WANTED_COLUMNS = (
     f"a row has {AUDIO!r} (base64 of a WAV, FLAC, OGG or MP3 file) and may have {DEVICE!r} (a device's name)"
+    f"; one of a stream has {STREAM!r} (its name) and {SECOND!r} (where the audio begins, from 0)"
 )
 
 _Value = TypeVar("_Value")
@@ -74,8 +76,8 @@ def read_rows(table: Any, *, max_seconds: float, stop: Event) -> list[Row]:
     All lengths are checked before anything else is done with the audio.
     """
     table = _check_table(table)
-    devices = list(_each_row(table[DEVICE] if DEVICE in table else [None] * len(table), _read_device))
-    files = list(_each_row(table[AUDIO], read_base64))
+    devices = list(each_row(table[DEVICE] if DEVICE in table else [None] * len(table), _read_device))
+    files = list(each_row(table[AUDIO], read_base64))
     seconds = _read_seconds(files, max_seconds, stop)
     return [Row(*row) for row in zip(range(len(table)), devices, files, seconds, strict=True)]
 
@@ -105,7 +107,7 @@ def _check_table(table: Any) -> pd.DataFrame:
 
 def check_columns(columns: Sequence[Any]) -> None:
     """Raises MlflowException where they are not those of rows."""
-    if unknown := [column for column in columns if column not in (AUDIO, DEVICE)]:
+    if unknown := [column for column in columns if column not in (AUDIO, DEVICE, STREAM, SECOND)]:
         raise invalid(f"unknown column {shown(unknown[0])}: {WANTED_COLUMNS}")
     if AUDIO not in columns:
         raise invalid(f"no column {AUDIO!r} among {list(columns)}: {WANTED_COLUMNS}")
@@ -122,7 +124,7 @@ def check_number(rows: int) -> None:
 def _read_seconds(files: Sequence[BytesIO], max_seconds: float, stop: Event) -> list[float]:
     """Of each row. It ends as soon as they are too many: MP3 and OGG are decoded to know theirs."""
     seconds: list[float] = []
-    for of_row in _each_row(files, lambda file: checked_seconds(file, max_seconds)):
+    for of_row in each_row(files, lambda file: checked_seconds(file, max_seconds)):
         go_on(stop)
         seconds.append(of_row)
         # Time and memory of an answer are bounded only if the request is as a whole.
@@ -134,7 +136,7 @@ def _read_seconds(files: Sequence[BytesIO], max_seconds: float, stop: Event) -> 
     return seconds
 
 
-def _each_row(values: Iterable[_Value], read: Callable[[_Value], _Result]) -> Iterator[_Result]:
+def each_row(values: Iterable[_Value], read: Callable[[_Value], _Result]) -> Iterator[_Result]:
     """`read` of every value; a ValueError becomes one that names the row."""
     for row, value in enumerate(values):
         try:

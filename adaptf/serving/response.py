@@ -8,10 +8,15 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from adaptf.evaluation.forward_filter import STAY_SECONDS
 from adaptf.serving.classify import Answer
-from adaptf.serving.requests import invalid, shown
+from adaptf.serving.requests import SECOND, STREAM, invalid, shown
+from adaptf.serving.streams import Stream
 
-_FILE, _SECOND = "file", "second"
+_FILE, _SECOND, _STREAM = "file", "second", "stream"
+UNSURE = "unsure"
+"""In place of a stream's scene that is more likely wrong than right."""
+_LONGEST_STAY_SECONDS = 86_400
 
 
 @dataclass(frozen=True)
@@ -21,7 +26,15 @@ class Parameters:
     top_k: int = 0
     """How many scenes `probabilities` holds, the most probable first; 0: all, in their own order."""
     aggregate: str = _FILE
-    """`file`: a row per row of the request; `second`: one per clip of it, which lasts a second."""
+    """`file`: a row per row of the request; `second`: one per clip of it, which lasts a second;
+    `stream`: a row per row of the request, with the scene of its stream so far."""
+    stay_seconds: float = STAY_SECONDS
+    """How long a stream stays in a scene, typically: longer stays are followed later and more surely."""
+
+    @property
+    def of_streams(self) -> bool:
+        """Whether rows say which stream they belong to."""
+        return self.aggregate == _STREAM
 
 
 def read_parameters(params: Mapping[str, Any] | None, *, scenes: int) -> Parameters:
@@ -38,8 +51,13 @@ def read_parameters(params: Mapping[str, Any] | None, *, scenes: int) -> Paramet
         raise invalid(
             f"top_k should be a whole number from 0 (all scenes) to {scenes}, got {shown(read.top_k)}"
         )
-    if read.aggregate not in (_FILE, _SECOND):
-        raise invalid(f"aggregate should be {_FILE!r} or {_SECOND!r}, got {shown(read.aggregate)}")
+    if read.aggregate not in (_FILE, _SECOND, _STREAM):
+        raise invalid(
+            f"aggregate should be {_FILE!r}, {_SECOND!r} or {_STREAM!r}, got {shown(read.aggregate)}"
+        )
+    stay = read.stay_seconds
+    if type(stay) not in (int, float) or not 1 <= stay <= _LONGEST_STAY_SECONDS:
+        raise invalid(f"stay_seconds should be from 1 to {_LONGEST_STAY_SECONDS}, got {shown(stay)}")
     return read
 
 
@@ -50,8 +68,9 @@ def response_table(
     scenes: Sequence[str],
     clip_seconds: float,
     index: pd.Index,
+    streams: Sequence[Stream] = (),
 ) -> pd.DataFrame:
-    """The response; `index` is the request's."""
+    """The response; `index` is the request's, `streams` those of its rows, after them."""
     if parameters.aggregate == _SECOND:
         numbered = [
             (row, clip) for row, answer in enumerate(answers) for clip in range(len(answer.probabilities))
@@ -62,6 +81,13 @@ def response_table(
             for row, clip in numbered
         ]
         index = index.take([row for row, _ in numbered])
+    elif parameters.of_streams:
+        rows = [
+            _place_of(stream)
+            | _row_of(answer, stream.belief.probabilities, parameters.top_k, scenes)
+            | ({} if stream.sure else {"scene": UNSURE})
+            for answer, stream in zip(answers, streams, strict=True)
+        ]
     else:
         rows = [
             _row_of(answer, answer.probabilities.mean(axis=0), parameters.top_k, scenes) for answer in answers
@@ -73,6 +99,10 @@ def response_table(
         for name in rows[0]
     }
     return pd.DataFrame(columns, copy=False)
+
+
+def _place_of(stream: Stream) -> dict[str, Any]:
+    return {STREAM: stream.name, SECOND: stream.next_second - 1, "seconds_heard": stream.seconds_heard}
 
 
 def _row_of(

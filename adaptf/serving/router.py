@@ -19,10 +19,12 @@ from adaptf.serving.classify import classify
 from adaptf.serving.live import Follower
 from adaptf.serving.log_lines import log, show_log_when_served
 from adaptf.serving.monitoring import Monitor
+from adaptf.serving.places import read_places
 from adaptf.serving.requests import AUDIO, DEVICE, read_rows
 from adaptf.serving.response import read_parameters, response_table
 from adaptf.serving.settings import read_settings
 from adaptf.serving.signature import example_request
+from adaptf.serving.streams import Streams
 
 
 class DeviceRouter(PythonModel):
@@ -30,6 +32,7 @@ class DeviceRouter(PythonModel):
 
     follower: Follower
     monitor: Monitor
+    streams: Streams
 
     @property
     def bundle(self) -> Bundle:
@@ -45,7 +48,7 @@ class DeviceRouter(PythonModel):
 
     def start(self, follower: Follower, *, live: bool) -> None:
         """Answers with the follower's bundle from now on. Raises UserError where it cannot be live."""
-        self.follower, self.monitor = follower, Monitor(follower)
+        self.follower, self.monitor, self.streams = follower, Monitor(follower), Streams()
         if live:
             follower.start()
             weakref.finalize(self, follower.stop)
@@ -54,7 +57,8 @@ class DeviceRouter(PythonModel):
     def predict(
         self, context: Any, model_input: pd.DataFrame, params: dict[str, Any] | None = None
     ) -> pd.DataFrame:
-        """One row per row of the request, with its index; with `aggregate="second"` one per clip of it.
+        """One row per row of the request, with its index; with `aggregate="second"` one per clip of it, with
+        `"stream"` the scene of the row's stream so far.
 
         `audio` is base64 of a WAV, FLAC, OGG or MP3 file of any rate; longer audio than a clip is cut (see
         `adaptf.serving.requests.cut_clips`) and the clips' probabilities are averaged. `device` may be
@@ -72,11 +76,19 @@ class DeviceRouter(PythonModel):
         clip_seconds = bundle.clip_samples / bundle.sample_rate
         with self.monitor.request() as answers:
             parameters = read_parameters(params, scenes=len(bundle.scenes))
+            of_streams = parameters.of_streams
             rows = read_rows(table, max_seconds=bundle.max_seconds, stop=stop)
+            places = read_places(table, of_streams=of_streams)
             answers += classify(bundle, rows, stop)
-            index = table.index
+            stay_seconds = parameters.stay_seconds
+            streams = self.streams.follow(places, answers, stay_seconds=stay_seconds) if of_streams else ()
             return response_table(
-                answers, parameters, scenes=bundle.scenes, clip_seconds=clip_seconds, index=index
+                answers,
+                parameters,
+                scenes=bundle.scenes,
+                clip_seconds=clip_seconds,
+                index=table.index,
+                streams=streams,
             )
 
     def try_out(self) -> None:

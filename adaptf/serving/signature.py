@@ -24,6 +24,8 @@ def signature() -> ModelSignature:
     columns: list[ColSpec | TensorSpec] = [
         ColSpec(DataType.long, "row", required=False),
         ColSpec(double, "second", required=False),
+        ColSpec(text, "stream", required=False),
+        ColSpec(DataType.long, "seconds_heard", required=False),
         ColSpec(text, "scene"),
         ColSpec(double, "probability"),
         ColSpec(text, "device_asked", required=False),
@@ -33,7 +35,11 @@ def signature() -> ModelSignature:
     ]
     defaults = Parameters()
     params = ParamSchema(
-        [ParamSpec("top_k", DataType.long, defaults.top_k), ParamSpec("aggregate", text, defaults.aggregate)]
+        [
+            ParamSpec("top_k", DataType.long, defaults.top_k),
+            ParamSpec("aggregate", text, defaults.aggregate),
+            ParamSpec("stay_seconds", double, defaults.stay_seconds),
+        ]
     )
     return ModelSignature(outputs=Schema(columns), params=params)
 

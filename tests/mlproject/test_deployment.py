@@ -23,6 +23,7 @@ from adaptf.mlproject.train import TRAIN, TrainConfig
 from adaptf.pipeline.config import AugmentConfig, OptimConfig
 from adaptf.pipeline.stage import execute
 from adaptf.serving import logged_model
+from adaptf.serving.bundle import read_bundle
 from adaptf.tracking import production
 
 LOSSY = 1.0
@@ -120,6 +121,15 @@ def test_a_version_tells_its_scores_budget_runs_data_and_code(deployed: Deployed
     assert int(version.tags["adaptf.model_bytes"]) < 128_000
     router = mlflow.MlflowClient().get_model_version("adaptf-router", "1")
     assert "| unknown&emsp; | adaptf-unknown/1 |" in router.description
+
+
+def test_a_version_holds_what_streams_need(deployed: Deployed, tmp_path: Path):
+    for name in ("adaptf-unknown", "adaptf-router"):
+        folder = tmp_path / name
+        folder.mkdir()
+        model = read_bundle(logged_model.download_bundle(name, "1", folder)).models["unknown"]
+        assert model.stream is not None
+        assert model.stream.factor > 0 and 0 <= model.stream.dependence <= 1
 
 
 def test_what_was_promoted_is_in_production_and_the_runs_tell_it(first_promotion: PromoteConfig):

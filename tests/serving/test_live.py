@@ -12,10 +12,13 @@ from pathlib import Path
 import pytest
 
 from adaptf.errors import UserError
+from adaptf.evaluation.forward_filter import StreamCalibration
 from adaptf.serving.bundle import bundle_hash, read_bundle, write_sums
 from adaptf.serving.kept import KeptVersions
 from adaptf.serving.live import Follower
 from adaptf.tracking.production import Promoted
+
+CALIBRATION = StreamCalibration(factor=1.0, dependence=0.5, threshold=0.5)
 
 
 class FakeRegistry:
@@ -63,7 +66,7 @@ def follower(registry, bundle) -> Follower:
 @pytest.fixture(scope="module")
 def of_a(make_bundle) -> Path:
     """A device's own model."""
-    return make_bundle("unknown", network_of="a")
+    return make_bundle("unknown", network_of="a", stream=CALIBRATION)
 
 
 @pytest.fixture
@@ -98,6 +101,7 @@ def test_a_promoted_version_is_taken_up_and_a_rollback_too(follower, registry, o
             "unknown": "adaptf-unknown/3",
         }
     assert follower.bundle.models["b"].network.form == "OpenVINO"
+    assert follower.bundle.models["b"].stream == CALIBRATION
     assert before.models["b"].version == "adaptf-b/2", "a request that began before would mix versions"
 
 

@@ -194,7 +194,7 @@ def test_every_second_of_a_row_can_be_answered(model, networks, noise, encoded):
         ({"top_k": 2.5}, "got 2.5"),
         ({"top_k": True}, "got True"),
         ({"top_k": "3"}, "got '3'"),
-        ({"aggregate": "minute"}, "aggregate should be 'file' or 'second', got 'minute'"),
+        ({"aggregate": "minute"}, "aggregate should be 'file', 'second' or 'stream', got 'minute'"),
         ({"aggregate": ["file"]}, r"got \['file'\]"),
         ({"topk": 3}, "unknown parameter 'topk'; there are 'top_k', 'aggregate'"),
     ],

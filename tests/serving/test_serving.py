@@ -18,6 +18,7 @@ import numpy as np
 import pytest
 import requests
 
+from adaptf.evaluation.forward_filter import StreamCalibration
 from adaptf.serving import logged_model
 from adaptf.serving.entrance import MAX_BODY_BYTES, MOST_REQUESTS
 from adaptf.serving.requests import MAX_ROWS
@@ -51,9 +52,10 @@ def kept(tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def address(serve_router, store, bundle, kept) -> str:
+def address(serve_router, store, make_bundle, kept) -> str:
     """Of a server for the version in production, which follows the registry."""
-    in_production(bundle, "adaptf-router")
+    calibration = StreamCalibration(factor=1.0, dependence=0.5, threshold=0.0)
+    in_production(make_bundle("a", "b", "unknown", stream=calibration), "adaptf-router")
     return serve_router("--check_seconds", "0.5", "--keep", str(kept))
 
 
@@ -90,6 +92,22 @@ def clip(noise, encoded) -> str:
 @pytest.mark.slow
 def test_the_server_is_one_that_stages_take(store: str) -> None:
     open_store()
+
+
+def test_a_stream_is_answered_from_request_to_request(address, clip, scenes):
+    def second(number: int) -> requests.Response:
+        row = {"audio": clip, "device": "b", "stream": "walk", "second": number}
+        params = {"aggregate": "stream", "stay_seconds": 60}
+        return posted(address, {"dataframe_records": [row], "params": params})
+
+    first, then = (second(number).json()["predictions"][0] for number in (0, 1))
+    assert [(row["stream"], row["second"], row["seconds_heard"]) for row in (first, then)] == [
+        ("walk", 0, 1), ("walk", 1, 2),
+    ]  # fmt: skip
+    assert then["scene"] == first["scene"] in scenes and then["probability"] > first["probability"]
+    refused = second(1)
+    assert refused.status_code == 400
+    assert "second 1 of stream 'walk' was heard already" in refused.json()["message"]
 
 
 def test_rows_of_several_devices_are_answered_in_order(address, clip, noise, encoded, versions, scenes):
@@ -139,7 +157,10 @@ BAD_PARAMETERS = {
     "negative": ({"top_k": -1}, "top_k should be a whole number from 0 (all scenes) to 10, got -1"),
     "text": ({"top_k": "two"}, "top_k"),
     "fraction": ({"top_k": 1.5}, "top_k"),
-    "unknown way": ({"aggregate": "minute"}, "aggregate should be 'file' or 'second', got 'minute'"),
+    "unknown way": (
+        {"aggregate": "minute"},
+        "aggregate should be 'file', 'second' or 'stream', got 'minute'",
+    ),
     "no dictionary": ([1], "must be a dictionary"),
 }
 
