@@ -48,9 +48,12 @@ def learn_device(
 
     None where there are fewer than three devices, or one has no training or no validation clips.
     """
-    train, validation = (_hear(data, devices, split, log_mel, place) for split in (TRAIN, VALIDATION))
-    if len(devices) < _FEWEST_DEVICES or any(set(one.device) != set(devices) for one in (train, validation)):
+    there = data.table.groupby("split")["device"].unique()
+    if len(devices) < _FEWEST_DEVICES or any(
+        set(devices) - set(there.get(split, ())) for split in (TRAIN, VALIDATION)
+    ):
         return None
+    train, validation = (_hear(data, devices, split, log_mel, place) for split in (TRAIN, VALIDATION))
     sure = {device: _sureness_of_unlearnt(device, train, validation) for device in devices}
     threshold = max(_below_most(of_one) for of_one in sure.values())
     fitted = _fit(train)
@@ -63,9 +66,8 @@ def _hear(
     rows = data.table[(data.table["split"] == split) & data.table["device"].isin(devices)]
     rows = rows.sample(frac=1, random_state=0).groupby("device").head(_MOST_CLIPS)
     batches = with_log_mels(data.clip_set(rows, split), log_mel, place)
-    found = [np.zeros((0, 2 * log_mel.bands - 1), np.float32)]
-    found += [band_statistics(batch.features).cpu().numpy() for batch in batches]
-    return Heard(np.concatenate(found), rows["device"].to_numpy(str))
+    statistics = [band_statistics(batch.features).cpu().numpy() for batch in batches]
+    return Heard(np.concatenate(statistics), rows["device"].to_numpy(str))
 
 
 def _fit(heard: Heard) -> Pipeline:

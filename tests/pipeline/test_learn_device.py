@@ -90,5 +90,12 @@ def test_the_stored_layer_says_what_was_fitted(
 
 
 @pytest.mark.parametrize("devices", [[], ["a"], ["a", "b"], ["a", "b", "nobody"]])
-def test_nothing_is_learnt_where_no_device_can_be_left_out(data: SimpleNamespace, devices: list[str]) -> None:
+def test_nothing_is_learnt_of_fewer_than_three_devices_with_clips(
+    data: SimpleNamespace, devices: list[str]
+) -> None:
     assert learn_device(data, devices, LOG_MEL, CPU) is None
+
+
+def test_nothing_is_learnt_where_a_device_has_no_validation_clips(data: SimpleNamespace) -> None:
+    table = data.table[(data.table["split"] == "train") | (data.table["device"] != "c")]
+    assert learn_device(SimpleNamespace(table=table, clip_set=data.clip_set), DEVICES, LOG_MEL, CPU) is None

@@ -92,18 +92,11 @@ def test_a_told_device_without_a_network_gets_the_general_one(make_bundle, store
     assert list(heard.device_used) == ["unknown", "b"]
 
 
-def test_a_bundle_that_tells_no_devices_says_so_when_it_should(bundle: Path):
-    with pytest.raises(UserError, match=r"device_from_sound: this model holds nothing .* run finetune,"):
-        local_router(bundle, device_from_sound=True)
-
-
-def test_serve_says_so_too_instead_of_looking_for_a_copy(bundle: Path, monkeypatch: pytest.MonkeyPatch):
+def test_serve_refuses_a_bundle_that_tells_no_devices(bundle: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(serve, "present_version", lambda uri: uri)
     monkeypatch.setattr(serve, "bundle_behind", lambda *uri, **what: bundle)
-    config = serve.ServeConfig(live=False, device_from_sound=True)
-    with pytest.raises(UserError, match="device_from_sound: this model holds nothing"):
-        serve.load_router(config)
-    assert not serve.load_router(replace(config, device_from_sound=False)).bundle.by_sound(None)
+    with pytest.raises(UserError, match=r"device_from_sound: this model holds nothing .* run finetune,"):
+        serve.load_router(serve.ServeConfig(live=False, device_from_sound=True))
 
 
 def test_one_for_other_log_mels_is_refused(make_bundle, tmp_path: Path):
