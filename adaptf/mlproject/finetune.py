@@ -2,19 +2,13 @@
 
 import json
 import logging
-from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
-import torch
-
-from adaptf.audio.logmel import LogMel
 from adaptf.data.clips import TRAIN, UNKNOWN, devices_of
 from adaptf.data.errors import DataError
 from adaptf.errors import in_section
-from adaptf.evaluation.predict import inference_device
 from adaptf.evaluation.scores import accuracy
-from adaptf.models.device_from_sound import DEVICE_FROM_SOUND
 from adaptf.names import in_markdown, stored
 from adaptf.pipeline.artifacts import BEST_ACCURACY, DATA_KIND, DEVICE_RUNS, KEPT, SCENES_KIND, TEACHER_KIND
 from adaptf.pipeline.augmentations import dir_p_by_device
@@ -32,7 +26,7 @@ from adaptf.pipeline.config import (
 from adaptf.pipeline.dataset import PreparedData, load_prepared
 from adaptf.pipeline.finetune_device import FINETUNE_DEVICE, FinetuneDeviceConfig
 from adaptf.pipeline.folds import over_folds
-from adaptf.pipeline.learn_device import TAKEN_AT_MOST, learn_device
+from adaptf.pipeline.learn_device import with_device_from_sound
 from adaptf.pipeline.ranges import NOT_NEGATIVE, SHARE, within
 from adaptf.pipeline.run_names import told
 from adaptf.pipeline.stage import Stage, execute
@@ -125,37 +119,9 @@ def finetune(config: FinetuneConfig, run: StageRun) -> Result:
         parts=models.values(),
         note=f"| device | run |\n|---|---|\n{rows}",
     )
-    log_mel: Any = student.features  # a student's
-    result = with_device_from_sound(
-        result, run, data, devices, log_mel, inference_device(config.trainer.accelerator)
-    )
+    result = with_device_from_sound(result, run, data, devices, student, config.trainer.accelerator)
     shown = with_tables_of_unchosen(result, run, data, settings, start=config.distill_run, refit=config.refit)
     return with_predictions(shown, run, settings)
-
-
-def with_device_from_sound(
-    result: Result,
-    run: StageRun,
-    data: PreparedData,
-    devices: Sequence[str],
-    log_mel: LogMel,
-    place: torch.device,
-) -> Result:
-    """The result with what tells these devices by their sound, and how well;
-    as it is where that can't be learnt."""
-    learnt = learn_device(data, devices, log_mel, place)
-    if learnt is None:
-        return result
-    model, table = learnt
-    path = run.folder / DEVICE_FROM_SOUND
-    model.write(path)
-    words = (
-        f"Which device it is, by the sound alone (`device_from_sound` of `serve`), told above a probability "
-        f"of {model.threshold:.3f}: so no device that a model has not learnt is taken for another on more "
-        f"than {TAKEN_AT_MOST:.0%} of its clips. Validation clips in %:"
-    )
-    note = f"{result.note}\n\n{words}\n\n{table}"
-    return replace(result, files={**result.files, DEVICE_FROM_SOUND: path}, note=note)
 
 
 def check_teachers(config: FinetuneConfig, run: StageRun, data: PreparedData) -> None:

@@ -2,7 +2,7 @@
 and chooses when it may, on devices that it has not learnt."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -16,9 +16,12 @@ from sklearn.preprocessing import StandardScaler
 from adaptf.audio.logmel import LogMel
 from adaptf.data.clips import TRAIN, VALIDATION
 from adaptf.data.log_mels import with_log_mels
+from adaptf.evaluation.predict import inference_device
 from adaptf.evaluation.tables import as_markdown
-from adaptf.models.device_from_sound import DeviceFromSound, band_statistics
+from adaptf.models.classifier import Classifier
+from adaptf.models.device_from_sound import DEVICE_FROM_SOUND, DeviceFromSound, band_statistics
 from adaptf.pipeline.dataset import PreparedData
+from adaptf.tracking.runs import Result, StageRun
 
 TAKEN_AT_MOST = 0.05
 """Share of the validation clips of any device that may be taken for another one's
@@ -39,6 +42,32 @@ class Heard:
     """(clips, statistics)"""
     device: NDArray[np.str_]
     """(clips,)"""
+
+
+def with_device_from_sound(
+    result: Result,
+    run: StageRun,
+    data: PreparedData,
+    devices: Sequence[str],
+    student: Classifier,
+    accelerator: str,
+) -> Result:
+    """The result with what tells these devices by the student's log-mels, and how well;
+    as it is where that can't be learnt."""
+    log_mel: Any = student.features
+    learnt = learn_device(data, devices, log_mel, inference_device(accelerator))
+    if learnt is None:
+        return result
+    model, table = learnt
+    path = run.folder / DEVICE_FROM_SOUND
+    model.write(path)
+    words = (
+        f"Which device it is, by the sound alone (`device_from_sound` of `serve`), told above a probability "
+        f"of {model.threshold:.3f}: so no device that a model has not learnt is taken for another on more "
+        f"than {TAKEN_AT_MOST:.0%} of its clips. Validation clips in %:"
+    )
+    note = f"{result.note}\n\n{words}\n\n{table}"
+    return replace(result, files={**result.files, DEVICE_FROM_SOUND: path}, note=note)
 
 
 def learn_device(
