@@ -26,6 +26,7 @@ from adaptf.pipeline.config import (
 from adaptf.pipeline.dataset import PreparedData, load_prepared
 from adaptf.pipeline.finetune_device import FINETUNE_DEVICE, FinetuneDeviceConfig
 from adaptf.pipeline.folds import over_folds
+from adaptf.pipeline.learn_device import with_device_from_sound
 from adaptf.pipeline.ranges import NOT_NEGATIVE, SHARE, within
 from adaptf.pipeline.run_names import told
 from adaptf.pipeline.stage import Stage, execute
@@ -88,7 +89,7 @@ class FinetuneConfig:
 def finetune(config: FinetuneConfig, run: StageRun) -> Result:
     """A nested run per device; a device whose run has finished is not trained again."""
     data = load_prepared(run, config.prepare_run, kind=SCENES_KIND)
-    student_of(run, config.distill_run, data)
+    student = student_of(run, config.distill_run, data)
     check_teachers(config, run, data)
     devices = devices_to_tune(config, data)
     dir_p = response_probabilities(config, data)
@@ -118,6 +119,7 @@ def finetune(config: FinetuneConfig, run: StageRun) -> Result:
         parts=models.values(),
         note=f"| device | run |\n|---|---|\n{rows}",
     )
+    result = with_device_from_sound(result, run, data, devices, student, config.trainer.accelerator)
     shown = with_tables_of_unchosen(result, run, data, settings, start=config.distill_run, refit=config.refit)
     return with_predictions(shown, run, settings)
 

@@ -15,6 +15,7 @@ from adaptf.data.clips import UNKNOWN
 from adaptf.data.parquet import read_table
 from adaptf.evaluation.forward_filter import StreamCalibration
 from adaptf.evaluation.stream_calibration import calibrate_stream
+from adaptf.models.device_from_sound import DEVICE_FROM_SOUND
 from adaptf.names import written
 from adaptf.pipeline.artifacts import (
     DESCRIPTION,
@@ -76,14 +77,15 @@ def register_versions(config: RegisterConfig, run: StageRun) -> Result:
     versions: dict[str, str] = {}
     models: dict[str, tuple[Path, str]] = {}
     hashes: dict[str, str] = {}
+    told_by = device_from_sound(run, config.quantize_run)
     there = production.versions_made_by(run.run_id)  # before it was interrupted
 
     def add(
         name: str, held: dict[str, tuple[Path, str]], tags: dict[str, str], text: str, came: list[Node]
     ) -> str:
         """The hash of the version's bundle."""
-        known = hashes if name == registry.ROUTER_NAME else None
-        folder = bundle(run.folder / name, description, held, config.max_seconds, known, stream)
+        known, by_sound = (hashes, told_by) if name == registry.ROUTER_NAME else (None, None)
+        folder = bundle(run.folder / name, description, held, config.max_seconds, known, stream, by_sound)
         sha256 = bundle_hash(folder)
         tags |= {QUANTIZE_RUN: config.quantize_run, EVALUATE_RUN: evaluated}
         tags |= {runs.DATA_DIGEST: learnt_digest(came), COMMIT_TAG: commit(came)}
@@ -160,6 +162,17 @@ def read_scores(run: StageRun, evaluated: str, quantized: str) -> pd.DataFrame |
     return read_predictions(run, evaluated, QUANTIZED, scored_by(evaluated).index(quantized))
 
 
+def device_from_sound(run: StageRun, quantize_run: str) -> Path | None:
+    """What tells devices by their sound, as the run of `finetune` left it whose models were quantized; None
+    where it left nothing, or the models came from files."""
+    for node in runs_behind(quantize_run, NONE, None):
+        if node.stage == "finetune":
+            left = mlflow.MlflowClient().list_artifacts(node.run_id)
+            if any(one.path == DEVICE_FROM_SOUND for one in left):
+                return run.download(node.run_id, DEVICE_FROM_SOUND)
+    return None
+
+
 def runs_behind(quantized: str, evaluated: str, device: str | None) -> list[Node]:
     """What the INT8 model of a device came from, or those of all, and the run that scored it."""
     scored = flat(tree(evaluated)) if evaluated != NONE else []
@@ -173,9 +186,10 @@ def bundle(
     max_seconds: float,
     hashes: Mapping[str, str] | None,
     stream: StreamCalibration | None,
+    by_sound: Path | None,
 ) -> Path:
     """The router's folder for these devices: INT8 file and version of each; `hashes` by device are those of
-    the versions' own bundles."""
+    the versions' own bundles, `by_sound` is what tells devices by their sound."""
     shutil.rmtree(folder, ignore_errors=True)  # left by an interrupted run
     write_bundle(
         folder,
@@ -187,6 +201,7 @@ def bundle(
         max_seconds=max_seconds,
         hashes=hashes,
         stream=stream,
+        device_from_sound=by_sound,
     )
     return folder
 

@@ -4,7 +4,7 @@ import logging
 import os
 import re
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -46,13 +46,15 @@ class ServeConfig:
     """Whether what is promoted in the registry is taken up while the router serves."""
     check_seconds: float = Settings.check_seconds
     """Time between two looks at the registry."""
+    device_from_sound: bool = Settings.device_from_sound
+    """Whether the sound says which device recorded a row that names none."""
     keep: str = _NOWHERE
     """Folder for copies of what serves, from which it starts while the registry is away."""
 
 
 def load_router(config: ServeConfig) -> DeviceRouter:
     """A router that has started. Raises UserError where there is none, in the registry or kept."""
-    settings = read_settings({"live": config.live, "check_seconds": config.check_seconds})
+    settings = read_settings({field.name: getattr(config, field.name) for field in fields(Settings)})
     kept = None
     if config.keep != _NOWHERE:
         kept = KeptVersions(writable_folder(Path(user_path(config.keep, what="keep")), what="keep"))
@@ -69,7 +71,7 @@ def load_router(config: ServeConfig) -> DeviceRouter:
         except Exception as error:  # whatever keeps the registry or its files from answering
             follower = _kept_follower(asked, settings, kept, error)
     router = DeviceRouter()
-    router.start(follower, live=settings.live)
+    router.start(follower, settings)
     return router
 
 

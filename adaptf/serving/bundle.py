@@ -18,6 +18,7 @@ from adaptf.data.clips import UNKNOWN
 from adaptf.errors import UserError
 from adaptf.evaluation.forward_filter import StreamCalibration
 from adaptf.files import sha256_of
+from adaptf.models.device_from_sound import DEVICE_FROM_SOUND, DeviceFromSound
 from adaptf.names import stored, tidy
 from adaptf.serving.log_lines import log
 
@@ -61,6 +62,12 @@ class Bundle:
     log_mel: LogMel
     models: Mapping[str, RoutedModel]
     """By device; `unknown` is always there."""
+    device_from_sound: DeviceFromSound | None = None
+    """What says the device of a row that names none."""
+
+    def by_sound(self, device: str | None) -> bool:
+        """Whether the sound says which device it is."""
+        return self.device_from_sound is not None and not tidy(device or "")
 
     def device_used(self, device: str | None) -> str:
         """Whose model answers: that of `unknown` for null and for a device that has none."""
@@ -87,13 +94,15 @@ def write_bundle(
     max_seconds: float,
     hashes: Mapping[str, str] | None = None,
     stream: StreamCalibration | None = None,
+    device_from_sound: Path | None = None,
 ) -> None:
     """Writes a new folder that `log_router` logs:
     by device, a copy of its INT8 file and the version that it is.
 
     The OpenVINO form and the clips to try it with that lie beside an INT8 file are copied along. `mel` holds
     the keyword arguments of LogMel, `hashes` by device those of the versions' own bundles, `stream` what
-    makes the seconds of each network the evidence of a stream.
+    makes the seconds of each network the evidence of a stream, `device_from_sound` is the file of `finetune`,
+    which is copied.
     The only device of a model for one device is `unknown`.
     """
     folder.mkdir(parents=True)
@@ -116,6 +125,8 @@ def write_bundle(
         for form in NETWORK_FILES:
             if form == ".pt2" or file.with_suffix(form).exists():
                 shutil.copyfile(file.with_suffix(form), folder / f"{stored(device)}{form}")
+    if device_from_sound:
+        shutil.copyfile(device_from_sound, folder / DEVICE_FROM_SOUND)
     write_sums(folder)
 
 
@@ -166,7 +177,9 @@ def read_bundle(folder: Path) -> Bundle:
                 "which answers for every other device: add it"
             )
         models = {device: _read_model(folder, **entry) for device, entry in files.items()}
-        bundle = Bundle(log_mel=LogMel(**mel), models=models, **values)
+        log_mel = LogMel(**mel)
+        by_sound = _read_device_from_sound(folder / DEVICE_FROM_SOUND, log_mel)
+        bundle = Bundle(log_mel=log_mel, models=models, device_from_sound=by_sound, **values)
     except BundleError:
         raise
     except (OSError, ValueError, AttributeError, KeyError, TypeError) as error:
@@ -181,6 +194,11 @@ def read_bundle(folder: Path) -> Bundle:
 def _read_stream(folder: Path) -> StreamCalibration | None:
     path = folder / _STREAM
     return StreamCalibration(**json.loads(path.read_text())) if path.is_file() else None
+
+
+def _read_device_from_sound(path: Path, log_mel: LogMel) -> DeviceFromSound | None:
+    """None where the bundle has none."""
+    return DeviceFromSound.read(path, bands=log_mel.bands) if path.is_file() else None
 
 
 def _read_model(folder: Path, *, file: str, version: str, sha256: str = "") -> RoutedModel:

@@ -3,7 +3,7 @@ on worker threads that all requests of the process share."""
 
 import os
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from functools import cache
@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from adaptf.data.decode import Waveform
 from adaptf.evaluation.forward_filter import StreamCalibration
 from adaptf.serving.bundle import Bundle
 from adaptf.serving.requests import Row, RowError, clips_of, go_on, invalid
@@ -73,7 +74,7 @@ def _in_turn(bundle: Bundle, rows: list[Row], stop: Event) -> Iterator[Future[di
 
 def chunks_of(bundle: Bundle, rows: list[Row], *, workers: int) -> Iterator[list[Row]]:
     """What a worker takes at a time:
-    rows of one device with `CLIPS_AT_ONCE` clips or fewer, or a single longer row.
+    rows of one device, or without one, with `CLIPS_AT_ONCE` clips or fewer, or a single longer row.
 
     A small request is spread over all the workers.
     """
@@ -81,8 +82,11 @@ def chunks_of(bundle: Bundle, rows: list[Row], *, workers: int) -> Iterator[list
         row.number: max(1, round(row.seconds * bundle.sample_rate / bundle.clip_samples)) for row in rows
     }
     most = min(CLIPS_AT_ONCE, -(-sum(clips.values()) // workers))
-    by_device = sorted(rows, key=lambda row: bundle.device_used(row.device))
-    for _, of_device in groupby(by_device, key=lambda row: bundle.device_used(row.device)):
+
+    def group(row: Row) -> str:
+        return "" if bundle.by_sound(row.device) else bundle.device_used(row.device)
+
+    for _, of_device in groupby(sorted(rows, key=group), key=group):
         chunk: list[Row] = []
         for row in of_device:
             if chunk and sum(clips[other.number] for other in chunk) + clips[row.number] > most:
@@ -92,27 +96,48 @@ def chunks_of(bundle: Bundle, rows: list[Row], *, workers: int) -> Iterator[list
         yield chunk
 
 
-def _classify_chunk(bundle: Bundle, rows: list[Row], stop: Event) -> dict[int, Answer]:
-    """Rows of one device, by their numbers. Raises RowError and GivenUp."""
-    go_on(stop)
-    device = bundle.device_used(rows[0].device)
-    model = bundle.models[device]
-    clips = [clips_of(row, sample_rate=bundle.sample_rate, clip_samples=bundle.clip_samples) for row in rows]
-    probabilities = _probabilities_of(bundle, device, torch.from_numpy(np.concatenate(clips)), stop)
-    parts = np.split(probabilities, np.cumsum([len(of_row) for of_row in clips])[:-1])
-    return {
-        row.number: Answer(row.device, device, model.version, row.seconds, part, model.stream)
-        for row, part in zip(rows, parts, strict=True)
-    }
-
-
 @torch.inference_mode()
-def _probabilities_of(bundle: Bundle, device: str, clips: torch.Tensor, stop: Event) -> NDArray[np.float64]:
-    """(clips, clip_samples) -> (clips, scenes)."""
-    logits = []
-    for some in clips.split(CLIPS_AT_ONCE):
+def _classify_chunk(bundle: Bundle, rows: list[Row], stop: Event) -> dict[int, Answer]:
+    """Rows of one device, by their numbers, or rows of which the sound says the device.
+    Raises RowError and GivenUp."""
+    go_on(stop)
+    clips = [clips_of(row, sample_rate=bundle.sample_rate, clip_samples=bundle.clip_samples) for row in rows]
+    if bundle.by_sound(rows[0].device):
+        return {row.number: _by_sound(bundle, row, one, stop) for row, one in zip(rows, clips, strict=True)}
+    device = bundle.device_used(rows[0].device)
+    probabilities = _probabilities_of(bundle, device, _log_mels(bundle, np.concatenate(clips), stop), stop)
+    parts = np.split(probabilities, np.cumsum([len(of_row) for of_row in clips])[:-1])
+    return {row.number: _answer(bundle, row, device, part) for row, part in zip(rows, parts, strict=True)}
+
+
+def _by_sound(bundle: Bundle, row: Row, clips: Waveform, stop: Event) -> Answer:
+    """By the device that the clips together tell of, or by `unknown`."""
+    log_mels = list(_log_mels(bundle, clips, stop))
+    told = bundle.device_from_sound.tell(torch.cat(log_mels)) if bundle.device_from_sound else None
+    device = bundle.device_used(told)
+    return _answer(bundle, row, device, _probabilities_of(bundle, device, log_mels, stop))
+
+
+def _answer(bundle: Bundle, row: Row, device: str, probabilities: NDArray[np.float64]) -> Answer:
+    model = bundle.models[device]
+    return Answer(row.device, device, model.version, row.seconds, probabilities, model.stream)
+
+
+def _log_mels(bundle: Bundle, clips: Waveform, stop: Event) -> Iterator[torch.Tensor]:
+    """(clips, clip_samples) -> log-mels of a few clips at a time. Raises GivenUp."""
+    for some in torch.from_numpy(clips).split(CLIPS_AT_ONCE):
         go_on(stop)
-        logits.append(bundle.models[device].network(bundle.log_mel(some)))
+        yield bundle.log_mel(some)
+
+
+def _probabilities_of(
+    bundle: Bundle, device: str, log_mels: Iterable[torch.Tensor], stop: Event
+) -> NDArray[np.float64]:
+    """(clips, scenes). Raises GivenUp."""
+    logits = []
+    for some in log_mels:
+        go_on(stop)
+        logits.append(bundle.models[device].network(some))
     probabilities: NDArray[np.float64] = torch.cat(logits).double().softmax(dim=1).numpy()
     return probabilities
 

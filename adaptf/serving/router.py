@@ -6,6 +6,7 @@ with a single entry, `unknown`, that answers for every device.
 
 import logging
 import weakref
+from dataclasses import replace
 from pathlib import Path
 from threading import Event
 from typing import Any
@@ -14,6 +15,7 @@ import pandas as pd
 from mlflow.models import set_model
 from mlflow.pyfunc.model import PythonModel
 
+from adaptf.errors import UserError
 from adaptf.serving.bundle import BUNDLE, Bundle, read_bundle
 from adaptf.serving.classify import classify
 from adaptf.serving.live import Follower
@@ -22,9 +24,15 @@ from adaptf.serving.monitoring import Monitor
 from adaptf.serving.places import read_places
 from adaptf.serving.requests import AUDIO, DEVICE, read_rows
 from adaptf.serving.response import read_parameters, response_table
-from adaptf.serving.settings import read_settings
+from adaptf.serving.settings import Settings, read_settings
 from adaptf.serving.signature import example_request
 from adaptf.serving.streams import Streams
+
+_NOT_BY_SOUND = (
+    "device_from_sound: this model holds nothing that tells devices by their sound. A router does where its "
+    "run of `finetune` is of a version of adaptf that learns it, and tuned three devices or more, each with "
+    "validation clips: run finetune, quantize, register and promote again, or leave device_from_sound=false"
+)
 
 
 class DeviceRouter(PythonModel):
@@ -44,12 +52,17 @@ class DeviceRouter(PythonModel):
         settings = read_settings(context.model_config)
         show_log_when_served()
         bundle = read_bundle(Path(context.artifacts[BUNDLE]))
-        self.start(Follower(bundle, check_seconds=settings.check_seconds), live=settings.live)
+        self.start(Follower(bundle, check_seconds=settings.check_seconds), settings)
 
-    def start(self, follower: Follower, *, live: bool) -> None:
-        """Answers with the follower's bundle from now on. Raises UserError where it cannot be live."""
+    def start(self, follower: Follower, settings: Settings) -> None:
+        """Answers with the follower's bundle from now on.
+        Raises UserError where it cannot be live, or not tell devices by their sound."""
         self.follower, self.monitor, self.streams = follower, Monitor(follower), Streams()
-        if live:
+        if not settings.device_from_sound:
+            follower.bundle = replace(follower.bundle, device_from_sound=None)
+        elif follower.bundle.device_from_sound is None:
+            raise UserError(_NOT_BY_SOUND)
+        if settings.live:
             follower.start()
             weakref.finalize(self, follower.stop)
         _log_models(self.bundle)

@@ -18,6 +18,9 @@ class Settings:
     """Whether what is promoted in the registry is taken up while the router serves."""
     check_seconds: float = 10.0
     """Time between two looks at the registry."""
+    device_from_sound: bool = False
+    """Whether the sound says which device recorded a row that names none; above a probability that `finetune`
+    chose the device's model answers, else that of `unknown`."""
 
 
 def read_settings(config: Mapping[str, Any] | None) -> Settings:
@@ -27,8 +30,9 @@ def read_settings(config: Mapping[str, Any] | None) -> Settings:
     if unknown := sorted(given.keys() - {field.name for field in fields(Settings)}):
         raise _wrong(unknown[0], given[unknown[0]], "not be there: no setting has this name")
     settings = Settings(**given)
-    if not isinstance(settings.live, bool):
-        raise _wrong("live", settings.live, "be true or false")
+    for name in ("live", "device_from_sound"):
+        if not isinstance(value := getattr(settings, name), bool):
+            raise _wrong(name, value, "be true or false")
     if type(settings.check_seconds) not in (int, float) or not 0.1 <= settings.check_seconds <= 86_400:
         raise _wrong("check_seconds", settings.check_seconds, "be a number of seconds from 0.1 to 86400")
     return settings

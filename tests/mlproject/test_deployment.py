@@ -20,6 +20,7 @@ from adaptf.mlproject.quantize import QUANTIZE, QuantizeConfig
 from adaptf.mlproject.register import REGISTER, RegisterConfig
 from adaptf.mlproject.rollback import ROLLBACK, RollbackConfig
 from adaptf.mlproject.train import TRAIN, TrainConfig
+from adaptf.models.device_from_sound import DEVICE_FROM_SOUND
 from adaptf.pipeline.config import AugmentConfig, OptimConfig
 from adaptf.pipeline.stage import execute
 from adaptf.serving import logged_model
@@ -28,6 +29,8 @@ from adaptf.tracking import production
 
 LOSSY = 1.0
 """Tolerable loss: two epochs on noise teach nothing that could be lost."""
+
+TELLS_NOTHING = {"devices": ["a"], "threshold": 1.0, "weights": [[0.0] * 127], "bias": [0.0]}
 
 
 @dataclass(frozen=True)
@@ -57,6 +60,8 @@ def deployed(train_config: TrainConfig, folder: Path) -> Deployed:
             trainer=train_config.trainer,
         ),
     )
+    # As of more devices.
+    mlflow.MlflowClient().log_dict(tuned, TELLS_NOTHING, DEVICE_FROM_SOUND)
     quantized = execute(
         QUANTIZE,
         QuantizeConfig(
@@ -72,6 +77,12 @@ def deployed(train_config: TrainConfig, folder: Path) -> Deployed:
     )
     evaluated = execute(EVALUATE, only)
     return Deployed(quantized, execute(REGISTER, RegisterConfig(quantized, evaluated)))
+
+
+def test_the_router_alone_tells_devices_by_their_sound(deployed: Deployed, tmp_path: Path):
+    for name, tells in (("adaptf-router", True), ("adaptf-unknown", False)):
+        bundle = logged_model.download_bundle(name, "1", tmp_path / name)
+        assert (bundle / DEVICE_FROM_SOUND).is_file() == tells
 
 
 @pytest.fixture(scope="module")

@@ -22,15 +22,17 @@ from adaptf.data.errors import DataError
 from adaptf.errors import UserError
 from adaptf.mlproject.finetune import FINETUNE, FinetuneConfig, of_device, of_unknown, response_probabilities
 from adaptf.mlproject.prepare import PREPARE, PrepareConfig
+from adaptf.mlproject.register import device_from_sound
 from adaptf.mlproject.teacher import TEACHER, TeacherConfig
 from adaptf.mlproject.train import TRAIN, TrainConfig
+from adaptf.models.device_from_sound import DEVICE_FROM_SOUND, DeviceFromSound
 from adaptf.pipeline import finetune_device as finetune_device_module
 from adaptf.pipeline import fitting
 from adaptf.pipeline.config import AugmentConfig, DataConfig, OptimConfig
 from adaptf.pipeline.finetune_device import FINETUNE_DEVICE, FinetuneDeviceConfig
 from adaptf.pipeline.stage import execute
 from adaptf.tracking import runs
-from adaptf.tracking.runs import UpstreamError, metric_per_epoch
+from adaptf.tracking.runs import StageRun, UpstreamError, metric_per_epoch
 
 TrainingOf = Callable[..., Any]
 PLAIN = AugmentConfig(dir_p=0.0, mixstyle_p=0.0, mixup_alpha=0.0)
@@ -111,6 +113,29 @@ def test_a_device_with_too_few_clips_is_left_to_the_model_for_unknown_devices(
         "best/accuracy", "best/accuracy/a", "best/accuracy/b", "best/accuracy/c",
         "kept/accuracy/a", "kept/accuracy/unknown"
     }  # fmt: skip
+
+
+def test_three_devices_leave_what_tells_them_by_their_sound_for_the_router(
+    config: FinetuneConfig, tmp_path: Path
+) -> None:
+    unchanged = replace(config, optim=replace(OPTIM, max_epochs=0))
+    run_id = execute(FINETUNE, unchanged)
+    run = StageRun(run_id, "test", tmp_path)
+    left = DeviceFromSound.read(run.download(run_id, DEVICE_FROM_SOUND), bands=64)
+    assert left.devices == ["a", "b", "c"]
+    note = mlflow.get_run(run_id).data.tags["mlflow.note.content"]
+    assert f"told above a probability of {left.threshold:.3f}" in note
+    assert "| device | told |" in note
+    two = execute(FINETUNE, replace(unchanged, devices=("a", "b")))
+    found = [device_from_sound(run, quantized_from(tuned)) for tuned in (run_id, two, "some/file.ckpt")]
+    assert [path and path.name for path in found] == [DEVICE_FROM_SOUND, None, None]
+
+
+def quantized_from(finetune_run: str) -> str:
+    """A run of `quantize` as far as it tells what it took."""
+    with mlflow.start_run() as run:
+        mlflow.set_tags({runs.STAGE: "quantize", f"{runs.UPSTREAM}finetune_run": finetune_run})
+    return str(run.info.run_id)
 
 
 def test_the_last_epoch_is_kept_whatever_it_scores(

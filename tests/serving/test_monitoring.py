@@ -157,6 +157,7 @@ def test_settings_of_a_model_that_was_registered_before_are_taken():
     [
         ({"live": "yes"}, "live should be true or false, got 'yes'"),
         ({"live": 1}, "live should be true or false, got 1"),
+        ({"device_from_sound": "yes"}, "device_from_sound should be true or false, got 'yes'"),
         ({"check_seconds": 0}, "check_seconds should be a number of seconds from 0.1 to 86400, got 0"),
         ({"check_seconds": float("nan")}, "got nan"),
         ({"check_seconds": "10"}, "got '10'"),
