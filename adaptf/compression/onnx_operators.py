@@ -20,6 +20,8 @@ class Writer:
         self.tensors = tensors
         self.nodes: list[Any] = []
         self.constants: dict[str, NDArray[Any]] = {}
+        self.known: dict[tuple[object, ...], str] = {}
+        """Names of constants."""
         self.names: dict[str, str] = {}
         """Of what comes out of the program's nodes."""
 
@@ -41,9 +43,11 @@ class Writer:
 
     def constant(self, value: NDArray[Any]) -> str:
         """Equal ones are kept once."""
-        name = f"{value.dtype}_{'x'.join(map(str, value.shape))}_{abs(hash(value.tobytes())):x}"
-        self.constants[name] = value
-        return name
+        key = (str(value.dtype), value.shape, value.tobytes())
+        if key not in self.known:
+            self.known[key] = f"constant_{len(self.known)}"
+            self.constants[self.known[key]] = value
+        return self.known[key]
 
     def whole(self, *numbers: int) -> str:
         """Of whole numbers such as axes."""
