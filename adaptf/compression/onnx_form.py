@@ -24,13 +24,15 @@ _OPSET, _IR_VERSION = 17, 8
 """Of ONNX 1.12, of 2022: the newer, the fewer devices read it."""
 
 
-def onnx_network(program: ExportedProgram) -> "ModelProto":
+def onnx_network(program: ExportedProgram, *, exact_biases: bool = False) -> "ModelProto":
     """The program of a .pt2 file: log-mel (batch, 1, bands, frames) -> logits (batch, classes).
 
     Weights are kept as INT8 and biases as FP16; the inputs of convolutions are quantized and made float again
-    by QuantizeLinear and DequantizeLinear. Raises UserError for an operator that has no form here.
+    by QuantizeLinear and DequantizeLinear. A runtime that computes with whole numbers rounds a bias to one, by
+    up to 2 % of a step of what comes out; with `exact_biases` they are added apart, which takes longer
+    (docs/export.md). Raises UserError for an operator that has no form here.
     """
-    writer = Writer(kept_tensors(program))
+    writer = Writer(kept_tensors(program), exact_biases=exact_biases)
     for node in program.graph.nodes:
         if node.op == "call_function":
             writer.names[node.name] = write(writer, node)
@@ -53,12 +55,12 @@ def onnx_model(
     """A model that ONNX's own check takes, of inputs and outputs of float32 with these names and shapes."""
     from onnx import TensorProto, checker, helper, numpy_helper
 
-    described = [
+    given, made = (
         [helper.make_tensor_value_info(name, TensorProto.FLOAT, shape) for name, shape in values.items()]
         for values in (inputs, outputs)
-    ]
+    )
     kept = [numpy_helper.from_array(value, name) for name, value in constants.items()]
-    graph = helper.make_graph(nodes, "adaptf", *described, kept)
+    graph = helper.make_graph(nodes, "adaptf", given, made, kept)
     opsets = [helper.make_opsetid("", _OPSET)]
     model = helper.make_model(graph, opset_imports=opsets, ir_version=_IR_VERSION, producer_name="adaptf")
     checker.check_model(model, full_check=True)

@@ -16,8 +16,8 @@ from adaptf.errors import UserError
 class Writer:
     """The nodes written so far, and what they read."""
 
-    def __init__(self, tensors: Mapping[str, Tensor]) -> None:
-        self.tensors = tensors
+    def __init__(self, tensors: Mapping[str, Tensor], *, exact_biases: bool) -> None:
+        self.tensors, self.exact_biases = tensors, exact_biases
         self.nodes: list[Any] = []
         self.constants: dict[str, NDArray[Any]] = {}
         self.known: dict[tuple[object, ...], str] = {}
@@ -115,7 +115,11 @@ def _conv(
 ) -> str:
     inputs = [writer.name(one) for one in (x, weight, bias) if one is not None]
     named = {"strides": strides, "pads": [*padding, *padding], "dilations": dilations, "group": groups}
-    return writer.add("Conv", out, *inputs, **named)
+    if bias is None or not writer.exact_biases:
+        return writer.add("Conv", out, *inputs, **named)
+    sums = writer.add("Conv", f"{out}_sums", *inputs[:2], **named)
+    by_channel = writer.add("Unsqueeze", f"{out}_bias", inputs[2], writer.whole(1, 2))
+    return writer.add("Add", out, sums, by_channel)
 
 
 def _pool(operator: str, **more: int) -> Callable[..., str]:

@@ -24,7 +24,14 @@ from adaptf.pipeline.artifacts import (
 )
 from adaptf.pipeline.config import file_or_name, upstream, upstream_model
 from adaptf.pipeline.dataset import PreparedData, load_prepared
-from adaptf.pipeline.export_device import CheckClips, Exported, export_device, figures, said_of
+from adaptf.pipeline.export_device import (
+    LEAST_SAME_SCENE,
+    CheckClips,
+    Exported,
+    export_device,
+    figures,
+    said_of,
+)
 from adaptf.pipeline.quantize_device import calibration_rows
 from adaptf.pipeline.ranges import COUNT, within
 from adaptf.pipeline.stage import Stage, nothing_tells
@@ -33,7 +40,6 @@ from adaptf.tracking import registry
 from adaptf.tracking.present import IN_PRODUCTION
 from adaptf.tracking.runs import NONE, Result, StageRun
 
-_LEAST_SAME_SCENE = 0.995
 _TAGGED = ("bytes", "macs", "ms", "same scene")
 """Figures that become tags of a version too: a model's page shows all tags of all versions."""
 
@@ -76,7 +82,7 @@ def export(config: ExportConfig, run: StageRun) -> Result:
     (folder / FRONT_END_HEADER).write_text(header)
     front_end, found = onnx_front_end(log_mel, heard.clip_samples), list[Exported]()
     for model in models:
-        of_model = list(export_device(model, front_end, clips, folder))
+        of_model = export_device(model, front_end, clips, folder)
         print("\n".join(f"{run.name} {model.device}: {said_of(one)}" for one in of_model), flush=True)
         found += of_model
     table = pd.DataFrame(map(asdict, found)).rename(columns=lambda name: name.replace("_", " "))
@@ -111,9 +117,9 @@ def clips_to_check(data: PreparedData, heard: Heard, log_mel: LogMel, count: int
 
 def judge(found: list[Exported], *, refuse: bool, clips: int) -> str:
     """What is to be said of all files. Raises UserError where one says other scenes and `refuse` is on."""
-    problems = [said_of(one) for one in found if not one.same_scene >= _LEAST_SAME_SCENE]
+    problems = [said_of(one) for one in found if not one.says_the_same]
     if not problems:
-        return f"Each file says the scene of its model on {_LEAST_SAME_SCENE:.1%} of {clips} clips and more"
+        return f"Each file says the scene of its model on {LEAST_SAME_SCENE:.1%} of {clips} clips and more"
     verdict = "\n  ".join(
         [f"files that say another scene than their model too often, of {clips} clips:", *problems]
     )

@@ -37,6 +37,14 @@ def test_onnx_runtime_says_what_the_file_says(path: Path, heard: torch.Tensor):
     assert found.logit_error < 0.02 and found.same_scene >= 23 / 24
 
 
+def test_with_exact_biases_it_differs_by_less(path: Path, heard: torch.Tensor):
+    program, by_torch, errors = read_program(path), load_form(path, PT2)(heard), []
+    for exact in (False, True):
+        run = runtime.onnx_session(onnx_network(program, exact_biases=exact).SerializeToString())
+        errors.append(agreement(run(heard), by_torch).logit_error)
+    assert errors[1] < errors[0] / 2
+
+
 def test_a_batch_is_its_clips_one_by_one_and_other_shapes_are_refused(path: Path, heard: torch.Tensor):
     network = load_form(path, ONNX)
     assert torch.equal(network(heard[:3]), torch.cat([network(clip[None]) for clip in heard[:3]]))
