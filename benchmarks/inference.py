@@ -1,11 +1,13 @@
 """Speed of INT8 inference against float inference written plainly: pairs in one run, medians, ratios.
 
-One clip on one thread, then `predict` on files of several devices against a loop that takes one file after
-the other through the float network of its device. "Plain" is a dense log-mel (torch.stft, one product with
-the whole filterbank) and residual normalization as its formula stands; "ours, float" is this package's own
-log-mel and network as they are trained.
+One clip on one thread, the INT8 forms of both students against each other, then `predict` on files of several
+devices against a loop that takes one file after the other through the float network of its device. "Plain" is
+a dense log-mel (torch.stft, one product with the whole filterbank) and residual normalization as its formula
+stands; "ours, float" is this package's own log-mel and network as they are trained.
 
-python benchmarks/inference.py --clips 5000
+python benchmarks/inference.py --clips 5000    (0: without files)
+
+ONEDNN_MAX_CPU_ISA=AVX2 makes OpenVINO and .pt2 work as on an older processor; ONNX Runtime does not read it.
 """
 
 import argparse
@@ -19,7 +21,10 @@ import numpy as np
 import pandas as pd
 import torch
 from measure import machine, measure_pair
+from onnx import ModelProto
 from routers import (
+    BATCH,
+    BATCHES,
     DEVICES,
     RATE,
     DenseLogMel,
@@ -31,10 +36,15 @@ from routers import (
 )
 from torch import Tensor
 
-from adaptf.audio.logmel import LogMel
-from adaptf.compression.runtime import OPENVINO, PT2, load_form
+from adaptf.audio.logmel import BANDS, LogMel
+from adaptf.compression.int8 import read_program
+from adaptf.compression.onnx_form import onnx_network
+from adaptf.compression.onnx_front_end import onnx_front_end, with_front_end
+from adaptf.compression.quantize import quantize_int8, save_forms
+from adaptf.compression.runtime import ONNX, OPENVINO, PT2, load_form, onnx_session
 from adaptf.data.decode import decode
 from adaptf.mlproject.predict import FILES_PER_PART, answer_missing, join
+from adaptf.models.students.cp_mobile import CpMobile
 from adaptf.training.memory import keep_freed_memory
 
 CALLS = 20
@@ -62,6 +72,10 @@ def main() -> None:
         print(f"{machine()}; medians of {args.repeats}\n")
         print("| one clip of 32,000 samples, ms | float | INT8 | ratio |\n|---|---|---|---|")
         show(one_clip(Path(name) / "one", args.repeats))
+        print("\n| INT8, one clip, ms | slower | faster | ratio |\n|---|---|---|---|")
+        show(of_forms(Path(name) / "one", args.repeats))
+        if not args.clips:
+            return
         torch.set_num_threads(args.threads)
         print(
             f"\n{machine()}; {args.clips} files of 1 s at 44.1 kHz, of {len(DEVICES)} devices; medians of 3\n"
@@ -92,13 +106,45 @@ def one_clip(folder: Path, repeats: int) -> Iterator[Row]:
         return what, *measure_pair(each(plain, inputs), each(ours, inputs), clips=CALLS, repeats=repeats)
 
     yield pair("log-mel: dense, LogMel", waveforms, dense, log_mel)
-    for form in (OPENVINO, PT2):
+    for form in (OPENVINO, ONNX, PT2):
         int8 = load_form(file, form)
         for name, (_, float_one) in floats.items():
             yield pair(f"network: {name}, {form}", features, float_one, int8)
         for name, (float_mel, float_one) in floats.items():
             what = f"waveform to probabilities: {name}, {form}"
             yield pair(what, waveforms, probabilities(float_mel, float_one), probabilities(log_mel, int8))
+    front_end, program = onnx_front_end(log_mel, RATE), read_program(file)
+    yield pair("log-mel: LogMel, ONNX", waveforms, log_mel, in_onnx_runtime(front_end))
+    whole = in_onnx_runtime(with_front_end(front_end, onnx_network(program)))
+    ours = probabilities(log_mel, network)
+    yield pair("waveform to logits: ours, float, one ONNX file", waveforms, ours, whole)
+
+
+def in_onnx_runtime(model: ModelProto) -> Step:
+    return onnx_session(model.SerializeToString())
+
+
+def of_forms(folder: Path, repeats: int) -> Iterator[Row]:
+    """Log-mels to logits, for each student by the three forms of one file."""
+    files = {"TF-SepNet-64": (folder / f"{DEVICES[0]}.pt2", BANDS), "CP-Mobile-32": cp_mobile_file(folder)}
+    for student, (file, bands) in files.items():
+        features = LogMel(bands=bands)(0.1 * torch.randn(CALLS, RATE))[:, None]
+        steps = {form: each(load_form(file, form), features) for form in (PT2, ONNX, OPENVINO)}
+        for slower, faster in ((PT2, ONNX), (ONNX, OPENVINO)):
+            pair = measure_pair(steps[slower], steps[faster], clips=CALLS, repeats=repeats)
+            yield f"{student}: {slower}, {faster}", *pair
+
+
+def cp_mobile_file(folder: Path) -> tuple[Path, int]:
+    """With random weights, and the number of its mel bands."""
+    bands, log_mel = 256, LogMel(bands=256)
+    batches = [log_mel(0.1 * torch.randn(BATCH, RATE)) for _ in range(BATCHES)]
+    network = CpMobile(classes=10).train()
+    with torch.no_grad():
+        for batch in batches:
+            network(batch)
+    save_forms(quantize_int8(network.eval(), batches), folder / "cp_mobile.pt2")
+    return folder / "cp_mobile.pt2", bands
 
 
 def each(step: Step, inputs: Tensor) -> Callable[[], None]:

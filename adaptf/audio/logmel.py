@@ -9,8 +9,8 @@ CLIP_RATE = 32_000
 """Samples a second of the clips that networks hear."""
 BANDS, N_FFT, WINDOW_SAMPLES, HOP_SAMPLES = 512, 4096, 3072, 500
 """The log-mel of the paper, by default."""
-_LOG_OFFSET = 1e-5
-_SHIFT, _SCALE = 4.5, 5.0
+LOG_OFFSET = 1e-5
+SHIFT, SCALE = 4.5, 5.0
 """The published normalization: (log-mel + 4.5) / 5 has a spread near one on TAU."""
 
 _BANDS_PER_BLOCK = 32
@@ -87,7 +87,7 @@ class LogMel(nn.Module):
         mel = torch.cat(
             [self.filters[rows, columns] @ power[:, columns] for rows, columns in self.blocks], dim=1
         )
-        return mel.add_(_LOG_OFFSET).log_().add_(_SHIFT).div_(_SCALE).unsqueeze(1)
+        return mel.add_(LOG_OFFSET).log_().add_(SHIFT).div_(SCALE).unsqueeze(1)
 
     def frames(self, samples: int) -> int:
         """Frames of a waveform of so many samples."""

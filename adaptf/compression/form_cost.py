@@ -3,14 +3,16 @@
 import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
 from torch.export import ExportedProgram
 
 from adaptf.compression.complexity import limits_broken
-from adaptf.compression.int8 import CONVOLUTION, quantized_operators
+from adaptf.compression.int8 import CONVOLUTION, kept_tensors, quantized_operators
 from adaptf.compression.runtime import core
+
+if TYPE_CHECKING:
+    from onnx import ModelProto
 
 _CONVOLUTIONS = {"Convolution": 1, "GroupConvolution": 2}
 """OpenVINO's operations, and how many axes of their weights tell output channels apart."""
@@ -37,25 +39,14 @@ def cost_of_program(program: ExportedProgram) -> FormCost:
     for convolution in program.graph.find_nodes(op="call_function", target=CONVOLUTION):
         weight = convolution.all_input_nodes[1].meta["val"]
         macs += math.prod(convolution.meta["val"].shape[1:]) * math.prod(weight.shape[1:])
-    signature = program.graph_signature
-    names = {
-        **signature.inputs_to_parameters,
-        **signature.inputs_to_buffers,
-        **signature.inputs_to_lifted_tensor_constants,
-    }
     of_quantization = {
-        names[node.name]
+        node.name
         for dequantize in program.graph.find_nodes(
             op="call_function", target=quantized_operators().dequantize_per_channel.default
         )
         for node in dequantize.all_input_nodes[1:]
     }
-    tensors = {**program.state_dict, **program.constants}
-    kept = [
-        tensor
-        for name, tensor in tensors.items()
-        if name not in of_quantization and isinstance(tensor, torch.Tensor)
-    ]
+    kept = [tensor for name, tensor in kept_tensors(program).items() if name not in of_quantization]
     return FormCost(int(macs), sum(tensor.nbytes for tensor in kept if tensor.ndim))
 
 
@@ -75,6 +66,23 @@ def cost_of_openvino(path: Path) -> FormCost:
         one for one in operations if _is_tensor(one) and one.get_friendly_name() not in of_quantization
     ]
     return FormCost(sum(map(_macs_of, convolutions)), sum(one.get_data().nbytes for one in counted))
+
+
+def macs_of_onnx(model: "ModelProto") -> int:
+    """Multiply-accumulates of convolutions and products of matrices, for one clip."""
+    from onnx import shape_inference
+
+    graph = shape_inference.infer_shapes(model).graph
+    values = [*graph.input, *graph.value_info, *graph.output]
+    shapes = {one.name: [size.dim_value or 1 for size in one.type.tensor_type.shape.dim] for one in values}
+    shapes |= {one.name: list(one.dims) for one in graph.initializer}
+    macs = 0
+    for node in graph.node:
+        if node.op_type == "Conv":
+            macs += math.prod(shapes[node.output[0]]) * math.prod(shapes[node.input[1]][1:])
+        elif node.op_type == "MatMul":
+            macs += math.prod(shapes[node.output[0]]) * shapes[node.input[0]][-1]
+    return macs
 
 
 def _macs_of(convolution: Any) -> int:

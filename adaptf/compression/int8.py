@@ -71,6 +71,17 @@ def _is_int8(convolution: fx.Node) -> bool:
     )
 
 
+def kept_tensors(program: ExportedProgram) -> dict[str, Tensor]:
+    """What a program holds, by the names that its graph has for it."""
+    signature, tensors = program.graph_signature, {**program.state_dict, **program.constants}
+    places = {
+        **signature.inputs_to_parameters,
+        **signature.inputs_to_buffers,
+        **signature.inputs_to_lifted_tensor_constants,
+    }
+    return {name: tensors[place] for name, place in places.items()}
+
+
 def save_int8(program: ExportedProgram, path: Path | str) -> None:
     """Writes a program to a .pt2 file, which is there completely or not at all."""
     buffer = io.BytesIO()
@@ -79,13 +90,16 @@ def save_int8(program: ExportedProgram, path: Path | str) -> None:
 
 
 def load_int8(path: Path | str) -> "Int8Network":
-    """The network of a file written by `save_int8`. Reading a .pt2 file can run code in it:
-    load your own only.
+    """The network of a file written by `save_int8`. Raises UserError as `read_program`."""
+    return Int8Network(read_program(Path(path)))
 
-    Raises ValueError where the file is missing, damaged or something else,
+
+def read_program(path: Path) -> ExportedProgram:
+    """What `save_int8` wrote. Reading a .pt2 file can run code in it: load your own only.
+
+    Raises UserError where the file is missing, damaged or something else,
     or not all its convolutions are INT8.
     """
-    path = Path(path)
     if not path.is_file():
         raise UserError(f"INT8 network {path} does not exist")
     quantized_operators()
@@ -102,7 +116,20 @@ def load_int8(path: Path | str) -> "Int8Network":
         raise UserError(
             f"{path} should be an INT8 network, but {int8} of its {convolutions} convolutions are INT8"
         )
-    return Int8Network(program)
+    return program
+
+
+def clip_shape_of(program: ExportedProgram) -> tuple[int, ...]:
+    """(1, bands, frames)"""
+    (logmel,) = (node for node in program.graph.nodes if node.name in program.graph_signature.user_inputs)
+    return tuple(logmel.meta["val"].shape[1:])
+
+
+def check_clips(logmel: Tensor, clip_shape: tuple[int, ...]) -> None:
+    """Raises ValueError where they are not one or more clips of this shape."""
+    if logmel.shape[1:] != clip_shape or not len(logmel):
+        expected = ", ".join(map(str, clip_shape))
+        raise ValueError(f"log-mel should be (batch >= 1, {expected}), got {tuple(logmel.shape)}")
 
 
 class Int8Network(nn.Module):
@@ -117,14 +144,11 @@ class Int8Network(nn.Module):
 
     def __init__(self, program: ExportedProgram) -> None:
         super().__init__()
-        (logmel,) = (node for node in program.graph.nodes if node.name in program.graph_signature.user_inputs)
-        self.clip_shape = tuple(logmel.meta["val"].shape[1:])
+        self.clip_shape = clip_shape_of(program)
         self.graph = for_running(program.module(check_guards=False))
 
     def forward(self, logmel: Tensor) -> Tensor:
-        if logmel.shape[1:] != self.clip_shape or not len(logmel):
-            expected = ", ".join(map(str, self.clip_shape))
-            raise ValueError(f"log-mel should be (batch >= 1, {expected}), got {tuple(logmel.shape)}")
+        check_clips(logmel, self.clip_shape)
         return torch.cat([self.graph(clips) for clips in logmel.split(CLIPS_AT_ONCE)])
 
 

@@ -1,8 +1,10 @@
-"""INT8 networks as they are served: the OpenVINO form where it can run, else the exported program (.pt2)."""
+"""INT8 networks as they are served: the OpenVINO form where it can run, else the exported program (.pt2),
+by ONNX Runtime where that is installed."""
 
 import importlib.util
 import platform
 import threading
+from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -11,10 +13,11 @@ import torch
 from torch import Tensor
 
 from adaptf.compression.agreement import REFERENCE_SUFFIX, Reference, agreement, read_reference
-from adaptf.compression.int8 import load_int8
+from adaptf.compression.int8 import check_clips, clip_shape_of, load_int8, read_program
+from adaptf.compression.onnx_form import onnx_network
 from adaptf.errors import UserError
 
-OPENVINO, PT2 = "OpenVINO", "pt2"
+OPENVINO, ONNX, PT2 = "OpenVINO", "ONNX Runtime", "pt2"
 _OPENVINO_SUFFIXES = (".xml", ".bin")
 NETWORK_FILES = (".pt2", *_OPENVINO_SUFFIXES, REFERENCE_SUFFIX)
 """Ends of the files of a network:
@@ -23,6 +26,8 @@ LARGEST_DIFFERENCE = 0.1
 """Of the logits of a form that says the same, relative to their spread. Sums that lie between two steps are
 rounded to either side: forms that compute the same differ by 0.01 to 0.03, INT8 from float by 0.05,
 sums that overflow by far more."""
+_ERRORS = 3
+"""ONNX Runtime's level of severity."""
 X86 = ("x86_64", "amd64")
 OPENVINO_SETTINGS = {
     "INFERENCE_PRECISION_HINT": "f32",  # by default float parts run in bfloat16 where the processor has it
@@ -42,11 +47,11 @@ class Network:
     """
 
     form: str
-    """OpenVINO or pt2."""
+    """OpenVINO, ONNX Runtime or pt2."""
     why: str = ""
-    """Why it is not the OpenVINO form; empty where it is."""
+    """Why it is no faster form; empty where it is the fastest."""
     refused_difference: float | None = None
-    """By how much the OpenVINO form's logits differ on this processor,
+    """By how much the logits of a faster form differ on this processor,
     where it is not used for that reason."""
 
     def __call__(self, logmel: Tensor) -> Tensor:
@@ -58,8 +63,8 @@ class ExportedNetwork(Network):
 
     form = PT2
 
-    def __init__(self, path: Path, *, why: str = "") -> None:
-        self.network, self.why = load_int8(path), why
+    def __init__(self, path: Path) -> None:
+        self.network = load_int8(path)
 
     def __call__(self, logmel: Tensor) -> Tensor:
         with torch.no_grad():
@@ -68,7 +73,7 @@ class ExportedNetwork(Network):
 
 
 class OpenVinoNetwork(Network):
-    """An .xml file with its .bin as OpenVINO runs it:
+    """The .xml file beside a .pt2 file, with its .bin, as OpenVINO runs it:
     clip by clip, which takes as long per clip as any larger batch.
 
     So nothing is compiled anew for another size of batch.
@@ -78,15 +83,13 @@ class OpenVinoNetwork(Network):
     form = OPENVINO
 
     def __init__(self, path: Path) -> None:
-        self.compiled: Any = core().compile_model(path, "CPU", OPENVINO_SETTINGS)
+        self.compiled: Any = core().compile_model(openvino_file(path), "CPU", OPENVINO_SETTINGS)
         self.clip_shape = tuple(self.compiled.input(0).shape)[1:]
         self.classes = self.compiled.output(0).shape[1]
         self._of_thread = threading.local()
 
     def __call__(self, logmel: Tensor) -> Tensor:
-        if tuple(logmel.shape[1:]) != self.clip_shape or not len(logmel):
-            expected = ", ".join(map(str, self.clip_shape))
-            raise ValueError(f"log-mel should be (batch >= 1, {expected}), got {tuple(logmel.shape)}")
+        check_clips(logmel, self.clip_shape)
         request = self._request()
         clips = logmel.detach().contiguous().numpy()
         logits = torch.empty(len(clips), self.classes)
@@ -99,6 +102,34 @@ class OpenVinoNetwork(Network):
         if not hasattr(self._of_thread, "request"):
             self._of_thread.request = self.compiled.create_infer_request()
         return self._of_thread.request
+
+
+class OnnxNetwork(Network):
+    """A .pt2 file as ONNX Runtime runs it: clip by clip, each calling thread on one processor core."""
+
+    form = ONNX
+
+    def __init__(self, path: Path) -> None:
+        program = read_program(path)
+        self.clip_shape = clip_shape_of(program)
+        self.run = onnx_session(onnx_network(program).SerializeToString())
+
+    def __call__(self, logmel: Tensor) -> Tensor:
+        check_clips(logmel, self.clip_shape)
+        return torch.cat([self.run(clip) for clip in logmel.split(1)])
+
+
+def onnx_session(model: bytes | Path) -> Callable[[Tensor], Tensor]:
+    """What a model of one input and one output makes of a tensor.
+    Any number of threads may call it at a time."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = options.inter_op_num_threads = 1
+    options.log_severity_level = _ERRORS
+    session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+    (given,) = session.get_inputs()
+    return lambda values: torch.from_numpy(session.run(None, {given.name: values.detach().numpy()})[0])
 
 
 @cache
@@ -135,32 +166,42 @@ def why_no_openvino(path: Path) -> str:
     return f"there is no {' and no '.join(missing)} beside {path.name}" if missing else ""
 
 
+def why_no_onnx() -> str:
+    """Why ONNX Runtime cannot run anything here; empty where it can."""
+    missing = [name for name in ("onnx", "onnxruntime") if importlib.util.find_spec(name) is None]
+    return f"ONNX Runtime is not installed ({', '.join(missing)})" if missing else ""
+
+
 def load_network(path: Path) -> Network:
     """The fastest form of a .pt2 file that runs here and says what the file said where it was made.
 
     Raises UserError where not even the file itself can be read,
     or where it says something else on this processor.
     """
-    why, reference, refused = why_no_openvino(path), read_reference(path), None
-    if not why:
-        try:
-            network: Network = OpenVinoNetwork(openvino_file(path))
-            difference = _difference_from(reference, network)
-        except UserError:
-            raise
-        except (RuntimeError, ValueError, ImportError, OSError) as error:
-            why = f"OpenVINO does not take {openvino_file(path).name}: {_last_line(error)}"
-        else:
-            if difference <= LARGEST_DIFFERENCE:
-                return network
-            why, refused = f"OpenVINO {_something_else(difference)}", difference
-    network = ExportedNetwork(path, why=why)
-    network.refused_difference = refused
-    difference = _difference_from(reference, network)
+    reference, whys, refused = read_reference(path), list[str](), None
+    for form in (OPENVINO, ONNX):
+        why = why_not(form, path)
+        if not why:
+            try:
+                network = load_form(path, form)
+                difference = _difference_from(reference, network)
+            # Whatever a library that breaks may raise: the .pt2 file needs nothing of it, and says what is
+            # wrong with itself.
+            except Exception as error:
+                why = f"{form} does not take {path.name}: {_last_line(error)}"
+            else:
+                if difference <= LARGEST_DIFFERENCE:
+                    break
+                why = f"{form} {_something_else(difference)}"
+                refused = refused or difference
+        whys.append(why)
+    else:
+        network = ExportedNetwork(path)
+        difference = _difference_from(reference, network)
+    network.why, network.refused_difference = "; ".join(whys), refused
     if not difference <= LARGEST_DIFFERENCE:  # nor where it is no number
         raise UserError(
-            f"{path} {_something_else(difference)}, and no other form of it does better: "
-            f"{why or 'there is none'}"
+            f"{path} {_something_else(difference)}, and no other form of it does better: {network.why}"
         )
     return network
 
@@ -192,8 +233,11 @@ def _last_line(error: Exception) -> str:
 
 def load_form(path: Path, form: str) -> Network:
     """One form of a .pt2 file. Raises UserError where it does not run here."""
-    if form == PT2:
-        return ExportedNetwork(path)
-    if why := why_no_openvino(path):
-        raise UserError(f"{path} has no OpenVINO form to run: {why}")
-    return OpenVinoNetwork(openvino_file(path))
+    if form != PT2 and (why := why_not(form, path)):
+        raise UserError(f"{path} has no {form} form to run: {why}")
+    return {PT2: ExportedNetwork, OPENVINO: OpenVinoNetwork, ONNX: OnnxNetwork}[form](path)
+
+
+def why_not(form: str, path: Path) -> str:
+    """Why a form other than .pt2 cannot run here; empty where it can."""
+    return why_no_openvino(path) if form == OPENVINO else why_no_onnx()

@@ -69,6 +69,14 @@ VERSIONS = "versions.json"
 QUANTIZE_RUN, EVALUATE_RUN = "adaptf.quantize_run", "adaptf.evaluate_run"
 """Tags of a version: the runs that made and scored it."""
 
+# export
+EXPORTED, EXPORTED_TABLE = "export", "export.csv"
+"""Artifacts: the files for devices; what was found about the ONNX files among them."""
+FRONT_END_HEADER = "front_end.h"
+"""In that folder: what all networks hear; <device>.h, <device>.onnx and <device>_log_mel.onnx are of one."""
+EXPORT_RUN = "adaptf.export_run"
+"""Tag of a version: the run that wrote its files for devices."""
+
 # promote, rollback
 PROMOTED, REPLACED = "adaptf.promoted.", "adaptf.replaced."
 """Begin of a tag per registered model: the version that went into production, and the one before."""

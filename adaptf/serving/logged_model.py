@@ -28,6 +28,8 @@ _REQUIREMENTS = (
     "torch",
     "torchao",
     "openvino",
+    "onnx",
+    "onnxruntime",
     "numpy",
     "pandas",
     "soundfile",
@@ -36,6 +38,8 @@ _REQUIREMENTS = (
     "cachetools",
 )
 """What serving a router needs: the versions installed here are written into the model."""
+_FASTER = ("openvino", "onnx", "onnxruntime")
+"""Of these, what it can do without."""
 
 
 class Refused(UserError):
@@ -69,8 +73,8 @@ def log_router(bundle: Path, name: str) -> str:
 
 def _installed_requirements() -> list[str]:
     """Exact versions, without a local part such as `+cpu`, which no index would find;
-    OpenVINO where it is installed."""
-    there = [package for package in _REQUIREMENTS if package != "openvino" or find_spec(package)]
+    of what runs networks faster, where it is installed."""
+    there = [package for package in _REQUIREMENTS if package not in _FASTER or find_spec(package)]
     return [f"{package}=={installed_version(package).partition('+')[0]}" for package in there]
 
 

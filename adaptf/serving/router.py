@@ -112,10 +112,10 @@ class DeviceRouter(PythonModel):
 
 
 def _log_models(bundle: Bundle) -> None:
-    """Says what answers, and why it is not the faster form of a network."""
+    """Says what answers, and why it is no faster form of a network."""
     log("models", versions={device: model.version for device, model in bundle.models.items()})
     if slower := {device: model.network.why for device, model in bundle.models.items() if model.network.why}:
-        log("models", logging.WARNING, message="the slower .pt2 form of these networks serves", why=slower)
+        log("models", logging.WARNING, message="a slower form of these networks serves", why=slower)
 
 
 set_model(DeviceRouter())

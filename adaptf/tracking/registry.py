@@ -44,6 +44,13 @@ def describe(name: str, version: str, description: str) -> None:
     mlflow.MlflowClient().update_model_version(name, version, description=shown)
 
 
+def tag(version: str, tags: Mapping[str, str]) -> None:
+    """Adds tags to a version, such as `adaptf-a/3`."""
+    name, _, number = version.partition("/")
+    for key, value in tags.items():
+        mlflow.MlflowClient().set_model_version_tag(name, number, key, value)
+
+
 def tags_of(name: str, version: str) -> Mapping[str, str] | None:
     """A version's tags; None where there is no such version."""
     try:

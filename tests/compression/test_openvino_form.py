@@ -18,6 +18,8 @@ from adaptf.compression.runtime import (
     OPENVINO,
     PT2,
     ExportedNetwork,
+    Network,
+    OnnxNetwork,
     OpenVinoNetwork,
     load_form,
     load_network,
@@ -175,30 +177,31 @@ def test_log_mels_of_another_shape_are_refused(shape: tuple[int, ...], path: Pat
         load_network(path)(torch.zeros(shape))
 
 
-def test_where_the_form_cannot_run_the_file_serves_and_says_why(
+def test_where_the_form_cannot_run_onnx_runtime_serves_else_the_file_and_it_says_why(
     path: Path, tmp_path: Path, quantized: Int8Graph, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     alone = tmp_path / "s1.pt2"
     alone.write_bytes(path.read_bytes())
-    assert_pt2(alone, "there is no s1.xml and no s1.bin beside s1.pt2")
+    assert_instead(OnnxNetwork, alone, "there is no s1.xml and no s1.bin beside s1.pt2")
     alone.with_suffix(".xml").write_text("<net>")
     alone.with_suffix(".bin").touch()
-    assert_pt2(alone, "OpenVINO does not take s1.xml")
+    assert_instead(OnnxNetwork, alone, "OpenVINO does not take s1.pt2")
     with monkeypatch.context() as patch:
         patch.setattr(platform, "machine", lambda: "aarch64")
-        assert_pt2(path, "the processor is not x86 but aarch64")
+        assert_instead(OnnxNetwork, path, "the processor is not x86 but aarch64")
     with monkeypatch.context() as patch:
         patch.setattr(runtime.importlib.util, "find_spec", lambda name: None)
-        assert_pt2(path, "OpenVINO is not installed")
+        neither = "OpenVINO is not installed; ONNX Runtime is not installed (onnx, onnxruntime)"
+        assert_instead(ExportedNetwork, path, neither)
         with pytest.raises(
             UserError, match=r"s1\.pt2 has no OpenVINO form to run: OpenVINO is not installed"
         ):
             load_form(path, OPENVINO)
 
 
-def assert_pt2(path: Path, why: str) -> None:
+def assert_instead(kind: type[Network], path: Path, why: str) -> None:
     network = load_network(path)
-    assert isinstance(network, ExportedNetwork)
+    assert isinstance(network, kind)
     assert network.why.startswith(why)
     assert network(torch.zeros(2, 1, 64, 64)).shape == (2, SCENES)
 

@@ -11,9 +11,10 @@ from adaptf.compression.agreement import Reference, read_reference, save_referen
 from adaptf.compression.quantize import quantize_int8, save_forms
 from adaptf.compression.runtime import (
     NETWORK_FILES,
+    ONNX,
     OPENVINO,
-    PT2,
     ExportedNetwork,
+    OnnxNetwork,
     OpenVinoNetwork,
     load_network,
 )
@@ -54,7 +55,7 @@ def test_an_openvino_form_whose_sums_overflow_is_not_used(
     right = OpenVinoNetwork.__call__
     monkeypatch.setattr(OpenVinoNetwork, "__call__", lambda self, logmel: right(self, logmel).clamp(max=0))
     network = load_network(path)
-    assert network.form == PT2
+    assert network.form == ONNX
     assert network.why.startswith("OpenVINO says something else on this processor than where it was made")
     assert network.refused_difference is not None and network.refused_difference > runtime.LARGEST_DIFFERENCE
 
@@ -75,7 +76,7 @@ def test_a_network_without_clips_to_try_it_with_serves_all_the_same(path: Path) 
 
 
 def test_a_network_that_gives_no_numbers_is_refused(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for form in (OpenVinoNetwork, ExportedNetwork):
+    for form in (OpenVinoNetwork, OnnxNetwork, ExportedNetwork):
         monkeypatch.setattr(form, "__call__", lambda self, logmel: torch.full((len(logmel), 3), torch.nan))
     with pytest.raises(UserError, match="differ by nan of their spread"):
         load_network(path)

@@ -71,7 +71,7 @@ def test_router_image_holds_all_that_the_router_imports() -> None:
     }
     instructions = re.sub(r"^#.*$", "", (FOLDER / "serve.Dockerfile").read_text(), flags=re.MULTILINE)
     installed = set(re.findall(r"[\w-]+", instructions))
-    assert {"torch", "openvino"} <= imported
+    assert {"torch", "openvino", "onnx", "onnxruntime"} <= imported
     assert {
         name.replace("_", "-") for name in imported - set(sys.stdlib_module_names)
     } <= installed | of_mlflow

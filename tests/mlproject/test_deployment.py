@@ -23,9 +23,11 @@ from adaptf.mlproject.train import TRAIN, TrainConfig
 from adaptf.models.device_from_sound import DEVICE_FROM_SOUND
 from adaptf.pipeline.config import AugmentConfig, OptimConfig
 from adaptf.pipeline.stage import execute
+from adaptf.pipeline.to_export import models_of_versions
 from adaptf.serving import logged_model
 from adaptf.serving.bundle import read_bundle
 from adaptf.tracking import production
+from adaptf.tracking.present import IN_PRODUCTION
 
 LOSSY = 1.0
 """Tolerable loss: two epochs on noise teach nothing that could be lost."""
@@ -145,6 +147,13 @@ def test_a_version_holds_what_streams_need(deployed: Deployed, tmp_path: Path):
 
 def test_what_was_promoted_is_in_production_and_the_runs_tell_it(first_promotion: PromoteConfig):
     assert production.in_production() == {"adaptf-unknown": "1", "adaptf-router": "1"}
+
+
+def test_what_is_in_production_is_what_is_exported(first_promotion: PromoteConfig, tmp_path: Path):
+    for uri in (IN_PRODUCTION, "models:/adaptf-unknown@production", "models:/adaptf-router/1"):
+        (model,) = models_of_versions(uri, tmp_path / uri.rpartition("/")[2])
+        assert (model.device, model.version) == ("unknown", "adaptf-unknown/1")
+        assert model.path.is_file() and model.heard.mel["bands"] == 64
 
 
 def test_versions_without_enough_clips_in_common_need_a_reason_and_can_be_rolled_back(

@@ -86,7 +86,7 @@ def test_a_form_that_says_something_else_on_this_processor_is_told_by_log_versio
         model = loaded(bundle)
     assert "says something else on this processor" in caplog.text
     told = versions(model.follower)["devices"]["a"]
-    assert told["form"] == "pt2" and "says something else on this processor" in told["why"]
+    assert told["form"] == "ONNX Runtime" and "says something else on this processor" in told["why"]
     assert metric(model, "adaptf_form_refused", device="a", version="adaptf-a/1") == pytest.approx(2, abs=0.5)
 
 
@@ -116,10 +116,10 @@ def test_names_that_clients_make_up_do_not_fill_the_metrics(model, rows):
 
 def test_the_models_that_answer_are_metrics(model):
     assert metric(model, "adaptf_model", device="a", version="adaptf-a/1", form="OpenVINO") == 1
-    assert metric(model, "adaptf_model", device="b", version="adaptf-b/2", form="pt2") == 1
+    assert metric(model, "adaptf_model", device="b", version="adaptf-b/2", form="ONNX Runtime") == 1
 
 
-def test_the_log_says_once_for_which_devices_the_slower_form_serves_and_why(bundle, caplog):
+def test_the_log_says_once_for_which_devices_a_slower_form_serves_and_why(bundle, caplog):
     loaded(bundle)
     (line,) = [record for record in caplog.records if record.levelno == logging.WARNING]
     why = json.loads(line.getMessage())["why"]
