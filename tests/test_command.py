@@ -56,6 +56,7 @@ def test_an_unknown_stage_is_told_with_the_nearest(given, told, monkeypatch) -> 
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:.*found in sys.modules")  # by other tests
 def test_a_stage_gets_the_rest_of_the_command_line(monkeypatch, capsys) -> None:
     monkeypatch.setattr(sys, "argv", ["adaptf", "rollback", "--help"])
     with pytest.raises(SystemExit) as exit:

@@ -86,8 +86,9 @@ def _factor_of(predictions: pd.DataFrame, scenes: Sequence[str]) -> float:
 
 
 def _of_truth(probabilities: NDArray[np.float64], truth: NDArray[np.integer]) -> NDArray[np.float64]:
-    """(streams, seconds)"""
-    return np.take_along_axis(probabilities, truth[:, None, None], axis=2)[:, :, 0]
+    """(streams, seconds), such that there is a logarithm"""
+    found = np.take_along_axis(probabilities, truth[:, None, None], axis=2)[:, :, 0]
+    return np.maximum(found, np.finfo(np.float64).tiny)
 
 
 def _threshold(batches: Sequence[Recordings], factor: float, dependence: float) -> float:
