@@ -28,8 +28,8 @@ def onnx_network(program: ExportedProgram, *, exact_biases: bool = False) -> "Mo
     """The program of a .pt2 file: log-mel (batch, 1, bands, frames) -> logits (batch, classes).
 
     Weights are kept as INT8 and biases as FP16; the inputs of convolutions are quantized and made float again
-    by QuantizeLinear and DequantizeLinear. A runtime that computes with whole numbers rounds a bias to one, by
-    up to 2 % of a step of what comes out; with `exact_biases` they are added apart, which takes longer
+    by QuantizeLinear and DequantizeLinear. A runtime that computes with whole numbers rounds a bias to one,
+    by up to 2 % of a step of what comes out; with `exact_biases` they are added apart, which takes longer
     (docs/export.md). Raises UserError for an operator that has no form here.
     """
     writer = Writer(kept_tensors(program), exact_biases=exact_biases)
