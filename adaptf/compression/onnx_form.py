@@ -2,7 +2,7 @@
 what else reads ONNX on devices.
 
 PyTorch's exporter needs some 13 s of a processor for TF-SepNet, and writes a file of 406 kB, of which 155 kB
-tell where the code lay; this needs 0.03 s, and writes one of 187 kB, with biases as FP16.
+tell where the code lay; this needs 0.05 s, and writes one of 180 kB, with biases as FP16.
 """
 
 from collections.abc import Mapping, Sequence
