@@ -2,7 +2,7 @@
 what else reads ONNX on devices.
 
 PyTorch's exporter needs some 13 s of a processor for TF-SepNet, and writes a file of 406 kB, of which 155 kB
-tell where the code lay; this needs 0.03 s, and writes one of 187 kB, with biases as FP16.
+tell where the code lay; this needs 0.05 s, and writes one of 180 kB, with biases as FP16.
 """
 
 from collections.abc import Mapping, Sequence
@@ -28,8 +28,8 @@ def onnx_network(program: ExportedProgram, *, exact_biases: bool = False) -> "Mo
     """The program of a .pt2 file: log-mel (batch, 1, bands, frames) -> logits (batch, classes).
 
     Weights are kept as INT8 and biases as FP16; the inputs of convolutions are quantized and made float again
-    by QuantizeLinear and DequantizeLinear. A runtime that computes with whole numbers rounds a bias to one, by
-    up to 2 % of a step of what comes out; with `exact_biases` they are added apart, which takes longer
+    by QuantizeLinear and DequantizeLinear. A runtime that computes with whole numbers rounds a bias to one,
+    by up to 2 % of a step of what comes out; with `exact_biases` they are added apart, which takes longer
     (docs/export.md). Raises UserError for an operator that has no form here.
     """
     writer = Writer(kept_tensors(program), exact_biases=exact_biases)

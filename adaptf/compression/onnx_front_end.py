@@ -1,6 +1,6 @@
 """The log-mel in ONNX by products of small matrices alone, which every runtime has and is fast at.
 
-ONNX's own DFT takes ONNX Runtime some twenty times as long (docs/export.md), and many devices have none; one
+ONNX's own DFT takes ONNX Runtime 17 times as long (docs/export.md), and many devices have none; one
 product with the whole matrix of the transform would take a file of 50 MB. A transform of rows x columns
 samples is one over the rows, a turn of each value, and one over the columns (Gentleman and Sande, 1966).
 """
