@@ -37,12 +37,7 @@ def cost_of_program(program: ExportedProgram) -> FormCost:
     for convolution in program.graph.find_nodes(op="call_function", target=CONVOLUTION):
         weight = convolution.all_input_nodes[1].meta["val"]
         macs += math.prod(convolution.meta["val"].shape[1:]) * math.prod(weight.shape[1:])
-    signature = program.graph_signature
-    names = {
-        **signature.inputs_to_parameters,
-        **signature.inputs_to_buffers,
-        **signature.inputs_to_lifted_tensor_constants,
-    }
+    names = names_of_tensors(program)
     of_quantization = {
         names[node.name]
         for dequantize in program.graph.find_nodes(
@@ -57,6 +52,16 @@ def cost_of_program(program: ExportedProgram) -> FormCost:
         if name not in of_quantization and isinstance(tensor, torch.Tensor)
     ]
     return FormCost(int(macs), sum(tensor.nbytes for tensor in kept if tensor.ndim))
+
+
+def names_of_tensors(program: ExportedProgram) -> dict[str, str]:
+    """Place in the graph -> name among the program's state and constants."""
+    signature = program.graph_signature
+    return {
+        **signature.inputs_to_parameters,
+        **signature.inputs_to_buffers,
+        **signature.inputs_to_lifted_tensor_constants,
+    }
 
 
 def cost_of_openvino(path: Path) -> FormCost:

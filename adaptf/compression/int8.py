@@ -79,7 +79,12 @@ def save_int8(program: ExportedProgram, path: Path | str) -> None:
 
 
 def load_int8(path: Path | str) -> "Int8Network":
-    """The network of a file written by `save_int8`. Reading a .pt2 file can run code in it:
+    """The network of a file written by `save_int8`, ready to run. As `read_program`."""
+    return Int8Network(read_program(path))
+
+
+def read_program(path: Path | str) -> ExportedProgram:
+    """What `save_int8` wrote. Reading a .pt2 file can run code in it:
     load your own only.
 
     Raises ValueError where the file is missing, damaged or something else,
@@ -102,7 +107,7 @@ def load_int8(path: Path | str) -> "Int8Network":
         raise UserError(
             f"{path} should be an INT8 network, but {int8} of its {convolutions} convolutions are INT8"
         )
-    return Int8Network(program)
+    return program
 
 
 class Int8Network(nn.Module):
