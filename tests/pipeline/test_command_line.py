@@ -26,6 +26,7 @@ REQUIRED = {
     "device": "s1",
     "model": "models:/adaptf-s1@production",
     "runs": "a1,b2",
+    "label": "Doe_UNI",
 }
 WITH_PRESET = [name for name, entry_point in ENTRY_POINTS.items() if "preset" in entry_point["parameters"]]
 SHARING = ("main", "sweep")

@@ -24,7 +24,7 @@ def read_files_to_predict(path: Path) -> tuple[pd.DataFrame, Path]:
     Raises DataError where the table is broken or files are missing.
     """
     if path.is_dir():
-        table = read_strings(_evaluation_list(path), ["filename"])
+        table = read_strings(evaluation_list(path), ["filename"])
         root = path
     elif path.is_file():
         table = read_strings(path, ["filename"])
@@ -61,8 +61,10 @@ def check_each_file(
     raise_problems(problems, of=source)
 
 
-def _evaluation_list(folder: Path) -> Path:
-    """Raises DataError where there is none, or two of which one does not know which is meant."""
+def evaluation_list(folder: Path) -> Path:
+    """The file that lists the evaluation set in a folder: filename<TAB>device_id.
+
+    Raises DataError where there is none, or two of which one does not know which is meant."""
     found = [folder / name for name in _EVALUATION_LISTS if (folder / name).is_file()]
     if len({path.read_bytes() for path in found}) != 1:
         there = "both, which differ: leave one of them" if found else "neither"
