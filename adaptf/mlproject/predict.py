@@ -115,8 +115,7 @@ def digest_of_files(table: pd.DataFrame, root: Path) -> str:
 def present_models(uri: str) -> Models:
     """What a URI stands for now. Raises UserError where there is no such model."""
     present = present_version(uri)
-    promoted = production.in_production() if uri == IN_PRODUCTION else {}
-    versions = {device: f"{name}/{promoted[name]}" for device, name in registry.by_device(promoted).items()}
+    versions = production.device_versions() if uri == IN_PRODUCTION else {}
     uris = [present, *(f"models:/{version}" for version in versions.values())]
     sources = [f"{each}\0{source_of(each)}" for each in uris]
     return Models(present, versions, digest(mlflow.get_tracking_uri(), mlflow.get_registry_uri(), *sources))

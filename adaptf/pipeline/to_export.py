@@ -53,8 +53,8 @@ def models_of_versions(uri: str, folder: Path) -> list[ToExport]:
 
     Raises UserError where there are none, or they do not hear the same.
     """
-    promoted = production.in_production() if uri == IN_PRODUCTION else {}
-    uris = [f"models:/{name}/{promoted[name]}" for name in registry.by_device(promoted).values()]
+    promoted = production.device_versions() if uri == IN_PRODUCTION else {}
+    uris = [f"models:/{version}" for version in promoted.values()]
     found = [
         model
         for place, one in enumerate(uris or [present_version(uri)])

@@ -44,24 +44,25 @@ def submitted(run: StageRun, register_run: str) -> Submitted:
     Raises UserError where a version is missing, was changed, or hears or tells something else than the
     router.
     """
+    promoted: dict[str, str] = {}
     if register_run == NONE:
-        versions = production.in_production()
-        versions[registry.ROUTER_NAME] = production.resolve_production(registry.ROUTER_NAME)
+        promoted = production.device_versions()
+        router = production.resolve_production(registry.ROUTER_NAME)
     else:
-        registered = json.loads(run.download(register_run, VERSIONS).read_text())
-        versions = {registry.ROUTER_NAME: registered[registry.ROUTER_NAME]}
-    manifest, files = _bundle(run, registry.ROUTER_NAME, versions[registry.ROUTER_NAME])
+        router = json.loads(run.download(register_run, VERSIONS).read_text())[registry.ROUTER_NAME]
+    manifest, files = _bundle(run, registry.ROUTER_NAME, router)
     names = {device: entry["version"] for device, entry in manifest["models"].items()}
-    for device, name in registry.by_device(versions).items():
-        if names.get(device) == f"{name}/{versions[name]}":
+    for device, version in promoted.items():
+        if names.get(device) == version:
             continue
-        own, held = _bundle(run, name, versions[name])
+        name, _, number = version.partition("/")
+        own, held = _bundle(run, name, number)
         if different := [key for key in ("scenes", "clip_samples", "mel") if own[key] != manifest[key]]:
             raise UserError(
-                f"{name} version {versions[name]} and the router differ in {', '.join(different)}: promote "
+                f"{name} version {number} and the router differ in {', '.join(different)}: promote "
                 "versions that belong together, or name a register_run"
             )
-        files[device], names[device] = held[UNKNOWN], f"{name}/{versions[name]}"
+        files[device], names[device] = held[UNKNOWN], version
     return Submitted(
         {device: read_program(file) for device, file in sorted(files.items())},
         names,

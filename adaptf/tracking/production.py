@@ -12,7 +12,7 @@ from mlflow.exceptions import MlflowException
 from mlflow.store.entities import PagedList
 
 from adaptf.errors import UserError
-from adaptf.tracking.registry import BUNDLE_HASH, PREFIX
+from adaptf.tracking.registry import BUNDLE_HASH, PREFIX, by_device
 
 _Found = TypeVar("_Found")
 
@@ -184,6 +184,12 @@ def in_production() -> dict[str, str]:
     One request serves a hundred."""
     found = {model.name: _version_in_production(model) for model in models()}
     return {name: version for name, version in found.items() if version}
+
+
+def device_versions() -> dict[str, str]:
+    """Device -> version of its model that is in production, such as `adaptf-a/3`."""
+    versions = in_production()
+    return {device: f"{name}/{versions[name]}" for device, name in by_device(versions).items()}
 
 
 def promoted() -> dict[str, Promoted]:
