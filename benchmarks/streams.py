@@ -17,9 +17,8 @@ from adaptf.evaluation.calibration import calibration_error, reliability_table
 from adaptf.evaluation.forward_filter import StreamCalibration
 from adaptf.evaluation.scores import TEXT_COLUMNS, macro_accuracy, places_of
 from adaptf.evaluation.stream_calibration import calibrate_stream, filtered
-from adaptf.names import written
 from adaptf.pipeline.artifacts import TABLES_FOLDER, VALIDATION_PREDICTIONS
-from adaptf.pipeline.validation import by_own_models
+from adaptf.pipeline.validation import read_by_own_models
 from adaptf.tracking import runs
 
 SECONDS = 10
@@ -52,8 +51,8 @@ def read_predictions() -> tuple[pd.DataFrame, pd.DataFrame]:
     parser.add_argument("--evaluate_run", required=True)
     given = parser.parse_args()
     with TemporaryDirectory() as folder:
-        files = runs.download(given.quantize_run, VALIDATION_PREDICTIONS, Path(folder)).glob("[!.]*.parquet")
-        validation = by_own_models({written(path.stem): read_table(path) for path in files})
+        left = runs.download(given.quantize_run, VALIDATION_PREDICTIONS, Path(folder))
+        validation = read_by_own_models(left)
         tables = runs.download(given.evaluate_run, TABLES_FOLDER, Path(folder))
         return validation, read_table(tables / "predictions per device INT8.parquet")
 

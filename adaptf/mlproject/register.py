@@ -12,7 +12,6 @@ import mlflow
 import pandas as pd
 
 from adaptf.data.clips import UNKNOWN
-from adaptf.data.parquet import read_table
 from adaptf.evaluation.forward_filter import StreamCalibration
 from adaptf.evaluation.stream_calibration import calibrate_stream
 from adaptf.models.device_from_sound import DEVICE_FROM_SOUND
@@ -35,7 +34,7 @@ from adaptf.pipeline.prediction_files import read_predictions
 from adaptf.pipeline.ranges import POSITIVE, within
 from adaptf.pipeline.refit import refits_of, what_clips_judge
 from adaptf.pipeline.stage import Stage
-from adaptf.pipeline.validation import QUANTIZED, by_own_models
+from adaptf.pipeline.validation import QUANTIZED, read_by_own_models
 from adaptf.reports.version_page import commit, device_page, files_behind, learnt_digest, router_page
 from adaptf.serving import logged_model
 from adaptf.serving.bundle import bundle_hash, write_bundle
@@ -119,10 +118,9 @@ def register_versions(config: RegisterConfig, run: StageRun) -> Result:
 def stream_calibration(run: StageRun, quantize_run: str, scenes: Sequence[str]) -> StreamCalibration | None:
     """From the validation clips, each by the INT8 model of its device; None where the run has kept none."""
     try:
-        files = run.download(quantize_run, VALIDATION_PREDICTIONS).glob("[!.]*.parquet")
+        predictions = read_by_own_models(run.download(quantize_run, VALIDATION_PREDICTIONS))
     except UpstreamError:
         return None
-    predictions = by_own_models({written(path.stem): read_table(path) for path in files})
     found = calibrate_stream(predictions, scenes)
     told = what_clips_judge(refits_of(quantize_run))
     print(

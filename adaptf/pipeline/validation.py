@@ -26,7 +26,7 @@ from adaptf.evaluation.scores import (
 from adaptf.evaluation.tables import as_markdown, device_table, scene_table
 from adaptf.models.checkpoint import load_classifier
 from adaptf.models.classifier import Classifier
-from adaptf.names import stored
+from adaptf.names import stored, written
 from adaptf.pipeline.artifacts import BEST_ACCURACY, VALIDATION_PREDICTIONS
 from adaptf.pipeline.config import TrainerConfig
 from adaptf.pipeline.dataset import PreparedData
@@ -79,6 +79,11 @@ def by_own_models(predictions: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
     due = {device: table["device"] == device for device, table in predictions.items()}
     due[UNKNOWN] = ~predictions[UNKNOWN]["device"].isin(predictions.keys() - {UNKNOWN})
     return pd.concat([table[due[device]] for device, table in predictions.items()], ignore_index=True)
+
+
+def read_by_own_models(folder: Path) -> pd.DataFrame:
+    """The same of the tables that a run of `quantize` leaves, a file per device."""
+    return by_own_models({written(path.stem): read_table(path) for path in folder.glob("[!.]*.parquet")})
 
 
 def with_validation_tables(
