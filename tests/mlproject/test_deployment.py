@@ -157,7 +157,7 @@ def test_what_is_in_production_is_what_is_exported(first_promotion: PromoteConfi
 
 
 def test_versions_without_enough_clips_in_common_need_a_reason_and_can_be_rolled_back(
-    first_promotion: PromoteConfig, deployed: Deployed
+    first_promotion: PromoteConfig, deployed: Deployed, tmp_path: Path
 ):
     execute(REGISTER, RegisterConfig(deployed.quantized))
     second = replace(first_promotion, device="unknown", version="2")
@@ -170,6 +170,8 @@ def test_versions_without_enough_clips_in_common_need_a_reason_and_can_be_rolled
     tags = mlflow.get_run(run_id).data.tags
     assert (tags["adaptf.promoted.adaptf-unknown"], tags["adaptf.replaced.adaptf-unknown"]) == ("2", "1")
     assert tags["adaptf.reason"] == "a trial"
+    (exported,) = models_of_versions(IN_PRODUCTION, tmp_path / "versions")
+    assert exported.version == "adaptf-unknown/2"  # the router in production holds version 1
     execute(ROLLBACK, RollbackConfig("unknown"))
     assert production.resolve_production("adaptf-unknown") == "1"
 
