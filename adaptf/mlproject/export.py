@@ -32,10 +32,10 @@ from adaptf.pipeline.export_device import (
     figures,
     said_of,
 )
+from adaptf.pipeline.int8_models import Heard, Int8Model, models_of_quantize, models_of_version
 from adaptf.pipeline.quantize_device import calibration_rows
 from adaptf.pipeline.ranges import COUNT, within
 from adaptf.pipeline.stage import Stage, nothing_tells
-from adaptf.pipeline.to_export import Heard, ToExport, models_of_quantize, models_of_versions
 from adaptf.tracking import registry
 from adaptf.tracking.present import IN_PRODUCTION
 from adaptf.tracking.runs import NONE, Result, StageRun
@@ -51,9 +51,8 @@ class ExportConfig:
     prepare_run: str = upstream("prepare", **{DATA_KIND: SCENES_KIND})
     """Run of `prepare` on whose validation clips each file is held against its model."""
     model_uri: str = file_or_name(IN_PRODUCTION)
-    """What is exported: the devices' models that are in production, or any registered model of adaptf, such
-    as models:/adaptf-a/3; of a version of the router, such as models:/adaptf-router/3, the models inside
-    it."""
+    """What is exported: the models that are in production, or any registered model of adaptf, such as
+    models:/adaptf-a/3; of a version of the router, such as models:/adaptf-router/3, the models inside it."""
     quantize_run: str = upstream_model("quantize", files="none", optional=True, default=NONE)
     """Run of `quantize` whose models are exported in the place of registered ones."""
     check_clips: int = within(COUNT, 300)
@@ -98,10 +97,10 @@ def export(config: ExportConfig, run: StageRun) -> Result:
     )
 
 
-def models_to_export(config: ExportConfig, run: StageRun) -> list[ToExport]:
+def models_to_export(config: ExportConfig, run: StageRun) -> list[Int8Model]:
     if config.quantize_run != NONE:
         return models_of_quantize(run, config.quantize_run)
-    return models_of_versions(config.model_uri, run.folder / "versions")
+    return models_of_version(config.model_uri, run.folder / "versions")
 
 
 def clips_to_check(data: PreparedData, heard: Heard, log_mel: LogMel, count: int) -> CheckClips:
@@ -128,7 +127,7 @@ def judge(found: list[Exported], *, refuse: bool, clips: int) -> str:
     return verdict
 
 
-def tag_versions(models: list[ToExport], found: list[Exported], run_id: str) -> None:
+def tag_versions(models: list[Int8Model], found: list[Exported], run_id: str) -> None:
     """The versions tell what their files take, and where they are."""
     for model in (model for model in models if model.version):
         own = [one for one in found if one.device == model.device]

@@ -20,7 +20,7 @@ from adaptf.compression.onnx_front_end import WAVEFORM, with_front_end
 from adaptf.compression.runtime import onnx_session
 from adaptf.files import write_atomically
 from adaptf.names import stored
-from adaptf.pipeline.to_export import ToExport
+from adaptf.pipeline.int8_models import Int8Model
 
 if TYPE_CHECKING:
     from onnx import ModelProto
@@ -66,7 +66,7 @@ class CheckClips:
 
 
 def export_device(
-    model: ToExport, front_end: "ModelProto", clips: CheckClips, folder: Path
+    model: Int8Model, front_end: "ModelProto", clips: CheckClips, folder: Path
 ) -> list[Exported]:
     """Writes the files of a model, and runs them: with exact biases where they say other scenes without."""
     program = read_program(model.path)
@@ -81,7 +81,7 @@ def export_device(
 
 
 def _written(
-    model: ToExport,
+    model: Int8Model,
     network: "ModelProto",
     front_end: "ModelProto",
     clips: CheckClips,
@@ -114,7 +114,7 @@ def _written(
         )
 
 
-def _describe(onnx: "ModelProto", model: ToExport) -> None:
+def _describe(onnx: "ModelProto", model: Int8Model) -> None:
     """What a program that has nothing but the file can read in it."""
     from onnx import helper
 

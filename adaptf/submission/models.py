@@ -2,19 +2,18 @@
 
 import json
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from torch.export import ExportedProgram
 
+from adaptf.audio.logmel import LogMel
 from adaptf.compression.int8 import read_program
 from adaptf.data.clips import UNKNOWN
 from adaptf.errors import UserError
 from adaptf.pipeline.artifacts import QUANTIZE_RUN, VERSIONS
+from adaptf.pipeline.int8_models import models_in_production, models_of_version
 from adaptf.pipeline.lineage import Node, flat, tree
-from adaptf.serving.bundle import MANIFEST
-from adaptf.serving.logged_model import download_bundle
-from adaptf.tracking import production, registry
+from adaptf.tracking import registry
 from adaptf.tracking.runs import NONE, StageRun
 
 
@@ -38,48 +37,32 @@ class Submitted:
 
 
 def submitted(run: StageRun, register_run: str) -> Submitted:
-    """Of a run of `register`, or for `none` what is in production: the router, and each device's own version
-    in the place of the router's, as a live router has them.
+    """Of a run of `register`, or for `none` what is in production.
 
-    Raises UserError where a version is missing, was changed, or hears or tells something else than the
-    router.
+    Raises UserError where a version is missing or was changed, none is for `unknown`, or one hears or tells
+    something else than another.
     """
-    promoted: dict[str, str] = {}
+    folder = run.folder / "bundles"
     if register_run == NONE:
-        promoted = production.device_versions()
-        router = production.resolve_production(registry.ROUTER_NAME)
+        models = models_in_production(folder)
     else:
         router = json.loads(run.download(register_run, VERSIONS).read_text())[registry.ROUTER_NAME]
-    manifest, files = _bundle(run, registry.ROUTER_NAME, router)
-    names = {device: entry["version"] for device, entry in manifest["models"].items()}
-    for device, version in promoted.items():
-        if names.get(device) == version:
-            continue
-        name, _, number = version.partition("/")
-        own, held = _bundle(run, name, number)
-        if different := [key for key in ("scenes", "clip_samples", "mel") if own[key] != manifest[key]]:
-            raise UserError(
-                f"{name} version {number} and the router differ in {', '.join(different)}: promote "
-                "versions that belong together, or name a register_run"
-            )
-        files[device], names[device] = held[UNKNOWN], version
+        models = models_of_version(f"models:/{registry.ROUTER_NAME}/{router}", folder)
+    versions = {model.device: model.version for model in models}
+    if UNKNOWN not in versions:
+        raise UserError(
+            f"there are networks for {', '.join(versions)} and none for `unknown`, which answers for devices "
+            f"that were not heard in training: promote {registry.device_model_name(UNKNOWN)} too"
+        )
+    heard = models[0].heard
     return Submitted(
-        {device: read_program(file) for device, file in sorted(files.items())},
-        names,
-        manifest["scenes"],
-        manifest["sample_rate"],
-        manifest["clip_samples"],
-        manifest["mel"],
+        {model.device: read_program(model.path) for model in models},
+        versions,
+        list(heard.scenes),
+        LogMel(**heard.mel).sample_rate,
+        heard.clip_samples,
+        dict(heard.mel),
     )
-
-
-def _bundle(run: StageRun, name: str, version: str) -> tuple[dict[str, Any], dict[str, Path]]:
-    """Its manifest, and the .pt2 file of each device."""
-    folder = run.folder / "bundles" / name
-    folder.mkdir(parents=True, exist_ok=True)
-    bundle = download_bundle(name, version, folder)
-    manifest = json.loads((bundle / MANIFEST).read_text(encoding="utf-8"))
-    return manifest, {device: bundle / entry["file"] for device, entry in manifest["models"].items()}
 
 
 def came_from(models: Submitted) -> list[Node]:

@@ -22,8 +22,8 @@ from adaptf.mlproject.rollback import ROLLBACK, RollbackConfig
 from adaptf.mlproject.train import TRAIN, TrainConfig
 from adaptf.models.device_from_sound import DEVICE_FROM_SOUND
 from adaptf.pipeline.config import AugmentConfig, OptimConfig
+from adaptf.pipeline.int8_models import models_of_version
 from adaptf.pipeline.stage import execute
-from adaptf.pipeline.to_export import models_of_versions
 from adaptf.serving import logged_model
 from adaptf.serving.bundle import read_bundle
 from adaptf.tracking import production
@@ -151,7 +151,7 @@ def test_what_was_promoted_is_in_production_and_the_runs_tell_it(first_promotion
 
 def test_what_is_in_production_is_what_is_exported(first_promotion: PromoteConfig, tmp_path: Path):
     for uri in (IN_PRODUCTION, "models:/adaptf-unknown@production", "models:/adaptf-router/1"):
-        (model,) = models_of_versions(uri, tmp_path / uri.rpartition("/")[2])
+        (model,) = models_of_version(uri, tmp_path / uri.rpartition("/")[2])
         assert (model.device, model.version) == ("unknown", "adaptf-unknown/1")
         assert model.path.is_file() and model.heard.mel["bands"] == 64
 
@@ -170,7 +170,7 @@ def test_versions_without_enough_clips_in_common_need_a_reason_and_can_be_rolled
     tags = mlflow.get_run(run_id).data.tags
     assert (tags["adaptf.promoted.adaptf-unknown"], tags["adaptf.replaced.adaptf-unknown"]) == ("2", "1")
     assert tags["adaptf.reason"] == "a trial"
-    (exported,) = models_of_versions(IN_PRODUCTION, tmp_path / "versions")
+    (exported,) = models_of_version(IN_PRODUCTION, tmp_path / "versions")
     assert exported.version == "adaptf-unknown/2"  # the router in production holds version 1
     execute(ROLLBACK, RollbackConfig("unknown"))
     assert production.resolve_production("adaptf-unknown") == "1"

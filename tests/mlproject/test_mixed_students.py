@@ -27,8 +27,8 @@ from adaptf.models.classifier import build_classifier
 from adaptf.models.students.registry import TFSEPNET
 from adaptf.pipeline.config import ModelConfig
 from adaptf.pipeline.export_device import Exported
+from adaptf.pipeline.int8_models import models_of_quantize
 from adaptf.pipeline.stage import execute
-from adaptf.pipeline.to_export import models_of_quantize
 from adaptf.serving import logged_model
 from adaptf.serving.router import DeviceRouter
 from adaptf.tracking.runs import StageRun

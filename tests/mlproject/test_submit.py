@@ -23,11 +23,12 @@ from adaptf.data.parquet import write_table
 from adaptf.data.sets.published_lists import tau_split
 from adaptf.errors import UserError
 from adaptf.mlproject.submit import SUBMIT, SubmitConfig, files_to_predict
+from adaptf.pipeline import int8_models
 from adaptf.pipeline.config import DataConfig
+from adaptf.pipeline.int8_models import models_of_version
 from adaptf.pipeline.lineage import flat, tree
 from adaptf.pipeline.stage import execute
 from adaptf.serving import logged_model
-from adaptf.submission import models
 from adaptf.submission.agreement import check_scenes
 from adaptf.submission.as_organisers import DEVICES
 from adaptf.submission.environment import run_python
@@ -36,6 +37,7 @@ from adaptf.submission.models import Submitted, came_from, submitted
 from adaptf.submission.rules import check_training_clips, untold
 from adaptf.submission.write import REQUIREMENTS
 from adaptf.tracking import production, registry, runs
+from adaptf.tracking.present import IN_PRODUCTION
 
 pytestmark = pytest.mark.slow
 NAME = "Doe_UNI_task1"
@@ -284,16 +286,18 @@ def test_what_is_in_production_is_taken_a_device_s_own_version_before_the_router
         """As the next version of device a's model."""
         version = str(mlflow.MlflowClient().create_model_version("adaptf-a", "runs:/x").version)
         production.promote("adaptf-a", version)
-        bundles[f"adaptf-a/{version}"] = bundle
+        bundles[f"models:/adaptf-a/{version}"] = bundle
 
     (manifest,) = run.folder.rglob("router.json")
-    bundles = {f"{registry.ROUTER_NAME}/1": manifest.parent}
-    monkeypatch.setattr(models, "download_bundle", lambda name, version, _: bundles[f"{name}/{version}"])
+    bundles = {f"models:/{registry.ROUTER_NAME}/1": manifest.parent}
+    monkeypatch.setattr(int8_models, "bundle_behind", lambda uri, _, what: bundles[uri])
     promote(make_bundle("unknown", network_of="b"))
     assert submitted(run, "none").versions == versions | {"a": "adaptf-a/2"}
     assert submitted(run, registered).versions == versions
+    exported = models_of_version(IN_PRODUCTION, run.folder / "exported")
+    assert {model.device: model.version for model in exported} == versions | {"a": "adaptf-a/2"}
     promote(make_bundle("unknown", network_of="b", mel={"bands": 64, "preemphasis": 0.9}))
-    with pytest.raises(UserError, match="adaptf-a version 3 and the router differ in mel"):
+    with pytest.raises(UserError, match="adaptf-a/3 and what else is in production differ in mel"):
         submitted(run, "none")
 
 
