@@ -22,7 +22,7 @@ from adaptf.mlproject.pretrain import PRETRAIN, PretrainConfig
 from adaptf.mlproject.promote import PROMOTE, PromoteConfig
 from adaptf.mlproject.quantize import QUANTIZE, QuantizeConfig
 from adaptf.mlproject.register import REGISTER, RegisterConfig
-from adaptf.mlproject.teacher import TEACHER, TeacherConfig
+from adaptf.mlproject.teacher import TEACHER
 from adaptf.mlproject.train import TRAIN, TrainConfig
 from adaptf.models.classifier import build_classifier
 from adaptf.models.students.tfsepnet.public_checkpoint import CLASSES
@@ -44,6 +44,7 @@ from adaptf.pipeline.published import published_logits
 from adaptf.pipeline.several import OverSeveral, with_fold
 from adaptf.pipeline.stage import Stage, execute
 from adaptf.pipeline.students import student_description
+from adaptf.pipeline.teachers import TeacherConfig
 from adaptf.reports.evaluation_report import report
 from adaptf.tracking import runs
 from adaptf.tracking.runs import NONE, Result, StageRun

@@ -14,10 +14,11 @@ from adaptf.data.teacher_logits import TeacherLogits, read_teacher_logits, write
 from adaptf.errors import UserError
 from adaptf.mlproject.distill import DISTILL, DistillConfig
 from adaptf.mlproject.prepare import PREPARE, PrepareConfig
-from adaptf.mlproject.teacher import TEACHER, TeacherConfig
+from adaptf.mlproject.teacher import TEACHER
 from adaptf.mlproject.train import TRAIN, TrainConfig
 from adaptf.pipeline.config import DataConfig
 from adaptf.pipeline.stage import execute
+from adaptf.pipeline.teachers import TeacherConfig
 from adaptf.tracking import runs
 from adaptf.tracking.runs import STAGE, UpstreamError, metric_per_epoch
 from adaptf.training.task import ClassifierTask

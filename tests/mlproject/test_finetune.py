@@ -23,7 +23,7 @@ from adaptf.errors import UserError
 from adaptf.mlproject.finetune import FINETUNE, FinetuneConfig, of_device, of_unknown, response_probabilities
 from adaptf.mlproject.prepare import PREPARE, PrepareConfig
 from adaptf.mlproject.register import device_from_sound
-from adaptf.mlproject.teacher import TEACHER, TeacherConfig
+from adaptf.mlproject.teacher import TEACHER
 from adaptf.mlproject.train import TRAIN, TrainConfig
 from adaptf.models.device_from_sound import DEVICE_FROM_SOUND, DeviceFromSound
 from adaptf.pipeline import finetune_device as finetune_device_module
@@ -31,6 +31,7 @@ from adaptf.pipeline import fitting
 from adaptf.pipeline.config import AugmentConfig, DataConfig, OptimConfig
 from adaptf.pipeline.finetune_device import FINETUNE_DEVICE, FinetuneDeviceConfig
 from adaptf.pipeline.stage import execute
+from adaptf.pipeline.teachers import TeacherConfig
 from adaptf.tracking import runs
 from adaptf.tracking.runs import StageRun, UpstreamError, metric_per_epoch
 

@@ -20,7 +20,7 @@ from adaptf.mlproject.export import EXPORT, ExportConfig, judge
 from adaptf.mlproject.finetune import FINETUNE, FinetuneConfig
 from adaptf.mlproject.quantize import QUANTIZE, QuantizeConfig
 from adaptf.mlproject.register import REGISTER, RegisterConfig
-from adaptf.mlproject.teacher import TEACHER, TeacherConfig
+from adaptf.mlproject.teacher import TEACHER
 from adaptf.mlproject.train import TRAIN, TrainConfig
 from adaptf.models.checkpoint import load_classifier, save_classifier
 from adaptf.models.classifier import build_classifier
@@ -29,6 +29,7 @@ from adaptf.pipeline.config import ModelConfig
 from adaptf.pipeline.export_device import Exported
 from adaptf.pipeline.int8_models import models_of_quantize
 from adaptf.pipeline.stage import execute
+from adaptf.pipeline.teachers import TeacherConfig
 from adaptf.serving import logged_model
 from adaptf.serving.router import DeviceRouter
 from adaptf.tracking.runs import StageRun

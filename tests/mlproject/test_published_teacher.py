@@ -15,7 +15,7 @@ from adaptf.data.teacher_logits import read_teacher_logits
 from adaptf.errors import UserError
 from adaptf.mlproject.distill import DISTILL, DistillConfig
 from adaptf.mlproject.main import MainConfig, check_published, files_read
-from adaptf.mlproject.teacher import TEACHER, TeacherConfig
+from adaptf.mlproject.teacher import TEACHER
 from adaptf.mlproject.train import TRAIN, TrainConfig
 from adaptf.pipeline.artifacts import SCENES_KIND
 from adaptf.pipeline.command_line import parse
@@ -23,6 +23,7 @@ from adaptf.pipeline.config import DataConfig
 from adaptf.pipeline.dataset import PreparedData, load_prepared
 from adaptf.pipeline.published import PublishedConfig
 from adaptf.pipeline.stage import execute
+from adaptf.pipeline.teachers import TeacherConfig
 from adaptf.tracking import runs
 from adaptf.tracking.runs import StageRun
 

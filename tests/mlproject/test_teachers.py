@@ -16,7 +16,7 @@ from adaptf.data.clips import VALIDATION
 from adaptf.data.teacher_logits import read_teacher_logits
 from adaptf.evaluation.predict import predict_logits
 from adaptf.mlproject.distill import DISTILL, DistillConfig
-from adaptf.mlproject.teacher import TEACHER, FrozenTeacherConfig, TeacherConfig, unused_on_embeddings
+from adaptf.mlproject.teacher import TEACHER
 from adaptf.mlproject.train import TRAIN, TrainConfig
 from adaptf.models.checkpoint import load_classifier
 from adaptf.models.teachers.beats import BeatsEncoder
@@ -25,6 +25,7 @@ from adaptf.pipeline.artifacts import SCENES_KIND
 from adaptf.pipeline.config import AugmentConfig, BeatsOptimConfig, OptimConfig
 from adaptf.pipeline.dataset import load_prepared
 from adaptf.pipeline.stage import execute
+from adaptf.pipeline.teachers import FrozenTeacherConfig, TeacherConfig, unused_on_embeddings
 from adaptf.tracking import runs
 from adaptf.tracking.runs import STAGE, StageRun
 

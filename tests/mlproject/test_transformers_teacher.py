@@ -18,12 +18,13 @@ from adaptf.errors import UserError
 from adaptf.mlproject.distill import DISTILL, DistillConfig
 from adaptf.mlproject.main import MainConfig
 from adaptf.mlproject.main import files_read as files_read_by_main
-from adaptf.mlproject.teacher import TEACHER, TeacherConfig, file_digest
+from adaptf.mlproject.teacher import TEACHER
 from adaptf.mlproject.train import TRAIN, TrainConfig
 from adaptf.models.checkpoint import load_classifier
 from adaptf.pipeline.command_line import parse
 from adaptf.pipeline.config import BeatsOptimConfig
 from adaptf.pipeline.stage import execute
+from adaptf.pipeline.teachers import TeacherConfig, file_digest
 from adaptf.tracking.runs import STAGE
 
 ONE_EPOCH = BeatsOptimConfig(max_epochs=1, warmup_epochs=0, batch_size=8)

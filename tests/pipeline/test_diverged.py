@@ -19,13 +19,14 @@ from adaptf.mlproject.distill import DistillConfig
 from adaptf.mlproject.finetune import FINETUNE, FinetuneConfig
 from adaptf.mlproject.main import MainConfig
 from adaptf.mlproject.quantize import QUANTIZE, QuantizeConfig
-from adaptf.mlproject.teacher import TEACHER, TeacherConfig
+from adaptf.mlproject.teacher import TEACHER
 from adaptf.mlproject.train import TRAIN, TrainConfig
 from adaptf.models.checkpoint import CheckpointError, load_classifier, save_classifier
 from adaptf.models.classifier import ModelDescription, build_classifier
 from adaptf.pipeline.checks import check_training
 from adaptf.pipeline.config import BeatsOptimConfig, MelConfig, check_ranges
 from adaptf.pipeline.stage import execute
+from adaptf.pipeline.teachers import TeacherConfig
 from adaptf.sweeps.space import with_values
 from adaptf.tracking import runs
 from adaptf.training.divergence import Diverged, StopDiverged

@@ -19,13 +19,14 @@ from adaptf.mlproject.compare import COMPARE, CompareConfig
 from adaptf.mlproject.distill import DISTILL, DistillConfig
 from adaptf.mlproject.main import MAIN, MainConfig, data_of
 from adaptf.mlproject.prepare import PREPARE, PrepareConfig
-from adaptf.mlproject.teacher import TEACHER, TeacherConfig
+from adaptf.mlproject.teacher import TEACHER
 from adaptf.mlproject.train import TRAIN, TrainConfig
 from adaptf.pipeline.config import DataConfig
 from adaptf.pipeline.dataset import look_at_prepared
 from adaptf.pipeline.stage import execute
 from adaptf.pipeline.taught import calibrated
 from adaptf.pipeline.taught import taught as with_teachers
+from adaptf.pipeline.teachers import TeacherConfig
 from adaptf.tracking import runs
 from adaptf.tracking.runs import FOLDS, SEEDS, UpstreamError
 

@@ -25,7 +25,6 @@ from adaptf.mlproject.promote import PromoteConfig
 from adaptf.mlproject.quantize import QUANTIZE, QuantizeConfig
 from adaptf.mlproject.register import REGISTER, RegisterConfig
 from adaptf.mlproject.sweep import SweepConfig, stage_settings
-from adaptf.mlproject.teacher import TeacherConfig
 from adaptf.mlproject.train import TRAIN, TrainConfig
 from adaptf.models.checkpoint import save_classifier
 from adaptf.models.classifier import ModelDescription, build_classifier
@@ -36,6 +35,7 @@ from adaptf.pipeline.command_line import parse
 from adaptf.pipeline.config import MelConfig, upstream_fields
 from adaptf.pipeline.finetune_device import FINETUNE_DEVICE, FinetuneDeviceConfig
 from adaptf.pipeline.stage import execute
+from adaptf.pipeline.teachers import TeacherConfig
 from adaptf.pipeline.upstream import _resolved
 from adaptf.tracking import runs
 

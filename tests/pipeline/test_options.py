@@ -13,12 +13,13 @@ from adaptf.errors import UserError
 from adaptf.mlproject import main as main_module
 from adaptf.mlproject.main import MainConfig, main
 from adaptf.mlproject.prepare import PREPARE, PrepareConfig
-from adaptf.mlproject.teacher import TEACHER, TeacherConfig
+from adaptf.mlproject.teacher import TEACHER
 from adaptf.mlproject.train import TRAIN, TrainConfig
 from adaptf.models.teachers.small_cnn import SmallCnnTeacher
 from adaptf.pipeline.config import BeatsOptimConfig, DataConfig
 from adaptf.pipeline.lightning_options import optimizer_of
 from adaptf.pipeline.stage import execute
+from adaptf.pipeline.teachers import TeacherConfig
 from adaptf.sweeps.space import with_values
 from adaptf.tracking import runs
 from adaptf.tracking.runs import StageRun, metric_per_epoch

@@ -16,12 +16,13 @@ from adaptf.mlproject.main import MainConfig, check
 from adaptf.mlproject.quantize import QUANTIZE, QuantizeConfig
 from adaptf.mlproject.sweep import SweepConfig
 from adaptf.mlproject.sweep import check as check_sweep
-from adaptf.mlproject.teacher import TEACHER, TeacherConfig
+from adaptf.mlproject.teacher import TEACHER
 from adaptf.mlproject.train import TRAIN, TrainConfig
 from adaptf.pipeline.compared import Compared
 from adaptf.pipeline.config import AverageConfig, DataConfig, OptimConfig
 from adaptf.pipeline.refit import refits_of, what_clips_judge
 from adaptf.pipeline.stage import execute
+from adaptf.pipeline.teachers import TeacherConfig
 from adaptf.promotion.comparison import validation_predictions
 from adaptf.sweeps.check import check_trial
 from adaptf.tracking import runs

@@ -12,11 +12,12 @@ from adaptf.mlproject.finetune import FINETUNE, FinetuneConfig
 from adaptf.mlproject.prepare import PREPARE, PrepareConfig
 from adaptf.mlproject.promote import PROMOTE, PromoteConfig
 from adaptf.mlproject.rollback import ROLLBACK, RollbackConfig
-from adaptf.mlproject.teacher import TEACHER, TeacherConfig
+from adaptf.mlproject.teacher import TEACHER
 from adaptf.mlproject.train import TRAIN, TrainConfig
 from adaptf.pipeline.config import AugmentConfig, DataConfig, OptimConfig
 from adaptf.pipeline.stage import Stage
 from adaptf.pipeline.taught import LossConfig
+from adaptf.pipeline.teachers import TeacherConfig
 from adaptf.tracking import runs
 
 A, B = "0123456789abcdef0123456789abcdef", "fedcba9876543210fedcba9876543210"

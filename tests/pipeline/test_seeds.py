@@ -9,9 +9,10 @@ import pytest
 from adaptf.errors import UserError
 from adaptf.mlproject.distill import DISTILL, DistillConfig
 from adaptf.mlproject.evaluate import EVALUATE, EvaluateConfig
-from adaptf.mlproject.teacher import TEACHER, TeacherConfig
+from adaptf.mlproject.teacher import TEACHER
 from adaptf.mlproject.train import TRAIN, TrainConfig
 from adaptf.pipeline.stage import execute
+from adaptf.pipeline.teachers import TeacherConfig
 from adaptf.tracking import runs
 from adaptf.tracking.runs import UpstreamError
 

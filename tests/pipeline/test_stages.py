@@ -17,10 +17,11 @@ from mlflow.entities import Run
 from adaptf.errors import UserError
 from adaptf.mlproject.distill import DISTILL, DistillConfig
 from adaptf.mlproject.prepare import PREPARE, PrepareConfig
-from adaptf.mlproject.teacher import TEACHER, TeacherConfig
+from adaptf.mlproject.teacher import TEACHER
 from adaptf.mlproject.train import TRAIN, TrainConfig
 from adaptf.pipeline.config import AverageConfig, DataConfig
 from adaptf.pipeline.stage import Stage, execute
+from adaptf.pipeline.teachers import TeacherConfig
 from adaptf.tracking import runs
 from adaptf.tracking.logged_models import models_of
 from adaptf.tracking.runs import FINGERPRINT, STAGE, Result, StageRun, UpstreamError

@@ -18,7 +18,7 @@ from adaptf.errors import UserError
 from adaptf.mlproject.distill import DISTILL, DistillConfig
 from adaptf.mlproject.finetune import FINETUNE, FinetuneConfig
 from adaptf.mlproject.quantize import QUANTIZE, QuantizeConfig
-from adaptf.mlproject.teacher import TEACHER, TeacherConfig
+from adaptf.mlproject.teacher import TEACHER
 from adaptf.mlproject.train import TRAIN, TrainConfig
 from adaptf.models.checkpoint import load_classifier
 from adaptf.models.students.registry import STUDENTS, Student
@@ -26,6 +26,7 @@ from adaptf.models.teachers.registry import TEACHERS, Teacher
 from adaptf.pipeline.command_line import parse
 from adaptf.pipeline.config import ModelConfig, OptimConfig
 from adaptf.pipeline.stage import execute
+from adaptf.pipeline.teachers import TeacherConfig
 
 OPTIM = ["--optim.max_epochs=1", "--optim.restart_epochs=1", "--optim.batch_size=8"]
 MEL = ["--mel.bands=64"]

@@ -17,12 +17,13 @@ from adaptf.data import log_mels
 from adaptf.data.shared_objects import SharedObjects
 from adaptf.errors import UserError
 from adaptf.mlproject.distill import DISTILL, DistillConfig
-from adaptf.mlproject.teacher import TEACHER, TeacherConfig
+from adaptf.mlproject.teacher import TEACHER
 from adaptf.mlproject.train import TRAIN, TrainConfig
 from adaptf.pipeline import dataset
 from adaptf.pipeline import taught as taught_module
 from adaptf.pipeline.augmentations import build_augmentations, dir_p_of_clips
 from adaptf.pipeline.stage import execute
+from adaptf.pipeline.teachers import TeacherConfig
 from adaptf.tracking import runs
 from adaptf.tracking.runs import FINGERPRINT, StopTraining, metric_per_epoch
 

@@ -22,11 +22,12 @@ from adaptf.mlproject.distill import DistillConfig
 from adaptf.mlproject.finetune import FINETUNE, FinetuneConfig
 from adaptf.mlproject.prepare import PREPARE, PrepareConfig
 from adaptf.mlproject.sweep import SWEEP, SweepConfig, check
-from adaptf.mlproject.teacher import TEACHER, TeacherConfig
+from adaptf.mlproject.teacher import TEACHER
 from adaptf.mlproject.train import TRAIN, TrainConfig
 from adaptf.pipeline.command_line import parse
 from adaptf.pipeline.config import AverageConfig, DataConfig
 from adaptf.pipeline.stage import execute
+from adaptf.pipeline.teachers import TeacherConfig
 from adaptf.sweeps import results as sweep_results
 from adaptf.sweeps.check import check_trial
 from adaptf.sweeps.search import SearchConfig
