@@ -16,7 +16,7 @@ from adaptf.evaluation.bootstrap import paired_bootstrap
 from adaptf.evaluation.calibration import calibration_error, reliability_table
 from adaptf.evaluation.forward_filter import StreamCalibration
 from adaptf.evaluation.scores import TEXT_COLUMNS, macro_accuracy, places_of
-from adaptf.evaluation.stream_calibration import calibrate_stream, filtered
+from adaptf.evaluation.stream_calibration import calibrate_stream, filtered, seconds_of_recordings
 from adaptf.pipeline.artifacts import TABLES_FOLDER, VALIDATION_PREDICTIONS
 from adaptf.pipeline.validation import read_by_own_models
 from adaptf.tracking import runs
@@ -59,8 +59,7 @@ def read_predictions() -> tuple[pd.DataFrame, pd.DataFrame]:
 
 def whole_recordings(test: pd.DataFrame) -> pd.DataFrame:
     """The clips of recordings that have all of their seconds, in order."""
-    parts = test["filename"].str.extract(r"^(.+)-(\d+)(-[^-]+)$")
-    test = test.assign(recording=parts[0] + parts[2], second=parts[1].astype(int))
+    test = test.join(seconds_of_recordings(test["filename"]))
     test = test[test.groupby("recording")["second"].transform("size") == SECONDS]
     return test.sort_values(["recording", "second"]).drop(columns=["recording", "second"])
 

@@ -44,15 +44,9 @@ def calibrate_stream(predictions: pd.DataFrame, scenes: Sequence[str]) -> Stream
 
 
 def recordings_of(predictions: pd.DataFrame, scenes: Sequence[str]) -> list[Recordings]:
-    """Those of each length, by names; of longer ones the first ten seconds. A clip that is no part of one is
-    one."""
-    named = list(map(split_name, predictions["filename"]))
-    names = pd.DataFrame(named, predictions.index, ["file", "second"])
-    parts = names["file"].str.replace(r"\.\w+$", "", regex=True).str.extract(_SEGMENT)
-    table = predictions.assign(
-        recording=(parts[0] + parts[2]).fillna(names["file"]),
-        second=parts[1].astype(float).fillna(names["second"].astype(float)),
-    ).sort_values(["recording", "second"])
+    """Those of each length, by names; of longer ones the first ten seconds."""
+    told = seconds_of_recordings(predictions["filename"])
+    table = predictions.join(told).sort_values(["recording", "second"])
     table = table[table.groupby("recording").cumcount() < LONGEST_MEMORY]
     seconds = table.groupby("recording")["second"].transform("size")
     place = {scene: number for number, scene in enumerate(scenes)}
@@ -63,6 +57,19 @@ def recordings_of(predictions: pd.DataFrame, scenes: Sequence[str]) -> list[Reco
         )
         for length, rows in table.groupby(seconds)
     ]
+
+
+def seconds_of_recordings(filenames: pd.Series) -> pd.DataFrame:
+    """Of clips the recording and which second of it they are, by the rows of their names. A clip that is no
+    part of one is one."""
+    names = pd.DataFrame(list(map(split_name, filenames)), filenames.index, ["file", "second"])
+    parts = names["file"].str.replace(r"\.\w+$", "", regex=True).str.extract(_SEGMENT)
+    return pd.DataFrame(
+        {
+            "recording": (parts[0] + parts[2]).fillna(names["file"]),
+            "second": parts[1].astype(float).fillna(names["second"].astype(float)),
+        }
+    )
 
 
 def filtered(
