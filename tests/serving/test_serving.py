@@ -25,7 +25,6 @@ from adaptf.serving.requests import MAX_ROWS
 from adaptf.tracking import production, registry
 from adaptf.tracking.store import open_store
 
-
 SENDS_WEBHOOKS = {
     "MLFLOW_WEBHOOK_SECRET_ENCRYPTION_KEY": base64.urlsafe_b64encode(b"k" * 32).decode(),
     "MLFLOW_WEBHOOK_ALLOWED_SCHEMES": "http,https",
