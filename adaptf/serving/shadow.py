@@ -24,6 +24,7 @@ from adaptf.serving.taking_up import error_in_short
 
 _MOST_WAITING = 32
 """Clips: at 512 bands these are some 4 MB."""
+_STOP_SECONDS = 2.0
 _TELL_SECONDS = 600.0
 """Time between two lines of the log on the agreement so far."""
 
@@ -51,6 +52,7 @@ class Shadow:
         self.share, self.core_share = share, core_share
         self.dropped = 0
         """Clips that found no place in the queue."""
+        self._random = random.Random()
         self._known: dict[str, Agreement] = {}
         self._clips: queue.Queue[_Clip | None] = queue.Queue(_MOST_WAITING)
         self._stop, self._started = threading.Event(), threading.Event()
@@ -65,9 +67,12 @@ class Shadow:
         torch.set_num_threads(threads)  # for threads to come, which would inherit that of the newest one
 
     def stop(self) -> None:
-        """Ends the thread after the clip in hand."""
+        """Ends the thread after the clip in hand, and waits for that a while: no network should compute
+        when the program ends."""
         self._stop.set()
         self.look_now()
+        if threading.current_thread() is not self._thread:
+            self._thread.join(_STOP_SECONDS)
 
     def look_now(self) -> None:
         """Has the registry looked at for candidates, by the thread that does it."""
@@ -82,7 +87,7 @@ class Shadow:
         if candidate is None or are_same(candidate, model):
             return
         for place in range(len(log_mels)):
-            if random.random() < self.share:
+            if self._random.random() < self.share:
                 clip = _Clip(device, model, log_mels[place].clone(), int(logits[place].argmax()))
                 try:
                     self._clips.put_nowait(clip)

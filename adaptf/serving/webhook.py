@@ -35,23 +35,22 @@ _MOST_SECONDS = 300
 
 def read_secret() -> str:
     """Empty where none is set. Raises UserError where there should be one and is not."""
-    secret, file = os.environ.get(SECRET), os.environ.get(SECRET_FILE)
-    if file is None:
-        found, where = secret, SECRET
-    elif secret is None:
-        found, where = _text_of(file), f"{SECRET_FILE}, {file},"
-    else:
+    secret, file = (os.environ.get(name, "").strip() for name in (SECRET, SECRET_FILE))
+    if secret and file:
         raise UserError(f"both {SECRET} and {SECRET_FILE} are set: one of them says the secret")
-    if found is not None and not found.strip():
-        raise UserError(f"{where} is empty: it should be the secret of the registry's webhook")
-    return (found or "").strip()
+    return _text_of(file) if file else secret
 
 
 def _text_of(file: str) -> str:
     try:
-        return Path(user_path(file, what=SECRET_FILE)).read_text(encoding="utf-8")
+        text = Path(user_path(file, what=SECRET_FILE)).read_text(encoding="utf-8").strip()
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{SECRET_FILE} can't be read: {error}") from error
+    if not text:
+        raise UserError(
+            f"{SECRET_FILE}: {file} is empty, it should hold the secret of the registry's webhook"
+        )
+    return text
 
 
 def webhook_route(

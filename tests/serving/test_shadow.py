@@ -15,6 +15,8 @@ import torch
 from fixtures.shadow import bundle_of, saying
 from prometheus_client import generate_latest
 
+from adaptf.errors import UserError
+from adaptf.mlproject.serve import ServeConfig, load_router
 from adaptf.serving import candidates as candidates_module
 from adaptf.serving.bundle import Bundle, BundleError
 from adaptf.serving.candidates import Candidates
@@ -308,3 +310,15 @@ def test_a_candidate_that_does_not_fit_is_told_once_and_not_fetched_at_every_loo
     registry.name("adaptf-a", "3", of_a("bus"))
     candidates.look()
     assert list(candidates.models) == ["a"] and list(candidates.notes) == ["adaptf-unknown"]
+
+
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [
+        ({"shadow_share": 1.5}, "shadow_share is 1.5: it should be from 0 to 1"),
+        ({"shadow_core_share": 0.0}, "shadow_core_share is 0: it should be above 0, up to 1"),
+    ],
+)
+def test_a_share_that_is_none_keeps_the_server_from_starting(wrong, said):
+    with pytest.raises(UserError, match=said):
+        load_router(ServeConfig(**wrong))

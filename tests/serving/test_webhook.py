@@ -119,7 +119,7 @@ def test_the_secret_comes_from_a_variable_or_from_a_file(monkeypatch, tmp_path):
     monkeypatch.delenv(SECRET)
     assert read_secret() == "from a file"
     file.write_text("\n")
-    with pytest.raises(UserError, match=r"/secret, is empty: it should be the secret"):
+    with pytest.raises(UserError, match=r"/secret is empty, it should hold the secret"):
         read_secret()
     file.unlink()
     with pytest.raises(UserError, match=f"{SECRET_FILE} can't be read: .*secret"):
