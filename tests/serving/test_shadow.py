@@ -6,62 +6,29 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
-from pathlib import Path
 
 import pandas as pd
 import pytest
 import torch
-from fixtures.shadow import bundle_of, saying
+from fixtures.shadow import Candidacies, bundle_of, of_a, saying
 from prometheus_client import generate_latest
 
 from adaptf.errors import UserError
 from adaptf.mlproject.serve import ServeConfig, load_router
 from adaptf.serving import candidates as candidates_module
-from adaptf.serving.bundle import Bundle, BundleError
 from adaptf.serving.candidates import Candidates
 from adaptf.serving.live import Follower
 from adaptf.serving.router import DeviceRouter
 from adaptf.serving.settings import Settings
 from adaptf.serving.shadow import Shadow
 from adaptf.serving.shadow_status import shadow_page
-from adaptf.tracking.production import Promoted
 
 LIMIT_SECONDS = 60.0
 
 
-@dataclass
-class Registry:
-    """Which versions have the alias, and their bundles, which may be errors of the download."""
-
-    named: dict[str, Promoted] = field(default_factory=dict)
-    bundles: dict[str, Bundle | Exception] = field(default_factory=dict)
-    downloads: list[str] = field(default_factory=list)
-    error: Exception | None = None
-
-    def candidates(self) -> dict[str, Promoted]:
-        if self.error:
-            raise self.error
-        return dict(self.named)
-
-    def name(self, model: str, version: str, bundle: Bundle | Exception, sha256: str = "") -> None:
-        self.named[model] = Promoted(version, sha256)
-        self.bundles[f"{model}/{version}"] = bundle
-
-    def download(self, name: str, version: str, folder: Path) -> Path:
-        self.downloads.append(f"{name}/{version}")
-        return Path(f"{name}/{version}")
-
-    def read(self, folder: Path) -> Bundle:
-        found = self.bundles[str(folder)]
-        if isinstance(found, Exception):
-            raise found
-        return found
-
-
 @pytest.fixture
-def registry(monkeypatch) -> Registry:
-    registry = Registry()
+def registry(monkeypatch) -> Candidacies:
+    registry = Candidacies()
     monkeypatch.setattr(candidates_module, "read_bundle", registry.read)
     return registry
 
@@ -100,11 +67,6 @@ def begin(follower, candidates) -> Iterator[Callable[..., DeviceRouter]]:
 def clips(noise, encoded) -> Callable[[int], pd.DataFrame]:
     """A request of one row of so many clips, of device a."""
     return lambda seconds: pd.DataFrame({"audio": [encoded(noise(32000 * seconds))], "device": ["a"]})
-
-
-def of_a(says: str | Callable[[torch.Tensor], torch.Tensor]) -> Bundle:
-    """The bundle of a device's own version."""
-    return bundle_of(unknown=saying("adaptf-a/2", says))
 
 
 def until(holds: Callable[[], object]) -> None:
@@ -259,57 +221,6 @@ def test_a_version_that_has_come_into_production_is_no_candidate_any_more(regist
     )
     router.predict(None, clips(3))
     assert shadow_page(router.shadow)["devices"] == {}
-
-
-def test_a_router_with_the_alias_stands_for_all_versions_in_it_and_a_device_s_own_counts_more(
-    registry, candidates
-):
-    inside = {"a": saying("adaptf-a/2", "bus"), "unknown": saying("adaptf-unknown/2", "bus")}
-    registry.name("adaptf-router", "2", bundle_of(**inside))
-    registry.name("adaptf-unknown", "5", bundle_of(unknown=saying("", "metro")))
-    candidates.look()
-    candidates.look()
-    versions = {device: model.version for device, model in candidates.models.items()}
-    assert versions == {"a": "adaptf-a/2", "unknown": "adaptf-unknown/5"}
-    assert registry.downloads == ["adaptf-router/2", "adaptf-unknown/5"]
-
-
-def test_an_alias_that_is_taken_away_ends_it_and_a_registry_that_is_away_does_not(registry, candidates):
-    registry.name("adaptf-a", "2", of_a("bus"))
-    candidates.look()
-    registry.error = OSError("away")
-    candidates.look()
-    assert list(candidates.models) == ["a"]
-    registry.error, registry.named = None, {}
-    candidates.look()
-    assert not candidates.models
-
-
-def test_a_version_of_a_device_without_a_model_is_not_even_fetched(registry, candidates):
-    registry.name("adaptf-s9", "1", of_a("bus"))
-    candidates.look()
-    assert not candidates.models and not registry.downloads
-
-
-def test_a_candidate_that_does_not_fit_is_told_once_and_not_fetched_at_every_look(
-    registry, candidates, caplog
-):
-    registry.name("adaptf-a", "2", BundleError("it is damaged"))
-    registry.name("adaptf-unknown", "2", bundle_of(a=saying("", "bus"), unknown=saying("", "bus")))
-    candidates.follower.check_seconds = 60
-    with caplog.at_level(logging.INFO, "adaptf.router"):
-        candidates.look()
-        candidates.look()
-    assert not candidates.models
-    assert registry.downloads == ["adaptf-a/2", "adaptf-unknown/2"]
-    assert [line["message"] for line in lines(caplog)] == [
-        "adaptf-a/2 cannot answer beside production: BundleError: it is damaged",
-        "adaptf-unknown/2 cannot answer beside production: BundleError: it is a router for ['a', 'unknown'], "
-        "not the model of one device",
-    ]
-    registry.name("adaptf-a", "3", of_a("bus"))
-    candidates.look()
-    assert list(candidates.models) == ["a"] and list(candidates.notes) == ["adaptf-unknown"]
 
 
 @pytest.mark.parametrize(
