@@ -14,6 +14,7 @@ from adaptf.pipeline.stage import Stage, nothing_tells
 from adaptf.promotion import comparison as production_comparison
 from adaptf.promotion import gates
 from adaptf.promotion.moving import ALL, model_name, move
+from adaptf.promotion.shadowed import ShadowGate
 from adaptf.tracking import runs
 from adaptf.tracking.runs import NONE, Result, StageRun
 
@@ -37,8 +38,16 @@ class PromoteConfig:
     the loss stands over places."""
     tolerable_logit_error: float = within(NOT_NEGATIVE, QuantizeConfig().tolerable_logit_error)
     """Gate: highest difference of INT8 logits from float ones, as a share of their spread."""
+    shadow_servers: str = NONE
+    """Addresses of the servers that let the versions answer beside production, comma separated: what they
+    have seen together passes the two gates below."""
+    shadow_clips: int = within(NOT_NEGATIVE, 0)
+    """Gate: fewest clips that a version of a device's model answered beside production; 0 asks for none."""
+    shadow_agreement: float = within(SHARE, 0.0)
+    """Gate: lowest share of these clips, from 0 to 1, with the scene that production said."""
     force: bool = False
-    """Promotes in spite of the gates of INT8 loss and of the comparison with production. Needs a reason."""
+    """Promotes in spite of the gates of INT8 loss, of the comparison with production and of shadowed clips.
+    Needs a reason."""
     reason: str = ""
     """Why the version is promoted; kept with the run and the version, and needed with force."""
 
@@ -54,8 +63,9 @@ def promote_versions(config: PromoteConfig, run: StageRun) -> Result:
             scratch,
             tolerable_loss=config.tolerable_loss,
             tolerable_logit_error=config.tolerable_logit_error,
+            shadow=shadow_gate(config),
         )
-        for found in verdict.comparisons:
+        for found in (*verdict.comparisons, *verdict.shadowed):
             print(f"{run.name}: {found}", flush=True)
         table = Path(folder) / GATES
         production_comparison.comparison_table(verdict.comparisons).to_csv(table, index=False)
@@ -64,18 +74,32 @@ def promote_versions(config: PromoteConfig, run: StageRun) -> Result:
         refused = refusal(verdict)
         runs.log_result(Result(note=refused))
         raise UserError(refused)
-    compared = "\n".join(f"- {found}" for found in verdict.comparisons)
+    compared = "\n".join(f"- {found}" for found in (*verdict.comparisons, *verdict.shadowed))
     return move(
         wanted, run, seen=verdict.seen, reason=config.reason, overridden=verdict.objections, remark=compared
     )
 
 
-def check_reason(config: PromoteConfig) -> None:
-    """Raises UserError where something is forced without one."""
+def check_options(config: PromoteConfig) -> None:
+    """Raises UserError where something is forced without a reason, or where of a gate for shadowed clips only
+    a part is said."""
+    gate = shadow_gate(config)
+    if bool(gate.servers) != bool(gate.clips) or (gate.agreement and not gate.servers):
+        raise UserError(
+            "shadow_servers and shadow_clips belong together, and shadow_agreement to both: give "
+            "shadow_servers=http://127.0.0.1:5001 shadow_clips=1000 shadow_agreement=0.9, say"
+        )
     if config.force and not config.reason.strip():
         raise UserError(
             "force needs a reason, which is kept with the version: give the option reason='why' too"
         )
+
+
+def shadow_gate(config: PromoteConfig) -> ShadowGate:
+    """What is asked of versions that answered beside production."""
+    asked = "" if config.shadow_servers == NONE else config.shadow_servers
+    servers = [server.strip() for server in asked.split(",") if server.strip()]
+    return ShadowGate(servers, config.shadow_clips, config.shadow_agreement)
 
 
 def versions_to_promote(config: PromoteConfig, run: StageRun) -> dict[str, str]:
@@ -132,7 +156,7 @@ PROMOTE = Stage(
     "promote",
     run=promote_versions,
     config=PromoteConfig,
-    check=check_reason,
+    check=check_options,
     reads=nothing_tells,
     words=lambda config: [config.device] * (config.device != ALL),
 )

@@ -16,12 +16,15 @@ from adaptf.files import writable_folder
 from adaptf.paths import user_file_or_name, user_path
 from adaptf.serving.app import serve
 from adaptf.serving.bundle import BundleError, read_bundle
+from adaptf.serving.candidates import Candidates
 from adaptf.serving.kept import KeptVersions
 from adaptf.serving.live import Follower
 from adaptf.serving.log_lines import log, show_log
 from adaptf.serving.logged_model import Refused, bundle_behind
 from adaptf.serving.router import DeviceRouter
 from adaptf.serving.settings import Settings, read_settings
+from adaptf.serving.shadow import Shadow
+from adaptf.serving.webhook import read_secret
 from adaptf.tracking import production
 from adaptf.tracking.present import IN_PRODUCTION, present_version
 from adaptf.tracking.production import NoProductionVersion
@@ -34,7 +37,7 @@ _IMPATIENT = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "3", "MLFLOW_ENABLE_ARTIFACTS_P
 
 @dataclass(frozen=True)
 class ServeConfig:
-    """Serves a router: /invocations, /health, /ready, /version and /metrics."""
+    """Serves a router: /invocations, /health, /ready, /version, /shadow and /metrics."""
 
     model_uri: str = IN_PRODUCTION
     """The router: models:/adaptf-router@production, models:/adaptf-router/3, or the model of one device."""
@@ -50,10 +53,15 @@ class ServeConfig:
     """Whether the sound says which device recorded a row that names none."""
     keep: str = _NOWHERE
     """Folder for copies of what serves, from which it starts while the registry is away."""
+    shadow_share: float = 0.1
+    """Share of the clips, from 0 to 1, that versions with the alias `shadow` answer too, unseen."""
+    shadow_core_share: float = 0.1
+    """Share of one processor core, above 0 and up to 1, that this may take."""
 
 
 def load_router(config: ServeConfig) -> DeviceRouter:
     """A router that has started. Raises UserError where there is none, in the registry or kept."""
+    _check_shares(config)
     settings = read_settings({field.name: getattr(config, field.name) for field in fields(Settings)})
     kept = None
     if config.keep != _NOWHERE:
@@ -72,7 +80,23 @@ def load_router(config: ServeConfig) -> DeviceRouter:
             follower = _kept_follower(asked, settings, kept, error)
     router = DeviceRouter()
     router.start(follower, settings)
+    if config.live and config.shadow_share:
+        candidates = Candidates(follower)
+        router.begin_shadow(
+            Shadow(follower, candidates, share=config.shadow_share, core_share=config.shadow_core_share)
+        )
     return router
+
+
+def _check_shares(config: ServeConfig) -> None:
+    """Raises UserError for a share that is none."""
+    if not 0 <= config.shadow_share <= 1:
+        raise UserError(f"shadow_share is {config.shadow_share:g}: it should be from 0 to 1")
+    if not 0 < config.shadow_core_share <= 1:
+        raise UserError(
+            f"shadow_core_share is {config.shadow_core_share:g}: it should be above 0, up to 1; "
+            "shadow_share=0 lets no candidate answer"
+        )
 
 
 def _follower(uri: str, files: Path, settings: Settings, kept: KeptVersions | None) -> Follower:
@@ -114,7 +138,8 @@ def main() -> None:
     config = auto_cli(ServeConfig, as_positional=False)
     show_log()
     try:
-        serve(load_router(config), host=config.host, port=config.port)
+        secret = read_secret() if config.live else ""
+        serve(load_router(config), host=config.host, port=config.port, webhook_secret=secret)
     except UserError as error:
         sys.exit(f"\nserve: {error}")
 

@@ -17,6 +17,7 @@ from adaptf.files import sha256_of
 from adaptf.pipeline.artifacts import figure_tag
 from adaptf.promotion.comparison import Comparison, compare_versions, corrected
 from adaptf.promotion.self_test import routing_problems
+from adaptf.promotion.shadowed import ShadowGate, shadowed
 from adaptf.serving import logged_model
 from adaptf.serving.bundle import MANIFEST, Bundle
 from adaptf.serving.log_lines import LOGGER
@@ -48,12 +49,19 @@ class Verdict:
     objections: list[str]
     """These can be overridden, with a reason."""
     comparisons: list[Comparison]
+    shadowed: list[str]
+    """How often versions agreed with production beside which they answered, where that is asked for."""
     seen: Mapping[str, str | None]
     """What was in production: registered model -> version, of all models that the gates looked at."""
 
 
 def judge(
-    wanted: Mapping[str, str], run: StageRun, *, tolerable_loss: float, tolerable_logit_error: float
+    wanted: Mapping[str, str],
+    run: StageRun,
+    *,
+    tolerable_loss: float,
+    tolerable_logit_error: float,
+    shadow: ShadowGate,
 ) -> Verdict:
     """All gates of all versions, given by registered model. `tolerable_loss` is a fraction of the accuracy,
     and `tolerable_logit_error` one of the logits' spread."""
@@ -61,7 +69,7 @@ def judge(
     if absent := [
         _no_version(name, version) for name, version in wanted.items() if tags_of(name, version) is None
     ]:
-        return Verdict(absent, [], [], seen)
+        return Verdict(absent, [], [], [], seen)
     refusals = [
         problem for name, version in wanted.items() for problem in routing_refusals(name, version, run)
     ]
@@ -90,7 +98,8 @@ def judge(
         [compare_versions(name, version, former, run) for name, version, former in models]
     )
     objections += [str(found) for found in comparisons if found.is_worse or found.problem]
-    return Verdict(refusals, objections, comparisons, seen)
+    found, too_little = shadowed(shadow, dict.fromkeys((name, version) for name, version, _ in models))
+    return Verdict(refusals, objections + too_little, comparisons, found, seen)
 
 
 def seen_in_production(wanted: Mapping[str, str]) -> dict[str, str | None]:

@@ -22,7 +22,9 @@ from adaptf.serving.body import read_body
 from adaptf.serving.entrance import REQUESTS_AT_ONCE, RETRY_SECONDS, Entrance, TurnedAway, check_size
 from adaptf.serving.monitoring import GIVEN_UP, Monitor
 from adaptf.serving.router import DeviceRouter
+from adaptf.serving.shadow_status import shadow_page
 from adaptf.serving.status import health, versions
+from adaptf.serving.webhook import webhook_route
 
 _MOST_CONNECTIONS = 512
 READY_SECONDS = 10
@@ -152,8 +154,8 @@ def _json(value: Any, status: int = HTTPStatus.OK, headers: dict[str, str] | Non
     return Response(text, status, headers, media_type="application/json")
 
 
-def make_app(router: DeviceRouter) -> FastAPI:
-    """The routes of a router that has started."""
+def make_app(router: DeviceRouter, *, webhook_secret: str = "") -> FastAPI:
+    """The routes of a router that has started. Without a secret there is none for the registry's webhook."""
     app = FastAPI(openapi_url=None)
     scoring = _Scoring(router)
 
@@ -179,15 +181,26 @@ def make_app(router: DeviceRouter) -> FastAPI:
     async def metrics() -> Response:
         return Response(generate_latest(router.monitor.metrics), media_type=CONTENT_TYPE_LATEST)
 
+    @app.get("/shadow")
+    async def shadow() -> Response:
+        if router.shadow:
+            return _json(shadow_page(router.shadow))
+        return _refusal(
+            TurnedAway(404, "this server lets no candidate answer beside production", counted_as="")
+        )
+
+    if webhook_secret:
+        app.post("/registry-changed")(webhook_route(webhook_secret, router.look_now))
+
     return app
 
 
-def serve(router: DeviceRouter, *, host: str, port: int) -> None:
+def serve(router: DeviceRouter, *, host: str, port: int, webhook_secret: str = "") -> None:
     """Answers until the process is told to end.
     Raises what an answer may raise where the built-in clip gets none."""
     router.try_out()
     uvicorn.run(
-        make_app(router),
+        make_app(router, webhook_secret=webhook_secret),
         host=host,
         port=port,
         workers=1,  # streams live in one process

@@ -3,7 +3,7 @@ on worker threads that all requests of the process share."""
 
 import os
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from functools import cache
@@ -16,12 +16,16 @@ from numpy.typing import NDArray
 
 from adaptf.data.decode import Waveform
 from adaptf.evaluation.forward_filter import StreamCalibration
-from adaptf.serving.bundle import Bundle
+from adaptf.serving.bundle import Bundle, RoutedModel
 from adaptf.serving.requests import Row, RowError, clips_of, go_on, invalid
 
 CLIPS_AT_ONCE = 16
 """Most clips that a worker has in hand,
 so that memory stays bounded and a large request cannot keep others waiting."""
+
+Heard = Callable[[str, RoutedModel, torch.Tensor, torch.Tensor], object]
+"""Called with what a network has answered: device, its model, log-mels (clips, 1, bands, frames), logits
+(clips, scenes)."""
 
 _one_at_a_time = threading.Lock()
 
@@ -41,7 +45,11 @@ class Answer:
     """Of the version; None where it has none."""
 
 
-def classify(bundle: Bundle, rows: list[Row], stop: Event) -> list[Answer]:
+def nobody(*_: object) -> None:
+    """Does nothing with what was heard."""
+
+
+def classify(bundle: Bundle, rows: list[Row], stop: Event, heard: Heard = nobody) -> list[Answer]:
     """Every row's clips, each by the network of the row's device, in the rows' order.
 
     Raises MlflowException (INVALID_PARAMETER_VALUE) that names the first row whose audio cannot be decoded,
@@ -49,7 +57,7 @@ def classify(bundle: Bundle, rows: list[Row], stop: Event) -> list[Answer]:
     """
     answers: dict[int, Answer] = {}
     bad_rows: list[RowError] = []
-    for task in _in_turn(bundle, rows, stop):
+    for task in _in_turn(bundle, rows, stop, heard):
         try:
             answers |= task.result()
         except RowError as error:
@@ -59,14 +67,17 @@ def classify(bundle: Bundle, rows: list[Row], stop: Event) -> list[Answer]:
     return [answers[row.number] for row in rows]
 
 
-def _in_turn(bundle: Bundle, rows: list[Row], stop: Event) -> Iterator[Future[dict[int, Answer]]]:
+def _in_turn(
+    bundle: Bundle, rows: list[Row], stop: Event, heard: Heard
+) -> Iterator[Future[dict[int, Answer]]]:
     """Tasks that have ended. A request has no more of them at the workers than there are workers, so that
     those of other requests come in between."""
     pool, at_once = workers(), torch.get_num_threads()
     chunks = chunks_of(bundle, rows, workers=at_once)
     running: set[Future[dict[int, Answer]]] = set()
     while running := running | {
-        pool.submit(_classify_chunk, bundle, chunk, stop) for chunk in islice(chunks, at_once - len(running))
+        pool.submit(_classify_chunk, bundle, chunk, stop, heard)
+        for chunk in islice(chunks, at_once - len(running))
     }:
         ended, running = wait(running, return_when=FIRST_COMPLETED)
         yield from ended
@@ -97,25 +108,28 @@ def chunks_of(bundle: Bundle, rows: list[Row], *, workers: int) -> Iterator[list
 
 
 @torch.inference_mode()
-def _classify_chunk(bundle: Bundle, rows: list[Row], stop: Event) -> dict[int, Answer]:
+def _classify_chunk(bundle: Bundle, rows: list[Row], stop: Event, heard: Heard) -> dict[int, Answer]:
     """Rows of one device, by their numbers, or rows of which the sound says the device.
     Raises RowError and GivenUp."""
     go_on(stop)
     clips = [clips_of(row, sample_rate=bundle.sample_rate, clip_samples=bundle.clip_samples) for row in rows]
     if bundle.by_sound(rows[0].device):
-        return {row.number: _by_sound(bundle, row, one, stop) for row, one in zip(rows, clips, strict=True)}
+        return {
+            row.number: _by_sound(bundle, row, one, stop, heard) for row, one in zip(rows, clips, strict=True)
+        }
     device = bundle.device_used(rows[0].device)
-    probabilities = _probabilities_of(bundle, device, _log_mels(bundle, np.concatenate(clips), stop), stop)
+    log_mels = _log_mels(bundle, np.concatenate(clips), stop)
+    probabilities = _probabilities_of(bundle, device, log_mels, stop, heard)
     parts = np.split(probabilities, np.cumsum([len(of_row) for of_row in clips])[:-1])
     return {row.number: _answer(bundle, row, device, part) for row, part in zip(rows, parts, strict=True)}
 
 
-def _by_sound(bundle: Bundle, row: Row, clips: Waveform, stop: Event) -> Answer:
+def _by_sound(bundle: Bundle, row: Row, clips: Waveform, stop: Event, heard: Heard) -> Answer:
     """By the device that the clips together tell of, or by `unknown`."""
     log_mels = list(_log_mels(bundle, clips, stop))
     told = bundle.device_from_sound.tell(torch.cat(log_mels)) if bundle.device_from_sound else None
     device = bundle.device_used(told)
-    return _answer(bundle, row, device, _probabilities_of(bundle, device, log_mels, stop))
+    return _answer(bundle, row, device, _probabilities_of(bundle, device, log_mels, stop, heard))
 
 
 def _answer(bundle: Bundle, row: Row, device: str, probabilities: NDArray[np.float64]) -> Answer:
@@ -131,13 +145,14 @@ def _log_mels(bundle: Bundle, clips: Waveform, stop: Event) -> Iterator[torch.Te
 
 
 def _probabilities_of(
-    bundle: Bundle, device: str, log_mels: Iterable[torch.Tensor], stop: Event
+    bundle: Bundle, device: str, log_mels: Iterable[torch.Tensor], stop: Event, heard: Heard
 ) -> NDArray[np.float64]:
     """(clips, scenes). Raises GivenUp."""
-    logits = []
+    model, logits = bundle.models[device], list[torch.Tensor]()
     for some in log_mels:
         go_on(stop)
-        logits.append(bundle.models[device].network(some))
+        logits.append(model.network(some))
+        heard(device, model, some, logits[-1])
     probabilities: NDArray[np.float64] = torch.cat(logits).double().softmax(dim=1).numpy()
     return probabilities
 
@@ -152,7 +167,7 @@ def workers() -> ThreadPoolExecutor:
 def _workers_of(process: int) -> ThreadPoolExecutor:
     """`process`: a forked one has none of its parent's threads, and gets its own."""
     threads = torch.get_num_threads()
-    pool = ThreadPoolExecutor(threads, "adaptf-router", initializer=_compute_alone)
+    pool = ThreadPoolExecutor(threads, "adaptf-router", initializer=compute_alone)
     all_there = threading.Barrier(threads)
     wait([pool.submit(all_there.wait) for _ in range(threads)])
     # What a worker sets for itself is also what torch gives to later threads of the program; it is put back.
@@ -160,6 +175,8 @@ def _workers_of(process: int) -> ThreadPoolExecutor:
     return pool
 
 
-def _compute_alone() -> None:
+def compute_alone() -> None:
+    """What the calling thread computes, it computes on one core. Threads that are started later inherit this,
+    unless another thread sets the number anew."""
     torch.get_num_threads()  # The first call in a thread sets its number to the program's.
     torch.set_num_threads(1)

@@ -4,43 +4,28 @@ what is promoted there is taken up by a serving router, which never stops for it
 import logging
 import tempfile
 import threading
-import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
 from adaptf.data.clips import UNKNOWN
-from adaptf.errors import UserError, without_passwords
+from adaptf.errors import UserError
 from adaptf.serving import logged_model
-from adaptf.serving.bundle import Bundle, BundleError, RoutedModel, read_bundle
+from adaptf.serving.bundle import Bundle, RoutedModel, read_bundle
 from adaptf.serving.kept import KeptVersions
 from adaptf.serving.log_lines import log
+from adaptf.serving.taking_up import Failures, check_fits, error_in_short
 from adaptf.tracking import production, registry
 
 _FIRST_CHECK_SECONDS = 30.0
 """So long a router waits for its first look at the registry before it answers with what is inside it."""
-_LONGEST_WAIT_SECONDS = 600.0
 
 _ROUTER = registry.ROUTER_NAME.removeprefix(registry.PREFIX)
 """Whose note it is that another router is in production; no device is called so."""
 
-_Download = Callable[[str, str, Path], Path]
+Download = Callable[[str, str, Path], Path]
 """(registered model, version, folder) -> folder of the version's bundle"""
-
-
-@dataclass(frozen=True)
-class _Failure:
-    """A version that could not be taken up."""
-
-    version: str
-    """Such as `adaptf-a/3`."""
-    sha256: str
-    """Of its bundle."""
-    wait_seconds: float
-    """Until it is tried again."""
-    again_at: float
-    """By time.monotonic()."""
 
 
 class Follower:
@@ -56,7 +41,7 @@ class Follower:
         *,
         check_seconds: float,
         in_production: Callable[[], dict[str, production.Promoted]] = production.promoted,
-        download: _Download = logged_model.download_bundle,
+        download: Download = logged_model.download_bundle,
         router: str = "",
         kept: KeptVersions | None = None,
     ) -> None:
@@ -67,7 +52,7 @@ class Follower:
         """By device, in what way it does not answer with the version in production."""
         self.problem = ""
         """Why the registry could not be read the last time."""
-        self.failures: dict[str, _Failure] = {}
+        self.failures = Failures()
         """By device."""
         self.failed = {"registry": 0, "version": 0}
         """How often so far."""
@@ -75,7 +60,7 @@ class Follower:
         """That the registry answered."""
         self.from_kept: dict[str, production.Promoted] = {}
         """By name: what answers from its copy on disk, and the registry has not said to be in production."""
-        self._stop, self._first_check = threading.Event(), threading.Event()
+        self._stop, self._first_check, self._wake = (threading.Event() for _ in range(3))
         self._thread: threading.Thread | None = None
 
     @property
@@ -103,12 +88,18 @@ class Follower:
     def stop(self) -> None:
         """Ends the thread after the check in hand."""
         self._stop.set()
+        self._wake.set()
+
+    def look_now(self) -> None:
+        """Has the registry looked at once, by the thread that does it: of several calls meanwhile, once."""
+        self._wake.set()
 
     def _run(self) -> None:
         while not self._stop.is_set():
             self.check()
             self._first_check.set()
-            self._stop.wait(self.check_seconds)
+            self._wake.wait(self.check_seconds)
+            self._wake.clear()
 
     def check(self) -> None:
         """Looks at the registry once. Raises nothing:
@@ -118,8 +109,8 @@ class Follower:
         except Exception as error:
             self.failed["registry"] += 1
             if not self.problem:  # Its words may change from one time to the next.
-                self._say(f"the registry does not answer, serving on without it: {_error_in_short(error)}")
-            self.problem = _error_in_short(error)
+                self._say(f"the registry does not answer, serving on without it: {error_in_short(error)}")
+            self.problem = error_in_short(error)
             if not self.last_check:
                 self._restore()
             return
@@ -138,21 +129,15 @@ class Follower:
     def _follow(self, device: str, name: str, promoted: production.Promoted) -> None:
         """Takes up a promoted version, where that is not done and did not fail just now."""
         wanted, sha256 = f"{name}/{promoted.version}", promoted.sha256
-        held, failure = self.bundle.models.get(device), self.failures.get(device)
-        again = failure is not None and (failure.version, failure.sha256) == (wanted, sha256)
+        held = self.bundle.models.get(device)
         if held and (held.version, held.sha256) == (wanted, sha256):
             self._settle(device)
-        elif failure is None or not again or time.monotonic() >= failure.again_at:
+        elif self.failures.is_due(device, wanted, sha256):
             try:
                 model = replace(self._load(name, promoted), sha256=sha256)
             except Exception as error:  # a full disk passes, and nobody knows from here what else does
-                wait_seconds = (
-                    min(2 * failure.wait_seconds, _LONGEST_WAIT_SECONDS)
-                    if again and failure
-                    else self.check_seconds
-                )
-                failed = _Failure(wanted, sha256, wait_seconds, time.monotonic() + wait_seconds)
-                self._fail(device, failed, error)
+                self.failures.add(device, wanted, sha256, first_wait_seconds=self.check_seconds)
+                self._fail(device, wanted, error)
             else:
                 self.bundle = replace(self.bundle, models={**self.bundle.models, device: model})
                 self._settle(device)
@@ -164,7 +149,7 @@ class Follower:
         with tempfile.TemporaryDirectory(prefix="adaptf-", ignore_cleanup_errors=True) as folder:
             files, kept = self._fetch(name, promoted, Path(folder))
             bundle = read_bundle(files)
-            self._check_fits(bundle)
+            check_fits(bundle, self.bundle)
             if kept:
                 self.from_kept[name] = promoted
             else:
@@ -183,18 +168,8 @@ class Follower:
         except Exception as error:
             if not self.kept or self.kept.versions().get(name) != promoted:
                 raise
-            self._say(f"{name}/{promoted.version} comes from its copy on disk: {_error_in_short(error)}")
+            self._say(f"{name}/{promoted.version} comes from its copy on disk: {error_in_short(error)}")
             return self.kept.bundle(name), True
-
-    def _check_fits(self, bundle: Bundle) -> None:
-        """Raises BundleError where it is not a model that could answer here."""
-        if list(bundle.models) != [UNKNOWN]:
-            raise BundleError(f"it is a router for {sorted(bundle.models)}, not the model of one device")
-        here = self.bundle.input_and_output()
-        if differences := [
-            f"{key} {value!r}" for key, value in bundle.input_and_output().items() if value != here[key]
-        ]:
-            raise BundleError(f"it has {', '.join(differences)}, unlike this router")
 
     def _restore(self) -> None:
         """Takes up the kept versions: what is in production, nobody knows."""
@@ -202,10 +177,9 @@ class Follower:
         for device, name in registry.by_device(kept).items():
             self._follow(device, name, kept[name])
 
-    def _fail(self, device: str, failure: _Failure, error: Exception) -> None:
+    def _fail(self, device: str, version: str, error: Exception) -> None:
         self.failed["version"] += 1
-        self.failures[device] = failure
-        said = f"{failure.version} cannot be taken up, {self._serving(device)}: {_error_in_short(error)}"
+        said = f"{version} cannot be taken up, {self._serving(device)}: {error_in_short(error)}"
         self._note(device, said)
 
     def _note_withdrawn(self, promoted: set[str]) -> None:
@@ -255,8 +229,3 @@ def _check_names(bundle: Bundle) -> None:
                 f"live: {model.version} answers for {device!r} here, in the registry it is {expected}: serve "
                 f"{registry.ROUTER_NAME}, only the router of all devices can follow it"
             )
-
-
-def _error_in_short(error: Exception) -> str:
-    """One line, which whoever asks for /health or /version gets too."""
-    return without_passwords(" ".join(f"{type(error).__name__}: {error}".split()))[:500]

@@ -128,13 +128,13 @@ class _ModelMetrics:
     def collect(self) -> Iterator[Metric]:
         follower = self.follower
         models = follower.bundle.models.items()
-        yield _gauge(
+        yield gauge(
             "adaptf_model",
             "Networks that answer, 1 each.",
             ["device", "version", "form"],
             {(device, model.version, model.network.form): 1 for device, model in models},
         )
-        yield _gauge(
+        yield gauge(
             "adaptf_form_refused",
             "Networks whose faster form says something else on this processor: by how much of the logits' "
             "spread.",
@@ -145,7 +145,7 @@ class _ModelMetrics:
                 if model.network.refused_difference is not None
             },
         )
-        yield _gauge(
+        yield gauge(
             "adaptf_live_not_taken_up",
             "Promoted versions that could not be taken up, 1 each.",
             ["device", "version"],
@@ -157,7 +157,7 @@ class _ModelMetrics:
         for what, number in follower.failed.items():
             failed.add_metric([what], number)
         yield failed
-        yield _gauge(
+        yield gauge(
             "adaptf_kept",
             "Versions that answer from their copies on disk, unconfirmed by the registry, 1 each.",
             ["name", "version"],
@@ -168,7 +168,7 @@ class _ModelMetrics:
             yield GaugeMetricFamily(name, text, value=follower.last_check.timestamp())
 
 
-def _gauge(
+def gauge(
     name: str, text: str, labels: Sequence[str], values: Mapping[tuple[str, ...], float]
 ) -> GaugeMetricFamily:
     """A value for each of the labels' values."""

@@ -17,7 +17,7 @@ from mlflow.pyfunc.model import PythonModel
 
 from adaptf.errors import UserError
 from adaptf.serving.bundle import BUNDLE, Bundle, read_bundle
-from adaptf.serving.classify import classify
+from adaptf.serving.classify import classify, nobody
 from adaptf.serving.live import Follower
 from adaptf.serving.log_lines import log, show_log_when_served
 from adaptf.serving.monitoring import Monitor
@@ -25,6 +25,8 @@ from adaptf.serving.places import read_places
 from adaptf.serving.requests import AUDIO, DEVICE, read_rows
 from adaptf.serving.response import read_parameters, response_table
 from adaptf.serving.settings import Settings, read_settings
+from adaptf.serving.shadow import Shadow
+from adaptf.serving.shadow_status import ShadowMetrics
 from adaptf.serving.signature import example_request
 from adaptf.serving.streams import Streams
 
@@ -41,6 +43,8 @@ class DeviceRouter(PythonModel):
     follower: Follower
     monitor: Monitor
     streams: Streams
+    shadow: Shadow | None = None
+    """What lets candidates answer beside production."""
 
     @property
     def bundle(self) -> Bundle:
@@ -67,6 +71,19 @@ class DeviceRouter(PythonModel):
             weakref.finalize(self, follower.stop)
         _log_models(self.bundle)
 
+    def begin_shadow(self, shadow: Shadow) -> None:
+        """From now on candidates answer a share of the clips too."""
+        self.shadow = shadow
+        self.monitor.metrics.register(ShadowMetrics(shadow))
+        shadow.start()
+        weakref.finalize(self, shadow.stop)
+
+    def look_now(self) -> None:
+        """Has the registry looked at once, without waiting for it."""
+        self.follower.look_now()
+        if self.shadow:
+            self.shadow.look_now()
+
     def predict(
         self, context: Any, model_input: pd.DataFrame, params: dict[str, Any] | None = None
     ) -> pd.DataFrame:
@@ -92,7 +109,7 @@ class DeviceRouter(PythonModel):
             of_streams = parameters.of_streams
             rows = read_rows(table, max_seconds=bundle.max_seconds, stop=stop)
             places = read_places(table, of_streams=of_streams)
-            answers += classify(bundle, rows, stop)
+            answers += classify(bundle, rows, stop, self.shadow.heard if self.shadow else nobody)
             stay_seconds = parameters.stay_seconds
             streams = self.streams.follow(places, answers, stay_seconds=stay_seconds) if of_streams else ()
             return response_table(

@@ -193,15 +193,16 @@ def device_versions() -> dict[str, str]:
 
 
 def promoted() -> dict[str, Promoted]:
-    """The same with what tells a version from another one of its number.
-    One more request for each that has the alias alone."""
-    found = {}
-    for model in models():
-        if version := _version_in_production(model):
-            newest = {str(one.version): one for one in model.latest_versions}
-            tags = (newest.get(version) or mlflow.MlflowClient().get_model_version(model.name, version)).tags
-            found[model.name] = Promoted(version, tags.get(BUNDLE_HASH, ""))
-    return found
+    """The same with what tells a version from another one of its number."""
+    found = [(model, _version_in_production(model)) for model in models()]
+    return {model.name: with_hash(model, version) for model, version in found if version}
+
+
+def with_hash(model: RegisteredModel, version: str) -> Promoted:
+    """A version of a model, with the hash of its bundle. One more request where it has an alias alone."""
+    newest = {str(one.version): one for one in model.latest_versions}
+    tags = (newest.get(version) or mlflow.MlflowClient().get_model_version(model.name, version)).tags
+    return Promoted(version, tags.get(BUNDLE_HASH, ""))
 
 
 def models() -> list[RegisteredModel]:

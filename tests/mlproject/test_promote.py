@@ -517,3 +517,24 @@ def test_a_version_needs_a_device():
         UserError, match="there is nothing to promote: give a register_run, or a device and a version"
     ):
         promoted("all", "registered")
+
+
+def test_a_version_that_no_server_has_shadowed_is_refused_unless_forced(device, register, page_server):
+    promoted(device, register(), shadow_servers=page_server({"devices": {}}), shadow_clips=9)
+    number, asked = register(), {"shadow_servers": page_server({"devices": {}}), "shadow_clips": 9}
+    with pytest.raises(UserError) as refused:
+        promoted(device, number, **asked)
+    said = f"adaptf-{device} version 2 beside version 1: shadowed for 0 clips, 0 errors"
+    assert f"  {said}; at least 9 clips are asked for (has it the alias 'shadow'?)" in str(refused.value)
+    run = promoted(device, number, **asked, force=True, reason="nobody asks this device")
+    assert said in mlflow.get_run(run).data.tags["mlflow.note.content"]
+    assert now(device) == "2"
+
+
+@pytest.mark.parametrize(
+    "asked", [{"shadow_clips": 9}, {"shadow_servers": "http://127.0.0.1:9"}, {"shadow_agreement": 0.9}]
+)
+def test_a_gate_of_which_only_a_part_is_said_is_refused_at_once(asked, device, monkeypatch):
+    monkeypatch.setattr(gates, "judge", None)
+    with pytest.raises(UserError, match=r"^shadow_servers and shadow_clips belong together"):
+        promoted(device, "1", **asked)

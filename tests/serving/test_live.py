@@ -264,6 +264,25 @@ def test_the_first_check_is_over_when_the_follower_has_started(bundle, registry,
         follower.stop()
 
 
+def test_a_look_that_is_asked_for_does_not_wait_for_its_time(bundle, registry, of_a):
+    follower = Follower(
+        read_bundle(bundle),
+        check_seconds=3600,
+        in_production=registry.in_production,
+        download=registry.download,
+    )
+    follower.start()
+    try:
+        registry.promote("adaptf-b", "9", of_a)
+        follower.look_now()
+        end = time.monotonic() + 30
+        while versions(follower)["b"] != "adaptf-b/9" and time.monotonic() < end:
+            time.sleep(0.05)
+        assert versions(follower)["b"] == "adaptf-b/9"
+    finally:
+        follower.stop()
+
+
 @pytest.fixture
 def kept(tmp_path) -> KeptVersions:
     return KeptVersions(tmp_path / "kept")

@@ -25,13 +25,19 @@ from adaptf.serving.requests import MAX_ROWS
 from adaptf.tracking import production, registry
 from adaptf.tracking.store import open_store
 
+SENDS_WEBHOOKS = {
+    "MLFLOW_WEBHOOK_SECRET_ENCRYPTION_KEY": base64.urlsafe_b64encode(b"k" * 32).decode(),
+    "MLFLOW_WEBHOOK_ALLOWED_SCHEMES": "http,https",
+    "MLFLOW_WEBHOOK_ALLOW_PRIVATE_IPS": "true",
+}
+
 
 @pytest.fixture(scope="module")
 def store(serve, database, tracked) -> Iterator[str]:
     """Address of an MLflow server, which is in force."""
     server = serve(
         "server", "--workers", "1", "--backend-store-uri", f"sqlite:///{database}",
-        "--artifacts-destination", (database.parent / "artifacts").as_uri(),
+        "--artifacts-destination", (database.parent / "artifacts").as_uri(), environment=SENDS_WEBHOOKS,
     )  # fmt: skip
     with tracked(server):
         yield server
@@ -56,7 +62,8 @@ def address(serve_router, store, make_bundle, kept) -> str:
     """Of a server for the version in production, which follows the registry."""
     calibration = StreamCalibration(factor=1.0, dependence=0.5, threshold=0.0)
     in_production(make_bundle("a", "b", "unknown", stream=calibration), "adaptf-router")
-    return serve_router("--check_seconds", "0.5", "--keep", str(kept))
+    options = ("--check_seconds", "0.5", "--keep", str(kept), "--shadow_share", "1")
+    return serve_router(*options, ADAPTF_WEBHOOK_SECRET="s3cret")
 
 
 @pytest.fixture(scope="module")
@@ -374,6 +381,45 @@ def test_what_is_promoted_is_taken_up_without_a_restart_and_a_broken_version_is_
     production.promote("adaptf-c", "1")
     wait_until(lambda: version_for_c() == "adaptf-c/1")
     assert "c" not in status("/version").json()["notes"]
+
+
+def test_a_version_with_the_alias_shadow_answers_too_and_nobody_who_asks_gets_its_answer(
+    address, status, clip, logged
+):
+    mlflow.MlflowClient().set_registered_model_alias("adaptf-c", "shadow", "2")
+    asked = {"dataframe_records": [{"audio": clip, "device": "c"}]}
+
+    def told_of_c() -> dict:
+        assert posted(address, asked).json()["predictions"][0]["version_used"] == "adaptf-c/1"
+        return status("/shadow").json()["devices"].get("c", {"clips": 0})
+
+    wait_until(lambda: told_of_c()["clips"] >= 3)
+    told = told_of_c()
+    assert (told["version"], told["production"]) == ("adaptf-c/2", "adaptf-c/1")
+    assert told["errors"] == 0 and told["clips"] == sum(
+        figures["clips"] for figures in told["scenes"].values()
+    )
+    assert 'adaptf_shadow_model{device="c",form="' in status("/metrics").text
+    assert {"shadow"} < {line["event"] for line in logged()}
+    mlflow.MlflowClient().delete_registered_model_alias("adaptf-c", "shadow")
+    wait_until(lambda: not status("/shadow").json()["devices"])
+
+
+def test_the_webhook_of_the_registry_has_it_looked_at_and_one_with_another_secret_does_not(
+    address, store, logged
+):
+    client, events = mlflow.MlflowClient(), ["model_version_alias.created", "model_version_alias.deleted"]
+    hook = client.create_webhook("router", f"{address}/registry-changed", events, secret="s3cret")
+    client.set_registered_model_alias("adaptf-c", "hello", "1")
+    wait_until(lambda: any(line["event"] == "webhook" for line in logged()))
+    (line,) = [line for line in logged() if line["event"] == "webhook"]
+    assert line["message"] == "the registry has changed, and is looked at now"
+    assert client.test_webhook(hook.webhook_id).response_status == 200
+    client.update_webhook(hook.webhook_id, secret="guessed")
+    assert client.test_webhook(hook.webhook_id).response_status == 401
+    refused = [line["message"] for line in logged() if line["event"] == "webhook"][-1]
+    assert refused == "refused: the signature is not that of this body and secret"
+    client.delete_webhook(hook.webhook_id)
 
 
 def test_a_restart_without_the_registry_serves_what_was_kept_and_says_so(

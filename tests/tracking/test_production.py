@@ -13,6 +13,7 @@ from mlflow.protos.databricks_pb2 import ENDPOINT_NOT_FOUND
 
 from adaptf.errors import UserError
 from adaptf.tracking import production
+from adaptf.tracking.candidates import candidates
 from adaptf.tracking.production import ALIAS, HISTORY, NoProductionVersion
 from adaptf.tracking.registry import BUNDLE_HASH
 
@@ -295,6 +296,15 @@ def test_what_is_in_production_is_told_with_the_hash_of_its_bundle_by_one_reques
         ("1", f"hash {by_hand}"),
     ]
     assert by_alias not in more
+
+
+def test_candidates_are_the_versions_with_the_alias_shadow_with_the_hash_of_their_bundles(make):
+    name = make(2, promoted=2, name="adaptf-candidate")
+    mlflow.MlflowClient().set_registered_model_alias(name, "shadow", "1")
+    mlflow.MlflowClient().set_model_version_tag(name, "1", BUNDLE_HASH, "its hash")
+    assert {name: found for name, found in candidates().items() if "candidate" in name} == {
+        name: ("1", "its hash")
+    }
 
 
 def test_no_version_in_production_is_a_clear_error(make):
