@@ -1,8 +1,9 @@
-"""Makes the users of an MLflow server that asks for passwords, and gives them the passwords that stand in files.
+"""Makes the users of an MLflow server that asks for passwords, which they get from files.
 
     MLFLOW_TRACKING_URI=... python users.py FOLDER
 
-FOLDER holds `admin_password` and of each user `<user>_password`. It may run again, after a password was changed.
+FOLDER holds `admin_password` and of each user `<user>_password`.
+It may run again, after a password was changed.
 """
 
 import os
@@ -13,9 +14,13 @@ import requests
 from mlflow.exceptions import MlflowException
 from mlflow.server import get_app_client
 
-EDITS = {"train": ("experiment", "registered_model"), "promote": ("experiment", "registered_model"), "serve": ()}
-"""What users may write to, whoever made it; all read everything. What MLflow cannot tell apart, such as making a
-version and promoting it, the proxy does (nginx.conf)."""
+EDITS = {
+    "train": ("experiment", "registered_model"),
+    "promote": ("experiment", "registered_model"),
+    "serve": (),
+}
+"""What users may write to, whoever made it; all read everything. What MLflow cannot tell apart, such as
+making a version and promoting it, the proxy does (nginx.conf)."""
 
 
 def password_of(user: str, folder: Path) -> str:

@@ -89,7 +89,8 @@ def _kept_follower(asked: str, settings: Settings, kept: KeptVersions | None, er
     if kept is None or found is None or wanted not in (production.ALIAS, found.version):
         nothing = "nothing is kept of it" if kept else "keep=FOLDER would have kept it for such a start"
         raise UserError(
-            f"{asked} cannot be loaded from {mlflow.get_registry_uri()}, and {nothing}: {refusal(error) or error}"
+            f"{asked} cannot be loaded from {mlflow.get_registry_uri()}, and {nothing}: "
+            f"{refusal(error) or error}"
         ) from error
     version = f"{name}/{found.version}"
     try:

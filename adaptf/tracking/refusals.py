@@ -26,8 +26,8 @@ def refusal(error: BaseException) -> str | None:
 
 
 CERTIFICATE_HINT = (
-    "Where its certificate is not signed by a public authority, name the file of that, or of who signed it, in "
-    "MLFLOW_TRACKING_SERVER_CERT_PATH; it has to be for the name in MLFLOW_TRACKING_URI"
+    "Where its certificate is not signed by a public authority, name the file of that, or of who signed it, "
+    "in MLFLOW_TRACKING_SERVER_CERT_PATH; it has to be for the name in MLFLOW_TRACKING_URI"
 )
 
 
@@ -56,15 +56,19 @@ def _of_status(status: int, text: str, sent: str) -> str | None:
         return f"forbids it (it answers 403: {shortly(text)})"
     if status == 413:
         return (
-            f"does not take {sent or 'so much'} at once: what stands in front of it has a limit (it answers 413: "
-            f"{shortly(text)}), which has to be higher there (client_max_body_size of nginx)"
+            f"does not take {sent or 'so much'} at once: what stands in front of it has a limit (it answers "
+            f"413: {shortly(text)}), which has to be higher there (client_max_body_size of nginx)"
         )
     return None
 
 
 def _status(error: BaseException) -> tuple[int, str] | None:
     """Status and text of the answer that became this error."""
-    if isinstance(error, requests.HTTPError) and error.response is not None and _OF_MLFLOW in error.response.url:
+    if (
+        isinstance(error, requests.HTTPError)
+        and error.response is not None
+        and _OF_MLFLOW in error.response.url
+    ):
         return error.response.status_code, error.response.text
     if isinstance(error, MlflowException):
         if found := _STATUS.search(str(error)):

@@ -23,8 +23,8 @@ _T = TypeVar("_T")
 
 
 def through_the_server() -> None:
-    """Artifacts go through the tracking server, where the user does not say otherwise. MLflow's client goes to
-    the object store itself as soon as a server has one, and hangs for ever where only the server reaches it.
+    """Artifacts go through the tracking server, where the user does not say otherwise. MLflow's client goes
+    to the object store itself as soon as a server has one, and hangs where only the server reaches it.
     """
     for name in _DIRECTLY:
         os.environ.setdefault(name, "false")

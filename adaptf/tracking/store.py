@@ -25,6 +25,7 @@ _WAIT_SECONDS = (10, 60)
 """For a connection, and for the answer.
 MLflow's own requests try again for four minutes, its database for as long."""
 _OLDEST = 3
+_AUTHORITY = "MLFLOW_TRACKING_SERVER_CERT_PATH"
 _ADDRESS = "give its address in MLFLOW_TRACKING_URI as a browser opens it, without what follows a #"
 
 
@@ -46,6 +47,11 @@ def open_store() -> None:
 
 
 def _check_server(uri: str) -> None:
+    if uri.startswith("https:") and os.environ.get(_AUTHORITY) == "":
+        raise UserError(
+            f"{_AUTHORITY} is set and empty, with which MLflow would trust whoever answers at {uri}: name the "
+            "file of the certificate there, or unset it where a public authority has signed that"
+        )
     answer = _answer(uri, lambda: ask_for_any_experiment(uri, _WAIT_SECONDS, raise_on_status=False))
     if answer.status_code != 200 or "json" not in answer.headers.get("Content-Type", ""):
         raise UserError(f"the MLflow server {uri} {_refusal(answer)}")

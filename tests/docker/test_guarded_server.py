@@ -1,4 +1,4 @@
-"""A server that asks for passwords, behind TLS: who may do what, and what ends a stage with a message in seconds."""
+"""A server that asks for passwords, behind TLS: who may do what, and what ends a stage in seconds."""
 
 import json
 import sys
@@ -17,6 +17,7 @@ from mlflow.exceptions import MlflowException
 
 from adaptf.pipeline.stage import Stage
 from adaptf.promotion.moving import move
+from adaptf.serving.bundle import bundle_hash
 from adaptf.serving.logged_model import log_router
 from adaptf.tracking import production, registry, runs
 from adaptf.tracking.registry import ROUTER_NAME
@@ -66,8 +67,17 @@ def test_a_wrong_password_ends_a_stage_at_once(guarded: Guarded, stage_says: Cal
 def test_a_certificate_that_nobody_has_signed_ends_a_stage_at_once(
     guarded: Guarded, stage_says: Callable[..., str]
 ) -> None:
-    said = stage_says(guarded.address, **guarded.variables("train", MLFLOW_TRACKING_SERVER_CERT_PATH=""))
+    variables = guarded.variables("train")
+    del variables["MLFLOW_TRACKING_SERVER_CERT_PATH"]
+    said = stage_says(guarded.address, **variables)
     assert "certificate verify failed" in said and "MLFLOW_TRACKING_SERVER_CERT_PATH" in said
+
+
+def test_an_empty_name_of_a_certificate_does_not_mean_that_none_is_wanted(
+    guarded: Guarded, stage_says: Callable[..., str]
+) -> None:
+    said = stage_says(guarded.address, **guarded.variables("train", MLFLOW_TRACKING_SERVER_CERT_PATH=""))
+    assert "MLFLOW_TRACKING_SERVER_CERT_PATH is set and empty" in said
 
 
 def test_a_certificate_for_another_name_ends_a_stage_at_once(
@@ -101,20 +111,19 @@ def registered(guarded: Guarded, bundle: Path) -> None:
         for _ in range(2):
             with mlflow.start_run(tags={runs.STAGE: "register"}):
                 uri = log_router(bundle, ROUTER_NAME)
-                tags = {registry.BUNDLE_HASH: hash_of(bundle)}
+                tags = {registry.BUNDLE_HASH: bundle_hash(bundle)}
                 registry.register(uri, ROUTER_NAME, tags=tags, description="of a test")
-
-
-def hash_of(bundle: Path) -> str:
-    from adaptf.serving.bundle import bundle_hash
-
-    return bundle_hash(bundle)
 
 
 def promote(version: str) -> None:
     seen = {ROUTER_NAME: production.production_or_none(ROUTER_NAME)}
     with mlflow.start_run() as run:
-        move({ROUTER_NAME: version}, StageRun(run.info.run_id, "promote", Path()), seen=seen, reason="it is good")
+        move(
+            {ROUTER_NAME: version},
+            StageRun(run.info.run_id, "promote", Path()),
+            seen=seen,
+            reason="it is good",
+        )
 
 
 @pytest.fixture(scope="module")
@@ -142,13 +151,18 @@ def test_nobody_else_changes_what_is_in_production(
     guarded: Guarded, promoted: None, user: str, change: str
 ) -> None:
     with in_store(guarded.address, **guarded.variables(user)):
-        with pytest.raises(MlflowException, match="may (change|read)"):
+        with pytest.raises(MlflowException, match=r"may (change|read)"):
             CHANGES[change](mlflow.MlflowClient())
         assert production.production_or_none(ROUTER_NAME) == "1"
 
 
-@pytest.mark.parametrize("path", ["/api/2.0//mlflow/./registered-models/%61lias", "/ajax-api/2.0/preview/mlflow/registered-models/alias"])
-def test_no_other_spelling_of_an_address_gets_past_the_proxy(guarded: Guarded, promoted: None, path: str) -> None:
+@pytest.mark.parametrize(
+    "path",
+    ["/api/2.0//mlflow/./registered-models/%61lias", "/ajax-api/2.0/preview/mlflow/registered-models/alias"],
+)
+def test_no_other_spelling_of_an_address_gets_past_the_proxy(
+    guarded: Guarded, promoted: None, path: str
+) -> None:
     body = {"name": ROUTER_NAME, "alias": "production", "version": "2"}
     request = requests.Request(
         "POST", guarded.address, json=body, auth=("train", guarded.password("train"))
@@ -159,15 +173,13 @@ def test_no_other_spelling_of_an_address_gets_past_the_proxy(guarded: Guarded, p
 
 
 def test_promoting_takes_a_password_and_not_the_name_alone(guarded: Guarded, promoted: None) -> None:
-    with in_store(guarded.address, **guarded.variables("promote", MLFLOW_TRACKING_PASSWORD="a wrong one")):
-        with pytest.raises(MlflowException, match="not authenticated"):
-            mlflow.MlflowClient().set_registered_model_alias(ROUTER_NAME, "production", "2")
+    variables = guarded.variables("promote", MLFLOW_TRACKING_PASSWORD="a wrong one")
+    with in_store(guarded.address, **variables), pytest.raises(MlflowException, match="not authenticated"):
+        mlflow.MlflowClient().set_registered_model_alias(ROUTER_NAME, "production", "2")
 
 
 @pytest.fixture
-def router(
-    guarded: Guarded, promoted: None, serve_router: Callable[..., str]
-) -> Iterator[str]:
+def router(guarded: Guarded, promoted: None, serve_router: Callable[..., str]) -> Iterator[str]:
     """Address of one that may read alone."""
     with in_store(guarded.address, **guarded.variables("serve")):
         yield serve_router("--check_seconds", "0.5")
