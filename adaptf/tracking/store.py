@@ -49,8 +49,8 @@ def open_store() -> None:
 def _check_server(uri: str) -> None:
     if uri.startswith("https:") and os.environ.get(_AUTHORITY) == "":
         raise UserError(
-            f"{_AUTHORITY} is set and empty, with which MLflow would trust whoever answers at {uri}: name the "
-            "file of the certificate there, or unset it where a public authority has signed that"
+            f"{_AUTHORITY} is set and empty, with which MLflow would trust whoever answers at {uri}: name "
+            "the file of the certificate there, or unset it where a public authority has signed that"
         )
     answer = _answer(uri, lambda: ask_for_any_experiment(uri, _WAIT_SECONDS, raise_on_status=False))
     if answer.status_code != 200 or "json" not in answer.headers.get("Content-Type", ""):
