@@ -12,10 +12,14 @@ ENV PIP_NO_CACHE_DIR=1 \
 COPY constraints.txt ./
 RUN pip install --constraint=constraints.txt mlflow
 
+COPY docker/from-files.sh docker/healthy.py ./
+ENTRYPOINT ["/home/adaptf/from-files.sh"]
+
 
 FROM base AS tracking
 
-RUN pip install --constraint=constraints.txt boto3 psycopg2-binary
+RUN pip install --constraint=constraints.txt boto3 "mlflow[auth]" psycopg2-binary
+COPY docker/basic_auth.ini docker/bucket.py docker/users.py ./
 
 USER 1000
 EXPOSE 5000
@@ -41,5 +45,5 @@ VOLUME /kept
 USER 1000
 EXPOSE 5001
 HEALTHCHECK --interval=10s --timeout=5s --start-period=120s --retries=3 \
-    CMD ["python", "-c", "import urllib.request; urllib.request.urlopen('http://127.0.0.1:5001/health', timeout=4)"]
+    CMD ["python", "healthy.py", "5001"]
 CMD ["python", "-m", "adaptf.mlproject.serve", "--host", "0.0.0.0", "--keep", "/kept"]

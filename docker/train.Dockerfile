@@ -10,14 +10,19 @@ RUN apt-get update \
     && rm -rf /var/lib/apt/lists/*
 
 RUN useradd --create-home --uid 1000 adaptf \
-    && install --directory --owner=adaptf /cache /home/adaptf/project
+    && install --directory --owner=adaptf /home/adaptf/project /home/adaptf/project/cache
 WORKDIR /home/adaptf/project
+
+# All that is written lies in `cache`, so that a volume there keeps it: the next container goes on.
+ENV ADAPTF_WORK=/home/adaptf/project/cache/work \
+    TORCHINDUCTOR_CACHE_DIR=/home/adaptf/project/cache/torchinductor \
+    MPLCONFIGDIR=/home/adaptf/project/cache/libraries/matplotlib \
+    XDG_CACHE_HOME=/home/adaptf/project/cache/libraries
 
 ENV GIT_PYTHON_REFRESH=quiet \
     PIP_NO_CACHE_DIR=1 \
     PIP_ROOT_USER_ACTION=ignore \
-    PYTHONUNBUFFERED=1 \
-    TORCHINDUCTOR_CACHE_DIR=/cache/torchinductor
+    PYTHONUNBUFFERED=1
 
 # From the slowest layer to the one that changes most. Without options pip takes PyTorch's CUDA build (on x86-64).
 ARG TORCH_PIP_OPTIONS=""
@@ -33,6 +38,7 @@ COPY MLproject README.md conda.yaml ./
 COPY adaptf adaptf
 RUN pip install --no-deps --editable .
 
+COPY docker/from-files.sh /usr/local/bin/
 USER 1000
-ENTRYPOINT ["tini", "-g", "--"]
+ENTRYPOINT ["tini", "-g", "--", "from-files.sh"]
 CMD ["mlflow", "run", ".", "--env-manager", "local"]

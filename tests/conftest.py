@@ -16,7 +16,13 @@ from adaptf.data.sets.published_lists import tau_split
 
 os.environ["MLFLOW_ALLOW_PICKLE_DESERIALIZATION"] = "false"
 os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
-pytest_plugins = ["fixtures.noise_data", "fixtures.postgresql", "fixtures.serving", "fixtures.stages"]
+pytest_plugins = [
+    "fixtures.noise_data",
+    "fixtures.postgresql",
+    "fixtures.serving",
+    "fixtures.guarded",
+    "fixtures.stages",
+]
 GOLDEN = Path(__file__).parent / "golden"
 
 

@@ -28,6 +28,8 @@ from adaptf.serving.webhook import read_secret
 from adaptf.tracking import production
 from adaptf.tracking.present import IN_PRODUCTION, present_version
 from adaptf.tracking.production import NoProductionVersion
+from adaptf.tracking.refusals import refusal
+from adaptf.tracking.server import through_the_server
 
 _NOWHERE = "none"
 _REGISTERED = re.compile(r"models:/([^/]+)/(\d+)")
@@ -111,7 +113,8 @@ def _kept_follower(asked: str, settings: Settings, kept: KeptVersions | None, er
     if kept is None or found is None or wanted not in (production.ALIAS, found.version):
         nothing = "nothing is kept of it" if kept else "keep=FOLDER would have kept it for such a start"
         raise UserError(
-            f"{asked} cannot be loaded from {mlflow.get_registry_uri()}, and {nothing}: {error}"
+            f"{asked} cannot be loaded from {mlflow.get_registry_uri()}, and {nothing}: "
+            f"{refusal(error) or error}"
         ) from error
     version = f"{name}/{found.version}"
     try:
@@ -134,6 +137,7 @@ def main() -> None:
     """The body of the entry point."""
     for name, value in _IMPATIENT.items():
         os.environ.setdefault(name, value)
+    through_the_server()
     set_parsing_settings(docstring_parse_attribute_docstrings=True)
     config = auto_cli(ServeConfig, as_positional=False)
     show_log()

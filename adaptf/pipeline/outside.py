@@ -13,6 +13,7 @@ import torch
 from adaptf.data.shared_memory import SHARED_MEMORY
 from adaptf.errors import UserError
 from adaptf.files import writable_folder
+from adaptf.tracking.refusals import refusal
 from adaptf.tracking.runs import work_root
 
 _REFUSALS = {
@@ -41,6 +42,8 @@ def message(error: Exception) -> str | None:
     """What a user is told of an error; None for a fault of the program, of which the traceback tells most."""
     if isinstance(error, UserError):
         return str(error)
+    if refused := refusal(error):
+        return refused
     if isinstance(error, OSError) and error.errno in _REFUSALS:
         named = f" ({error.filename})" if error.filename else ""
         places = {"ADAPTF_WORK": work_root(), "TMPDIR": _temporary(), "shared memory": SHARED_MEMORY}

@@ -35,6 +35,7 @@ from adaptf.tracking import lease as leases
 from adaptf.tracking import runs
 from adaptf.tracking.complete import COMPLETE, NOT_YET
 from adaptf.tracking.lease import Lease, LeaseLost
+from adaptf.tracking.refusals import refusal
 from adaptf.tracking.runs import FOLDS, SEEDS, Result, Several, StageRun, StopTraining, Watch
 from adaptf.tracking.server import answers, wait_for_answer
 from adaptf.tracking.store import open_store
@@ -333,7 +334,8 @@ def _log_configuration(config: Any) -> None:
         mlflow.log_text(yaml.safe_dump(plain(dataclasses.asdict(config)), sort_keys=False), "config.yaml")
     except Exception as error:  # of the system, MLflow, or a library for S3, which may be missing
         place = active.info.artifact_uri if active else "their store"
-        raise UserError(f"no artifact can be written to {place} from here: {error}") from error
+        reason = refusal(error) or str(error)
+        raise UserError(f"no artifact can be written to {place} from here: {reason}") from error
     known = mlflow.get_run(active.info.run_id).data.params if active else {}
     mlflow.log_params({key: value for key, value in settings(config).items() if key not in known})
 

