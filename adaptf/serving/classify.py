@@ -3,7 +3,7 @@ on worker threads that all requests of the process share."""
 
 import os
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from functools import cache
@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from adaptf.data.decode import Waveform
 from adaptf.evaluation.forward_filter import StreamCalibration
 from adaptf.serving.bundle import Bundle, RoutedModel
-from adaptf.serving.requests import Row, RowError, clips_of, go_on, invalid
+from adaptf.serving.requests import BadRow, Row, clips_of, go_on
 
 CLIPS_AT_ONCE = 16
 """Most clips that a worker has in hand,
@@ -45,36 +45,31 @@ class Answer:
     """Of the version; None where it has none."""
 
 
+_Found = dict[int, Answer | BadRow]
+"""By the number of the row."""
+
+
 def nobody(*_: object) -> None:
     """Does nothing with what was heard."""
 
 
-def classify(bundle: Bundle, rows: list[Row], stop: Event, heard: Heard = nobody) -> list[Answer]:
-    """Every row's clips, each by the network of the row's device, in the rows' order.
-
-    Raises MlflowException (INVALID_PARAMETER_VALUE) that names the first row whose audio cannot be decoded,
-    and GivenUp once `stop` is set.
-    """
-    answers: dict[int, Answer] = {}
-    bad_rows: list[RowError] = []
-    for task in _in_turn(bundle, rows, stop, heard):
-        try:
-            answers |= task.result()
-        except RowError as error:
-            bad_rows.append(error)
-    if bad_rows:
-        raise invalid(str(min(bad_rows, key=lambda error: error.row)))
-    return [answers[row.number] for row in rows]
+def classify(
+    bundle: Bundle, rows: Sequence[Row | BadRow], stop: Event, heard: Heard = nobody
+) -> list[Answer | BadRow]:
+    """Every row's clips, each by the network of the row's device, in the rows' order; bad rows stay, and
+    those whose audio cannot be decoded become such. Raises GivenUp once `stop` is set."""
+    found: dict[int, Answer | BadRow] = {row.number: row for row in rows if isinstance(row, BadRow)}
+    for task in _in_turn(bundle, [row for row in rows if isinstance(row, Row)], stop, heard):
+        found |= task.result()
+    return [found[row.number] for row in rows]
 
 
-def _in_turn(
-    bundle: Bundle, rows: list[Row], stop: Event, heard: Heard
-) -> Iterator[Future[dict[int, Answer]]]:
+def _in_turn(bundle: Bundle, rows: list[Row], stop: Event, heard: Heard) -> Iterator[Future[_Found]]:
     """Tasks that have ended. A request has no more of them at the workers than there are workers, so that
     those of other requests come in between."""
     pool, at_once = workers(), torch.get_num_threads()
     chunks = chunks_of(bundle, rows, workers=at_once)
-    running: set[Future[dict[int, Answer]]] = set()
+    running: set[Future[_Found]] = set()
     while running := running | {
         pool.submit(_classify_chunk, bundle, chunk, stop, heard)
         for chunk in islice(chunks, at_once - len(running))
@@ -108,20 +103,27 @@ def chunks_of(bundle: Bundle, rows: list[Row], *, workers: int) -> Iterator[list
 
 
 @torch.inference_mode()
-def _classify_chunk(bundle: Bundle, rows: list[Row], stop: Event, heard: Heard) -> dict[int, Answer]:
-    """Rows of one device, by their numbers, or rows of which the sound says the device.
-    Raises RowError and GivenUp."""
+def _classify_chunk(bundle: Bundle, rows: list[Row], stop: Event, heard: Heard) -> _Found:
+    """Rows of one device, by their numbers, or rows of which the sound says the device. Raises GivenUp."""
     go_on(stop)
-    clips = [clips_of(row, sample_rate=bundle.sample_rate, clip_samples=bundle.clip_samples) for row in rows]
-    if bundle.by_sound(rows[0].device):
-        return {
-            row.number: _by_sound(bundle, row, one, stop, heard) for row, one in zip(rows, clips, strict=True)
-        }
-    device = bundle.device_used(rows[0].device)
+    read = [clips_of(row, sample_rate=bundle.sample_rate, clip_samples=bundle.clip_samples) for row in rows]
+    bad: _Found = {clips.number: clips for clips in read if isinstance(clips, BadRow)}
+    good = [(row, clips) for row, clips in zip(rows, read, strict=True) if not isinstance(clips, BadRow)]
+    return bad | _answers(bundle, good, stop, heard) if good else bad
+
+
+def _answers(bundle: Bundle, rows: Sequence[tuple[Row, Waveform]], stop: Event, heard: Heard) -> _Found:
+    """Of one device, or by the sound; `rows` with their clips. Raises GivenUp."""
+    asked = rows[0][0].device
+    if bundle.by_sound(asked):
+        return {row.number: _by_sound(bundle, row, clips, stop, heard) for row, clips in rows}
+    device, clips = bundle.device_used(asked), [clips for _, clips in rows]
     log_mels = _log_mels(bundle, np.concatenate(clips), stop)
     probabilities = _probabilities_of(bundle, device, log_mels, stop, heard)
     parts = np.split(probabilities, np.cumsum([len(of_row) for of_row in clips])[:-1])
-    return {row.number: _answer(bundle, row, device, part) for row, part in zip(rows, parts, strict=True)}
+    return {
+        row.number: _answer(bundle, row, device, part) for (row, _), part in zip(rows, parts, strict=True)
+    }
 
 
 def _by_sound(bundle: Bundle, row: Row, clips: Waveform, stop: Event, heard: Heard) -> Answer:

@@ -16,7 +16,7 @@ from adaptf.serving.bundle import Bundle
 from adaptf.serving.classify import Answer
 from adaptf.serving.live import Follower
 from adaptf.serving.log_lines import log
-from adaptf.serving.requests import GivenUp
+from adaptf.serving.requests import BadRow, GivenUp
 
 _SECONDS = (0.0025, 0.005, 0.01, 0.02, 0.04, 0.08, 0.16, 0.32, 0.64, 1.28, 2.56, 5.12, 10.24, 20.48)
 """Bounds of the histogram: one clip takes a few milliseconds, the largest request some seconds."""
@@ -50,6 +50,9 @@ class Monitor:
         self._asked = Counter(
             "adaptf_rows_asked", "Rows, by the device asked for.", ["device"], registry=metrics
         )
+        self._bad_rows = Counter(
+            "adaptf_rows_failed", "Rows that were answered with an error.", registry=metrics
+        )
         by = ["device", "scene"]
         self._rows = Counter(
             "adaptf_rows", "Rows, by the device used and the scene found.", by, registry=metrics
@@ -60,11 +63,11 @@ class Monitor:
         metrics.register(_ModelMetrics(follower))
 
     @contextmanager
-    def request(self) -> Iterator[list[Answer]]:
+    def request(self) -> Iterator[list[Answer | BadRow]]:
         """Surrounds the answering of one request; its answers go into the list.
         Errors are counted and passed on."""
         number, start = next(self._numbers), time.perf_counter()
-        answers: list[Answer] = []
+        answers: list[Answer | BadRow] = []
         try:
             yield answers
         except GivenUp:
@@ -76,7 +79,9 @@ class Monitor:
         except Exception as error:
             self._end(number, start, "error", {"message": f"{type(error).__name__}: {error}"}, logging.ERROR)
             raise
-        self._end(number, start, "ok", self._counted(answers))
+        bad = [answer for answer in answers if isinstance(answer, BadRow)]
+        good = [answer for answer in answers if not isinstance(answer, BadRow)]
+        self._end(number, start, "ok", self._counted(good) | self._failed(bad))
 
     def turned_away(self, status: str, message: str) -> None:
         """Counts a request that the router never saw."""
@@ -90,6 +95,11 @@ class Monitor:
         self._requests.labels(status).inc()
         self._seconds.observe(seconds)
         log("request", level, request=number, status=status, ms=round(1000 * seconds, 2), **values)
+
+    def _failed(self, bad: Sequence[BadRow]) -> dict[str, Any]:
+        """Counts bad rows; for the log line how many, and the first one's error."""
+        self._bad_rows.inc(len(bad))
+        return {"failed": len(bad), "message": f"row {bad[0].number}: {bad[0].error}"} if bad else {}
 
     def _counted(self, answers: Sequence[Answer]) -> dict[str, Any]:
         """Adds the answers to the metrics; returns their counts for the log line."""

@@ -24,7 +24,8 @@ class Place(NamedTuple):
 def read_places(table: pd.DataFrame, *, of_streams: bool) -> list[Place]:
     """Those of all rows, none where they are not `of_streams`.
     Raises MlflowException (INVALID_PARAMETER_VALUE) that names the row or column at fault."""
-    there = [column for column in (STREAM, SECOND) if column in table]
+    # Spark gives all columns of the signature, those that were not asked for empty.
+    there = [column for column in (STREAM, SECOND) if column in table and table[column].notna().any()]
     if not of_streams and there:
         raise invalid(f"column {there[0]!r} is for aggregate='stream'")
     if of_streams and len(there) < 2:

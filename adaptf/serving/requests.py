@@ -1,5 +1,4 @@
-"""Reading of a request's rows: base64 audio, checked before it is decoded, -> clips of one length;
-errors become HTTP 400."""
+"""Reading of a request's rows: base64 audio, checked before it is decoded, -> clips of one length."""
 
 import base64
 import binascii
@@ -23,8 +22,6 @@ STREAM, SECOND = "stream", "second"
 _FORMATS = ("WAV", "WAVEX", "FLAC", "OGG", "MP3")
 
 MAX_ROWS = 512
-MAX_REQUEST_SECONDS = 600.0
-"""Of audio in one request: some twenty seconds of one core, well inside MLflow's time limit of a minute."""
 
 MAX_SAMPLE_RATE, MAX_CHANNELS = 192_000, 8
 """Together with the length they bound what decoding one row may take,
@@ -60,26 +57,50 @@ class GivenUp(Exception):
     """Nobody waits for the answer any more."""
 
 
-class RowError(ValueError):
-    """A row whose audio turns out to be unfit when it is decoded."""
+@dataclass(frozen=True)
+class BadRow:
+    """One that cannot be answered."""
 
-    def __init__(self, row: int, message: str) -> None:
-        super().__init__(f"row {row}: {message}")
-        self.row = row
+    number: int
+    """From 0."""
+    device: str | None
+    """As it was asked for; None also where it is what cannot be read."""
+    error: str
+    """What is wrong, and what would be right."""
 
 
-def read_rows(table: Any, *, max_seconds: float, stop: Event) -> list[Row]:
-    """Rows of a request, in order; `max_seconds` limits each row's audio.
+def read_rows(table: Any, *, max_seconds: float, stop: Event) -> Iterator[Row | BadRow]:
+    """Rows of a table, in order, each read when it is asked for; `max_seconds` limits a row's audio, whose
+    length is checked before anything else is done with it.
 
-    Raises MlflowException (INVALID_PARAMETER_VALUE, HTTP 400) that names the row, counted from 0, and what
-    would be right, and GivenUp once `stop` is set.
-    All lengths are checked before anything else is done with the audio.
+    Raises MlflowException (INVALID_PARAMETER_VALUE, HTTP 400) at once where the table's form is wrong, and
+    while it reads GivenUp once `stop` is set.
     """
     table = _check_table(table)
-    devices = list(each_row(table[DEVICE] if DEVICE in table else [None] * len(table), _read_device))
-    files = list(each_row(table[AUDIO], read_base64))
-    seconds = _read_seconds(files, max_seconds, stop)
-    return [Row(*row) for row in zip(range(len(table)), devices, files, seconds, strict=True)]
+    devices = table[DEVICE] if DEVICE in table else [None] * len(table)
+    return (
+        _read_row(number, audio, device, max_seconds, stop)
+        for number, (audio, device) in enumerate(zip(table[AUDIO], devices, strict=True))
+    )
+
+
+def _read_row(number: int, audio: Any, device: Any, max_seconds: float, stop: Event) -> Row | BadRow:
+    go_on(stop)
+    asked = None
+    try:
+        asked = _read_device(device)
+        file = read_base64(audio)
+        return Row(number, asked, file, checked_seconds(file, max_seconds))
+    except ValueError as error:
+        return BadRow(number, asked, str(error))
+
+
+def refuse(row: _Result | BadRow) -> _Result:
+    """A row that is none of the bad ones.
+    Raises MlflowException (INVALID_PARAMETER_VALUE, HTTP 400) for one that is."""
+    if isinstance(row, BadRow):
+        raise invalid(f"row {row.number}: {row.error}")
+    return row
 
 
 def go_on(stop: Event) -> None:
@@ -88,20 +109,21 @@ def go_on(stop: Event) -> None:
         raise GivenUp
 
 
-def clips_of(row: Row, *, sample_rate: int, clip_samples: int) -> Waveform:
-    """The decoded audio, (clips, clip_samples). Raises RowError."""
+def clips_of(row: Row, *, sample_rate: int, clip_samples: int) -> Waveform | BadRow:
+    """The decoded audio, (clips, clip_samples)."""
     try:
         return cut_clips(_checked_waveform(row.file, sample_rate), clip_samples)
     except ValueError as error:
-        raise RowError(row.number, str(error)) from error
+        return BadRow(row.number, row.device, str(error))
 
 
 def _check_table(table: Any) -> pd.DataFrame:
-    """The table itself, where its columns and its number of rows are right."""
+    """The table itself, where its columns are right and it has rows."""
     if not isinstance(table, pd.DataFrame):
         raise invalid(f"send rows as 'dataframe_records' or 'dataframe_split', got {type(table).__name__}")
     check_columns(list(table.columns))
-    check_number(len(table))
+    if table.empty:
+        check_number(0)
     return table
 
 
@@ -119,21 +141,6 @@ def check_number(rows: int) -> None:
     """Raises MlflowException where they are too many or none."""
     if not 1 <= rows <= MAX_ROWS:
         raise invalid(f"a request should have 1 to {MAX_ROWS} rows, got {rows}")
-
-
-def _read_seconds(files: Sequence[BytesIO], max_seconds: float, stop: Event) -> list[float]:
-    """Of each row. It ends as soon as they are too many: MP3 and OGG are decoded to know theirs."""
-    seconds: list[float] = []
-    for of_row in each_row(files, lambda file: checked_seconds(file, max_seconds)):
-        go_on(stop)
-        seconds.append(of_row)
-        # Time and memory of an answer are bounded only if the request is as a whole.
-        if (together := sum(seconds)) > MAX_REQUEST_SECONDS:
-            raise invalid(
-                f"the rows hold {together:.1f} s of audio together, more than {MAX_REQUEST_SECONDS:g} s: "
-                "send fewer at once"
-            )
-    return seconds
 
 
 def each_row(values: Iterable[_Value], read: Callable[[_Value], _Result]) -> Iterator[_Result]:

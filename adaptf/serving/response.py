@@ -1,7 +1,8 @@
 """A response: the parameters that a request may have, and the table that it is answered with."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -10,10 +11,13 @@ from numpy.typing import NDArray
 
 from adaptf.evaluation.forward_filter import STAY_SECONDS
 from adaptf.serving.classify import Answer
-from adaptf.serving.requests import SECOND, STREAM, invalid, shown
+from adaptf.serving.requests import SECOND, STREAM, BadRow, invalid, shown
 from adaptf.serving.streams import Stream
 
 _FILE, _SECOND, _STREAM = "file", "second", "stream"
+_FAIL, _ROW = "fail", "row"
+_PROBABILITY = "probability"
+_NONE: NDArray[np.float64] = np.empty(0)
 UNSURE = "unsure"
 """In place of a stream's scene that is more likely wrong than right."""
 _LONGEST_STAY_SECONDS = 86_400
@@ -30,11 +34,19 @@ class Parameters:
     `stream`: a row per row of the request, with the scene of its stream so far."""
     stay_seconds: float = STAY_SECONDS
     """How long a stream stays in a scene, typically: longer stays are followed later and more surely."""
+    on_error: str = _FAIL
+    """What becomes of a row that cannot be answered. `fail`: nothing is answered, and it is named;
+    `row`: a row that says so in `error`, and the others are answered."""
 
     @property
     def of_streams(self) -> bool:
         """Whether rows say which stream they belong to."""
         return self.aggregate == _STREAM
+
+    @property
+    def keeps_bad_rows(self) -> bool:
+        """Whether a row that cannot be answered is a row of the answer."""
+        return self.on_error == _ROW
 
 
 def read_parameters(params: Mapping[str, Any] | None, *, scenes: int) -> Parameters:
@@ -55,6 +67,10 @@ def read_parameters(params: Mapping[str, Any] | None, *, scenes: int) -> Paramet
         raise invalid(
             f"aggregate should be {_FILE!r}, {_SECOND!r} or {_STREAM!r}, got {shown(read.aggregate)}"
         )
+    if read.on_error not in (_FAIL, _ROW):
+        raise invalid(f"on_error should be {_FAIL!r} or {_ROW!r}, got {shown(read.on_error)}")
+    if read.of_streams and read.keeps_bad_rows:
+        raise invalid(f"on_error={_ROW!r} is not for aggregate={_STREAM!r}: rows of a stream hang together")
     stay = read.stay_seconds
     if type(stay) not in (int, float) or not 1 <= stay <= _LONGEST_STAY_SECONDS:
         raise invalid(f"stay_seconds should be from 1 to {_LONGEST_STAY_SECONDS}, got {shown(stay)}")
@@ -62,7 +78,7 @@ def read_parameters(params: Mapping[str, Any] | None, *, scenes: int) -> Paramet
 
 
 def response_table(
-    answers: Sequence[Answer],
+    answers: Sequence[Answer | BadRow],
     parameters: Parameters,
     *,
     scenes: Sequence[str],
@@ -70,52 +86,85 @@ def response_table(
     index: pd.Index,
     streams: Sequence[Stream] = (),
 ) -> pd.DataFrame:
-    """The response; `index` is the request's, `streams` those of its rows, after them."""
+    """The response; `index` is the request's, `streams` those of its rows, after them.
+
+    Its columns hang on the parameters alone: engines join the answers to one batch after the other.
+    """
+    row_of = partial(_row_of, top_k=parameters.top_k, scenes=scenes)
     if parameters.aggregate == _SECOND:
-        numbered = [
-            (row, clip) for row, answer in enumerate(answers) for clip in range(len(answer.probabilities))
-        ]
         rows = [
-            {"row": row, "second": clip * clip_seconds}
-            | _row_of(answers[row], answers[row].probabilities[clip], parameters.top_k, scenes)
-            for row, clip in numbered
+            {"row": number, SECOND: second} | row_of(answer, probabilities)
+            for number, answer in enumerate(answers)
+            for second, probabilities in _seconds_of(answer, clip_seconds)
         ]
-        index = index.take([row for row, _ in numbered])
+        index = index.take([row["row"] for row in rows])
     elif parameters.of_streams:
         rows = [
             _place_of(stream)
-            | _row_of(answer, stream.belief.probabilities, parameters.top_k, scenes)
+            | row_of(answer, stream.belief.probabilities)
             | ({} if stream.sure else {"scene": UNSURE})
             for answer, stream in zip(answers, streams, strict=True)
         ]
     else:
-        rows = [
-            _row_of(answer, answer.probabilities.mean(axis=0), parameters.top_k, scenes) for answer in answers
-        ]
+        rows = [row_of(answer, _mean_of(answer)) for answer in answers]
     # Columns of objects: pandas would turn a null device into NaN, which is not JSON. One by one: from rows
     # it takes 3 ms.
-    columns = {
-        name: pd.Series([row[name] for row in rows], index, dtype=float if name == "probability" else object)
-        for name in rows[0]
+    columns = {name: [row[name] for row in rows] for name in rows[0]}
+    numbers = set() if None in columns[_PROBABILITY] else {_PROBABILITY}
+    table = {
+        name: pd.Series(values, index, dtype=float if name in numbers else object)
+        for name, values in columns.items()
     }
-    return pd.DataFrame(columns, copy=False)
+    return pd.DataFrame(table, copy=False)
 
 
 def _place_of(stream: Stream) -> dict[str, Any]:
     return {STREAM: stream.name, SECOND: stream.next_second - 1, "seconds_heard": stream.seconds_heard}
 
 
+def _seconds_of(
+    answer: Answer | BadRow, clip_seconds: float
+) -> Iterator[tuple[float | None, NDArray[np.float64]]]:
+    """Where each clip begins, and its probabilities (scenes,)."""
+    if isinstance(answer, BadRow):
+        yield None, _NONE
+    else:
+        for clip, probabilities in enumerate(answer.probabilities):
+            yield clip * clip_seconds, probabilities
+
+
+def _mean_of(answer: Answer | BadRow) -> NDArray[np.float64]:
+    """(scenes,)"""
+    return _NONE if isinstance(answer, BadRow) else answer.probabilities.mean(axis=0)
+
+
 def _row_of(
-    answer: Answer, probabilities: NDArray[np.float64], top_k: int, scenes: Sequence[str]
+    answer: Answer | BadRow, probabilities: NDArray[np.float64], *, top_k: int, scenes: Sequence[str]
 ) -> dict[str, Any]:
     """One row of the response; `probabilities` (scenes,)."""
+    if isinstance(answer, BadRow):
+        return _bad(answer)
     best = int(probabilities.argmax())
     order = np.argsort(-probabilities, kind="stable")[:top_k] if top_k else range(len(scenes))
     return {
         "scene": scenes[best],
-        "probability": float(probabilities[best]),
+        _PROBABILITY: float(probabilities[best]),
         "device_asked": answer.device_asked,
         "device_used": answer.device_used,
         "version_used": answer.version_used,
         "probabilities": {scenes[place]: float(probabilities[place]) for place in order},
+        "error": "",
+    }
+
+
+def _bad(row: BadRow) -> dict[str, Any]:
+    """No null where there is text: Spark would be given the word None."""
+    return {
+        "scene": "",
+        _PROBABILITY: None,
+        "device_asked": row.device,
+        "device_used": "",
+        "version_used": "",
+        "probabilities": {},
+        "error": row.error,
     }

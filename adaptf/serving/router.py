@@ -6,10 +6,11 @@ with a single entry, `unknown`, that answers for every device.
 
 import logging
 import weakref
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
 from threading import Event
-from typing import Any
+from typing import Any, TypeVar
 
 import pandas as pd
 from mlflow.models import set_model
@@ -18,11 +19,12 @@ from mlflow.pyfunc.model import PythonModel
 from adaptf.errors import UserError
 from adaptf.serving.bundle import BUNDLE, Bundle, read_bundle
 from adaptf.serving.classify import classify, nobody
+from adaptf.serving.limits import in_parts, one_request
 from adaptf.serving.live import Follower
 from adaptf.serving.log_lines import log, show_log_when_served
 from adaptf.serving.monitoring import Monitor
 from adaptf.serving.places import read_places
-from adaptf.serving.requests import AUDIO, DEVICE, read_rows
+from adaptf.serving.requests import AUDIO, DEVICE, BadRow, Row, read_rows, refuse
 from adaptf.serving.response import read_parameters, response_table
 from adaptf.serving.settings import Settings, read_settings
 from adaptf.serving.shadow import Shadow
@@ -35,6 +37,9 @@ _NOT_BY_SOUND = (
     "run of `finetune` is of a version of adaptf that learns it, and tuned three devices or more, each with "
     "validation clips: run finetune, quantize, register and promote again, or leave device_from_sound=false"
 )
+
+
+_Row = TypeVar("_Row")
 
 
 class DeviceRouter(PythonModel):
@@ -87,29 +92,43 @@ class DeviceRouter(PythonModel):
     def predict(
         self, context: Any, model_input: pd.DataFrame, params: dict[str, Any] | None = None
     ) -> pd.DataFrame:
-        """One row per row of the request, with its index; with `aggregate="second"` one per clip of it, with
-        `"stream"` the scene of the row's stream so far.
+        """One row per row of the table, with its index; with `aggregate="second"` one per clip of it, with
+        `"stream"` the scene of the row's stream so far. The table may be longer than a request: it is
+        worked on in parts.
 
         `audio` is base64 of a WAV, FLAC, OGG or MP3 file of any rate; longer audio than a clip is cut (see
         `adaptf.serving.requests.cut_clips`) and the clips' probabilities are averaged. `device` may be
         missing or null. `probabilities` holds a dictionary by scene: `pandas.json_normalize` makes columns of
         it. `adaptf.serving.response.Parameters` has what `params` may hold.
 
-        Raises MlflowException (INVALID_PARAMETER_VALUE) that names the row or parameter at fault.
+        Raises MlflowException (INVALID_PARAMETER_VALUE) that names the row or parameter at fault; with
+        `on_error="row"` a bad row is a row with an error instead.
         """
-        return self.answer(model_input, params, stop=Event())
+        return self._answer(model_input, params, Event(), in_parts)
 
     def answer(self, table: pd.DataFrame, params: dict[str, Any] | None, *, stop: Event) -> pd.DataFrame:
-        """The same for somebody who may set `stop` when the answer is no longer wanted.
+        """The same of a request, for somebody who may set `stop` when the answer is no longer wanted.
         Raises GivenUp then."""
+        return self._answer(table, params, stop, one_request)
+
+    def _answer(
+        self,
+        table: pd.DataFrame,
+        params: dict[str, Any] | None,
+        stop: Event,
+        parts_of: Callable[[Iterable[Row | BadRow]], Iterable[list[Row | BadRow]]],
+    ) -> pd.DataFrame:
         bundle = self.bundle  # Once: another one may be taken up before the request is answered.
         clip_seconds = bundle.clip_samples / bundle.sample_rate
         with self.monitor.request() as answers:
             parameters = read_parameters(params, scenes=len(bundle.scenes))
             of_streams = parameters.of_streams
-            rows = read_rows(table, max_seconds=bundle.max_seconds, stop=stop)
+            take = _keep if parameters.keeps_bad_rows else refuse
+            rows = map(take, read_rows(table, max_seconds=bundle.max_seconds, stop=stop))
             places = read_places(table, of_streams=of_streams)
-            answers += classify(bundle, rows, stop, self.shadow.heard if self.shadow else nobody)
+            heard = self.shadow.heard if self.shadow else nobody
+            for part in parts_of(rows):
+                answers += map(take, classify(bundle, part, stop, heard))
             stay_seconds = parameters.stay_seconds
             streams = self.streams.follow(places, answers, stay_seconds=stay_seconds) if of_streams else ()
             return response_table(
@@ -125,7 +144,13 @@ class DeviceRouter(PythonModel):
         """Answers a built-in clip by each network, past the counts. Raises what an answer may raise."""
         audio = example_request()["dataframe_records"][0][AUDIO]
         table = pd.DataFrame({AUDIO: audio, DEVICE: list(self.bundle.models)})
-        classify(self.bundle, read_rows(table, max_seconds=self.bundle.max_seconds, stop=Event()), Event())
+        rows = list(read_rows(table, max_seconds=self.bundle.max_seconds, stop=Event()))
+        for answer in classify(self.bundle, rows, Event()):
+            refuse(answer)
+
+
+def _keep(row: _Row) -> _Row:
+    return row
 
 
 def _log_models(bundle: Bundle) -> None:

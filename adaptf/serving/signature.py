@@ -1,5 +1,5 @@
 """What a registered model's page shows:
-the parameters of a request, what a response holds, and an example."""
+what a request and a response hold, and an example."""
 
 import base64
 from io import BytesIO
@@ -7,31 +7,33 @@ from io import BytesIO
 import numpy as np
 import soundfile
 from mlflow.models import ModelSignature
-from mlflow.types.schema import ColSpec, DataType, Map, ParamSchema, ParamSpec, Schema, TensorSpec
+from mlflow.types.schema import AnyType, ColSpec, DataType, Map, ParamSchema, ParamSpec, Schema, TensorSpec
 
-from adaptf.serving.requests import AUDIO, DEVICE
+from adaptf.serving.requests import AUDIO, DEVICE, SECOND, STREAM
 from adaptf.serving.response import Parameters
 
 
 def signature() -> ModelSignature:
-    """Parameters and response.
+    """Columns of a request, in the order in which Spark takes those without names; parameters; and the
+    columns that every response has, since Spark asks for all that stand here.
 
-    There is no input schema, on purpose: with one, MLflow drops unknown columns in silence and words all
-    other errors itself, before the router sees the request.
-    The metadata show what a request holds, with an example.
+    A request's columns have no types: with them MLflow would refuse what the router takes, as a column
+    without any device (pandas reads numbers), or seconds that are whole numbers of another type, and word
+    all errors itself. What they hold is in the metadata, with an example.
     """
     text, double = DataType.string, DataType.double
-    columns: list[ColSpec | TensorSpec] = [
-        ColSpec(DataType.long, "row", required=False),
-        ColSpec(double, "second", required=False),
-        ColSpec(text, "stream", required=False),
-        ColSpec(DataType.long, "seconds_heard", required=False),
+    inputs: list[ColSpec | TensorSpec] = [
+        ColSpec(AnyType(), AUDIO),
+        *(ColSpec(AnyType(), name, required=False) for name in (DEVICE, STREAM, SECOND)),
+    ]
+    outputs: list[ColSpec | TensorSpec] = [
         ColSpec(text, "scene"),
         ColSpec(double, "probability"),
-        ColSpec(text, "device_asked", required=False),
+        ColSpec(text, "device_asked"),
         ColSpec(text, "device_used"),
         ColSpec(text, "version_used"),
         ColSpec(Map(double), "probabilities"),
+        ColSpec(text, "error"),
     ]
     defaults = Parameters()
     params = ParamSchema(
@@ -39,9 +41,10 @@ def signature() -> ModelSignature:
             ParamSpec("top_k", DataType.long, defaults.top_k),
             ParamSpec("aggregate", text, defaults.aggregate),
             ParamSpec("stay_seconds", double, defaults.stay_seconds),
+            ParamSpec("on_error", text, defaults.on_error),
         ]
     )
-    return ModelSignature(outputs=Schema(columns), params=params)
+    return ModelSignature(Schema(inputs), Schema(outputs), params)
 
 
 def example_request() -> dict[str, list[dict[str, str]]]:

@@ -39,7 +39,8 @@ from adaptf.models.students.tfsepnet.network import TfSepNet
 from adaptf.pipeline.stage import execute
 from adaptf.serving import logged_model
 from adaptf.serving.bundle import write_bundle
-from adaptf.serving.requests import MAX_REQUEST_SECONDS, MAX_ROWS, clips_of, cut_clips, read_rows
+from adaptf.serving.limits import MAX_REQUEST_SECONDS
+from adaptf.serving.requests import MAX_ROWS, clips_of, cut_clips, read_rows
 from adaptf.tracking import production, registry
 from adaptf.tracking.present import present_version
 from adaptf.tracking.runs import Result, StageRun

@@ -17,7 +17,7 @@ from mlflow.exceptions import MlflowException
 
 from adaptf.audio.logmel import LogMel
 from adaptf.compression.runtime import Network
-from adaptf.serving import classify, requests
+from adaptf.serving import classify, limits, requests
 from adaptf.serving.bundle import BundleError, write_sums
 from adaptf.serving.router import DeviceRouter
 
@@ -312,10 +312,10 @@ def test_audio_over_a_limit_is_refused_before_anything_is_decoded(
     monkeypatch.setattr(
         requests, "decode", lambda *_, **__: pytest.fail("decoded audio that should have been refused")
     )
-    monkeypatch.setattr(requests, "MAX_REQUEST_SECONDS", limit)
+    monkeypatch.setattr(limits, "MAX_REQUEST_SECONDS", limit)
     silence = [encoded(np.zeros(8000 * length), 8000, "FLAC") for length in (6, seconds)]
     with pytest.raises(MlflowException, match=said):
-        model.predict(None, pd.DataFrame({"audio": silence}))
+        model.answer(pd.DataFrame({"audio": silence}), None, stop=threading.Event())
 
 
 @pytest.fixture
@@ -349,9 +349,10 @@ def test_an_mp3_that_is_longer_than_it_says_is_decoded_no_further_than_the_limit
     with pytest.raises(MlflowException, match="row 0: audio is longer than 60 s: cut it"):
         model.predict(None, pd.DataFrame({"audio": [joined_mp3(2, 120)]}))
     assert 60 < decoded[0] < 70
-    monkeypatch.setattr(requests, "MAX_REQUEST_SECONDS", 10.0)
+    monkeypatch.setattr(limits, "MAX_REQUEST_SECONDS", 10.0)
+    many = pd.DataFrame({"audio": [joined_mp3(2, 6)] * 20})
     with pytest.raises(MlflowException, match=r"the rows hold 16\.0 s of audio together, more than 10 s"):
-        model.predict(None, pd.DataFrame({"audio": [joined_mp3(2, 6)] * 20}))
+        model.answer(many, None, stop=threading.Event())
     assert len(decoded) == 3, "what comes behind is not looked at"
 
 
