@@ -10,8 +10,8 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
-from adaptf.data.clips import UNKNOWN
 from adaptf.errors import UserError, without_passwords
+from adaptf.names import UNKNOWN
 from adaptf.serving import logged_model
 from adaptf.serving.bundle import Bundle, BundleError, RoutedModel, read_bundle
 from adaptf.serving.kept import KeptVersions
