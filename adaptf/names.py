@@ -10,6 +10,9 @@ from collections.abc import Iterable
 from functools import lru_cache
 from pathlib import Path, PurePosixPath
 
+UNKNOWN = "unknown"
+"""Stands for every recording device that has no model of its own."""
+
 _INVISIBLE = dict.fromkeys(map(ord, "\u00ad\u200b\u200e\u200f\u2060\ufeff"))
 """Soft hyphen, zero-width space, marks of direction, word joiner, byte order mark."""
 _CYRILLIC_TO_LATIN = str.maketrans("авекмнорстухі", "abekmhopctyxi")

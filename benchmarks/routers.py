@@ -25,7 +25,7 @@ from adaptf.models.residual_normalization import ResidualNormalization
 from adaptf.models.students.tfsepnet.network import TfSepNet
 from adaptf.models.students.tfsepnet.public_checkpoint import CLASSES as TAU_SCENES
 from adaptf.pipeline.stage import quiet_libraries
-from adaptf.serving import logged_model
+from adaptf.serving import router_model
 from adaptf.serving.bundle import write_bundle
 from adaptf.tracking import registry
 
@@ -116,7 +116,7 @@ def logged_router(folder: Path) -> Iterator[str]:
     mlflow.set_tracking_uri(f"sqlite:///{folder / 'mlflow.db'}")
     experiment = mlflow.create_experiment("benchmark", artifact_location=(folder / "artifacts").as_uri())
     with mlflow.start_run(experiment_id=experiment):
-        logged = logged_model.log_router(folder / "bundle", registry.ROUTER_NAME)
+        logged = router_model.log_router(folder / "bundle", registry.ROUTER_NAME)
         version = registry.register(logged, registry.ROUTER_NAME, tags={}, description="")
     try:
         yield f"models:/{registry.ROUTER_NAME}/{version}"

@@ -10,12 +10,11 @@ import pandas as pd
 
 from adaptf.data.errors import raise_problems
 from adaptf.data.parts import MARK
+from adaptf.names import UNKNOWN as UNKNOWN
 from adaptf.names import stored
 
 COLUMNS = ["filename", "scene", "device", "location", "city", "split"]
 SPLITS = TRAIN, VALIDATION, TEST = "train", "validation", "test"
-UNKNOWN = "unknown"
-"""Stands for every recording device that has no model of its own."""
 
 _LONGEST_NAME = 200
 """Bytes of a device's name as it is stored:

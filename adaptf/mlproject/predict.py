@@ -34,10 +34,8 @@ from adaptf.names import find_file, in_markdown
 from adaptf.pipeline.config import aside, file_or_name, path_field
 from adaptf.pipeline.sources import SCENE_CLIP_SECONDS
 from adaptf.pipeline.stage import Stage
-from adaptf.serving.local import local_router
-from adaptf.serving.logged_model import bundle_behind
+from adaptf.serving.own_code import Router, router_behind
 from adaptf.serving.requests import AUDIO, DEVICE, MAX_CHANNELS, MAX_PEAK, MAX_SAMPLE_RATE
-from adaptf.serving.router import DeviceRouter
 from adaptf.tracking import production, registry
 from adaptf.tracking.present import IN_PRODUCTION, no_model, present_version
 from adaptf.tracking.runs import Result, StageRun, digest
@@ -172,14 +170,14 @@ def answer_parts(table: pd.DataFrame, root: Path, run: StageRun, models: Models)
         )
     if missing:
         with TemporaryDirectory() as there:
-            bundle = bundle_behind(models.uri, Path(there), what=models.uri)
-            router = local_router(bundle, **(FOLLOWING if models.versions else AS_REGISTERED))
-            answer_missing(router, missing, root, name=run.name, versions=models.versions)
+            settings = FOLLOWING if models.versions else AS_REGISTERED
+            with router_behind(models.uri, Path(there), what=models.uri, **settings) as router:
+                answer_missing(router, missing, root, name=run.name, versions=models.versions)
     return list(parts)
 
 
 def answer_missing(
-    router: DeviceRouter,
+    router: Router,
     missing: Mapping[Path, pd.DataFrame],
     root: Path,
     *,
@@ -286,7 +284,7 @@ def requests_of(clips: Iterator[Clip]) -> Iterator[list[Clip]]:
         yield request
 
 
-def ask_router(router: DeviceRouter, clips: Sequence[Clip]) -> pd.DataFrame:
+def ask_router(router: Router, clips: Sequence[Clip]) -> pd.DataFrame:
     """The answer that the served router would give to each clip, by the file's row, with a column per scene.
 
     Raises DataError that names a file at fault.

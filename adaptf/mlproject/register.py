@@ -36,8 +36,8 @@ from adaptf.pipeline.refit import refits_of, what_clips_judge
 from adaptf.pipeline.stage import Stage
 from adaptf.pipeline.validation import QUANTIZED, read_by_own_models
 from adaptf.reports.version_page import commit, device_page, files_behind, learnt_digest, router_page
-from adaptf.serving import logged_model
 from adaptf.serving.bundle import bundle_hash, write_bundle
+from adaptf.serving.router_model import log_router
 from adaptf.tracking import production, registry, runs
 from adaptf.tracking.runs import NONE, Result, StageRun, UpstreamError
 
@@ -93,7 +93,7 @@ def register_versions(config: RegisterConfig, run: StageRun) -> Result:
             versions[name] = there[name]
             registry.describe(name, versions[name], text)
         else:
-            uri = logged_model.log_router(folder, name)
+            uri = log_router(folder, name)
             versions[name] = registry.register(uri, name, tags=tags, description=text)
         print(f"{run.name}: {name} version {versions[name]}", flush=True)
         return sha256

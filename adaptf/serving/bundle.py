@@ -14,12 +14,11 @@ import torch
 
 from adaptf.audio.logmel import LogMel
 from adaptf.compression.runtime import NETWORK_FILES, Network, load_network
-from adaptf.data.clips import UNKNOWN
 from adaptf.errors import UserError
 from adaptf.evaluation.forward_filter import StreamCalibration
 from adaptf.files import sha256_of
 from adaptf.models.device_from_sound import DEVICE_FROM_SOUND, DeviceFromSound
-from adaptf.names import stored, tidy
+from adaptf.names import UNKNOWN, stored, tidy
 from adaptf.serving.log_lines import log
 
 BUNDLE = "bundle"

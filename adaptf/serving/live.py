@@ -9,8 +9,8 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
-from adaptf.data.clips import UNKNOWN
 from adaptf.errors import UserError
+from adaptf.names import UNKNOWN
 from adaptf.serving import logged_model
 from adaptf.serving.bundle import Bundle, RoutedModel, read_bundle
 from adaptf.serving.kept import KeptVersions

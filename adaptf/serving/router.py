@@ -1,7 +1,7 @@
-"""The registered model: one network per recording device behind one `predict`, as MLflow's "model from code".
+"""The registered model: one network per recording device behind one `predict`.
 
-MLflow runs this file to load the model, so no pickle is needed. A model for one device is the same router
-with a single entry, `unknown`, that answers for every device.
+A model for one device is the same router with a single entry, `unknown`, that answers for every device.
+What this file imports of adaptf is the code that a version carries.
 """
 
 import logging
@@ -13,7 +13,6 @@ from threading import Event
 from typing import Any, TypeVar
 
 import pandas as pd
-from mlflow.models import set_model
 from mlflow.pyfunc.model import PythonModel
 
 from adaptf.errors import UserError
@@ -158,6 +157,3 @@ def _log_models(bundle: Bundle) -> None:
     log("models", versions={device: model.version for device, model in bundle.models.items()})
     if slower := {device: model.network.why for device, model in bundle.models.items() if model.network.why}:
         log("models", logging.WARNING, message="a slower form of these networks serves", why=slower)
-
-
-set_model(DeviceRouter())

@@ -16,6 +16,8 @@ STAGE = "adaptf.stage"
 BUNDLE_HASH = "adaptf.bundle"
 """Tag of a version: the hash of its bundle.
 With `.<hash>` behind it a tag of the run that wrote the bundle."""
+CODE_HASH = "adaptf.code"
+"""With `.<hash>` behind it a tag of the run that registered versions with this code."""
 
 
 def device_model_name(device: str) -> str:

@@ -18,7 +18,7 @@ from mlflow.exceptions import MlflowException
 from adaptf.pipeline.stage import Stage
 from adaptf.promotion.moving import move
 from adaptf.serving.bundle import bundle_hash
-from adaptf.serving.logged_model import log_router
+from adaptf.serving.router_model import log_router
 from adaptf.tracking import production, registry, runs
 from adaptf.tracking.registry import ROUTER_NAME
 from adaptf.tracking.runs import Result, StageRun

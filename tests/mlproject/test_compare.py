@@ -17,7 +17,7 @@ from adaptf.mlproject.train import TRAIN, TrainConfig
 from adaptf.models.students.tfsepnet.network import TfSepNet
 from adaptf.pipeline.command_line import parse
 from adaptf.pipeline.stage import execute
-from adaptf.serving import logged_model
+from adaptf.serving import router_model
 from adaptf.serving.bundle import write_bundle
 from adaptf.tracking import registry, runs
 
@@ -63,7 +63,7 @@ def make_version(trained: Runs, folder: Path) -> Callable[..., str]:
             values = {"scenes": scenes, "mel": {"bands": 64}, "sample_rate": 32000, "clip_samples": samples}
             write_bundle(bundle, {"unknown": (file, f"{name}/1")}, max_seconds=60, **values)
             with mlflow.start_run(quantize_run):
-                uri = logged_model.log_router(bundle, name)
+                uri = router_model.log_router(bundle, name)
             return f"models:/{name}/{registry.register(uri, name, tags=tags, description='')}"
         client = mlflow.MlflowClient()
         client.create_registered_model(name)

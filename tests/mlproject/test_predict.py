@@ -37,7 +37,7 @@ from adaptf.mlproject.predict import (
 )
 from adaptf.models.students.tfsepnet.network import TfSepNet
 from adaptf.pipeline.stage import execute
-from adaptf.serving import logged_model
+from adaptf.serving import router_model
 from adaptf.serving.bundle import write_bundle
 from adaptf.serving.limits import MAX_REQUEST_SECONDS
 from adaptf.serving.requests import MAX_ROWS, clips_of, cut_clips, read_rows
@@ -487,7 +487,7 @@ def promoted(environment: dict[str, str], folder: Path) -> None:
         max_seconds=60.0,
     )
     with mlflow.start_run():
-        uri = logged_model.log_router(folder / "bundle", registry.ROUTER_NAME)
+        uri = router_model.log_router(folder / "bundle", registry.ROUTER_NAME)
     for name in (registry.ROUTER_NAME, "adaptf-unknown", "adaptf-unknown"):
         production.promote(name, registry.register(uri, name, tags={}, description="one network"))
 

@@ -21,7 +21,7 @@ from adaptf.mlproject.rollback import ROLLBACK, RollbackConfig
 from adaptf.pipeline.stage import execute
 from adaptf.promotion import gates, moving
 from adaptf.promotion.comparison import Comparison
-from adaptf.serving import logged_model
+from adaptf.serving import router_model
 from adaptf.tracking import production, registry, runs
 
 GOOD = {
@@ -62,7 +62,7 @@ def real_self_test() -> None:
 def logged(experiment: str, make_bundle) -> str:
     """A device's model."""
     with mlflow.start_run(experiment_id=experiment):
-        return logged_model.log_router(make_bundle("unknown"), "adaptf-s1")
+        return router_model.log_router(make_bundle("unknown"), "adaptf-s1")
 
 
 @pytest.fixture
@@ -122,7 +122,7 @@ def now(device: str) -> str | None:
 def damaged(uri: str, experiment: str, make_bundle, damage: Callable[[Path], object]) -> str:
     """URI of a device's model whose bundle was changed after it was logged."""
     with mlflow.start_run(experiment_id=experiment):
-        uri = logged_model.log_router(make_bundle("unknown"), "adaptf-damaged")
+        uri = router_model.log_router(make_bundle("unknown"), "adaptf-damaged")
     location = mlflow.get_logged_model(uri.removeprefix("models:/")).artifact_location.removeprefix("file://")
     (manifest,) = Path(location).rglob("router.json")
     damage(manifest.parent)
@@ -443,7 +443,7 @@ def test_all_goes_back_where_there_is_something_to_go_back_to(device, register, 
 def router(experiment: str, bundle: Path) -> str:
     """The URI of a router with adaptf-a/1, adaptf-b/2 and adaptf-unknown/3."""
     with mlflow.start_run(experiment_id=experiment):
-        return logged_model.log_router(bundle, "adaptf-router")
+        return router_model.log_router(bundle, "adaptf-router")
 
 
 @pytest.fixture
@@ -455,7 +455,7 @@ def no_router_left() -> Iterator[None]:
 
 def logged_bundle(folder: Path, experiment: str) -> str:
     with mlflow.start_run(experiment_id=experiment):
-        return logged_model.log_router(folder, "adaptf-alone")
+        return router_model.log_router(folder, "adaptf-alone")
 
 
 def test_a_router_is_as_good_as_the_models_in_it(

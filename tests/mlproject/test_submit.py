@@ -28,7 +28,7 @@ from adaptf.pipeline.config import DataConfig
 from adaptf.pipeline.int8_models import models_of_version
 from adaptf.pipeline.lineage import flat, tree
 from adaptf.pipeline.stage import execute
-from adaptf.serving import logged_model
+from adaptf.serving import router_model
 from adaptf.submission.agreement import check_scenes
 from adaptf.submission.as_organisers import DEVICES
 from adaptf.submission.environment import run_python
@@ -60,7 +60,7 @@ def quantized(prepared: str) -> str:
 def registered(quantized: str, bundle: Path, versions: dict[str, str]) -> str:
     """A run of `register` that logged a router of random networks."""
     with mlflow.start_run(tags={runs.STAGE: "register"}) as run:
-        uri = logged_model.log_router(bundle, registry.ROUTER_NAME)
+        uri = router_model.log_router(bundle, registry.ROUTER_NAME)
         for name, number in [(registry.ROUTER_NAME, 1), *numbered(versions)]:
             for _ in range(number):
                 registry.register(uri, name, tags={"adaptf.quantize_run": quantized}, description="")

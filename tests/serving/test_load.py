@@ -19,7 +19,7 @@ from adaptf.compression.int8 import save_int8
 from adaptf.compression.quantize import quantize_int8, save_forms
 from adaptf.compression.runtime import load_network
 from adaptf.models.students.tfsepnet.network import TfSepNet
-from adaptf.serving import logged_model
+from adaptf.serving import router_model
 from adaptf.serving.bundle import write_bundle
 from adaptf.tracking import production, registry
 
@@ -88,7 +88,7 @@ def address(serve, database, tracked, files, scenes, tmp_path_factory):
     def register(place, name, models):
         write_bundle(folder / place, models, **values)
         version = registry.register(
-            logged_model.log_router(folder / place, name), name, tags={}, description=place
+            router_model.log_router(folder / place, name), name, tags={}, description=place
         )
         if version == "1":
             production.promote(name, version)

@@ -13,7 +13,7 @@ import torch
 
 from adaptf.errors import UserError
 from adaptf.promotion import gates
-from adaptf.serving import logged_model
+from adaptf.serving import logged_model, router_model
 from adaptf.serving.bundle import SUMS, bundle_hash, read_bundle, write_sums
 from adaptf.serving.live import Follower
 from adaptf.tracking import production, registry, runs
@@ -34,7 +34,7 @@ def register(experiment: str) -> Iterator[Register]:
 
     def make(bundle: Path) -> str:
         with mlflow.start_run(experiment_id=experiment, tags={runs.STAGE: "register"}):
-            uri = logged_model.log_router(bundle, NAME)
+            uri = router_model.log_router(bundle, NAME)
             if not bundle_hash(bundle):
                 mlflow.delete_tag(f"{registry.BUNDLE_HASH}.")
         tags = {registry.BUNDLE_HASH: bundle_hash(bundle)} if bundle_hash(bundle) else {}
@@ -169,3 +169,23 @@ def test_files_that_no_run_of_register_wrote_are_never_opened(
     assert [said in problem for problem in refusals("2", tmp_path)] == [True]
     follower.check()
     assert said in follower.notes["a"] and follower.bundle.models["a"].version == "adaptf-a/1"
+
+
+def test_what_a_version_was_copied_from_is_told_by_its_files_alone(register, own, tmp_path, experiment):
+    """Its source may have become another version since."""
+    good = mlflow.MlflowClient().get_model_version(NAME, register(own))
+    forged = Path(shutil.copytree(stored("1").parents[1], tmp_path / "forged"))
+    (bundle,) = (manifest.parent for manifest in forged.rglob("router.json"))
+    (bundle / "unknown.pt2").write_bytes(b"runs code")
+    write_sums(bundle)
+    client = mlflow.MlflowClient()
+    for source in (forged.as_uri(), good.source):
+        client.create_registered_model("adaptf-passing")
+        client.create_model_version("adaptf-passing", source=source)
+        if source != good.source:
+            client.create_model_version(NAME, source="models:/adaptf-passing/1", run_id=good.run_id)
+            client.delete_registered_model("adaptf-passing")
+    logged_model.download_bundle("adaptf-passing", "1", tmp_path / "good")
+    with pytest.raises(UserError, match="no run of `register` in this store says that it wrote these files"):
+        logged_model.download_bundle(NAME, "2", tmp_path / "forged copy")
+    client.delete_registered_model("adaptf-passing")

@@ -19,7 +19,7 @@ import pytest
 import requests
 
 from adaptf.evaluation.forward_filter import StreamCalibration
-from adaptf.serving import logged_model
+from adaptf.serving import router_model
 from adaptf.serving.entrance import MAX_BODY_BYTES, MOST_REQUESTS
 from adaptf.serving.requests import MAX_ROWS
 from adaptf.tracking import production, registry
@@ -46,7 +46,7 @@ def store(serve, database, tracked) -> Iterator[str]:
 def in_production(bundle: Path, name: str) -> str:
     """Logs, registers and promotes a bundle; returns the version."""
     with mlflow.start_run():
-        version = registry.register(logged_model.log_router(bundle, name), name, tags={}, description="")
+        version = registry.register(router_model.log_router(bundle, name), name, tags={}, description="")
     production.promote(name, version)
     return version
 

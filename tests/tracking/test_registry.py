@@ -12,9 +12,11 @@ from pathlib import Path
 import mlflow
 import pytest
 
+from adaptf.compression.runtime import why_no_openvino
 from adaptf.errors import UserError
 from adaptf.names import stored, written
-from adaptf.serving import logged_model
+from adaptf.serving import logged_model, router_model
+from adaptf.serving.logged_model import ARCHIVE
 from adaptf.tracking import production, registry
 
 NASTY = [
@@ -42,7 +44,7 @@ def experiment(database, tracked) -> Iterator[str]:
 @pytest.fixture(scope="module")
 def logged(experiment, bundle) -> str:
     with mlflow.start_run(experiment_id=experiment):
-        return logged_model.log_router(bundle, "adaptf-router")
+        return router_model.log_router(bundle, "adaptf-router")
 
 
 @pytest.fixture(scope="module")
@@ -59,13 +61,13 @@ def registered(logged: str, name: str, *, versions: int = 1) -> str:
 
 def test_a_bundle_that_cannot_answer_is_not_logged(make_bundle, experiment):
     with mlflow.start_run(experiment_id=experiment), pytest.raises(ValueError, match="none for 'unknown'"):
-        logged_model.log_router(make_bundle("a"), "adaptf-router")
+        router_model.log_router(make_bundle("a"), "adaptf-router")
 
 
 def test_the_logged_model_holds_no_pickle(files):
     names = [path.name for path in files.rglob("*") if path.is_file()]
     assert not [name for name in names if name.endswith((".pkl", ".pickle", ".pyc"))]
-    assert "router.py" in names and "router.json" in names
+    assert "served.py" in names and "router.json" in names
     for archive in files.rglob("*.pt2"):
         with zipfile.ZipFile(archive) as members:
             names = members.namelist()
@@ -89,18 +91,28 @@ def test_the_registry_page_shows_the_response_and_an_example_request(logged):
     assert info.metadata["example"]["dataframe_records"][0]["device"] == "a"
 
 
-def test_the_model_loads_in_a_process_that_knows_no_adaptf(files, outside, tmp_path):
-    moved = shutil.copytree(files, tmp_path / "elsewhere")
-    program = f"""
+LOAD = """
 import json, sys, mlflow, pandas
-model = mlflow.pyfunc.load_model({str(moved)!r})
-answer = model.predict(pandas.DataFrame(model.metadata.metadata["example"]["dataframe_records"]))
-import adaptf
-loaded = [name for name in sys.modules if name.startswith("adaptf.")]
-print(json.dumps([adaptf.__file__, answer.version_used[0], loaded]))
+
+def forms(*missing):
+    sys.modules.update(dict.fromkeys(missing))
+    model = mlflow.pyfunc.load_model(sys.argv[1])
+    (row,) = model.metadata.metadata["example"]["dataframe_records"]
+    answers = model.predict(pandas.DataFrame([row | {"device": device} for device in "ab"]))
+    models = model.unwrap_python_model().bundle.models
+    return dict(zip(answers.version_used, [models[device].network.form for device in "ab"]))
+
+found = [forms(), forms("openvino", "onnx")]
+ours = [module.__file__ for name, module in sys.modules.items() if name.split(".")[0] == "adaptf"]
+print(json.dumps([found, ours]))
 """
+
+
+def test_the_model_answers_in_every_form_by_the_code_that_it_carries_and_no_more(files, outside, tmp_path):
+    """In a process that knows no adaptf."""
+    moved = shutil.copytree(files, tmp_path / "elsewhere")
     done = subprocess.run(
-        [sys.executable, "-c", program],
+        [sys.executable, "-c", LOAD, str(moved)],
         cwd=tmp_path,
         env=outside,
         capture_output=True,
@@ -108,11 +120,21 @@ print(json.dumps([adaptf.__file__, answer.version_used[0], loaded]))
         timeout=120,
     )
     assert done.returncode == 0, done.stderr
-    source, version_used, modules = json.loads(done.stdout.splitlines()[-1])
-    assert Path(source).is_relative_to(moved / "code")
-    assert version_used == "adaptf-a/1"
-    rooms = {name.split(".")[1] for name in modules}
-    assert not rooms & {"training", "pipeline", "reports", "sweeps", "promotion", "mlproject"}
+    found, sources = json.loads(done.stdout.splitlines()[-1])
+    openvino = "ONNX Runtime" if why_no_openvino(bundle_of(moved) / "a.pt2") else "OpenVINO"
+    assert found == [
+        {"adaptf-a/1": openvino, "adaptf-b/2": "ONNX Runtime"}, {"adaptf-a/1": "pt2", "adaptf-b/2": "pt2"}
+    ]  # fmt: skip
+    assert [path.name for path in (moved / "code").iterdir()] == [ARCHIVE]
+    archive = moved / "code" / ARCHIVE
+    with zipfile.ZipFile(archive) as code:
+        assert sorted(str(archive / name) for name in code.namelist()) == sorted(sources)
+    assert len(sources) <= 45
+
+
+def bundle_of(model: Path) -> Path:
+    (manifest,) = model.rglob("router.json")
+    return manifest.parent
 
 
 def test_a_registered_version_has_its_tags_and_description(logged):
