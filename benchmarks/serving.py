@@ -69,7 +69,7 @@ def main() -> None:
                 "request\n"
             )
             print(f"In one process a request takes {1000 * alone:.2f} ms (median of {CALLS}).\n")
-            with served(uri, folder / "server.log", "--live=false") as (address, process):
+            with served(uri, folder / "server.log") as (address, process):
                 measure(address, process, rows, seconds=5.0, every_seconds=0.0)  # warm
                 print(
                     "| | requests/s | errors | median, ms | p99, ms | median / in process | server, MB: "
@@ -95,16 +95,16 @@ def in_process_seconds(uri: str, rows: list[dict[str, str]]) -> float:
 
 
 @contextmanager
-def served(uri: str, log: Path, *options: str) -> Iterator[tuple[str, int]]:
+def served(uri: str, log: Path) -> Iterator[tuple[str, int]]:
     """Address and process group of a server."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     address = f"http://127.0.0.1:{port}"
-    command = [sys.executable, "-m", "adaptf.mlproject.serve", f"--model_uri={uri}", f"--port={port}"]
+    options = [f"--model_uri={uri}", "--live=false", f"--port={port}"]
     with log.open("wb") as output:
         process = subprocess.Popen(
-            [*command, *options],
+            [sys.executable, "-m", "adaptf.mlproject.serve", *options],
             stdout=output,
             stderr=output,
             env=os.environ | {"MLFLOW_TRACKING_URI": mlflow.get_tracking_uri()},

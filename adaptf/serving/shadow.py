@@ -11,6 +11,7 @@ import threading
 import time
 from contextlib import suppress
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
@@ -178,6 +179,6 @@ def _tell(device: str, agreement: Agreement, message: str) -> None:
     log("shadow", **_versions(device, agreement), **figures, message=message)
 
 
-def _versions(device: str, agreement: Agreement) -> dict[str, str]:
+def _versions(device: str, agreement: Agreement) -> dict[str, Any]:
     production, candidate = agreement.production.version, agreement.candidate.version
     return {"device": device, "version": candidate, "production": production}

@@ -38,7 +38,7 @@ class ShadowMetrics:
             for versions, table in tables.items()
             for scene, figures in table["scenes"].items()
         }
-        changed = {
+        changed: dict[tuple[str, ...], int] = {
             (*versions, change["scene"], change["shadow_scene"]): change["clips"]
             for versions, table in tables.items()
             for change in table["changed"]
