@@ -8,6 +8,7 @@ It may run again, after a password was changed.
 
 import os
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import requests
@@ -36,6 +37,15 @@ def is_theirs(address: str, user: str, password: str) -> bool:
     return requests.get(url, auth=(user, password), timeout=30).ok
 
 
+def there_already(make: Callable[..., object], *given: str) -> None:
+    """Makes something, unless a run before has made it."""
+    try:
+        make(*given)
+    except MlflowException as error:
+        if error.error_code != "RESOURCE_ALREADY_EXISTS":
+            raise
+
+
 def main(folder: Path) -> None:
     address = os.environ["MLFLOW_TRACKING_URI"].rstrip("/")
     admin = password_of("admin", folder)
@@ -45,14 +55,11 @@ def main(folder: Path) -> None:
     client = get_app_client("basic-auth", tracking_uri=address)
     for user, kinds in EDITS.items():
         password = password_of(user, folder)
-        try:
-            client.get_user(user)
-        except MlflowException:
-            client.create_user(user, password)
+        there_already(client.create_user, user, password)
         if not is_theirs(address, user, password):
             client.update_user_password(user, password)
         for kind in kinds:
-            client.grant_user_permission(user, kind, "*", "EDIT")
+            there_already(client.grant_user_permission, user, kind, "*", "EDIT")
         print(f"users: {user} reads, and may edit {' and '.join(kinds) or 'nothing'}", flush=True)
 
 

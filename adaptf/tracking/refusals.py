@@ -7,6 +7,10 @@ import requests
 from mlflow.exceptions import MlflowException
 
 CREDENTIALS = "MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or MLFLOW_TRACKING_TOKEN"
+CERTIFICATE_HINT = (
+    "Where its certificate is not signed by a public authority, name the file of that, or of who signed it, "
+    "in MLFLOW_TRACKING_SERVER_CERT_PATH; it has to be for the name in MLFLOW_TRACKING_URI"
+)
 _CERTIFICATE = "certificate verify failed"
 _OF_MLFLOW = "/api/2.0/mlflow"
 """In every address that MLflow asks: a download from elsewhere may be refused, too."""
@@ -23,12 +27,6 @@ def refusal(error: BaseException) -> str | None:
         if (found := _status(one)) and (told := _of_status(*found, _what_was_sent(one))):
             return f"the MLflow server {told}"
     return None
-
-
-CERTIFICATE_HINT = (
-    "Where its certificate is not signed by a public authority, name the file of that, or of who signed it, "
-    "in MLFLOW_TRACKING_SERVER_CERT_PATH; it has to be for the name in MLFLOW_TRACKING_URI"
-)
 
 
 def of_answer(answer: requests.Response) -> str | None:
