@@ -6,7 +6,7 @@ with a single entry, `unknown`, that answers for every device.
 
 import logging
 import weakref
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from threading import Event
@@ -18,7 +18,7 @@ from mlflow.pyfunc.model import PythonModel
 
 from adaptf.errors import UserError
 from adaptf.serving.bundle import BUNDLE, Bundle, read_bundle
-from adaptf.serving.classify import classify
+from adaptf.serving.classify import Answer, classify
 from adaptf.serving.limits import in_parts, one_request
 from adaptf.serving.live import Follower
 from adaptf.serving.log_lines import log, show_log_when_served
@@ -28,7 +28,7 @@ from adaptf.serving.requests import AUDIO, DEVICE, BadRow, Row, read_rows, refus
 from adaptf.serving.response import read_parameters, response_table
 from adaptf.serving.settings import Settings, read_settings
 from adaptf.serving.signature import example_request
-from adaptf.serving.streams import Streams
+from adaptf.serving.streams import Stream, Streams
 
 _NOT_BY_SOUND = (
     "device_from_sound: this model holds nothing that tells devices by their sound. A router does where its "
@@ -105,14 +105,15 @@ class DeviceRouter(PythonModel):
         clip_seconds = bundle.clip_samples / bundle.sample_rate
         with self.monitor.request() as answers:
             parameters = read_parameters(params, scenes=len(bundle.scenes))
-            of_streams = parameters.of_streams
             take = _keep if parameters.keeps_bad_rows else refuse
             rows = map(take, read_rows(table, max_seconds=bundle.max_seconds, stop=stop))
-            places = read_places(table, of_streams=of_streams)
+            places = read_places(table, of_streams=parameters.of_streams)
             for part in parts_of(rows):
                 answers += map(take, classify(bundle, part, stop))
-            stay_seconds = parameters.stay_seconds
-            streams = self.streams.follow(places, answers, stay_seconds=stay_seconds) if of_streams else ()
+            streams: Sequence[Stream] = ()
+            if parameters.of_streams:
+                good = [answer for answer in answers if isinstance(answer, Answer)]
+                streams = self.streams.follow(places, good, stay_seconds=parameters.stay_seconds)
             return response_table(
                 answers,
                 parameters,
