@@ -105,7 +105,7 @@ def write_table(folder: Path, clips: Path | None, files: int) -> Path:
         table = pd.read_csv(clips / "clips.csv", usecols=["filename", "device"]).head(files)
         (folder / "audio").mkdir()
         for name in table["filename"]:
-            os.link(clips / name, folder / name)
+            shutil.copyfile(clips / name, folder / name)
     table.to_csv(folder / "clips.csv", index=False)
     return folder
 

@@ -24,10 +24,10 @@ class Place(NamedTuple):
 def read_places(table: pd.DataFrame, *, of_streams: bool) -> list[Place]:
     """Those of all rows, none where they are not `of_streams`.
     Raises MlflowException (INVALID_PARAMETER_VALUE) that names the row or column at fault."""
-    # Spark gives all columns of the signature, those that were not asked for empty.
-    there = [column for column in (STREAM, SECOND) if column in table and table[column].notna().any()]
-    if not of_streams and there:
-        raise invalid(f"column {there[0]!r} is for aggregate='stream'")
+    there = [column for column in (STREAM, SECOND) if column in table]
+    # Spark gives all columns of the signature, those without a value empty.
+    if not of_streams and (filled := [column for column in there if table[column].notna().any()]):
+        raise invalid(f"column {filled[0]!r} is for aggregate='stream'")
     if of_streams and len(there) < 2:
         raise invalid(f"aggregate='stream' needs the columns {STREAM!r} and {SECOND!r}: {WANTED_COLUMNS}")
     values = zip(table[STREAM], table[SECOND], strict=True) if of_streams else ()

@@ -6,7 +6,7 @@ What this file imports of adaptf is the code that a version carries.
 
 import logging
 import weakref
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from threading import Event
@@ -17,7 +17,7 @@ from mlflow.pyfunc.model import PythonModel
 
 from adaptf.errors import UserError
 from adaptf.serving.bundle import BUNDLE, Bundle, read_bundle
-from adaptf.serving.classify import classify, nobody
+from adaptf.serving.classify import Answer, classify, nobody
 from adaptf.serving.limits import in_parts, one_request
 from adaptf.serving.live import Follower
 from adaptf.serving.log_lines import log, show_log_when_served
@@ -29,7 +29,7 @@ from adaptf.serving.settings import Settings, read_settings
 from adaptf.serving.shadow import Shadow
 from adaptf.serving.shadow_status import ShadowMetrics
 from adaptf.serving.signature import example_request
-from adaptf.serving.streams import Streams
+from adaptf.serving.streams import Stream, Streams
 
 _NOT_BY_SOUND = (
     "device_from_sound: this model holds nothing that tells devices by their sound. A router does where its "
@@ -121,15 +121,16 @@ class DeviceRouter(PythonModel):
         clip_seconds = bundle.clip_samples / bundle.sample_rate
         with self.monitor.request() as answers:
             parameters = read_parameters(params, scenes=len(bundle.scenes))
-            of_streams = parameters.of_streams
             take = _keep if parameters.keeps_bad_rows else refuse
             rows = map(take, read_rows(table, max_seconds=bundle.max_seconds, stop=stop))
-            places = read_places(table, of_streams=of_streams)
+            places = read_places(table, of_streams=parameters.of_streams)
             heard = self.shadow.heard if self.shadow else nobody
             for part in parts_of(rows):
                 answers += map(take, classify(bundle, part, stop, heard))
-            stay_seconds = parameters.stay_seconds
-            streams = self.streams.follow(places, answers, stay_seconds=stay_seconds) if of_streams else ()
+            streams: Sequence[Stream] = ()
+            if parameters.of_streams:
+                good = [answer for answer in answers if isinstance(answer, Answer)]
+                streams = self.streams.follow(places, good, stay_seconds=parameters.stay_seconds)
             return response_table(
                 answers,
                 parameters,

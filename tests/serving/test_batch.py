@@ -15,6 +15,7 @@ from pathlib import Path
 import mlflow
 import pandas as pd
 import pytest
+from fixtures.serving import end_group
 
 from adaptf.serving import logged_model
 from adaptf.serving.local import local_router
@@ -91,15 +92,15 @@ def run(store, folder, outside) -> Callable[..., pd.DataFrame]:
             "PYSPARK_SUBMIT_ARGS": "--master local-cluster[2,1,1024] pyspark-shell",
             "RAY_USAGE_STATS_ENABLED": "0",
         }
-        done = subprocess.run(
-            [sys.executable, "answers.py"],
-            cwd=folder,
-            env=environment,
-            capture_output=True,
-            text=True,
-            timeout=600,
-        )
-        assert done.returncode == 0, done.stderr[-5000:]
+        command, log = [sys.executable, "answers.py"], folder / "answers.log"
+        with log.open("wb") as output:
+            process = subprocess.Popen(
+                command, cwd=folder, env=environment, stdout=output, stderr=output, start_new_session=True
+            )
+        try:
+            assert process.wait(600) == 0, log.read_text()[-5000:]
+        finally:
+            end_group(process)  # the engines' processes too
         return pd.read_parquet(folder / "answers").set_index("filename").sort_index()
 
     return answers

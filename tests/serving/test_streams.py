@@ -144,7 +144,8 @@ def test_columns_and_aggregate_belong_together() -> None:
         read_places(pd.DataFrame({"audio": [""], "second": [0]}), of_streams=False)
     with pytest.raises(MlflowException, match="aggregate='stream' needs the columns 'stream' and 'second'"):
         read_places(pd.DataFrame({"audio": [""], "stream": ["walk"]}), of_streams=True)
-    assert read_places(pd.DataFrame({"audio": [""]}), of_streams=False) == []
+    for empty in ({}, {"stream": [None], "second": [float("nan")]}):
+        assert read_places(pd.DataFrame({"audio": [""]} | empty), of_streams=False) == []
 
 
 def test_a_body_may_hold_streams() -> None:

@@ -10,13 +10,17 @@ from importlib.metadata import version
 from pathlib import Path
 
 import mlflow
+import numpy as np
+import pandas as pd
 import pytest
+from mlflow.exceptions import MlflowException
 
 from adaptf.compression.runtime import why_no_openvino
 from adaptf.errors import UserError
 from adaptf.names import stored, written
 from adaptf.serving import logged_model, router_model
 from adaptf.serving.logged_model import ARCHIVE
+from adaptf.serving.signature import example_request
 from adaptf.tracking import production, registry
 
 NASTY = [
@@ -89,6 +93,25 @@ def test_the_registry_page_shows_the_response_and_an_example_request(logged):
     assert {"scene", "probability", "version_used"} <= set(info.signature.outputs.input_names())
     assert "audio" in info.metadata["request"]
     assert info.metadata["example"]["dataframe_records"][0]["device"] == "a"
+
+
+@pytest.mark.parametrize(
+    "device",
+    [{}, {"device": [None]}, {"device": [np.nan]}, {"device": pd.Categorical(["a"])}],
+    ids=["no column", "null", "not a number", "category"],
+)
+def test_a_loaded_model_refuses_no_table_that_the_router_takes(device, logged):
+    model, row = mlflow.pyfunc.load_model(logged), example_request()["dataframe_records"][0]
+    answer = model.predict(pd.DataFrame({"audio": [row["audio"]]} | device, index=[7]))
+    assert answer.index.tolist() == [7]
+    assert answer.columns.tolist() == model.metadata.get_output_schema().input_names()
+
+
+@pytest.mark.parametrize("second", [3, 3.0])
+def test_a_loaded_model_passes_streams_on(second, logged):
+    table = pd.DataFrame(example_request()["dataframe_records"]).assign(stream="walk", second=second)
+    with pytest.raises(MlflowException, match="registered without what streams need"):
+        mlflow.pyfunc.load_model(logged).predict(table, params={"aggregate": "stream"})
 
 
 LOAD = """
