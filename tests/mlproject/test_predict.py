@@ -146,9 +146,7 @@ def run_with(
     run = StageRun(run_id="", name="predict", folder=work)
 
     def call(router: CountingRouter, **settings: Any) -> Result:
-        def load(
-            uri: str, folder: Path, *, what: str, **settings: Any
-        ) -> AbstractContextManager[CountingRouter]:
+        def load(uri: str, folder: Path, *, what: str, **settings: Any) -> nullcontext[CountingRouter]:
             router.loaded.append((uri, settings))
             return nullcontext(router)
 
