@@ -35,8 +35,9 @@ class RouterProcess:
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=_environment()
         )
         try:
-            if error := self._read().get("error"):
-                raise UserError(f"{what} does not start by its own code: {error}")
+            ready = self._read()
+            if "error" in ready:
+                raise UserError(f"{what} does not start by its own code: {ready['error']}")
         except BaseException:
             self.close()
             raise
@@ -45,8 +46,8 @@ class RouterProcess:
         """As `DeviceRouter.predict`, without parameters. Raises UserError where the process has ended."""
         with self._one_at_a_time:
             answer = self._ask(model_input.to_dict("list"))
-        if error := answer.get("error"):
-            raise MlflowException.invalid_parameter_value(error)
+        if "error" in answer:
+            raise MlflowException.invalid_parameter_value(answer["error"])
         return pd.DataFrame(answer["rows"], index=model_input.index)
 
     def close(self) -> None:

@@ -7,6 +7,7 @@ import sys
 import time
 import tracemalloc
 from collections.abc import Callable
+from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 from threading import Event
@@ -146,12 +147,11 @@ def run_with(
     run = StageRun(run_id="", name="predict", folder=work)
 
     def call(router: CountingRouter, **settings: Any) -> Result:
-        def load(bundle: Path, **settings: Any) -> CountingRouter:
-            router.loaded.append((str(bundle), settings))
-            return router
+        def load(uri: str, folder: Path, *, what: str, **settings: Any) -> nullcontext[CountingRouter]:
+            router.loaded.append((uri, settings))
+            return nullcontext(router)
 
-        monkeypatch.setattr(stage, "bundle_behind", lambda uri, folder, what: uri)
-        monkeypatch.setattr(stage, "local_router", load)
+        monkeypatch.setattr(stage, "router_behind", load)
         return predict(PredictConfig(**({"files": str(evaluation_set)} | settings)), run)
 
     return call
@@ -436,8 +436,7 @@ def peak_bytes(call: Callable[[], object]) -> int:
 def test_memory_does_not_grow_with_the_answers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(stage, "FILES_PER_PART", 32)
     monkeypatch.setattr(stage, "REQUESTS_AT_ONCE", 1)
-    monkeypatch.setattr(stage, "bundle_behind", lambda uri, folder, what: uri)
-    monkeypatch.setattr(stage, "local_router", lambda bundle, **settings: CountingRouter())
+    monkeypatch.setattr(stage, "router_behind", lambda *uri, **settings: nullcontext(CountingRouter()))
 
     def peak(files: int) -> int:
         """The lower of two: once in a while a table of the interpreter's own doubles."""
