@@ -76,6 +76,7 @@ def run(arguments: list[str], folder: Path, **environment: str) -> float:
         "PYSPARK_PYTHON": sys.executable,
         "PYSPARK_SUBMIT_ARGS": MASTER,
         "RAY_USAGE_STATS_ENABLED": "0",
+        "RAY_worker_niceness": "0",
     }
 
     def call() -> None:

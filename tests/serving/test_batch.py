@@ -91,6 +91,7 @@ def run(store, folder, outside) -> Callable[..., pd.DataFrame]:
             "PYSPARK_PYTHON": sys.executable,
             "PYSPARK_SUBMIT_ARGS": "--master local-cluster[2,1,1024] pyspark-shell",
             "RAY_USAGE_STATS_ENABLED": "0",
+            "RAY_worker_niceness": "0",
         }
         command, log = [sys.executable, "answers.py"], folder / "answers.log"
         with log.open("wb") as output:
@@ -129,12 +130,12 @@ def test_the_program_for_ray_answers_a_folder_with_bad_files(run, folder, expect
 
 def answered_but_for_bad_files(run, folder: Path, expected: pd.DataFrame, program: str) -> None:
     bad = ["audio/3.wav", "audio/7.wav"]
-    (folder / bad[0]).write_bytes(b"")
+    (folder / bad[0]).write_bytes(b"RIFF")
     (folder / bad[1]).write_text("what a fine day")
     answers = run(program)
     good = answers.drop(bad)
     pd.testing.assert_frame_equal(good[expected.columns], expected.drop(bad), check_dtype=False)
     failed = answers.loc[bad]
-    assert failed["error"].str.contains("audio is empty|not readable as audio").all()
+    assert failed["error"].str.contains("not readable as audio").all()
     assert (failed[["scene", "device_used", "version_used"]] == "").all(axis=None)
     assert failed["probability"].isna().all()
