@@ -34,7 +34,7 @@ from adaptf.pipeline.dataset import PreparedData, load_prepared
 from adaptf.pipeline.device_models import device_models
 from adaptf.pipeline.quantize_device import CALIBRATION_BATCH, calibration_rows
 from adaptf.tracking import runs
-from adaptf.tracking.runs import StageRun
+from adaptf.tracking.stage_run import StageRun
 
 CLIPS = QuantizeConfig().calibration_clips
 Setting = tuple[Ranges, int, Sequence[tuple[Any, str, Any]]]

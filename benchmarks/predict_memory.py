@@ -18,7 +18,7 @@ from measure import machine
 from routers import DEVICES, logged_router, write_wavs
 
 from adaptf.mlproject.predict import PredictConfig, files_digest, predict
-from adaptf.tracking.runs import StageRun
+from adaptf.tracking.stage_run import StageRun
 
 WAVS = 200
 """Different ones; the table names them again and again."""

@@ -44,7 +44,8 @@ from adaptf.pipeline.dataset import load_tested
 from adaptf.pipeline.predictions import load_models, predict_by_device
 from adaptf.pipeline.stage import Stage, execute, quiet_libraries
 from adaptf.tracking import runs
-from adaptf.tracking.runs import Result, StageRun
+from adaptf.tracking.outcome import Result
+from adaptf.tracking.stage_run import StageRun
 
 STAGES = {stage.name: stage for stage in (TRAIN, DISTILL, FINETUNE)}
 PREDICTIONS, SECONDS = "predictions.parquet", "processor seconds"

@@ -19,7 +19,7 @@ from adaptf.evaluation.scores import TEXT_COLUMNS, macro_accuracy, places_of
 from adaptf.evaluation.stream_calibration import calibrate_stream, filtered, seconds_of_recordings
 from adaptf.pipeline.artifacts import TABLES_FOLDER, VALIDATION_PREDICTIONS
 from adaptf.pipeline.validation import read_by_own_models
-from adaptf.tracking import runs
+from adaptf.tracking import stage_run
 
 SECONDS = 10
 AFTER = (1, 2, 5, 10)
@@ -51,9 +51,9 @@ def read_predictions() -> tuple[pd.DataFrame, pd.DataFrame]:
     parser.add_argument("--evaluate_run", required=True)
     given = parser.parse_args()
     with TemporaryDirectory() as folder:
-        left = runs.download(given.quantize_run, VALIDATION_PREDICTIONS, Path(folder))
+        left = stage_run.download(given.quantize_run, VALIDATION_PREDICTIONS, Path(folder))
         validation = read_by_own_models(left)
-        tables = runs.download(given.evaluate_run, TABLES_FOLDER, Path(folder))
+        tables = stage_run.download(given.evaluate_run, TABLES_FOLDER, Path(folder))
         return validation, read_table(tables / "predictions per device INT8.parquet")
 
 

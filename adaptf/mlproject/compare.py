@@ -29,8 +29,11 @@ from adaptf.reports.difference_figures import accuracy_figure, change_figure
 from adaptf.reports.evaluation_report import warnings_of
 from adaptf.reports.page import write_report
 from adaptf.tracking import runs
-from adaptf.tracking.checkpoint_files import digests_of
-from adaptf.tracking.runs import NONE, Result, StageRun
+from adaptf.tracking.checkpoint_files import digests_of, file_tags
+from adaptf.tracking.outcome import Result
+from adaptf.tracking.runs import NONE
+from adaptf.tracking.stage_run import StageRun
+from adaptf.tracking.tags import UPSTREAM
 
 
 @dataclass(frozen=True)
@@ -79,8 +82,8 @@ def compare(config: CompareConfig, run: StageRun) -> Result:
         },
         tags={
             "adaptf.compared": ", ".join(settings),
-            **({f"{runs.UPSTREAM}runs": run_ids} if run_ids else {}),
-            **file_tags(found),
+            **({f"{UPSTREAM}runs": run_ids} if run_ids else {}),
+            **_tags_of_files(found),
         },
         note=pairs_note(remarks, tables, pairs),
         summary=text,
@@ -106,12 +109,10 @@ def checkpoints_digest(config: CompareConfig) -> str:
     )
 
 
-def file_tags(found: Sequence[Compared]) -> dict[str, str]:
+def _tags_of_files(found: Sequence[Compared]) -> dict[str, str]:
     """Tags of the checkpoint files among them, by their places."""
     values = {f"runs.{place}": value for place, one in enumerate(found, 1) for value in one.values}
-    return {
-        tag: label for field, value in values.items() for tag, label in runs.file_tags(field, value).items()
-    }
+    return {tag: label for field, value in values.items() for tag, label in file_tags(field, value).items()}
 
 
 def common_clips(found: Sequence[Compared], data: PreparedData, split: str) -> pd.DataFrame:

@@ -35,8 +35,8 @@ from adaptf.pipeline.validation import (
     with_predictions,
     with_validation_tables,
 )
-from adaptf.tracking import runs
-from adaptf.tracking.runs import Result, StageRun
+from adaptf.tracking.outcome import Result
+from adaptf.tracking.stage_run import StageRun, is_process_zero
 
 _TEACHERS = "teachers"
 """What the tables call the mean of them."""
@@ -89,7 +89,7 @@ def distill(config: DistillConfig, run: StageRun) -> Result:
         train=train,
         validation=validation,
     )
-    if not runs.is_process_zero():
+    if not is_process_zero():
         return Result()
     if validation is None:
         return as_refit(fitted_result(run, fitted, note=note))

@@ -17,7 +17,9 @@ from adaptf.pipeline.validation import DISTILLED, FINETUNED, QUANTIZED, TRAINED
 from adaptf.reports.evaluation_report import report
 from adaptf.tracking import runs
 from adaptf.tracking.checkpoint_files import files_of
-from adaptf.tracking.runs import NONE, Result, StageRun
+from adaptf.tracking.outcome import Result
+from adaptf.tracking.runs import NONE
+from adaptf.tracking.stage_run import StageRun
 
 SETTINGS = {
     "train_run": TRAINED,

@@ -37,8 +37,10 @@ from adaptf.pipeline.quantize_device import calibration_rows
 from adaptf.pipeline.ranges import COUNT, within
 from adaptf.pipeline.stage import Stage, nothing_tells
 from adaptf.tracking import registry
+from adaptf.tracking.outcome import Result
 from adaptf.tracking.present import IN_PRODUCTION
-from adaptf.tracking.runs import NONE, Result, StageRun
+from adaptf.tracking.runs import NONE
+from adaptf.tracking.stage_run import StageRun
 
 _TAGGED = ("bytes", "macs", "ms", "same scene")
 """Figures that become tags of a version too: a model's page shows all tags of all versions."""

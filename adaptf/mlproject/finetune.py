@@ -39,7 +39,8 @@ from adaptf.pipeline.validation import (
     with_tables_of_unchosen,
 )
 from adaptf.tracking import runs
-from adaptf.tracking.runs import Result, StageRun
+from adaptf.tracking.outcome import Result
+from adaptf.tracking.stage_run import StageRun, is_process_zero
 
 logger = logging.getLogger(__name__)
 _START = "start"
@@ -99,7 +100,7 @@ def finetune(config: FinetuneConfig, run: StageRun) -> Result:
         device: execute(FINETUNE_DEVICE, own, name=f"finetune {device}", reuse=True, shared=run.shared)
         for device, own in settings_of.items()
     }
-    if not runs.is_process_zero():
+    if not is_process_zero():
         return Result()
     path = run.folder / DEVICE_RUNS
     path.write_text(json.dumps(models, indent=1))

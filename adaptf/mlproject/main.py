@@ -47,7 +47,9 @@ from adaptf.pipeline.students import student_description
 from adaptf.pipeline.teachers import TeacherConfig
 from adaptf.reports.evaluation_report import report
 from adaptf.tracking import runs
-from adaptf.tracking.runs import NONE, Result, StageRun
+from adaptf.tracking.outcome import Result
+from adaptf.tracking.runs import NONE
+from adaptf.tracking.stage_run import StageRun
 
 EVALUATED = {
     "train_run": "train",

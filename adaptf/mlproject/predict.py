@@ -37,8 +37,10 @@ from adaptf.pipeline.stage import Stage
 from adaptf.serving.own_code import Router, router_behind
 from adaptf.serving.requests import AUDIO, DEVICE, MAX_CHANNELS, MAX_PEAK, MAX_SAMPLE_RATE
 from adaptf.tracking import production, registry
+from adaptf.tracking.outcome import Result
 from adaptf.tracking.present import IN_PRODUCTION, no_model, present_version
-from adaptf.tracking.runs import Result, StageRun, digest
+from adaptf.tracking.runs import digest
+from adaptf.tracking.stage_run import StageRun
 
 PREDICTIONS, OUTPUT = "predictions.csv", "output.csv"
 """Artifacts: all that the router answers, and the table that the challenge asks for."""

@@ -36,7 +36,10 @@ from adaptf.pipeline.sources import FoundData, find_data
 from adaptf.pipeline.stage import Stage
 from adaptf.reports.data_figures import clips_figure, labels_figure, mosaic_figure
 from adaptf.reports.data_report import FINDINGS, DataReport, as_markdown, as_text, findings_table, make_report
-from adaptf.tracking.runs import DATA_DIGEST, Result, StageRun, UsedData, digest, fold_tag
+from adaptf.tracking.outcome import Result
+from adaptf.tracking.runs import digest
+from adaptf.tracking.stage_run import StageRun, UsedData
+from adaptf.tracking.tags import DATA_DIGEST, fold_tag
 
 LENGTH_TOLERANCE_SAMPLES = 2
 """Resampling rounds a clip's length."""

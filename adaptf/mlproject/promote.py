@@ -15,8 +15,10 @@ from adaptf.promotion import comparison as production_comparison
 from adaptf.promotion import gates
 from adaptf.promotion.moving import ALL, model_name, move
 from adaptf.promotion.shadowed import ShadowGate
-from adaptf.tracking import runs
-from adaptf.tracking.runs import NONE, Result, StageRun
+from adaptf.tracking import outcome
+from adaptf.tracking.outcome import Result
+from adaptf.tracking.runs import NONE
+from adaptf.tracking.stage_run import StageRun
 
 GATES = "gates.csv"
 """Artifact: how each version compares with the one in production."""
@@ -69,10 +71,10 @@ def promote_versions(config: PromoteConfig, run: StageRun) -> Result:
             print(f"{run.name}: {found}", flush=True)
         table = Path(folder) / GATES
         production_comparison.comparison_table(verdict.comparisons).to_csv(table, index=False)
-        runs.log_result(Result(metrics=difference_metrics(verdict.comparisons), files={GATES: table}))
+        outcome.log_result(Result(metrics=difference_metrics(verdict.comparisons), files={GATES: table}))
     if verdict.refusals or (verdict.objections and not config.force):
         refused = refusal(verdict)
-        runs.log_result(Result(note=refused))
+        outcome.log_result(Result(note=refused))
         raise UserError(refused)
     compared = "\n".join(f"- {found}" for found in (*verdict.comparisons, *verdict.shadowed))
     return move(

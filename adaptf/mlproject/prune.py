@@ -28,8 +28,10 @@ from adaptf.mlproject.prepare import PREPARE
 from adaptf.pipeline.artifacts import CLIPS, DATA, DATASET, EVALUATE_RUN, QUANTIZE_RUN
 from adaptf.pipeline.command_line import command_arguments
 from adaptf.pipeline.printed import print_told
-from adaptf.tracking import production, runs
+from adaptf.tracking import production, runs, stage_run
 from adaptf.tracking.logged_models import kept_models
+from adaptf.tracking.tags import FINGERPRINT, STAGE, UPSTREAM
+from adaptf.tracking.work_folder import work_folder_name, work_root
 
 _ALL = 2**31 - 1
 """More runs than there are: MLflow would give 100,000."""
@@ -90,7 +92,7 @@ def all_runs() -> list[Run]:
     found = mlflow.search_runs(
         experiments, run_view_type=ViewType.ALL, output_format="list", max_results=_ALL
     )
-    return [run for run in found if runs.STAGE in run.data.tags]
+    return [run for run in found if STAGE in run.data.tags]
 
 
 def is_there(run: Run) -> bool:
@@ -99,7 +101,7 @@ def is_there(run: Run) -> bool:
 
 
 def is_prepare(run: Run) -> bool:
-    return bool(run.data.tags[runs.STAGE] == PREPARE.name)
+    return bool(run.data.tags[STAGE] == PREPARE.name)
 
 
 def prepared_data(found: Iterable[Run]) -> dict[str, Prepared]:
@@ -109,7 +111,7 @@ def prepared_data(found: Iterable[Run]) -> dict[str, Prepared]:
         for run in found:
             if is_prepare(run) and run.info.status == "FINISHED":
                 with suppress(UserError, OSError, ValueError, LookupError, TypeError):
-                    data[run.info.run_id] = _read(runs.download(run.info.run_id, DATA, Path(folder)))
+                    data[run.info.run_id] = _read(stage_run.download(run.info.run_id, DATA, Path(folder)))
     return data
 
 
@@ -158,7 +160,7 @@ def prepares_needed(found: Iterable[Run]) -> set[str]:
         if run and run.info.run_id not in needed:
             needed[run.info.run_id] = run
             for name, value in run.data.tags.items():
-                left += value.split(",") if name.startswith(runs.UPSTREAM) else []
+                left += value.split(",") if name.startswith(UPSTREAM) else []
     return {run_id for run_id, run in needed.items() if is_prepare(run) and run.info.status == "FINISHED"}
 
 
@@ -171,7 +173,7 @@ def _runs_of_versions() -> Iterator[str]:
 
 def work_folders(locks: ExitStack) -> Iterator[Waste]:
     """Those whose runs are finished or deleted."""
-    there = [path for path in runs.work_root().glob(_WORK) if path.is_dir()]
+    there = [path for path in work_root().glob(_WORK) if path.is_dir()]
     free = [folder for folder in there if _hold(folder.with_suffix(".lock"), locks)]
     found = all_runs()  # after the locks: nobody goes on in these folders now
     for folder in free:
@@ -194,7 +196,7 @@ def _remove_work(folder: Path) -> None:
 
 def left_locks() -> Iterator[Waste]:
     """Locks of work folders that are gone."""
-    for lock in runs.work_root().glob(f"{_WORK}.lock"):
+    for lock in work_root().glob(f"{_WORK}.lock"):
         if not lock.with_suffix("").exists():
             yield Waste("locks of work folders", lock, 0, partial(_remove_lock, lock))
 
@@ -209,7 +211,7 @@ def left_models(found: Iterable[Run]) -> Iterator[Waste]:
 
 
 def _work_name(run: Run) -> str:
-    return runs.work_folder_name(run.data.tags[runs.STAGE], run.data.tags.get(runs.FINGERPRINT, ""))
+    return work_folder_name(run.data.tags[STAGE], run.data.tags.get(FINGERPRINT, ""))
 
 
 def _remove_lock(lock: Path) -> None:

@@ -39,7 +39,8 @@ from adaptf.pipeline.validation import (
     with_validation_tables,
 )
 from adaptf.reports.quantization_table import quantization_line, quantization_table
-from adaptf.tracking.runs import Result, StageRun
+from adaptf.tracking.outcome import Result
+from adaptf.tracking.stage_run import StageRun
 
 _METRICS = ("float accuracy", INT8_ACCURACY, "relative loss", "logit error", "same scene")
 """Columns of the table that become metrics, one per device."""

@@ -39,7 +39,10 @@ from adaptf.reports.version_page import commit, device_page, files_behind, learn
 from adaptf.serving.bundle import bundle_hash, write_bundle
 from adaptf.serving.router_model import log_router
 from adaptf.tracking import production, registry, runs
-from adaptf.tracking.runs import NONE, Result, StageRun, UpstreamError
+from adaptf.tracking.outcome import Result
+from adaptf.tracking.runs import NONE, UpstreamError
+from adaptf.tracking.stage_run import StageRun
+from adaptf.tracking.tags import DATA_DIGEST, UPSTREAM
 
 COMMIT_TAG = "adaptf.git_commit"
 FILES_TAG = "adaptf.from_files"
@@ -87,7 +90,7 @@ def register_versions(config: RegisterConfig, run: StageRun) -> Result:
         folder = bundle(run.folder / name, description, held, config.max_seconds, known, stream, by_sound)
         sha256 = bundle_hash(folder)
         tags |= {QUANTIZE_RUN: config.quantize_run, EVALUATE_RUN: evaluated}
-        tags |= {runs.DATA_DIGEST: learnt_digest(came), COMMIT_TAG: commit(came)}
+        tags |= {DATA_DIGEST: learnt_digest(came), COMMIT_TAG: commit(came)}
         tags = {tag: value for tag, value in tags.items() if value} | {registry.BUNDLE_HASH: sha256}
         if name in there:
             versions[name] = there[name]
@@ -139,7 +142,7 @@ def scoring_run(config: RegisterConfig) -> str:
     for given in config.evaluate_run.split(","):
         if config.quantize_run in scored_by(given):
             return given
-    tags = {f"{runs.UPSTREAM}quantize_run": config.quantize_run}
+    tags = {f"{UPSTREAM}quantize_run": config.quantize_run}
     print(
         f"run {config.evaluate_run} of evaluate scored other models than those of run {config.quantize_run}",
         flush=True,
@@ -149,7 +152,7 @@ def scoring_run(config: RegisterConfig) -> str:
 
 def scored_by(evaluated: str) -> list[str]:
     """The runs of `quantize` that a run of `evaluate` scored."""
-    return str(mlflow.get_run(evaluated).data.tags.get(f"{runs.UPSTREAM}quantize_run", NONE)).split(",")
+    return str(mlflow.get_run(evaluated).data.tags.get(f"{UPSTREAM}quantize_run", NONE)).split(",")
 
 
 def read_scores(run: StageRun, evaluated: str, quantized: str) -> pd.DataFrame | None:

@@ -9,7 +9,9 @@ from adaptf.pipeline.stage import Stage, nothing_tells
 from adaptf.promotion import gates
 from adaptf.promotion.moving import ALL, model_name, move
 from adaptf.tracking import production
-from adaptf.tracking.runs import NONE, Result, StageRun
+from adaptf.tracking.outcome import Result
+from adaptf.tracking.runs import NONE
+from adaptf.tracking.stage_run import StageRun
 
 
 @dataclass(frozen=True)

@@ -34,7 +34,9 @@ from adaptf.submission.meta import filled_in, meta, read_details, results_of
 from adaptf.submission.models import Submitted, came_from, submitted
 from adaptf.submission.rules import check_training_clips, untold
 from adaptf.submission.write import write_package
-from adaptf.tracking.runs import NONE, Result, StageRun
+from adaptf.tracking.outcome import Result
+from adaptf.tracking.runs import NONE
+from adaptf.tracking.stage_run import StageRun
 
 PACKAGE = "package"
 """Artifact folder: with setup.py, requirements.txt and the package itself."""

@@ -31,9 +31,12 @@ from adaptf.sweeps.storage import check_storage, has_begun
 from adaptf.sweeps.study import AGREED, PARENT, begin_or_join
 from adaptf.sweeps.trial import TrialFailed, TrialRunner
 from adaptf.sweeps.tries import ERROR, VALUES, ended, first_number, last_tries, ranked
-from adaptf.tracking import runs
+from adaptf.tracking import outcome, runs, stage_run
 from adaptf.tracking.checkpoint_files import from_root
-from adaptf.tracking.runs import LATEST, Result, StageRun
+from adaptf.tracking.outcome import Result
+from adaptf.tracking.runs import LATEST
+from adaptf.tracking.stage_run import StageRun
+from adaptf.tracking.tags import UPSTREAM
 
 STAGES: dict[str, Stage[Any]] = {stage.name: stage for stage in (DISTILL, TRAIN, FINETUNE)}
 
@@ -76,7 +79,7 @@ def sweep(config: SweepConfig, run: StageRun) -> Result:
     _check_parent(parent)
     upstream = {field.name: study.user_attrs[AGREED][field.name] for field in upstream_fields(settings)}
     settings = resolve_upstream(replace(settings, **upstream))
-    mlflow.set_tags({f"{runs.UPSTREAM}{name}": value for name, value in upstream.items()})
+    mlflow.set_tags({f"{UPSTREAM}{name}": value for name, value in upstream.items()})
     runs.name_run(run.run_id, f"sweep {config.stage} {search.study}", parent=None)
     epochs = settings.optim.max_epochs
     study.pruner = pruner(search, config.stage, epochs=epochs)
@@ -100,7 +103,7 @@ def sweep(config: SweepConfig, run: StageRun) -> Result:
     if parent == run.run_id:
         return result
     with mlflow.start_run(run_id=parent, nested=True):  # it ends as finished, also where its process is gone
-        runs.log_all(result)
+        outcome.log_all(result)
     return replace(result, note=f"Worker of the sweep in run {parent}.\n\n{result.note}")
 
 
@@ -155,7 +158,7 @@ def check(config: SweepConfig) -> None:
 def _devices(prepare_run: str) -> list[str]:
     """Device names of the training clips. Raises UpstreamError where the run holds no data."""
     with TemporaryDirectory() as folder:
-        return clips.devices_of(read_table(runs.download(prepare_run, DATA, Path(folder)) / CLIPS))
+        return clips.devices_of(read_table(stage_run.download(prepare_run, DATA, Path(folder)) / CLIPS))
 
 
 def _check_parent(run_id: str) -> None:

@@ -21,7 +21,8 @@ from adaptf.pipeline.several import OverSeveral, with_fold
 from adaptf.pipeline.stage import Stage
 from adaptf.pipeline.teachers import TeacherConfig, file_digest, network_kind
 from adaptf.pipeline.validation import with_predictions, with_validation_tables
-from adaptf.tracking.runs import Result, StageRun, is_process_zero
+from adaptf.tracking.outcome import Result
+from adaptf.tracking.stage_run import StageRun, is_process_zero
 
 
 def teacher(config: TeacherConfig, run: StageRun) -> Result:

@@ -25,7 +25,8 @@ from adaptf.pipeline.run_names import told
 from adaptf.pipeline.stage import Stage
 from adaptf.pipeline.students import student_description
 from adaptf.pipeline.validation import TRAINED, predict_validation, with_predictions, with_validation_tables
-from adaptf.tracking.runs import Result, StageRun, is_process_zero
+from adaptf.tracking.outcome import Result
+from adaptf.tracking.stage_run import StageRun, is_process_zero
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,6 @@
 """What a run leaves for later stages: its artifacts, tags and metrics, in the order of the pipeline.
 
-What every run has, whichever stage it is of, stands in `tracking/runs.py`.
+What every run has, whichever stage it is of, stands in `tracking/tags.py`.
 """
 
 import json
@@ -8,7 +8,7 @@ import json
 import pandas as pd
 
 from adaptf.tracking.checkpoint_files import files_of
-from adaptf.tracking.runs import StageRun
+from adaptf.tracking.stage_run import StageRun
 
 # prepare
 DATA_KIND = "adaptf.data"

@@ -14,7 +14,7 @@ from adaptf.data.log_mels import with_log_mels
 from adaptf.errors import UserError
 from adaptf.models.classifier import Classifier
 from adaptf.pipeline.dataset import PreparedData
-from adaptf.tracking.runs import StageRun
+from adaptf.tracking.stage_run import StageRun
 
 Borrowed = Literal["matched", "none"]
 

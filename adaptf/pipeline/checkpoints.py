@@ -12,7 +12,7 @@ from adaptf.pipeline.artifacts import BEST
 from adaptf.pipeline.dataset import PreparedData
 from adaptf.pipeline.students import PUBLIC
 from adaptf.tracking import runs
-from adaptf.tracking.runs import StageRun
+from adaptf.tracking.stage_run import StageRun
 
 
 def checkpoint_of(run: StageRun, value: str, *, data: PreparedData | None = None) -> Path:

@@ -25,7 +25,8 @@ from adaptf.serving import logged_model
 from adaptf.serving.bundle import Bundle, RoutedModel, read_bundle
 from adaptf.tracking import registry, runs
 from adaptf.tracking.checkpoint_files import files_of, is_mapping
-from adaptf.tracking.runs import StageRun
+from adaptf.tracking.several import with_all_seeds
+from adaptf.tracking.stage_run import StageRun
 
 
 @dataclass(frozen=True)
@@ -87,7 +88,7 @@ def compared(value: str) -> Compared:
     if is_path(value):
         raise UserError(f"runs names '{value}': there is no such file or folder")
     run = runs.finished_run(value)
-    run_ids = tuple(runs.with_all_seeds(run))
+    run_ids = tuple(with_all_seeds(run))
     device = run.data.tags.get(DEVICE_TAG)
     return Compared(runs.name_of(value), run_ids, run_ids, None if device == UNKNOWN else device)
 

@@ -18,7 +18,8 @@ from adaptf.data.errors import DataError
 from adaptf.data.parquet import read_table
 from adaptf.data.sources import CachedWaveforms, Sample
 from adaptf.pipeline.artifacts import CLIPS, DATA, DATASET, SCENES_KIND
-from adaptf.tracking.runs import StageRun, UpstreamError, UsedData, digest
+from adaptf.tracking.runs import UpstreamError, digest
+from adaptf.tracking.stage_run import StageRun, UsedData
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from adaptf.models.classifier import Classifier
 from adaptf.pipeline.artifacts import device_runs
 from adaptf.pipeline.checkpoints import student_of
 from adaptf.pipeline.dataset import PreparedData
-from adaptf.tracking.runs import StageRun
+from adaptf.tracking.stage_run import StageRun
 
 
 def device_models(run: StageRun, value: str, data: PreparedData) -> dict[str, Classifier]:

@@ -34,7 +34,8 @@ from adaptf.pipeline.taught import (
     teacher_ids,
 )
 from adaptf.pipeline.validation import predict_validation, with_predictions, with_tables_of_unchosen
-from adaptf.tracking.runs import Result, StageRun
+from adaptf.tracking.outcome import Result
+from adaptf.tracking.stage_run import StageRun
 from adaptf.training.augmentation import FeatureAugmentation, band_matching
 from adaptf.training.fit import Fitted
 

@@ -24,7 +24,8 @@ from adaptf.pipeline.dataset import PreparedData
 from adaptf.pipeline.lightning_options import callbacks, optimizer_of, trainer_options
 from adaptf.pipeline.objectives import Objective
 from adaptf.pipeline.schedule import unended_cycle
-from adaptf.tracking.runs import Result, StageRun
+from adaptf.tracking.outcome import Result
+from adaptf.tracking.stage_run import StageRun
 from adaptf.training.augmentation import FeatureAugmentation
 from adaptf.training.fit import Fitted, fit
 from adaptf.training.task import ClassifierTask

@@ -16,7 +16,9 @@ from adaptf.pipeline.artifacts import BEST_ACCURACY, SCENES_KIND, VALIDATION_PRE
 from adaptf.pipeline.dataset import PreparedData, look_at_prepared
 from adaptf.pipeline.several import OverSeveral, folds_of, scores_over, with_fold
 from adaptf.pipeline.validation import read_validation_predictions, with_predictions, with_validation_tables
-from adaptf.tracking.runs import FOLDS, Result, StageRun
+from adaptf.tracking.outcome import Result
+from adaptf.tracking.several import FOLDS
+from adaptf.tracking.stage_run import StageRun
 
 
 def over_folds(*settings: str) -> OverSeveral:

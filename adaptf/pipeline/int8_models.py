@@ -14,7 +14,7 @@ from adaptf.serving.bundle import MANIFEST
 from adaptf.serving.logged_model import bundle_behind
 from adaptf.tracking import production, registry
 from adaptf.tracking.present import IN_PRODUCTION, present_version
-from adaptf.tracking.runs import StageRun
+from adaptf.tracking.stage_run import StageRun
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,8 @@ from adaptf.evaluation.tables import as_markdown
 from adaptf.models.classifier import Classifier
 from adaptf.models.device_from_sound import DEVICE_FROM_SOUND, DeviceFromSound, band_statistics
 from adaptf.pipeline.dataset import PreparedData
-from adaptf.tracking.runs import Result, StageRun
+from adaptf.tracking.outcome import Result
+from adaptf.tracking.stage_run import StageRun
 
 TAKEN_AT_MOST = 0.05
 """Share of the validation clips of any device that may be taken for another one's

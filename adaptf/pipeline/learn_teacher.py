@@ -28,7 +28,9 @@ from adaptf.pipeline.teachers import (
     strategy_of,
     what_it_is,
 )
-from adaptf.tracking.runs import Result, StageRun, digest
+from adaptf.tracking.outcome import Result
+from adaptf.tracking.runs import digest
+from adaptf.tracking.stage_run import StageRun
 from adaptf.training.fit import Fitted
 
 _ON_EMBEDDINGS = AugmentConfig(dir_p=0.0, mixstyle_p=0.0, mixup_alpha=0.0)

@@ -23,7 +23,8 @@ from adaptf.pipeline.artifacts import (
     TRAINING_CLIPS,
 )
 from adaptf.tracking import production, runs
-from adaptf.tracking.runs import NONE, UPSTREAM
+from adaptf.tracking.runs import NONE
+from adaptf.tracking.tags import DATA_DIGEST, FILE, REFIT, SCORE, STAGE, UPSTREAM
 
 _JUDGES = ("evaluate",)
 """Stages that nothing came from: what they judged is not shown below them."""
@@ -142,11 +143,11 @@ def _files_read(run: Run, device: str | None) -> tuple[Node, ...]:
     """The checkpoint files that a run took from:
     where there is one for each device, that of one device, or all."""
     fields: dict[str, dict[str, str]] = {}
-    if run.data.tags.get(runs.STAGE, "") in _JUDGES:
+    if run.data.tags.get(STAGE, "") in _JUDGES:
         return ()
     for tag, label in sorted(run.data.tags.items()):
-        if tag.startswith(runs.FILE):
-            field, _, of = tag.removeprefix(runs.FILE).partition("/")
+        if tag.startswith(FILE):
+            field, _, of = tag.removeprefix(FILE).partition("/")
             fields.setdefault(field, {})[written(of)] = label
     chosen = [files if device not in files else {device: files[device]} for files in fields.values()]
     return tuple(file_node(label) for files in chosen for label in files.values())
@@ -160,8 +161,8 @@ def file_node(label: str) -> Node:
 def _described(run: Run, device: str | None) -> Node:
     """What a run's line tells."""
     tags = run.data.tags
-    stage = tags.get(runs.STAGE, "")
-    begin = tags.get(runs.SCORE) or _FORMER_SCORES.get(stage, "\0")
+    stage = tags.get(STAGE, "")
+    begin = tags.get(SCORE) or _FORMER_SCORES.get(stage, "\0")
     scores = sorted((name, value) for name, value in run.data.metrics.items() if name.startswith(begin))
     whole = [(name, value) for name, value in scores if name == begin]
     of_device = [(name, value) for name, value in scores if written(name.rpartition("/")[2]) == device]
@@ -172,8 +173,8 @@ def _described(run: Run, device: str | None) -> Node:
         experiment_id=run.info.experiment_id,
         scores=tuple(whole or of_device or scores),
         commit=tags.get(MLFLOW_GIT_COMMIT, ""),
-        data_digest=tags.get(runs.DATA_DIGEST, ""),
-        refit=runs.REFIT in tags,
+        data_digest=tags.get(DATA_DIGEST, ""),
+        refit=REFIT in tags,
         remark=_remark(run),
     )
 
@@ -186,13 +187,13 @@ def _remark(run: Run) -> str:
 
 def _upstream_ids(run: Run, device: str | None) -> list[str]:
     """The runs that a run took from; data come last, because every run took from those."""
-    stage = run.data.tags.get(runs.STAGE, "")
+    stage = run.data.tags.get(STAGE, "")
     if stage in _JUDGES:
         return []
     if children := _child_ids(run, device):
         return children  # they took from what their parent took from
     tags = run.data.tags
-    files = {tag.removeprefix(runs.FILE).partition("/")[0] for tag in tags if tag.startswith(runs.FILE)}
+    files = {tag.removeprefix(FILE).partition("/")[0] for tag in tags if tag.startswith(FILE)}
     fields = {
         tag: value
         for tag, value in tags.items()
@@ -206,7 +207,7 @@ def _upstream_ids(run: Run, device: str | None) -> list[str]:
 
 def _child_ids(run: Run, device: str | None) -> list[str]:
     """The runs in which the work of `finetune` was done: of one device, or of all; none for other stages."""
-    if run.data.tags.get(runs.STAGE) != "finetune":
+    if run.data.tags.get(STAGE) != "finetune":
         return []
     try:
         models = mlflow.artifacts.load_dict(f"runs:/{run.info.run_id}/{DEVICE_RUNS}")

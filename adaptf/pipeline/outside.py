@@ -14,7 +14,7 @@ from adaptf.data.shared_memory import SHARED_MEMORY
 from adaptf.errors import UserError
 from adaptf.files import writable_folder
 from adaptf.tracking.refusals import refusal
-from adaptf.tracking.runs import work_root
+from adaptf.tracking.work_folder import work_root
 
 _REFUSALS = {
     errno.ENOSPC,

@@ -8,7 +8,7 @@ import pandas as pd
 from adaptf.data.parquet import read_table, write_table
 from adaptf.evaluation.scores import Runs
 from adaptf.pipeline.artifacts import TABLES_FOLDER
-from adaptf.tracking.runs import StageRun
+from adaptf.tracking.stage_run import StageRun
 
 
 def _predictions_name(setting: str, place: int) -> str:

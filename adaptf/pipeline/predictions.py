@@ -22,7 +22,8 @@ from adaptf.pipeline.dataset import PreparedData
 from adaptf.pipeline.device_models import check_devices, device_models
 from adaptf.tracking import runs
 from adaptf.tracking.checkpoint_files import files_of, is_several
-from adaptf.tracking.runs import StageRun, UpstreamError
+from adaptf.tracking.runs import UpstreamError
+from adaptf.tracking.stage_run import StageRun
 
 Model = Callable[[Tensor], Tensor]
 

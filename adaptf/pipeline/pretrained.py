@@ -11,7 +11,9 @@ from adaptf.models.classifier import Classifier
 from adaptf.pipeline.artifacts import CLIPS, DATA
 from adaptf.pipeline.checkpoints import checkpoint_of
 from adaptf.pipeline.dataset import PreparedData
-from adaptf.tracking.runs import NONE, UPSTREAM, StageRun, UpstreamError
+from adaptf.tracking.runs import NONE, UpstreamError
+from adaptf.tracking.stage_run import StageRun
+from adaptf.tracking.tags import UPSTREAM
 
 
 def start_from(classifier: Classifier, run: StageRun, pretrain_run: str, data: PreparedData) -> str:

@@ -14,7 +14,9 @@ from adaptf.files import sha256_of
 from adaptf.pipeline.artifacts import BEST_ACCURACY
 from adaptf.pipeline.config import path_field
 from adaptf.pipeline.dataset import PreparedData
-from adaptf.tracking.runs import NONE, Result, StageRun, digest
+from adaptf.tracking.outcome import Result
+from adaptf.tracking.runs import NONE, digest
+from adaptf.tracking.stage_run import StageRun
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,8 @@ from adaptf.data.clips import TRAIN, VALIDATION
 from adaptf.errors import UserError
 from adaptf.pipeline.lineage import refits_behind
 from adaptf.tracking.checkpoint_files import files_of
-from adaptf.tracking.runs import REFIT, Result
+from adaptf.tracking.outcome import Result
+from adaptf.tracking.tags import REFIT
 
 
 def learnt_splits(refit: bool) -> tuple[str, ...]:

@@ -14,7 +14,10 @@ from adaptf.evaluation.tables import as_markdown
 from adaptf.pipeline.config import DataConfig, upstream_fields
 from adaptf.tracking import runs
 from adaptf.tracking.checkpoint_files import files_of
-from adaptf.tracking.runs import FOLDS, NONE, SEEDS, Result, Several, StageRun, UpstreamError
+from adaptf.tracking.outcome import Result
+from adaptf.tracking.runs import NONE, UpstreamError
+from adaptf.tracking.several import FOLDS, SEEDS, Several
+from adaptf.tracking.stage_run import StageRun
 
 
 def with_seed(config: Any, seed: int) -> Any:

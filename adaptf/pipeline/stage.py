@@ -32,13 +32,18 @@ from adaptf.pipeline.several import OVER_SEEDS, OverSeveral, folds_of
 from adaptf.pipeline.system_metrics import samples_system
 from adaptf.pipeline.upstream import resolve_upstream
 from adaptf.tracking import lease as leases
-from adaptf.tracking import runs
+from adaptf.tracking import outcome, runs
+from adaptf.tracking.checkpoint_files import file_tags
 from adaptf.tracking.complete import COMPLETE, NOT_YET
 from adaptf.tracking.lease import Lease, LeaseLost
+from adaptf.tracking.outcome import Result
 from adaptf.tracking.refusals import refusal
-from adaptf.tracking.runs import FOLDS, SEEDS, Result, Several, StageRun, StopTraining, Watch
 from adaptf.tracking.server import answers, wait_for_answer
+from adaptf.tracking.several import FOLDS, SEEDS, Several
+from adaptf.tracking.stage_run import StageRun, StopTraining, Watch, is_process_zero
 from adaptf.tracking.store import open_store
+from adaptf.tracking.tags import FINGERPRINT, SCORE, STAGE, UPSTREAM
+from adaptf.tracking.work_folder import settle_work_root, work_folder
 from adaptf.training.group import enter_group, outlive_the_others
 
 _Config = TypeVar("_Config")
@@ -103,7 +108,7 @@ class Stage(Generic[_Config]):
         quiet_libraries()
         config = parse(self.config, stage=self.name, arguments=command_arguments())
         end_in_order()
-        runs.settle_work_root()
+        settle_work_root()
         try:
             open_store()
             outside.check_places()
@@ -114,7 +119,7 @@ class Stage(Generic[_Config]):
             if not (message := outside.message(error)):
                 sys.exit(_traceback_of(error))
             sys.exit(f"\n{self.name}: {message}")
-        if runs.is_process_zero():
+        if is_process_zero():
             print(f"{self.name} finished: run {run_id}", flush=True)
 
 
@@ -153,9 +158,9 @@ def execute(
     if reuse and (finished := runs.find_finished(stage.name, digest)):
         print(f"{name}: already finished in run {finished.info.run_id}, taken from there", flush=True)
         return str(finished.info.run_id)
-    with runs.work_folder(stage.name, digest) as folder:
+    with work_folder(stage.name, digest) as folder:
         L.seed_everything(getattr(config, "seed", 0), verbose=False)
-        if runs.is_process_zero():
+        if is_process_zero():
             with _active_run(stage, digest, name, folder, sampled=sampled) as run:
                 run = dataclasses.replace(run, watch=watch, shared=shared)
                 _work(stage, config, run)
@@ -198,7 +203,7 @@ def _over(
             )
             for number, one in configs.items()
         }
-        if not runs.is_process_zero():
+        if not is_process_zero():
             return Result()
         result = study.result(config, children, run)
         tags = {several.tag(number): run_id for number, run_id in children.items()}
@@ -213,15 +218,15 @@ def _work(stage: Stage[_Config], config: _Config, run: StageRun) -> None:
         _log_configuration(config)
         result = stage.run(config, run)
         _wait_for_all_processes()  # before the end, which may wait for the server longer than they would
-        runs.end(run, "FINISHED", partial(runs.log_all, result))
+        outcome.end(run, "FINISHED", partial(outcome.log_all, result))
     except StopTraining:
-        runs.end(run, "KILLED", _forget_fingerprint)
+        outcome.end(run, "KILLED", _forget_fingerprint)
         shutil.rmtree(run.folder)
         raise
     except INTERRUPTS as interrupt:
         signal.signal(signal.SIGINT, signal.default_int_handler)  # Lightning ignores it from the first on
         outlive_the_others()
-        last_words(interrupt, partial(runs.end, run, "KILLED", waits=False))
+        last_words(interrupt, partial(outcome.end, run, "KILLED", waits=False))
         raise
     except BaseException as error:
         outlive_the_others()
@@ -234,8 +239,8 @@ def _work(stage: Stage[_Config], config: _Config, run: StageRun) -> None:
 def _forget_fingerprint() -> None:
     """Else the run would be continued as an interrupted one."""
     active = mlflow.active_run()
-    if active and runs.FINGERPRINT in mlflow.get_run(active.info.run_id).data.tags:
-        mlflow.delete_tag(runs.FINGERPRINT)
+    if active and FINGERPRINT in mlflow.get_run(active.info.run_id).data.tags:
+        mlflow.delete_tag(FINGERPRINT)
 
 
 def _end_as_failed(run: StageRun, error: BaseException) -> None:
@@ -245,7 +250,7 @@ def _end_as_failed(run: StageRun, error: BaseException) -> None:
         print(text, flush=True)
     try:
         log = partial(mlflow.MlflowClient().log_text, run.run_id, text, "error.txt")
-        runs.end(run, "FAILED", log)
+        outcome.end(run, "FAILED", log)
     except LeaseLost:
         pass  # whoever has the run now ends it
     except Exception as further:
@@ -275,9 +280,9 @@ def _active_run(
     parent = mlflow.active_run()
     experiment, interrupted = runs.experiment_id(), runs.find_interrupted(stage.name, digest)
     made = os.environ.pop(RUN_ID, None) if parent is None else None  # a nested run would join that one too
-    tags = {runs.STAGE: stage.name, runs.FINGERPRINT: digest, COMPLETE: NOT_YET}
+    tags = {STAGE: stage.name, FINGERPRINT: digest, COMPLETE: NOT_YET}
     if stage.score:
-        tags[runs.SCORE] = stage.score
+        tags[SCORE] = stage.score
     run_id, record = made, folder / "lease"
     if interrupted:
         run_id = str(interrupted.info.run_id)
@@ -325,9 +330,9 @@ def _log_configuration(config: Any) -> None:
     the tags say which runs or files that was.
     """
     taken = {field.name: getattr(config, field.name) for field in upstream_fields(config)}
-    mlflow.set_tags({f"{runs.UPSTREAM}{name}": value for name, value in taken.items()})
+    mlflow.set_tags({f"{UPSTREAM}{name}": value for name, value in taken.items()})
     mlflow.set_tags(
-        {tag: label for name, value in taken.items() for tag, label in runs.file_tags(name, value).items()}
+        {tag: label for name, value in taken.items() for tag, label in file_tags(name, value).items()}
     )
     active = mlflow.active_run()
     try:

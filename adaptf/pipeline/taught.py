@@ -22,7 +22,9 @@ from adaptf.pipeline.dataset import PreparedData
 from adaptf.pipeline.objectives import SCENES, Objective, scene_measures
 from adaptf.pipeline.ranges import POSITIVE, SHARE, within
 from adaptf.tracking import runs
-from adaptf.tracking.runs import FOLDS, NONE, StageRun
+from adaptf.tracking.runs import NONE
+from adaptf.tracking.several import FOLDS
+from adaptf.tracking.stage_run import StageRun
 from adaptf.training.augmentation import MixedTeachers
 from adaptf.training.losses import DistillationLoss, KlReduction, mean_of_teachers
 from adaptf.training.metrics import TeacherAgreement

@@ -8,7 +8,8 @@ from adaptf.pipeline.config import upstream_fields
 from adaptf.pipeline.given_files import given_files
 from adaptf.pipeline.several import folds_of
 from adaptf.tracking import runs
-from adaptf.tracking.runs import FOLDS, LATEST, NONE, SEEDS, UpstreamError
+from adaptf.tracking.runs import LATEST, NONE, UpstreamError
+from adaptf.tracking.several import FOLDS, SEEDS, with_all_seeds
 
 _Config = TypeVar("_Config")
 
@@ -37,7 +38,7 @@ def _resolved(config: Any, field: dataclasses.Field[Any], *, over_folds: bool = 
     several = "several" in field.metadata
     run_ids = value.split(",") if several or "each" in field.metadata else [value]
     found = [runs.finished_run(run_id, *_stages(config, field, over_folds=over_folds)) for run_id in run_ids]
-    return ",".join(run_id for run in found for run_id in runs.with_all_seeds(run)) if several else value
+    return ",".join(run_id for run in found for run_id in with_all_seeds(run)) if several else value
 
 
 def _stages(config: Any, field: dataclasses.Field[Any], *, over_folds: bool) -> list[str]:

@@ -31,7 +31,8 @@ from adaptf.pipeline.artifacts import BEST_ACCURACY, VALIDATION_PREDICTIONS
 from adaptf.pipeline.config import TrainerConfig
 from adaptf.pipeline.dataset import PreparedData
 from adaptf.pipeline.refit import as_refit, refits_of, what_clips_judge
-from adaptf.tracking.runs import Result, StageRun
+from adaptf.tracking.outcome import Result
+from adaptf.tracking.stage_run import StageRun
 
 TRAINED, DISTILLED, FINETUNED, QUANTIZED = "trained", "distilled", "per device", "per device INT8"
 """What the tables call the settings."""

@@ -23,7 +23,8 @@ from adaptf.pipeline.artifacts import DEVICE_TAG, QUANTIZE_RUN, VALIDATION_PREDI
 from adaptf.pipeline.refit import refits_of
 from adaptf.pipeline.validation import ENOUGH_CLIPS
 from adaptf.tracking.registry import tags_of
-from adaptf.tracking.runs import StageRun, UpstreamError
+from adaptf.tracking.runs import UpstreamError
+from adaptf.tracking.stage_run import StageRun
 
 _MIN_COMMON_CLIPS = 20
 _MIN_OWN_PLACES = 10

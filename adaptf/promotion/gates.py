@@ -23,7 +23,7 @@ from adaptf.serving.bundle import MANIFEST, Bundle
 from adaptf.serving.log_lines import LOGGER
 from adaptf.tracking import production, registry
 from adaptf.tracking.registry import tags_of
-from adaptf.tracking.runs import StageRun
+from adaptf.tracking.stage_run import StageRun
 
 _LOSS_TAG, _STANDING_LOSS_TAG = figure_tag("relative loss"), figure_tag("standing loss")
 """In percent: as found, and what stands of it over places, which decides;

@@ -8,7 +8,9 @@ from adaptf.errors import UserError
 from adaptf.pipeline.artifacts import PROMOTED, REPLACED
 from adaptf.promotion.turn import turn
 from adaptf.tracking import production, registry
-from adaptf.tracking.runs import NONE, Result, StageRun
+from adaptf.tracking.outcome import Result
+from adaptf.tracking.runs import NONE
+from adaptf.tracking.stage_run import StageRun
 
 ALL = "all"
 """In place of a device: every model, and the router."""

@@ -34,7 +34,8 @@ from adaptf.reports.settings_sections import (
     hardest_table,
 )
 from adaptf.tracking import runs
-from adaptf.tracking.runs import Result, StageRun
+from adaptf.tracking.outcome import Result
+from adaptf.tracking.stage_run import StageRun
 
 _PAGE, _HARDEST_FOLDER = "report.html", "hardest"
 _TITLE = "Acoustic scenes: evaluation on the test clips"

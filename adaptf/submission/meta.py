@@ -12,7 +12,8 @@ from adaptf.errors import UserError
 from adaptf.evaluation.scores import log_loss, macro_accuracy
 from adaptf.pipeline.artifacts import AUDIOSET_KIND, DATA_KIND, TEACHER_MODEL, TO_PRETRAIN
 from adaptf.pipeline.lineage import Node
-from adaptf.tracking.runs import NONE, STAGE
+from adaptf.tracking.runs import NONE
+from adaptf.tracking.tags import STAGE
 
 _Linked = dict[str, str | None]
 """A name and a link."""

@@ -14,7 +14,8 @@ from adaptf.pipeline.artifacts import QUANTIZE_RUN, VERSIONS
 from adaptf.pipeline.int8_models import models_in_production, models_of_version
 from adaptf.pipeline.lineage import Node, flat, tree
 from adaptf.tracking import registry
-from adaptf.tracking.runs import NONE, StageRun
+from adaptf.tracking.runs import NONE
+from adaptf.tracking.stage_run import StageRun
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from adaptf.data.sets.published_lists import is_in, is_in_tau, tau_split
 from adaptf.errors import UserError
 from adaptf.pipeline.artifacts import CLIPS, DATA
 from adaptf.pipeline.lineage import FILE_STAGE, Node
-from adaptf.tracking.runs import StageRun
+from adaptf.tracking.stage_run import StageRun
 
 _TAU_NAME = r"audio/[a-z_]+-[a-z]+-\d+-\d+-\d+-(?:a|b|c|s\d+)\.wav"
 """A clip that is on none of the published lists may still be one of TAU 2022 Mobile."""

@@ -21,7 +21,8 @@ from adaptf.pipeline.stage import plain
 from adaptf.reports.sweep_figures import sweep_figures
 from adaptf.sweeps.space import Space, label, with_values, words
 from adaptf.sweeps.tries import ERROR, RUN, VALUES, first_number, last_tries, ranked, tries
-from adaptf.tracking.runs import Result, StageRun
+from adaptf.tracking.outcome import Result
+from adaptf.tracking.stage_run import StageRun
 
 _BEST, _TRIALS, _TABLE = "best.yaml", "trials.csv", "trials.json"
 _SHOWN = 10

@@ -25,7 +25,7 @@ from sqlalchemy.exc import (
 from adaptf.errors import UserError
 from adaptf.sweeps.search import BESIDE, SearchConfig
 from adaptf.sweeps.tries import run_again
-from adaptf.tracking.runs import work_root
+from adaptf.tracking.work_folder import work_root
 
 _GRACE_BEATS = 3
 """A trial is lost after so many heartbeats that did not come."""

@@ -22,8 +22,10 @@ from adaptf.sweeps.space import Space, suggested, with_values, words
 from adaptf.sweeps.tries import ERROR, RUN, VALUES, first_number, run_again
 from adaptf.tracking import lease, runs
 from adaptf.tracking.lease import Busy, LeaseLost
-from adaptf.tracking.runs import TRIAL, Result, StageRun, StopTraining, Watch
+from adaptf.tracking.outcome import Result
 from adaptf.tracking.server import patiently
+from adaptf.tracking.stage_run import StageRun, StopTraining, Watch
+from adaptf.tracking.tags import TRIAL
 from adaptf.training.divergence import Diverged
 
 _STUDY, _STATE = "adaptf.study", "adaptf.trial.state"

@@ -12,8 +12,9 @@ from adaptf.data.clips import UNKNOWN
 from adaptf.data.folders import files_below
 from adaptf.errors import UserError
 from adaptf.files import sha256_of
-from adaptf.names import tidy
+from adaptf.names import stored, tidy
 from adaptf.paths import found_path, user_path
+from adaptf.tracking.tags import FILE
 
 _ENDINGS = (".ckpt", ".npz")
 FORMS = "a folder of <device>.ckpt, or a mapping such as '{a: a.ckpt, unknown: u.ckpt}'"
@@ -113,3 +114,8 @@ def labels_of(value: str) -> dict[str, str]:
 def _label_of(path: Path) -> str:
     """As in `file a.ckpt (sha256 ...)`."""
     return f"file {path.name} (sha256 {sha256_of(path)})"
+
+
+def file_tags(field: str, value: str) -> dict[str, str]:
+    """By device the checkpoint files that a field names; none where it names runs."""
+    return {f"{FILE}{field}/{stored(device)}": label for device, label in labels_of(value).items()}

@@ -16,7 +16,7 @@ from mlflow.entities import (
 from mlflow.utils.time import get_current_time_millis
 
 from adaptf.data.clips import TEST, VALIDATION
-from adaptf.tracking.registry import STAGE
+from adaptf.tracking.tags import STAGE
 
 ARTIFACT = "adaptf.artifact"
 """Tag of a logged model: where it lies, such as runs:/<id>/checkpoints/best.ckpt."""

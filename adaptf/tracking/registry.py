@@ -11,8 +11,6 @@ from adaptf.tracking.notes import LONGEST_DESCRIPTION, for_page
 PREFIX = "adaptf-"
 """Begin of the names of this package's registered models."""
 ROUTER_NAME = f"{PREFIX}router"
-STAGE = "adaptf.stage"
-"""Tag of a run: the stage that it did."""
 BUNDLE_HASH = "adaptf.bundle"
 """Tag of a version: the hash of its bundle.
 With `.<hash>` behind it a tag of the run that wrote the bundle."""

@@ -14,8 +14,8 @@ from fixtures.postgresql import binaries
 from fixtures.seaweedfs import KEYS, seaweedfs
 from fixtures.store import in_store
 
-from adaptf.tracking.runs import download
 from adaptf.tracking.server import through_the_server
+from adaptf.tracking.stage_run import download
 
 pytestmark = pytest.mark.slow
 DIRECTLY = "MLFLOW_ENABLE_PROXY_MULTIPART_DOWNLOAD"

@@ -17,9 +17,11 @@ from adaptf.pipeline.stage import Stage
 from adaptf.promotion.moving import move
 from adaptf.serving.bundle import bundle_hash
 from adaptf.serving.router_model import log_router
-from adaptf.tracking import production, registry, runs
+from adaptf.tracking import production, registry
+from adaptf.tracking.outcome import Result
 from adaptf.tracking.registry import ROUTER_NAME
-from adaptf.tracking.runs import Result, StageRun
+from adaptf.tracking.stage_run import StageRun
+from adaptf.tracking.tags import STAGE
 
 pytestmark = pytest.mark.slow
 SECONDS = 60
@@ -106,7 +108,7 @@ def test_a_user_who_only_reads_can_run_no_stage(guarded: Guarded, stage_says: Ca
 def registered(guarded: Guarded, bundle: Path) -> None:
     """A version of the router, by the user who trains."""
     variables = guarded.variables("train")
-    with in_store(guarded.address, **variables), mlflow.start_run(tags={runs.STAGE: "register"}):
+    with in_store(guarded.address, **variables), mlflow.start_run(tags={STAGE: "register"}):
         uri = log_router(bundle, ROUTER_NAME)
         tags = {registry.BUNDLE_HASH: bundle_hash(bundle)}
         registry.register(uri, ROUTER_NAME, tags=tags, description="of a test")

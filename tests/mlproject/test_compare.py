@@ -19,7 +19,9 @@ from adaptf.pipeline.command_line import parse
 from adaptf.pipeline.stage import execute
 from adaptf.serving import router_model
 from adaptf.serving.bundle import write_bundle
-from adaptf.tracking import registry, runs
+from adaptf.tracking import registry
+from adaptf.tracking.several import SEEDS
+from adaptf.tracking.tags import DATA_DIGEST
 
 SCENES = ("airport", "bus")
 
@@ -38,7 +40,7 @@ def trained(train_config: TrainConfig) -> Runs:
     parent = execute(
         TRAIN, replace(train_config, optim=replace(train_config.optim, max_epochs=1), seeds=(0, 1))
     )
-    return Runs(parent, *runs.SEEDS.children(mlflow.get_run(parent)).values())
+    return Runs(parent, *SEEDS.children(mlflow.get_run(parent)).values())
 
 
 @pytest.fixture(scope="module")
@@ -248,13 +250,13 @@ def test_a_version_without_a_device_is_refused(
 
 def test_runs_on_other_data_are_refused(train_config: TrainConfig, trained: Runs, prepared: str) -> None:
     client = mlflow.MlflowClient()
-    digest = mlflow.get_run(trained.second).data.tags[runs.DATA_DIGEST]
-    client.set_tag(trained.second, runs.DATA_DIGEST, "another")
+    digest = mlflow.get_run(trained.second).data.tags[DATA_DIGEST]
+    client.set_tag(trained.second, DATA_DIGEST, "another")
     try:
         with pytest.raises(UserError, match="learnt from other data"):
             execute(COMPARE, config_of(train_config, trained.first, trained.second))
     finally:
-        client.set_tag(trained.second, runs.DATA_DIGEST, digest)
+        client.set_tag(trained.second, DATA_DIGEST, digest)
 
 
 def test_an_id_of_digits_stays_text() -> None:

@@ -20,7 +20,8 @@ from adaptf.pipeline.config import DataConfig
 from adaptf.pipeline.stage import execute
 from adaptf.pipeline.teachers import TeacherConfig
 from adaptf.tracking import runs
-from adaptf.tracking.runs import STAGE, UpstreamError, metric_per_epoch
+from adaptf.tracking.runs import UpstreamError, metric_per_epoch
+from adaptf.tracking.tags import STAGE
 from adaptf.training.task import ClassifierTask
 
 

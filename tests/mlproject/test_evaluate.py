@@ -18,7 +18,7 @@ from adaptf.pipeline.prediction_files import read_predictions
 from adaptf.pipeline.stage import execute
 from adaptf.reports.evaluation_report import report
 from adaptf.reports.settings_sections import NO_SOUND
-from adaptf.tracking.runs import StageRun
+from adaptf.tracking.stage_run import StageRun
 
 
 @pytest.fixture(scope="module")

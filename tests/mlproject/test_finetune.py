@@ -33,7 +33,9 @@ from adaptf.pipeline.finetune_device import FINETUNE_DEVICE, FinetuneDeviceConfi
 from adaptf.pipeline.stage import execute
 from adaptf.pipeline.teachers import TeacherConfig
 from adaptf.tracking import runs
-from adaptf.tracking.runs import StageRun, UpstreamError, metric_per_epoch
+from adaptf.tracking.runs import UpstreamError, metric_per_epoch
+from adaptf.tracking.stage_run import StageRun
+from adaptf.tracking.tags import REFIT, STAGE, UPSTREAM
 
 TrainingOf = Callable[..., Any]
 PLAIN = AugmentConfig(dir_p=0.0, mixstyle_p=0.0, mixup_alpha=0.0)
@@ -135,7 +137,7 @@ def test_three_devices_leave_what_tells_them_by_their_sound_for_the_router(
 def quantized_from(finetune_run: str) -> str:
     """A run of `quantize` as far as it tells what it took."""
     with mlflow.start_run() as run:
-        mlflow.set_tags({runs.STAGE: "quantize", f"{runs.UPSTREAM}finetune_run": finetune_run})
+        mlflow.set_tags({STAGE: "quantize", f"{UPSTREAM}finetune_run": finetune_run})
     return str(run.info.run_id)
 
 
@@ -254,7 +256,7 @@ def test_a_refit_learns_from_the_validation_clips_too(
 
 def test_what_a_refit_has_learnt_from_is_said(config: FinetuneConfig) -> None:
     run_id = execute(FINETUNE, replace(config, refit=True, devices=("a",)))
-    assert runs.REFIT in mlflow.get_run(run_id).data.tags
+    assert REFIT in mlflow.get_run(run_id).data.tags
     assert "from which the model has learnt" in mlflow.get_run(run_id).data.tags["mlflow.note.content"]
 
 

@@ -32,7 +32,7 @@ from adaptf.pipeline.stage import execute
 from adaptf.pipeline.teachers import TeacherConfig
 from adaptf.serving import logged_model
 from adaptf.serving.router import DeviceRouter
-from adaptf.tracking.runs import StageRun
+from adaptf.tracking.stage_run import StageRun
 
 DOCS = Path(__file__).parents[2] / "docs"
 

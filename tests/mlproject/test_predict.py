@@ -43,8 +43,9 @@ from adaptf.serving.bundle import write_bundle
 from adaptf.serving.limits import MAX_REQUEST_SECONDS
 from adaptf.serving.requests import MAX_ROWS, clips_of, cut_clips, read_rows
 from adaptf.tracking import production, registry
+from adaptf.tracking.outcome import Result
 from adaptf.tracking.present import present_version
-from adaptf.tracking.runs import Result, StageRun
+from adaptf.tracking.stage_run import StageRun
 
 SCENES = ("airport", "bus")
 Predict = Callable[["CountingRouter"], pd.DataFrame]

@@ -25,7 +25,8 @@ from adaptf.pipeline.artifacts import AUDIOSET_KIND, SCENES_KIND
 from adaptf.pipeline.config import DataConfig, MelConfig, ModelConfig, OptimConfig, TrainerConfig
 from adaptf.pipeline.dataset import load_prepared, load_tested
 from adaptf.pipeline.stage import execute
-from adaptf.tracking.runs import StageRun, metric_per_epoch, scores
+from adaptf.tracking.runs import metric_per_epoch, scores
+from adaptf.tracking.stage_run import StageRun
 from adaptf.training.divergence import Diverged
 
 RATE = 44100

@@ -23,8 +23,8 @@ from adaptf.mlproject.train import TRAIN, TrainConfig
 from adaptf.pipeline.config import DataConfig
 from adaptf.pipeline.lineage import as_text, tree
 from adaptf.pipeline.stage import execute
-from adaptf.tracking import runs
-from adaptf.tracking.runs import StageRun
+from adaptf.tracking import runs, stage_run
+from adaptf.tracking.stage_run import StageRun
 from adaptf.training.losses import cross_entropy
 
 CONFIG = PretrainConfig(mel=MEL, model=MODEL, optim=replace(TWO_EPOCHS, max_epochs=1), trainer=TRAINER)
@@ -171,14 +171,14 @@ def test_where_the_table_of_what_was_learnt_is_gone_the_training_says_so_and_goe
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    download = runs.download
+    download = stage_run.download
 
     def gone(run_id: str, artifact: str, folder: Path) -> Path:
         if artifact == "data" and run_id != train_config.prepare_run:
             raise runs.UpstreamError(f"run {run_id} has no artifact 'data'")
         return download(run_id, artifact, folder)
 
-    monkeypatch.setattr(runs, "download", gone)
+    monkeypatch.setattr(stage_run, "download", gone)
     training_of(TRAIN, replace(train_config, pretrain_run=on_scenes, seed=4))
     assert (
         f"Whether clips that judge here were learnt in {on_scenes} can't be told: run"

@@ -22,7 +22,8 @@ from adaptf.pipeline.stage import execute
 from adaptf.promotion import gates, moving
 from adaptf.promotion.comparison import Comparison
 from adaptf.serving import router_model
-from adaptf.tracking import production, registry, runs
+from adaptf.tracking import production, registry
+from adaptf.tracking.tags import STAGE
 
 GOOD = {
     "adaptf.relative_loss": "0.8", "adaptf.macs": "29419648", "adaptf.model_bytes": "126868",
@@ -84,7 +85,7 @@ def register(experiment: str, logged: str, device: str, tmp_path: Path) -> Regis
         former: bool = False,
         **changed: str,
     ) -> str:
-        with mlflow.start_run(experiment_id=experiment, tags={runs.STAGE: "quantize"}) as quantized:
+        with mlflow.start_run(experiment_id=experiment, tags={STAGE: "quantize"}) as quantized:
             if without != "validation":
                 table = predictions() if table is None else table
                 if former:
@@ -356,7 +357,7 @@ def test_two_promotions_and_two_rollbacks_are_four_runs_that_tell_of_themselves(
     ]
     assert told == [["3", "2"], ["2", "1"]]
     assert [run.data.tags.get("adaptf.reason") for run in rolled] == ["complaints", None]
-    assert [run.data.tags[runs.STAGE] for run in rolled] == ["rollback", "rollback"]
+    assert [run.data.tags[STAGE] for run in rolled] == ["rollback", "rollback"]
     assert f"adaptf-{device} version 2 is in production (before: 3)" in capsys.readouterr().out
     with pytest.raises(
         UserError, match=f"adaptf-{device} has no version to go back to: version 1 is in production"

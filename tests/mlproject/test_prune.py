@@ -21,7 +21,7 @@ from adaptf.mlproject.prune import PruneConfig, downloads, prune
 from adaptf.pipeline.artifacts import QUANTIZE_RUN
 from adaptf.pipeline.config import DataConfig
 from adaptf.pipeline.stage import execute
-from adaptf.tracking.runs import FINGERPRINT, STAGE, UPSTREAM
+from adaptf.tracking.tags import FINGERPRINT, STAGE, UPSTREAM
 
 SCENES = ("airport", "bus")
 FORMAT = CacheFormat(32000, 32000)

@@ -25,7 +25,7 @@ from adaptf.pipeline.published import PublishedConfig
 from adaptf.pipeline.stage import execute
 from adaptf.pipeline.teachers import TeacherConfig
 from adaptf.tracking import runs
-from adaptf.tracking.runs import StageRun
+from adaptf.tracking.stage_run import StageRun
 
 
 @pytest.fixture(scope="module")

@@ -36,8 +36,10 @@ from adaptf.submission.meta import meta
 from adaptf.submission.models import Submitted, came_from, submitted
 from adaptf.submission.rules import check_training_clips, untold
 from adaptf.submission.write import REQUIREMENTS
-from adaptf.tracking import production, registry, runs
+from adaptf.tracking import production, registry
 from adaptf.tracking.present import IN_PRODUCTION
+from adaptf.tracking.stage_run import StageRun
+from adaptf.tracking.tags import FILE, STAGE, UPSTREAM
 
 pytestmark = pytest.mark.slow
 NAME = "Doe_UNI_task1"
@@ -59,7 +61,7 @@ def quantized(prepared: str) -> str:
 @pytest.fixture(scope="module")
 def registered(quantized: str, bundle: Path, versions: dict[str, str]) -> str:
     """A run of `register` that logged a router of random networks."""
-    with mlflow.start_run(tags={runs.STAGE: "register"}) as run:
+    with mlflow.start_run(tags={STAGE: "register"}) as run:
         uri = router_model.log_router(bundle, registry.ROUTER_NAME)
         for name, number in [(registry.ROUTER_NAME, 1), *numbered(versions)]:
             for _ in range(number):
@@ -75,7 +77,7 @@ def numbered(versions: dict[str, str]) -> list[tuple[str, int]]:
 
 def made_run(stage: str, **upstream: str) -> str:
     """A finished run that says what it took from."""
-    tags = {runs.STAGE: stage} | {f"{runs.UPSTREAM}{field}": run_id for field, run_id in upstream.items()}
+    tags = {STAGE: stage} | {f"{UPSTREAM}{field}": run_id for field, run_id in upstream.items()}
     with mlflow.start_run(run_name=stage, tags=tags) as run:
         return str(run.info.run_id)
 
@@ -140,8 +142,8 @@ def api(made: Made) -> Iterator[ModuleType]:
 
 
 @pytest.fixture
-def run(tmp_path: Path) -> runs.StageRun:
-    return runs.StageRun("none", "submit", tmp_path)
+def run(tmp_path: Path) -> StageRun:
+    return StageRun("none", "submit", tmp_path)
 
 
 def test_the_package_predicts_the_evaluation_set_in_its_order(made: Made, scenes: list[str]):
@@ -274,7 +276,7 @@ def test_what_is_in_production_is_taken_a_device_s_own_version_before_the_router
     quantized: str,
     make_bundle,
     versions: dict[str, str],
-    run: runs.StageRun,
+    run: StageRun,
     monkeypatch: pytest.MonkeyPatch,
 ):
     production.promote(registry.ROUTER_NAME, "1")
@@ -302,7 +304,7 @@ def test_what_is_in_production_is_taken_a_device_s_own_version_before_the_router
 
 
 def test_clips_beyond_the_25_percent_list_are_found_in_any_run_behind_a_version(
-    registered: str, run: runs.StageRun, tmp_path: Path
+    registered: str, run: StageRun, tmp_path: Path
 ):
     def trained_on(table: pd.DataFrame) -> Submitted:
         """A version that goes back, by way of pre-training, to these clips."""
@@ -333,7 +335,7 @@ def ensured(name: str) -> str:
 
 def test_what_nothing_is_known_of_is_told(registered: str):
     trained = made_run("train")
-    mlflow.MlflowClient().set_tag(trained, f"{runs.FILE}pretrain_run/one", "weights.ckpt (abc)")
+    mlflow.MlflowClient().set_tag(trained, f"{FILE}pretrain_run/one", "weights.ckpt (abc)")
     tags = {"adaptf.quantize_run": made_run("quantize", finetune_run=trained)}
     mlflow.MlflowClient().create_model_version(ensured("adaptf-y"), "runs:/x", tags=tags)
     assert untold(came_from(SimpleNamespace(versions={"y": "adaptf-y/1"}))) == ["weights.ckpt (abc)"]  # type: ignore[arg-type]

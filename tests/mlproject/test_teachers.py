@@ -27,7 +27,8 @@ from adaptf.pipeline.dataset import load_prepared
 from adaptf.pipeline.stage import execute
 from adaptf.pipeline.teachers import FrozenTeacherConfig, TeacherConfig, unused_on_embeddings
 from adaptf.tracking import runs
-from adaptf.tracking.runs import STAGE, StageRun
+from adaptf.tracking.stage_run import StageRun
+from adaptf.tracking.tags import STAGE
 
 ONE_EPOCH = BeatsOptimConfig(max_epochs=1, warmup_epochs=0, batch_size=8)
 FROZEN = FrozenTeacherConfig(optim=OptimConfig(lr=0.01, batch_size=8, max_epochs=3, restart_epochs=0))

@@ -25,7 +25,7 @@ from adaptf.pipeline.command_line import parse
 from adaptf.pipeline.config import BeatsOptimConfig
 from adaptf.pipeline.stage import execute
 from adaptf.pipeline.teachers import TeacherConfig, file_digest
-from adaptf.tracking.runs import STAGE
+from adaptf.tracking.tags import STAGE
 
 ONE_EPOCH = BeatsOptimConfig(max_epochs=1, warmup_epochs=0, batch_size=8)
 

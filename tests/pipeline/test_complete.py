@@ -17,6 +17,7 @@ from adaptf.pipeline.stage import execute
 from adaptf.tracking import runs
 from adaptf.tracking.complete import COMPLETE
 from adaptf.tracking.runs import UpstreamError
+from adaptf.tracking.tags import FINGERPRINT, STAGE
 
 FILES = {"config.yaml", "checkpoints/best.ckpt", "logits/logits.csv"}
 
@@ -114,7 +115,7 @@ def test_a_training_of_the_version_before_is_taken_where_it_left_a_checkpoint(
     finished: Callable[..., Run], left: list[str]
 ) -> None:
     finished(121)
-    with mlflow.start_run(experiment_id=runs.experiment_id(), tags={runs.STAGE: "toy"}) as run:
+    with mlflow.start_run(experiment_id=runs.experiment_id(), tags={STAGE: "toy"}) as run:
         mlflow.log_metrics({"epoch": 1.0, "train/loss": 0.5})
         for place in left:
             mlflow.log_text("1", place)
@@ -122,7 +123,7 @@ def test_a_training_of_the_version_before_is_taken_where_it_left_a_checkpoint(
 
 
 def test_a_run_of_the_version_before_that_trained_nothing_is_taken(environment: dict[str, str]) -> None:
-    with mlflow.start_run(experiment_id=runs.experiment_id(), tags={runs.STAGE: "main"}) as run:
+    with mlflow.start_run(experiment_id=runs.experiment_id(), tags={STAGE: "main"}) as run:
         mlflow.log_text("1", "config.yaml")
     assert runs.latest("main", {}) == run.info.run_id
 
@@ -132,7 +133,7 @@ def test_what_lies_in_the_work_folder_of_a_deleted_run_is_not_gone_on_from(
 ) -> None:
     run = mlflow.get_run(execute(TOY, ToyConfig(seed=131)))
     mlflow.MlflowClient().delete_run(run.info.run_id)
-    left = folder / "work" / f"toy-{run.data.tags[runs.FINGERPRINT][:16]}"
+    left = folder / "work" / f"toy-{run.data.tags[FINGERPRINT][:16]}"
     left.mkdir()
     (left / "epochs").write_text("2")
     assert is_whole(mlflow.get_run(execute(TOY, ToyConfig(seed=131))))

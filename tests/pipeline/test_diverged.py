@@ -28,7 +28,8 @@ from adaptf.pipeline.config import BeatsOptimConfig, MelConfig, check_ranges
 from adaptf.pipeline.stage import execute
 from adaptf.pipeline.teachers import TeacherConfig
 from adaptf.sweeps.space import with_values
-from adaptf.tracking import runs
+from adaptf.tracking.tags import STAGE
+from adaptf.tracking.work_folder import work_root
 from adaptf.training.divergence import Diverged, StopDiverged
 
 DIVERGES = replace(TWO_EPOCHS, lr=1e30)
@@ -38,7 +39,7 @@ def failed(stage: str) -> mlflow.entities.Run:
     """The newest run of a stage."""
     (run, *_) = mlflow.search_runs(
         search_all_experiments=True,
-        filter_string=f"tags.`{runs.STAGE}` = '{stage}'",
+        filter_string=f"tags.`{STAGE}` = '{stage}'",
         order_by=["attributes.start_time DESC"],
         output_format="list",
     )
@@ -74,7 +75,7 @@ def test_a_training_ends_as_failed_at_the_first_epoch_that_is_no_number(train_co
     run = failed("train")
     assert run.info.status == "FAILED"
     assert "best/accuracy" not in run.data.metrics
-    assert not list(runs.work_root().glob("train-*/**/best.ckpt"))
+    assert not list(work_root().glob("train-*/**/best.ckpt"))
 
 
 @pytest.mark.parametrize("kind", ["small_cnn", "ssl"])

@@ -23,9 +23,11 @@ from adaptf.pipeline import stage as stages
 from adaptf.pipeline.interrupts import last_words
 from adaptf.pipeline.stage import Stage, execute
 from adaptf.sweeps import trial as trials
-from adaptf.tracking import lease, runs
+from adaptf.tracking import lease, outcome, runs
 from adaptf.tracking.lease import Busy, LeaseLost
-from adaptf.tracking.runs import Result, StageRun
+from adaptf.tracking.outcome import Result
+from adaptf.tracking.stage_run import StageRun
+from adaptf.tracking.tags import STAGE
 
 
 @pytest.fixture(autouse=True)
@@ -39,7 +41,7 @@ def runs_with(seed: int) -> dict[str, Run]:
     found: list[Run] = mlflow.search_runs(
         [runs.experiment_id()], f"params.seed = '{seed}'", output_format="list"
     )
-    return {run.data.tags[runs.STAGE]: run for run in found}
+    return {run.data.tags[STAGE]: run for run in found}
 
 
 def raising(error: BaseException) -> Callable[..., Any]:
@@ -63,7 +65,7 @@ def test_a_run_that_its_holder_has_finished_meanwhile_is_not_begun_again(
 def test_why_a_run_could_not_end_stands_in_that_run(
     environment: dict[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    end = runs._end
+    end = outcome._end
 
     def refuse_once_active(run_id: str, status: str) -> None:
         if (run_id, status) == (runs_with(202)["toy"].info.run_id, "FINISHED"):
@@ -72,7 +74,7 @@ def test_why_a_run_could_not_end_stands_in_that_run(
             raise OSError("no room for the status")
         end(run_id, status)
 
-    monkeypatch.setattr(runs, "_end", refuse_once_active)
+    monkeypatch.setattr(outcome, "_end", refuse_once_active)
     with pytest.raises(OSError, match="no room for the status"):
         execute(OUTER, ToyConfig(seed=202))
     made = runs_with(202)
@@ -87,7 +89,7 @@ def test_an_error_while_ctrl_c_is_noted_does_not_hide_it(
     environment: dict[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     interrupted = replace(TOY, run=raising(KeyboardInterrupt()))
-    monkeypatch.setattr(runs, "_end", raising(OSError("the server went away")))
+    monkeypatch.setattr(outcome, "_end", raising(OSError("the server went away")))
     with pytest.raises(KeyboardInterrupt):
         execute(interrupted, ToyConfig(seed=203))
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
@@ -98,7 +100,7 @@ def test_ctrl_c_waits_for_no_server_in_a_trial_of_a_sweep_either(
 ) -> None:
     monkeypatch.setattr(interrupts, "answers", lambda: False)
     monkeypatch.setattr(trials, "patiently", raising(AssertionError("it waits for the server")))
-    monkeypatch.setattr(runs, "patiently", raising(AssertionError("it waits for the server")))
+    monkeypatch.setattr(outcome, "patiently", raising(AssertionError("it waits for the server")))
     interrupted: Stage[Any] = replace(TOY, run=raising(KeyboardInterrupt()))
     with pytest.raises(KeyboardInterrupt):
         execute(trials._as_trial(interrupted, {}, begun=lambda run_id: None), ToyConfig(seed=204))

@@ -28,7 +28,10 @@ from adaptf.pipeline.taught import calibrated
 from adaptf.pipeline.taught import taught as with_teachers
 from adaptf.pipeline.teachers import TeacherConfig
 from adaptf.tracking import runs
-from adaptf.tracking.runs import FOLDS, SEEDS, UpstreamError
+from adaptf.tracking.outcome import Result
+from adaptf.tracking.runs import UpstreamError
+from adaptf.tracking.several import FOLDS, SEEDS
+from adaptf.tracking.stage_run import StageRun
 
 pytestmark = pytest.mark.slow
 FOLDED = {"folds": 2, "split_seed": 1}
@@ -136,7 +139,7 @@ def test_the_teachers_of_the_folds_teach_a_student_of_another_split_by_clips_the
 def test_the_teachers_of_the_folds_are_put_on_one_scale_as_all_others(
     taught: str, prepared: str, tmp_path: Path
 ) -> None:
-    data = look_at_prepared(runs.StageRun("", "", tmp_path), prepared, kind="scenes")
+    data = look_at_prepared(StageRun("", "", tmp_path), prepared, kind="scenes")
     table = read_teacher_logits(artifact(taught, "logits"))
     right = data.table.set_index("filename")["scene"].map(data.classes.index).reindex(table.filenames)
     held = set(data.table.loc[data.table["split"] == VALIDATION, "filename"])
@@ -152,7 +155,7 @@ def test_the_teachers_of_the_folds_are_put_on_one_scale_as_all_others(
 def test_logits_over_folds_are_refused_for_a_student_whose_test_clips_were_learnt(
     taught: str, prepared: str, tmp_path: Path
 ) -> None:
-    run = runs.StageRun("", "", tmp_path)
+    run = StageRun("", "", tmp_path)
     data = look_at_prepared(run, prepared, kind="scenes")
     table = read_teacher_logits(artifact(taught, "logits"))
     assert with_teachers(data.clips(TRAINING), [table], data).teacher_logits.shape == (18, 1, 2)
@@ -186,11 +189,11 @@ def test_main_over_folds_runs_once_per_fold_deploys_nothing_and_shows_one_table(
     config = MainConfig(data=replace(data, **FOLDED))
     children: list[MainConfig] = []
 
-    def one(child: MainConfig, run: runs.StageRun) -> runs.Result:
+    def one(child: MainConfig, run: StageRun) -> Result:
         children.append(child)
-        return runs.Result()
+        return Result()
 
-    stage = replace(MAIN, run=one, folds=replace(MAIN.folds, result=lambda *_: runs.Result()))
+    stage = replace(MAIN, run=one, folds=replace(MAIN.folds, result=lambda *_: Result()))
     execute(stage, config)
     assert [(child.data.fold, child.deploy, child.quantize.refuse) for child in children] == [
         (1, False, False),

@@ -38,6 +38,9 @@ from adaptf.pipeline.stage import execute
 from adaptf.pipeline.teachers import TeacherConfig
 from adaptf.pipeline.upstream import _resolved
 from adaptf.tracking import runs
+from adaptf.tracking.outcome import Result
+from adaptf.tracking.stage_run import StageRun
+from adaptf.tracking.tags import STAGE
 
 MEL = asdict(MelConfig(bands=64))
 OURS = ModelDescription(
@@ -126,7 +129,7 @@ def test_every_field_takes_a_model_per_device_or_says_what_it_takes(
 def test_every_field_refuses_what_is_not_there_or_is_of_another_kind(
     config: type, name: str, models: Path, tmp_path: Path
 ) -> None:
-    with mlflow.start_run(experiment_id=runs.experiment_id(), tags={runs.STAGE: "elsewhere"}) as elsewhere:
+    with mlflow.start_run(experiment_id=runs.experiment_id(), tags={STAGE: "elsewhere"}) as elsewhere:
         pass
     text, cut, plain = tmp_path / "clips.csv", tmp_path / "cut.ckpt", tmp_path / "plain.ckpt"
     text.write_text("filename,scene,device\n")
@@ -260,9 +263,9 @@ def test_the_same_files_elsewhere_or_as_a_folder_are_the_same_work_and_other_con
     write(tmp_path / "a.ckpt", seed=7)
     monitor: list[str] = []
 
-    def quantize_again(config: QuantizeConfig, run: runs.StageRun) -> runs.Result:
+    def quantize_again(config: QuantizeConfig, run: StageRun) -> Result:
         monitor.append(config.finetune_run)
-        return runs.Result()
+        return Result()
 
     again = replace(QUANTIZE, run=quantize_again)
     assert execute(again, as_folder, reuse=True) != quantized and len(monitor) == 1
@@ -305,7 +308,7 @@ def test_a_file_for_another_task_is_refused_before_anything_is_computed(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     path = write(tmp_path / "other.ckpt", **changes)
-    teacher = mlflow.MlflowClient().create_run(runs.experiment_id(), tags={runs.STAGE: "teacher"}).info.run_id
+    teacher = mlflow.MlflowClient().create_run(runs.experiment_id(), tags={STAGE: "teacher"}).info.run_id
     mlflow.MlflowClient().set_terminated(teacher)
     given = mapping(a=models / "a.ckpt", unknown=path)
     configs = {

@@ -9,7 +9,7 @@ import mlflow
 import pytest
 import torch
 
-from adaptf.tracking.runs import FINGERPRINT, STAGE
+from adaptf.tracking.tags import FINGERPRINT, STAGE
 
 EPOCHS = 12
 

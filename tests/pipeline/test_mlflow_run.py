@@ -16,6 +16,7 @@ from fixtures.toy_stage import EPOCHS, WAITS
 from mlflow.entities import Run
 
 from adaptf.tracking import runs
+from adaptf.tracking.tags import CONTINUES, STAGE
 
 ENDED = {"KILLED", "FAILED"}
 """The stage's own word, or that of `mlflow run`, where it had looked before."""
@@ -75,7 +76,7 @@ def test_mlflow_run_goes_on_in_the_runs_that_were_ended(
     os.killpg(process.pid, signal.SIGINT)  # Ctrl-C reaches both processes
     said = "".join(said_until(process, "nothing says this"))
     assert process.wait(300) != 0 and "outer: interrupted. The same command goes on from there" in said
-    begun = {run.data.tags[runs.STAGE]: run.info.run_id for run in all_runs()}
+    begun = {run.data.tags[STAGE]: run.info.run_id for run in all_runs()}
     assert statuses() <= ENDED and begun.keys() == {"outer", "toy"}
 
     process = mlflow_run(**{WAITS: "yes"})
@@ -93,10 +94,10 @@ def test_mlflow_run_goes_on_in_the_runs_that_were_ended(
     said = "".join(said_until(process, "nothing says this"))
     assert process.wait(300) == 0, said
     assert f"outer finished: run {begun['outer']}" in said
-    by_stage = {run.info.run_id: run.data.tags.get(runs.STAGE) for run in all_runs()}
+    by_stage = {run.info.run_id: run.data.tags.get(STAGE) for run in all_runs()}
     assert sorted(map(str, by_stage.values())) == ["None", "None", "outer", "toy"]
     assert statuses() == {"FINISHED"}
     made = re.findall(r"Run \(ID '(\w+)'\) succeeded", said)
-    assert [mlflow.get_run(run_id).data.tags[runs.CONTINUES] for run_id in made] == [begun["outer"]]
+    assert [mlflow.get_run(run_id).data.tags[CONTINUES] for run_id in made] == [begun["outer"]]
     history = mlflow.MlflowClient().get_metric_history(begun["toy"], "train/loss")
     assert [entry.step for entry in history] == list(range(EPOCHS))

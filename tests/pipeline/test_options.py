@@ -21,8 +21,9 @@ from adaptf.pipeline.lightning_options import optimizer_of
 from adaptf.pipeline.stage import execute
 from adaptf.pipeline.teachers import TeacherConfig
 from adaptf.sweeps.space import with_values
-from adaptf.tracking import runs
-from adaptf.tracking.runs import StageRun, metric_per_epoch
+from adaptf.tracking.runs import metric_per_epoch
+from adaptf.tracking.several import SEEDS
+from adaptf.tracking.stage_run import StageRun
 
 
 @pytest.fixture(scope="module")
@@ -134,7 +135,7 @@ def test_log_mels_of_another_rate_than_the_clips_are_refused(one_epoch: TrainCon
 
 def test_a_teacher_with_several_seeds_has_a_child_run_for_each(teacher_config: TeacherConfig) -> None:
     parent = mlflow.get_run(execute(TEACHER, replace(teacher_config, seeds=(0, 1))))
-    assert set(runs.SEEDS.children(parent)) == {0, 1}
+    assert set(SEEDS.children(parent)) == {0, 1}
     assert "best/accuracy/mean" in parent.data.metrics
 
 

@@ -16,7 +16,7 @@ from adaptf.errors import UserError
 from adaptf.mlproject.promote import PromoteConfig
 from adaptf.pipeline import outside
 from adaptf.pipeline.stage import Stage, execute
-from adaptf.tracking.runs import Result
+from adaptf.tracking.outcome import Result
 
 FULL = [
     "unshare",

@@ -26,7 +26,10 @@ from adaptf.pipeline.teachers import TeacherConfig
 from adaptf.promotion.comparison import validation_predictions
 from adaptf.sweeps.check import check_trial
 from adaptf.tracking import runs
-from adaptf.tracking.runs import StageRun, UpstreamError, metric_per_epoch
+from adaptf.tracking.runs import UpstreamError, metric_per_epoch
+from adaptf.tracking.several import SEEDS
+from adaptf.tracking.stage_run import StageRun
+from adaptf.tracking.tags import STAGE, UPSTREAM
 from adaptf.training.task import ClassifierTask
 
 EPOCHS = 3
@@ -122,7 +125,7 @@ def test_refits_are_found_behind_what_was_built_on_them(
 
 def test_seeds_of_a_refit_are_listed_without_a_mean(train_config: TrainConfig) -> None:
     parent = mlflow.get_run(execute(TRAIN, replace(refitted(train_config), seeds=(0, 1))))
-    assert set(runs.SEEDS.children(parent)) == {0, 1}
+    assert set(SEEDS.children(parent)) == {0, 1}
 
 
 def test_a_distillation_does_not_choose_by_clips_that_its_start_has_learnt_from(
@@ -200,7 +203,7 @@ def test_quantize_says_that_its_clips_were_learnt(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    tags = {runs.STAGE: "finetune", f"{runs.UPSTREAM}distill_run": distilled}
+    tags = {STAGE: "finetune", f"{UPSTREAM}distill_run": distilled}
     with mlflow.start_run(experiment_id=runs.experiment_id(), tags=tags) as tuned:
         mlflow.log_dict({"unknown": distilled}, "models.json")
     monkeypatch.setattr(

@@ -13,7 +13,7 @@ from adaptf.mlproject.teacher import TEACHER
 from adaptf.mlproject.train import TRAIN, TrainConfig
 from adaptf.pipeline.stage import execute
 from adaptf.pipeline.teachers import TeacherConfig
-from adaptf.tracking import runs
+from adaptf.tracking import runs, several
 from adaptf.tracking.runs import UpstreamError
 
 SEEDS = (0, 1, 2)
@@ -31,7 +31,7 @@ def distilled(distill_config: DistillConfig, teacher_config: TeacherConfig, trai
 
 
 def children_of(run_id: str) -> dict[int, str]:
-    return runs.SEEDS.children(mlflow.get_run(run_id))
+    return several.SEEDS.children(mlflow.get_run(run_id))
 
 
 def tables_of(run_id: str, name: str) -> pd.DataFrame:

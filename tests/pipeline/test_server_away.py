@@ -23,7 +23,8 @@ from fixtures.toy_stage import OUTER, TOY, ToyConfig
 from adaptf.mlproject.train import TRAIN, TrainConfig
 from adaptf.pipeline.stage import Stage, execute
 from adaptf.tracking import lease, server
-from adaptf.tracking.runs import Result, StageRun
+from adaptf.tracking.outcome import Result
+from adaptf.tracking.stage_run import StageRun
 
 pytestmark = pytest.mark.slow
 EPOCHS = 6

@@ -24,7 +24,11 @@ from adaptf.pipeline.stage import Stage, execute
 from adaptf.pipeline.teachers import TeacherConfig
 from adaptf.tracking import runs
 from adaptf.tracking.logged_models import models_of
-from adaptf.tracking.runs import FINGERPRINT, STAGE, Result, StageRun, UpstreamError
+from adaptf.tracking.outcome import Result
+from adaptf.tracking.runs import UpstreamError
+from adaptf.tracking.stage_run import StageRun
+from adaptf.tracking.tags import FINGERPRINT, STAGE
+from adaptf.tracking.work_folder import work_root
 from adaptf.training.metrics import MacroAccuracy
 from adaptf.training.task import ClassifierTask
 
@@ -237,7 +241,7 @@ def test_settings_are_refused_before_there_is_a_run(train_config: TrainConfig) -
 
     with pytest.raises(UserError, match="no"):
         execute(replace(COUNTING, name="refused", check=refuse), train_config)
-    assert not runs.any_finished("refused") and not list(runs.work_root().glob("refused*"))
+    assert not runs.any_finished("refused") and not list(work_root().glob("refused*"))
 
 
 @pytest.mark.parametrize("name", ["microphone.wav", "old/microphone.wav"])

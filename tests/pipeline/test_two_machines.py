@@ -19,7 +19,8 @@ from mlflow.entities import Run, ViewType
 from adaptf.pipeline.stage import Stage, execute
 from adaptf.tracking import lease, runs
 from adaptf.tracking.lease import Busy
-from adaptf.tracking.runs import Result, StageRun
+from adaptf.tracking.outcome import Result
+from adaptf.tracking.stage_run import StageRun
 
 pytestmark = pytest.mark.slow
 EXPERIMENT = "leases"

@@ -15,7 +15,8 @@ from mlflow.entities import Run
 
 from adaptf.pipeline.augmentations import build_augmentations
 from adaptf.pipeline.config import AugmentConfig
-from adaptf.tracking.runs import STAGE, is_process_zero
+from adaptf.tracking.stage_run import is_process_zero
+from adaptf.tracking.tags import STAGE
 
 TWO_PROCESSES = ["--trainer.devices=2", "--trainer.strategy=ddp"]
 

@@ -10,7 +10,7 @@ import pytest
 from adaptf.errors import UserError
 from adaptf.promotion import gates
 from adaptf.serving import logged_model
-from adaptf.tracking import runs
+from adaptf.tracking.stage_run import StageRun
 
 ROUTER = "adaptf-router"
 TOGETHER = {"adaptf-a": "1", ROUTER: "7"}
@@ -32,14 +32,14 @@ def stored(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[tuple[str, s
 
 
 @pytest.fixture
-def run(tmp_path: Path) -> runs.StageRun:
-    return runs.StageRun(run_id="", name="promote", folder=tmp_path / "scratch")
+def run(tmp_path: Path) -> StageRun:
+    return StageRun(run_id="", name="promote", folder=tmp_path / "scratch")
 
 
 def test_a_models_version_in_a_router_is_compared_with_that_in_the_router_in_production(monkeypatch):
     held = {"1": {"adaptf-a": "1", "adaptf-b": "1"}, "2": {"adaptf-a": "3", "adaptf-c": "1"}}
     monkeypatch.setattr(gates, "versions_held", lambda router, run: held[router])
-    run = runs.StageRun(run_id="", name="promote", folder=Path("none"))
+    run = StageRun(run_id="", name="promote", folder=Path("none"))
     assert gates.models_of("adaptf-router", "2", "1", run) == [
         ("adaptf-a", "3", "1"),
         ("adaptf-c", "1", None),

@@ -11,7 +11,8 @@ import pytest
 
 from adaptf.errors import UserError
 from adaptf.promotion import moving, turn
-from adaptf.tracking import production, runs
+from adaptf.tracking import production
+from adaptf.tracking.stage_run import StageRun
 
 MODELS = ("adaptf-a", "adaptf-b", "adaptf-router")
 PROMOTE_ALL = """
@@ -34,7 +35,7 @@ with mlflow.start_run() as run:
     print("has judged", flush=True)
     sys.stdin.readline()
     try:
-        mover = runs.StageRun(run.info.run_id, "promote", Path())
+        mover = StageRun(run.info.run_id, "promote", Path())
         move(dict.fromkeys(models, version), mover, put, seen=seen, reason="")
     except UserError as error:
         print(error, flush=True)
@@ -95,7 +96,7 @@ def moved_here(version: str) -> None:
     """By a promotion in this process."""
     seen = {name: production.production_or_none(name) for name in MODELS}
     with mlflow.start_run() as active:
-        run = runs.StageRun(active.info.run_id, "promote", Path())
+        run = StageRun(active.info.run_id, "promote", Path())
         moving.move(dict.fromkeys(MODELS, version), run, seen=seen, reason="")
 
 

@@ -9,6 +9,7 @@ from adaptf.mlproject.register import RegisterConfig, scores_of, scoring_run
 from adaptf.pipeline.lineage import Node
 from adaptf.reports.version_page import NOT_SCORED, device_page, router_page
 from adaptf.tracking import runs
+from adaptf.tracking.tags import STAGE, UPSTREAM
 
 REPORT = pd.DataFrame(
     {
@@ -47,9 +48,9 @@ def predictions() -> pd.DataFrame:
 def evaluated(environment: dict[str, str]) -> str:
     """A run whose note begins with what has to be known of the clips."""
     tags = {
-        runs.STAGE: "evaluate",
+        STAGE: "evaluate",
         "mlflow.note.content": "Synthesised sounds. 6 test clips.\n\n| a table |",
-        f"{runs.UPSTREAM}quantize_run": "q1",
+        f"{UPSTREAM}quantize_run": "q1",
     }
     with mlflow.start_run(experiment_id=runs.experiment_id(), tags=tags) as run:
         return str(run.info.run_id)
@@ -113,7 +114,7 @@ def test_the_scores_are_those_of_the_models_that_are_registered(evaluated: str) 
     assert scoring_run(RegisterConfig(quantize_run="q1", evaluate_run=evaluated)) == evaluated
     with mlflow.start_run(
         experiment_id=runs.experiment_id(),
-        tags={runs.STAGE: "evaluate", f"{runs.UPSTREAM}quantize_run": "q2,q3"},
+        tags={STAGE: "evaluate", f"{UPSTREAM}quantize_run": "q2,q3"},
     ) as other:
         pass
     assert scoring_run(RegisterConfig(quantize_run="q1", evaluate_run=other.info.run_id)) == evaluated

@@ -16,7 +16,9 @@ from adaptf.promotion import gates
 from adaptf.serving import logged_model, router_model
 from adaptf.serving.bundle import SUMS, bundle_hash, read_bundle, write_sums
 from adaptf.serving.live import Follower
-from adaptf.tracking import production, registry, runs
+from adaptf.tracking import production, registry
+from adaptf.tracking.stage_run import StageRun
+from adaptf.tracking.tags import STAGE
 
 NAME = "adaptf-a"
 Register = Callable[..., str]
@@ -33,7 +35,7 @@ def register(experiment: str) -> Iterator[Register]:
     """Registers a bundle as `register` does, and promotes it; gives the version's number."""
 
     def make(bundle: Path) -> str:
-        with mlflow.start_run(experiment_id=experiment, tags={runs.STAGE: "register"}):
+        with mlflow.start_run(experiment_id=experiment, tags={STAGE: "register"}):
             uri = router_model.log_router(bundle, NAME)
             if not bundle_hash(bundle):
                 mlflow.delete_tag(f"{registry.BUNDLE_HASH}.")
@@ -75,7 +77,7 @@ def flip_bytes(file: Path) -> None:
 
 def refusals(version: str, folder: Path) -> list[str]:
     """Of a promotion."""
-    return gates.routing_refusals(NAME, version, runs.StageRun("", "promote", folder))
+    return gates.routing_refusals(NAME, version, StageRun("", "promote", folder))
 
 
 def without_hashes(bundle: Path) -> Path:

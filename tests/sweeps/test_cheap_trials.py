@@ -25,7 +25,9 @@ from adaptf.pipeline.augmentations import build_augmentations, dir_p_of_clips
 from adaptf.pipeline.stage import execute
 from adaptf.pipeline.teachers import TeacherConfig
 from adaptf.tracking import runs
-from adaptf.tracking.runs import FINGERPRINT, StopTraining, metric_per_epoch
+from adaptf.tracking.runs import metric_per_epoch
+from adaptf.tracking.stage_run import StageRun, StopTraining
+from adaptf.tracking.tags import FINGERPRINT
 
 Checkpoint = Callable[..., dict[str, torch.Tensor]]
 
@@ -82,7 +84,7 @@ def test_what_trials_share_is_read_once(config: DistillConfig, monkeypatch: pyte
 
 
 def test_downloads_go_with_what_shared_them(config: DistillConfig, folder: Path) -> None:
-    run = runs.StageRun("run", "name", folder)
+    run = StageRun("run", "name", folder)
     path = run.download(config.prepare_run, "data")
     assert path.is_dir()
     del run

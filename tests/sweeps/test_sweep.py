@@ -34,7 +34,9 @@ from adaptf.sweeps.search import SearchConfig
 from adaptf.sweeps.storage import open_storage
 from adaptf.sweeps.tries import run_again
 from adaptf.tracking import runs
-from adaptf.tracking.runs import StageRun
+from adaptf.tracking.outcome import Result
+from adaptf.tracking.stage_run import StageRun
+from adaptf.tracking.work_folder import work_folder
 from adaptf.training.divergence import Diverged
 
 SPACE = "optim.lr: {low: 0.001, high: 0.02, log: true}\naugment.dir_p: {low: 0.0, high: 1.0, step: 0.5}\n"
@@ -159,10 +161,10 @@ def stage(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[[TrainConfig, S
     """Puts a function that returns a score in the place of `train`."""
 
     def put(score: Callable[[TrainConfig, StageRun], float]) -> None:
-        def scored(train_config: TrainConfig, run: StageRun) -> runs.Result:
+        def scored(train_config: TrainConfig, run: StageRun) -> Result:
             accuracy = score(train_config, run)
             of_devices = {"best/accuracy/a": accuracy, "best/accuracy/b": 1 - accuracy}
-            return runs.Result(metrics={"best/accuracy": accuracy, **of_devices})
+            return Result(metrics={"best/accuracy": accuracy, **of_devices})
 
         monkeypatch.setitem(sweep_module.STAGES, "train", replace(TRAIN, run=scored))
 
@@ -294,7 +296,7 @@ def test_a_trial_waits_for_a_process_that_does_the_same_work(
     def score(train_config: TrainConfig, run: StageRun) -> float:
         begun.append(run.run_id)
         if len(begun) == 2:
-            with runs.work_folder("finetune_device", "same"), runs.work_folder("finetune_device", "same"):
+            with work_folder("finetune_device", "same"), work_folder("finetune_device", "same"):
                 raise AssertionError
         return 0.5
 

@@ -12,12 +12,13 @@ from adaptf.pipeline.fingerprint import fingerprint
 from adaptf.pipeline.upstream import resolve_upstream
 from adaptf.sweeps.space import read_space
 from adaptf.tracking import runs
+from adaptf.tracking.tags import STAGE, TRIAL
 
 
 def add(stage: str, **tags: str) -> str:
     """Id of a new finished run."""
     client = mlflow.MlflowClient()
-    made = client.create_run(runs.experiment_id(), tags={runs.STAGE: stage, **tags}).info.run_id
+    made = client.create_run(runs.experiment_id(), tags={STAGE: stage, **tags}).info.run_id
     client.set_terminated(made)
     return str(made)
 
@@ -36,7 +37,7 @@ def small_pages(environment: dict[str, str], monkeypatch: pytest.MonkeyPatch) ->
 def test_trials_do_not_hide_the_runs_before_them(small_pages: None) -> None:
     wanted = add("distill")
     for number in range(5):
-        add("distill", **{runs.TRIAL: str(number)})
+        add("distill", **{TRIAL: str(number)})
     assert runs.latest("distill", {}) == wanted and runs.any_finished("distill")
     assert (
         resolve_upstream(EvaluateConfig(prepare_run=add("prepare"), distill_run="latest")).distill_run

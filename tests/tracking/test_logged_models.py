@@ -12,8 +12,8 @@ from adaptf.mlproject.evaluate import EVALUATE, EvaluateConfig
 from adaptf.mlproject.prune import PruneConfig, prune
 from adaptf.mlproject.train import TRAIN, TrainConfig
 from adaptf.pipeline.stage import execute
-from adaptf.tracking import runs
-from adaptf.tracking.runs import Result
+from adaptf.tracking import outcome, runs
+from adaptf.tracking.outcome import Result
 
 pytestmark = pytest.mark.slow
 
@@ -60,7 +60,7 @@ def test_trainings_are_ranked_by_a_metric_on_their_validation_clips(
 
 def test_a_run_that_leaves_its_result_again_makes_no_second_model(trained: list[str]) -> None:
     with mlflow.start_run(run_id=trained[0]):
-        runs.log_result(Result(metrics={"best/accuracy": 0.5}, kept="checkpoints/best.ckpt"))
+        outcome.log_result(Result(metrics={"best/accuracy": 0.5}, kept="checkpoints/best.ckpt"))
     assert len(ranked("best/accuracy")) == 2
 
 

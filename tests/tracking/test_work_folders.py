@@ -3,9 +3,10 @@
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 
 from adaptf.errors import UserError
-from adaptf.tracking import runs
+from adaptf.tracking.work_folder import work_folder
 
 
 @pytest.fixture(autouse=True)
@@ -14,19 +15,19 @@ def work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_work_folder_that_holds_something_is_kept():
-    with pytest.raises(UserError, match="interrupted"), runs.work_folder("train", "kept") as folder:
+    with pytest.raises(UserError, match="interrupted"), work_folder("train", "kept") as folder:
         (folder / "last.ckpt").touch()
         raise UserError("interrupted")
     assert (folder / "last.ckpt").exists()
 
 
 def test_a_work_folder_is_there_although_its_former_holder_removed_it(monkeypatch):
-    acquire = runs.filelock.FileLock.acquire
+    acquire = FileLock.acquire
 
-    def acquire_late(lock: runs.filelock.FileLock, **given: object) -> object:
+    def acquire_late(lock: FileLock, **given: object) -> object:
         Path(lock.lock_file).with_suffix("").rmdir()
         return acquire(lock, **given)
 
-    monkeypatch.setattr(runs.filelock.FileLock, "acquire", acquire_late)
-    with runs.work_folder("train", "late") as folder:
+    monkeypatch.setattr(FileLock, "acquire", acquire_late)
+    with work_folder("train", "late") as folder:
         assert folder.is_dir()
