@@ -15,13 +15,14 @@ import soundfile
 
 import adaptf
 from adaptf.errors import UserError
-from adaptf.mlproject.predict import PREDICT, PREDICTIONS, PredictConfig
+from adaptf.mlproject.predict import FOLLOWING, PREDICT, PREDICTIONS, PredictConfig
 from adaptf.pipeline.stage import execute
 from adaptf.serving.logged_model import ARCHIVE, Refused
 from adaptf.serving.own_code import Router, router_behind
 from adaptf.serving.router import DeviceRouter
 from adaptf.serving.router_model import log_router
 from adaptf.serving.router_process import RouterProcess
+from adaptf.tracking import production, registry
 
 FORMS = {"archive": "models:/adaptf-router/1", "package": "models:/adaptf-router/2"}
 """How a version carries its code: as now, and file by file, the whole package, as versions of before."""
@@ -101,6 +102,17 @@ def test_a_version_of_other_code_answers_as_that_code_does(uri, told, rows, bund
         router._process.kill()
         with pytest.raises(UserError, match=r"the process that answers by the code of .* has ended \(-9\)"):
             router.predict(None, rows)
+
+
+def test_what_is_in_production_is_followed_by_a_versions_own_code_too(told, rows, make_bundle, tmp_path):
+    with mlflow.start_run():
+        uri = log_router(make_bundle("unknown", network_of="b"), "adaptf-b")
+    production.promote("adaptf-b", registry.register(uri, "adaptf-b", tags={}, description=""))
+    uri = FORMS["archive"]
+    with router_behind(uri, tmp_path, what=uri, **FOLLOWING) as router:
+        followed = answers_of(router, rows)
+    assert [row["version_used"] for row in followed] == ["adaptf-a/1", "adaptf-b/1", "adaptf-unknown/3"]
+    assert followed[1]["probabilities"] == told[1]["probabilities"], "the same network, by the same log-mel"
 
 
 def test_predict_gives_the_answers_of_the_versions_code(told, rows, encoded, noise, tmp_path):
