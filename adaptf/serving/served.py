@@ -7,7 +7,9 @@ from pathlib import Path
 from mlflow.models import set_model
 
 _ARCHIVE = Path(__file__).parent / "code" / "adaptf.zip"
-if _ARCHIVE.is_file():  # not yet where the model is being logged
+# The archive is not there yet where the model is being logged. Where adaptf runs already it stays what it is,
+# and processes that are started later would get less of it.
+if _ARCHIVE.is_file() and "adaptf" not in sys.modules:
     sys.path.insert(0, str(_ARCHIVE))
 
 from adaptf.serving.router import DeviceRouter  # noqa: E402

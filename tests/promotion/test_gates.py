@@ -9,6 +9,7 @@ import pytest
 
 from adaptf.errors import UserError
 from adaptf.promotion import gates
+from adaptf.promotion.shadowed import ShadowGate
 from adaptf.serving import logged_model
 from adaptf.tracking.stage_run import StageRun
 
@@ -112,7 +113,9 @@ def test_a_router_with_a_file_that_is_not_the_versions_own_is_told(stored, run, 
 def test_a_router_with_a_strange_file_is_refused(stored, run, make_bundle, monkeypatch):
     stored[("adaptf-unknown", "3")] = make_bundle("unknown", network_of="a")
     stored[(ROUTER, "7")] = make_bundle("unknown")
-    verdict = gates.judge({ROUTER: "7"}, run, tolerable_loss=0.01, tolerable_logit_error=0.15)
+    verdict = gates.judge(
+        {ROUTER: "7"}, run, tolerable_loss=0.01, tolerable_logit_error=0.15, shadow=ShadowGate([], 0, 0.0)
+    )
     assert [
         text for text in verdict.refusals if "unknown.pt2 is not the file of adaptf-unknown version 3" in text
     ]

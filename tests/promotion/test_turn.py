@@ -21,7 +21,8 @@ from pathlib import Path
 import mlflow
 from adaptf.errors import UserError
 from adaptf.promotion.moving import move
-from adaptf.tracking import production, runs
+from adaptf.tracking import production
+from adaptf.tracking.stage_run import StageRun
 
 def put(name, version):
     production.promote(name, version)
