@@ -26,6 +26,7 @@ from adaptf.serving.live import Follower
 from adaptf.serving.router import DeviceRouter
 from adaptf.serving.settings import Settings
 from adaptf.serving.shadow import Shadow
+from adaptf.serving.shadow_status import ShadowMetrics
 
 CLIENTS = 8
 
@@ -92,7 +93,8 @@ def router_of(networks: dict[str, FloatNetwork], **shares: float) -> tuple[Devic
     candidates = Candidates(follower, named=dict)
     router = DeviceRouter()
     router.start(follower, Settings())
-    router.begin_shadow(Shadow(follower, candidates, **shares))
+    shadow = Shadow(follower, candidates, **shares)
+    router.begin_shadow(shadow, ShadowMetrics(shadow))
     return router, candidates
 
 

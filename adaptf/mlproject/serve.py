@@ -24,6 +24,7 @@ from adaptf.serving.logged_model import Refused, bundle_behind
 from adaptf.serving.router import DeviceRouter
 from adaptf.serving.settings import Settings, read_settings
 from adaptf.serving.shadow import Shadow
+from adaptf.serving.shadow_status import ShadowMetrics
 from adaptf.serving.webhook import read_secret
 from adaptf.tracking import production
 from adaptf.tracking.present import IN_PRODUCTION, present_version
@@ -84,9 +85,8 @@ def load_router(config: ServeConfig) -> DeviceRouter:
     router.start(follower, settings)
     if config.live and config.shadow_share:
         candidates = Candidates(follower)
-        router.begin_shadow(
-            Shadow(follower, candidates, share=config.shadow_share, core_share=config.shadow_core_share)
-        )
+        shadow = Shadow(follower, candidates, share=config.shadow_share, core_share=config.shadow_core_share)
+        router.begin_shadow(shadow, ShadowMetrics(shadow))
     return router
 
 

@@ -36,7 +36,7 @@ def answering_code() -> dict[str, bytes]:
     """By name, such as `adaptf/serving/router.py`: what the router imports, directly or not, and the packages
     around it."""
     above = Path(adaptf.__file__).parents[1]
-    graph = grimp.build_graph("adaptf", cache_dir=None)
+    graph = grimp.build_graph("adaptf", cache_dir=None, exclude_type_checking_imports=True)
     modules = graph.find_upstream_modules(_ROUTER) | {_ROUTER}
     packages = {".".join(parts[:depth]) for parts in _parts(modules) for depth in range(1, len(parts))}
     names = [Path(*parts, "__init__.py") for parts in _parts(packages)]

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 
-from adaptf.data.clips import UNKNOWN
+from adaptf.names import UNKNOWN
 from adaptf.serving import logged_model
 from adaptf.serving.bundle import RoutedModel, read_bundle
 from adaptf.serving.live import Download, Follower

@@ -10,10 +10,11 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from threading import Event
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import pandas as pd
 from mlflow.pyfunc.model import PythonModel
+from prometheus_client.registry import Collector
 
 from adaptf.errors import UserError
 from adaptf.serving.bundle import BUNDLE, Bundle, read_bundle
@@ -26,10 +27,11 @@ from adaptf.serving.places import read_places
 from adaptf.serving.requests import AUDIO, DEVICE, BadRow, Row, read_rows, refuse
 from adaptf.serving.response import read_parameters, response_table
 from adaptf.serving.settings import Settings, read_settings
-from adaptf.serving.shadow import Shadow
-from adaptf.serving.shadow_status import ShadowMetrics
 from adaptf.serving.signature import example_request
 from adaptf.serving.streams import Stream, Streams
+
+if TYPE_CHECKING:
+    from adaptf.serving.shadow import Shadow
 
 _NOT_BY_SOUND = (
     "device_from_sound: this model holds nothing that tells devices by their sound. A router does where its "
@@ -47,7 +49,7 @@ class DeviceRouter(PythonModel):
     follower: Follower
     monitor: Monitor
     streams: Streams
-    shadow: Shadow | None = None
+    shadow: "Shadow | None" = None
     """What lets candidates answer beside production."""
 
     @property
@@ -75,10 +77,10 @@ class DeviceRouter(PythonModel):
             weakref.finalize(self, follower.stop)
         _log_models(self.bundle)
 
-    def begin_shadow(self, shadow: Shadow) -> None:
-        """From now on candidates answer a share of the clips too."""
+    def begin_shadow(self, shadow: "Shadow", metrics: Collector) -> None:
+        """From now on candidates answer a share of the clips too, of which the metrics tell."""
         self.shadow = shadow
-        self.monitor.metrics.register(ShadowMetrics(shadow))
+        self.monitor.metrics.register(metrics)
         shadow.start()
         weakref.finalize(self, shadow.stop)
 

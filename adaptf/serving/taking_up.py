@@ -3,8 +3,8 @@
 import time
 from dataclasses import dataclass
 
-from adaptf.data.clips import UNKNOWN
 from adaptf.errors import without_passwords
+from adaptf.names import UNKNOWN
 from adaptf.serving.bundle import Bundle, BundleError
 
 _LONGEST_WAIT_SECONDS = 600.0

@@ -21,7 +21,7 @@ from adaptf.serving.live import Follower
 from adaptf.serving.router import DeviceRouter
 from adaptf.serving.settings import Settings
 from adaptf.serving.shadow import Shadow
-from adaptf.serving.shadow_status import shadow_page
+from adaptf.serving.shadow_status import ShadowMetrics, shadow_page
 
 LIMIT_SECONDS = 60.0
 
@@ -54,7 +54,7 @@ def begin(follower, candidates) -> Iterator[Callable[..., DeviceRouter]]:
         router = DeviceRouter()
         router.start(follower, Settings())
         begun.append(Shadow(follower, candidates, share=share, core_share=core_share))
-        router.begin_shadow(begun[0])
+        router.begin_shadow(begun[0], ShadowMetrics(begun[0]))
         until(lambda: candidates.models or candidates.notes or not candidates.named())
         return router
 

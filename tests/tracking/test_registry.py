@@ -159,7 +159,7 @@ def test_the_model_answers_in_every_form_by_the_code_that_it_carries_and_no_more
     archive = moved / "code" / ARCHIVE
     with zipfile.ZipFile(archive) as code:
         assert sorted(str(archive / name) for name in code.namelist()) == sorted(sources)
-    assert len(sources) <= 55
+    assert len(sources) <= 45
 
 
 def bundle_of(model: Path) -> Path:
