@@ -100,6 +100,7 @@ def _models_in(uri: str, folder: Path) -> list[Int8Model]:
         for device, entry in sorted(manifest["models"].items())
     ]
     version = re.fullmatch(r"models:/([^/]+)/(\d+)", uri)
-    for device, name in registry.by_device([version[1]] if version else []).items():
-        models = [replace(model, device=device, version=f"{name}/{version[2]}") for model in models]  # type: ignore[index]
+    for device, name in registry.by_device(version.groups()[:1] if version else ()).items():
+        own = f"{name}/{uri.rpartition('/')[2]}"
+        models = [replace(model, device=device, version=own) for model in models]
     return models

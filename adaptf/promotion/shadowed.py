@@ -9,6 +9,7 @@ from typing import Any
 import requests
 
 from adaptf.errors import UserError
+from adaptf.serving.agreement import is_one_version
 from adaptf.tracking import production
 from adaptf.tracking.candidates import ALIAS
 from adaptf.tracking.registry import BUNDLE_HASH, tags_of
@@ -109,19 +110,13 @@ def _together(
     together = Shadowed()
     for entry in told:
         here = (entry["version"], entry["sha256"]), (entry["production"], entry["production_sha256"])
-        if _are_same(here[0], candidate) and _are_same(here[1], former):
+        if is_one_version(here[0], candidate) and is_one_version(here[1], former):
             together.clips += entry["clips"]
             together.agreed += entry["agreed"]
             together.errors += entry["errors"]
             for change in entry["changed"]:
                 together.changed[str(change["scene"]), str(change["shadow_scene"])] += change["clips"]
     return together
-
-
-def _are_same(one: tuple[str, str], other: tuple[str, str]) -> bool:
-    """Whether two are one version: of some, nobody knows the hash."""
-    known = one[1] and other[1]
-    return one[0] == other[0] and (one[1] == other[1] or not known)
 
 
 def _problems(gate: ShadowGate, together: Shadowed) -> Iterator[str]:

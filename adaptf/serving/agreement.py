@@ -49,6 +49,11 @@ class Agreement:
 
 
 def are_same(one: RoutedModel, other: RoutedModel) -> bool:
-    """Whether two models are one version: of some, nobody knows the hash."""
-    known = one.sha256 and other.sha256
-    return one.version == other.version and (one.sha256 == other.sha256 or not known)
+    """Whether two models are one version."""
+    return is_one_version((one.version, one.sha256), (other.version, other.sha256))
+
+
+def is_one_version(one: tuple[str, str], other: tuple[str, str]) -> bool:
+    """Whether two versions, each with its hash, are one: of some, nobody knows the hash."""
+    known = one[1] and other[1]
+    return one[0] == other[0] and (one[1] == other[1] or not known)

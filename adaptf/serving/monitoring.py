@@ -6,7 +6,7 @@ from collections import Counter as Tally
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import count
-from typing import Any
+from typing import Any, TypeVar
 
 from mlflow.exceptions import MlflowException
 from prometheus_client import CollectorRegistry, Counter, Histogram
@@ -17,6 +17,8 @@ from adaptf.serving.classify import Answer
 from adaptf.serving.live import Follower
 from adaptf.serving.log_lines import log
 from adaptf.serving.requests import BadRow, GivenUp
+
+_Family = TypeVar("_Family", GaugeMetricFamily, CounterMetricFamily)
 
 _SECONDS = (0.0025, 0.005, 0.01, 0.02, 0.04, 0.08, 0.16, 0.32, 0.64, 1.28, 2.56, 5.12, 10.24, 20.48)
 """Bounds of the histogram: one clip takes a few milliseconds, the largest request some seconds."""
@@ -161,12 +163,12 @@ class _ModelMetrics:
             ["device", "version"],
             {(device, failure.version): 1 for device, failure in follower.failures.copy().items()},
         )
-        failed = CounterMetricFamily(
-            "adaptf_live_failures", "Looks at the registry, or versions, that failed.", labels=["what"]
+        yield counter(
+            "adaptf_live_failures",
+            "Looks at the registry, or versions, that failed.",
+            ["what"],
+            {(what,): number for what, number in follower.failed.items()},
         )
-        for what, number in follower.failed.items():
-            failed.add_metric([what], number)
-        yield failed
         yield gauge(
             "adaptf_kept",
             "Versions that answer from their copies on disk, unconfirmed by the registry, 1 each.",
@@ -182,7 +184,17 @@ def gauge(
     name: str, text: str, labels: Sequence[str], values: Mapping[tuple[str, ...], float]
 ) -> GaugeMetricFamily:
     """A value for each of the labels' values."""
-    family = GaugeMetricFamily(name, text, labels=labels)
+    return _with_values(GaugeMetricFamily(name, text, labels=labels), values)
+
+
+def counter(
+    name: str, text: str, labels: Sequence[str], values: Mapping[tuple[str, ...], float]
+) -> CounterMetricFamily:
+    """The same of what only grows."""
+    return _with_values(CounterMetricFamily(name, text, labels=labels), values)
+
+
+def _with_values(family: _Family, values: Mapping[tuple[str, ...], float]) -> _Family:
     for of_labels, value in values.items():
         family.add_metric(of_labels, value)
     return family

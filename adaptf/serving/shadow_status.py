@@ -3,9 +3,9 @@
 from collections.abc import Iterator
 from typing import Any
 
-from prometheus_client.core import CounterMetricFamily, Metric
+from prometheus_client.core import Metric
 
-from adaptf.serving.monitoring import gauge
+from adaptf.serving.monitoring import counter, gauge
 from adaptf.serving.shadow import Shadow
 
 _VERSIONS = ["device", "version", "production"]
@@ -52,40 +52,30 @@ class ShadowMetrics:
                 for device, agreement in self.shadow.agreements().items()
             },
         )
-        yield _counter(
+        yield counter(
             "adaptf_shadow_clips",
             "Clips that a candidate answered too, by production's scene.",
             [*_VERSIONS, "scene"],
             {labels: figures["clips"] for labels, figures in scenes.items()},
         )
-        yield _counter(
+        yield counter(
             "adaptf_shadow_agreed",
             "Those for which it said the same scene.",
             [*_VERSIONS, "scene"],
             {labels: figures["agreed"] for labels, figures in scenes.items()},
         )
-        yield _counter(
+        yield counter(
             "adaptf_shadow_changed",
             "Those for which it said another one.",
             [*_VERSIONS, "scene", "shadow_scene"],
             changed,
         )
-        yield _counter(
+        yield counter(
             "adaptf_shadow_errors",
             "Clips that a candidate failed to answer.",
             _VERSIONS,
             {versions: table["errors"] for versions, table in tables.items()},
         )
-        yield _counter(
+        yield counter(
             "adaptf_shadow_dropped", "Clips for which there was no time.", [], {(): page["dropped"]}
         )
-
-
-def _counter(
-    name: str, text: str, labels: list[str], values: dict[tuple[str, ...], int]
-) -> CounterMetricFamily:
-    """A value for each of the labels' values."""
-    family = CounterMetricFamily(name, text, labels=labels)
-    for of_labels, value in values.items():
-        family.add_metric(of_labels, value)
-    return family
