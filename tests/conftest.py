@@ -20,6 +20,7 @@ pytest_plugins = [
     "fixtures.noise_data",
     "fixtures.postgresql",
     "fixtures.serving",
+    "fixtures.shadow",
     "fixtures.guarded",
     "fixtures.stages",
 ]

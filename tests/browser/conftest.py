@@ -3,7 +3,6 @@ over a store that the project's own stages filled from a few clips of noise."""
 
 import os
 import shutil
-import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -13,7 +12,7 @@ import mlflow
 import pytest
 import torch
 from fixtures.noise_data import write_tau
-from fixtures.serving import end_group, free_port, outside_environment, wait_until_healthy
+from fixtures.serving import free_port, outside_environment, running
 from fixtures.store import in_store
 
 from adaptf.mlproject.compare import COMPARE, CompareConfig
@@ -86,30 +85,12 @@ def fill(folder: Path) -> None:
 @pytest.fixture(scope="module")
 def address(store: Path) -> Iterator[str]:
     """Of a server on the store."""
-    port, log = free_port(), store / "server.log"
-    command = [
-        sys.executable,
-        "-m",
-        "mlflow",
-        "server",
-        "--backend-store-uri",
-        f"sqlite:///{store / 'mlflow.db'}",
-    ]
+    database, port = store / "mlflow.db", free_port()
+    command = [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", f"sqlite:///{database}"]
     command += ["--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
-    with log.open("wb") as output:
-        process = subprocess.Popen(
-            command,
-            stdout=output,
-            stderr=output,
-            cwd=store,
-            env=outside_environment(),
-            start_new_session=True,
-        )
-    try:
-        wait_until_healthy(f"http://127.0.0.1:{port}", process, log)
-        yield f"http://127.0.0.1:{port}"
-    finally:
-        end_group(process)
+    found = f"http://127.0.0.1:{port}"
+    with running(command, found, store / "server.log", cwd=store, env=outside_environment()):
+        yield found
 
 
 @pytest.fixture(scope="module")

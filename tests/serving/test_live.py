@@ -5,7 +5,8 @@ import logging
 import shutil
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -243,44 +244,44 @@ def test_a_device_withdrawn_from_production_keeps_its_model(follower, registry, 
     ]
 
 
-def test_the_first_check_is_over_when_the_follower_has_started(bundle, registry, of_a):
-    registry.promote("adaptf-b", "8", of_a)
+@contextmanager
+def following(bundle: Path, registry: FakeRegistry, check_seconds: float) -> Iterator[Follower]:
+    """A follower that has started, until the context ends."""
     follower = Follower(
         read_bundle(bundle),
-        check_seconds=0.1,
+        check_seconds=check_seconds,
         in_production=registry.in_production,
         download=registry.download,
     )
     follower.start()
     try:
-        assert versions(follower)["b"] == "adaptf-b/8"
-        registry.promote("adaptf-b", "9", of_a)
-        end = time.monotonic() + 30
-        while versions(follower)["b"] != "adaptf-b/9" and time.monotonic() < end:
-            time.sleep(0.05)
-        assert versions(follower)["b"] == "adaptf-b/9"
-        assert follower.is_alive()
+        yield follower
     finally:
         follower.stop()
+
+
+def version_of_b_within(follower: Follower, seconds: float, *, wanted: str) -> str:
+    """Which one it is when it is the wanted one, or the time is over."""
+    end = time.monotonic() + seconds
+    while versions(follower)["b"] != wanted and time.monotonic() < end:
+        time.sleep(0.05)
+    return versions(follower)["b"]
+
+
+def test_the_first_check_is_over_when_the_follower_has_started(bundle, registry, of_a):
+    registry.promote("adaptf-b", "8", of_a)
+    with following(bundle, registry, check_seconds=0.1) as follower:
+        assert versions(follower)["b"] == "adaptf-b/8"
+        registry.promote("adaptf-b", "9", of_a)
+        assert version_of_b_within(follower, 30, wanted="adaptf-b/9") == "adaptf-b/9"
+        assert follower.is_alive()
 
 
 def test_a_look_that_is_asked_for_does_not_wait_for_its_time(bundle, registry, of_a):
-    follower = Follower(
-        read_bundle(bundle),
-        check_seconds=3600,
-        in_production=registry.in_production,
-        download=registry.download,
-    )
-    follower.start()
-    try:
+    with following(bundle, registry, check_seconds=3600) as follower:
         registry.promote("adaptf-b", "9", of_a)
         follower.look_now()
-        end = time.monotonic() + 30
-        while versions(follower)["b"] != "adaptf-b/9" and time.monotonic() < end:
-            time.sleep(0.05)
-        assert versions(follower)["b"] == "adaptf-b/9"
-    finally:
-        follower.stop()
+        assert version_of_b_within(follower, 30, wanted="adaptf-b/9") == "adaptf-b/9"
 
 
 @pytest.fixture

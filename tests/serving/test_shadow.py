@@ -10,12 +10,11 @@ from collections.abc import Callable, Iterator
 import pandas as pd
 import pytest
 import torch
-from fixtures.shadow import Candidacies, bundle_of, of_a, saying
+from fixtures.shadow import bundle_of, of_a, saying
 from prometheus_client import generate_latest
 
 from adaptf.errors import UserError
 from adaptf.mlproject.serve import ServeConfig, load_router
-from adaptf.serving import candidates as candidates_module
 from adaptf.serving.candidates import Candidates
 from adaptf.serving.live import Follower
 from adaptf.serving.router import DeviceRouter
@@ -27,13 +26,6 @@ LIMIT_SECONDS = 60.0
 
 
 @pytest.fixture
-def registry(monkeypatch) -> Candidacies:
-    registry = Candidacies()
-    monkeypatch.setattr(candidates_module, "read_bundle", registry.read)
-    return registry
-
-
-@pytest.fixture
 def follower() -> Follower:
     """Production: a says tram, all others park."""
     models = {"a": saying("adaptf-a/1", "tram", "one"), "unknown": saying("adaptf-unknown/1", "park")}
@@ -41,8 +33,8 @@ def follower() -> Follower:
 
 
 @pytest.fixture
-def candidates(follower, registry) -> Candidates:
-    return Candidates(follower, named=registry.candidates, download=registry.download)
+def candidates(follower, candidacies) -> Candidates:
+    return Candidates(follower, named=candidacies.candidates, download=candidacies.download)
 
 
 @pytest.fixture
@@ -85,8 +77,8 @@ def lines(caplog, event: str = "shadow") -> list[dict]:
     return [line for line in found if line["event"] == event]
 
 
-def test_a_candidate_is_asked_too_and_production_answers(registry, begin, clips, caplog):
-    registry.name("adaptf-a", "2", of_a("bus"), "two")
+def test_a_candidate_is_asked_too_and_production_answers(candidacies, begin, clips, caplog):
+    candidacies.name("adaptf-a", "2", of_a("bus"), "two")
     with caplog.at_level(logging.INFO, "adaptf.router"):
         router = begin()
         answer = router.predict(None, clips(3))
@@ -105,8 +97,8 @@ def test_a_candidate_is_asked_too_and_production_answers(registry, begin, clips,
     }  # fmt: skip
 
 
-def test_agreement_is_a_metric_by_device_and_scene(registry, begin, clips):
-    registry.name("adaptf-a", "2", of_a("tram"))
+def test_agreement_is_a_metric_by_device_and_scene(candidacies, begin, clips):
+    candidacies.name("adaptf-a", "2", of_a("tram"))
     router = begin()
     router.predict(None, clips(2))
     until(lambda: of_device_a(router)["clips"] == 2)
@@ -128,9 +120,9 @@ def fails(logmel: torch.Tensor) -> torch.Tensor:
     [(fails, "RuntimeError: no memory"), (lambda logmel: torch.full((1, 10), torch.nan), "logits")],
 )
 def test_an_error_of_a_candidate_reaches_nobody_but_the_log_and_the_metrics(
-    says, why, registry, begin, clips, caplog
+    says, why, candidacies, begin, clips, caplog
 ):
-    registry.name("adaptf-a", "2", of_a(says))
+    candidacies.name("adaptf-a", "2", of_a(says))
     with caplog.at_level(logging.INFO, "adaptf.router"):
         router = begin()
         assert router.predict(None, clips(2)).scene.tolist() == ["tram"]
@@ -140,9 +132,9 @@ def test_an_error_of_a_candidate_reaches_nobody_but_the_log_and_the_metrics(
     assert why in first["message"] and first["version"] == "adaptf-a/2"
 
 
-def test_clips_that_find_no_place_are_dropped_and_no_answer_waits(registry, begin, clips):
+def test_clips_that_find_no_place_are_dropped_and_no_answer_waits(candidacies, begin, clips):
     release = threading.Event()
-    registry.name("adaptf-a", "2", of_a(lambda logmel: torch.ones(1, 10) * release.wait(LIMIT_SECONDS)))
+    candidacies.name("adaptf-a", "2", of_a(lambda logmel: torch.ones(1, 10) * release.wait(LIMIT_SECONDS)))
     router = begin()
     for _ in range(2):
         router.predict(None, clips(30))
@@ -151,8 +143,8 @@ def test_clips_that_find_no_place_are_dropped_and_no_answer_waits(registry, begi
     until(lambda: of_device_a(router)["clips"] == 60 - router.shadow.dropped)
 
 
-def test_only_a_share_of_the_clips_is_taken(registry, begin, clips):
-    registry.name("adaptf-a", "2", of_a("tram"))
+def test_only_a_share_of_the_clips_is_taken(candidacies, begin, clips):
+    candidacies.name("adaptf-a", "2", of_a("tram"))
     router = begin(share=0.25)
     for _ in range(10):
         router.predict(None, clips(40))
@@ -168,7 +160,7 @@ def test_only_a_share_of_the_clips_is_taken(registry, begin, clips):
     assert 60 < taken[-1] < 140  # of 400
 
 
-def test_a_candidate_takes_no_more_of_a_core_than_it_may(registry, begin, clips):
+def test_a_candidate_takes_no_more_of_a_core_than_it_may(candidacies, begin, clips):
     taken = []
 
     def slow(logmel: torch.Tensor) -> torch.Tensor:
@@ -176,15 +168,15 @@ def test_a_candidate_takes_no_more_of_a_core_than_it_may(registry, begin, clips)
         time.sleep(0.02)
         return torch.ones(1, 10)
 
-    registry.name("adaptf-a", "2", of_a(slow))
+    candidacies.name("adaptf-a", "2", of_a(slow))
     router = begin(core_share=0.2)
     router.predict(None, clips(5))
     until(lambda: of_device_a(router)["clips"] == 5)
     assert taken[-1] - taken[0] >= 4 * 0.02 / 0.2
 
 
-def test_counts_start_anew_where_one_of_the_versions_changes(registry, begin, clips, follower, caplog):
-    registry.name("adaptf-a", "2", of_a("tram"), "two")
+def test_counts_start_anew_where_one_of_the_versions_changes(candidacies, begin, clips, follower, caplog):
+    candidacies.name("adaptf-a", "2", of_a("tram"), "two")
     with caplog.at_level(logging.INFO, "adaptf.router"):
         router = begin()
         router.predict(None, clips(2))
@@ -195,7 +187,7 @@ def test_counts_start_anew_where_one_of_the_versions_changes(registry, begin, cl
         router.predict(None, clips(1))
         until(lambda: of_device_a(router)["clips"] == 1)
         assert of_device_a(router)["production"] == "adaptf-a/4"
-        registry.name("adaptf-a", "2", of_a("bus"), "registered again")
+        candidacies.name("adaptf-a", "2", of_a("bus"), "registered again")
         until(lambda: of_device_a(router)["sha256"] == "registered again")
         assert of_device_a(router)["clips"] == 0
         until(lambda: len([line for line in lines(caplog) if line["message"] == "ended"]) == 2)
@@ -204,8 +196,8 @@ def test_counts_start_anew_where_one_of_the_versions_changes(registry, begin, cl
     assert (second["production"], second["clips"], second["agreed"]) == ("adaptf-a/4", 1, 0)
 
 
-def test_a_clip_of_the_version_before_is_not_counted(registry, begin, follower):
-    registry.name("adaptf-a", "2", of_a("tram"))
+def test_a_clip_of_the_version_before_is_not_counted(candidacies, begin, follower):
+    candidacies.name("adaptf-a", "2", of_a("tram"))
     router = begin()
     of_before, logits = saying("adaptf-a/0", "tram"), torch.ones(1, 10)
     router.shadow.heard("a", of_before, torch.zeros(1, 1, 64, 64), logits)
@@ -213,8 +205,10 @@ def test_a_clip_of_the_version_before_is_not_counted(registry, begin, follower):
     until(lambda: of_device_a(router)["clips"] == 1)
 
 
-def test_a_version_that_has_come_into_production_is_no_candidate_any_more(registry, begin, follower, clips):
-    registry.name("adaptf-a", "2", of_a("bus"), "two")
+def test_a_version_that_has_come_into_production_is_no_candidate_any_more(
+    candidacies, begin, follower, clips
+):
+    candidacies.name("adaptf-a", "2", of_a("bus"), "two")
     router = begin()
     follower.bundle = bundle_of(
         a=saying("adaptf-a/2", "bus", "two"), unknown=follower.bundle.models["unknown"]
