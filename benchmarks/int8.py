@@ -33,8 +33,8 @@ from adaptf.pipeline.artifacts import SCENES_KIND
 from adaptf.pipeline.dataset import PreparedData, load_prepared
 from adaptf.pipeline.device_models import device_models
 from adaptf.pipeline.quantize_device import CALIBRATION_BATCH, calibration_rows
-from adaptf.tracking import runs
 from adaptf.tracking.stage_run import StageRun
+from adaptf.tracking.store import open_store
 
 CLIPS = QuantizeConfig().calibration_clips
 Setting = tuple[Ranges, int, Sequence[tuple[Any, str, Any]]]
@@ -53,7 +53,7 @@ def main() -> None:
     )
     parser.add_argument("--clips", type=int, default=600, help="test clips of a device, at most")
     args = parser.parse_args()
-    runs.use_default_store()
+    open_store()
     wanted = {name: one for name, one in SETTINGS.items() if name in args.settings}
     with (
         tempfile.TemporaryDirectory() as folder,

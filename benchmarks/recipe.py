@@ -46,6 +46,7 @@ from adaptf.pipeline.stage import Stage, execute, quiet_libraries
 from adaptf.tracking import runs
 from adaptf.tracking.outcome import Result
 from adaptf.tracking.stage_run import StageRun
+from adaptf.tracking.store import open_store
 
 STAGES = {stage.name: stage for stage in (TRAIN, DISTILL, FINETUNE)}
 PREDICTIONS, SECONDS = "predictions.parquet", "processor seconds"
@@ -80,15 +81,19 @@ OPTIONS = (
     Option("responses for all devices", "distill", ("--augment.dir_devices=[]",)),
     Option("responses twice as often", "distill", ("--augment.dir_p=0.6",)),
     Option("time roll", "distill", ("--augment.time_roll_seconds=0.1",)),
-    Option("EMA", "distill", ("--optim.average.kind=ema", "--optim.average.ema_decay=0.99")),
+    Option("SWA", "distill", ("--optim.average.kind=swa",)),
     Option("Freq-MixStyle twice as often", "distill", ("--augment.mixstyle_p=0.8",)),
     Option("T 4", "distill", ("--loss.temperature=4",)),
     Option("weight 0.05", "distill", ("--loss.weight=0.05",)),
     Option("mixup 0.3", "distill", ("--augment.mixup_alpha=0.3",)),
     Option("twice the rate", "distill", ("--optim.lr=0.01",)),
+    Option("divergence over clips alone", "distill", ("--loss.reduction=clips",)),
+    Option("refit on all clips", "distill", ("--refit=true",)),
     Option("no teachers", "finetune", ("--teacher_runs=none",)),
     Option("own clips alone", "finetune", ("--borrowed=none",)),
     Option("refit on all clips", "finetune", ("--refit=true",)),
+    Option("three times the epochs", "finetune", ("--optim.max_epochs=6", "--optim.restart_epochs=6")),
+    Option("no mixup", "finetune", ("--augment.mixup_alpha=0",)),
 )
 
 
@@ -264,7 +269,7 @@ def main() -> None:
     parser.add_argument("--share", type=lambda text: [int(part) for part in text.split("/")])
     given = parser.parse_args()
     quiet_libraries()
-    runs.use_default_store()
+    open_store()
     bench = Bench(given)
     for stage in given.stages:
         options = [option for option in OPTIONS if option.stage == stage]

@@ -20,7 +20,7 @@ from adaptf.data.shared_objects import SharedObjects
 from adaptf.mlproject.distill import DISTILL, DistillConfig
 from adaptf.pipeline.command_line import parse
 from adaptf.pipeline.stage import execute, quiet_libraries
-from adaptf.tracking import runs
+from adaptf.tracking.store import open_store
 from adaptf.training.task import ClassifierTask
 
 REPEATS = 7
@@ -44,7 +44,7 @@ class Costs:
 def main() -> None:
     """Prints medians and smallest values."""
     quiet_libraries()
-    runs.use_default_store()
+    open_store()
     arguments = ["--preset=demo", "--optim.max_epochs=3", "--trainer.accelerator=cpu"]
     with_dir = parse(DistillConfig, stage="distill", arguments=arguments)
     without = replace(with_dir, augment=replace(with_dir.augment, dir_p=0.0))

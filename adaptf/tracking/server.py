@@ -32,13 +32,18 @@ def through_the_server() -> None:
 
 def answers() -> bool:
     """Whether the tracking store answers right now:
-    MLflow's own requests find out after retrying for four minutes."""
+    MLflow's own requests find out after retrying for four minutes.
+
+    Raises ImportError where what it is read with is not installed: no waiting helps against that.
+    """
     uri = mlflow.get_tracking_uri()
     try:
         if is_http_uri(uri):
             ask_for_any_experiment(uri, _ANSWER_SECONDS)
         else:
             mlflow.MlflowClient().search_experiments(max_results=1)
+    except ImportError:
+        raise
     except Exception:  # of requests, of a database's driver, or MLflow's
         return False
     return True

@@ -42,7 +42,7 @@ def open_store() -> None:
     if not is_http_uri(tracking):
         try:
             mlflow.MlflowClient().search_experiments(max_results=1)
-        except (MlflowException, sqlalchemy.exc.SQLAlchemyError, CommandError, OSError) as error:
+        except (MlflowException, sqlalchemy.exc.SQLAlchemyError, CommandError, ImportError, OSError) as error:
             raise UserError(f"the MLflow store {tracking} can't be used: {error}") from error
 
 

@@ -19,6 +19,7 @@ from adaptf.errors import UserError
 from adaptf.mlproject.prepare import PREPARE
 from adaptf.pipeline.lineage import origin_of
 from adaptf.tracking import runs
+from adaptf.tracking.server import wait_for_answer
 from adaptf.tracking.store import open_store
 
 Answers = dict[str, tuple[int, str]]
@@ -135,6 +136,17 @@ def test_a_database_that_does_not_open_is_said_at_once(use: Callable[[str], None
         with pytest.raises(UserError, match=told) as refused:
             open_store()
         assert "secret" not in str(refused.value)
+
+
+def test_a_store_whose_packages_are_missing_is_said_and_never_waited_for(
+    use: Callable[[str], None], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setitem(sys.modules, "mlflow.store.tracking.sqlalchemy_store", None)
+    use(f"sqlite:///{tmp_path}/mlflow.db")
+    with pytest.raises(UserError, match=r"store sqlite:.* can't be used: .*sqlalchemy_store"):
+        open_store()
+    with pytest.raises(ImportError):
+        wait_for_answer("nothing")
 
 
 def test_a_database_of_another_mlflow_is_said(
