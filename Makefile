@@ -29,9 +29,8 @@ demo: install
 
 # Each process of pytest takes the tests of one file after the other, on one core.
 PYTEST := OMP_NUM_THREADS=1 pytest --numprocesses auto --dist loadfile
-# Arithmetic of older processors (oneDNN's is OpenVINO's too), and the tests for which it matters.
+# Arithmetic of older processors (oneDNN's is OpenVINO's too).
 PROCESSORS := ONEDNN_MAX_CPU_ISA=AVX2 ATEN_CPU_CAPABILITY=default
-ARITHMETIC := tests/audio tests/models tests/compression tests/serving/test_router.py
 
 # What is worth asking before each commit.
 check: install lint
@@ -39,7 +38,7 @@ check: install lint
 
 test: install lint
 	$(PYTEST)
-	for processor in $(PROCESSORS); do env $$processor $(PYTEST) $(ARITHMETIC) || exit; done
+	for processor in $(PROCESSORS); do env $$processor $(PYTEST) -m arithmetic || exit; done
 
 lint: install
 	ruff check .

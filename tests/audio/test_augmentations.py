@@ -8,6 +8,8 @@ from adaptf.audio.mixup import Mixup, mix
 from adaptf.audio.spec_augment import MaskDraw, SpecAugment, Stripes, mask
 from adaptf.audio.time_roll import TimeRoll, roll
 
+pytestmark = pytest.mark.arithmetic
+
 
 def generator(seed: int = 0) -> np.random.Generator:
     return np.random.default_rng(seed)

@@ -1,9 +1,12 @@
 """Log-mels of one device as another would have them."""
 
+import pytest
 import torch
 from torch import Tensor
 
 from adaptf.audio.band_matching import LARGEST_FACTOR, BandMoments
+
+pytestmark = pytest.mark.arithmetic
 
 BANDS, FRAMES = 4, 50
 COLOUR = torch.tensor([3.0, -2.0, 0.5, 0.0])

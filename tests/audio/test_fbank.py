@@ -12,6 +12,8 @@ from torch import Tensor
 from adaptf.audio.fbank import FLOOR, MEAN, STD, Fbank
 from adaptf.audio.torchaudio_import import import_torchaudio
 
+pytestmark = pytest.mark.arithmetic
+
 GOLDEN = Path(__file__).parent.parent / "golden" / "beats_tiny.npz"
 
 

@@ -5,6 +5,8 @@ import torch
 from adaptf.audio.kaldi_mel import kaldi_mel_filterbank
 from adaptf.audio.logmel import LogMel, banded_blocks
 
+pytestmark = pytest.mark.arithmetic
+
 
 def cpmel(waveform, bands, log_energies):
     """The published log-mel (clips, bands, 64) in float64, and how far float32 may lie from it."""

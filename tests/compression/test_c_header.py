@@ -13,6 +13,8 @@ from adaptf.compression.c_header import front_end_header, network_header
 from adaptf.compression.int8 import load_int8, read_program
 from adaptf.compression.onnx_form import onnx_network
 
+pytestmark = pytest.mark.arithmetic
+
 BOARD = r"""
 #include <math.h>
 #include <stdio.h>

@@ -24,7 +24,7 @@ from adaptf.compression.quantize import quantize_int8
 from adaptf.models.students.tfsepnet.network import TfSepNet
 from adaptf.models.students.tfsepnet.public_checkpoint import from_public
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.arithmetic, pytest.mark.slow]
 
 CONVOLUTIONS = 46
 """The network has 43; its grouped one is served as four."""

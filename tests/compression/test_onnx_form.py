@@ -17,6 +17,8 @@ from adaptf.compression.runtime import ONNX, PT2, OnnxNetwork, load_form, load_n
 from adaptf.errors import UserError
 from adaptf.models.students.cp_mobile import CpMobile
 
+pytestmark = pytest.mark.arithmetic
+
 
 @pytest.fixture
 def path(network_files: dict[str, Path], tmp_path: Path) -> Path:

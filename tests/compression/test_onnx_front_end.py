@@ -10,6 +10,8 @@ from adaptf.audio.logmel import LogMel
 from adaptf.compression.onnx_front_end import onnx_front_end
 from adaptf.compression.runtime import onnx_session
 
+pytestmark = pytest.mark.arithmetic
+
 TRANSFORMS = {
     "as in the report": ({}, 32_000),
     "few bands": ({"bands": 64}, 32_000),

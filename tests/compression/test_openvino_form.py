@@ -29,6 +29,7 @@ from adaptf.models.students.tfsepnet.network import TfSepNet
 
 openvino = pytest.importorskip("openvino", reason="OpenVINO is not installed")
 pytestmark = [
+    pytest.mark.arithmetic,
     pytest.mark.slow,
     pytest.mark.skipif(platform.machine().lower() not in runtime.X86, reason="the OpenVINO form is for x86"),
 ]

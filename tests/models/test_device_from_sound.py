@@ -8,6 +8,8 @@ import torch
 
 from adaptf.models.device_from_sound import DeviceFromSound, band_statistics
 
+pytestmark = pytest.mark.arithmetic
+
 BANDS = 8
 SHAPES = torch.randn(3, BANDS - 1, generator=torch.Generator().manual_seed(0))
 """Of three devices: differences of neighbouring bands."""

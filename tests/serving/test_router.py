@@ -48,6 +48,7 @@ def directly(network: Network, waveform: np.ndarray) -> np.ndarray:
         return network(LogMel(bands=64)(torch.from_numpy(waveform)[None])).double().softmax(dim=1)[0].numpy()
 
 
+@pytest.mark.arithmetic
 @pytest.mark.parametrize(
     ("asked", "used"),
     [
@@ -127,6 +128,7 @@ def test_a_bundle_with_the_general_network_alone_answers_for_every_device(
     assert list(response.version_used) == [versions["unknown"]] * 3
 
 
+@pytest.mark.arithmetic
 def test_a_mixed_request_answers_as_its_rows_one_by_one(model, noise, encoded, monkeypatch):
     monkeypatch.setattr(classify, "CLIPS_AT_ONCE", 4)  # So that a batch ends within a row's clips.
     devices = ["b", "a", None, "a", "s5", "b", ""]
@@ -140,6 +142,7 @@ def test_a_mixed_request_answers_as_its_rows_one_by_one(model, noise, encoded, m
     np.testing.assert_allclose(probabilities(together), probabilities(alone), atol=ROUNDED)
 
 
+@pytest.mark.arithmetic
 def test_the_scene_is_the_most_probable_and_the_probabilities_sum_to_one(model, noise, encoded, scenes):
     response = model.predict(
         None, pd.DataFrame({"audio": [encoded(noise(32000, seed)) for seed in range(3)]})
@@ -156,6 +159,7 @@ def test_a_null_device_stays_null_in_json(model, noise, encoded):
     assert json.loads(json.dumps(response.to_dict("records"), allow_nan=False))[1]["device_asked"] is None
 
 
+@pytest.mark.arithmetic
 def test_probabilities_are_averaged_over_the_clips_of_a_row(model, networks, noise, encoded):
     clips = noise(64000).reshape(2, 32000)
     response = model.predict(None, pd.DataFrame({"audio": [encoded(clips.ravel(), subtype="FLOAT")]}))
@@ -169,6 +173,7 @@ def test_top_k_keeps_the_most_probable_scenes_the_best_first(model, noise, encod
     assert list(some.items()) == sorted(everything.items(), key=lambda entry: -entry[1])[:3]
 
 
+@pytest.mark.arithmetic
 def test_every_second_of_a_row_can_be_answered(model, networks, noise, encoded):
     long, short = noise(3 * RATE), noise(RATE, 1)
     table = pd.DataFrame(
@@ -244,6 +249,7 @@ def test_workers_compute_on_one_thread_each_and_leave_the_program_its_own():
         torch.set_num_threads(before)
 
 
+@pytest.mark.arithmetic
 def test_requests_at_the_same_time_are_answered_as_one_by_one(model, noise, encoded):
     tables = [
         pd.DataFrame({"audio": [encoded(noise(20000, seed))] * 3, "device": ["a", "b", None]})

@@ -41,11 +41,13 @@ def noise(*shape: int) -> Tensor:
 # The network
 
 
+@pytest.mark.arithmetic
 def test_tokens_equal_the_golden_ones(encoder: BeatsEncoder, golden: dict[str, Tensor]) -> None:
     tokens = encoder(golden["fbank"].transpose(1, 2).unsqueeze(1))
     torch.testing.assert_close(tokens, golden["features"], atol=1e-4, rtol=0)
 
 
+@pytest.mark.arithmetic
 def test_tokens_of_the_golden_waveform_differ_by_the_rounding_of_its_empty_bands(
     encoder: BeatsEncoder, golden: dict[str, Tensor]
 ) -> None:
@@ -55,6 +57,7 @@ def test_tokens_of_the_golden_waveform_differ_by_the_rounding_of_its_empty_bands
     torch.testing.assert_close(encoder(features), golden["features"], atol=3e-2, rtol=0)
 
 
+@pytest.mark.arithmetic
 def test_tokens_of_a_waveform_equal_speechbrains_own_forward(encoder: BeatsEncoder) -> None:
     speechbrain_beats = importlib.import_module("speechbrain.lobes.models.beats")
     waveform = noise(4, 16000)
@@ -65,6 +68,7 @@ def test_tokens_of_a_waveform_equal_speechbrains_own_forward(encoder: BeatsEncod
     torch.testing.assert_close(encoder(features), reference, atol=1e-4, rtol=0)
 
 
+@pytest.mark.arithmetic
 def test_logits_are_the_mean_over_tokens_of_a_linear_layer(encoder: BeatsEncoder) -> None:
     network = BeatsClassifier(encoder, classes=10).eval()
     features = noise(3, 1, 128, 98)
@@ -99,6 +103,7 @@ def test_a_second_at_32_khz_gives_128_bands_by_98_frames() -> None:
     assert BeatsFeatures()(noise(2, 32000)).shape == (2, 1, 128, 98)
 
 
+@pytest.mark.arithmetic
 def test_a_tone_has_the_same_features_at_both_sample_rates() -> None:
     low, high = (torch.sin(2 * torch.pi * 1000 * torch.arange(rate) / rate)[None] for rate in (16000, 32000))
     expected, resampled = BeatsFeatures(sample_rate=16000)(low), BeatsFeatures(sample_rate=32000)(high)
@@ -107,6 +112,7 @@ def test_a_tone_has_the_same_features_at_both_sample_rates() -> None:
     torch.testing.assert_close(resampled[strong], expected[strong], atol=2e-3, rtol=0)
 
 
+@pytest.mark.arithmetic
 def test_features_keep_their_precision_under_autocast() -> None:
     waveform, features = noise(1, 32000), BeatsFeatures()
     with torch.autocast("cpu", dtype=torch.bfloat16):
@@ -150,6 +156,7 @@ def test_a_classifier_is_rebuilt_from_its_settings_and_weights_without_the_beats
 # Embeddings
 
 
+@pytest.mark.arithmetic
 def test_the_linear_layer_makes_the_logits_of_the_embedding(encoder: BeatsEncoder) -> None:
     network = BeatsClassifier(encoder, classes=10).eval()
     features = noise(3, 1, 128, 98)

@@ -7,6 +7,8 @@ from torch import Tensor, nn
 from adaptf.errors import UserError
 from adaptf.models.teachers.cp_resnet import CpResNet
 
+pytestmark = pytest.mark.arithmetic
+
 
 def noise(*shape: int) -> Tensor:
     return torch.randn(shape, generator=torch.Generator().manual_seed(0))

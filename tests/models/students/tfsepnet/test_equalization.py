@@ -1,11 +1,14 @@
 """The stem's channels brought to one range."""
 
+import pytest
 import torch
 from torch import nn
 
 from adaptf.models.students.tfsepnet.equalization import QUIETEST_SHARE, equalize_stem
 from adaptf.models.students.tfsepnet.network import TfSepNet
 from adaptf.models.students.tfsepnet.served import served
+
+pytestmark = pytest.mark.arithmetic
 
 
 def test_every_channel_reaches_one_and_the_logits_stay() -> None:

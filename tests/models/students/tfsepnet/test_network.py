@@ -8,6 +8,8 @@ from adaptf.models.students.registry import TFSEPNET
 from adaptf.models.students.tfsepnet.network import TfSepNet
 from adaptf.models.students.tfsepnet.public_checkpoint import from_public, is_public
 
+pytestmark = pytest.mark.arithmetic
+
 SCENES = tuple("abcdefghij")
 
 

@@ -10,6 +10,8 @@ from adaptf.models.residual_normalization import ResidualNormalization
 from adaptf.models.students.tfsepnet.network import ConvNormRelu, TfSepNet
 from adaptf.models.students.tfsepnet.served import NormalizedConvolution, served
 
+pytestmark = pytest.mark.arithmetic
+
 
 @pytest.mark.parametrize(
     "shape",

@@ -9,6 +9,8 @@ from adaptf.compression.complexity import measure_complexity
 from adaptf.models.students.tfsepnet.network import ChannelShuffle, TfSepNet
 from adaptf.models.students.tfsepnet.unshuffled import UnshuffledBlock, runs_of, unshuffled, way
 
+pytestmark = pytest.mark.arithmetic
+
 
 @pytest.mark.parametrize(
     "shape",
