@@ -1,7 +1,6 @@
 """BEATs teachers: fine-tuned or frozen, in a small size and in the published one."""
 
 import re
-import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -146,22 +145,20 @@ def test_beats_of_the_published_size_teach_a_student(
     write_beats_file: Callable[..., Path],
     tmp_path: Path,
 ) -> None:
-    started = time.monotonic()
     cfg = published_beats_cfg()
     large = {
         "beats_ssl_file": str(write_beats_file(tmp_path / "ssl.pt", cfg)),
         "beats_ssl_sl_file": str(write_beats_file(tmp_path / "ssl_sl.pt", cfg, finetuned=True)),
     }
-    kinds: tuple[Any, ...] = ("ssl", "ssl_sl", "ssl_frozen")
+    kinds: tuple[Any, ...] = ("ssl_sl", "ssl_frozen")  # one that learns whole, and one that is frozen
     teachers = [execute(TEACHER, replace(config, kind=kind, **large)) for kind in kinds]
     trained = execute(TRAIN, train_config, reuse=True)
     distilled = execute(DISTILL, replace(distill_config, train_run=trained, teacher_runs=",".join(teachers)))
     run = mlflow.get_run(distilled)
-    assert "ssl (beats), ssl_sl (beats), ssl_frozen (beats)" in run.data.tags["mlflow.note.content"]
+    assert "ssl_sl (beats), ssl_frozen (beats)" in run.data.tags["mlflow.note.content"]
     assert {"val/agreement", "val/teacher_accuracy", "train/label_loss", "train/distillation_loss"} <= set(
         run.data.metrics
     )
-    print(f"{time.monotonic() - started:.0f} s")
 
 
 def test_augmentations_that_embeddings_can_not_have_are_told() -> None:
