@@ -1,7 +1,6 @@
 """Training and validation clips as Lightning takes them."""
 
 import logging
-from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import lightning as L
@@ -12,10 +11,9 @@ from adaptf.data.batch import ClipBatch
 from adaptf.data.clip_set import ClipSet
 from adaptf.data.loader import bytes_ahead, clip_loader
 from adaptf.data.loading import Loading, has_room
+from adaptf.data.log_mels import Keep
 from adaptf.data.shared_memory import check_shared_memory
 
-Keep = Callable[[Sequence[ClipSet], torch.device], Sequence[ClipSet]]
-"""From clip sets to the same sets, with log-mels in the memory of the device as far as there is room."""
 logger = logging.getLogger(__name__)
 
 

@@ -3,7 +3,7 @@ computed once, where every epoch and every training would compute them again."""
 
 import copy
 import hashlib
-from collections.abc import Container, Hashable, Iterator, Sequence
+from collections.abc import Callable, Container, Hashable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 
@@ -14,11 +14,12 @@ from tqdm import tqdm
 from adaptf.audio.logmel import LogMel
 from adaptf.data.batch import FeatureBatch, with_features
 from adaptf.data.clip_set import ClipSet
-from adaptf.data.data_module import Keep
 from adaptf.data.loading import Loading, has_room
 from adaptf.data.sources import FLOAT_BYTES, CachedWaveforms, HeldFeatures
 from adaptf.files import blocks_of
 
+Keep = Callable[[Sequence[ClipSet], torch.device], Sequence[ClipSet]]
+"""From clip sets to the same sets, with log-mels in the memory of the device as far as there is room."""
 _CLIPS_AT_ONCE = 256
 _BYTES_PER_GB = 1e9
 

@@ -10,9 +10,9 @@ from adaptf.pipeline.artifacts import DATA_KIND, SCENES_KIND, SERVED_ACCURACY, T
 from adaptf.pipeline.config import aside, upstream, upstream_several
 from adaptf.pipeline.dataset import load_tested
 from adaptf.pipeline.predictions import load_models, predict_by_device
+from adaptf.pipeline.run_names import teacher_name
 from adaptf.pipeline.several import OVER_FOLDS
 from adaptf.pipeline.stage import Stage
-from adaptf.pipeline.taught import teacher_name
 from adaptf.pipeline.validation import DISTILLED, FINETUNED, QUANTIZED, TRAINED
 from adaptf.reports.evaluation_report import report
 from adaptf.tracking import runs

@@ -19,7 +19,6 @@ from adaptf.models.keywords import network_settings, settings_taken
 from adaptf.models.students.registry import TFSEPNET, find_student
 from adaptf.pipeline.ranges import COUNT, NOT_NEGATIVE, PART, POSITIVE, SHARE, Range, within
 from adaptf.tracking.runs import LATEST, NONE
-from adaptf.training.averaging import Averaging
 
 SHARED_SECTIONS = ("mel", "model", "trainer", "seed")
 """Sections that a preset, `main` and `sweep` give once for all stages."""
@@ -253,7 +252,7 @@ class AugmentConfig:
 class AverageConfig:
     """Averaging of weights over the last epochs: flatter minima generalise better, at no cost in serving."""
 
-    kind: Averaging = "none"
+    kind: Literal["none", "swa", "ema"] = "none"
     """none: the weights as they are. swa: equal average over the last epochs (Izmailov et al., 2018). ema:
     exponential moving average over all steps (Tarvainen and Valpola, 2017)."""
     share: float = 0.25

@@ -28,6 +28,7 @@ from adaptf.tracking.outcome import Result
 from adaptf.tracking.stage_run import StageRun
 from adaptf.training.augmentation import FeatureAugmentation
 from adaptf.training.fit import Fitted, fit
+from adaptf.training.logger import EpochLogger
 from adaptf.training.task import ClassifierTask
 
 
@@ -88,7 +89,7 @@ def train_classifier(
         validated_every=1 if recipe.validated == "each epoch" else optim.max_epochs,
         folder=run.folder / CHECKPOINTS,
         name=run.name,
-        loggers=[run.logger()],
+        loggers=[EpochLogger(run.epoch_metrics().note)],
         callbacks=called,
         trainer_options=trainer_options(trainer),
     )

@@ -1,4 +1,5 @@
-"""Words of runs' names: the settings that tell a run from others of its stage, as in `T=2 w=0.02`."""
+"""Words of runs' names: the settings that tell a run from others of its stage, as in `T=2 w=0.02`,
+and how teachers are called."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -6,8 +7,10 @@ from typing import Any
 from mlflow.exceptions import MlflowException
 
 from adaptf.paths import found_path
+from adaptf.pipeline.artifacts import TEACHER_KIND, TEACHER_MODEL
 from adaptf.pipeline.config import settings
 from adaptf.tracking import runs
+from adaptf.tracking.several import FOLDS
 
 SHORT_NAMES = {"T": "loss.temperature", "w": "loss.weight", "DIR": "augment.dir_p", "lr": "optim.lr"}
 """Short name -> field."""
@@ -36,3 +39,9 @@ def short(value: str) -> str:
         return runs.name_of(value)
     except MlflowException:
         return value[:6]
+
+
+def teacher_name(run_id: str) -> str:
+    """Kind and network of a teacher, such as 'ssl (beats)' or 'ssl (small_cnn)'."""
+    tags = runs.finished_run(run_id, "teacher", f"teacher{FOLDS.suffix}").data.tags
+    return f"{tags[TEACHER_KIND]} ({tags[TEACHER_MODEL]})"

@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any, Generic, TypeVar
 from uuid import uuid4
 
-import lightning as L
 import mlflow
 import torch
 import yaml
@@ -44,7 +43,7 @@ from adaptf.tracking.stage_run import StageRun, StopTraining, Watch, is_process_
 from adaptf.tracking.store import open_store
 from adaptf.tracking.tags import FINGERPRINT, SCORE, STAGE, UPSTREAM
 from adaptf.tracking.work_folder import settle_work_root, work_folder
-from adaptf.training.group import enter_group, outlive_the_others
+from adaptf.training.group import enter_group, outlive_the_others, seed_everything
 
 _Config = TypeVar("_Config")
 
@@ -159,7 +158,7 @@ def execute(
         print(f"{name}: already finished in run {finished.info.run_id}, taken from there", flush=True)
         return str(finished.info.run_id)
     with work_folder(stage.name, digest) as folder:
-        L.seed_everything(getattr(config, "seed", 0), verbose=False)
+        seed_everything(getattr(config, "seed", 0))
         if is_process_zero():
             with _active_run(stage, digest, name, folder, sampled=sampled) as run:
                 run = dataclasses.replace(run, watch=watch, shared=shared)

@@ -17,13 +17,12 @@ from adaptf.data.teacher_logits import TeacherLogits, read_teacher_logits
 from adaptf.errors import UserError
 from adaptf.evaluation.calibration import best_temperature
 from adaptf.evaluation.scores import Score
-from adaptf.pipeline.artifacts import LOGITS, TEACHER_KIND, TEACHER_MODEL
+from adaptf.pipeline.artifacts import LOGITS
 from adaptf.pipeline.dataset import PreparedData
 from adaptf.pipeline.objectives import SCENES, Objective, scene_measures
 from adaptf.pipeline.ranges import POSITIVE, SHARE, within
-from adaptf.tracking import runs
+from adaptf.pipeline.run_names import teacher_name
 from adaptf.tracking.runs import NONE
-from adaptf.tracking.several import FOLDS
 from adaptf.tracking.stage_run import StageRun
 from adaptf.training.augmentation import MixedTeachers
 from adaptf.training.losses import DistillationLoss, KlReduction, mean_of_teachers
@@ -140,9 +139,3 @@ def note_of(config: LossConfig, run: StageRun, run_ids: Sequence[str], data: Pre
         return note
     found = [f"{table.temperature:.2f}" for table in logits_of_teachers(config, run, run_ids, data)]
     return f"{note} Teachers' own temperatures on validation clips: {', '.join(found)}."
-
-
-def teacher_name(run_id: str) -> str:
-    """Kind and network of a teacher, such as 'ssl (beats)' or 'ssl (small_cnn)'."""
-    tags = runs.finished_run(run_id, "teacher", f"teacher{FOLDS.suffix}").data.tags
-    return f"{tags[TEACHER_KIND]} ({tags[TEACHER_MODEL]})"

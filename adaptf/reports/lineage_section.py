@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from adaptf.pipeline.lineage import FILE_STAGE, Node, file_node, flat, node_of
-from adaptf.pipeline.taught import teacher_name
+from adaptf.pipeline.run_names import teacher_name
 from adaptf.reports.page import Cell, Section, Table, TableRow
 from adaptf.tracking.checkpoint_files import labels_of
 

@@ -8,11 +8,8 @@ import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import mlflow
-from lightning.pytorch.loggers import Logger
-from lightning.pytorch.utilities import rank_zero_only
 from mlflow.entities import Metric
 from mlflow.utils.validation import _validate_metric
 
@@ -25,37 +22,21 @@ _BATCH = 1000
 """What MLflow takes at once."""
 
 
-class EpochLogger(Logger):
-    """Lightning's: process 0 notes each metric of each step, once.
-    An epoch that is trained again keeps its first values."""
+class EpochMetrics:
+    """Notes each metric of each step once: an epoch that is trained again keeps its first values."""
 
     def __init__(self, folder: Path, check: Callable[[], None]) -> None:
         """`check` is called before each writing; what it raises ends the training."""
-        super().__init__()
         self._path, self._check = folder / _METRICS, check
         self._noted: set[tuple[str, int]] | None = None
 
-    @property
-    def name(self) -> str:
-        """Nothing is written under it."""
-        return "metrics"
-
-    @property
-    def version(self) -> str:
-        """The same."""
-        return ""
-
-    def log_hyperparams(self, *given: Any, **named: Any) -> None:
-        """A stage's settings are in the run already."""
-
-    @rank_zero_only
-    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
-        """Returns as soon as they are in the file."""
+    def note(self, metrics: Mapping[str, float], step: int) -> None:
+        """Returns as soon as they are in the file. Raises MlflowException for a name that MLflow refuses."""
         self._check()
         if self._noted is None:
             self._noted = {(metric.key, metric.step) for metric in _whole_lines_of(self._path)}
         now = int(time.time() * 1000)
-        found = [Metric(name, float(value), now, step or 0) for name, value in metrics.items()]
+        found = [Metric(name, float(value), now, step) for name, value in metrics.items()]
         _append(self._path, [metric for metric in found if (metric.key, metric.step) not in self._noted])
         self._noted |= {(metric.key, metric.step) for metric in found}
 

@@ -8,14 +8,13 @@ from tempfile import TemporaryDirectory
 
 import mlflow
 import pandas as pd
-from lightning.pytorch.loggers import Logger
 from mlflow.data.meta_dataset import MetaDataset
 from mlflow.data.pandas_dataset import from_pandas
 from mlflow.exceptions import MlflowException
 
 from adaptf.data.shared_objects import SharedObjects
 from adaptf.tracking import lease
-from adaptf.tracking.epoch_metrics import EpochLogger, send
+from adaptf.tracking.epoch_metrics import EpochMetrics, send
 from adaptf.tracking.refusals import refusal
 from adaptf.tracking.runs import UpstreamError
 from adaptf.tracking.tags import DATA_DIGEST, STAGE, fold_tag
@@ -56,13 +55,12 @@ class StageRun:
     shared: SharedObjects = field(default_factory=SharedObjects)
     """What a process's stages need not read twice."""
 
-    def logger(self) -> Logger:
-        """Lightning's, which needs no server:
-        the metrics that it notes go to the run when the server answers."""
-        return EpochLogger(self.folder, lease.raise_if_lost)
+    def epoch_metrics(self) -> EpochMetrics:
+        """Takes a training's metrics without a server: they go to the run when the server answers."""
+        return EpochMetrics(self.folder, lease.raise_if_lost)
 
     def send_metrics(self) -> None:
-        """Brings to the run what its logger has noted and the store does not have."""
+        """Brings to the run what was noted and the store does not have."""
         send(self.folder, self.run_id)
 
     def log_input(self, data_set: UsedData) -> None:

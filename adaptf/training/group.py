@@ -1,17 +1,16 @@
 """The processes that train together:
 which of them this one is, and that one which trains alone is none of them."""
 
+import importlib
 import os
-import threading
+import random
+import sys
+from typing import Any
 
-from lightning.fabric.plugins.environments.lightning import LightningEnvironment
-from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
-from lightning.fabric.plugins.environments.torchelastic import TorchElasticEnvironment
-from lightning.fabric.strategies.launchers.subprocess_script import _ChildProcessObserver
+import numpy as np
+import torch
 from lightning_utilities.core.rank_zero import rank_zero_only
 
-_LAUNCHERS = (TorchElasticEnvironment, SLURMEnvironment)
-"""In the order in which Lightning's trainer looks for them."""
 _SAID_BY_LAUNCHERS = (
     *("RANK", "LOCAL_RANK", "NODE_RANK", "GROUP_RANK", "WORLD_SIZE", "TORCHELASTIC_RUN_ID"),
     *("SLURM_NTASKS", "SLURM_PROCID", "SLURM_LOCALID", "SLURM_NODEID", "JSM_NAMESPACE_RANK"),
@@ -20,8 +19,10 @@ _SAID_BY_LAUNCHERS = (
 
 def process_place() -> tuple[int, int]:
     """Machine, and process on it, from 0: known before the processes have met."""
-    environment = next((one for one in _LAUNCHERS if one.detect()), LightningEnvironment)()
-    return environment.node_rank(), environment.local_rank()
+    if not any(name in os.environ for name in _SAID_BY_LAUNCHERS):
+        return 0, 0
+    place: tuple[int, int] = _launchers().place()
+    return place
 
 
 def enter_group(*, several: bool) -> None:
@@ -40,6 +41,17 @@ def enter_group(*, several: bool) -> None:
 def outlive_the_others() -> None:
     """Lightning kills this process some seconds after another one's end,
     where it may have its runs to end first."""
-    for thread in threading.enumerate():
-        if isinstance(thread, _ChildProcessObserver):
-            thread._child_processes = []  # its next look finds nothing to wait for
+    if "lightning" in sys.modules:
+        _launchers().forget_children()
+
+
+def seed_everything(seed: int) -> None:
+    """Starts the random numbers of Python, NumPy and PyTorch."""
+    random.seed(seed)
+    np.random.seed(seed)
+    torch.manual_seed(seed)
+
+
+def _launchers() -> Any:
+    """Imported late: Lightning takes seconds, and a stage that trains nothing needs none."""
+    return importlib.import_module("adaptf.training.launchers")

@@ -149,7 +149,7 @@ def test_where_the_run_around_it_was_lost_a_run_is_ended_and_free(environment: d
         mlflow.MlflowClient().set_tag(outer.run_id, lease.OWNER, "x process 1 on elsewhere since 2")
         with suppress(LeaseLost):
             outer.beat()
-        run.logger().log_metrics({"train/loss": 1.0}, step=0)
+        run.epoch_metrics().note({"train/loss": 1.0}, step=0)
         raise AssertionError("the training goes on")
 
     lost: Stage[Any] = replace(OUTER, run=lambda config, run: execute(replace(TOY, run=loses), config))

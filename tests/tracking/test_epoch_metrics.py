@@ -7,7 +7,7 @@ import mlflow
 import pytest
 from mlflow.entities import Metric
 
-from adaptf.tracking.epoch_metrics import EpochLogger, send
+from adaptf.tracking.epoch_metrics import EpochMetrics, send
 from adaptf.tracking.lease import LeaseLost
 
 
@@ -31,10 +31,10 @@ def history(run_id: str, name: str) -> list[Metric]:
 
 def note(folder: Path, losses: dict[int, float]) -> None:
     """As a process does."""
-    logger = EpochLogger(folder, check=lambda: None)
+    metrics = EpochMetrics(folder, check=lambda: None)
     for step, loss in losses.items():
-        logger.log_metrics({"train/loss": loss}, step)
-        logger.log_metrics({"val/loss": float("nan")}, step)
+        metrics.note({"train/loss": loss}, step)
+        metrics.note({"val/loss": float("nan")}, step)
 
 
 def test_a_resumed_run_sends_what_was_left_and_nothing_twice(run_id: str, tmp_path: Path) -> None:
@@ -69,5 +69,5 @@ def test_nothing_is_noted_for_a_run_that_another_process_has(tmp_path: Path) -> 
         raise LeaseLost("taken over")
 
     with pytest.raises(LeaseLost):
-        EpochLogger(tmp_path, check=lost).log_metrics({"train/loss": 0.1}, 1)
+        EpochMetrics(tmp_path, check=lost).note({"train/loss": 0.1}, 1)
     assert not list(tmp_path.iterdir())
