@@ -39,8 +39,8 @@ def _interrupt(number: int, frame: FrameType | None) -> None:
 
 
 def exit_code() -> int:
-    """Of a process that was interrupted: 143 after SIGTERM, by which schedulers and their scripts know that the
-    same command goes on elsewhere, and 130 after Ctrl-C."""
+    """Of a process that was interrupted: 143 after SIGTERM, by which schedulers and their scripts know that
+    the same command goes on elsewhere, and 130 after Ctrl-C."""
     return 128 + (signal.SIGTERM if _terminated.is_set() else signal.SIGINT)
 
 

@@ -1,5 +1,5 @@
-"""Writes `MLproject` of this folder: that of the top folder, with `docker_env` in the place of `conda_env`, as MLflow takes one
-environment per project.
+"""Writes `MLproject` of this folder: that of the top folder, with `docker_env` in the place of `conda_env`,
+as MLflow takes one environment per project.
 
     python docker/project/generate.py
 """

@@ -1,4 +1,5 @@
-"""`mlflow run docker/project --backend kubernetes`: the Job that reaches the cluster, and its pods, which are processes here."""
+"""`mlflow run docker/project --backend kubernetes`: the Job that reaches the cluster,
+and its pods, which are processes here."""
 
 import signal
 import subprocess
@@ -24,7 +25,9 @@ EPOCHS = 3
 
 
 @pytest.fixture
-def cluster(environment: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Cluster]:
+def cluster(
+    environment: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Cluster]:
     monkeypatch.chdir(ROOT)  # the template's path in kubernetes.json counts from there
     with a_cluster(tmp_path) as cluster:
         yield cluster

@@ -1,4 +1,4 @@
-"""The project in a container, and what clusters read: MLproject, manifests of Kubernetes, the script for Slurm."""
+"""The project with an image, and what clusters read: manifests of Kubernetes, the script for Slurm."""
 
 import importlib.util
 import os
@@ -86,9 +86,9 @@ def test_pods_keep_work_where_the_image_writes_it_and_are_its_user(name: str) ->
     assert load_project(str(FOLDER)).docker_env["volumes"] == [f"adaptf-cache:{mounted['cache']}"]
     assert f"USER {pod['securityContext']['runAsUser']}\n" in image
     assert f"WORKDIR {pod['containers'][0]['workingDir']}\n" in image
-    claims = {one["name"]: one["persistentVolumeClaim"] for one in pod["volumes"] if "persistentVolumeClaim" in one}
+    claimed = [one["persistentVolumeClaim"] for one in pod["volumes"] if "persistentVolumeClaim" in one]
     made = {one["metadata"]["name"] for one in yaml.safe_load_all((FOLDER / "setup.yaml").read_text())}
-    assert {one["claimName"] for one in claims.values()} <= made
+    assert {one["claimName"] for one in claimed} <= made
 
 
 STAGE = """\
@@ -108,7 +108,8 @@ sys.exit({code})
 
 @pytest.fixture
 def job(tmp_path: Path) -> Any:
-    """`job(*signals, seconds=, code=) -> (exit code, lines)`: slurm.sh, which gets these signals once its stage works."""
+    """`job(*signals, seconds=, code=) -> (exit code, lines)`:
+    slurm.sh, which gets these signals once its stage works."""
     (tmp_path / "scontrol").write_text('#!/bin/sh\necho scontrol "$@"\n')
 
     def run(*signals: int, seconds: float = 60.0, code: int = 0) -> tuple[int, list[str]]:
@@ -137,7 +138,9 @@ def test_a_slurm_job_whose_time_is_over_ends_its_stage_and_goes_in_line_again(jo
     assert job(signal.SIGUSR1) == (143, [BEGUN, "ended in order", "scontrol requeue 7"])
 
 
-def test_a_slurm_job_that_is_preempted_or_cancelled_ends_its_stage_and_leaves_the_rest_to_slurm(job: Any) -> None:
+def test_a_slurm_job_that_is_preempted_or_cancelled_leaves_the_rest_to_slurm(
+    job: Any,
+) -> None:
     assert job(signal.SIGTERM, signal.SIGTERM) == (143, [BEGUN, "ended in order"])
 
 
