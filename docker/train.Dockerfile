@@ -2,7 +2,7 @@
 #   docker build --file docker/train.Dockerfile --tag adaptf-train .
 FROM python:3.11-slim-trixie
 
-# g++: torch.compile writes C++. tini: `docker stop` reaches the stage, not only `mlflow run`.
+# g++: torch.compile writes C++. tini: `docker stop` reaches the stage, and whoever it has started.
 # Debian keeps one version of a package per release, so an exact one would soon be gone.
 # hadolint ignore=DL3008
 RUN apt-get update \
@@ -41,4 +41,5 @@ RUN pip install --no-deps --editable .
 COPY docker/from-files.sh /usr/local/bin/
 USER 1000
 ENTRYPOINT ["tini", "-g", "--", "from-files.sh"]
-CMD ["mlflow", "run", ".", "--env-manager", "local"]
+# Not `mlflow run`, which dies of SIGTERM at once, and the container with it, while the stage still has its runs to end.
+CMD ["adaptf", "main"]

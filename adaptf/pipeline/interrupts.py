@@ -8,7 +8,7 @@ import sys
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from threading import Thread
+from threading import Event, Thread
 from types import FrameType
 
 from adaptf.paths import RUN_ID
@@ -19,6 +19,8 @@ INTERRUPTS = (KeyboardInterrupt, SystemExit)
 LAST_SECONDS = 10.0
 """From the interrupt on, for all that nested runs have to say to a server that may hang."""
 _PR_SET_PDEATHSIG = 1
+_terminated = Event()
+"""By SIGTERM, and not by Ctrl-C."""
 
 
 def end_in_order() -> None:
@@ -32,7 +34,14 @@ def end_in_order() -> None:
 def _interrupt(number: int, frame: FrameType | None) -> None:
     """Once: `mlflow run` sends SIGTERM after Ctrl-C, to a process that is ending its runs already."""
     if not isinstance(sys.exception(), INTERRUPTS):
+        _terminated.set()
         raise KeyboardInterrupt
+
+
+def exit_code() -> int:
+    """Of a process that was interrupted: 143 after SIGTERM, by which schedulers and their scripts know that
+    the same command goes on elsewhere, and 130 after Ctrl-C."""
+    return 128 + (signal.SIGTERM if _terminated.is_set() else signal.SIGINT)
 
 
 def last_words(interrupt: BaseException, say: Callable[[], object]) -> None:

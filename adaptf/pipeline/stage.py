@@ -26,7 +26,7 @@ from adaptf.pipeline import outside
 from adaptf.pipeline.command_line import command_arguments, parse
 from adaptf.pipeline.config import check_ranges, settings, upstream_fields
 from adaptf.pipeline.fingerprint import fingerprint
-from adaptf.pipeline.interrupts import INTERRUPTS, end_in_order, last_words
+from adaptf.pipeline.interrupts import INTERRUPTS, end_in_order, exit_code, last_words
 from adaptf.pipeline.several import OVER_SEEDS, OverSeveral, folds_of
 from adaptf.pipeline.system_metrics import samples_system
 from adaptf.pipeline.upstream import resolve_upstream
@@ -113,7 +113,9 @@ class Stage(Generic[_Config]):
             outside.check_places()
             run_id = execute(self, config)
         except INTERRUPTS:
-            sys.exit(f"\n{self.name}: interrupted. The same command goes on from there")
+            said = f"\n{self.name}: interrupted. The same command goes on from there"
+            print(said, file=sys.stderr, flush=True)
+            sys.exit(exit_code())
         except Exception as error:
             if not (message := outside.message(error)):
                 sys.exit(_traceback_of(error))

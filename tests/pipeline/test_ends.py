@@ -95,6 +95,23 @@ def test_an_error_while_ctrl_c_is_noted_does_not_hide_it(
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_the_exit_code_tells_a_scheduler_what_ended_a_stage_whose_run_is_free_at_once(
+    environment: dict[str, str], monkeypatch: pytest.MonkeyPatch, number: signal.Signals, code: int
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["toy", f"--seed={code}"])
+    monkeypatch.setattr(interrupts, "_terminated", Event())
+    former = signal.getsignal(signal.SIGTERM)
+    try:
+        with pytest.raises(SystemExit) as ended:
+            replace(TOY, run=lambda config, run: signal.raise_signal(number)).main()
+    finally:
+        signal.signal(signal.SIGTERM, former)
+    assert ended.value.code == code
+    run = runs_with(code)["toy"]
+    assert (run.info.status, run.data.tags[lease.OWNER]) == ("KILLED", "")
+
+
 def test_ctrl_c_waits_for_no_server_in_a_trial_of_a_sweep_either(
     environment: dict[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
