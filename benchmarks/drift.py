@@ -1,5 +1,5 @@
 """How often drift is told of devices that have not changed, and how soon of those that have: streams of the
-test recordings of a clip table, by the models and profiles of a router's bundle.
+test recordings of a clip table, drawn with replacement, by the models and profiles of a router's bundle.
 
 python benchmarks/drift.py --bundle FOLDER --clips clips.csv --responses FOLDER
 """
@@ -49,13 +49,14 @@ def main() -> None:
         device: Profile.from_dict(model.profile) for device, model in bundle.models.items() if model.profile
     }
     print(f"{machine()}; {STREAMS} streams, in recordings\n")
-    print(f"| device | clips, places | {' | '.join(KINDS)} | any |\n|---|---|{'---:|' * 5}")
+    print(f"| device | clips, places | {' | '.join(KINDS)} | any | at one place |\n|---|---|{'---:|' * 6}")
     heard: dict[str, tuple[list[NDArray[np.int64]], Tensor]] = {}
     for device, profile in profiles.items():
         rows = table[table["device"] == device if device != UNKNOWN else ~table["device"].isin(profiles)]
         heard[device] = recordings_of(rows), waveforms_of(args.clips.parent, rows, bundle)
         counted = count(heard[device][1], profile, bundle, bundle.models[device])
-        shares = alarms(watch_of(bundle, device, profile), counted, heard[device][0])
+        watch, recordings = watch_of(bundle, device, profile), heard[device][0]
+        shares = [*alarms(watch, counted, recordings), alarms_at_one_place(watch, counted, recordings)]
         told = " | ".join(f"{100 * share:.1f}" for share in shares)
         print(f"| {device} | {profile.clips}, {profile.places} | {told} |", flush=True)
     print(
@@ -126,10 +127,9 @@ def watch_of(bundle: Bundle, device: str, profile: Profile) -> Watch:
 
 
 def stream(recordings: Sequence[NDArray[np.int64]], generator: np.random.Generator) -> Iterator[int]:
-    """Clips of one recording after the other, in a new order each time all were heard."""
+    """Clips of one recording after the other, each drawn from all of them."""
     while True:
-        for place in generator.permutation(len(recordings)):
-            yield from recordings[place].tolist()
+        yield from recordings[generator.integers(len(recordings))].tolist()
 
 
 def alarms(watch: Watch, counted: Counted, recordings: Sequence[NDArray[np.int64]]) -> list[float]:
@@ -144,6 +144,18 @@ def alarms(watch: Watch, counted: Counted, recordings: Sequence[NDArray[np.int64
                 outside.append(fresh.outside)
     by_kind = [float(np.mean([kind in kinds for kinds in outside])) for kind in KINDS]
     return [*by_kind, float(np.mean([bool(kinds) for kinds in outside]))]
+
+
+def alarms_at_one_place(watch: Watch, counted: Counted, recordings: Sequence[NDArray[np.int64]]) -> float:
+    """Share of recordings that would be outside if a whole window were like them."""
+    outside = list[bool]()
+    for clips in recordings:
+        fresh = replace(watch)
+        while not fresh.windows:
+            for clip in clips:
+                fresh.add(counted[clip], clips=1)
+        outside.append(bool(fresh.outside))
+    return float(np.mean(outside))
 
 
 def print_change(

@@ -63,9 +63,9 @@ def device_profiles(
         if places.nunique() < FEWEST_PLACES:
             print(f"{run.name}: no drift of {device} will be watched by {of}, it takes {FEWEST_PLACES}")
             continue
-        logits = torch.from_numpy(rows[list(scenes)].to_numpy(np.float32))
+        logits = torch.from_numpy(rows[list(scenes)].to_numpy(np.float32, copy=True))
         found[device] = profile_of(
-            values_by_kind(torch.from_numpy(sound.loc[clips].to_numpy()), logits),
+            values_by_kind(torch.from_numpy(sound.loc[clips].to_numpy(copy=True)), logits),
             list(places),
             scenes=len(scenes),
             window_clips=config.window_clips,
@@ -86,5 +86,7 @@ def _sound(run: StageRun, quantize_run: str, log_mel: LogMel, steps: int) -> pd.
     prepared = mlflow.get_run(quantize_run).data.tags[f"{UPSTREAM}prepare_run"]
     clips = look_at_prepared(run, prepared, kind=SCENES_KIND).clips(VALIDATION)
     steps = min(steps, log_mel.bands - 1)
-    values = predict_logits(lambda waveforms: sound_values(log_mel(waveforms), steps=steps), clips)
+    values = predict_logits(
+        lambda waveforms: sound_values(log_mel(waveforms), steps=steps), clips, name="profiles"
+    )
     return pd.DataFrame(values, list(clips.filenames))
