@@ -5,14 +5,16 @@ python benchmarks/drift.py --bundle FOLDER --clips clips.csv --responses FOLDER
 """
 
 import argparse
+import base64
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import torch
-from measure import machine
+from measure import machine, measure_pair
 from numpy.typing import NDArray
 from scipy import signal
 from torch import Tensor
@@ -23,9 +25,14 @@ from adaptf.data.responses import load_responses
 from adaptf.evaluation.profile import KINDS, Profile, histograms, sound_values, values_by_kind
 from adaptf.names import UNKNOWN
 from adaptf.serving.bundle import Bundle, RoutedModel, read_bundle
-from adaptf.serving.drift import Watch
+from adaptf.serving.drift import Drift, Watch
+from adaptf.serving.drift_metrics import DriftMetrics
+from adaptf.serving.live import Follower
+from adaptf.serving.router import DeviceRouter
+from adaptf.serving.settings import Settings
 
 STREAMS, WINDOWS = 100, 10
+REQUESTS, REPEATS = 20, 60
 CHANGED_DEVICES = ("a", "b", "s1")
 RESPONSES = 10
 Change = Callable[[Tensor], Tensor]
@@ -44,6 +51,8 @@ def main() -> None:
     args = parser.parse_args()
     bundle, table = read_bundle(args.bundle), pd.read_csv(args.clips)
     table = table[table["split"] == "test"]
+    clip = args.clips.parent / table["filename"].iloc[0]
+    print_cost(bundle, base64.b64encode(clip.read_bytes()).decode())
     changes = changes_of(args.responses, bundle.sample_rate)
     profiles = {
         device: Profile.from_dict(model.profile) for device, model in bundle.models.items() if model.profile
@@ -69,6 +78,28 @@ def main() -> None:
         for name, change in changes.items():
             after = count(change(waveforms), profiles[device], bundle, bundle.models[device])
             print_change(device, name, watch_of(bundle, device, profiles[device]), before, after, recordings)
+
+
+def print_cost(bundle: Bundle, audio: str) -> None:
+    """Of requests of one clip, one after the other, with and without taking turns."""
+    asked = []
+    for is_watched in (False, True):
+        router, follower = DeviceRouter(), Follower(bundle, check_seconds=10)
+        router.start(follower, Settings())
+        if is_watched:
+            drift = Drift(follower)
+            router.tell(drift.heard, DriftMetrics(drift))
+        asked.append(partial(ask, router, pd.DataFrame({"audio": [audio], "device": ["a"]})))
+    plain, watched = measure_pair(*asked, clips=REQUESTS, repeats=REPEATS)
+    print(
+        f"{machine()}; a request of one clip: {plain:.2f} ms, with drift watched {watched:.2f} ms\n",
+        flush=True,
+    )
+
+
+def ask(router: DeviceRouter, table: pd.DataFrame) -> None:
+    for _ in range(REQUESTS):
+        router.predict(None, table)
 
 
 def changes_of(folder: Path, sample_rate: int) -> dict[str, Change]:

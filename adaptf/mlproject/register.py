@@ -4,7 +4,7 @@ and of the router that holds them all."""
 import json
 import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -67,7 +67,7 @@ class RegisterConfig:
     several; `none`: they say that there is none."""
     max_seconds: float = within(POSITIVE, 60.0)
     """Longest audio of one row of a request, in seconds."""
-    profile: ProfileConfig = field(default_factory=ProfileConfig)
+    profile: ProfileConfig = ProfileConfig()
 
 
 def register_versions(config: RegisterConfig, run: StageRun) -> Result:
