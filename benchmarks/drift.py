@@ -28,6 +28,7 @@ from adaptf.serving.bundle import Bundle, RoutedModel, read_bundle
 from adaptf.serving.drift import Drift, Watch
 from adaptf.serving.drift_metrics import DriftMetrics
 from adaptf.serving.live import Follower
+from adaptf.serving.log_lines import LOGGER
 from adaptf.serving.router import DeviceRouter
 from adaptf.serving.settings import Settings
 
@@ -49,6 +50,7 @@ def main() -> None:
     parser.add_argument("--clips", type=Path, required=True, help="a clip table with test clips")
     parser.add_argument("--responses", type=Path, required=True, help="a folder of impulse responses")
     args = parser.parse_args()
+    LOGGER.disabled = True
     bundle, table = read_bundle(args.bundle), pd.read_csv(args.clips)
     table = table[table["split"] == "test"]
     clip = args.clips.parent / table["filename"].iloc[0]
@@ -57,7 +59,7 @@ def main() -> None:
     profiles = {
         device: Profile.from_dict(model.profile) for device, model in bundle.models.items() if model.profile
     }
-    print(f"{machine()}; {STREAMS} streams, in recordings\n")
+    print(f"{machine()}; {STREAMS} streams\n")
     print(f"| device | clips, places | {' | '.join(KINDS)} | any | at one place |\n|---|---|{'---:|' * 6}")
     heard: dict[str, tuple[list[NDArray[np.int64]], Tensor]] = {}
     for device, profile in profiles.items():

@@ -83,5 +83,6 @@ def _draws(
 
 
 def _sum(times: NDArray[np.int64], counts: NDArray[np.int64]) -> NDArray[np.float64]:
-    """(draws, places) of (places, histograms, bins) -> (draws, histograms, bins)."""
-    return np.tensordot(times.astype(np.float64), counts, axes=1)
+    """(draws, places) of (places, histograms, bins) -> (draws, histograms, bins). Products of floats are many
+    times as fast as those of whole numbers."""
+    return np.tensordot(times.astype(np.float64), counts.astype(np.float64), axes=1)

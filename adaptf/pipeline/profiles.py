@@ -53,7 +53,7 @@ def device_profiles(
         predictions = _predictions(run.download(quantize_run, VALIDATION_PREDICTIONS))
         sound = _sound(run, quantize_run, LogMel(**mel), config.steps)
     except UserError as error:
-        print(f"{run.name}: drift will not be watched, as there are no profiles: {error}", flush=True)
+        print(f"{run.name}: drift is not watched: there is nothing to make profiles of: {error}", flush=True)
         return {}
     found = {}
     for device, table in predictions.items():
@@ -61,7 +61,7 @@ def device_profiles(
         clips, places = rows["filename"], places_of(rows)
         of = f"{len(clips)} validation clips of {places.nunique()} places"
         if places.nunique() < FEWEST_PLACES:
-            print(f"{run.name}: no drift of {device} will be watched by {of}, it takes {FEWEST_PLACES}")
+            print(f"{run.name}: drift of {device} is not watched: {of}, it takes {FEWEST_PLACES}", flush=True)
             continue
         logits = torch.from_numpy(rows[list(scenes)].to_numpy(np.float32, copy=True))
         found[device] = profile_of(

@@ -58,7 +58,7 @@ def test_a_device_of_too_few_places_has_none_and_it_is_said(made: Made, monkeypa
     monkeypatch.setattr(profiles, "FEWEST_PLACES", 3)
     assert made() == {}
     said = capsys.readouterr().out
-    assert "no drift of a will be watched by 2 validation clips of 2 places, it takes 3" in said
+    assert "drift of a is not watched: 2 validation clips of 2 places, it takes 3" in said
 
 
 def test_without_validation_clips_on_this_machine_versions_have_none_and_it_is_said(
@@ -73,4 +73,4 @@ def test_without_validation_clips_on_this_machine_versions_have_none_and_it_is_s
         for here, away in moved:
             away.rename(here)
     said = capsys.readouterr().out
-    assert "drift will not be watched, as there are no profiles: neither the waveform cache" in said
+    assert "drift is not watched: there is nothing to make profiles of: neither the waveform cache" in said
