@@ -13,6 +13,7 @@ import pandas as pd
 
 from adaptf.data.clips import UNKNOWN
 from adaptf.evaluation.forward_filter import StreamCalibration
+from adaptf.evaluation.profile import Profile
 from adaptf.evaluation.stream_calibration import calibrate_stream
 from adaptf.models.device_from_sound import DEVICE_FROM_SOUND
 from adaptf.names import written
@@ -31,6 +32,7 @@ from adaptf.pipeline.artifacts import (
 from adaptf.pipeline.config import upstream, upstream_several
 from adaptf.pipeline.lineage import Node, flat, tree
 from adaptf.pipeline.prediction_files import read_predictions
+from adaptf.pipeline.profiles import ProfileConfig, device_profiles
 from adaptf.pipeline.ranges import POSITIVE, within
 from adaptf.pipeline.refit import refits_of, what_clips_judge
 from adaptf.pipeline.stage import Stage
@@ -65,6 +67,7 @@ class RegisterConfig:
     several; `none`: they say that there is none."""
     max_seconds: float = within(POSITIVE, 60.0)
     """Longest audio of one row of a request, in seconds."""
+    profile: ProfileConfig = ProfileConfig()
 
 
 def register_versions(config: RegisterConfig, run: StageRun) -> Result:
@@ -80,14 +83,24 @@ def register_versions(config: RegisterConfig, run: StageRun) -> Result:
     models: dict[str, tuple[Path, str]] = {}
     hashes: dict[str, str] = {}
     told_by = device_from_sound(run, config.quantize_run)
+    profiles = device_profiles(
+        run, config.quantize_run, description["classes"], description["features"], config.profile
+    )
     there = production.versions_made_by(run.run_id)  # before it was interrupted
 
     def add(
-        name: str, held: dict[str, tuple[Path, str]], tags: dict[str, str], text: str, came: list[Node]
+        name: str,
+        held: dict[str, tuple[Path, str]],
+        heard: dict[str, Profile],
+        tags: dict[str, str],
+        text: str,
+        came: list[Node],
     ) -> str:
         """The hash of the version's bundle."""
         known, by_sound = (hashes, told_by) if name == registry.ROUTER_NAME else (None, None)
-        folder = bundle(run.folder / name, description, held, config.max_seconds, known, stream, by_sound)
+        folder = bundle(
+            run.folder / name, description, held, config.max_seconds, known, stream, by_sound, heard
+        )
         sha256 = bundle_hash(folder)
         tags |= {QUANTIZE_RUN: config.quantize_run, EVALUATE_RUN: evaluated}
         tags |= {DATA_DIGEST: learnt_digest(came), COMMIT_TAG: commit(came)}
@@ -107,11 +120,12 @@ def register_versions(config: RegisterConfig, run: StageRun) -> Result:
         came = runs_behind(config.quantize_run, evaluated, device)
         text = device_page(device, report, predictions, evaluated, came)
         tags = {DEVICE_TAG: device, FILES_TAG: files_behind(came)} | scores_of(report, device)
-        hashes[device] = add(name, {UNKNOWN: (path, name)}, tags, text, came)
+        heard = {UNKNOWN: profiles[device]} if device in profiles else {}
+        hashes[device] = add(name, {UNKNOWN: (path, name)}, heard, tags, text, came)
         models[device] = (path, f"{name}/{versions[name]}")
     came = runs_behind(config.quantize_run, evaluated, None)
     held = {device: version for device, (_, version) in models.items()}
-    add(registry.ROUTER_NAME, models, {}, router_page(held, predictions, evaluated, came), came)
+    add(registry.ROUTER_NAME, models, profiles, {}, router_page(held, predictions, evaluated, came), came)
     path = run.folder / VERSIONS
     path.write_text(json.dumps(versions, indent=1))
     lines = "\n".join(f"| {name} | {version} |" for name, version in versions.items())
@@ -188,9 +202,11 @@ def bundle(
     hashes: Mapping[str, str] | None,
     stream: StreamCalibration | None,
     by_sound: Path | None,
+    profiles: Mapping[str, Profile],
 ) -> Path:
     """The router's folder for these devices: INT8 file and version of each; `hashes` by device are those of
-    the versions' own bundles, `by_sound` is what tells devices by their sound."""
+    the versions' own bundles, `by_sound` is what tells devices by their sound, `profiles` what drift is told
+    by."""
     shutil.rmtree(folder, ignore_errors=True)  # left by an interrupted run
     write_bundle(
         folder,
@@ -203,6 +219,7 @@ def bundle(
         hashes=hashes,
         stream=stream,
         device_from_sound=by_sound,
+        profiles={device: profile.as_dict() for device, profile in profiles.items()},
     )
     return folder
 

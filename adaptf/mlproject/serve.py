@@ -17,6 +17,8 @@ from adaptf.paths import user_file_or_name, user_path
 from adaptf.serving.app import serve
 from adaptf.serving.bundle import BundleError, read_bundle
 from adaptf.serving.candidates import Candidates
+from adaptf.serving.drift import Drift
+from adaptf.serving.drift_metrics import DriftMetrics
 from adaptf.serving.kept import KeptVersions
 from adaptf.serving.live import Follower
 from adaptf.serving.log_lines import log, show_log
@@ -56,6 +58,8 @@ class ServeConfig:
     """Whether the sound says which device recorded a row that names none."""
     keep: str = _NOWHERE
     """Folder for copies of what serves, from which it starts while the registry is away."""
+    drift: bool = True
+    """Whether what it hears is held against the validation clips of the versions that answer."""
     shadow_share: float = 0.1
     """Share of the clips, from 0 to 1, that versions with the alias `shadow` answer too, unseen."""
     shadow_core_share: float = 0.1
@@ -83,6 +87,9 @@ def load_router(config: ServeConfig) -> DeviceRouter:
             follower = _kept_follower(asked, settings, kept, error)
     router = DeviceRouter()
     router.start(follower, settings)
+    if config.drift:
+        drift = Drift(follower)
+        router.tell(drift.heard, DriftMetrics(drift))
     if config.live and config.shadow_share:
         candidates = Candidates(follower)
         shadow = Shadow(follower, candidates, share=config.shadow_share, core_share=config.shadow_core_share)

@@ -6,7 +6,7 @@ import json
 import logging
 import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,8 @@ BUNDLE = "bundle"
 """Name of the artifact folder that holds the manifest and the networks' files."""
 MANIFEST = "router.json"
 _STREAM = "stream.json"
-"""A file of its own, so that servers of earlier versions of adaptf take up the bundle."""
+_PROFILES = "profiles.json"
+"""Files of their own, so that servers of earlier versions of adaptf take up the bundle."""
 SUMS = "SHA256SUMS"
 """What the files of a bundle were when it was written; `sha256sum -c SHA256SUMS` checks them too."""
 _RESTORE = "put its files back as they were, or register it again"
@@ -47,6 +48,8 @@ class RoutedModel:
     """Of that version's own bundle, which tells it from others of its number; empty where it is not known."""
     stream: StreamCalibration | None = None
     """What its seconds say of a stream; None where a version of adaptf registered it that knew no streams."""
+    profile: Mapping[str, Any] | None = None
+    """What `adaptf.evaluation.profile` reads, which answers need nothing of; None where there is none."""
 
 
 @dataclass(frozen=True)
@@ -94,6 +97,7 @@ def write_bundle(
     hashes: Mapping[str, str] | None = None,
     stream: StreamCalibration | None = None,
     device_from_sound: Path | None = None,
+    profiles: Mapping[str, Mapping[str, Any]] | None = None,
 ) -> None:
     """Writes a new folder that `log_router` logs:
     by device, a copy of its INT8 file and the version that it is.
@@ -101,7 +105,7 @@ def write_bundle(
     The OpenVINO form and the clips to try it with that lie beside an INT8 file are copied along. `mel` holds
     the keyword arguments of LogMel, `hashes` by device those of the versions' own bundles, `stream` what
     makes the seconds of each network the evidence of a stream, `device_from_sound` is the file of `finetune`,
-    which is copied.
+    which is copied, `profiles` by device are what drift is told by.
     The only device of a model for one device is `unknown`.
     """
     folder.mkdir(parents=True)
@@ -120,6 +124,8 @@ def write_bundle(
     (folder / MANIFEST).write_text(json.dumps(manifest, indent=2), encoding="utf-8")
     if stream:
         (folder / _STREAM).write_text(json.dumps(asdict(stream), indent=2))
+    if profiles:
+        (folder / _PROFILES).write_text(json.dumps(profiles))
     for device, (file, _) in models.items():
         for form in NETWORK_FILES:
             if form == ".pt2" or file.with_suffix(form).exists():
@@ -175,7 +181,11 @@ def read_bundle(folder: Path) -> Bundle:
                 f"the bundle has networks for {sorted(files)} but none for {UNKNOWN!r}, "
                 "which answers for every other device: add it"
             )
-        models = {device: _read_model(folder, **entry) for device, entry in files.items()}
+        profiles = _read_profiles(folder)
+        models = {
+            device: replace(_read_model(folder, **entry), profile=profiles.get(device))
+            for device, entry in files.items()
+        }
         log_mel = LogMel(**mel)
         by_sound = _read_device_from_sound(folder / DEVICE_FROM_SOUND, log_mel)
         bundle = Bundle(log_mel=log_mel, models=models, device_from_sound=by_sound, **values)
@@ -193,6 +203,12 @@ def read_bundle(folder: Path) -> Bundle:
 def _read_stream(folder: Path) -> StreamCalibration | None:
     path = folder / _STREAM
     return StreamCalibration(**json.loads(path.read_text())) if path.is_file() else None
+
+
+def _read_profiles(folder: Path) -> dict[str, Any]:
+    """By device; empty where the bundle has none."""
+    path = folder / _PROFILES
+    return dict(json.loads(path.read_text())) if path.is_file() else {}
 
 
 def _read_device_from_sound(path: Path, log_mel: LogMel) -> DeviceFromSound | None:

@@ -45,6 +45,7 @@ class Monitor:
         self._requests = Counter(
             "adaptf_requests", "Requests, by how they ended.", ["status"], registry=metrics
         )
+        self._requests.labels("error")  # Prometheus sees no first error where the series begins with it
         self._seconds = Histogram(
             "adaptf_request_seconds", "Time of a request in the router.", buckets=_SECONDS, registry=metrics
         )

