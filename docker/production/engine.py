@@ -44,7 +44,7 @@ def bring_engine(folder: Path) -> None:
 
 def call(*command: str | Path) -> None:
     """Ends the trial where it fails; what it says is seen."""
-    if (ended := subprocess.run(command).returncode) != 0:
+    if (ended := subprocess.run(command, stdout=sys.stderr).returncode) != 0:
         sys.exit(f"production: `{' '.join(map(str, command))}` ended with {ended}")
 
 
@@ -61,18 +61,10 @@ class Compose:
         self.project = project
         self._command = ["docker-compose", "--project-name", project, "--project-directory", str(folder)]
 
-    def __call__(self, *words: str) -> None:
-        call(*self._command, *words)
-
-    def start(self, *words: str) -> subprocess.Popen[bytes]:
-        return subprocess.Popen([*self._command, *words])
-
-    def up(self, *words: str) -> None:
-        self("up", "--detach", "--no-build", "--pull", "never", *words)
-
     def down(self) -> None:
         """Takes containers, networks and volumes away, also those of a trial before."""
-        self.start("--profile", "*", "down", "--volumes", "--remove-orphans", "--timeout", "5").wait()
+        words = ["--profile", "*", "down", "--volumes", "--remove-orphans", "--timeout", "5"]
+        subprocess.run([*self._command, *words])
 
     def containers(self, state: str = "running") -> dict[str, str]:
         """The service of each container that is in this state, by its id."""

@@ -1,4 +1,9 @@
-"""The images of the trial, built here: on what the image registry has or, where none answers, on Debian."""
+"""Builds the images with podman, on those of an image registry or, where none answers, on Debian's packages.
+
+    python docker/production/images.py >> docker/.env
+
+writes which images of others Compose is to take.
+"""
 
 import os
 import subprocess
@@ -9,7 +14,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from urllib.parse import urlsplit
 
-from engine import call, says
+from engine import bring_engine, call, says
 
 ROOT = Path(__file__).parents[2]
 BASE, DEBIAN_BASE = "docker.io/library/python:3.11-slim-trixie", "localhost/adaptf-debian-python"
@@ -27,7 +32,6 @@ STAND_INS = {
 INCLUDED = "python3,python3-pip,python3-venv,ca-certificates,tzdata,netbase"
 SUITE = "bookworm"
 """The release of Debian that has Python 3.11."""
-CERTIFICATES = Path("/etc/ssl/certs")
 
 
 def make_images(folder: Path) -> dict[str, str]:
@@ -35,7 +39,7 @@ def make_images(folder: Path) -> dict[str, str]:
     if all(_there(image) or _pulled(image) for image in REGISTRY_IMAGES.values()):
         images, extra = REGISTRY_IMAGES, []
     else:
-        print("Debian's Python and PostgreSQL and PyPI's SeaweedFS stand in", flush=True)
+        print("Debian's Python and PostgreSQL and PyPI's SeaweedFS stand in", file=sys.stderr)
         images, extra = STAND_INS, ["postgres", "s3"]
         if not _there(DEBIAN_BASE):
             _debian_base(folder)
@@ -59,7 +63,7 @@ def _there(image: str) -> bool:
 def _pulled(image: str) -> bool:
     done = subprocess.run(["podman", "pull", "--quiet", image], capture_output=True, text=True)
     if done.returncode:
-        print(f"{image} can't be pulled: {done.stderr.strip().splitlines()[-1]}", flush=True)
+        print(f"{image} can't be pulled: {done.stderr.strip().splitlines()[-1]}", file=sys.stderr)
     return done.returncode == 0
 
 
@@ -88,7 +92,7 @@ def _as_pip_is_set_up_here(folder: Path) -> list[str]:
     (folder / "pip.conf").write_text("".join(["[global]\n", *lines]))
     words = [word for value in values.values() for word in value.split() if _is_local(word)]
     named = [Path(urlsplit(word).path) for word in words]
-    places = {_package_folder(place) for place in [*named, CERTIFICATES] if place.exists()}
+    places = {_package_folder(place) for place in named if place.exists()}
     mounts = [f"--volume={place}:{place}:ro" for place in sorted(places)]
     return [f"--volume={folder}/pip.conf:/etc/pip.conf:ro", *mounts]
 
@@ -114,9 +118,16 @@ def _build_all(lane: list[tuple[str, str, str]], base: str, pip: list[str], fold
             last = "\n".join(log.read_text().splitlines()[-15:])
             sys.exit(f"production: {image} can't be built from {dockerfile} on {base}:\n{last}")
         size = int(says("podman", "image", "inspect", "--format={{.Size}}", image)) / 1e9
-        print(f"{image}: {size:.2f} GB, {time.monotonic() - begun:.0f} s", flush=True)
+        print(f"{image}: {size:.2f} GB, {time.monotonic() - begun:.0f} s", file=sys.stderr)
 
 
 def _logged(command: list[str], log: Path) -> int:
     with log.open("w") as written:
         return subprocess.run([*command, str(ROOT)], stdout=written, stderr=subprocess.STDOUT).returncode
+
+
+if __name__ == "__main__":
+    with TemporaryDirectory(prefix="adaptf-images-") as temporary:
+        bring_engine(Path(temporary))
+        for name, image in make_images(Path(temporary)).items():
+            print(f"{name}={image}")

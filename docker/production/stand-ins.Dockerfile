@@ -9,7 +9,8 @@ RUN apt-get update \
     && apt-get install --yes --no-install-recommends postgresql \
     && rm -rf /var/lib/apt/lists/* /var/lib/postgresql/* \
     && ln -s /usr/lib/postgresql/*/bin/* /usr/local/bin/ \
-    && install --directory --owner=postgres --mode=700 /var/lib/postgresql/data
+    && install --directory --owner=postgres --mode=700 /var/lib/postgresql/data \
+    && install --directory --mode=3777 /run/postgresql
 COPY docker/production/postgres.sh /usr/local/bin/
 ENV PGDATA=/var/lib/postgresql/data
 VOLUME /var/lib/postgresql/data

@@ -1,5 +1,5 @@
-"""docs/production.md, tried: images are built, and docker/ runs a store, a training that is killed once, a
-promotion, a router and the way back, while a client asks all the time.
+"""Tries docs/production.md: its commands are run as they stand there, in a copy of docker/, on small data and with few
+epochs. The training is killed once, and a client asks the router all the time.
 
     python docker/production/trial.py
 
@@ -8,16 +8,16 @@ Ends with 0 where all of it went as it should; else it says what did not. Images
 
 import os
 import re
-import secrets
 import shutil
+import signal
 import socket
 import subprocess
 import sys
 import time
-from base64 import urlsafe_b64encode
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -32,128 +32,133 @@ from adaptf.demo.data_sets import write_demo
 from adaptf.tracking.tags import STAGE
 
 PROJECT = "adaptf-trial"
+PAGE = ROOT / "docs" / "production.md"
 DEVICE = "a"
-"""Whose model is promoted, and rolled back."""
-SHORT = {
-    "preset": "demo",
-    "data.root": "/data/tau",
+"""Whose model the page promotes and rolls back."""
+FIRST, SECOND = f"adaptf-{DEVICE}/1", f"adaptf-{DEVICE}/2"
+IN_PAGE = "-P preset=demo -P data.root=/data/tau"
+FEWER_EPOCHS = {
     "teacher_kinds": "ssl",
     "train.optim.max_epochs": "8",
     "train.optim.restart_epochs": "8",
     "teacher.small.optim.max_epochs": "4",
     "teacher.small.optim.restart_epochs": "4",
-    "distill.optim.max_epochs": "8",
-    "distill.optim.restart_epochs": "8",
+    "distill.optim.max_epochs": "6",
+    "distill.optim.restart_epochs": "6",
     "finetune.optim.max_epochs": "1",
     "finetune.optim.restart_epochs": "1",
     "quantize.refuse": "false",
     "promote.force": "true",
-    "promote.reason": "a trial of the way, whose networks have hardly learnt",
+    "promote.reason": "a_trial",
 }
-"""Settings of `main` for a training of minutes."""
-KILLED = "train"
-"""The stage in the middle of which the container is killed, after so many epochs:"""
-KILLED_AFTER = 3
-MLFLOW_RUN = ["run", "--rm", "--no-TTY", "train", "mlflow", "run", ".", "--env-manager", "local"]
+"""For a training of minutes, whose networks hardly learn: gates that ask how good they are have nothing to say."""
+KILLED, KILLED_AFTER = "train", 3
+"""The stage in which the training's container is killed, and after how many of its epochs."""
 
 
 def main() -> None:
     begun = time.monotonic()
     with TemporaryDirectory(prefix="adaptf-production-") as temporary:
-        folder = Path(temporary)
+        server = Path(temporary) / "docker"
         with step("the engine"):
-            bring_engine(folder)
+            bring_engine(Path(temporary))
         with step("images"):
-            images = make_images(folder)
-        with step("demo data"):
-            data = write_demo(ROOT / "demo_data")
-        ports = {"MLFLOW_PORT": str(free_port()), "ROUTER_PORT": str(free_port())}
-        write_server(folder, {**images, **ports, "ADAPTF_DATA": str(ROOT / "demo_data")})
-        mlflow.set_tracking_uri(f"http://127.0.0.1:{ports['MLFLOW_PORT']}")
-        router = f"http://127.0.0.1:{ports['ROUTER_PORT']}"
-        with composing(folder, PROJECT) as compose:
-            with step("the store starts"):
-                compose.up()
-            with step("main, killed in the middle"):
-                killed, finished = train_and_kill(compose)
-            with step("main, the same command again"):
-                train(compose)
-                check_continued(killed, finished)
-            with step("a second version of each model"):
-                stage(compose, "register", preset="demo")
-            with step("the router starts"):
-                compose.up("router", "webhook")
-                wait_until(lambda: version_of(router) == f"adaptf-{DEVICE}/1", "the router answers")
-            clips = sorted(Path(data).parent.rglob("*.wav"))[:50]
-            client = Client(router, clips, DEVICE)
-            client.start()
-            try:
-                serve_through_all(compose, router)
-            finally:
-                client.stop()
-        check_client(client)
+            images = make_images(Path(temporary))
+        with step("data"):
+            data = write_demo(Path(temporary) / "data", test_locations=3, clips_per_test_location=1)
+        shutil.copytree(ROOT / "docker", server, ignore=shutil.ignore_patterns(".env", "secrets", "backup"))
+        page = Page(server.parent, {"5000": str(free_port()), "5001": str(free_port())})
+        with step("settings and secrets"):
+            page.run("Settings and secrets")
+            add_settings(server / ".env", {**images, **page.settings, "ADAPTF_DATA": str(data.tau.parent)})
+        mlflow.set_tracking_uri(page.address("5000"))
+        with composing(server, PROJECT) as compose:
+            try_it(page, compose, sorted(data.tau.rglob("*.wav"))[:50])
     minutes = (time.monotonic() - begun) / 60
     print(f"\nproduction: all of it went as it should, in {minutes:.1f} minutes", flush=True)
 
 
-def serve_through_all(compose: Compose, router: str) -> None:
-    """What happens to a router while a client asks it."""
-    with step("version 2 is promoted, and taken up"):
-        stage(compose, "promote", preset="demo", device=DEVICE, version="2", force="true", reason="a trial")
-        wait_until(lambda: version_of(router) == f"adaptf-{DEVICE}/2", "version 2 answers")
-    with step("metrics"):
-        watched = requests.get(f"{router}/metrics", timeout=10).text
-        print("\n".join(re.findall(r"^adaptf_(?:model|requests_total|live).*", watched, re.M)))
-    with step("rolled back, and taken up"):
-        stage(compose, "rollback", device=DEVICE, reason="a trial")
-        wait_until(lambda: version_of(router) == f"adaptf-{DEVICE}/1", "version 1 answers")
-    with step("the MLflow server stops, and the router starts without it"):
-        compose("stop", "mlflow")
-        compose("restart", "router")
-        wait_until(lambda: version_of(router) == f"adaptf-{DEVICE}/1", "the router answers from what it kept")
-    with step("the MLflow server comes back"):
-        compose("start", "mlflow")
-        wait_until(lambda: ready(router).get("registry") == "answers", "the router finds the registry")
+def try_it(page: "Page", compose: Compose, clips: list[Path]) -> None:
+    with step("the store"):
+        page.run("The store")
+    with step("a training, killed in the middle"):
+        killed, finished = train_and_kill(page, compose)
+    with step("the same command again"):
+        page.run("Train")
+        check_continued(killed, finished)
+    router = page.address("5001")
+    with step("the router"):
+        page.run("Serve")
+    client = Client(router, clips, DEVICE)
+    client.start()
+    try:
+        with step("a new version is promoted"):
+            page.run("Promote")
+            wait_until(lambda: version_of(router) == SECOND, f"{SECOND} answers")
+        with step("what there is to watch"):
+            page.run("Watch")
+        with step("rolled back"):
+            page.run("Roll back")
+            wait_until(lambda: version_of(router) == FIRST, f"{FIRST} answers")
+        with step("the registry stops, the router starts without it, the registry comes back"):
+            page.run("When the registry is away")
+            wait_until(lambda: version_of(router) == FIRST, f"{FIRST} answers")
+            wait_until(lambda: registry_of(router) == "answers", "the router finds the registry")
+    finally:
+        client.stop()
+    check_client(client)
 
 
-def write_server(folder: Path, values: dict[str, str]) -> None:
-    """What lies in docker/ on a server: Compose's files, the variables, and the secrets."""
-    for file in ("compose.yaml", "from-files.sh"):
-        shutil.copy(ROOT / "docker" / file, folder)
-    (folder / ".env").write_text("".join(f"{name}={value}\n" for name, value in values.items()))
-    (folder / "secrets").mkdir()
-    names = re.findall(r"file: secrets/(\w+)", (folder / "compose.yaml").read_text())
-    text = {name: secrets.token_hex(24) for name in names}
-    text["webhook_key"] = urlsafe_b64encode(os.urandom(32)).decode()
-    for name, secret in text.items():
-        (folder / "secrets" / name).write_text(secret)
-        (folder / "secrets" / name).chmod(0o644)
+@dataclass(frozen=True)
+class Page:
+    """The commands of docs/production.md, which are run in `folder`."""
+
+    folder: Path
+    ports: Mapping[str, str]
+    """The page's port -> that of the trial, which is free."""
+
+    @property
+    def settings(self) -> dict[str, str]:
+        return {"MLFLOW_PORT": self.ports["5000"], "ROUTER_PORT": self.ports["5001"]}
+
+    def address(self, port: str) -> str:
+        return f"http://127.0.0.1:{self.ports[port]}"
+
+    def run(self, section: str) -> None:
+        """Ends the trial where a command fails."""
+        call("bash", "-c", self._script(section))
+
+    def start(self, section: str) -> subprocess.Popen[bytes]:
+        return subprocess.Popen(["bash", "-c", self._script(section)])
+
+    def _script(self, section: str) -> str:
+        text = PAGE.read_text().partition(f"\n## {section}\n")[2].partition("\n## ")[0]
+        commands = "\n".join(re.findall(r"^    (.*)", text, re.MULTILINE))
+        if not commands:
+            sys.exit(f"production: {PAGE} has no commands under '{section}'")
+        fewer = " ".join(f"-P {name}={value}" for name, value in FEWER_EPOCHS.items())
+        commands = commands.replace(IN_PAGE, f"{IN_PAGE} {fewer}")
+        for port, free in self.ports.items():
+            commands = commands.replace(f"127.0.0.1:{port}", f"127.0.0.1:{free}")
+        inside = self.folder if commands.startswith("cd docker\n") else self.folder / "docker"
+        return f"set -eux -o pipefail\ncd {inside}\n{commands}\n"
 
 
-def train_and_kill(compose: Compose) -> tuple[str, set[str]]:
+def add_settings(file: Path, values: Mapping[str, str]) -> None:
+    file.write_text(file.read_text() + "".join(f"{name}={value}\n" for name, value in values.items()))
+
+
+def train_and_kill(page: Page, compose: Compose) -> tuple[str, set[str]]:
     """The run that was killed, and those that had finished by then."""
-    training = compose.start(*MLFLOW_RUN, *parameters(SHORT))
-    what = f"{KILLED} has done {KILLED_AFTER} epochs"
-    wait_until(lambda: epochs_of(KILLED) >= KILLED_AFTER, what, 900, training)
-    call("podman", "kill", "--signal", "KILL", compose.container_of("train"))
+    training = page.start("Train")
+    wait_until(lambda: epochs_of(KILLED) >= KILLED_AFTER, f"{KILLED_AFTER} epochs of {KILLED}", 900, training)
+    call("podman", "kill", "--signal", signal.SIGKILL.name, compose.container_of("train"))
     training.wait()
     found = runs()
     (killed,) = [run.info.run_id for run in found if stage_of(run) == KILLED]
     finished = {run.info.run_id for run in found if stage_of(run) and run.info.status == "FINISHED"}
     print(f"killed with SIGKILL after epoch {epochs_of(KILLED)} of {KILLED}, run {killed}", flush=True)
     return killed, finished
-
-
-def train(compose: Compose) -> None:
-    compose(*MLFLOW_RUN, *parameters(SHORT))
-
-
-def stage(compose: Compose, name: str, **settings: str) -> None:
-    compose(*MLFLOW_RUN, "--entry-point", name, *parameters(settings))
-
-
-def parameters(settings: dict[str, str]) -> list[str]:
-    return [word for name, value in settings.items() for word in ("-P", f"{name}={value}")]
 
 
 def check_continued(killed: str, finished: set[str]) -> None:
@@ -163,6 +168,11 @@ def check_continued(killed: str, finished: set[str]) -> None:
     times = Counter(stage for stage in ended.values() if stage != "finetune_device")
     if not {killed, *finished} <= set(ended) or max(times.values()) > 1:
         sys.exit(f"production: run {killed} of {KILLED} did not go on, or stages were done twice: {times}")
+    steps = [one.step for one in mlflow.MlflowClient().get_metric_history(killed, "epoch")]
+    if len(set(steps)) < len(steps):
+        sys.exit(
+            f"production: run {killed} of {KILLED} did epochs twice: the steps of its metrics are {steps}"
+        )
     print(f"run {killed} of {KILLED} went on and has finished; each stage has one run: {', '.join(times)}")
 
 
@@ -175,13 +185,10 @@ def stage_of(run: Run) -> str:
     return run.data.tags.get(STAGE, "")
 
 
-def epochs_of(name: str) -> int:
-    """How many epochs the stage's unfinished run has logged."""
-    try:
-        found = [run for run in runs() if stage_of(run) == name]
-        return max((int(run.data.metrics.get("epoch", -1)) + 1 for run in found), default=0)
-    except mlflow.MlflowException:
-        return 0  # the server is about to start
+def epochs_of(stage: str) -> int:
+    """How many epochs the stage's run has logged."""
+    found = [run for run in runs() if stage_of(run) == stage]
+    return max((int(run.data.metrics.get("epoch", -1)) + 1 for run in found), default=0)
 
 
 def version_of(router: str) -> str:
@@ -190,15 +197,16 @@ def version_of(router: str) -> str:
         text = requests.get(f"{router}/metrics", timeout=5).text
     except requests.RequestException:
         return ""
-    found = re.search(rf'^adaptf_model\{{device="{DEVICE}".*version="([^"]+)"\}} 1', text, re.M)
+    found = re.search(rf'^adaptf_model\{{device="{DEVICE}".*version="([^"]+)"\}} 1', text, re.MULTILINE)
     return found[1] if found else ""
 
 
-def ready(router: str) -> dict[str, object]:
+def registry_of(router: str) -> str:
+    """What the router says of the registry; empty while nobody answers."""
     try:
-        return dict(requests.get(f"{router}/health", timeout=5).json())
-    except (requests.RequestException, ValueError):
-        return {}
+        return str(requests.get(f"{router}/health", timeout=5).json()["registry"])
+    except (requests.RequestException, KeyError, ValueError):
+        return ""
 
 
 def wait_until(
@@ -211,21 +219,19 @@ def wait_until(
     begun = time.monotonic()
     while not holds():
         if time.monotonic() - begun > seconds or (working and working.poll() is not None):
-            sys.exit(f"production: {what}: that has not come about in {time.monotonic() - begun:.0f} s")
+            sys.exit(f"production: {what}: not after {time.monotonic() - begun:.0f} s")
         time.sleep(0.5)
-    print(f"{what} (after {time.monotonic() - begun:.1f} s)", flush=True)
+    print(f"{what}, after {time.monotonic() - begun:.1f} s", flush=True)
 
 
 def check_client(client: Client) -> None:
     """Ends the trial where a request was lost, or not every version has answered."""
-    print(
-        f"\nThe client: {client.answered} answers, {len(client.lost)} lost; {client.again} times a request "
-        f"was sent again, the longest took {client.longest_seconds:.1f} s; by version: {dict(client.versions)}"
-    )
+    print(f"\nThe client got {client.answered} answers, by version {dict(client.versions)}.")
+    print(f"It sent {client.again} requests again, and waited {client.longest_seconds:.1f} s at the longest.")
     if client.lost:
         sys.exit(f"production: {len(client.lost)} requests were lost, the first one: {client.lost[0]}")
-    if set(client.versions) != {f"adaptf-{DEVICE}/1", f"adaptf-{DEVICE}/2"}:
-        sys.exit("production: not both versions have answered")
+    if set(client.versions) != {FIRST, SECOND}:
+        sys.exit(f"production: {FIRST} and {SECOND} should both have answered")
 
 
 def free_port() -> int:
@@ -243,4 +249,6 @@ def step(what: str) -> Iterator[None]:
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("production: ended from outside"))
+    os.environ["COMPOSE_PROJECT_NAME"] = PROJECT
     main()
