@@ -9,5 +9,7 @@ sed -n 's/.*\${\([A-Z0-9]*_IMAGE\):-\([^}]*\)}.*/\1 \2/p' compose.yaml compose.a
     case $image in */*) ;; *) image=library/$image ;; esac
     image=${REGISTRY:-docker.io}/$image
     "$engine" pull --quiet "$image" >&2
-    echo "$name=$("$engine" image inspect --format '{{index .RepoDigests 0}}' "$image")"
+    # An image may have come under other names too.
+    found=$("$engine" image inspect --format '{{range .RepoDigests}}{{println .}}{{end}}' "$image" | grep -m 1 "^${image%:*}@")
+    echo "$name=$found"
 done

@@ -1,5 +1,5 @@
-"""Tries docs/production.md: its commands are run as they stand there, in a copy of docker/, on small data and with few
-epochs. The training is killed once, and a client asks the router all the time.
+"""Tries docs/production.md: its commands are run as they stand there, in a copy of docker/, on small data and
+with few epochs. The training is killed once, and a client asks the router all the time.
 
     python docker/production/trial.py
 
@@ -51,7 +51,7 @@ FEWER_EPOCHS = {
     "promote.force": "true",
     "promote.reason": "a_trial",
 }
-"""For a training of minutes, whose networks hardly learn: gates that ask how good they are have nothing to say."""
+"""For a training of minutes, whose networks hardly learn: it is not the gates that are tried."""
 KILLED, KILLED_AFTER = "train", 3
 """The stage in which the training's container is killed, and after how many of its epochs."""
 

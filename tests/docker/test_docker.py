@@ -187,7 +187,9 @@ def test_compose_itself_takes_both_files_together(tmp_path: Path) -> None:
     done = subprocess.run(command, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)["services"]
-    assert "ports" not in found["mlflow"] and found["mlflow"]["networks"].keys() == {"store", "inner"}
+    assert "ports" not in found["mlflow"]
+    assert found["mlflow"]["networks"].keys() == {"store", "inner", "telling"}
+    assert found["webhook"]["networks"].keys() == {"inner"}
     users = {
         name: found[name]["environment"]["MLFLOW_TRACKING_USERNAME"]
         for name in ("train", "promote", "router")
