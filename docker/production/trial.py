@@ -8,6 +8,7 @@ Ends with 0 where all of it went as it should; else it says what did not. Images
 
 import os
 import re
+import shlex
 import shutil
 import signal
 import socket
@@ -49,7 +50,7 @@ FEWER_EPOCHS = {
     "finetune.optim.restart_epochs": "1",
     "quantize.refuse": "false",
     "promote.force": "true",
-    "promote.reason": "a_trial",
+    "promote.reason": "a trial",
 }
 """For a training of minutes, whose networks hardly learn: it is not the gates that are tried."""
 KILLED, KILLED_AFTER = "train", 3
@@ -65,7 +66,7 @@ def main() -> None:
         with step("images"):
             images = make_images(Path(temporary))
         with step("data"):
-            data = write_demo(Path(temporary) / "data", test_locations=3, clips_per_test_location=1)
+            data = write_demo(Path(temporary) / "data", test_locations=3, audioset_clips=10)
         shutil.copytree(ROOT / "docker", server, ignore=shutil.ignore_patterns(".env", "secrets", "backup"))
         page = Page(server.parent, {"5000": str(free_port()), "5001": str(free_port())})
         with step("settings and secrets"):
@@ -136,7 +137,7 @@ class Page:
         commands = "\n".join(re.findall(r"^    (.*)", text, re.MULTILINE))
         if not commands:
             sys.exit(f"production: {PAGE} has no commands under '{section}'")
-        fewer = " ".join(f"-P {name}={value}" for name, value in FEWER_EPOCHS.items())
+        fewer = " ".join(f"-P {name}={shlex.quote(value)}" for name, value in FEWER_EPOCHS.items())
         commands = commands.replace(IN_PAGE, f"{IN_PAGE} {fewer}")
         for port, free in self.ports.items():
             commands = commands.replace(f"127.0.0.1:{port}", f"127.0.0.1:{free}")
