@@ -85,7 +85,10 @@ def composing(folder: Path, project: str) -> Iterator[Compose]:
     """Compose on podman. At the end its containers, networks and volumes go; images stay."""
     socket = f"unix://{folder}/podman.sock"
     os.environ["DOCKER_HOST"] = socket
-    service = subprocess.Popen(["podman", "system", "service", "--time=0", socket])
+    with (folder / "podman.log").open(
+        "w"
+    ) as log:  # without systemd it says at each health test that there is none
+        service = subprocess.Popen(["podman", "system", "service", "--time=0", socket], stderr=log)
     compose, over = Compose(folder, project), Event()
     health = Thread(target=_ask_for_health, args=(compose, over))
     try:
