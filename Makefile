@@ -10,7 +10,7 @@ export MLFLOW_DISABLE_TELEMETRY := true
 export MLFLOW_ALLOW_PICKLE_DESERIALIZATION := false
 export PYTHONUNBUFFERED := 1
 
-.PHONY: install demo check test lint ui serve clean
+.PHONY: install demo check test lint ui serve production digests clean
 
 install: .venv/installed
 
@@ -52,6 +52,16 @@ ui: install
 # The router in production, at port 5001. It takes up what is promoted, and starts from its copy on disk where the store is away.
 serve: install
 	python -m adaptf.mlproject.serve --model_uri $(ROUTER) --keep $(KEPT)
+
+# What docs/production.md describes, with podman: images, store, a training that is killed once, promotion, router, rollback.
+# It brings the engine where it is missing, which root on Debian may.
+production: install
+	pip install --quiet --constraint constraints.txt --editable .[docker]
+	python docker/production/trial.py
+
+# Lines for docker/.env that name the images of others by the digests that the image registries tell now.
+digests:
+	@docker/digests.sh
 
 # Builds and caches only. The store (mlflow.db and its artifacts) goes after a question that is answered with 'yes'.
 clean:

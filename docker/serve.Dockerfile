@@ -1,6 +1,7 @@
 # Two images with MLflow at the bottom: `tracking` is the MLflow server, `router` (the default) serves the router.
 #   docker build --file docker/serve.Dockerfile --tag adaptf-router .
-FROM python:3.11-slim-trixie AS base
+ARG PYTHON_IMAGE=python:3.11-slim-trixie
+FROM ${PYTHON_IMAGE} AS base
 
 RUN useradd --create-home --uid 1000 adaptf
 WORKDIR /home/adaptf
@@ -19,7 +20,7 @@ ENTRYPOINT ["/home/adaptf/from-files.sh"]
 FROM base AS tracking
 
 RUN pip install --constraint=constraints.txt boto3 "mlflow[auth]" psycopg2-binary
-COPY docker/basic_auth.ini docker/bucket.py docker/users.py ./
+COPY docker/basic_auth.ini docker/bucket.py docker/users.py docker/webhook.py ./
 
 USER 1000
 EXPOSE 5000

@@ -1,6 +1,7 @@
 # Runs every entry point of MLproject. Build it from the top folder:
 #   docker build --file docker/train.Dockerfile --tag adaptf-train .
-FROM python:3.11-slim-trixie
+ARG PYTHON_IMAGE=python:3.11-slim-trixie
+FROM ${PYTHON_IMAGE}
 
 # g++: torch.compile writes C++. tini: `docker stop` reaches the stage, and whoever it has started.
 # Debian keeps one version of a package per release, so an exact one would soon be gone.

@@ -94,11 +94,11 @@ def test_router_image_holds_all_that_the_router_imports() -> None:
 
 
 def test_foreign_images_are_pinned() -> None:
-    images = [
-        service["image"] for service in services().values() if not service["image"].startswith("adaptf-")
-    ]
-    assert images
-    assert all(re.fullmatch(r"[\w./-]+:v?\d[\w.-]*", image) for image in images), images
+    images = {service["image"] for service in services().values()}
+    foreign = [image for image in images if not image.startswith("adaptf-")]
+    assert len(foreign) == 5
+    pinned = r"\$\{[A-Z0-9]+_IMAGE:-[\w./-]+:v?\d[\w.-]*\}"
+    assert all(re.fullmatch(pinned, image) for image in foreign), foreign
 
 
 def test_ports_are_published_on_the_loopback_only_but_the_proxys() -> None:
@@ -189,7 +189,9 @@ def test_compose_itself_takes_all_files_together(tmp_path: Path) -> None:
     done = subprocess.run(command, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)["services"]
-    assert "ports" not in found["mlflow"] and found["mlflow"]["networks"].keys() == {"store", "inner"}
+    assert "ports" not in found["mlflow"]
+    assert found["mlflow"]["networks"].keys() == {"store", "inner", "telling"}
+    assert found["webhook"]["networks"].keys() == {"inner"}
     users = {
         name: found[name]["environment"]["MLFLOW_TRACKING_USERNAME"]
         for name in ("train", "promote", "router")

@@ -1,5 +1,6 @@
 """A server that asks for passwords, behind TLS: who may do what, and what ends a stage in seconds."""
 
+import subprocess
 import sys
 import time
 from collections.abc import Callable
@@ -9,7 +10,8 @@ from pathlib import Path
 import mlflow
 import pytest
 import requests
-from fixtures.guarded import Guarded, make_certificate, proxy
+from fixtures.guarded import DOCKER, Guarded, make_certificate, proxy
+from fixtures.serving import outside_environment
 from fixtures.store import in_store
 from mlflow.exceptions import MlflowException
 
@@ -183,3 +185,20 @@ def test_a_password_that_was_changed_in_its_file_is_the_users_when_the_script_ha
     assert "serve reads, and may edit nothing" in guarded.make_users()
     with in_store(guarded.address, **guarded.variables("serve")):
         assert mlflow.MlflowClient().search_experiments(max_results=1)
+
+
+def test_the_admin_has_the_registry_tell_the_router_and_nobody_else_does(guarded: Guarded) -> None:
+    url = "http://router:5001/registry-changed"
+
+    def ask(user: str, secret: str) -> subprocess.CompletedProcess[str]:
+        variables = guarded.variables(user, MLFLOW_TRACKING_URI=guarded.behind, ADAPTF_WEBHOOK_SECRET=secret)
+        command = [sys.executable, str(DOCKER / "webhook.py"), url]
+        return subprocess.run(command, env=outside_environment() | variables, capture_output=True, text=True)
+
+    for secret in ("first", "second"):
+        assert (done := ask("admin", secret)).returncode == 0, done.stderr
+    refused = ask("train", "third")
+    assert refused.returncode != 0 and "Permission denied" in refused.stderr
+    with in_store(guarded.behind, **guarded.variables("admin")):
+        (hook,) = mlflow.MlflowClient().list_webhooks()
+    assert hook.url == url and len(hook.events) == 2
