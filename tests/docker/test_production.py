@@ -49,6 +49,8 @@ def test_images_of_others_are_written_by_the_digests_that_the_engine_tells(tmp_p
         "POSTGRES_IMAGE=mirror.example.org/library/postgres@sha256:0123",
         "S3_IMAGE=mirror.example.org/chrislusf/seaweedfs@sha256:0123",
         "PROXY_IMAGE=mirror.example.org/library/nginx@sha256:0123",
+        "PROMETHEUS_IMAGE=mirror.example.org/prom/prometheus@sha256:0123",
+        "GRAFANA_IMAGE=mirror.example.org/grafana/grafana@sha256:0123",
     ]
     assert "pull --quiet mirror.example.org/library/postgres:17" in (tmp_path / "calls").read_text()
 
