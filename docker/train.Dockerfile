@@ -18,7 +18,8 @@ WORKDIR /home/adaptf/project
 ENV ADAPTF_WORK=/home/adaptf/project/cache/work \
     TORCHINDUCTOR_CACHE_DIR=/home/adaptf/project/cache/torchinductor \
     MPLCONFIGDIR=/home/adaptf/project/cache/libraries/matplotlib \
-    XDG_CACHE_HOME=/home/adaptf/project/cache/libraries
+    XDG_CACHE_HOME=/home/adaptf/project/cache/libraries \
+    HABANA_LOGS=/home/adaptf/project/cache/libraries/neural_compressor
 
 ENV GIT_PYTHON_REFRESH=quiet \
     PIP_NO_CACHE_DIR=1 \

@@ -166,7 +166,7 @@ def check_continued(killed: str, finished: set[str]) -> None:
     stages = [run for run in runs() if stage_of(run)]
     ended = {run.info.run_id: stage_of(run) for run in stages if run.info.status == "FINISHED"}
     times = Counter(stage for stage in ended.values() if stage != "finetune_device")
-    if not {killed, *finished} <= set(ended) or max(times.values()) > 1:
+    if not {killed, *finished} <= set(ended) or times["main"] != 1 or max(times.values()) > 1:
         sys.exit(f"production: run {killed} of {KILLED} did not go on, or stages were done twice: {times}")
     steps = [one.step for one in mlflow.MlflowClient().get_metric_history(killed, "epoch")]
     if len(set(steps)) < len(steps):

@@ -131,7 +131,7 @@ def test_work_and_waveforms_of_a_training_outlive_its_container() -> None:
     places = [one.partition(":")[2] for one in services()["train"]["volumes"] if isinstance(one, str)]
     settings = dict(re.findall(r"(\w+)=(/home\S+)", (FOLDER / "train.Dockerfile").read_text()))
     assert places == ["/home/adaptf/project/cache"]
-    assert {"ADAPTF_WORK", "XDG_CACHE_HOME", "TORCHINDUCTOR_CACHE_DIR"} <= settings.keys()
+    assert {"ADAPTF_WORK", "XDG_CACHE_HOME", "TORCHINDUCTOR_CACHE_DIR", "HABANA_LOGS"} <= settings.keys()
     assert all(path.startswith(places[0]) for path in settings.values())
 
 
