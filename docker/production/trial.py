@@ -45,6 +45,8 @@ LESS_WORK = {
     "teacher_kinds": "ssl",
     **{f"{stage}.optim.max_epochs": f"{epochs}" for stage, epochs in EPOCHS.items()},
     **{f"{stage}.optim.restart_epochs": f"{epochs}" for stage, epochs in EPOCHS.items()},
+    "finetune.min_clips": "50",  # a model for a, and one for all others
+    "quantize.calibration_clips": "64",
     "quantize.refuse": "false",
     "promote.force": "true",
     "promote.reason": "a trial",
