@@ -38,7 +38,7 @@ DEVICE = "a"
 """Whose model the page promotes and rolls back."""
 FIRST, SECOND = f"adaptf-{DEVICE}/1", f"adaptf-{DEVICE}/2"
 IN_PAGE = "-P preset=demo -P data.root=/data/tau"
-SMALL = {"training_locations": 8, "test_locations": 3, "audioset_clips": 10}
+SMALL = {"training_locations": 8, "test_locations": 3, "clips_per_test_location": 1, "audioset_clips": 10}
 """Of the demo's data: places per scene, and clips of AudioSet, which is not used here."""
 EPOCHS = {"train": 4, "teacher.small": 2, "distill": 3, "finetune": 1}
 LESS_WORK = {
