@@ -38,13 +38,15 @@ DEVICE = "a"
 """Whose model the page promotes and rolls back."""
 FIRST, SECOND = f"adaptf-{DEVICE}/1", f"adaptf-{DEVICE}/2"
 IN_PAGE = "-P preset=demo -P data.root=/data/tau"
-SMALL = {"training_locations": 8, "test_locations": 3, "audioset_clips": 10}
+SMALL = {"training_locations": 8, "test_locations": 3, "clips_per_test_location": 1, "audioset_clips": 10}
 """Of the demo's data: places per scene, and clips of AudioSet, which is not used here."""
 EPOCHS = {"train": 4, "teacher.small": 2, "distill": 3, "finetune": 1}
 LESS_WORK = {
     "teacher_kinds": "ssl",
     **{f"{stage}.optim.max_epochs": f"{epochs}" for stage, epochs in EPOCHS.items()},
     **{f"{stage}.optim.restart_epochs": f"{epochs}" for stage, epochs in EPOCHS.items()},
+    "finetune.min_clips": "50",  # a model for a, and one for all others
+    "quantize.calibration_clips": "64",
     "quantize.refuse": "false",
     "promote.force": "true",
     "promote.reason": "a trial",
