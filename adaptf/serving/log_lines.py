@@ -33,3 +33,6 @@ def show_log() -> None:
     handler.setFormatter(logging.Formatter("%(message)s"))
     LOGGER.addHandler(handler)
     LOGGER.setLevel(logging.INFO)
+    LOGGER.propagate = (
+        False  # a library that calls `logging.warning` gives the root a handler, for each line again
+    )

@@ -91,6 +91,7 @@ def try_it(page: "Page", compose: Compose, clips: list[Path]) -> None:
     router = page.address("5001")
     with step("the router"):
         page.run("Serve")
+        check_webhook()
     client = Client(router, clips, DEVICE)
     client.start()
     try:
@@ -176,6 +177,16 @@ def check_continued(killed: str, finished: set[str]) -> None:
             f"production: run {killed} of {KILLED} did epochs twice: the steps of its metrics are {steps}"
         )
     print(f"run {killed} of {KILLED} went on and has finished; each stage has one run: {', '.join(times)}")
+
+
+def check_webhook() -> None:
+    """Ends the trial where the MLflow server does not reach the router, or signs with another secret."""
+    client = mlflow.MlflowClient()
+    wait_until(lambda: bool(client.list_webhooks()), "the registry has a webhook")
+    (hook,) = client.list_webhooks()
+    if (answer := client.test_webhook(hook.webhook_id)).response_status != 200:
+        sys.exit(f"production: the registry's webhook is not taken: {answer}")
+    print(f"the router takes what the registry sends to {hook.url}", flush=True)
 
 
 def runs() -> list[Run]:

@@ -3,6 +3,8 @@
 import json
 import logging
 import re
+import subprocess
+import sys
 import time
 from types import SimpleNamespace
 
@@ -167,3 +169,15 @@ def test_settings_of_a_model_that_was_registered_before_are_taken():
 def test_a_wrong_setting_is_refused_when_the_model_is_loaded(config, said):
     with pytest.raises(UserError, match=f"model_config: .*{said}"):
         read_settings(config)
+
+
+def test_a_library_that_sets_up_the_root_logger_does_not_have_lines_come_twice() -> None:
+    script = """
+import logging
+from adaptf.serving.log_lines import log, show_log
+show_log()
+logging.warning("as a library does")
+log("hello")
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert done.stderr.count('"event": "hello"') == 1
