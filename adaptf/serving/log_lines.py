@@ -33,6 +33,5 @@ def show_log() -> None:
     handler.setFormatter(logging.Formatter("%(message)s"))
     LOGGER.addHandler(handler)
     LOGGER.setLevel(logging.INFO)
-    LOGGER.propagate = (
-        False  # a library that calls `logging.warning` gives the root a handler, for each line again
-    )
+    # A library that calls `logging.warning` gives the root a handler, by which each line would come again.
+    LOGGER.propagate = False
