@@ -65,9 +65,7 @@ def main() -> None:
         with step("images"):
             images = make_images(Path(temporary))
         with step("data"):
-            data = write_demo(
-                Path(temporary) / "data", training_locations=8, test_locations=3, audioset_clips=10
-            )
+            data = write_demo(Path(temporary) / "data", **SMALL)
         shutil.copytree(ROOT / "docker", server, ignore=shutil.ignore_patterns(".env", "secrets", "backup"))
         page = Page(server.parent, {"5000": str(free_port()), "5001": str(free_port())})
         with step("settings and secrets"):

@@ -27,11 +27,15 @@ PREPARE = ["prepare", "--data.root=/data", "--data.scenes=airport,bus", "--data.
 
 
 def engine() -> str:
-    """Docker's or Podman's program, whichever has the image; the test is skipped where none has."""
+    """Docker's or Podman's program, whichever runs the image; the test is skipped where none does."""
+    why = "neither docker nor podman is here"
     for found in filter(None, map(shutil.which, ("docker", "podman"))):
-        if subprocess.run([found, "image", "inspect", IMAGE], capture_output=True).returncode == 0:
+        command = [found, "run", "--rm", "--pull=never", IMAGE, "true"]
+        tried = subprocess.run(command, capture_output=True, text=True)
+        if tried.returncode == 0:
             return found
-    pytest.skip(f"no container engine has the image {IMAGE} (docker/train.Dockerfile)")
+        why = tried.stderr.strip()
+    pytest.skip(f"no container engine runs the image {IMAGE} (docker/train.Dockerfile): {why}")
 
 
 @dataclass(frozen=True)

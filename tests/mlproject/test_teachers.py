@@ -145,13 +145,12 @@ def test_beats_of_the_published_size_teach_a_student(
     write_beats_file: Callable[..., Path],
     tmp_path: Path,
 ) -> None:
-    cfg = published_beats_cfg()
-    large = {
-        "beats_ssl_file": str(write_beats_file(tmp_path / "ssl.pt", cfg)),
-        "beats_ssl_sl_file": str(write_beats_file(tmp_path / "ssl_sl.pt", cfg, finetuned=True)),
-    }
-    kinds: tuple[Any, ...] = ("ssl_sl", "ssl_frozen")  # one that learns whole, and one that is frozen
-    teachers = [execute(TEACHER, replace(config, kind=kind, **large)) for kind in kinds]
+    large = write_beats_file(tmp_path / "ssl_sl.pt", published_beats_cfg(), finetuned=True)
+    kinds: tuple[Any, ...] = ("ssl_sl", "ssl_frozen")  # the large one learns whole, and a small one is frozen
+    teachers = [
+        execute(TEACHER, replace(config, kind=kind, beats_ssl_sl_file=str(large)), reuse=True)
+        for kind in kinds
+    ]
     trained = execute(TRAIN, train_config, reuse=True)
     distilled = execute(DISTILL, replace(distill_config, train_run=trained, teacher_runs=",".join(teachers)))
     run = mlflow.get_run(distilled)

@@ -44,7 +44,7 @@ from adaptf.tracking.tags import STAGE
 
 MEL = asdict(MelConfig(bands=64))
 OURS = ModelDescription(
-    kind=TFSEPNET, classes=("airport", "bus"), features=MEL, network={"width": 8, "depth": 17, "dropout": 0.1}
+    kind=TFSEPNET, classes=("airport", "bus"), features=MEL, network={"width": 8, "depth": 4, "dropout": 0.1}
 )
 CONFIGS = (
     PretrainConfig, TrainConfig, TeacherConfig, DistillConfig, FinetuneConfig, FinetuneDeviceConfig,
