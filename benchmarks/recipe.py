@@ -36,6 +36,7 @@ from adaptf.evaluation.scores import macro_accuracy
 from adaptf.mlproject.distill import DISTILL
 from adaptf.mlproject.finetune import FINETUNE
 from adaptf.mlproject.prepare import PREPARE
+from adaptf.mlproject.quantize import QUANTIZE
 from adaptf.mlproject.teacher import TEACHER
 from adaptf.mlproject.train import TRAIN
 from adaptf.pipeline.command_line import parse
@@ -216,7 +217,8 @@ def predictions_of(run_id: str) -> pd.DataFrame:
 
 def execute_stage(name: str, arguments: Sequence[str]) -> str:
     """The run of a stage with these words of its command line; a finished one is taken."""
-    stage: Stage[Any] = {**STAGES, PREPARE.name: PREPARE, TEACHER.name: TEACHER}[name]
+    others: dict[str, Stage[Any]] = {stage.name: stage for stage in (PREPARE, TEACHER, QUANTIZE)}
+    stage = {**STAGES, **others}[name]
     return execute(stage, parse(stage.config, stage=name, arguments=arguments), reuse=True)
 
 
