@@ -10,6 +10,7 @@ import yaml
 from adaptf.mlproject.main import MainConfig
 from adaptf.pipeline.command_line import flatten, parse, read_preset
 from adaptf.pipeline.config import settings
+from adaptf.pipeline.schedule import unended_cycle
 
 DOCS = (Path(__file__).parent.parent / "docs" / "training.md").read_text()
 ROW = re.compile(
@@ -59,3 +60,10 @@ def test_what_others_say_is_in_their_presets(preset: str) -> None:
     compared = {field: value for field, value in told.items() if kind_of(value) is kind_of(given[field])}
     assert len(compared) > 8
     assert compared == {field: given[field] for field in compared}
+
+
+def test_the_best_holds_nothing_back_and_ends_each_training_in_one_cycle() -> None:
+    config = parse(MainConfig, stage="main", arguments=["--preset", "best"])
+    stages = [config.train, config.distill, config.finetune]
+    assert all(stage.refit and unended_cycle(stage.optim) == "" for stage in stages)
+    assert all(stage.optim.restart_epochs == stage.optim.max_epochs for stage in stages)
