@@ -10,13 +10,23 @@ Everything goes into MLflow's store: what has finished is not trained again. Sev
 seeds: --seeds 0, --seeds 1, and then one with all of them for the table.
 """
 
-import argparse
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import pandas as pd
-from recipe import KNOWN, TRIAL, Bench, TrialConfig, execute_stage, predictions_of
+from recipe import (
+    KNOWN,
+    TRIAL,
+    Bench,
+    TrialConfig,
+    command_line,
+    execute_stage,
+    interval,
+    of,
+    predictions_of,
+    unknown_devices,
+)
 
 from adaptf.evaluation.bootstrap import paired_bootstrap
 from adaptf.evaluation.scores import macro_accuracy
@@ -31,6 +41,13 @@ from adaptf.tracking.store import open_store
 CHAIN: tuple[Stage[Any], ...] = (TRAIN, DISTILL, FINETUNE, QUANTIZE)
 RATES = {TRAIN: 0.01, DISTILL: 0.005, FINETUNE: 0.0008}
 """Of the preset `demo`, whose batches are an eighth of the report's."""
+FROM_BEFORE = {
+    TRAIN: "pretrain_run",
+    DISTILL: "train_run",
+    FINETUNE: "distill_run",
+    QUANTIZE: "finetune_run",
+}
+"""The field that names the run of the stage before."""
 Predictions = list[pd.DataFrame]
 """One per seed."""
 
@@ -55,7 +72,7 @@ class Chains:
     def arguments(self, stage: Stage[Any], preset: str, seed: int, before: str) -> Iterator[str]:
         """Of the stage's command line; `before`: the run of the stage before."""
         yield from (f"--preset={preset}", f"--prepare_run={self.bench.prepared}", f"--seed={seed}")
-        yield f"--{from_before(stage)}={before or 'none'}"
+        yield f"--{FROM_BEFORE[stage]}={before or 'none'}"
         if stage is QUANTIZE:
             yield "--refuse=false"  # what it loses is told here
             return
@@ -68,20 +85,13 @@ class Chains:
         if stage is TRAIN:
             yield from ("--mel.bands=64", "--model.width=32")
         else:
-            yield f"--teacher_runs={','.join(self.bench.teachers())}"
-
-
-def from_before(stage: Stage[Any]) -> str:
-    """The field that names the run of the stage before."""
-    return {TRAIN: "pretrain_run", DISTILL: "train_run", FINETUNE: "distill_run", QUANTIZE: "finetune_run"}[
-        stage
-    ]
+            yield f"--teacher_runs={','.join(self.bench.teachers)}"
 
 
 def rows(baseline: Predictions, candidate: Predictions) -> Iterator[str]:
     """All, known and unknown devices: both accuracies, and their difference with its 95 % intervals over
     places and over seeds, in points."""
-    unknown = sorted(set(baseline[0]["device"]) - set(KNOWN))
+    unknown = unknown_devices(baseline[0])
     for name, devices in (("all", [*KNOWN, *unknown]), ("known", KNOWN), ("unknown", unknown)):
         sides = [[of(one, devices) for one in side] for side in (baseline, candidate)]
         means = (sum(map(macro_accuracy, side)) / len(side) for side in sides)
@@ -89,26 +99,15 @@ def rows(baseline: Predictions, candidate: Predictions) -> Iterator[str]:
         cells = (
             *(f"{100 * mean:.1f}" for mean in means),
             f"{100 * gain.mean:+.1f}",
-            f"{100 * gain.low:.1f} to {100 * gain.high:.1f}",
-            f"{100 * gain.runs_low:.1f} to {100 * gain.runs_high:.1f}",
+            interval(gain.low, gain.high),
+            interval(gain.runs_low, gain.runs_high),
         )
         yield f"{name} | {' | '.join(cells)}"
 
 
-def of(predictions: pd.DataFrame, devices: Sequence[str]) -> pd.DataFrame:
-    """The rows of these devices."""
-    return predictions[predictions["device"].isin(devices)]
-
-
 def main() -> None:
     """Prints the differences between the presets, and between the stages of each."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--root", required=True)
-    parser.add_argument("--responses", required=True)
-    parser.add_argument("--cache", default="")
-    parser.add_argument("--epochs", type=int, default=20, help="of the teachers")
+    parser = command_line(__doc__)
     parser.add_argument("--shorter", type=int, default=10)
     parser.add_argument("--presets", type=lambda text: text.split(","), default=["report", "best"])
     parser.add_argument(

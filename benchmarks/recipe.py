@@ -20,6 +20,7 @@ import argparse
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -49,7 +50,11 @@ from adaptf.tracking.outcome import Result
 from adaptf.tracking.stage_run import StageRun
 from adaptf.tracking.store import open_store
 
-STAGES = {stage.name: stage for stage in (TRAIN, DISTILL, FINETUNE)}
+STAGES: dict[str, Stage[Any]] = {
+    stage.name: stage for stage in (PREPARE, TEACHER, TRAIN, DISTILL, FINETUNE, QUANTIZE)
+}
+MEASURED = (TRAIN.name, DISTILL.name, FINETUNE.name)
+"""Stages that have options below."""
 PREDICTIONS, SECONDS = "predictions.parquet", "processor seconds"
 KNOWN = ("a", "b", "c", "s1", "s2", "s3")
 """TAU's devices with training clips."""
@@ -152,7 +157,7 @@ class Trials:
 
     def accuracies(self, devices: Sequence[str]) -> NDArray[np.float64]:
         """(trainings,) macro averages over the clips of these devices."""
-        return np.array([macro_accuracy(one[one["device"].isin(devices)]) for one in self.predictions])
+        return np.array([macro_accuracy(of(one, devices)) for one in self.predictions])
 
 
 class Bench:
@@ -173,7 +178,7 @@ class Bench:
             yield f"--{section}optim.max_epochs={self.epochs}"
             yield f"--{section}optim.restart_epochs={self.epochs}"
         if stage in (DISTILL.name, FINETUNE.name):
-            yield f"--teacher_runs={','.join(self.teachers())}"
+            yield f"--teacher_runs={','.join(self.teachers)}"
         if stage == TRAIN.name:
             yield "--pretrain_run=none"
         if stage == DISTILL.name:
@@ -181,6 +186,7 @@ class Bench:
         if stage == FINETUNE.name:
             yield f"--distill_run={self.model_of(DISTILL.name, seed)}"
 
+    @cached_property
     def teachers(self) -> list[str]:
         """The runs of small teachers, which all trainings share."""
         return [
@@ -215,10 +221,24 @@ def predictions_of(run_id: str) -> pd.DataFrame:
     return read_table(Path(mlflow.artifacts.download_artifacts(run_id=run_id, artifact_path=PREDICTIONS)))
 
 
+def of(predictions: pd.DataFrame, devices: Sequence[str]) -> pd.DataFrame:
+    """The rows of these devices."""
+    return predictions[predictions["device"].isin(devices)]
+
+
+def unknown_devices(predictions: pd.DataFrame) -> list[str]:
+    """Those without training clips."""
+    return sorted(set(predictions["device"]) - set(KNOWN))
+
+
+def interval(low: float, high: float) -> str:
+    """Shares as points, in a table's cell."""
+    return f"{100 * low:.1f} to {100 * high:.1f}"
+
+
 def execute_stage(name: str, arguments: Sequence[str]) -> str:
     """The run of a stage with these words of its command line; a finished one is taken."""
-    others: dict[str, Stage[Any]] = {stage.name: stage for stage in (PREPARE, TEACHER, QUANTIZE)}
-    stage = {**STAGES, **others}[name]
+    stage = STAGES[name]
     return execute(stage, parse(stage.config, stage=name, arguments=arguments), reuse=True)
 
 
@@ -233,7 +253,7 @@ def half_width(on: NDArray[np.bool_], scores: NDArray[np.float64]) -> float:
 
 def rows(options: Sequence[Option], trials: Trials) -> Iterator[str]:
     """Of the table, in points."""
-    unknown = [device for device in trials.predictions[0]["device"].unique() if device not in KNOWN]
+    unknown = unknown_devices(trials.predictions[0])
     everything = trials.accuracies([*KNOWN, *unknown])
     wide = half_width(trials.on, everything)
     for number, option in enumerate(options):
@@ -250,24 +270,30 @@ def rows(options: Sequence[Option], trials: Trials) -> Iterator[str]:
         cells = (
             option.name,
             f"{100 * gain.mean:+.1f}",
-            f"{100 * gain.low:.1f} to {100 * gain.high:.1f}",
-            f"{100 * (gain.mean - wide):.1f} to {100 * (gain.mean + wide):.1f}",
+            interval(gain.low, gain.high),
+            interval(gain.mean - wide, gain.mean + wide),
             *(f"{100 * side:+.1f}" for side in sides),
             f"{trials.seconds[has].mean() / trials.seconds[~has].mean():.2f}",
         )
         yield f"| {' | '.join(cells)} |"
 
 
-def main() -> None:
-    """Prints a table per stage."""
+def command_line(description: str | None) -> argparse.ArgumentParser:
+    """With what a `Bench` is given."""
     parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        description=description, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--root", required=True)
     parser.add_argument("--responses", required=True)
     parser.add_argument("--cache", default="")
-    parser.add_argument("--epochs", type=int, default=20)
-    parser.add_argument("--stages", type=lambda text: text.split(","), default=list(STAGES))
+    parser.add_argument("--epochs", type=int, default=20, help="of the bench's own trainings, as of teachers")
+    return parser
+
+
+def main() -> None:
+    """Prints a table per stage."""
+    parser = command_line(__doc__)
+    parser.add_argument("--stages", type=lambda text: text.split(","), default=MEASURED)
     parser.add_argument("--share", type=lambda text: [int(part) for part in text.split("/")])
     given = parser.parse_args()
     quiet_libraries()
