@@ -26,6 +26,8 @@ network_backend = "netavark"
 """Settings of podman that hold inside a container or a small virtual machine too."""
 
 HEALTH_SECONDS = 2.0
+_NAMES = Path("/run/containers/networks/aardvark-dns")
+"""Where podman's name server, run by root, reads which containers a network has, from a file a network."""
 
 
 def bring_engine(folder: Path) -> None:
@@ -36,6 +38,8 @@ def bring_engine(folder: Path) -> None:
             sys.exit(f"production: there is no podman, and only root on Debian gets it here: {wanted}")
         call("apt-get", "-qq", "update")
         call("apt-get", "-qq", "install", "--yes", "--no-install-recommends", *PACKAGES)
+    if shutil.which("docker-compose") is None:
+        sys.exit("production: there is no docker-compose, which `make production` installs")
     if not Path("/run/systemd/system").is_dir() and "CONTAINERS_CONF" not in os.environ:
         (folder / "containers.conf").write_text(WITHOUT_SYSTEMD)
         os.environ["CONTAINERS_CONF"] = str(folder / "containers.conf")
@@ -61,10 +65,16 @@ class Compose:
         self.project = project
         self._command = ["docker-compose", "--project-name", project, "--project-directory", str(folder)]
 
+    def show_logs(self) -> None:
+        """The last lines of every container, as people look for when something has failed."""
+        subprocess.run([*self._command, "--profile", "*", "logs", "--tail", "30"], stdout=sys.stderr)
+
     def down(self) -> None:
         """Takes containers, networks and volumes away, also those of a trial before."""
         words = ["--profile", "*", "down", "--volumes", "--remove-orphans", "--timeout", "5"]
         subprocess.run([*self._command, *words])
+        for names in _NAMES.glob(f"{self.project}_*"):
+            names.unlink()  # of containers that were killed: the next ones of these names would not be found
 
     def containers(self, state: str = "running") -> dict[str, str]:
         """The service of each container that is in this state, by its id."""
@@ -96,6 +106,9 @@ def composing(folder: Path, project: str) -> Iterator[Compose]:
         health.start()
         compose.down()
         yield compose
+    except BaseException:
+        compose.show_logs()
+        raise
     finally:
         over.set()
         compose.down()
