@@ -93,25 +93,36 @@ class Compose:
 @contextmanager
 def composing(folder: Path, project: str) -> Iterator[Compose]:
     """Compose on podman. At the end its containers, networks and volumes go; images stay."""
-    socket = f"unix://{folder}/podman.sock"
-    os.environ["DOCKER_HOST"] = socket
+    with _podman_service(folder):
+        compose, over = Compose(folder, project), Event()
+        health = Thread(target=_ask_for_health, args=(compose, over))
+        try:
+            health.start()
+            compose.down()
+            yield compose
+        except BaseException:
+            compose.show_logs()
+            raise
+        finally:
+            over.set()
+            compose.down()
+
+
+@contextmanager
+def _podman_service(folder: Path) -> Iterator[None]:
+    """What Compose asks."""
+    socket = folder / "podman.sock"
+    os.environ["DOCKER_HOST"] = f"unix://{socket}"
     with (folder / "podman.log").open(
         "w"
     ) as log:  # without systemd it says at each health test that there is none
-        service = subprocess.Popen(["podman", "system", "service", "--time=0", socket], stderr=log)
-    compose, over = Compose(folder, project), Event()
-    health = Thread(target=_ask_for_health, args=(compose, over))
+        service = subprocess.Popen(
+            ["podman", "system", "service", "--time=0", os.environ["DOCKER_HOST"]], stderr=log
+        )
     try:
-        _wait_for(folder / "podman.sock")
-        health.start()
-        compose.down()
-        yield compose
-    except BaseException:
-        compose.show_logs()
-        raise
+        _wait_for(socket)
+        yield
     finally:
-        over.set()
-        compose.down()
         service.terminate()
         service.wait()
 
