@@ -225,7 +225,7 @@ def pairs_of(what: str, measured: Measured, seconds: float, alone: float) -> Ite
     median, p99 = 1000 * np.percentile(measured.seconds, (50, 99))
     yield Pair(f"served, {what}: alone in one process, median", 1000 * alone, median, per="request")
     yield Pair(f"served, {what}: 99th percentile", None, p99, per="request")
-    if what == CLOSED_LOOP:
+    if what.startswith(CLOSED_LOOP):
         yield Pair(
             f"served, {what}: from one answer to the next",
             None,
