@@ -10,7 +10,7 @@ export MLFLOW_DISABLE_TELEMETRY := true
 export MLFLOW_ALLOW_PICKLE_DESERIALIZATION := false
 export PYTHONUNBUFFERED := 1
 
-.PHONY: install demo check test lint ui serve production digests clean
+.PHONY: install demo check test lint bench ui serve production digests clean
 
 install: .venv/installed
 
@@ -45,6 +45,11 @@ lint: install
 	ruff format --check .
 	lint-imports
 	mypy
+
+# The short benchmarks, each ratio beside the one that was kept last; KEEP=yes keeps these.
+bench: install
+	pip install --quiet --constraint constraints.txt --editable .[benchmark]
+	python benchmarks/short.py $(if $(KEEP),--keep)
 
 ui: install
 	mlflow ui --host 127.0.0.1 --port 5000 --backend-store-uri $(STORE)

@@ -4,7 +4,6 @@ pip install --constraint constraints.txt -e .[benchmark]
 python benchmarks/data.py --clips 4096
 """
 
-import argparse
 import itertools
 import shutil
 import statistics
@@ -13,25 +12,27 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 from pathlib import Path
-from types import SimpleNamespace
 
 import librosa
 import numpy as np
 import soundfile
 import soxr
 import torch
+from kept import Pair, command_line, keep, show
 from measure import machine, measure_pair, seconds_of
 from scipy.signal import fftconvolve
+from torch.utils.data import DataLoader
 
 from adaptf.audio.torchaudio_import import import_torchaudio
+from adaptf.data.batch import ClipBatch
 from adaptf.data.cache.build import as_stored, build_cache, write_at
 from adaptf.data.cache.levels import levels_of
 from adaptf.data.cache.shards import CacheFormat, checksum
 from adaptf.data.cache.waveforms import WaveformCache, open_cache
 from adaptf.data.clip_set import ClipSet, clip_set
-from adaptf.data.data_module import ClipDataModule
 from adaptf.data.decode import Resampler, read_mono
 from adaptf.data.hashes import hash_of
+from adaptf.data.loader import clip_loader
 from adaptf.data.loading import Loading
 from adaptf.data.responses import load_responses
 from adaptf.data.sources import CachedWaveforms, Sample
@@ -42,14 +43,10 @@ FORMAT = CacheFormat(SAMPLE_RATE, SAMPLE_RATE)
 BATCH = 256
 RESPONSES, RESPONSE_SAMPLES = 66, 16384
 """As MicIRP has them."""
-Row = tuple[str, float, float]
-"""What is measured, then the plain and our time in ms per clip."""
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = command_line(__doc__)
     parser.add_argument("--clips", type=int, default=4096, help="one-second files that are written and read")
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument(
@@ -61,13 +58,9 @@ def main() -> None:
         folder = Path(name)
         names = write_clips(folder / "clips", args.clips)
         print(f"{machine()}; {args.clips} one-second files of {RATE} Hz, medians of {args.repeats}\n")
-        print("| ms per clip | plain | adaptf | ratio |\n|---|---|---|---|")
-        for what, plain, ours in (
-            build_pair(folder, names, args.repeats),
-            epoch_pair(folder, names, args.repeats),
-            *responses_pairs(folder, args.repeats),
-        ):
-            print(f"| {what} | {plain:.3f} | {ours:.3f} | {plain / ours:.1f}x |", flush=True)
+        shown = show(pairs(folder, names, args.repeats))
+        keep(shown, args.keep)
+        print(f"\nBuilding the cache: {1000 / shown[0].our_ms:.0f} clips/s.")
         print("\n| building, one process, ms per clip | |\n|---|---|")
         for what, milliseconds in build_parts(folder, names):
             print(f"| {what} | {milliseconds:.3f} |")
@@ -78,6 +71,12 @@ def main() -> None:
         size = sum(path.stat().st_size for path in (folder / "cache").rglob("*") if path.is_file())
         print(f"The cache takes {size / args.clips:.0f} bytes a clip on disk.")
         print(f"Memory of a process that reads an epoch of its own: {memory_line(folder)}.")
+
+
+def pairs(folder: Path, names: list[str], repeats: int) -> Iterator[Pair]:
+    yield build_pair(folder, names, repeats)
+    yield epoch_pair(folder, names, repeats)
+    yield from responses_pairs(folder, repeats)
 
 
 def write_clips(root: Path, count: int) -> list[str]:
@@ -95,7 +94,7 @@ def decode_one_by_one(root: Path, names: list[str]) -> None:
         librosa.load(root / name, sr=SAMPLE_RATE)
 
 
-def build_pair(folder: Path, names: list[str], repeats: int) -> Row:
+def build_pair(folder: Path, names: list[str], repeats: int) -> Pair:
     """Everything that `prepare` does to a new data set:
     hashing, decoding, resampling, levels, checksums, writing."""
     root, cache = folder / "clips", folder / "cache"
@@ -106,14 +105,10 @@ def build_pair(folder: Path, names: list[str], repeats: int) -> Row:
     def build() -> None:
         build_cache(root, names, cache_root=cache, format=FORMAT, workers=2)
 
-    plain, ours = measure_pair(
+    taken = measure_pair(
         lambda: decode_one_by_one(root, names), build, clips=len(names), repeats=repeats, before=clear
     )
-    return (
-        f"building the cache: librosa.load one by one, two processes ({1000 / ours:.0f} clips/s)",
-        plain,
-        ours,
-    )
+    return Pair("building the cache: librosa.load one by one, two processes", *taken)
 
 
 def build_parts(folder: Path, names: list[str]) -> Iterator[tuple[str, float]]:
@@ -145,32 +140,26 @@ def clips_of(waveforms: WaveformCache, count: int) -> ClipSet:
     return clip_set(names, source, targets=targets, devices=devices)
 
 
-def module_of(clips: ClipSet) -> ClipDataModule:
-    module = ClipDataModule(clips, clips, batch_size=BATCH, seed=0, loading=Loading(workers=0))
-    device = SimpleNamespace(root_device=torch.device("cpu"))
-    module.trainer = SimpleNamespace(strategy=device, num_devices=1, current_epoch=0)  # type: ignore[assignment]
-    module.setup("fit")
-    return module
+def shuffled(clips: ClipSet, epoch: int = 0) -> DataLoader[ClipBatch]:
+    return clip_loader(clips, batch_size=BATCH, loading=Loading(workers=0), seed=0, epoch=epoch)
 
 
-def epoch_pair(folder: Path, names: list[str], repeats: int) -> Row:
+def epoch_pair(folder: Path, names: list[str], repeats: int) -> Pair:
     """A shuffled epoch in batches."""
-    module = module_of(clips_of(open_cache(folder / "cache", FORMAT), len(names)))
+    clips = clips_of(open_cache(folder / "cache", FORMAT), len(names))
     epochs = itertools.count()
 
     def epoch() -> None:
-        loader = module.train_dataloader()
-        loader.sampler.set_epoch(next(epochs))  # type: ignore[union-attr]
-        for _ in loader:
+        for _ in shuffled(clips, next(epochs)):
             pass
 
-    plain, ours = measure_pair(
+    taken = measure_pair(
         lambda: decode_one_by_one(folder / "clips", names), epoch, clips=len(names), repeats=repeats
     )
-    return "a shuffled epoch: librosa.load one by one, data module", plain, ours
+    return Pair("a shuffled epoch: librosa.load one by one, loader", *taken)
 
 
-def responses_pairs(folder: Path, repeats: int) -> Iterator[Row]:
+def responses_pairs(folder: Path, repeats: int) -> Iterator[Pair]:
     """Impulse responses of a batch:
     read, resampled and convolved clip by clip against one product of spectra."""
     root = folder / "responses"
@@ -196,13 +185,9 @@ def responses_pairs(folder: Path, repeats: int) -> Iterator[Row]:
             fftconvolve(clip, soxr.resample(response, rate, SAMPLE_RATE))[:SAMPLE_RATE]
 
     for name, loop in (("torchaudio", with_torchaudio), ("soxr and scipy", with_soxr)):
-        plain, ours = measure_pair(
-            loop, lambda: bank.convolve(waveforms, choice), clips=BATCH, repeats=repeats
-        )
-        yield (
-            f"impulse responses of a batch of {BATCH}: read each time by {name}, spectra in memory",
-            plain,
-            ours,
+        taken = measure_pair(loop, lambda: bank.convolve(waveforms, choice), clips=BATCH, repeats=repeats)
+        yield Pair(
+            f"impulse responses of a batch of {BATCH}: read each time by {name}, spectra in memory", *taken
         )
 
 
@@ -214,8 +199,8 @@ def anonymous_megabytes() -> float:
 
 def megabytes_of_an_epoch(cache: Path, clips: int) -> float:
     """Highest growth of this process's own memory while it reads an epoch."""
-    module, before = module_of(clips_of(open_cache(cache, FORMAT), clips)), anonymous_megabytes()
-    return max(anonymous_megabytes() - before for _ in module.train_dataloader())
+    loader, before = shuffled(clips_of(open_cache(cache, FORMAT), clips)), anonymous_megabytes()
+    return max(anonymous_megabytes() - before for _ in loader)
 
 
 def memory_line(folder: Path) -> str:

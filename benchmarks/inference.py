@@ -10,7 +10,6 @@ python benchmarks/inference.py --clips 5000    (0: without files)
 ONEDNN_MAX_CPU_ISA=AVX2 makes OpenVINO and .pt2 work as on an older processor; ONNX Runtime does not read it.
 """
 
-import argparse
 import tempfile
 from collections.abc import Callable, Iterator
 from itertools import count
@@ -20,6 +19,7 @@ import mlflow
 import numpy as np
 import pandas as pd
 import torch
+from kept import Pair, command_line, keep, show
 from measure import machine, measure_pair
 from onnx import ModelProto
 from routers import (
@@ -50,14 +50,10 @@ from adaptf.training.memory import keep_freed_memory
 CALLS = 20
 """Clips in a row that one measurement of single clips takes."""
 Step = Callable[[Tensor], Tensor]
-Row = tuple[str, float, float]
-"""What is measured, then the float and the INT8 time in ms per clip."""
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = command_line(__doc__)
     parser.add_argument("--clips", type=int, default=5000, help="one-second files that `predict` reads")
     parser.add_argument("--loop-clips", type=int, default=500, help="of these, as many go through the loop")
     parser.add_argument("--threads", type=int, default=2, help="of `predict` and the loop")
@@ -69,27 +65,25 @@ def main() -> None:
     keep_freed_memory()
     with tempfile.TemporaryDirectory(dir=args.folder) as name:
         torch.set_num_threads(1)
-        print(f"{machine()}; medians of {args.repeats}\n")
-        print("| one clip of 32,000 samples, ms | float | INT8 | ratio |\n|---|---|---|---|")
-        show(one_clip(Path(name) / "one", args.repeats))
-        print("\n| INT8, one clip, ms | slower | faster | ratio |\n|---|---|---|---|")
-        show(of_forms(Path(name) / "one", args.repeats))
-        if not args.clips:
-            return
-        torch.set_num_threads(args.threads)
-        print(
-            f"\n{machine()}; {args.clips} files of 1 s at 44.1 kHz, of {len(DEVICES)} devices; medians of 3\n"
-        )
-        print("| a file to its table row, ms | one by one, float | predict | ratio |\n|---|---|---|---|")
-        show(of_files(Path(name) / "files", args.clips, min(args.loop_clips, args.clips)))
+        print(f"{machine()}; one clip of {RATE} samples at a time, medians of {args.repeats}\n")
+        shown = show(one_clip(Path(name) / "one", args.repeats))
+        if args.clips:
+            torch.set_num_threads(args.threads)
+            print(
+                f"\n{machine()}; {args.clips} files of 1 s at 44.1 kHz, of {len(DEVICES)} devices; "
+                "medians of 3\n"
+            )
+            shown += show(of_files(Path(name) / "files", args.clips, min(args.loop_clips, args.clips)))
+    keep(shown, args.keep)
 
 
-def show(rows: Iterator[Row]) -> None:
-    for what, plain, ours in rows:
-        print(f"| {what} | {plain:.3f} | {ours:.3f} | {plain / ours:.1f}x |", flush=True)
+def one_clip(folder: Path, repeats: int) -> Iterator[Pair]:
+    """Float against INT8, then the INT8 forms of both students against each other."""
+    yield from of_float(folder, repeats)
+    yield from of_forms(folder, repeats)
 
 
-def one_clip(folder: Path, repeats: int) -> Iterator[Row]:
+def of_float(folder: Path, repeats: int) -> Iterator[Pair]:
     """Log-mel and network apart, then waveform to probabilities."""
     (file,) = quantized_files(folder, DEVICES[:1]).values()
     network = float_network(DEVICES[0])
@@ -102,8 +96,9 @@ def one_clip(folder: Path, repeats: int) -> Iterator[Row]:
     }
     check_alike(floats["plain"], floats["ours, float"], waveforms[:, 0])
 
-    def pair(what: str, inputs: Tensor, plain: Step, ours: Step) -> Row:
-        return what, *measure_pair(each(plain, inputs), each(ours, inputs), clips=CALLS, repeats=repeats)
+    def pair(what: str, inputs: Tensor, plain: Step, ours: Step) -> Pair:
+        taken = measure_pair(each(plain, inputs), each(ours, inputs), clips=CALLS, repeats=repeats)
+        return Pair(what, *taken)
 
     yield pair("log-mel: dense, LogMel", waveforms, dense, log_mel)
     for form in (OPENVINO, ONNX, PT2):
@@ -124,15 +119,15 @@ def in_onnx_runtime(model: ModelProto) -> Step:
     return onnx_session(model.SerializeToString())
 
 
-def of_forms(folder: Path, repeats: int) -> Iterator[Row]:
+def of_forms(folder: Path, repeats: int) -> Iterator[Pair]:
     """Log-mels to logits, for each student by the three forms of one file."""
     files = {"TF-SepNet-64": (folder / f"{DEVICES[0]}.pt2", BANDS), "CP-Mobile-32": cp_mobile_file(folder)}
     for student, (file, bands) in files.items():
         features = LogMel(bands=bands)(0.1 * torch.randn(CALLS, RATE))[:, None]
         steps = {form: each(load_form(file, form), features) for form in (PT2, ONNX, OPENVINO)}
         for slower, faster in ((PT2, ONNX), (ONNX, OPENVINO)):
-            pair = measure_pair(steps[slower], steps[faster], clips=CALLS, repeats=repeats)
-            yield f"{student}: {slower}, {faster}", *pair
+            taken = measure_pair(steps[slower], steps[faster], clips=CALLS, repeats=repeats)
+            yield Pair(f"{student}: {slower}, {faster}", *taken)
 
 
 def cp_mobile_file(folder: Path) -> tuple[Path, int]:
@@ -170,7 +165,7 @@ def check_alike(one: tuple[Step, Step], other: tuple[Step, Step], waveforms: Ten
         raise RuntimeError(f"the float models' probabilities differ by {difference:.2g}")
 
 
-def of_files(folder: Path, clips: int, loop_clips: int) -> Iterator[Row]:
+def of_files(folder: Path, clips: int, loop_clips: int) -> Iterator[Pair]:
     """Files to rows of the predictions' table, models loaded."""
     names = write_wavs(folder / "clips", clips)
     table = pd.DataFrame({"filename": names, "device": np.random.default_rng(0).choice(DEVICES, clips)})
@@ -191,11 +186,13 @@ def of_files(folder: Path, clips: int, loop_clips: int) -> Iterator[Row]:
         for what, models in models_by_device().items():
             loop = one_by_one(models, table.iloc[:loop_clips], folder / "clips")
             loop_ms, predict_ms = measure_pair(loop, predict_all, clips=1, repeats=3)
-            yield per_file(what, loop_ms / loop_clips, predict_ms / clips)
-
-
-def per_file(what: str, loop_ms: float, predict_ms: float) -> Row:
-    return f"{what}: {1000 / loop_ms:.0f} files/s, {1000 / predict_ms:.0f} files/s", loop_ms, predict_ms
+            yield Pair(
+                f"a file to its row of the table: {what} in a loop, `predict`",
+                loop_ms / loop_clips,
+                predict_ms / clips,
+                per="file",
+                least_ratio=8.0 if what == "plain" else None,
+            )
 
 
 def one_by_one(models: dict[str, Step], table: pd.DataFrame, folder: Path) -> Callable[[], object]:

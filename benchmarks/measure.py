@@ -8,16 +8,22 @@ from pathlib import Path
 
 import torch
 
+Ways = tuple[str, Callable[[], object], Callable[[], object]]
+"""What is done, plainly and as it is done here."""
+
 
 def machine() -> str:
     """Processor and threads."""
+    return f"{processor()}, {torch.get_num_threads()} threads"
+
+
+def processor() -> str:
+    """Cores, and the instructions that torch uses."""
     cpuinfo = Path("/proc/cpuinfo")
     lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
     models = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return (
-        f"{len(models) or '?'} cores of {models[0] if models else platform.processor()}, "
-        f"{torch.get_num_threads()} threads"
-    )
+    name = models[0] if models else platform.processor()
+    return f"{len(models) or '?'} cores of {name} ({torch.backends.cpu.get_cpu_capability()})"
 
 
 def seconds_of(function: Callable[[], object]) -> float:

@@ -4,7 +4,6 @@ a process of its own each, and its highest resident memory.
 python benchmarks/predict_memory.py --files 1500 6000
 """
 
-import argparse
 import resource
 import tempfile
 import time
@@ -14,6 +13,7 @@ from pathlib import Path
 
 import mlflow
 import pandas as pd
+from kept import Pair, command_line, keep, show
 from measure import machine
 from routers import DEVICES, logged_router, write_wavs
 
@@ -22,16 +22,17 @@ from adaptf.tracking.stage_run import StageRun
 
 WAVS = 200
 """Different ones; the table names them again and again."""
+EVALUATION_FILES, MOST_MINUTES = 178_930, 25
+"""Of the challenge; what they may take on two cores."""
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = command_line(__doc__)
     parser.add_argument(
         "--files", type=int, nargs="+", default=[1500, 6000], help="rows of the table, one process each"
     )
     args = parser.parse_args()
+    pairs = []
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         names = write_wavs(folder / "clips", WAVS)
@@ -47,6 +48,19 @@ def main() -> None:
                         run_stage, path, uri, mlflow.get_tracking_uri(), folder
                     ).result()
                 print(f"| {files} | {megabytes:.0f} | {files / seconds:.0f} |", flush=True)
+                pairs.append(pair_of(files, seconds))
+    print()
+    keep(show(pairs), args.keep)
+
+
+def pair_of(files: int, seconds: float) -> Pair:
+    return Pair(
+        f"the stage `predict`, loading included, on {files:,} files",
+        None,
+        1000 * seconds / files,
+        per="file",
+        most_ms=60_000 * MOST_MINUTES / EVALUATION_FILES,
+    )
 
 
 def run_stage(path: Path, uri: str, tracking_uri: str, folder: Path) -> tuple[float, float]:

@@ -9,7 +9,6 @@ The clients run on the same cores as the server.
 python benchmarks/serving.py --seconds 60
 """
 
-import argparse
 import base64
 import json
 import os
@@ -30,11 +29,15 @@ import mlflow
 import numpy as np
 import pandas as pd
 import requests
+from kept import Pair, command_line, keep, show
 from measure import machine, seconds_of
 from routers import DEVICES, logged_router, write_wavs
 
+CLOSED_LOOP = "one after the other"
 CLIENTS, WARM_UP, CALLS = 8, 50, 300
 READY_SECONDS = 600
+LEAST_REQUESTS = 248
+"""A second, of clients that send the next one once the last is answered."""
 
 
 @dataclass
@@ -49,14 +52,13 @@ class Measured:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = command_line(__doc__)
     parser.add_argument("--seconds", type=float, default=60.0, help="of each kind of load")
     parser.add_argument(
         "--folder", type=Path, default=None, help="where files are written; default: the system's"
     )
     args = parser.parse_args()
+    pairs = list[Pair]()
     with tempfile.TemporaryDirectory(dir=args.folder) as name:
         folder = Path(name)
         (clip,) = write_wavs(folder / "clips", 1)
@@ -76,11 +78,14 @@ def main() -> None:
                     "start, middle, end |"
                 )
                 print("|---|---|---|---|---|---|---|")
-                for what, every_seconds in (("a clip a second each", 1.0), ("one after the other", 0.0)):
+                for what, every_seconds in (("a clip a second each", 1.0), (CLOSED_LOOP, 0.0)):
                     measured = measure(
                         address, process, rows, seconds=args.seconds, every_seconds=every_seconds
                     )
                     print(row_of(what, measured, args.seconds, alone), flush=True)
+                    pairs += pairs_of(what, measured, args.seconds, alone)
+    print()
+    keep(show(pairs), args.keep)
 
 
 def in_process_seconds(uri: str, rows: list[dict[str, str]]) -> float:
@@ -211,6 +216,23 @@ def row_of(what: str, measured: Measured, seconds: float, alone: float) -> str:
         f"{1000 * p99:.1f} | {median / alone:.1f}x | {memory} |"
     )
     return "\n".join([line, *measured.errors[:3]])
+
+
+def pairs_of(what: str, measured: Measured, seconds: float, alone: float) -> Iterator[Pair]:
+    """Median, 99th percentile and, where nobody waits in between, the time from one answer to the next."""
+    if not measured.seconds:
+        return
+    median, p99 = 1000 * np.percentile(measured.seconds, (50, 99))
+    yield Pair(f"served, {what}: alone in one process, median", 1000 * alone, median, per="request")
+    yield Pair(f"served, {what}: 99th percentile", None, p99, per="request")
+    if what.startswith(CLOSED_LOOP):
+        yield Pair(
+            f"served, {what}: from one answer to the next",
+            None,
+            1000 * seconds / len(measured.seconds),
+            per="request",
+            most_ms=1000 / LEAST_REQUESTS,
+        )
 
 
 if __name__ == "__main__":

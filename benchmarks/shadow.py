@@ -5,7 +5,6 @@ INT8: so candidates compute more than they would in a server.
 python benchmarks/shadow.py --pairs 10 --seconds 5
 """
 
-import argparse
 import base64
 import tempfile
 import threading
@@ -15,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import torch
+from kept import Pair, command_line, keep, show
 from measure import machine
 from routers import DEVICES, RATE, TAU_SCENES, float_network, write_wavs
 
@@ -45,9 +45,7 @@ class FloatNetwork(Network):
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = command_line(__doc__)
     parser.add_argument("--pairs", type=int, default=10, help="of each kind of load")
     parser.add_argument("--seconds", type=float, default=5.0, help="of each half of a pair")
     parser.add_argument("--share", type=float, default=0.1, help="as shadow_share of serve")
@@ -64,6 +62,7 @@ def main() -> None:
     )
     print("| | candidates | requests | median, ms | p90, ms | p99, ms | clips compared | dropped |")
     print("|---|---|---:|---:|---:|---:|---:|---:|")
+    pairs = []
     for what, every_seconds in (("a clip a second each", 1.0), ("one after the other", 0.0)):
         taken: dict[bool, list[float]] = {False: [], True: []}
         compared, dropped = 0, router.shadow.dropped
@@ -81,6 +80,10 @@ def main() -> None:
                 f"{p99:.1f} | {counts} |",
                 flush=True,
             )
+        medians = (1000 * float(np.median(taken[beside])) for beside in (False, True))
+        pairs.append(Pair(f"clients, {what}: without candidates, with", *medians, per="request"))
+    print()
+    keep(show(pairs), args.keep)
 
 
 def router_of(networks: dict[str, FloatNetwork], **shares: float) -> tuple[DeviceRouter, Candidates]:

@@ -3,6 +3,8 @@ from the artifact of `prepare` to the rows of the first batch.
 
 The table is generated with names like TAU's; the audio need not exist.
 Importing torch, Lightning and MLflow comes on top.
+
+python benchmarks/startup.py
 """
 
 import json
@@ -15,12 +17,14 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from kept import Pair, command_line, keep, show
 from measure import machine, seconds_of
 
 from adaptf.data.cache.shards import CLIPS_PER_SHARD, CacheFormat, Shard
-from adaptf.data.data_module import ClipDataModule
+from adaptf.data.loader import clip_loader
 from adaptf.data.loading import Loading
 from adaptf.data.parquet import write_table
+from adaptf.data.shared_objects import SharedObjects
 from adaptf.models.students.tfsepnet.public_checkpoint import CLASSES as TAU_SCENES
 from adaptf.pipeline.artifacts import CLIPS, DATASET, SCENES_KIND
 from adaptf.pipeline.dataset import load_prepared
@@ -31,23 +35,31 @@ REPEATS = 5
 
 
 def main() -> None:
+    args = command_line(__doc__).parse_args()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         write_prepared(folder)
-        run: Any = SimpleNamespace(download=lambda run, path: folder / path, log_input=lambda data_set: None)
 
         def start() -> None:
+            run: Any = SimpleNamespace(
+                download=lambda run, path: folder / path,
+                log_input=lambda data_set: None,
+                shared=SharedObjects(),
+            )
             data = load_prepared(run, "run", kind=SCENES_KIND)
-            train, validation = data.clips("train"), data.clips("validation")
-            module = ClipDataModule(train, validation, batch_size=256, seed=0, loading=Loading())
-            module.trainer = SimpleNamespace(current_epoch=0)  # type: ignore[assignment]
-            next(iter(module.train_dataloader().sampler))  # type: ignore[arg-type]
+            train, _ = data.clips("train"), data.clips("validation")
+            next(iter(clip_loader(train, batch_size=256, loading=Loading(), seed=0).sampler))
 
         taken = [seconds_of(start) for _ in range(REPEATS)]
-    print(
-        f"{machine()}; {TAU_CLIPS} rows: {taken[0]:.2f} s in a new process, then "
-        f"{statistics.median(taken[1:]):.2f} s"
+    first, *others = (1000 * seconds for seconds in taken)
+    print(f"{machine()}, median of {REPEATS} but for the first\n")
+    rows = (
+        Pair(
+            f"what `prepare` left of {TAU_CLIPS:,} clips to the first batch's rows", None, first, per="start"
+        ),
+        Pair("the same again in that process", None, statistics.median(others), per="start"),
     )
+    keep(show(rows), args.keep)
 
 
 def write_prepared(folder: Path) -> None:

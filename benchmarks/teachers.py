@@ -4,11 +4,12 @@ pairs in one run, medians, ratios.
 python benchmarks/teachers.py
 """
 
-from collections.abc import Callable
+from collections.abc import Iterator
 
 import numpy as np
 import torch
-from measure import machine, measure_pair
+from kept import Pair, command_line, keep, show
+from measure import Ways, machine, measure_pair
 from torch import nn
 
 from adaptf.data.batch import Labels, WaveformBatch
@@ -21,16 +22,19 @@ BATCH, REPEATS, CLASSES, TEACHERS = 16, 5, tuple("abcdefghij"), 3
 
 
 def main() -> None:
-    """Prints a table of medians in ms per clip."""
+    """Prints a table of medians."""
+    args = command_line(__doc__).parse_args()
     keep_freed_memory()
     torch.manual_seed(0)
     network = BeatsClassifier(BeatsEncoder({}), classes=len(CLASSES), freeze_encoder=True)
     beats = Classifier(ModelDescription("beats", CLASSES), BeatsFeatures(), network).eval()
-    print(f"{machine()}, batch {BATCH}, median of {REPEATS}, ms per clip")
-    print(f"{'':58}{'plain':>9}{'adaptf':>9}{'ratio':>8}")
-    for name, plain, ours in (frozen_step(beats, network), distillation_step(beats)):
-        plain_ms, our_ms = measure_pair(plain, ours, clips=BATCH, repeats=REPEATS)
-        print(f"{name:58}{plain_ms:9.3f}{our_ms:9.3f}{plain_ms / our_ms:7.1f}x")
+    print(f"{machine()}, batch {BATCH}, medians of {REPEATS}\n")
+    keep(show(pairs(beats, network)), args.keep)
+
+
+def pairs(beats: Classifier, network: BeatsClassifier) -> Iterator[Pair]:
+    for what, plain, ours in (frozen_step(beats, network), distillation_step(beats)):
+        yield Pair(what, *measure_pair(plain, ours, clips=BATCH, repeats=REPEATS))
 
 
 def step(module: nn.Module, inputs: torch.Tensor) -> None:
@@ -38,9 +42,7 @@ def step(module: nn.Module, inputs: torch.Tensor) -> None:
     nn.functional.cross_entropy(module(inputs), torch.zeros(len(inputs), dtype=torch.int64)).backward()
 
 
-def frozen_step(
-    beats: Classifier, network: BeatsClassifier
-) -> tuple[str, Callable[[], object], Callable[[], object]]:
+def frozen_step(beats: Classifier, network: BeatsClassifier) -> Ways:
     """Training the linear layer behind BEATs."""
     waveforms, embeddings = torch.randn(BATCH, 32000), torch.randn(BATCH, network.encoder.dim)
     return (
@@ -50,7 +52,7 @@ def frozen_step(
     )
 
 
-def distillation_step(beats: Classifier) -> tuple[str, Callable[[], object], Callable[[], object]]:
+def distillation_step(beats: Classifier) -> Ways:
     """Training TF-SepNet-64 with three teachers."""
     student = build_classifier(ModelDescription(TFSEPNET, CLASSES)).train()
     waveforms = torch.randn(BATCH, 32000)

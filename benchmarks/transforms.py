@@ -3,10 +3,11 @@
 python benchmarks/transforms.py
 """
 
-from collections.abc import Callable
+from collections.abc import Iterator
 
 import torch
-from measure import machine, measure_pair
+from kept import Pair, command_line, keep, show
+from measure import Ways, machine, measure_pair
 
 from adaptf.audio.logmel import LogMel
 from adaptf.models.residual_normalization import ResidualNormalization
@@ -16,17 +17,20 @@ BATCH, REPEATS = 64, 9
 
 
 def main() -> None:
-    """Prints a table of medians in ms per clip."""
+    """Prints a table of medians."""
+    args = command_line(__doc__).parse_args()
     keep_freed_memory()
     torch.manual_seed(0)
-    print(f"{machine()}, batch {BATCH}, median of {REPEATS}, ms per clip")
-    print(f"{'':42}{'plain':>9}{'adaptf':>9}{'ratio':>8}")
-    for name, plain, ours in (filterbank(), residual_normalization()):
-        plain_ms, our_ms = measure_pair(plain, ours, clips=BATCH, repeats=REPEATS)
-        print(f"{name:42}{plain_ms:9.3f}{our_ms:9.3f}{plain_ms / our_ms:7.1f}x")
+    print(f"{machine()}, batch {BATCH}, medians of {REPEATS}\n")
+    keep(show(pairs()), args.keep)
 
 
-def filterbank() -> tuple[str, Callable[[], object], Callable[[], object]]:
+def pairs() -> Iterator[Pair]:
+    for what, plain, ours in (filterbank(), residual_normalization()):
+        yield Pair(what, *measure_pair(plain, ours, clips=BATCH, repeats=REPEATS))
+
+
+def filterbank() -> Ways:
     """The mel product with a dense matrix against banded blocks."""
     logmel = LogMel(bands=512)
     power = torch.rand(BATCH, 2049, 64)
@@ -39,7 +43,7 @@ def filterbank() -> tuple[str, Callable[[], object], Callable[[], object]]:
     )
 
 
-def residual_normalization() -> tuple[str, Callable[[], object], Callable[[], object]]:
+def residual_normalization() -> Ways:
     """Forward and backward: autograd's chain of operations against one function with its analytic
     gradient."""
     x = torch.randn(BATCH, 64, 128, 16, requires_grad=True)
@@ -49,7 +53,8 @@ def residual_normalization() -> tuple[str, Callable[[], object], Callable[[], ob
         variance, mean = torch.var_mean(x, dim=(1, 3), keepdim=True)
         (0.1 * x + (x - mean) / (variance + 1e-5).sqrt()).sum().backward()
 
-    return "residual normalization: chain, one function", chain, lambda: norm(x).sum().backward()
+    what = "residual normalization, forward and backward: chain, one function"
+    return what, chain, lambda: norm(x).sum().backward()
 
 
 if __name__ == "__main__":
