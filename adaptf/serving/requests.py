@@ -80,7 +80,7 @@ def columns_of(table: Any) -> Columns:
     check_columns(list(table.columns))
     if table.empty:
         check_number(0)
-    return {column: table[column].tolist() for column in table}
+    return {str(column): table[column].tolist() for column in table}
 
 
 def read_rows(columns: Columns, *, max_seconds: float, stop: Event) -> Iterator[Row | BadRow]:
