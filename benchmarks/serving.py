@@ -4,7 +4,8 @@ Eight microphones that each send a clip a second are what the limit on the media
 time) is meant for. Eight clients that send the next request once the last is answered are shown beside: then
 eight requests are always under way, and on two cores each waits for three others on its core, so that its
 median is at least four times the time of one alone, however little HTTP costs.
-The clients run on the same cores as the server.
+The clients run on the same cores as the server, so they do as little as can be: each sends bytes that were
+prepared before, on one connection, and reads the answer's length and no more of it.
 
 python benchmarks/serving.py --seconds 60
 """
@@ -12,6 +13,7 @@ python benchmarks/serving.py --seconds 60
 import base64
 import json
 import os
+import re
 import signal
 import socket
 import statistics
@@ -49,6 +51,10 @@ class Measured:
     errors: list[str] = field(default_factory=list)
     megabytes: list[float] = field(default_factory=list)
     """The server's resident memory at the start, in the middle and at the end."""
+    server_seconds: float = 0.0
+    """Processor time of the server."""
+    client_seconds: float = 0.0
+    """Of all the clients."""
 
 
 def main() -> None:
@@ -72,20 +78,41 @@ def main() -> None:
             )
             print(f"In one process a request takes {1000 * alone:.2f} ms (median of {CALLS}).\n")
             with served(uri, folder / "server.log") as (address, process):
-                measure(address, process, rows, seconds=5.0, every_seconds=0.0)  # warm
+                as_json = [json_request(row) for row in rows]
+                as_it_is = [raw_request(row) for row in rows]
+                measure(address, process, as_json, seconds=5.0, every_seconds=0.0)  # warm
                 print(
-                    "| | requests/s | errors | median, ms | p99, ms | median / in process | server, MB: "
-                    "start, middle, end |"
+                    "| | requests/s | errors | median, ms | p99, ms | median / in process | ms of a core a "
+                    "request: server, clients | server, MB: start, middle, end |"
                 )
-                print("|---|---|---|---|---|---|---|")
-                for what, every_seconds in (("a clip a second each", 1.0), (CLOSED_LOOP, 0.0)):
+                print("|---|---|---|---|---|---|---|---|")
+                for what, sent, every_seconds in (
+                    ("a clip a second each", as_json, 1.0),
+                    (CLOSED_LOOP, as_json, 0.0),
+                    (f"{CLOSED_LOOP}, audio as it is", as_it_is, 0.0),
+                ):
                     measured = measure(
-                        address, process, rows, seconds=args.seconds, every_seconds=every_seconds
+                        address, process, sent, seconds=args.seconds, every_seconds=every_seconds
                     )
                     print(row_of(what, measured, args.seconds, alone), flush=True)
                     pairs += pairs_of(what, measured, args.seconds, alone)
     print()
     keep(show(pairs), args.keep)
+
+
+def json_request(row: dict[str, str]) -> bytes:
+    return http_request("/invocations", "application/json", json.dumps({"dataframe_records": [row]}).encode())
+
+
+def raw_request(row: dict[str, str]) -> bytes:
+    """The same row as a file with its device in the query."""
+    audio = base64.b64decode(row["audio"])
+    return http_request(f"/invocations?device={row['device']}", "application/octet-stream", audio)
+
+
+def http_request(path: str, kind: str, body: bytes) -> bytes:
+    head = f"POST {path} HTTP/1.1\r\nHost: localhost\r\nContent-Type: {kind}\r\nContent-Length: {len(body)}"
+    return f"{head}\r\n\r\n".encode() + body
 
 
 def in_process_seconds(uri: str, rows: list[dict[str, str]]) -> float:
@@ -135,24 +162,23 @@ def wait_until_ready(address: str, process: "subprocess.Popen[bytes]", log: Path
     raise RuntimeError(f"the server does not answer:\n{log.read_text()}")
 
 
-def measure(
-    address: str, group: int, rows: list[dict[str, str]], *, seconds: float, every_seconds: float
-) -> Measured:
-    """`every_seconds`: between two requests of a client, the clients staggered; 0:
-    the next follows the answer."""
+def measure(address: str, group: int, sent: list[bytes], *, seconds: float, every_seconds: float) -> Measured:
+    """A client for each of the requests sent. `every_seconds`: between two of a client, the clients
+    staggered; 0: the next follows the answer."""
     measured, start = Measured(), time.monotonic()
     threads = [
         threading.Thread(
             target=client,
-            args=(address, {"dataframe_records": [row]}, measured),
+            args=(address, request, measured),
             kwargs={
-                "start": start + every_seconds * place / len(rows),
+                "start": start + every_seconds * place / len(sent),
                 "end": start + seconds,
                 "every_seconds": every_seconds,
             },
         )
-        for place, row in enumerate(rows)
+        for place, request in enumerate(sent)
     ]
+    server_before, clients_before = processor_seconds(group), time.process_time()
     for thread in threads:
         thread.start()
     for share in (0.1, 0.5, 0.95):
@@ -160,12 +186,14 @@ def measure(
         measured.megabytes.append(megabytes_of(group))
     for thread in threads:
         thread.join()
+    measured.server_seconds = processor_seconds(group) - server_before
+    measured.client_seconds = time.process_time() - clients_before
     return measured
 
 
 def client(
     address: str,
-    body: dict[str, object],
+    request: bytes,
     measured: Measured,
     *,
     start: float,
@@ -173,20 +201,46 @@ def client(
     every_seconds: float,
 ) -> None:
     """Sends until the end on one connection."""
-    data = json.dumps(body).encode()
-    with requests.Session() as session:
-        session.headers["Content-Type"] = "application/json"
+    host, _, port = address.removeprefix("http://").partition(":")
+    with socket.create_connection((host, int(port)), timeout=60) as connection:
         due = start
         while True:
             sleep_until(due)
             if (sent := time.monotonic()) >= end:
                 return
-            try:
-                session.post(f"{address}/invocations", data=data, timeout=60).raise_for_status()
+            connection.sendall(request)
+            head = read_answer(connection)
+            if head.startswith(b"HTTP/1.1 200 "):
                 measured.seconds.append(time.monotonic() - sent)
-            except requests.RequestException as error:
-                measured.errors.append(str(error))
+            else:
+                measured.errors.append(head.decode())
             due = due + every_seconds if every_seconds else time.monotonic()
+
+
+def read_answer(connection: socket.socket) -> bytes:
+    """Its head; the body is read too."""
+    answer = b""
+    while b"\r\n\r\n" not in answer:
+        answer += received(connection)
+    head, _, body = answer.partition(b"\r\n\r\n")
+    (length,) = re.findall(rb"(?i)content-length: (\d+)", head)
+    left = int(length) - len(body)
+    while left:
+        left -= len(received(connection))
+    return head
+
+
+def received(connection: socket.socket) -> bytes:
+    """Raises ConnectionError where the server has hung up."""
+    piece = connection.recv(2**16)
+    if not piece:
+        raise ConnectionError("the server has hung up")
+    return piece
+
+
+def processor_seconds(process: int) -> float:
+    fields = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def sleep_until(moment: float) -> None:
@@ -211,9 +265,13 @@ def row_of(what: str, measured: Measured, seconds: float, alone: float) -> str:
     """A line of the table; the errors' first words follow it."""
     median, p99 = np.percentile(measured.seconds, (50, 99)) if measured.seconds else (np.nan, np.nan)
     memory = ", ".join(f"{megabytes:.0f}" for megabytes in measured.megabytes)
+    requests_sent = max(1, len(measured.seconds) + len(measured.errors))
+    server, clients = (
+        1000 * taken / requests_sent for taken in (measured.server_seconds, measured.client_seconds)
+    )
     line = (
         f"| {what} | {len(measured.seconds) / seconds:.1f} | {len(measured.errors)} | {1000 * median:.1f} | "
-        f"{1000 * p99:.1f} | {median / alone:.1f}x | {memory} |"
+        f"{1000 * p99:.1f} | {median / alone:.1f}x | {server:.2f}, {clients:.2f} | {memory} |"
     )
     return "\n".join([line, *measured.errors[:3]])
 

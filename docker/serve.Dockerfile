@@ -30,11 +30,12 @@ FROM base AS router
 
 # The router computes on the CPU, but without options pip takes PyTorch's CUDA build (on x86-64), some gigabytes more.
 # torchao: an INT8 model cannot be loaded without its operators. openvino runs it several times as fast, ONNX
-# Runtime where that cannot run, as on ARM.
+# Runtime where that cannot run, as on ARM. httptools and uvloop: uvicorn takes them where they are installed.
 ARG TORCH_PIP_OPTIONS=""
 RUN pip install --constraint=constraints.txt ${TORCH_PIP_OPTIONS} torch \
     && pip install --constraint=constraints.txt \
-        filelock "jsonargparse[signatures]" onnx onnxruntime openvino prometheus-client psutil soundfile soxr torchao
+        filelock httptools "jsonargparse[signatures]" onnx onnxruntime openvino orjson prometheus-client psutil pybase64 \
+        soundfile soxr torchao uvloop
 
 COPY README.md pyproject.toml ./
 COPY adaptf adaptf

@@ -59,6 +59,9 @@ class LogMel(nn.Module):
         )
         self.blocks = banded_blocks(filters, _BANDS_PER_BLOCK)
         self.register_buffer("filters", filters, persistent=False)
+        # Copies: a product with rows that lie 2049 values apart takes twice as long.
+        for place, (rows, columns) in enumerate(self.blocks):
+            self.register_buffer(f"_block_{place}", filters[rows, columns].contiguous(), persistent=False)
 
     def forward(self, waveform: Tensor) -> Tensor:
         if waveform.ndim != 2:
@@ -81,13 +84,17 @@ class LogMel(nn.Module):
         parts = torch.view_as_real(torch.fft.rfft(frames, n=self.n_fft))
         # Not as a product of complex numbers: its real parts are every other value, which the products below
         # copy first.
-        power = (
-            parts[..., 0].square().addcmul_(parts[..., 1], parts[..., 1]).transpose(1, 2)
-        )  # [b, bins, frames]
-        mel = torch.cat(
-            [self.filters[rows, columns] @ power[:, columns] for rows, columns in self.blocks], dim=1
-        )
+        power = parts[..., 0].square().addcmul_(parts[..., 1], parts[..., 1])  # [b, frames, bins]
+        mel = self._mel(power)
         return mel.add_(LOG_OFFSET).log_().add_(SHIFT).div_(SCALE).unsqueeze(1)
+
+    def _mel(self, power: Tensor) -> Tensor:
+        """Power (batch, frames, bins) -> (batch, bands, frames), the frames of all clips in one product."""
+        spectra = power.flatten(0, 1).T
+        products = [
+            self.get_buffer(f"_block_{n}") @ spectra[columns] for n, (_, columns) in enumerate(self.blocks)
+        ]
+        return torch.cat(products).unflatten(1, power.shape[:2]).transpose(0, 1).contiguous()
 
     def frames(self, samples: int) -> int:
         """Frames of a waveform of so many samples."""

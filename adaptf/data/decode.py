@@ -90,7 +90,7 @@ class Resampler:
         Raises AudioError where none is left."""
         if rate == self.sample_rate:
             return audio
-        resampled: Waveform = self.begin(rate).resample_chunk(audio, last=True)
+        resampled: Waveform = soxr.resample(audio, rate, self.sample_rate, quality="HQ")
         if not len(resampled):
             raise AudioError(f"{len(audio)} samples at {rate} Hz are less than one at {self.sample_rate} Hz")
         return resampled

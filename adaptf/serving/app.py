@@ -1,27 +1,24 @@
-"""The served router: MLflow's scoring of requests behind an entrance,
+"""The served router: scoring of requests behind an entrance,
 and what monitoring asks for beside it."""
 
 import asyncio
 import json
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from functools import partial
 from http import HTTPStatus
 from threading import Event
 from typing import Any
 
-import pandas as pd
 import uvicorn
 from fastapi import FastAPI, Request, Response
 from mlflow.environment_variables import MLFLOW_SCORING_SERVER_REQUEST_TIMEOUT
-from mlflow.exceptions import MlflowException
-from mlflow.pyfunc import scoring_server
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from starlette.requests import ClientDisconnect
 
-from adaptf.serving.body import read_body
 from adaptf.serving.entrance import REQUESTS_AT_ONCE, RETRY_SECONDS, Entrance, TurnedAway, check_size
-from adaptf.serving.monitoring import GIVEN_UP, Monitor
+from adaptf.serving.monitoring import GIVEN_UP
 from adaptf.serving.router import DeviceRouter
+from adaptf.serving.scoring import score
 from adaptf.serving.shadow_status import shadow_page
 from adaptf.serving.status import health, versions
 from adaptf.serving.webhook import webhook_route
@@ -31,23 +28,6 @@ READY_SECONDS = 10
 """So long the built-in clip may wait for its turn among the requests."""
 _STOP_SECONDS = 30
 """For the requests under way when the server is told to end."""
-
-
-@dataclass(frozen=True)
-class _Asked:
-    """The router for one request, as MLflow's scoring calls a model."""
-
-    router: DeviceRouter
-    stop: Event
-    metadata: None = None
-
-    def predict(self, data: pd.DataFrame, params: dict[str, Any] | None = None) -> pd.DataFrame:
-        try:
-            return self.router.answer(data, params, stop=self.stop)
-        except MlflowException:
-            raise
-        except Exception as error:  # MLflow would send the client a traceback
-            raise MlflowException("the router failed, and its log says why") from error
 
 
 class _Scoring:
@@ -92,8 +72,16 @@ class _Scoring:
 
     async def _scored(self, request: Request, body: bytearray, *, until: float) -> Response:
         """The response. Where nobody waits for it any more, raises TurnedAway once the work has ended."""
-        kind, stop = request.headers.get("content-type", ""), Event()
-        task = self._threads.submit(_score, self._router, body, kind, stop)
+        stop = Event()
+        scored = partial(
+            score,
+            self._router,
+            body,
+            content_type=request.headers.get("content-type", ""),
+            query=request.query_params.multi_items(),
+            stop=stop,
+        )
+        task = self._threads.submit(scored)
         work = asyncio.wrap_future(task)
         leaving: asyncio.Future[Any] = asyncio.ensure_future(_leaves(request))
         left_seconds = until - asyncio.get_running_loop().time()
@@ -119,30 +107,6 @@ async def _leaves(request: Request) -> None:
         pass
 
 
-def _score(router: DeviceRouter, body: bytearray, kind: str, stop: Event) -> Response:
-    """What MLflow's scoring makes of a body that may be read."""
-    try:
-        rows = _read(router.monitor, body, kind)
-        answer = scoring_server.invocations(
-            rows, scoring_server.CONTENT_TYPE_JSON, _Asked(router, stop), None
-        )
-    except MlflowException as error:
-        return Response(
-            error.serialize_as_json(), error.get_http_status_code(), media_type="application/json"
-        )
-    return Response(answer.response, answer.status, media_type=answer.mimetype)
-
-
-def _read(monitor: Monitor, body: bytearray, kind: str) -> dict[str, Any]:
-    try:
-        return read_body(body, kind)
-    except MlflowException as error:
-        monitor.turned_away("refused", error.message)
-        raise
-    finally:
-        body.clear()
-
-
 def _refusal(error: TurnedAway) -> Response:
     told = {"error_code": HTTPStatus(error.status).name, "message": str(error)}
     again = {"Retry-After": str(RETRY_SECONDS)} if error.status == HTTPStatus.SERVICE_UNAVAILABLE else None
@@ -159,9 +123,11 @@ def make_app(router: DeviceRouter, *, webhook_secret: str = "") -> FastAPI:
     app = FastAPI(openapi_url=None)
     scoring = _Scoring(router)
 
-    @app.post("/invocations")
     async def invocations(request: Request) -> Response:
         return await scoring(request)
+
+    # past FastAPI's reading of arguments, of which there are none
+    app.add_route("/invocations", invocations, methods=["POST"])
 
     @app.get("/ping")
     @app.get("/health")

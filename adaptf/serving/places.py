@@ -3,9 +3,17 @@
 from typing import Any, NamedTuple
 
 import numpy as np
-import pandas as pd
 
-from adaptf.serving.requests import SECOND, STREAM, WANTED_COLUMNS, each_row, invalid, shown
+from adaptf.serving.requests import (
+    SECOND,
+    STREAM,
+    WANTED_COLUMNS,
+    Columns,
+    each_row,
+    invalid,
+    is_null,
+    shown,
+)
 
 _LONGEST_NAME = 100
 _MOST_SECONDS = 10**9
@@ -21,16 +29,16 @@ class Place(NamedTuple):
     """Of the stream, from 0, at which the row's audio begins."""
 
 
-def read_places(table: pd.DataFrame, *, of_streams: bool) -> list[Place]:
+def read_places(columns: Columns, *, of_streams: bool) -> list[Place]:
     """Those of all rows, none where they are not `of_streams`.
     Raises MlflowException (INVALID_PARAMETER_VALUE) that names the row or column at fault."""
-    there = [column for column in (STREAM, SECOND) if column in table]
+    there = [column for column in (STREAM, SECOND) if column in columns]
     # Spark gives all columns of the signature, those without a value empty.
-    if not of_streams and (filled := [column for column in there if table[column].notna().any()]):
+    if not of_streams and (filled := [column for column in there if not all(map(is_null, columns[column]))]):
         raise invalid(f"column {filled[0]!r} is for aggregate='stream'")
     if of_streams and len(there) < 2:
         raise invalid(f"aggregate='stream' needs the columns {STREAM!r} and {SECOND!r}: {WANTED_COLUMNS}")
-    values = zip(table[STREAM], table[SECOND], strict=True) if of_streams else ()
+    values = zip(columns[STREAM], columns[SECOND], strict=True) if of_streams else ()
     return [Place(row, *place) for row, place in enumerate(each_row(values, _read_place))]
 
 

@@ -2,7 +2,7 @@
 
 import base64
 import binascii
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from io import BytesIO
 from threading import Event
@@ -30,7 +30,10 @@ however small the compressed bytes are."""
 MAX_PEAK = 8.0
 """18 dB over full scale. Beyond it a float file is not scaled to [-1, 1], and the answer would be wrong."""
 
-_WANTED_AUDIO = "it should be base64 of the bytes of a WAV, FLAC, OGG or MP3 file"
+_WANTED_FILE = "it should be a WAV, FLAC, OGG or MP3 file"
+_WANTED_TEXT = "it should be base64 of the bytes of a WAV, FLAC, OGG or MP3 file"
+Columns = Mapping[str, Sequence[Any]]
+"""Of a table, by name."""
 WANTED_COLUMNS = (
     f"a row has {AUDIO!r} (base64 of a WAV, FLAC, OGG or MP3 file) and may have {DEVICE!r} (a device's name)"
     f"; one of a stream has {STREAM!r} (its name) and {SECOND!r} (where the audio begins, from 0)"
@@ -69,18 +72,27 @@ class BadRow:
     """What is wrong, and what would be right."""
 
 
-def read_rows(table: Any, *, max_seconds: float, stop: Event) -> Iterator[Row | BadRow]:
+def columns_of(table: Any) -> Columns:
+    """Of a DataFrame. Raises MlflowException (INVALID_PARAMETER_VALUE, HTTP 400) where it is none, its
+    columns are not those of rows, or it has no rows."""
+    if not isinstance(table, pd.DataFrame):
+        raise invalid(f"send rows as 'dataframe_records' or 'dataframe_split', got {type(table).__name__}")
+    check_columns(list(table.columns))
+    if table.empty:
+        check_number(0)
+    return {str(column): table[column].tolist() for column in table}
+
+
+def read_rows(columns: Columns, *, max_seconds: float, stop: Event) -> Iterator[Row | BadRow]:
     """Rows of a table, in order, each read when it is asked for; `max_seconds` limits a row's audio, whose
     length is checked before anything else is done with it.
 
-    Raises MlflowException (INVALID_PARAMETER_VALUE, HTTP 400) at once where the table's form is wrong, and
-    while it reads GivenUp once `stop` is set.
+    Raises GivenUp while it reads, once `stop` is set.
     """
-    table = _check_table(table)
-    devices = table[DEVICE] if DEVICE in table else [None] * len(table)
+    devices = columns[DEVICE] if DEVICE in columns else [None] * len(columns[AUDIO])
     return (
         _read_row(number, audio, device, max_seconds, stop)
-        for number, (audio, device) in enumerate(zip(table[AUDIO], devices, strict=True))
+        for number, (audio, device) in enumerate(zip(columns[AUDIO], devices, strict=True))
     )
 
 
@@ -89,7 +101,7 @@ def _read_row(number: int, audio: Any, device: Any, max_seconds: float, stop: Ev
     asked = None
     try:
         asked = _read_device(device)
-        file = read_base64(audio)
+        file = _read_file(audio)
         return Row(number, asked, file, checked_seconds(file, max_seconds))
     except ValueError as error:
         return BadRow(number, asked, str(error))
@@ -115,16 +127,6 @@ def clips_of(row: Row, *, sample_rate: int, clip_samples: int) -> Waveform | Bad
         return cut_clips(_checked_waveform(row.file, sample_rate), clip_samples)
     except ValueError as error:
         return BadRow(row.number, row.device, str(error))
-
-
-def _check_table(table: Any) -> pd.DataFrame:
-    """The table itself, where its columns are right and it has rows."""
-    if not isinstance(table, pd.DataFrame):
-        raise invalid(f"send rows as 'dataframe_records' or 'dataframe_split', got {type(table).__name__}")
-    check_columns(list(table.columns))
-    if table.empty:
-        check_number(0)
-    return table
 
 
 def check_columns(columns: Sequence[Any]) -> None:
@@ -157,23 +159,36 @@ def _read_device(value: Any) -> str | None:
     """The name as it stands, even if empty; None for null."""
     if isinstance(value, str):
         return value
-    if pd.api.types.is_scalar(value) and pd.isna(value):
+    if is_null(value):
         return None
     raise ValueError(f"{DEVICE} should be text or null, got {shown(value)}")
+
+
+def is_null(value: Any) -> bool:
+    """Whether it is None, or what stands for it in a DataFrame."""
+    return bool(pd.api.types.is_scalar(value) and pd.isna(value))
+
+
+def _read_file(value: Any) -> BytesIO:
+    """A file that comes as its bytes, or as base64 of them."""
+    if not isinstance(value, bytes):
+        return read_base64(value)
+    if not value:
+        raise ValueError(f"{AUDIO} is empty; {_WANTED_FILE}")
+    return BytesIO(value)
 
 
 def read_base64(value: Any) -> BytesIO:
     """The bytes of a file. Line breaks, as `base64` prints them, are allowed."""
     if not isinstance(value, str):
-        empty = pd.api.types.is_scalar(value) and pd.isna(value)
-        raise ValueError(f"{AUDIO} is {'null' if empty else shown(value)}; {_WANTED_AUDIO}")
+        raise ValueError(f"{AUDIO} is {'null' if is_null(value) else shown(value)}; {_WANTED_TEXT}")
     text = "".join(value.split())
     if not text:
-        raise ValueError(f"{AUDIO} is empty; {_WANTED_AUDIO}")
+        raise ValueError(f"{AUDIO} is empty; {_WANTED_TEXT}")
     try:
         return BytesIO(base64.b64decode(text, validate=True))
     except (binascii.Error, ValueError) as error:
-        raise ValueError(f"{AUDIO} {shown(text)} is not base64 ({error}); {_WANTED_AUDIO}") from error
+        raise ValueError(f"{AUDIO} {shown(text)} is not base64 ({error}); {_WANTED_TEXT}") from error
 
 
 def checked_seconds(file: BytesIO, max_seconds: float) -> float:
@@ -201,13 +216,11 @@ def _checked_header(file: BytesIO) -> Any:
     try:
         header = soundfile.info(file)
     except (soundfile.LibsndfileError, TypeError) as error:
-        raise AudioError(
-            f"{AUDIO} is not readable as audio ({error_text(error)}); {_WANTED_AUDIO}"
-        ) from error
+        raise AudioError(f"{AUDIO} is not readable as audio ({error_text(error)}); {_WANTED_FILE}") from error
     finally:
         file.seek(0)
     if header.format not in _FORMATS:
-        raise AudioError(f"{AUDIO} is in the format {header.format}; {_WANTED_AUDIO}")
+        raise AudioError(f"{AUDIO} is in the format {header.format}; {_WANTED_FILE}")
     if not 1 <= header.samplerate <= MAX_SAMPLE_RATE:
         raise AudioError(
             f"{AUDIO} has {header.samplerate} samples a second; at most {MAX_SAMPLE_RATE} are read"

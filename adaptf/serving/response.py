@@ -16,6 +16,8 @@ from adaptf.serving.streams import Stream
 
 _FILE, _SECOND, _STREAM = "file", "second", "stream"
 _FAIL, _ROW = "fail", "row"
+_NUMBER = "row"
+"""Of the request, from 0."""
 _PROBABILITY = "probability"
 _NONE: NDArray[np.float64] = np.empty(0)
 UNSURE = "unsure"
@@ -77,39 +79,40 @@ def read_parameters(params: Mapping[str, Any] | None, *, scenes: int) -> Paramet
     return read
 
 
-def response_table(
+def response_rows(
     answers: Sequence[Answer | BadRow],
     parameters: Parameters,
     *,
     scenes: Sequence[str],
     clip_seconds: float,
-    index: pd.Index,
     streams: Sequence[Stream] = (),
-) -> pd.DataFrame:
-    """The response; `index` is the request's, `streams` those of its rows, after them.
-
-    Its columns hang on the parameters alone: engines join the answers to one batch after the other.
-    """
+) -> list[dict[str, Any]]:
+    """The response; `streams` are those of the request's rows, after them. The names in a row hang on the
+    parameters alone: engines join the answers to one batch after the other."""
     row_of = partial(_row_of, top_k=parameters.top_k, scenes=scenes)
     if parameters.aggregate == _SECOND:
-        rows = [
-            {"row": number, SECOND: second} | row_of(answer, probabilities)
+        return [
+            {_NUMBER: number, SECOND: second} | row_of(answer, probabilities)
             for number, answer in enumerate(answers)
             for second, probabilities in _seconds_of(answer, clip_seconds)
         ]
-        index = index.take([row["row"] for row in rows])
-    elif parameters.of_streams:
-        rows = [
+    if parameters.of_streams:
+        return [
             _place_of(stream)
             | row_of(answer, stream.belief.probabilities)
             | ({} if stream.sure else {"scene": UNSURE})
             for answer, stream in zip(answers, streams, strict=True)
         ]
-    else:
-        rows = [row_of(answer, _mean_of(answer)) for answer in answers]
+    return [row_of(answer, _mean_of(answer)) for answer in answers]
+
+
+def response_table(rows: Sequence[Mapping[str, Any]], index: pd.Index) -> pd.DataFrame:
+    """The response as a table; `index` is the request's."""
     # Columns of objects: pandas would turn a null device into NaN, which is not JSON. One by one: from rows
     # it takes 3 ms.
     columns = {name: [row[name] for row in rows] for name in rows[0]}
+    if _NUMBER in columns:
+        index = index.take(columns[_NUMBER])
     numbers = set() if None in columns[_PROBABILITY] else {_PROBABILITY}
     table = {
         name: pd.Series(values, index, dtype=float if name in numbers else object)

@@ -24,8 +24,8 @@ from adaptf.serving.live import Follower
 from adaptf.serving.log_lines import log, show_log_when_served
 from adaptf.serving.monitoring import Monitor
 from adaptf.serving.places import read_places
-from adaptf.serving.requests import AUDIO, DEVICE, BadRow, Row, read_rows, refuse
-from adaptf.serving.response import read_parameters, response_table
+from adaptf.serving.requests import AUDIO, DEVICE, BadRow, Columns, Row, columns_of, read_rows, refuse
+from adaptf.serving.response import read_parameters, response_rows, response_table
 from adaptf.serving.settings import Settings, read_settings
 from adaptf.serving.signature import example_request
 from adaptf.serving.streams import Stream, Streams
@@ -112,47 +112,43 @@ class DeviceRouter(PythonModel):
         Raises MlflowException (INVALID_PARAMETER_VALUE) that names the row or parameter at fault; with
         `on_error="row"` a bad row is a row with an error instead.
         """
-        return self._answer(model_input, params, Event(), in_parts)
+        rows = self._answer(lambda: columns_of(model_input), params, Event(), in_parts)
+        return response_table(rows, model_input.index)
 
-    def answer(self, table: pd.DataFrame, params: dict[str, Any] | None, *, stop: Event) -> pd.DataFrame:
-        """The same of a request, for somebody who may set `stop` when the answer is no longer wanted.
-        Raises GivenUp then."""
-        return self._answer(table, params, stop, one_request)
+    def answer(self, columns: Columns, params: dict[str, Any] | None, *, stop: Event) -> list[dict[str, Any]]:
+        """The same of a request, whose columns and number of rows are right, for somebody who may set `stop`
+        when the answer is no longer wanted. Raises GivenUp then."""
+        return self._answer(lambda: columns, params, stop, one_request)
 
     def _answer(
         self,
-        table: pd.DataFrame,
+        read: Callable[[], Columns],
         params: dict[str, Any] | None,
         stop: Event,
         parts_of: Callable[[Iterable[Row | BadRow]], Iterable[list[Row | BadRow]]],
-    ) -> pd.DataFrame:
+    ) -> list[dict[str, Any]]:
         bundle = self.bundle  # Once: another one may be taken up before the request is answered.
-        clip_seconds = bundle.clip_samples / bundle.sample_rate
         with self.monitor.request() as answers:
-            parameters = read_parameters(params, scenes=len(bundle.scenes))
+            parameters, columns = read_parameters(params, scenes=len(bundle.scenes)), read()
             take = _keep if parameters.keeps_bad_rows else refuse
-            rows = map(take, read_rows(table, max_seconds=bundle.max_seconds, stop=stop))
-            places = read_places(table, of_streams=parameters.of_streams)
+            rows = map(take, read_rows(columns, max_seconds=bundle.max_seconds, stop=stop))
+            places = read_places(columns, of_streams=parameters.of_streams)
             for part in parts_of(rows):
                 answers += map(take, classify(bundle, part, stop, self.listeners))
             streams: Sequence[Stream] = ()
             if parameters.of_streams:
                 good = [answer for answer in answers if isinstance(answer, Answer)]
                 streams = self.streams.follow(places, good, stay_seconds=parameters.stay_seconds)
-            return response_table(
-                answers,
-                parameters,
-                scenes=bundle.scenes,
-                clip_seconds=clip_seconds,
-                index=table.index,
-                streams=streams,
+            clip_seconds = bundle.clip_samples / bundle.sample_rate
+            return response_rows(
+                answers, parameters, scenes=bundle.scenes, clip_seconds=clip_seconds, streams=streams
             )
 
     def try_out(self) -> None:
         """Answers a built-in clip by each network, past the counts. Raises what an answer may raise."""
         audio = example_request()["dataframe_records"][0][AUDIO]
-        table = pd.DataFrame({AUDIO: audio, DEVICE: list(self.bundle.models)})
-        rows = list(read_rows(table, max_seconds=self.bundle.max_seconds, stop=Event()))
+        columns = {AUDIO: [audio] * len(self.bundle.models), DEVICE: list(self.bundle.models)}
+        rows = list(read_rows(columns, max_seconds=self.bundle.max_seconds, stop=Event()))
         for answer in classify(self.bundle, rows, Event()):
             refuse(answer)
 

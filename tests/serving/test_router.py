@@ -321,7 +321,7 @@ def test_audio_over_a_limit_is_refused_before_anything_is_decoded(
     monkeypatch.setattr(limits, "MAX_REQUEST_SECONDS", limit)
     silence = [encoded(np.zeros(8000 * length), 8000, "FLAC") for length in (6, seconds)]
     with pytest.raises(MlflowException, match=said):
-        model.answer(pd.DataFrame({"audio": silence}), None, stop=threading.Event())
+        model.answer({"audio": silence}, None, stop=threading.Event())
 
 
 @pytest.fixture
@@ -356,7 +356,7 @@ def test_an_mp3_that_is_longer_than_it_says_is_decoded_no_further_than_the_limit
         model.predict(None, pd.DataFrame({"audio": [joined_mp3(2, 120)]}))
     assert 60 < decoded[0] < 70
     monkeypatch.setattr(limits, "MAX_REQUEST_SECONDS", 10.0)
-    many = pd.DataFrame({"audio": [joined_mp3(2, 6)] * 20})
+    many = {"audio": [joined_mp3(2, 6)] * 20}
     with pytest.raises(MlflowException, match=r"the rows hold 16\.0 s of audio together, more than 10 s"):
         model.answer(many, None, stop=threading.Event())
     assert len(decoded) == 3, "what comes behind is not looked at"

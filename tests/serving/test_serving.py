@@ -150,6 +150,18 @@ def test_a_csv_table_is_answered(address, clip):
     assert [row["device_used"] for row in response.json()["predictions"]] == ["a", "unknown"]
 
 
+def test_a_file_as_it_is_gets_the_answer_of_its_row_in_json(address, clip):
+    by_json = posted(address, {"dataframe_records": [{"audio": clip, "device": "b"}], "params": {"top_k": 2}})
+    raw = requests.post(
+        f"{address}/invocations",
+        params={"device": "b", "top_k": 2},
+        data=base64.b64decode(clip),
+        headers={"Content-Type": "application/octet-stream"},
+        timeout=60,
+    )
+    assert raw.ok and raw.content == by_json.content
+
+
 def test_parameters_are_taken_from_the_body(address, clip, noise, encoded):
     body = {"dataframe_records": [{"audio": encoded(noise(64000)), "device": "a"}]}
     answers = posted(address, body | {"params": {"top_k": 2, "aggregate": "second"}}).json()["predictions"]

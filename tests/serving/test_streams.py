@@ -13,7 +13,7 @@ from mlflow.exceptions import MlflowException
 
 from adaptf.evaluation.forward_filter import StreamCalibration
 from adaptf.serving import streams as module
-from adaptf.serving.body import read_body
+from adaptf.serving.body import Asked, read_table
 from adaptf.serving.classify import Answer
 from adaptf.serving.local import local_router
 from adaptf.serving.places import Place, read_places
@@ -151,7 +151,7 @@ def test_columns_and_aggregate_belong_together() -> None:
 def test_a_body_may_hold_streams() -> None:
     row = {"audio": "UklGRg==", "device": "a", "stream": "walk", "second": 3}
     body = {"dataframe_records": [row], "params": {"aggregate": "stream"}}
-    assert read_body(json.dumps(body).encode(), "application/json") == body
+    assert read_table(json.dumps(body).encode(), "application/json") == Asked([row], body["params"])
 
 
 @pytest.fixture(scope="module")
