@@ -269,6 +269,20 @@ def test_a_uri_of_a_stage_is_refused_with_the_right_ones() -> None:
         present_version("models:/adaptf-router/Staging")
 
 
+def test_large_files_are_parts_of_their_own_so_that_each_core_has_some(
+    evaluation_set: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for large in (3, 4):
+        with (evaluation_set / f"audio/{large}.wav").open("ab") as file:
+            file.truncate(100_000)
+    monkeypatch.setattr(stage, "FILES_PER_PART", 4)
+    monkeypatch.setattr(stage, "BYTES_PER_PART", 50_000)
+    table, root = files_to_predict.read_files_to_predict(evaluation_set)
+    parts = [rows["filename"].tolist() for rows in stage.cut_into_parts(table, root)]
+    assert [len(part) for part in parts] == [3, 1, 1, 4, 1]
+    assert [name for part in parts for name in part] == table["filename"].tolist()
+
+
 def test_some_clips_of_a_part_are_asked_at_a_time(predict_with: Predict) -> None:
     asked = Counting(clips_at_once=3)
     assert predict_with(asked)["filename"].tolist() == [f"audio/{number}.wav" for number in range(10)]
@@ -442,6 +456,7 @@ def test_a_killed_prediction_goes_on_and_gives_the_same_bytes(
 ) -> None:
     root = write_evaluation_set(tmp_path / "evaluation", 6 * stage.FILES_PER_PART)
     command = [sys.executable, "-m", "adaptf.mlproject.predict", f"--files={root}"]
+    environment = environment | {"OMP_NUM_THREADS": "2"}  # as many processes
     answered = parts_until_killed(command, environment, folder)
     assert 2 <= answered < 6
 
