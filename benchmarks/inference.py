@@ -15,7 +15,6 @@ from collections.abc import Callable, Iterator
 from itertools import count
 from pathlib import Path
 
-import mlflow
 import numpy as np
 import pandas as pd
 import torch
@@ -45,6 +44,7 @@ from adaptf.compression.runtime import ONNX, OPENVINO, PT2, load_form, onnx_sess
 from adaptf.data.decode import decode
 from adaptf.mlproject.predict import FILES_PER_PART, answer_missing, join
 from adaptf.models.students.cp_mobile import CpMobile
+from adaptf.serving.own_code import answering
 from adaptf.training.memory import keep_freed_memory
 
 CALLS = 20
@@ -169,19 +169,20 @@ def of_files(folder: Path, clips: int, loop_clips: int) -> Iterator[Pair]:
     """Files to rows of the predictions' table, models loaded."""
     names = write_wavs(folder / "clips", clips)
     table = pd.DataFrame({"filename": names, "device": np.random.default_rng(0).choice(DEVICES, clips)})
-    with logged_router(folder) as uri:
-        router = mlflow.pyfunc.load_model(uri, model_config={"live": False})
+    parts = [table.iloc[first : first + FILES_PER_PART] for first in range(0, clips, FILES_PER_PART)]
+    (folder / "bundles").mkdir()
+    with (
+        logged_router(folder) as uri,
+        answering(uri, {}, folder / "bundles", parts=len(parts)) as (pool, who),
+    ):
         runs = count()
 
         def predict_all() -> None:
             place = folder / f"parts{next(runs)}"
             place.mkdir()
-            parts = {
-                place / f"{first}.csv": table.iloc[first : first + FILES_PER_PART]
-                for first in range(0, clips, FILES_PER_PART)
-            }
-            answer_missing(router, parts, folder / "clips", name="predict")
-            join(list(parts), place)
+            missing = {place / f"{number}.csv": rows for number, rows in enumerate(parts)}
+            answer_missing(pool, who, missing, folder / "clips", name="predict")
+            join(list(missing), place)
 
         for what, models in models_by_device().items():
             loop = one_by_one(models, table.iloc[:loop_clips], folder / "clips")

@@ -9,6 +9,7 @@ from typing import NamedTuple
 import numpy as np
 
 from adaptf.data.decode import AudioError, Resampler, Waveform, mono_blocks, opened
+from adaptf.data.parts import parts_in
 from adaptf.names import missing_file
 
 
@@ -36,6 +37,15 @@ def cut_file(path: Path, resample: Resampler, *, clip_samples: int) -> Iterator[
     if not made.end:
         raise AudioError(f"{heard.end} samples at {rate} Hz are less than one at {resample.sample_rate} Hz")
     yield _cut(heard, made, begin, clip_samples, rate / resample.sample_rate)
+
+
+def padded_clips(path: Path, resample: Resampler, *, clip_samples: int) -> Iterator[Waveform]:
+    """All of a file as consecutive clips (clip_samples,), one at least. At its end half a clip or more is
+    padded with zeros, less dropped (`parts_in`). Raises AudioError as `cut_file` does."""
+    for number, cut in enumerate(cut_file(path, resample, clip_samples=clip_samples)):
+        if number < parts_in(number * clip_samples + len(cut.clip), clip_samples):
+            missing = clip_samples - len(cut.clip)
+            yield np.pad(cut.clip, (0, missing)) if missing else cut.clip
 
 
 def _resampled_blocks(path: Path, resample: Resampler) -> Iterator[tuple[Waveform, int, Waveform]]:

@@ -14,10 +14,10 @@ import soundfile
 from mlflow.exceptions import MlflowException
 
 from adaptf.audio.logmel import CLIP_RATE
+from adaptf.data.cuts import padded_clips
 from adaptf.data.decode import AudioError, Resampler
 from adaptf.errors import UserError
 from adaptf.evaluation.forward_filter import STAY_SECONDS
-from adaptf.mlproject.predict import AS_REGISTERED, FOLLOWING, wavs_of
 from adaptf.pipeline.command_line import command_arguments
 from adaptf.pipeline.config import file_or_name, path_field
 from adaptf.pipeline.interrupts import end_in_order
@@ -25,8 +25,11 @@ from adaptf.pipeline.printed import print_told
 from adaptf.reports.stream_figure import stream_figure
 from adaptf.serving.local import local_router
 from adaptf.serving.logged_model import bundle_behind
+from adaptf.serving.own_code import wav_of
 from adaptf.serving.requests import AUDIO, DEVICE, SECOND, STREAM
 from adaptf.serving.router import DeviceRouter
+from adaptf.serving.with_versions import with_versions
+from adaptf.tracking import production
 from adaptf.tracking.present import IN_PRODUCTION, present_version
 from adaptf.tracking.runs import NONE
 
@@ -73,7 +76,8 @@ def ready_router(uri: str) -> DeviceRouter:
     """Of what the URI stands for now; in production also the devices' models are."""
     with TemporaryDirectory(prefix="adaptf-") as folder:
         bundle = bundle_behind(present_version(uri), Path(folder), what=uri)
-        return local_router(bundle, **(FOLLOWING if uri == IN_PRODUCTION else AS_REGISTERED))
+        versions = production.device_versions() if uri == IN_PRODUCTION else {}
+        return local_router(with_versions(bundle, versions, Path(folder, "versions")))
 
 
 def answers(router: DeviceRouter, sounds: Iterator[bytes], config: ListenConfig) -> Iterator[pd.Series]:
@@ -101,7 +105,7 @@ def line(row: pd.Series) -> str:
 def seconds_of(path: Path) -> Iterator[bytes]:
     """Those of a file, each as a sound file. Raises UserError where it is none."""
     try:
-        yield from wavs_of(path, Resampler(CLIP_RATE))
+        yield from map(wav_of, padded_clips(path, Resampler(CLIP_RATE), clip_samples=CLIP_RATE))
     except AudioError as error:
         raise UserError(f"{path}: {error}") from error
 

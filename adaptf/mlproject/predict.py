@@ -1,42 +1,32 @@
 """Stage `predict`: a scene for each file of a table, by the router."""
 
-import base64
 import hashlib
-import itertools
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Executor
 from dataclasses import dataclass
 from functools import partial
-from io import BytesIO
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import NamedTuple
 
 import mlflow
-import numpy as np
 import pandas as pd
-import soundfile
 from mlflow.exceptions import MlflowException
 from tqdm import tqdm
 
 from adaptf.audio.logmel import CLIP_RATE
-from adaptf.data.cuts import cut_file, unfit
-from adaptf.data.decode import AudioError, Resampler, opened
-from adaptf.data.errors import DataError
-from adaptf.data.parts import parts_in
+from adaptf.data.cuts import unfit
 from adaptf.data.sets.download import EVALUATION_RECORD, download_record
 from adaptf.data.sets.files_to_predict import check_each_file, read_files_to_predict
-from adaptf.errors import UserError
-from adaptf.files import sha256_of, write_atomically, written_aside
+from adaptf.files import sha256_of, written_aside
 from adaptf.names import find_file, in_markdown
 from adaptf.pipeline.config import aside, file_or_name, path_field
-from adaptf.pipeline.sources import SCENE_CLIP_SECONDS
 from adaptf.pipeline.stage import Stage
-from adaptf.serving.own_code import Router, router_behind
-from adaptf.serving.requests import AUDIO, DEVICE, MAX_CHANNELS, MAX_PEAK, MAX_SAMPLE_RATE
-from adaptf.tracking import production, registry
+from adaptf.serving.file_answers import ANSWER_COLUMNS, Asked, write_answers
+from adaptf.serving.own_code import answering
+from adaptf.serving.requests import MAX_PEAK
+from adaptf.tracking import production
 from adaptf.tracking.outcome import Result
 from adaptf.tracking.present import IN_PRODUCTION, no_model, present_version
 from adaptf.tracking.runs import digest
@@ -44,19 +34,9 @@ from adaptf.tracking.stage_run import StageRun
 
 PREDICTIONS, OUTPUT = "predictions.csv", "output.csv"
 """Artifacts: all that the router answers, and the table that the challenge asks for."""
-ANSWER_COLUMNS = ["filename", "scene", "probability", "device_asked", "device_used", "version_used"]
-"""Of the first; a column per scene follows."""
-FILES_PER_PART = 256
-CLIPS_PER_REQUEST = 256
-"""Within what a router takes at once, whoever registered it."""
+FILES_PER_PART, BYTES_PER_PART = 256, 2**26
 PARTS = "parts"
 """Answers so far, a CSV file for so many files: an interrupted stage goes on with those that are missing."""
-REQUESTS_AT_ONCE = 2
-"""While the router computes one on all its threads, the files of the next are read and encoded."""
-FOLLOWING = {"live": True, "check_seconds": 86_400.0}
-"""Settings of a router that takes up what is in production before its first answer,
-and then practically never."""
-AS_REGISTERED = {"live": False}
 
 
 @dataclass(frozen=True)
@@ -160,8 +140,7 @@ def answer_parts(table: pd.DataFrame, root: Path, run: StageRun, models: Models)
     what is there is not asked for again."""
     folder = run.folder / PARTS / models.digest  # never with those of models that were there before
     folder.mkdir(parents=True, exist_ok=True)
-    starts = range(0, len(table), FILES_PER_PART)
-    parts = {folder / f"{start:07d}.csv": table.iloc[start : start + FILES_PER_PART] for start in starts}
+    parts = {folder / f"{rows.index[0]:07d}.csv": rows for rows in cut_into_parts(table, root)}
     missing = {part: rows for part, rows in parts.items() if not part.exists()}
     if len(missing) < len(parts):
         place = (
@@ -171,149 +150,35 @@ def answer_parts(table: pd.DataFrame, root: Path, run: StageRun, models: Models)
             f"{run.name}: {len(parts) - len(missing)} of {len(parts)} parts are answered, {place}", flush=True
         )
     if missing:
-        with TemporaryDirectory() as there:
-            settings = FOLLOWING if models.versions else AS_REGISTERED
-            with router_behind(models.uri, Path(there), what=models.uri, **settings) as router:
-                answer_missing(router, missing, root, name=run.name, versions=models.versions)
+        with (
+            TemporaryDirectory(prefix="adaptf-") as there,
+            answering(models.uri, models.versions, Path(there), parts=len(missing)) as (pool, who),
+        ):
+            answer_missing(pool, who, missing, root, name=run.name)
     return list(parts)
 
 
+def cut_into_parts(table: pd.DataFrame, root: Path) -> Iterator[pd.DataFrame]:
+    """Consecutive rows, fewer of them where files are large: cores take parts."""
+    begin, size = 0, 0
+    for row, name in enumerate(table["filename"]):
+        path = find_file(root, name)
+        of_file = path.stat().st_size if path.is_file() else 0  # what is gone is named when it is read
+        if row - begin == FILES_PER_PART or (row > begin and size + of_file > BYTES_PER_PART):
+            yield table.iloc[begin:row]
+            begin, size = row, 0
+        size += of_file
+    yield table.iloc[begin:]
+
+
 def answer_missing(
-    router: Router,
-    missing: Mapping[Path, pd.DataFrame],
-    root: Path,
-    *,
-    name: str,
-    versions: Mapping[str, str] | None = None,
+    pool: Executor, who: Callable[[], Asked], missing: Mapping[Path, pd.DataFrame], root: Path, *, name: str
 ) -> None:
-    """Asks for the parts and writes them; `versions` are those that have to answer, by device.
-
-    Raises DataError that names a file at fault, and UserError where another version answers.
-    """
-
-    def answer(part: Path) -> int:
-        rows = missing[part]
-        by_clip = pd.concat([ask_router(router, clips) for clips in requests_of(cut_into_clips(rows, root))])
-        check_versions(by_clip, versions or {})
-        answers = per_file(by_clip)
-        write_atomically(part, answers.to_csv(index=False, float_format="%.9g").encode())
-        return len(answers)
-
+    """Has the parts answered and written in the pool. Raises DataError that names a file at fault."""
     files = sum(map(len, missing.values()))
-    with (
-        ThreadPoolExecutor(REQUESTS_AT_ONCE) as pool,
-        tqdm(None, name, files, unit="file", delay=2, mininterval=1) as bar,
-    ):
-        for answered in pool.map(answer, missing):
+    with tqdm(None, name, files, unit="file", delay=2, mininterval=1) as bar:
+        for answered in pool.map(partial(write_answers, root=root, who=who), missing, missing.values()):
             bar.update(answered)
-
-
-def check_versions(answers: pd.DataFrame, versions: Mapping[str, str]) -> None:
-    """Raises UserError where a device was not answered by its version;
-    one without a version may be answered by any."""
-    answered = answers[["device_asked", "device_used", "version_used"]].drop_duplicates()
-    for asked, used, version in answered.itertuples(index=False):
-        wanted = versions.get(asked if asked in versions else used, version)
-        if version != wanted:
-            raise UserError(
-                f"device {asked!r} was answered by {version}; {wanted} was in production when the stage "
-                f"began. Run it again: another version may have been promoted just then. If that does not "
-                f"help, {wanted} cannot be taken up, which the log and /version of a live router explain: "
-                f"promote another one, or give the router as it was registered, as in --model_uri "
-                f"models:/{registry.ROUTER_NAME}/3"
-            )
-
-
-class Clip(NamedTuple):
-    """A second of a file."""
-
-    row: int
-    """Of the file in its part of the table."""
-    filename: str
-    device: str
-    audio: str
-    """As a request has it."""
-
-
-def cut_into_clips(rows: pd.DataFrame, root: Path) -> Iterator[Clip]:
-    """The files as clips, so that a file of any length, rate,
-    format and number of channels is one that the router takes.
-
-    Raises DataError for a file that changed meanwhile.
-    """
-    resample = Resampler(CLIP_RATE)
-    for row, (name, device) in enumerate(zip(rows["filename"], rows["device"], strict=True)):
-        try:
-            path = find_file(root, name)
-            yield from (
-                Clip(row, name, device, base64.b64encode(wav).decode()) for wav in wavs_of(path, resample)
-            )
-        except AudioError as error:
-            raise DataError(f"{name}: {error}") from error
-        except MemoryError as error:
-            raise DataError(f"{name}: memory is too short to decode it") from error
-
-
-def wavs_of(path: Path, resample: Resampler) -> Iterator[bytes]:
-    """The clips of a file, each as a WAV file. One that is such a clip goes as it is, in half the time."""
-    if is_clip(path):
-        yield path.read_bytes()
-        return
-    samples = round(SCENE_CLIP_SECONDS * CLIP_RATE)
-    for number, cut in enumerate(cut_file(path, resample, clip_samples=samples)):
-        if number < parts_in(number * samples + len(cut.clip), samples):
-            wav = BytesIO()
-            clip = np.pad(cut.clip, (0, samples - len(cut.clip)))
-            soundfile.write(wav, clip, CLIP_RATE, format="WAV", subtype="FLOAT")
-            yield wav.getvalue()
-
-
-def is_clip(path: Path) -> bool:
-    """Whether any router takes the file for one clip."""
-    with opened(path) as file:
-        short = file.frames <= SCENE_CLIP_SECONDS * file.samplerate
-        return bool(
-            file.format in ("WAV", "WAVEX")
-            and short
-            and file.samplerate <= MAX_SAMPLE_RATE
-            and file.channels <= MAX_CHANNELS
-        )
-
-
-def requests_of(clips: Iterator[Clip]) -> Iterator[list[Clip]]:
-    """Consecutive clips, as many as a request may hold."""
-    while request := list(itertools.islice(clips, CLIPS_PER_REQUEST)):
-        yield request
-
-
-def ask_router(router: Router, clips: Sequence[Clip]) -> pd.DataFrame:
-    """The answer that the served router would give to each clip, by the file's row, with a column per scene.
-
-    Raises DataError that names a file at fault.
-    """
-    request = pd.DataFrame({AUDIO: [clip.audio for clip in clips], DEVICE: [clip.device for clip in clips]})
-    try:
-        answer = pd.DataFrame(router.predict(None, request))
-    except MlflowException as error:
-        if at_fault := re.match(r"row (\d+): (.*)", error.message, flags=re.DOTALL):
-            raise DataError(f"{clips[int(at_fault[1])].filename}: {at_fault[2]}") from error
-        raise DataError(f"{clips[0].filename} to {clips[-1].filename}: {error.message}") from error
-    answer.insert(0, "filename", [clip.filename for clip in clips])
-    answer.index = pd.Index([clip.row for clip in clips])
-    return pd.concat(
-        [answer[ANSWER_COLUMNS], pd.DataFrame(list(answer["probabilities"]), index=answer.index)], axis=1
-    )
-
-
-def per_file(by_clip: pd.DataFrame) -> pd.DataFrame:
-    """The answer to each file: that to its only clip, else the mean over its clips."""
-    answers = by_clip[~by_clip.index.duplicated()].copy()
-    several = by_clip.index.value_counts().loc[lambda clips: clips > 1].index
-    means = by_clip.loc[several, by_clip.columns[len(ANSWER_COLUMNS) :]].groupby(level=0).mean()
-    answers.loc[means.index, means.columns] = means
-    answers.loc[means.index, "scene"] = means.idxmax(axis="columns")
-    answers.loc[means.index, "probability"] = means.max(axis="columns")
-    return answers
 
 
 def join(parts: Sequence[Path], folder: Path) -> Counter[tuple[str, str]]:

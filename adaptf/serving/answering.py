@@ -1,8 +1,8 @@
 """A program that answers requests by the code of a registered version: a line of JSON for each.
 
-It is run by its path, with the place of that code, the bundle and the router's settings, and has of adaptf
-what that place has. On standard input a line holds the columns of a request, on standard output its rows, or
-an error; the first line there says that it is ready.
+It is run by its path, with the place of that code and the bundle, and has of adaptf what that place has. On
+standard input a line holds the columns of a request, on standard output its rows, or an error; the first line
+there says that it is ready.
 """
 
 import json
@@ -15,7 +15,7 @@ from types import SimpleNamespace
 from typing import Any
 
 
-def answer(code: str, bundle: str, settings: str) -> None:
+def answer(code: str, bundle: str) -> None:
     """Until the input ends."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to answer
     answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
@@ -30,9 +30,7 @@ def answer(code: str, bundle: str, settings: str) -> None:
 
     try:
         router = _router_class()()
-        router.load_context(
-            SimpleNamespace(artifacts={"bundle": bundle}, model_config=json.loads(settings) or None)
-        )
+        router.load_context(SimpleNamespace(artifacts={"bundle": bundle}, model_config={"live": False}))
     except Exception as error:  # whatever code that is not this raises
         say(error=f"{type(error).__name__}: {error}")
         raise

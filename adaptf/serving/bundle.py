@@ -200,6 +200,12 @@ def read_bundle(folder: Path) -> Bundle:
     return bundle
 
 
+def warn_of_slower_forms(bundle: Bundle) -> None:
+    """Says in the log why a network runs in no faster form."""
+    if slower := {device: model.network.why for device, model in bundle.models.items() if model.network.why}:
+        log("models", logging.WARNING, message="a slower form of these networks serves", why=slower)
+
+
 def _read_stream(folder: Path) -> StreamCalibration | None:
     path = folder / _STREAM
     return StreamCalibration(**json.loads(path.read_text())) if path.is_file() else None

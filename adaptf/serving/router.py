@@ -4,7 +4,6 @@ A model for one device is the same router with a single entry, `unknown`, that a
 What this file imports of adaptf is the code that a version carries.
 """
 
-import logging
 import weakref
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
@@ -17,7 +16,7 @@ from mlflow.pyfunc.model import PythonModel
 from prometheus_client.registry import Collector
 
 from adaptf.errors import UserError
-from adaptf.serving.bundle import BUNDLE, Bundle, read_bundle
+from adaptf.serving.bundle import BUNDLE, Bundle, read_bundle, warn_of_slower_forms
 from adaptf.serving.classify import Answer, Heard, classify
 from adaptf.serving.limits import in_parts, one_request
 from adaptf.serving.live import Follower
@@ -77,7 +76,8 @@ class DeviceRouter(PythonModel):
         if settings.live:
             follower.start()
             weakref.finalize(self, follower.stop)
-        _log_models(self.bundle)
+        log("models", versions={device: model.version for device, model in self.bundle.models.items()})
+        warn_of_slower_forms(self.bundle)
 
     def begin_shadow(self, shadow: "Shadow", metrics: Collector) -> None:
         """From now on candidates answer a share of the clips too, of which the metrics tell."""
@@ -155,10 +155,3 @@ class DeviceRouter(PythonModel):
 
 def _keep(row: _Row) -> _Row:
     return row
-
-
-def _log_models(bundle: Bundle) -> None:
-    """Says what answers, and why it is no faster form of a network."""
-    log("models", versions={device: model.version for device, model in bundle.models.items()})
-    if slower := {device: model.network.why for device, model in bundle.models.items() if model.network.why}:
-        log("models", logging.WARNING, message="a slower form of these networks serves", why=slower)

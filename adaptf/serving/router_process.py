@@ -24,13 +24,13 @@ class RouterProcess:
     """Any number of threads may ask it at a time; it answers one request after the other, on all its
     threads. It ends when it is closed, or with this process."""
 
-    def __init__(self, code: Path, bundle: Path, settings: dict[str, Any], *, what: str) -> None:
+    def __init__(self, code: Path, bundle: Path, *, what: str) -> None:
         """`code`: a folder or archive that Python imports `adaptf` from; `what`: the version.
         Raises UserError where it does not start."""
         self.what = what
         self._one_at_a_time = Lock()
         # -P: or the folder of the program, which is ours, would be the first that modules are looked for in.
-        command = [sys.executable, "-P", str(_ANSWERING), str(code), str(bundle), json.dumps(settings)]
+        command = [sys.executable, "-P", str(_ANSWERING), str(code), str(bundle)]
         self._process = subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=_environment()
         )

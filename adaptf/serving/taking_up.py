@@ -1,6 +1,7 @@
 """Taking up versions that the registry names: which ones fit, and when one that failed is tried again."""
 
 import time
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from adaptf.errors import without_passwords
@@ -46,9 +47,14 @@ def _is(failure: Failure, version: str, sha256: str) -> bool:
 
 def check_fits(bundle: Bundle, here: Bundle) -> None:
     """Raises BundleError where it is not the model of one device that could answer in a router."""
-    if list(bundle.models) != [UNKNOWN]:
-        raise BundleError(f"it is a router for {sorted(bundle.models)}, not the model of one device")
+    check_devices(bundle.models)
     check_same_task(bundle, here)
+
+
+def check_devices(devices: Iterable[str]) -> None:
+    """Raises BundleError where a bundle of these devices is not the model of one of them."""
+    if list(devices) != [UNKNOWN]:
+        raise BundleError(f"it is a router for {sorted(devices)}, not the model of one device")
 
 
 def check_same_task(bundle: Bundle, here: Bundle) -> None:

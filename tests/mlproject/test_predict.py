@@ -6,11 +6,11 @@ import subprocess
 import sys
 import time
 import tracemalloc
-from collections.abc import Callable
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Executor, ThreadPoolExecutor
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from threading import Event
 from typing import Any
 
 import mlflow
@@ -19,7 +19,6 @@ import pandas as pd
 import pytest
 import soundfile
 import torch
-from mlflow.exceptions import MlflowException
 
 from adaptf.compression.int8 import save_int8
 from adaptf.compression.quantize import quantize_int8
@@ -40,50 +39,38 @@ from adaptf.models.students.tfsepnet.network import TfSepNet
 from adaptf.pipeline.stage import execute
 from adaptf.serving import router_model
 from adaptf.serving.bundle import write_bundle
-from adaptf.serving.limits import MAX_REQUEST_SECONDS
-from adaptf.serving.requests import MAX_ROWS, clips_of, cut_clips, read_rows
+from adaptf.serving.file_answers import Answers, Clip
+from adaptf.serving.requests import cut_clips
 from adaptf.tracking import production, registry
 from adaptf.tracking.outcome import Result
 from adaptf.tracking.present import present_version
 from adaptf.tracking.stage_run import StageRun
 
 SCENES = ("airport", "bus")
-Predict = Callable[["CountingRouter"], pd.DataFrame]
+Predict = Callable[["Counting"], pd.DataFrame]
 
 
-class CountingRouter:
-    """Answers as the router does; the scene tells the device, so that a wrong order would show."""
+class Counting:
+    """Answers as a model does; the scene tells the device, so that a wrong order would show."""
 
-    def __init__(
-        self, ends_at: int = 10**9, fault: str = "", version: str = "adaptf-a/1", used: str = ""
-    ) -> None:
-        self.ends_at, self.fault, self.version, self.used = ends_at, fault, version, used
-        self.versions: dict[str, str] = {}
-        """By device used; the others have `version`."""
+    scenes = SCENES
+
+    def __init__(self, ends_at: int = 10**9, version: str = "adaptf-a/1", clips_at_once: int = 16) -> None:
+        self.ends_at, self.version, self.clips_at_once = ends_at, version, clips_at_once
         self.requests: list[int] = []
-        self.loaded: list[tuple[str, Any]] = []
+        self.loaded: list[tuple[str, Mapping[str, str]]] = []
 
     @property
     def asked(self) -> int:
         return sum(self.requests)
 
-    def predict(self, context: None, request: pd.DataFrame) -> pd.DataFrame:
-        if self.asked + len(request) > self.ends_at:
+    def answer(self, clips: Sequence[Clip]) -> Answers:
+        if self.asked + len(clips) > self.ends_at:
             raise KeyboardInterrupt
-        if self.fault:
-            raise MlflowException.invalid_parameter_value(self.fault)
-        self.requests.append(len(request))
-        devices = list(request["device"])
-        return pd.DataFrame(
-            {
-                "scene": [SCENES[device == "unknown"] for device in devices],
-                "probability": 0.75,
-                "device_asked": devices,
-                "device_used": [self.used or device for device in devices],
-                "version_used": [self.versions.get(self.used or device, self.version) for device in devices],
-                "probabilities": [{"airport": 0.25, "bus": 0.75}] * len(devices),
-            }
-        )
+        self.requests.append(len(clips))
+        bus = np.array([clip.device == "unknown" for clip in clips])
+        used = [(clip.device, self.version) for clip in clips]
+        return Answers(used, np.stack([0.75 - 0.5 * bus, 0.25 + 0.5 * bus], axis=1))
 
 
 class FakeRegistry:
@@ -138,21 +125,26 @@ def work(tmp_path: Path) -> Path:
     return folder
 
 
+@contextmanager
+def in_this_process(
+    asked: Counting, uri: str, versions: Mapping[str, str], folder: Path, *, parts: int
+) -> Iterator[tuple[Executor, Callable[[], Counting]]]:
+    """In place of `answering`."""
+    asked.loaded.append((uri, versions))
+    with ThreadPoolExecutor(1) as pool:
+        yield pool, lambda: asked
+
+
 @pytest.fixture
 def run_with(
     evaluation_set: Path, work: Path, models: FakeRegistry, monkeypatch: pytest.MonkeyPatch
 ) -> Callable[..., Result]:
-    """Runs the stage: four files a part, one request at a time."""
+    """Runs the stage: four files a part, one part at a time."""
     monkeypatch.setattr(stage, "FILES_PER_PART", 4)
-    monkeypatch.setattr(stage, "REQUESTS_AT_ONCE", 1)
     run = StageRun(run_id="", name="predict", folder=work)
 
-    def call(router: CountingRouter, **settings: Any) -> Result:
-        def load(uri: str, folder: Path, *, what: str, **settings: Any) -> nullcontext[CountingRouter]:
-            router.loaded.append((uri, settings))
-            return nullcontext(router)
-
-        monkeypatch.setattr(stage, "router_behind", load)
+    def call(asked: Counting, **settings: Any) -> Result:
+        monkeypatch.setattr(stage, "answering", partial(in_this_process, asked))
         return predict(PredictConfig(**({"files": str(evaluation_set)} | settings)), run)
 
     return call
@@ -162,7 +154,7 @@ def run_with(
 def predict_with(run_with: Callable[..., Result], work: Path) -> Predict:
     """Runs the stage and reads its table."""
 
-    def call(router: CountingRouter) -> pd.DataFrame:
+    def call(router: Counting) -> pd.DataFrame:
         run_with(router)
         return pd.read_csv(work / PREDICTIONS)
 
@@ -170,17 +162,17 @@ def predict_with(run_with: Callable[..., Result], work: Path) -> Predict:
 
 
 def test_an_evaluation_set_without_labels_gets_a_scene_per_file_in_its_order(predict_with: Predict) -> None:
-    predictions = predict_with(CountingRouter())
+    predictions = predict_with(Counting())
     assert predictions["filename"].tolist() == [f"audio/{number}.wav" for number in range(10)]
     assert predictions["device_asked"].tolist() == [
         "unknown" if number % 3 == 0 else "s1" for number in range(10)
     ]
     assert predictions["scene"].tolist() == ["bus" if number % 3 == 0 else "airport" for number in range(10)]
-    assert predictions[["airport", "bus"]].to_numpy().tolist() == [[0.25, 0.75]] * 10
+    assert predictions["bus"].tolist() == [0.75 if number % 3 == 0 else 0.25 for number in range(10)]
 
 
 def test_the_challenge_gets_its_table(predict_with: Predict, work: Path) -> None:
-    predict_with(CountingRouter())
+    predict_with(Counting())
     first, second, *others = (work / OUTPUT).read_text().splitlines()
     assert first == "filename\tscene_label\tairport\tbus"
     assert second == "audio/0.wav\tbus\t0.25\t0.75"
@@ -188,7 +180,7 @@ def test_the_challenge_gets_its_table(predict_with: Predict, work: Path) -> None
 
 
 def test_files_are_counted_by_the_version_that_was_used(run_with: Callable[..., Result]) -> None:
-    result = run_with(CountingRouter())
+    result = run_with(Counting())
     assert "| s1 | adaptf-a/1 | 6 |\n| unknown | adaptf-a/1 | 4 |" in result.summary
     assert result.tags == {"adaptf.model": "adaptf-router/1"}
 
@@ -196,7 +188,7 @@ def test_files_are_counted_by_the_version_that_was_used(run_with: Callable[..., 
 def test_an_interrupted_prediction_asks_only_for_what_is_missing(
     predict_with: Predict, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    first, second = CountingRouter(ends_at=8), CountingRouter()
+    first, second = Counting(ends_at=8), Counting()
     with pytest.raises(KeyboardInterrupt):
         predict_with(first)
     predictions = predict_with(second)
@@ -225,18 +217,16 @@ def test_answers_of_other_models_are_not_kept(
     evaluation_set: Path,
     predict_with: Predict,
     models: FakeRegistry,
-    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(stage, "check_versions", lambda answers, versions: None)
     models.production["adaptf-s1"] = "1"
     config = PredictConfig(files=str(evaluation_set))
     before = files_digest(config)
     with pytest.raises(KeyboardInterrupt):
-        predict_with(CountingRouter(ends_at=8))
+        predict_with(Counting(ends_at=8))
     assert files_digest(config) == before
     change(models)
     assert files_digest(config) != before
-    others = CountingRouter(version="adaptf-a/2")
+    others = Counting(version="adaptf-a/2")
     assert set(predict_with(others)["version_used"]) == {"adaptf-a/2"}
     assert others.asked == 10
 
@@ -244,12 +234,11 @@ def test_answers_of_other_models_are_not_kept(
 def test_what_is_in_production_answers_and_no_later_promotion_is_followed(
     run_with: Callable[..., Result], models: FakeRegistry
 ) -> None:
-    models.production |= {"adaptf-s1": "1", "adaptf-unknown": "1"}
-    router = CountingRouter(version="")
-    router.versions = {"s1": "adaptf-s1/1", "unknown": "adaptf-unknown/1"}
-    run_with(router)
+    models.production |= {"adaptf-s1": "2", "adaptf-unknown": "1"}
+    asked = Counting()
+    run_with(asked)
     assert models.looked == ["adaptf-router"]
-    assert router.loaded == [("models:/adaptf-router/1", {"live": True, "check_seconds": 86_400.0})]
+    assert asked.loaded == [("models:/adaptf-router/1", {"s1": "adaptf-s1/2", "unknown": "adaptf-unknown/1"})]
 
 
 @pytest.mark.parametrize(
@@ -260,59 +249,9 @@ def test_a_version_and_the_model_of_one_device_answer_as_they_were_registered(
     uri: str, version: str, run_with: Callable[..., Result], models: FakeRegistry
 ) -> None:
     models.production |= {"adaptf-s1": "2", "adaptf-unknown": "2"}
-    router = CountingRouter(version="adaptf-s1/1", used="unknown")
-    assert run_with(router, model_uri=uri).tags == {"adaptf.model": version}
-    assert router.loaded == [(f"models:/{version}", {"live": False})]
-
-
-def test_a_device_without_a_version_in_production_is_answered_by_the_one_inside_the_router(
-    predict_with: Predict, models: FakeRegistry
-) -> None:
-    models.production["adaptf-unknown"] = "1"
-    router = CountingRouter()
-    router.versions = {"s1": "adaptf-s1/7", "unknown": "adaptf-unknown/1"}
-    assert set(predict_with(router)["version_used"]) == {"adaptf-s1/7", "adaptf-unknown/1"}
-
-
-OTHER_VERSIONS = {
-    "promoted in that second": ({}, {"s1": "adaptf-s1/3", "unknown": "adaptf-unknown/1"}, "adaptf-s1/3"),
-    "not taken up": ({}, {"s1": "adaptf-s1/1", "unknown": "adaptf-unknown/1"}, "adaptf-s1/1"),
-    "new device not taken up": ({"used": "unknown"}, {"unknown": "adaptf-unknown/1"}, "adaptf-unknown/1"),
-}
-
-
-@pytest.mark.parametrize(
-    ("settings", "versions", "named"), OTHER_VERSIONS.values(), ids=OTHER_VERSIONS.keys()
-)
-def test_another_version_than_that_in_production_ends_the_stage_and_leaves_no_answers(
-    settings: dict[str, Any],
-    versions: dict[str, str],
-    named: str,
-    predict_with: Predict,
-    models: FakeRegistry,
-    work: Path,
-) -> None:
-    models.production |= {"adaptf-s1": "2", "adaptf-unknown": "1"}
-    router = CountingRouter(**settings)
-    router.versions = versions
-    with pytest.raises(
-        UserError,
-        match=(
-            rf"^device 's1' was answered by {named}; adaptf-s1/2 was in production .* Run it again: .* "
-            rf"/version"
-        ),
-    ):
-        predict_with(router)
-    assert not list(work.rglob("[0-9]*.csv"))
-
-
-def test_a_device_called_like_the_router_is_not_held_to_its_version(
-    run_with: Callable[..., Result], models: FakeRegistry, evaluation_set: Path
-) -> None:
-    models.production["adaptf-unknown"] = "1"
-    table = evaluation_set / "evaluation_setup/test.csv"
-    table.write_text(table.read_text().replace("s1", "router"))
-    assert run_with(CountingRouter(version="adaptf-unknown/1", used="unknown")).metrics == {"files": 10}
+    asked = Counting()
+    assert run_with(asked, model_uri=uri).tags == {"adaptf.model": version}
+    assert asked.loaded == [(f"models:/{version}", {})]
 
 
 @pytest.mark.parametrize(
@@ -330,29 +269,33 @@ def test_a_uri_of_a_stage_is_refused_with_the_right_ones() -> None:
         present_version("models:/adaptf-router/Staging")
 
 
-def test_a_request_holds_no_more_clips_than_the_router_takes(
-    predict_with: Predict, monkeypatch: pytest.MonkeyPatch
+def test_large_files_are_parts_of_their_own_so_that_each_core_has_some(
+    evaluation_set: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert MAX_ROWS >= stage.CLIPS_PER_REQUEST <= MAX_REQUEST_SECONDS
-    monkeypatch.setattr(stage, "CLIPS_PER_REQUEST", 3)
-    router = CountingRouter()
-    assert predict_with(router)["filename"].tolist() == [f"audio/{number}.wav" for number in range(10)]
-    assert router.requests == [3, 1, 3, 1, 2]
+    for large in (3, 4):
+        with (evaluation_set / f"audio/{large}.wav").open("ab") as file:
+            file.truncate(100_000)
+    monkeypatch.setattr(stage, "FILES_PER_PART", 4)
+    monkeypatch.setattr(stage, "BYTES_PER_PART", 50_000)
+    table, root = files_to_predict.read_files_to_predict(evaluation_set)
+    parts = [rows["filename"].tolist() for rows in stage.cut_into_parts(table, root)]
+    assert [len(part) for part in parts] == [3, 1, 1, 4, 1]
+    assert [name for part in parts for name in part] == table["filename"].tolist()
 
 
-class HearingRouter(CountingRouter):
-    """Decodes what it is sent, within the limits of a request; what it answers is the clip's peak."""
+def test_some_clips_of_a_part_are_asked_at_a_time(predict_with: Predict) -> None:
+    asked = Counting(clips_at_once=3)
+    assert predict_with(asked)["filename"].tolist() == [f"audio/{number}.wav" for number in range(10)]
+    assert asked.requests == [3, 1, 3, 1, 2]
 
-    def predict(self, context: None, request: pd.DataFrame) -> pd.DataFrame:
-        answer = super().predict(None, request)
-        rows = read_rows(request, max_seconds=1.0, stop=Event())
-        peaks = [float(np.abs(clips_of(row, sample_rate=32000, clip_samples=32000)).max()) for row in rows]
-        best = [SCENES[peak > 0.5] for peak in peaks]
-        return answer.assign(
-            scene=best,
-            probability=[max(peak, 1 - peak) for peak in peaks],
-            probabilities=[{"airport": 1 - peak, "bus": peak} for peak in peaks],
-        )
+
+class Hearing(Counting):
+    """What it answers is the clip's peak."""
+
+    def answer(self, clips: Sequence[Clip]) -> Answers:
+        used, _ = super().answer(clips)
+        peaks = np.array([np.abs(clip.waveform).max() for clip in clips], dtype=float)
+        return Answers(used, np.stack([1 - peaks, peaks], axis=1))
 
 
 @pytest.fixture
@@ -388,8 +331,8 @@ def test_files_of_any_kind_length_rate_and_number_of_channels_are_answered(
     files_of_all_kinds: Path, run_with: Callable[..., Result], work: Path
 ) -> None:
     files_digest(PredictConfig(files=str(files_of_all_kinds), model_uri="some/folder"))
-    router = HearingRouter()
-    run_with(router, files=str(files_of_all_kinds), model_uri="some/folder")
+    asked = Hearing()
+    run_with(asked, files=str(files_of_all_kinds), model_uri="some/folder")
     predictions = pd.read_csv(work / PREDICTIONS).set_index("filename")
     assert list(predictions.index) == pd.read_csv(files_of_all_kinds)["filename"].tolist()
     clips = {
@@ -411,18 +354,13 @@ def test_files_of_any_kind_length_rate_and_number_of_channels_are_answered(
         assert answer["airport"] == pytest.approx(1 - peak, abs=1e-6)
         assert answer["scene"] == SCENES[int(peak > 0.5)]
         assert answer["probability"] == pytest.approx(max(peak, 1 - peak), abs=1e-6)
-    assert router.asked == sum(map(len, clips.values()))
-
-
-def test_a_file_that_the_router_refuses_is_named(predict_with: Predict) -> None:
-    with pytest.raises(DataError, match=r"^audio/2\.wav: audio has samples up to 9; full scale is 1"):
-        predict_with(CountingRouter(fault="row 2: audio has samples up to 9; full scale is 1"))
+    assert asked.asked == sum(map(len, clips.values()))
 
 
 def test_a_file_that_disappeared_meanwhile_is_named(predict_with: Predict, evaluation_set: Path) -> None:
     (evaluation_set / "audio/5.wav").unlink()
     with pytest.raises(DataError, match=r"^audio/5\.wav: "):
-        predict_with(CountingRouter())
+        predict_with(Counting())
 
 
 def peak_bytes(call: Callable[[], object]) -> int:
@@ -436,8 +374,7 @@ def peak_bytes(call: Callable[[], object]) -> int:
 @pytest.mark.slow
 def test_memory_does_not_grow_with_the_answers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(stage, "FILES_PER_PART", 32)
-    monkeypatch.setattr(stage, "REQUESTS_AT_ONCE", 1)
-    monkeypatch.setattr(stage, "router_behind", lambda *uri, **settings: nullcontext(CountingRouter()))
+    monkeypatch.setattr(stage, "answering", partial(in_this_process, Counting()))
 
     def peak(files: int) -> int:
         """The lower of two: once in a while a table of the interpreter's own doubles."""
@@ -519,6 +456,7 @@ def test_a_killed_prediction_goes_on_and_gives_the_same_bytes(
 ) -> None:
     root = write_evaluation_set(tmp_path / "evaluation", 6 * stage.FILES_PER_PART)
     command = [sys.executable, "-m", "adaptf.mlproject.predict", f"--files={root}"]
+    environment = environment | {"OMP_NUM_THREADS": "2"}  # as many processes
     answered = parts_until_killed(command, environment, folder)
     assert 2 <= answered < 6
 

@@ -9,24 +9,29 @@ import time
 from pathlib import Path
 
 import mlflow
+import numpy as np
 import pandas as pd
 import pytest
 import soundfile
 
 import adaptf
+from adaptf.data.errors import DataError
 from adaptf.errors import UserError
-from adaptf.mlproject.predict import FOLLOWING, PREDICT, PREDICTIONS, PredictConfig
+from adaptf.mlproject.predict import PREDICT, PREDICTIONS, PredictConfig
 from adaptf.pipeline.stage import execute
+from adaptf.serving.file_answers import Answers, ByNetworks, Clip
+from adaptf.serving.limits import MAX_REQUEST_SECONDS
 from adaptf.serving.logged_model import ARCHIVE, Refused
-from adaptf.serving.own_code import Router, router_behind
-from adaptf.serving.router import DeviceRouter
+from adaptf.serving.own_code import ByRouter, answering
+from adaptf.serving.requests import MAX_ROWS
 from adaptf.serving.router_model import log_router
 from adaptf.serving.router_process import RouterProcess
-from adaptf.tracking import production, registry
+from adaptf.tracking import registry
 
 FORMS = {"archive": "models:/adaptf-router/1", "package": "models:/adaptf-router/2"}
 """How a version carries its code: as now, and file by file, the whole package, as versions of before."""
 
+DEVICES = ["a", "b", "elsewhere"]
 NOT_WRITTEN = "no run of `register` in this store says that it wrote these files"
 
 REGISTER = """
@@ -58,8 +63,14 @@ print(json.dumps(answers.to_dict("records")))
 @pytest.fixture(scope="module")
 def rows(noise, encoded) -> pd.DataFrame:
     """A request of several devices."""
-    clips = [encoded(noise(32000, seed)) for seed in range(3)]
-    return pd.DataFrame({"audio": clips, "device": ["a", "b", "elsewhere"]})
+    audio = [encoded(noise(32000, seed), subtype="FLOAT") for seed in range(3)]
+    return pd.DataFrame({"audio": audio, "device": DEVICES})
+
+
+@pytest.fixture(scope="module")
+def clips(noise) -> list[Clip]:
+    """The same."""
+    return [Clip(row, f"{row}.wav", device, noise(32000, row)) for row, device in enumerate(DEVICES)]
 
 
 @pytest.fixture(scope="module")
@@ -88,31 +99,56 @@ def told(
     return json.loads(done.stdout.splitlines()[-1])
 
 
-def answers_of(router: Router, rows: pd.DataFrame) -> list[dict]:
-    return pd.DataFrame(router.predict(None, rows)).to_dict("records")
+def in_a_table(answers: Answers, scenes: list[str]) -> list[dict]:
+    """As a router has them, without what is only repeated."""
+    rows = zip(answers.used, answers.probabilities.tolist(), strict=True)
+    return [
+        {"device_used": device, "version_used": version, "probabilities": dict(zip(scenes, row, strict=True))}
+        for (device, version), row in rows
+    ]
+
+
+def as_told(told: list[dict]) -> list[dict]:
+    names = ("device_used", "version_used", "probabilities")
+    return [{name: row[name] for name in names} for row in told]
 
 
 @pytest.mark.parametrize("uri", FORMS.values(), ids=FORMS.keys())
-def test_a_version_of_other_code_answers_as_that_code_does(uri, told, rows, bundle, tmp_path):
-    with router_behind(uri, tmp_path, what=uri) as router:
-        assert answers_of(router, rows) == told
-        with pytest.raises(mlflow.MlflowException, match="row 1: audio 'broken' is not base64"):
-            router.predict(None, rows.assign(audio=[rows["audio"][0], "broken", ""]))
-        assert answers_of(router, rows.iloc[1:]) == told[1:]
-        router._process.kill()
+def test_a_version_of_other_code_answers_as_that_code_does(uri, told, clips, scenes, tmp_path):
+    with answering(uri, {}, tmp_path, parts=1) as (_, who):
+        asked = who()
+        assert in_a_table(asked.answer(clips), scenes) == as_told(told)
+        loud = Clip(3, "loud.wav", "a", np.full(32000, 9, np.float32))
+        with pytest.raises(DataError, match=r"^0\.wav to loud\.wav: row 3: audio has samples up to 9"):
+            asked.answer([*clips, loud])
+        assert in_a_table(asked.answer(clips[1:]), scenes) == as_told(told)[1:]
+        asked.router._process.kill()
         with pytest.raises(UserError, match=r"the process that answers by the code of .* has ended \(-9\)"):
-            router.predict(None, rows)
+            asked.answer(clips)
 
 
-def test_what_is_in_production_is_followed_by_a_versions_own_code_too(told, rows, make_bundle, tmp_path):
+def test_clips_asked_at_once_are_no_more_than_any_router_takes():
+    assert MAX_ROWS >= ByRouter.clips_at_once <= MAX_REQUEST_SECONDS
+
+
+def test_what_is_in_production_answers_by_a_versions_own_code_too(told, clips, scenes, make_bundle, tmp_path):
     with mlflow.start_run():
         uri = log_router(make_bundle("unknown", network_of="b"), "adaptf-b")
-    production.promote("adaptf-b", registry.register(uri, "adaptf-b", tags={}, description=""))
-    uri = FORMS["archive"]
-    with router_behind(uri, tmp_path, what=uri, **FOLLOWING) as router:
-        followed = answers_of(router, rows)
-    assert [row["version_used"] for row in followed] == ["adaptf-a/1", "adaptf-b/1", "adaptf-unknown/3"]
-    assert followed[1]["probabilities"] == told[1]["probabilities"], "the same network, by the same log-mel"
+    version = registry.register(uri, "adaptf-b", tags={}, description="")
+    with answering(FORMS["archive"], {"b": f"adaptf-b/{version}"}, tmp_path, parts=1) as (_, who):
+        answered = in_a_table(who().answer(clips), scenes)
+    assert [row["version_used"] for row in answered] == ["adaptf-a/1", "adaptf-b/1", "adaptf-unknown/3"]
+    assert answered[1]["probabilities"] == told[1]["probabilities"], "the same network, by the same log-mel"
+
+
+def test_a_version_in_production_that_has_no_files_is_named_before_anything_is_answered(told, tmp_path):
+    with (
+        pytest.raises(
+            UserError, match=r"^adaptf-b/77, which is in production for device 'b', cannot answer: "
+        ),
+        answering(FORMS["archive"], {"b": "adaptf-b/77"}, tmp_path, parts=1),
+    ):
+        pytest.fail("somebody answers")
 
 
 def test_predict_gives_the_answers_of_the_versions_code(told, rows, encoded, noise, tmp_path):
@@ -130,12 +166,15 @@ def test_predict_gives_the_answers_of_the_versions_code(told, rows, encoded, noi
             assert answer[scene] == pytest.approx(probability, abs=2e-3)
 
 
-def test_a_version_of_the_code_that_is_installed_answers_in_this_process(told, rows, bundle, tmp_path):
+def test_a_version_of_the_code_that_is_installed_answers_by_its_networks(
+    told, clips, bundle, tmp_path, scenes
+):
     with mlflow.start_run():
         uri = log_router(bundle, "adaptf-router")
-    with router_behind(uri, tmp_path, what=uri) as router:
-        assert isinstance(router, DeviceRouter)
-        assert answers_of(router, rows) != told
+    with answering(uri, {}, tmp_path, parts=1) as (_, who):
+        asked = who()
+        assert isinstance(asked, ByNetworks)
+        assert in_a_table(asked.answer(clips), scenes) != as_told(told)
 
 
 def stored_code(version: str) -> Path:
@@ -164,7 +203,7 @@ def test_code_that_no_run_wrote_is_not_run(told, tmp_path, monkeypatch):
 
 def use(uri: str, folder: Path) -> None:
     folder.mkdir()
-    with router_behind(uri, folder, what=uri):
+    with answering(uri, {}, folder, parts=1):
         pass
 
 
@@ -177,16 +216,16 @@ def test_code_that_does_not_start_is_named_with_what_it_says(bundle, tmp_path):
         UserError,
         match="adaptf-a/1 does not start by its own code: ModuleNotFoundError: No module named 'a_library",
     ):
-        RouterProcess(tmp_path, bundle, {}, what="adaptf-a/1")
+        RouterProcess(tmp_path, bundle, what="adaptf-a/1")
 
 
 def test_the_process_ends_with_the_one_that_asks_it(told, tmp_path):
     program = f"""
 import os
 from pathlib import Path
-from adaptf.serving.own_code import router_behind
-with router_behind({FORMS["archive"]!r}, Path({str(tmp_path)!r}), what="it") as router:
-    print(router._process.pid, flush=True)
+from adaptf.serving.own_code import answering
+with answering({FORMS["archive"]!r}, {{}}, Path({str(tmp_path)!r}), parts=1) as (_, who):
+    print(who().router._process.pid, flush=True)
     os._exit(1)
 """
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=120)

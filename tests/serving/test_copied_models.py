@@ -12,7 +12,7 @@ from mlflow.entities import LoggedModelStatus
 
 from adaptf.serving.bundle import read_bundle
 from adaptf.serving.live import Follower
-from adaptf.serving.own_code import router_behind
+from adaptf.serving.own_code import answering
 from adaptf.serving.router_model import log_router
 from adaptf.tracking import production, registry
 
@@ -84,8 +84,8 @@ def test_a_model_copied_from_another_store_serves_and_is_followed(copied, row, t
     live = mlflow.pyfunc.load_model("models:/adaptf-router/1", model_config={"live": True})
     assert "b" not in live.unwrap_python_model().follower.notes
     assert live.predict(row).version_used.tolist() == ["adaptf-b/1"]
-    with router_behind("models:/adaptf-router/1", tmp_path, what="it") as alone:
-        assert alone.predict(None, row)["version_used"].tolist() == ["adaptf-b/2"], "as it was registered"
+    with answering("models:/adaptf-router/1", {}, tmp_path, parts=1) as (_, who):
+        assert who().bundle.models["b"].version == "adaptf-b/2", "as it was registered"
 
 
 def test_a_version_copied_to_another_name_is_followed(copied, bundle):
