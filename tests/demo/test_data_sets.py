@@ -13,6 +13,8 @@ import soundfile
 from adaptf.demo import data_sets as demo
 from adaptf.demo.sounds import SCENE_RECIPES, SOUNDS, Clips, render_scene, unit
 
+pytestmark = pytest.mark.slow
+
 SMALL = {
     "training_locations": 2,
     "clips_per_training_location": 2,
@@ -212,7 +214,6 @@ def test_clips_of_one_place_have_more_in_common_than_clips_of_different_places()
     assert bands_db.std(axis=1).mean() < bands_db.mean(axis=1).std(axis=0).mean()
 
 
-@pytest.mark.slow
 def test_same_seed_same_bytes_and_another_seed_other_ones(written, tmp_path):
     first = digests(written.tau.parent)
     same = demo.write_demo(tmp_path / "same", seed=1, **SMALL)
@@ -267,7 +268,6 @@ def test_an_error_half_way_leaves_nothing(tmp_path, monkeypatch):
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.slow
 @pytest.mark.skipif(os.name != "posix", reason="kills a process")
 def test_a_process_killed_half_way_leaves_nothing_that_is_taken_for_whole(tmp_path):
     code = (

@@ -29,6 +29,8 @@ from adaptf.tracking.runs import metric_per_epoch, scores
 from adaptf.tracking.stage_run import StageRun
 from adaptf.training.divergence import Diverged
 
+pytestmark = pytest.mark.slow
+
 RATE = 44100
 
 
@@ -66,7 +68,6 @@ def edit(table: Path, **columns: object) -> None:
     pd.read_csv(table, dtype=str).assign(**columns).to_csv(table, index=False)
 
 
-@pytest.mark.slow
 def test_the_example_of_own_recordings_with_two_places_a_scene_can_be_trained_on(
     environment: dict[str, str], tmp_path: Path
 ) -> None:
@@ -285,7 +286,6 @@ def test_a_training_sample_takes_as_many_seconds_of_an_audioset_clip_as_asked(
         data.clips("train", sample_seconds=3.0)
 
 
-@pytest.mark.slow
 def test_pretraining_takes_samples_as_long_as_asked_and_ends_at_the_epoch_in_which_it_diverges(
     environment: dict[str, str], tmp_path: Path, audioset: Path
 ) -> None:
@@ -322,7 +322,6 @@ def test_a_cache_that_this_machine_lacks_is_made_again(
             load_prepared(replace(run, shared=SharedObjects()), run_id, kind=SCENES_KIND)
 
 
-@pytest.mark.slow
 def test_more_than_the_challenge_allows_is_refused_with_its_rule(
     environment: dict[str, str], tmp_path: Path
 ) -> None:

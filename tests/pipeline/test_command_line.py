@@ -76,6 +76,7 @@ def preset(tmp_path: Path) -> Write:
     return write
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stage", ENTRY_POINTS)
 def test_each_entry_points_command_parses_with_its_parameters(stage: str) -> None:
     program, *arguments = rendered(stage, **REQUIRED)[2:]
@@ -107,11 +108,13 @@ def test_defaults_of_parameters_are_those_of_the_fields(stage: str) -> None:
     assert given == {name: defaults[name] for name in given}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stage", ENTRY_POINTS)
 def test_the_default_preset_changes_nothing(stage: str) -> None:
     assert parsed(stage, "--preset", "default") == parsed(stage) == config_class(stage)()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("preset_name", preset_names())
 @pytest.mark.parametrize("stage", WITH_PRESET)
 def test_a_preset_changes_only_what_it_says(stage: str, preset_name: str) -> None:
@@ -139,6 +142,7 @@ def test_a_preset_holds_the_sections_of_main_and_no_runs() -> None:
     assert dataclasses.asdict(config_class("main")()).keys() >= {*PRESET_SECTIONS, *PRESET_VALUES}
 
 
+@pytest.mark.slow
 def test_a_preset_has_the_same_effect_in_main_and_in_the_stage_alone() -> None:
     whole = parsed("main", "--preset", "demo")
     for stage in (name for name in WITH_PRESET if name not in (*SHARING, "prepare")):
@@ -198,6 +202,7 @@ def test_paths_in_a_preset_count_from_where_the_user_stands(
         assert (data.root, data.cache) == (str(tmp_path / "recordings"), "/home/me/c")
 
 
+@pytest.mark.slow
 def test_files_in_the_place_of_runs_and_presets_count_from_where_the_user_stands(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

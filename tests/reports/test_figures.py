@@ -14,6 +14,8 @@ from adaptf.reports.calibration_figures import rejection_figure, reliability_fig
 from adaptf.reports.difference_figures import accuracy_figure, change_figure
 from adaptf.reports.figures import confusion_figure, device_confusions_figure, device_figure
 
+pytestmark = pytest.mark.slow
+
 SCENES = ("bus", "park", "tram")
 
 

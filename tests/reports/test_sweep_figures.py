@@ -9,6 +9,8 @@ from optuna.trial import Trial
 
 from adaptf.reports.sweep_figures import sweep_figures
 
+pytestmark = pytest.mark.slow
+
 PICTURES = {"history", "importances", "slices", "contours", "epochs"}
 
 
@@ -30,7 +32,6 @@ def study(*, count: int) -> optuna.Study:
     return found
 
 
-@pytest.mark.slow
 def test_each_picture_is_made(tmp_path: Path) -> None:
     style = dict(matplotlib.rcParams)
     drawn, impossible = sweep_figures(study(count=7), tmp_path, score="accuracy")

@@ -26,6 +26,8 @@ from adaptf.serving.live import Follower
 from adaptf.serving.router import DeviceRouter
 from adaptf.serving.settings import Settings
 
+pytestmark = pytest.mark.slow
+
 WINDOW, SECONDS, STEPS = 60, 3, 15
 """Clips of a window, and of a place."""
 Change = Callable[[np.ndarray], np.ndarray]

@@ -14,6 +14,8 @@ from adaptf.sweeps.space import read_space
 from adaptf.tracking import runs
 from adaptf.tracking.tags import STAGE, TRIAL
 
+pytestmark = pytest.mark.slow
+
 
 def add(stage: str, **tags: str) -> str:
     """Id of a new finished run."""

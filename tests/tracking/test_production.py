@@ -17,6 +17,8 @@ from adaptf.tracking.candidates import candidates
 from adaptf.tracking.production import ALIAS, HISTORY, NoProductionVersion
 from adaptf.tracking.registry import BUNDLE_HASH
 
+pytestmark = pytest.mark.slow
+
 Make = Callable[..., str]
 
 

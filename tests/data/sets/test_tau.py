@@ -5,6 +5,8 @@ from adaptf.data.errors import DataError
 from adaptf.data.sets.published_lists import tau_split
 from adaptf.data.sets.tau import check_challenge_rule, read_tau
 
+pytestmark = pytest.mark.slow
+
 ONLY_100 = "audio/tram-vienna-2000-0-0-a.wav"
 NEITHER = "audio/tram-vienna-2001-0-0-a.wav"
 
@@ -69,7 +71,6 @@ def test_the_challenges_lists_say_which_clips_are_for_training(whole, split):
     assert names_of(clips, "test") == list(tau_split("test"))
 
 
-@pytest.mark.slow
 def test_all_of_the_training_clips_are_those_of_the_folders_own_list(whole):
     clips = read_tau(whole, train_split="100")
     assert names_of(clips, "train") == sorted([*tau_split("50"), ONLY_100])
@@ -92,7 +93,6 @@ def test_one_published_name_is_enough_to_know_the_data_set(tmp_path):
         read_tau(with_meta_of(tmp_path, tau_split("5")[:1]), train_split="5")
 
 
-@pytest.mark.slow
 def test_an_incomplete_download_is_found_for_all_of_the_training_clips_too(tmp_path):
     names = pd.concat([tau_split("50")[1:], tau_split("test")])
     with pytest.raises(
