@@ -28,13 +28,15 @@ from adaptf.serving.logged_model import bundle_behind
 from adaptf.serving.own_code import wav_of
 from adaptf.serving.requests import AUDIO, DEVICE, SECOND, STREAM
 from adaptf.serving.router import DeviceRouter
-from adaptf.serving.with_versions import with_versions
-from adaptf.tracking import production
 from adaptf.tracking.present import IN_PRODUCTION, present_version
 from adaptf.tracking.runs import NONE
 
 _BAR = 20
 """Characters of a probability of 1."""
+_FOLLOWING = {"live": True, "check_seconds": 86_400.0}
+"""Settings of a router that takes up what is in production before its first answer, with what each version
+says of streams, and then practically never."""
+_AS_REGISTERED = {"live": False}
 
 
 @dataclass(frozen=True)
@@ -76,8 +78,7 @@ def ready_router(uri: str) -> DeviceRouter:
     """Of what the URI stands for now; in production also the devices' models are."""
     with TemporaryDirectory(prefix="adaptf-") as folder:
         bundle = bundle_behind(present_version(uri), Path(folder), what=uri)
-        versions = production.device_versions() if uri == IN_PRODUCTION else {}
-        return local_router(with_versions(bundle, versions, Path(folder, "versions")))
+        return local_router(bundle, **(_FOLLOWING if uri == IN_PRODUCTION else _AS_REGISTERED))
 
 
 def answers(router: DeviceRouter, sounds: Iterator[bytes], config: ListenConfig) -> Iterator[pd.Series]:
