@@ -1,4 +1,5 @@
-"""A router's bundle in which other versions answer than those that it was registered with."""
+"""A router's bundle in which other versions answer clips than those that it was registered with, without what
+streams and drift need of them."""
 
 import json
 from collections.abc import Mapping
@@ -22,9 +23,10 @@ def with_versions(bundle: Path, versions: Mapping[str, str], folder: Path) -> Pa
     manifest = _manifest(bundle)
     entries = manifest.pop("models")
     models = {device: (bundle / entry["file"], entry["version"]) for device, entry in entries.items()}
+    router = _without_networks(**manifest)
     for device, version in versions.items():
         try:
-            models[device] = _network(version, manifest, folder / "of devices" / stored(device)), version
+            models[device] = _network(version, router, folder / "of devices" / stored(device)), version
         except UserError as error:
             raise UserError(
                 f"{version}, which is in production for device {device!r}, cannot answer: {error}. Promote "
@@ -35,7 +37,7 @@ def with_versions(bundle: Path, versions: Mapping[str, str], folder: Path) -> Pa
     return folder / BUNDLE
 
 
-def _network(version: str, router: Mapping[str, Any], folder: Path) -> Path:
+def _network(version: str, router: Bundle, folder: Path) -> Path:
     """The file of a version's network, fetched into a folder and held against what was registered."""
     name, _, number = version.partition("/")
     folder.mkdir(parents=True)
@@ -43,7 +45,7 @@ def _network(version: str, router: Mapping[str, Any], folder: Path) -> Path:
     manifest = _manifest(bundle)
     entries = manifest.pop("models")
     check_devices(entries)
-    check_same_task(_without_networks(**manifest), _without_networks(**router))
+    check_same_task(_without_networks(**manifest), router)
     return bundle / entries[UNKNOWN]["file"]
 
 
