@@ -1,5 +1,6 @@
 """The command `listen`: a line per second, the picture at the end, and what a user can mend."""
 
+import shutil
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -7,17 +8,22 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import mlflow
 import numpy as np
 import pandas as pd
 import pytest
 import soundfile
+from fixtures.store import in_store
 from matplotlib.image import imread
 
 from adaptf.errors import UserError
 from adaptf.evaluation.forward_filter import StreamCalibration
 from adaptf.mlproject import listen as module
-from adaptf.mlproject.listen import ListenConfig, line, listen, microphone, ready_router
+from adaptf.mlproject.listen import ListenConfig, answers, line, listen, microphone, ready_router
 from adaptf.serving.router import DeviceRouter
+from adaptf.serving.router_model import log_router
+from adaptf.tracking import production, registry
+from adaptf.tracking.present import IN_PRODUCTION
 
 RATE = 44_100
 SURE = StreamCalibration(factor=1.0, dependence=0.5, threshold=0.0)
@@ -128,3 +134,29 @@ def test_what_is_no_sound_and_a_wrong_picture_are_told(folder, config) -> None:
 def test_a_line_tells_the_second_the_scene_and_how_sure_it_is() -> None:
     row = pd.Series({"second": 12, "scene": "unsure", "probability": 0.42})
     assert line(row) == "    12 s  unsure              42% ████████"
+
+
+@pytest.fixture(scope="module")
+def in_production(
+    make_bundle: Callable[..., Path], empty_database: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[None]:
+    """The first version of a router, and the second of a device's model that it brings in its first."""
+    folder = tmp_path_factory.mktemp("production")
+    of_the_router = make_bundle("b", "unknown", stream=SURE)
+    of_the_device = make_bundle("unknown", network_of="a", stream=SURE)
+    versions = (("adaptf-router", of_the_router), ("adaptf-b", of_the_router), ("adaptf-b", of_the_device))
+    with in_store(f"sqlite:///{shutil.copy(empty_database, folder / 'mlflow.db')}", folder / "artifacts"):
+        for name, bundle in versions:
+            with mlflow.start_run():
+                version = registry.register(log_router(bundle, name), name, tags={}, description="")
+            production.promote(name, str(version))
+        yield
+
+
+@pytest.mark.usefixtures("in_production")
+def test_a_promoted_device_is_heard_as_a_stream_by_its_own_version(config, scenes) -> None:
+    router = ready_router(IN_PRODUCTION)
+    heard = list(answers(router, module.seconds_of(Path(config.file)), replace(config, device="b")))
+    assert [row["version_used"] for row in heard] == ["adaptf-b/2"] * 5
+    assert [row["seconds_heard"] for row in heard] == [1, 2, 3, 4, 5]
+    assert all(row["scene"] in scenes for row in heard)
