@@ -27,8 +27,10 @@ demo: install
 		-P audioset.root=$(DEMO)/audioset -P predict.files=$(DEMO)/tau/evaluation_set
 	@echo "Open the MLflow UI with: make ui"
 
-# Each process of pytest takes the tests of one file after the other, on one core.
-PYTEST := OMP_NUM_THREADS=1 pytest --numprocesses auto --dist loadfile
+# Each process of pytest takes the tests of one file after the other, on one core. They are one more than there are cores, as many
+# tests wait for servers.
+PROCESSES = $(shell expr 1 + $$(getconf _NPROCESSORS_ONLN))
+PYTEST = OMP_NUM_THREADS=1 pytest --numprocesses $(PROCESSES) --dist loadfile
 # Arithmetic of older processors (oneDNN's is OpenVINO's too).
 PROCESSORS := ONEDNN_MAX_CPU_ISA=AVX2 ATEN_CPU_CAPABILITY=default
 

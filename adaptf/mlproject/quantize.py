@@ -4,9 +4,9 @@ loaded again by a fresh process and judged before it may go on."""
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 from adaptf.compression.complexity import over_budget
-from adaptf.compression.fresh_process import fresh_process
 from adaptf.data.parquet import write_table
 from adaptf.errors import UserError
 from adaptf.evaluation.scores import accuracy
@@ -27,6 +27,7 @@ from adaptf.pipeline.config import upstream, upstream_model
 from adaptf.pipeline.dataset import PreparedData, load_prepared
 from adaptf.pipeline.device_models import check_clips_of, device_models
 from adaptf.pipeline.quantize_device import Quantized, quantize_device
+from adaptf.pipeline.quantize_devices import quantize_devices
 from adaptf.pipeline.ranges import COUNT, NOT_NEGATIVE, SHARE, within
 from adaptf.pipeline.refit import refits_of, what_clips_judge
 from adaptf.pipeline.several import OVER_FOLDS
@@ -114,22 +115,19 @@ def _quantize_all(
     folder, predictions, found = run.folder / INT8, run.folder / VALIDATION_PREDICTIONS, []
     for one in (folder, predictions):
         one.mkdir(exist_ok=True)
-    with fresh_process() as fresh:
-        for device, classifier in models.items():
-            quantized = quantize_device(
-                data,
-                device,
-                classifier,
-                folder / f"{stored(device)}.pt2",
-                fresh,
-                calibration_clips=config.calibration_clips,
-                min_validation_clips=config.min_validation_clips,
-                seed=config.seed,
-                shared=run.shared,
-            )
-            write_table(predictions / f"{stored(device)}.parquet", quantized.predictions)
-            print(f"{run.name} {device}: {quantization_line(quantized)}", flush=True)
-            found.append(quantized)
+    quantize_one = partial(
+        quantize_device,
+        data=data,
+        folder=folder,
+        calibration_clips=config.calibration_clips,
+        min_validation_clips=config.min_validation_clips,
+        seed=config.seed,
+    )
+    for quantized in quantize_devices(models, quantize_one, run.shared):
+        write_table(predictions / f"{stored(quantized.device)}.parquet", quantized.predictions)
+        print(f"{run.name} {quantized.device}: {quantization_line(quantized)}", flush=True)
+        found.append(quantized)
+    classifier = next(iter(models.values()))
     description = classifier.description.as_dict() | {"clip_samples": data.waveforms.format.clip_samples}
     (folder / DESCRIPTION).write_text(json.dumps(description, indent=1))
     return found

@@ -33,6 +33,7 @@ from adaptf.evaluation.predict import predict_logits
 from adaptf.evaluation.relative_loss import RelativeLoss, relative_loss
 from adaptf.evaluation.scores import TEXT_COLUMNS, macro_accuracy
 from adaptf.models.classifier import Classifier
+from adaptf.names import stored
 from adaptf.pipeline.dataset import PreparedData
 from adaptf.pipeline.validation import predictions_from
 
@@ -77,7 +78,8 @@ class Quantized:
     trials: int
     """Ways of taking ranges that were tried."""
     float_ms: float
-    """One clip's log-mel through the float network, on one processor core."""
+    """One clip's log-mel through the float network, on one processor core; like the other times it is taken
+    while other devices' models are worked on."""
     pt2_ms: float
     openvino: OpenVinoForm | None
     """None where it is not there or is not used."""
@@ -93,22 +95,23 @@ class Quantized:
 
 
 def quantize_device(
-    data: PreparedData,
     device: str,
     classifier: Classifier,
-    path: Path,
     fresh: FreshProcess,
+    shared: SharedObjects,
     *,
+    data: PreparedData,
+    folder: Path,
     calibration_clips: int,
     min_validation_clips: int,
     seed: int,
-    shared: SharedObjects,
 ) -> Quantized:
-    """Leaves all forms at `path`, and judges what the fresh process makes of the files.
+    """Leaves all forms in the folder, and judges what the fresh process makes of the files.
 
     Ranges are taken from `calibration_clips` of the device's training clips. Its accuracy is that on its own
     validation clips where these are `min_validation_clips` and more, else on those of all devices.
     """
+    path = folder / f"{stored(device)}.pt2"
     train, clips = data.clips(TRAIN, device=None if device == UNKNOWN else device), data.clips(VALIDATION)
     calibration = calibration_rows(train, calibration_clips, seed=seed)
     with torch.no_grad():

@@ -454,11 +454,11 @@ def test_a_promoted_device_model_answers_in_place_of_that_inside_the_router(tmp_
 def test_a_killed_prediction_goes_on_and_gives_the_same_bytes(
     environment: dict[str, str], folder: Path, tmp_path: Path
 ) -> None:
-    root = write_evaluation_set(tmp_path / "evaluation", 6 * stage.FILES_PER_PART)
+    root = write_evaluation_set(tmp_path / "evaluation", 4 * stage.FILES_PER_PART)
     command = [sys.executable, "-m", "adaptf.mlproject.predict", f"--files={root}"]
     environment = environment | {"OMP_NUM_THREADS": "2"}  # as many processes
     answered = parts_until_killed(command, environment, folder)
-    assert 2 <= answered < 6
+    assert 1 <= answered < 4
 
     def tables() -> tuple[str, list[bytes]]:
         """What the command says, and the tables that it leaves in its run."""
@@ -473,15 +473,15 @@ def test_a_killed_prediction_goes_on_and_gives_the_same_bytes(
         ]
 
     said, resumed = tables()
-    assert f"predict evaluation: {answered} of 6 parts are answered, goes on with " in said
+    assert f"predict evaluation: {answered} of 4 parts are answered, goes on with " in said
     said, uninterrupted = tables()
     assert "parts are answered" not in said
     assert resumed == uninterrupted
-    assert resumed[0].count(b"\n") == 1 + 6 * stage.FILES_PER_PART
+    assert resumed[0].count(b"\n") == 1 + 4 * stage.FILES_PER_PART
 
 
 def parts_until_killed(command: list[str], environment: dict[str, str], folder: Path) -> int:
-    """Kills the process once two parts are there; returns how many it has left."""
+    """Kills the process once a part is there; returns how many it has left."""
     process = subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env=environment, cwd=folder
     )
@@ -489,7 +489,7 @@ def parts_until_killed(command: list[str], environment: dict[str, str], folder: 
     def parts() -> int:
         return len(list((folder / "work").glob("predict-*/parts/*/[0-9]*.csv")))
 
-    while parts() < 2 and process.poll() is None:
+    while not parts() and process.poll() is None:
         time.sleep(0.002)
     process.send_signal(signal.SIGKILL)
     said, _ = process.communicate(timeout=60)
