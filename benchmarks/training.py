@@ -3,10 +3,10 @@ pairs that take turns, medians, ratios.
 
 python benchmarks/training.py
 
-"Plain" is the same network with residual normalization as its formula stands, a dense log-mel (torch.stft, one
-product with the whole filterbank), all clips of a batch at once, and the system's settings of memory. A step is
-log-mel, forward, backward and Adam on noise; reading clips and augmentations are in benchmarks/data.py. Each
-side is a process of its own, since settings of memory can't be taken back.
+"Plain" is the same network with residual normalization as its formula stands, a dense log-mel (torch.stft,
+one product with the whole filterbank), all clips of a batch at once, and the system's settings of memory. A
+step is log-mel, forward, backward and Adam on noise; reading clips and augmentations are in
+benchmarks/data.py. Each side is a process of its own, since settings of memory can't be taken back.
 """
 
 import argparse
@@ -121,7 +121,7 @@ def main() -> None:
 def taking_turns(
     pools: Mapping[str, ProcessPoolExecutor], args: argparse.Namespace, what: str
 ) -> dict[str, tuple[float, float]]:
-    """Of each side medians in ms a clip, of the wall clock and of the processors; first passes are left out."""
+    """Of each side medians in ms a clip, by the wall clock and of the processors, first passes left out."""
     taken: dict[str, list[tuple[float, float]]] = {way: [] for way in pools}
     for _ in range(args.repeats + 1):
         for way, pool in pools.items():
