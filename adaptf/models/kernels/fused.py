@@ -124,11 +124,11 @@ class _Scale(NamedTuple):
         shift = bias.double() - mean * scale
         return cls(scale.to(weight.dtype), shift.to(weight.dtype), mean.to(weight.dtype), inverse_std)
 
-    def backward(self, sums: Tensor, products: Tensor, count: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    def backward(self, of_planes: Tensor, count: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Of planes' sums of the gradient behind ReLU, and of it with x - mean: the offset and the slope of
         dx = scale g + offset + slope x, and the gradients of weight and bias."""
         dtype = self.scale.dtype
-        sums, products = sums.sum(dim=0), products.sum(dim=0)
+        sums, products = of_planes.sum(dim=1)
         slope = -self.scale.double() * self.inverse_std.square() * products / count
         offset = -self.scale.double() * sums / count - slope * self.mean.double()
         return offset.to(dtype), slope.to(dtype), (products * self.inverse_std).to(dtype), sums.to(dtype)
@@ -155,7 +155,7 @@ class _ScaleRelu(torch.autograd.Function):
         batch, channels, height, width = x.shape
         sizes = batch * channels, channels, height * width
         run("scale_relu_sums", x.dtype, gradient, x, *scale[:3], *sums, *sizes)
-        offset, slope, d_weight, d_bias = scale.backward(*sums, batch * height * width)
+        offset, slope, d_weight, d_bias = scale.backward(sums, batch * height * width)
         run("scale_relu_backward", x.dtype, gradient, x, *scale[:2], offset, slope, dx, *sizes)
         return dx, d_weight, d_bias, None
 
@@ -183,7 +183,7 @@ class _AxisMean(torch.autograd.Function):
         dx, d_conv = x.new_empty(x.shape), x.new_empty(len(x), *conv.shape)
         sizes = *x.shape, x.stride(0), ctx.high
         run("axis_sums", x.dtype, gradient, x, conv, *scale[:3], *sums, *sizes)
-        offset, slope, d_weight, d_bias = scale.backward(*sums, x.numel() // x.shape[1])
+        offset, slope, d_weight, d_bias = scale.backward(sums, x.numel() // x.shape[1])
         run("axis_backward", x.dtype, gradient, x, conv, *scale[:2], offset, slope, dx, d_conv, *sizes)
         return dx, d_conv.sum(dim=0), d_weight, d_bias, None, None
 

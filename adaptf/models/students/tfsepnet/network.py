@@ -138,4 +138,4 @@ class ConvNormRelu(nn.Sequential):
     def forward(self, x: Tensor) -> Tensor:
         if fits(x, self.norm):
             return conv_norm_relu(x, self.conv, self.norm)
-        return super().forward(x)
+        return super().forward(x)  # type: ignore[no-untyped-call]
