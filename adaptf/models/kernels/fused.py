@@ -16,30 +16,40 @@ _SMALLEST_PLANE = 256
 """Values of a channel of a clip from which on passes over memory are what takes time."""
 
 
-def fits(x: Tensor, norm: nn.Module | None = None) -> bool:
-    """Whether kernels can train on activations (batch, channels, height, width), normalized by `norm`."""
+def fits(x: Tensor, block: Any = None) -> bool:
+    """Whether kernels can train on activations (batch, channels, height, width), by the layers `conv` and
+    `norm` of a block where one is given. What is wrong about them is for the plain form to say."""
     return (
-        x.device.type == "cpu"
+        not torch.compiler.is_compiling()  # first: sizes may be symbols
+        and not torch._C._are_functorch_transforms_active()
         and torch.is_grad_enabled()
-        and x.dtype in (torch.float32, torch.float64)
-        and x.shape[2:].numel() >= _SMALLEST_PLANE
-        and len(x) > 0
         and not torch.is_autocast_enabled("cpu")
-        and not torch.compiler.is_compiling()
-        and (norm is None or _is_plain(norm, x.dtype))
+        and type(x) in (Tensor, nn.Parameter)  # others may hold no memory
+        and x.device.type == "cpu"
+        and x.dtype in (torch.float32, torch.float64)
+        and x.dim() == 4
+        and len(x) > 0
+        and x.shape[2:].numel() >= _SMALLEST_PLANE
+        and (block is None or (_takes(block.conv, x) and _is_plain(block.norm, block.conv)))
         and library() is not None
     )
 
 
-def _is_plain(norm: nn.Module, dtype: torch.dtype) -> bool:
-    """Whether it is a batch normalization that takes and updates everything that there is."""
+def _takes(conv: nn.Module, x: Tensor) -> bool:
+    return type(conv) is nn.Conv2d and conv.in_channels == x.shape[1] and conv.weight.dtype == x.dtype
+
+
+def _is_plain(norm: nn.Module, conv: nn.Conv2d) -> bool:
+    """Whether it is a batch normalization of what the convolution makes, which takes and updates everything
+    that there is."""
     return (
         type(norm) is nn.BatchNorm2d
         and norm.training
         and norm.momentum is not None
         and norm.affine
         and norm.track_running_stats
-        and norm.weight.dtype == dtype
+        and norm.num_features == conv.out_channels
+        and norm.weight.dtype == conv.weight.dtype
     )
 
 

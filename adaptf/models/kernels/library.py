@@ -7,7 +7,7 @@ from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 
-import torch  # before the library, which takes PyTorch's OpenMP and its number of threads
+import torch  # before the library, which then takes PyTorch's OpenMP, by whatever name, and its threads
 from torch import Tensor
 
 _VERSION = 1

@@ -46,12 +46,18 @@ void plane_moments(const T* x, double* mean, double* squares, Size planes, Size 
   PARALLEL_FOR for (Size p = 0; p < planes; ++p) moments(x + p * size, size, mean + p, squares + p);
 }
 
+// As PyTorch's, it leaves what is no number, and lets its gradient through: who trains has to see it.
+template <typename T>
+T relu(T value) {
+  return value <= 0 ? T(0) : value;
+}
+
 template <typename T>
 void scale_relu(const T* x, const T* scale, const T* shift, T* y, Size planes, Size channels, Size size) {
   PARALLEL_FOR for (Size p = 0; p < planes; ++p) {
     const T a = scale[p % channels], b = shift[p % channels], *in = x + p * size;
     T* out = y + p * size;
-    SIMD for (Size i = 0; i < size; ++i) out[i] = std::max(a * in[i] + b, T(0));
+    SIMD for (Size i = 0; i < size; ++i) out[i] = relu(a * in[i] + b);
   }
 }
 
@@ -61,7 +67,7 @@ void relu_sums(const T* g, const T* x, T a, T b, T mean, Size size, double* sums
   T sum = 0, product = 0;
 #pragma omp simd reduction(+ : sum, product)
   for (Size i = 0; i < size; ++i) {
-    const T passed = a * x[i] + b > 0 ? g[i] : T(0);
+    const T passed = a * x[i] + b <= 0 ? T(0) : g[i];
     sum += passed;
     product += passed * (x[i] - mean);
   }
@@ -80,7 +86,7 @@ void scale_relu_sums(const T* g, const T* x, const T* scale, const T* shift, con
 template <typename T>
 void relu_backward(const T* g, const T* x, T a, T b, T offset, T slope, Size size, T* dx) {
   SIMD for (Size i = 0; i < size; ++i) {
-    const T passed = a * x[i] + b > 0 ? g[i] : T(0);
+    const T passed = a * x[i] + b <= 0 ? T(0) : g[i];
     dx[i] = a * passed + offset + slope * x[i];
   }
 }
@@ -296,7 +302,7 @@ void axis_means(const T* x, const T* weight, const T* scale, const T* shift, T* 
       axis.convolve(x, weight, p);
       T *y = axis.y.data, *to = means + p * (high ? width : height);
       const T a = scale[p % channels], b = shift[p % channels];
-      SIMD for (Size i = 0; i < axis.size; ++i) y[i] = axis.share * std::max(a * y[i] + b, T(0));
+      SIMD for (Size i = 0; i < axis.size; ++i) y[i] = axis.share * relu(a * y[i] + b);
       std::fill_n(to, high ? width : height, T(0));
       for (Size h = 0; h < height; ++h)
         for (Size w = 0; w < width; ++w) to[high ? w : h] += y[h * width + w];

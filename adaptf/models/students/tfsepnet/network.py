@@ -104,7 +104,7 @@ def separate_convolutions(block: Any, over_frequency: Tensor, over_time: Tensor)
 
 def _context(depthwise: Any, x: Tensor, *, dim: int) -> Tensor:
     """The mean over the axis that is convolved."""
-    if fits(x, depthwise.norm):
+    if fits(x, depthwise):
         return axis_mean(x, depthwise.conv, depthwise.norm)
     return depthwise(x).mean(dim=dim, keepdim=True)
 
@@ -136,6 +136,6 @@ class ConvNormRelu(nn.Sequential):
         self.conv, self.norm, self.relu = conv, nn.BatchNorm2d(out_channels), nn.ReLU(inplace=True)
 
     def forward(self, x: Tensor) -> Tensor:
-        if fits(x, self.norm):
+        if fits(x, self):
             return conv_norm_relu(x, self.conv, self.norm)
         return super().forward(x)  # type: ignore[no-untyped-call]
