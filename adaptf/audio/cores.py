@@ -28,10 +28,12 @@ def in_parts(function: Callable[[Tensor], Tensor], rows: Tensor, size: int = CLI
     alone = torch.get_num_threads() == 1 or len(parts) == 1
     if alone or torch.is_grad_enabled() or torch.compiler.is_compiling():
         return torch.cat([function(part) for part in parts])
+    # Each thread has these modes for itself.
     inference = torch.is_inference_mode_enabled()
+    half, precision = torch.is_autocast_enabled("cpu"), torch.get_autocast_dtype("cpu")
 
     def answer(part: Tensor) -> Tensor:
-        with torch.inference_mode(inference), torch.no_grad():  # which each thread has for itself
+        with torch.inference_mode(inference), torch.no_grad(), torch.autocast("cpu", precision, half):
             return function(part)
 
     return torch.cat(list(workers().map(answer, parts)))

@@ -41,6 +41,14 @@ def test_threads_ask_for_no_gradients_where_the_caller_asks_for_none(two_cores: 
         assert answer.is_inference() == torch.is_inference_mode_enabled()
 
 
+def test_threads_compute_in_half_precision_where_the_caller_does(two_cores: None) -> None:
+    rows = torch.ones(6, 4)
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        assert in_parts(lambda part: part @ part.T, rows, 2).dtype == torch.bfloat16
+        with torch.autocast("cpu", enabled=False):
+            assert in_parts(lambda part: part @ part.T, rows, 2).dtype == torch.float32
+
+
 def test_gradients_come_through(two_cores: None) -> None:
     rows = torch.ones(6, requires_grad=True)
     in_parts(torch.square, rows, 2).sum().backward()
