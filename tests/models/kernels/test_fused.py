@@ -337,7 +337,7 @@ def test_an_older_processor_takes_the_plain_form() -> None:
         subprocess.run([sys.executable, "-c", asks], check=True, env=environment)
 
 
-def test_kernels_take_pytorchs_openmp_by_whatever_name(built: Path, tmp_path: Path) -> None:
+def test_kernels_take_pytorchs_openmp_by_whatever_name(kernels: None, built: Path, tmp_path: Path) -> None:
     """Another beside it would take all cores, in forked processes too."""
     shared = Path(torch.__file__).parent / "lib" / "libgomp.so.1"
     if not shared.exists():
