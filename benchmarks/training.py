@@ -1,7 +1,7 @@
 """Speed of training and validating TF-SepNet-64 on a CPU against the public trainer's way, plainly written:
 pairs that take turns, medians, ratios.
 
-python benchmarks/training.py
+python benchmarks/training.py --batch 256
 
 "Plain" is the same network with residual normalization as its formula stands, a dense log-mel (torch.stft,
 one product with the whole filterbank), all clips of a batch at once, and the system's settings of memory. A
@@ -11,14 +11,14 @@ benchmarks/data.py. Each side is a process of its own, since settings of memory 
 
 import argparse
 import statistics
-import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ProcessPoolExecutor
 from functools import cache
 
 import numpy as np
 import torch
-from measure import machine
+from kept import Pair, command_line, keep, show
+from measure import machine, seconds_of
 from routers import RATE, DenseLogMel, plainly_written
 from torch import Tensor, nn
 
@@ -31,7 +31,9 @@ from adaptf.models.students.registry import TFSEPNET
 from adaptf.training.memory import keep_freed_memory
 
 CLASSES = tuple("abcdefghij")
-STEP, VALIDATION, FROM_LOG_MELS = "training step", "validation", "validation, log-mels kept"
+STEP, VALIDATION = "training step: plain, ours", "validation: plain, ours"
+FROM_LOG_MELS = "validation with log-mels kept: plain, ours"
+GOALS = {STEP: 5.0, VALIDATION: 8.0, FROM_LOG_MELS: None}
 PLAIN, OURS = "plain", "ours"
 
 
@@ -52,13 +54,10 @@ class Side:
         self.log_mels = self.classifier.features(self.waveforms)
         self.optimizer = torch.optim.Adam(self.classifier.network.parameters())
 
-    def measured(self, what: str) -> tuple[float, float]:
-        """Seconds by the wall clock and of the processors."""
-        done = {STEP: self.step, VALIDATION: self.validate, FROM_LOG_MELS: self.validate_log_mels}[what]
+    def seconds(self, what: str) -> float:
         self.classifier.train(what == STEP)
-        wall, processor = time.perf_counter(), time.process_time()
-        done()
-        return time.perf_counter() - wall, time.process_time() - processor
+        ways = {STEP: self.step, VALIDATION: self.validate, FROM_LOG_MELS: self.validate_log_mels}
+        return seconds_of(ways[what])
 
     def step(self) -> None:
         with torch.no_grad():
@@ -93,43 +92,32 @@ class Side:
 side = cache(Side)
 
 
-def measured(way: str, batch: int, threads: int, what: str) -> tuple[float, float]:
+def seconds(way: str, batch: int, threads: int, what: str) -> float:
     """In the process of that side."""
-    return side(way, batch, threads).measured(what)
+    return side(way, batch, threads).seconds(what)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = command_line(__doc__)
     parser.add_argument("--batch", type=int, default=256)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--repeats", type=int, default=5)
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     print(f"{machine()}, torch {torch.__version__}, batch {args.batch}; medians of {args.repeats}\n")
-    print("| ms a clip | plain | adaptf | ratio | of processor time |\n|---|---:|---:|---:|---:|")
     with process_pool(1, fresh=True) as plain, process_pool(1, fresh=True) as ours:
-        pools = {PLAIN: plain, OURS: ours}
-        for what in (STEP, VALIDATION, FROM_LOG_MELS):
-            taken = taking_turns(pools, args, what)
-            (plain_ms, plain_cpu), (our_ms, our_cpu) = taken[PLAIN], taken[OURS]
-            ratios = f"{plain_ms / our_ms:.1f}x | {plain_cpu / our_cpu:.1f}x"
-            print(f"| {what} | {plain_ms:.2f} | {our_ms:.2f} | {ratios} |", flush=True)
+        keep(show(pairs({PLAIN: plain, OURS: ours}, args)), args.keep)
 
 
-def taking_turns(
-    pools: Mapping[str, ProcessPoolExecutor], args: argparse.Namespace, what: str
-) -> dict[str, tuple[float, float]]:
-    """Of each side medians in ms a clip, by the wall clock and of the processors, first passes left out."""
-    taken: dict[str, list[tuple[float, float]]] = {way: [] for way in pools}
-    for _ in range(args.repeats + 1):
-        for way, pool in pools.items():
-            taken[way].append(pool.submit(measured, way, args.batch, args.threads, what).result())
-    return {
-        way: tuple(1000 * statistics.median(clock) / args.batch for clock in zip(*seconds[1:], strict=True))
-        for way, seconds in taken.items()
-    }
+def pairs(pools: Mapping[str, ProcessPoolExecutor], args: argparse.Namespace) -> Iterator[Pair]:
+    """The first passes, which pay for fresh memory, are left out."""
+    for what, goal in GOALS.items():
+        taken: dict[str, list[float]] = {way: [] for way in pools}
+        for _ in range(args.repeats + 1):
+            for way, pool in pools.items():
+                taken[way].append(pool.submit(seconds, way, args.batch, args.threads, what).result())
+        ms = {way: 1000 * statistics.median(found[1:]) / args.batch for way, found in taken.items()}
+        yield Pair(what, ms[PLAIN], ms[OURS], least_ratio=goal)
 
 
 if __name__ == "__main__":
