@@ -15,7 +15,8 @@ export PYTHONUNBUFFERED := 1
 install: .venv/installed
 
 # torch comes first and by its exact version: an open range can bring another build with it.
-.venv/installed: pyproject.toml constraints.txt
+KERNELS := adaptf/models/kernels
+.venv/installed: pyproject.toml constraints.txt $(KERNELS)/planes.cpp
 	$(PYTHON) -m venv .venv
 	pip install --quiet $$(grep '^torch==' constraints.txt)
 	pip install --quiet --constraint constraints.txt --editable .[dev]
@@ -72,7 +73,7 @@ digests:
 
 # Builds and caches only. The store (mlflow.db and its artifacts) goes after a question that is answered with 'yes'.
 clean:
-	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache .hypothesis *.egg-info cache kept work $(DEMO)
+	rm -rf .venv build $(KERNELS)/*.so .pytest_cache .mypy_cache .ruff_cache .hypothesis *.egg-info cache kept work $(DEMO)
 	@if [ -e mlflow.db ] || [ -e mlruns ] || [ -e mlartifacts ]; then \
 		printf "Delete the MLflow store too, with all runs and models (mlflow.db, mlruns, mlartifacts)? [yes/no] "; \
 		read answer || answer=no; \

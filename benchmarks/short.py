@@ -18,6 +18,7 @@ from measure import machine
 
 SHORT = (
     "transforms.py",
+    "training.py --batch 64 --repeats 3",
     "teachers.py",
     "startup.py",
     "data.py --clips 1024",

@@ -3,7 +3,7 @@
 ARG PYTHON_IMAGE=python:3.11-slim-trixie
 FROM ${PYTHON_IMAGE}
 
-# g++: torch.compile writes C++. tini: `docker stop` reaches the stage, and whoever it has started.
+# g++: torch.compile writes C++, and adaptf has some. tini: `docker stop` reaches the stage, and whoever it has started.
 # Debian keeps one version of a package per release, so an exact one would soon be gone.
 # hadolint ignore=DL3008
 RUN apt-get update \

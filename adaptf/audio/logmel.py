@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor, nn
 
+from adaptf.audio.cores import in_parts
 from adaptf.audio.kaldi_mel import kaldi_mel_filterbank
 
 CLIP_RATE = 32_000
@@ -72,7 +73,7 @@ class LogMel(nn.Module):
             waveform = waveform.float() if waveform.dtype in _HALF_PRECISION else waveform
             if waveform.device.type != "cpu":
                 return self._logmel(waveform)
-            return torch.cat([self._logmel(some) for some in waveform.split(CLIPS_IN_CACHE)])
+            return in_parts(self._logmel, waveform, CLIPS_IN_CACHE)
 
     def _logmel(self, waveform: Tensor) -> Tensor:
         waveform = waveform[:, 1:] - self.preemphasis * waveform[:, :-1]

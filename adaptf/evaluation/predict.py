@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from tqdm import tqdm
 
+from adaptf.audio.cores import in_parts
 from adaptf.data.batch import ClipBatch, WaveformBatch
 from adaptf.data.clip_set import ClipSet
 from adaptf.data.sources import even_batches
@@ -24,7 +25,8 @@ def predict_logits(
     """(clips, classes) in the order of the set.
 
     `model` takes what the set's batches hold, on `device`:
-    waveforms (batch, samples), or features where they are kept.
+    waveforms (batch, samples), or features where they are kept. On a CPU several threads call it, each with a
+    few clips.
     """
     rows = tqdm(
         even_batches(np.arange(len(clips)), batch_size),
@@ -34,7 +36,7 @@ def predict_logits(
         mininterval=1,
     )
     with torch.no_grad():
-        batches = [model(_inputs(clips[some]).to(device)).float().cpu().numpy() for some in rows]
+        batches = [in_parts(model, _inputs(clips[some]).to(device)).float().cpu().numpy() for some in rows]
     return np.concatenate(batches) if batches else np.zeros((0, clips.targets.shape[1]), dtype=np.float32)
 
 

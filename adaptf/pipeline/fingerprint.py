@@ -53,7 +53,7 @@ def _upstream(value: str) -> str:
 def _code_digest() -> str:
     """Digest of this package's code as this process found it.
     Comments, docstrings and layout are no part of it."""
-    sources = sorted([*_PACKAGE.rglob("*.py"), *_PACKAGE.rglob("*.html")])
+    sources = sorted(path for kind in ("py", "cpp", "html") for path in _PACKAGE.rglob(f"*.{kind}"))
     return runs.digest(
         *(f"{path.relative_to(_PACKAGE)}\0{code_of(path.read_text(), path.suffix)}" for path in sources)
     )

@@ -1,12 +1,9 @@
 """Rows of a request -> probabilities of each clip,
 on worker threads that all requests of the process share."""
 
-import os
-import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from concurrent.futures import FIRST_COMPLETED, Future, wait
 from dataclasses import dataclass
-from functools import cache
 from itertools import groupby, islice
 from threading import Event
 
@@ -14,6 +11,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from adaptf.audio.cores import workers
 from adaptf.data.decode import Waveform
 from adaptf.evaluation.forward_filter import StreamCalibration
 from adaptf.serving.bundle import Bundle, RoutedModel
@@ -26,8 +24,6 @@ so that memory stays bounded and a large request cannot keep others waiting."""
 Heard = Callable[[str, RoutedModel, torch.Tensor, torch.Tensor], object]
 """Called with what a network has answered: device, its model, log-mels (clips, 1, bands, frames), logits
 (clips, scenes). It should neither wait nor raise."""
-
-_one_at_a_time = threading.Lock()
 
 
 @dataclass(frozen=True)
@@ -158,28 +154,3 @@ def _probabilities_of(
             heard(device, model, some, logits[-1])
     probabilities: NDArray[np.float64] = torch.cat(logits).double().softmax(dim=1).numpy()
     return probabilities
-
-
-def workers() -> ThreadPoolExecutor:
-    """Threads that compute on one processor core each, as many as torch uses in this process."""
-    with _one_at_a_time:
-        return _workers_of(os.getpid())
-
-
-@cache
-def _workers_of(process: int) -> ThreadPoolExecutor:
-    """`process`: a forked one has none of its parent's threads, and gets its own."""
-    threads = torch.get_num_threads()
-    pool = ThreadPoolExecutor(threads, "adaptf-router", initializer=compute_alone)
-    all_there = threading.Barrier(threads)
-    wait([pool.submit(all_there.wait) for _ in range(threads)])
-    # What a worker sets for itself is also what torch gives to later threads of the program; it is put back.
-    torch.set_num_threads(threads)
-    return pool
-
-
-def compute_alone() -> None:
-    """What the calling thread computes, it computes on one core. Threads that are started later inherit this,
-    unless another thread sets the number anew."""
-    torch.get_num_threads()  # The first call in a thread sets its number to the program's.
-    torch.set_num_threads(1)

@@ -15,10 +15,10 @@ from typing import Any
 
 import torch
 
+from adaptf.audio.cores import compute_alone
 from adaptf.serving.agreement import Agreement, are_same
 from adaptf.serving.bundle import RoutedModel
 from adaptf.serving.candidates import Candidates
-from adaptf.serving.classify import compute_alone
 from adaptf.serving.live import Follower
 from adaptf.serving.log_lines import log
 from adaptf.serving.taking_up import error_in_short

@@ -10,6 +10,7 @@ from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor, nn
 from torchmetrics import Metric
 
+from adaptf.audio.cores import in_parts
 from adaptf.data.batch import ClipBatch, Labels, WaveformBatch, with_features
 from adaptf.models.checkpoint import MODEL_KEY
 from adaptf.models.classifier import Classifier
@@ -78,7 +79,8 @@ class ClassifierTask(L.LightningModule):
         return self._logged_loss("train", logits, batch.labels)
 
     def validation_step(self, batch: ClipBatch, batch_index: int) -> None:
-        logits = self.classifier.network(with_features(batch, self.classifier.features).features)
+        features = with_features(batch, self.classifier.features).features
+        logits = in_parts(self.classifier.network, features)
         self._logged_loss("val", logits, batch.labels)
         for name, measure in self.measures.items():
             measure.metric.update(*measure.compares(logits, batch.labels))

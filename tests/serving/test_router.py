@@ -15,6 +15,7 @@ import pytest
 import torch
 from mlflow.exceptions import MlflowException
 
+from adaptf.audio import cores
 from adaptf.audio.logmel import LogMel
 from adaptf.compression.runtime import Network
 from adaptf.serving import classify, limits, requests
@@ -242,7 +243,7 @@ def test_workers_compute_on_one_thread_each_and_leave_the_program_its_own():
     before = torch.get_num_threads()
     torch.set_num_threads(3)
     try:
-        with classify._workers_of(-1) as pool:
+        with cores._workers_of(-1, 3) as pool:
             assert {task.result() for task in [pool.submit(torch.get_num_threads) for _ in range(20)]} == {1}
             assert (torch.get_num_threads(), threads_of_a_new_thread()) == (3, 3)
     finally:

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from adaptf.models.initialise import initialise
+from adaptf.models.kernels.fused import axis_mean, conv_norm_relu, fits
 from adaptf.models.residual_normalization import ResidualNormalization
 
 _NORM, _POOL = "N", "M"
@@ -90,8 +91,8 @@ class TfSepBlock(nn.Module):
 
 def separate_convolutions(block: Any, over_frequency: Tensor, over_time: Tensor) -> Tensor:
     """A block's layers on halves (batch, channels / 2, frequency, time) -> (batch, channels, ...)."""
-    frequency_context = block.frequency_depthwise(over_frequency).mean(dim=2, keepdim=True)
-    time_context = block.time_depthwise(over_time).mean(dim=3, keepdim=True)
+    frequency_context = _context(block.frequency_depthwise, over_frequency, dim=2)
+    time_context = _context(block.time_depthwise, over_time, dim=3)
     return torch.cat(
         [
             over_frequency + block.dropout(block.frequency_pointwise(frequency_context)),
@@ -99,6 +100,13 @@ def separate_convolutions(block: Any, over_frequency: Tensor, over_time: Tensor)
         ],
         dim=1,
     )
+
+
+def _context(depthwise: Any, x: Tensor, *, dim: int) -> Tensor:
+    """The mean over the axis that is convolved."""
+    if fits(x, depthwise):
+        return axis_mean(x, depthwise.conv, depthwise.norm)
+    return depthwise(x).mean(dim=dim, keepdim=True)
 
 
 class ChannelShuffle(nn.Module):
@@ -126,3 +134,8 @@ class ConvNormRelu(nn.Sequential):
         conv = nn.Conv2d(in_channels, out_channels, kernel_size, stride, padding, groups=groups, bias=False)
         super().__init__()
         self.conv, self.norm, self.relu = conv, nn.BatchNorm2d(out_channels), nn.ReLU(inplace=True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if fits(x, self):
+            return conv_norm_relu(x, self.conv, self.norm)
+        return super().forward(x)  # type: ignore[no-untyped-call]
