@@ -79,9 +79,11 @@ class Chains:
         yield from ("--trainer.accelerator=auto", "--trainer.workers=0", "--trainer.progress_bar=false")
         yield f"--augment.dir_folder={self.bench.responses}"
         yield from (f"--optim.lr={RATES[stage]}", "--optim.batch_size=32")
-        optim = parse(stage.config, stage=stage.name, arguments=(f"--preset={preset}",)).optim
+        whole = parse(stage.config, stage=stage.name, arguments=(f"--preset={preset}",))
         for field in ("max_epochs", "restart_epochs"):
-            yield f"--optim.{field}={max(1, round(getattr(optim, field) / self.shorter))}"
+            yield f"--optim.{field}={max(1, round(getattr(whole.optim, field) / self.shorter))}"
+        if stage is FINETUNE:
+            yield f"--unknown_epochs={round(whole.unknown_epochs / self.shorter)}"
         if stage is TRAIN:
             yield from ("--mel.bands=64", "--model.width=32")
         else:

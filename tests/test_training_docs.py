@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import yaml
 
+from adaptf.mlproject.finetune import of_unknown
 from adaptf.mlproject.main import MainConfig
 from adaptf.pipeline.command_line import flatten, parse, read_preset
 from adaptf.pipeline.config import settings
@@ -64,6 +65,6 @@ def test_what_others_say_is_in_their_presets(preset: str) -> None:
 
 def test_the_best_holds_nothing_back_and_ends_each_training_in_one_cycle() -> None:
     config = parse(MainConfig, stage="main", arguments=["--preset", "best"])
-    stages = [config.train, config.distill, config.finetune]
+    stages = [config.train, config.distill, config.finetune, of_unknown(config.finetune)]
     assert all(stage.refit and unended_cycle(stage.optim) == "" for stage in stages)
     assert all(stage.optim.restart_epochs == stage.optim.max_epochs for stage in stages)

@@ -78,6 +78,8 @@ class FinetuneConfig:
     unknown_dir_p: float = within(SHARE, 0.8)
     """Probability, from 0 to 1, of an impulse response in training `unknown`, on clips of the devices in
     augment.dir_devices, whatever augment.dir_p_of says for the devices' own models."""
+    unknown_epochs: int = within(NOT_NEGATIVE, 0)
+    """Epochs of `unknown`, in one cosine; 0: as many as the devices' models take, in the same cycles."""
     optim: OptimConfig = FinetuneDeviceConfig.optim
     trainer: TrainerConfig = TrainerConfig()
     seed: int = 0
@@ -156,8 +158,10 @@ def of_device(config: FinetuneConfig, device: str, dir_p: float) -> FinetuneDevi
 
 def of_unknown(config: FinetuneConfig) -> FinetuneDeviceConfig:
     """The settings of the model for all other devices."""
-    augment = replace(config.augment, dir_p=config.unknown_dir_p, dir_p_of={})
-    return replace(of_device(config, UNKNOWN, config.unknown_dir_p), augment=augment)
+    augment, optim = replace(config.augment, dir_p=config.unknown_dir_p, dir_p_of={}), config.optim
+    if epochs := config.unknown_epochs:
+        optim = replace(optim, max_epochs=epochs, restart_epochs=epochs)
+    return replace(of_device(config, UNKNOWN, config.unknown_dir_p), augment=augment, optim=optim)
 
 
 def devices_to_tune(config: FinetuneConfig, data: PreparedData) -> list[str]:

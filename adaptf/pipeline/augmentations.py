@@ -13,7 +13,6 @@ from adaptf.audio.freq_mixstyle import FreqMixStyle
 from adaptf.audio.impulse_response import DeviceImpulseResponse, ResponseBank, simulated_bank
 from adaptf.audio.mixup import Mixup
 from adaptf.audio.spec_augment import SpecAugment
-from adaptf.audio.time_roll import TimeRoll
 from adaptf.data.clip_set import ClipSet
 from adaptf.data.clips import UNKNOWN
 from adaptf.data.decode import AUDIO_SUFFIXES
@@ -31,7 +30,6 @@ from adaptf.training.augmentation import (
     WaveformAugmentation,
     impulse_responses,
     on_features,
-    on_waveforms,
     soft_mixup,
 )
 from adaptf.training.device_probability import probability_per_device
@@ -60,15 +58,12 @@ def build_augmentations(
 
     `p_of_clip`: of an impulse response, for each training clip. `shared` keeps the bank of responses.
     """
-    names = ("impulse_response", "freq_mixstyle", "mixup", "spec_augment", "time_roll")
+    names = ("impulse_response", "freq_mixstyle", "mixup", "spec_augment")
     generators = {
         name: np.random.default_rng([seed, *process_place(), place]) for place, name in enumerate(names)
     }
     waveform: list[WaveformAugmentation] = []
     feature: list[FeatureAugmentation] = []
-    if (seconds := config.time_roll_seconds) > 0:
-        roll = TimeRoll(max_seconds=seconds, sample_rate=sample_rate, generator=generators["time_roll"])
-        waveform.append(on_waveforms(roll))
     if (p := float(p_of_clip.max(initial=0.0))) > 0:
         bank = _shared_bank(config, sample_rate, shared or SharedObjects())
         respond = DeviceImpulseResponse(bank, p=p, generator=generators["impulse_response"])

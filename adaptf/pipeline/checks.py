@@ -12,7 +12,6 @@ from adaptf.models.students.registry import find_student
 from adaptf.pipeline.augmentations import build_augmentations, check_folder, dir_p_by_device
 from adaptf.pipeline.config import AugmentConfig, BeatsOptimConfig, MelConfig, ModelConfig, OptimConfig
 from adaptf.pipeline.lightning_options import optimizer_of
-from adaptf.pipeline.schedule import averaging_of
 
 
 def check_training(config: Any) -> None:
@@ -29,7 +28,6 @@ def check_training(config: Any) -> None:
                 build_augmentations(part, p_of_clip=np.zeros(0), sample_rate=MelConfig().sample_rate, seed=0)
             if isinstance(part, OptimConfig | BeatsOptimConfig):
                 optimizer_of(part)
-                averaging_of(part)
 
 
 def check_augmented_devices(config: Any, devices: Sequence[str]) -> None:

@@ -243,22 +243,6 @@ class AugmentConfig:
     spec_mask_share: float = within(PART, 0.0)
     """SpecAugment's masks blank up to this share, from 0 to 1, of the bands and of the frames; 0 is off.
     Against overfitting of large networks (Park et al., 2019)."""
-    time_roll_seconds: float = within(NOT_NEGATIVE, 0.0)
-    """Clips are rolled around by up to so many seconds in either direction; 0 is off. More starts of a clip
-    from the same recordings (Schmid et al., 2023)."""
-
-
-@dataclass(frozen=True)
-class AverageConfig:
-    """Averaging of weights over the last epochs: flatter minima generalise better, at no cost in serving."""
-
-    kind: Literal["none", "swa", "ema"] = "none"
-    """none: the weights as they are. swa: equal average over the last epochs (Izmailov et al., 2018). ema:
-    exponential moving average over all steps (Tarvainen and Valpola, 2017)."""
-    share: float = 0.25
-    """Share of the epochs, from 0 to 1 and counted from the end, that swa averages."""
-    ema_decay: float = 0.999
-    """Share of its average, from 0 to 1, that ema keeps at each step; the rest comes from the new weights."""
 
 
 @dataclass(frozen=True)
@@ -276,7 +260,6 @@ class OptimConfig:
     """Epochs of the first cycle, after which the rate jumps back to lr; 0 keeps the rate as it is."""
     restart_factor: int = within(COUNT, 2)
     """Each cycle is so many times as long as the one before; a whole number from 1."""
-    average: AverageConfig = AverageConfig()
 
 
 @dataclass(frozen=True)
@@ -299,7 +282,6 @@ class BeatsOptimConfig:
     """Epochs in which the rate rises to its highest."""
     final_share: float = within(SHARE, 0.005)
     """Share of the highest rate, from 0 to 1, to which it has fallen at the end."""
-    average: AverageConfig = AverageConfig()
 
 
 @dataclass(frozen=True)

@@ -61,7 +61,7 @@ def train_classifier(
     augmentations = _augmentations(run, data, recipe, objective, train)
     optim, trainer = recipe.optim, recipe.trainer
     with in_section("optim"):
-        optimizer, called = optimizer_of(optim), callbacks(optim, trainer, run.watch)
+        optimizer, called = optimizer_of(optim), callbacks(trainer, run.watch)
     _say(run, data, recipe)
     classes = len(classifier.description.classes)
     task = ClassifierTask(

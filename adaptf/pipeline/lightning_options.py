@@ -6,7 +6,6 @@ from typing import Any
 from lightning.pytorch.callbacks import Callback, TQDMProgressBar
 
 from adaptf.pipeline.config import BeatsOptimConfig, OptimConfig, TrainerConfig
-from adaptf.pipeline.schedule import averaging_of
 from adaptf.training.fit import Watched
 from adaptf.training.optim import ConfigureOptimizer, adam_with_warm_restarts, adamw_with_linear_decay
 
@@ -24,13 +23,9 @@ def trainer_options(trainer: TrainerConfig) -> dict[str, Any]:
     }
 
 
-def callbacks(
-    optim: OptimConfig | BeatsOptimConfig, trainer: TrainerConfig, watch: Callable[[int, float], None] | None
-) -> list[Callback]:
-    """Averaging, the progress bar and who watches. Raises as averaging_of does."""
-    averaging = averaging_of(optim)
+def callbacks(trainer: TrainerConfig, watch: Callable[[int, float], None] | None) -> list[Callback]:
+    """The progress bar and who watches."""
     return [
-        *([averaging] if averaging else []),
         *([Watched(watch)] if watch else []),
         *([TQDMProgressBar(refresh_rate=5)] if trainer.progress_bar else []),
     ]

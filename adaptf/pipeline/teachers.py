@@ -153,7 +153,7 @@ def what_it_is(config: TeacherConfig) -> str:
 
 def unused_on_embeddings(augment: AugmentConfig) -> str:
     """Which augmentations of clips are asked for in vain, as a sentence; empty where none is."""
-    names = ("dir_p", "dir_p_of", "mixstyle_p", "spec_mask_share", "time_roll_seconds")
+    names = ("dir_p", "dir_p_of", "mixstyle_p", "spec_mask_share")
     asked = {name: getattr(augment, name) for name in names}
     vain = [f"frozen.augment.{name} = {value}" for name, value in asked.items() if value]
     return f" Unused, because it needs frozen.cache_embeddings=false: {', '.join(vain)}." if vain else ""

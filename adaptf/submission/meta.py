@@ -22,7 +22,6 @@ _AUGMENTATIONS = {
     "mixstyle_p": "freq-mixstyle",
     "mixup_alpha": "mixup",
     "spec_mask_share": "frequency masking, time masking",
-    "time_roll_seconds": "time rolling",
 }
 """By the setting that is above 0 where it was used."""
 _STEPS = {

@@ -20,11 +20,6 @@ MixedTeachers = Literal["logits", "terms"]
 the loss mixes two divergences (the public trainer)."""
 
 
-def on_waveforms(transform: Callable[[Tensor], Tensor]) -> WaveformAugmentation:
-    """A transform (batch, samples) -> (batch, samples)."""
-    return lambda batch: batch._replace(waveforms=transform(batch.waveforms))
-
-
 def on_features(transform: Callable[[Tensor], Tensor]) -> FeatureAugmentation:
     """A transform that keeps the shape of features."""
     return lambda batch: batch._replace(features=transform(batch.features))

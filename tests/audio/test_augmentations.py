@@ -6,7 +6,6 @@ from adaptf.audio.freq_mixstyle import FreqMixStyle, StyleDraw, mix_style
 from adaptf.audio.impulse_response import DeviceImpulseResponse, ResponseBank, simulated_bank
 from adaptf.audio.mixup import Mixup, mix
 from adaptf.audio.spec_augment import MaskDraw, SpecAugment, Stripes, mask
-from adaptf.audio.time_roll import TimeRoll, roll
 
 pytestmark = pytest.mark.arithmetic
 
@@ -127,29 +126,6 @@ def test_spec_augment_with_mask_share_zero_is_off():
     assert SpecAugment(mask_share=0.0, generator=generator())(features) is features
 
 
-def test_each_clip_rolls_by_its_own_shift():
-    waveform = torch.randn(5, 10, generator=torch.Generator().manual_seed(0))
-    shifts = torch.tensor([0, 3, -2, 10, -23])
-    rolled = roll(waveform, shifts)
-    for clip, shift in enumerate(shifts.tolist()):
-        assert torch.equal(rolled[clip], waveform[clip].roll(shift))
-
-
-def test_shifts_are_drawn_evenly_from_both_ways():
-    shifts = TimeRoll(max_seconds=0.002, sample_rate=1000, generator=generator()).draw(10000)
-    assert (torch.bincount(shifts + 2) / 10000).tolist() == pytest.approx([0.2] * 5, abs=0.02)
-
-
-def test_time_roll_of_zero_seconds_is_off():
-    waveform = torch.ones(2, 8)
-    assert TimeRoll(max_seconds=0.0, sample_rate=32000, generator=generator())(waveform) is waveform
-
-
-def test_a_negative_time_is_refused():
-    with pytest.raises(ValueError, match="0 or more, got -1"):
-        TimeRoll(max_seconds=-1, sample_rate=32000, generator=generator())
-
-
 @pytest.mark.parametrize(
     "make",
     [
@@ -157,7 +133,6 @@ def test_a_negative_time_is_refused():
         lambda g: FreqMixStyle(p=1.0, alpha=0.4, generator=g).draw(8),
         lambda g: DeviceImpulseResponse(ResponseBank(torch.ones(9, 2)), p=0.7, generator=g).draw(8),
         lambda g: SpecAugment(mask_share=0.4, generator=g).draw(8, bands=64, frames=50),
-        lambda g: TimeRoll(max_seconds=0.1, sample_rate=32000, generator=g).draw(8),
     ],
 )
 def test_the_same_seed_draws_the_same(make):

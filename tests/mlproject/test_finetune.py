@@ -186,6 +186,13 @@ def test_teachers_of_other_data_are_refused_before_any_device(
 def test_unknown_is_trained_on_all_devices_with_more_impulse_responses(config: FinetuneConfig) -> None:
     settings = of_unknown(config)
     assert (settings.device, settings.augment.dir_p) == ("unknown", 0.8)
+    assert settings.optim == config.optim
+
+
+def test_unknown_can_take_epochs_of_its_own_in_one_cosine(config: FinetuneConfig) -> None:
+    longer = replace(config, unknown_epochs=7)
+    assert of_unknown(longer).optim == replace(config.optim, max_epochs=7, restart_epochs=7)
+    assert of_device(longer, "a", 0.0) == of_device(config, "a", 0.0)
 
 
 def test_what_is_said_of_single_devices_reaches_their_own_models_alone(config: FinetuneConfig) -> None:

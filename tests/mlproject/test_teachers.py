@@ -163,6 +163,6 @@ def test_beats_of_the_published_size_teach_a_student(
 def test_augmentations_that_embeddings_can_not_have_are_told() -> None:
     told = unused_on_embeddings(FrozenTeacherConfig().augment)
     assert "needs frozen.cache_embeddings=false: frozen.augment.spec_mask_share = 0.2." in told
-    both = unused_on_embeddings(AugmentConfig(dir_p=0.0, mixstyle_p=0.4, time_roll_seconds=0.1))
-    assert "frozen.augment.mixstyle_p = 0.4, frozen.augment.time_roll_seconds = 0.1." in both
+    both = unused_on_embeddings(AugmentConfig(dir_p=0.0, mixstyle_p=0.4, spec_mask_share=0.1))
+    assert "frozen.augment.mixstyle_p = 0.4, frozen.augment.spec_mask_share = 0.1." in both
     assert unused_on_embeddings(AugmentConfig(dir_p=0.0, mixstyle_p=0.0, mixup_alpha=0.3)) == ""

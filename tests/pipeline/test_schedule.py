@@ -1,17 +1,16 @@
-"""What is said of a schedule before a training: cycles that it does not end, averages over a restart."""
+"""What is said of a schedule before a training: cycles that it does not end."""
 
 from dataclasses import replace
 
 import pytest
 import torch
 
-from adaptf.errors import UserError
 from adaptf.mlproject.distill import DistillConfig
 from adaptf.mlproject.pretrain import PretrainConfig
 from adaptf.mlproject.train import TRAIN, TrainConfig
-from adaptf.pipeline.config import AverageConfig, BeatsOptimConfig, OptimConfig
+from adaptf.pipeline.config import BeatsOptimConfig, OptimConfig
 from adaptf.pipeline.lightning_options import optimizer_of
-from adaptf.pipeline.schedule import averaging_of, unended_cycle
+from adaptf.pipeline.schedule import unended_cycle
 from adaptf.pipeline.stage import execute
 
 
@@ -58,31 +57,8 @@ def test_a_training_says_once_that_it_ends_in_a_cycle(
     assert capsys.readouterr().out.count("optim.max_epochs = 3 ends after 1 of a cycle's 4 epochs") == 1
 
 
-def test_an_average_over_a_restart_is_refused_with_figures() -> None:
-    straddling = OptimConfig(max_epochs=180, average=AverageConfig(kind="swa"))
-    with pytest.raises(
-        UserError, match=r"epochs 136 to 180, and after epoch 150 .*= 150 or 310, .* at most 0\.16, or ema"
-    ):
-        averaging_of(straddling)
-    averaging_of(replace(straddling, average=AverageConfig(kind="swa", share=0.16)))
-
-
-@pytest.mark.parametrize(
-    "optim",
-    [
-        OptimConfig(average=AverageConfig(kind="swa")),
-        OptimConfig(max_epochs=200, average=AverageConfig(kind="swa")),
-        OptimConfig(max_epochs=180, average=AverageConfig(kind="ema")),
-        BeatsOptimConfig(average=AverageConfig(kind="swa")),
-    ],
-    ids=str,
-)
-def test_averages_within_a_cycle_are_made(optim: OptimConfig) -> None:
-    assert averaging_of(optim) is not None
-
-
 def test_a_factor_that_makes_no_cycle_is_named() -> None:
     with pytest.raises(
         ValueError, match="restart_epochs and restart_factor should be 1 or more, got 10 and 0"
     ):
-        averaging_of(OptimConfig(restart_factor=0))
+        unended_cycle(OptimConfig(restart_factor=0))

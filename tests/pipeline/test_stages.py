@@ -19,7 +19,7 @@ from adaptf.mlproject.distill import DISTILL, DistillConfig
 from adaptf.mlproject.prepare import PREPARE, PrepareConfig
 from adaptf.mlproject.teacher import TEACHER
 from adaptf.mlproject.train import TRAIN, TrainConfig
-from adaptf.pipeline.config import AverageConfig, DataConfig
+from adaptf.pipeline.config import DataConfig
 from adaptf.pipeline.stage import Stage, execute
 from adaptf.pipeline.teachers import TeacherConfig
 from adaptf.tracking import runs
@@ -308,25 +308,10 @@ def test_another_seed_gives_other_weights(
     assert largest_difference(checkpoint(trained, "last"), checkpoint(other, "last")) > 0
 
 
-@pytest.mark.parametrize("kind", ["swa", "ema"])
-def test_averaged_weights_are_what_a_training_leaves(
-    kind: Any, train_config: TrainConfig, trained: str, checkpoint: Checkpoint
-) -> None:
-    averaged = replace(
-        train_config, optim=replace(train_config.optim, average=AverageConfig(kind=kind, share=1.0))
-    )
-    run_id = execute(TRAIN, averaged)
-    assert epochs_logged(run_id, "train/loss") == epochs_logged(
-        trained, "train/loss"
-    )  # the steps are the same
-    assert largest_difference(checkpoint(trained, "last"), checkpoint(run_id, "last")) > 0
-
-
-@pytest.mark.parametrize("changes", [{"spec_mask_share": 0.2}, {"time_roll_seconds": 0.1}])
 def test_an_augmentation_beyond_the_report_makes_another_model_once_it_is_on(
-    changes: dict[str, float], train_config: TrainConfig, trained: str, checkpoint: Checkpoint
+    train_config: TrainConfig, trained: str, checkpoint: Checkpoint
 ) -> None:
-    run_id = execute(TRAIN, replace(train_config, augment=replace(train_config.augment, **changes)))
+    run_id = execute(TRAIN, replace(train_config, augment=replace(train_config.augment, spec_mask_share=0.2)))
     assert largest_difference(checkpoint(trained, "last"), checkpoint(run_id, "last")) > 0
 
 
@@ -334,11 +319,7 @@ def test_an_augmentation_beyond_the_report_makes_another_model_once_it_is_on(
     ("section", "changes", "message"),
     [
         ("augment", {"spec_mask_share": 1.5}, "augment.spec_mask_share is 1.5: it should be"),
-        (
-            "optim",
-            {"average": AverageConfig(kind="ema", ema_decay=2.0)},
-            "optim: ema_decay should be between 0 and 1, got 2.0",
-        ),
+        ("optim", {"restart_factor": 0}, "optim.restart_factor is 0: it should be"),
     ],
 )
 def test_a_setting_out_of_range_is_named_with_its_section(

@@ -41,14 +41,14 @@ def test_a_space_holds_ranges_and_choices_of_the_fields_types() -> None:
         "loss.temperature: {low: 1, high: 8, log: true}\n"
         "augment.dir_p: {low: 0, high: 0.8, step: 0.1}\n"
         "optim.max_epochs: {low: 10, high: 30, step: 10}\n"
-        "optim: {lr: {choices: [1e-3, 0.002]}, average: {kind: {choices: [none, ema]}}}\n"
+        "optim: {lr: {choices: [1e-3, 0.002]}, restart_factor: {choices: [1, 2]}}\n"
     )
     assert found == {
         "loss.temperature": FloatDistribution(1.0, 8.0, log=True),
         "augment.dir_p": FloatDistribution(0.0, 0.8, step=0.1),
         "optim.max_epochs": IntDistribution(10, 30, step=10),
         "optim.lr": CategoricalDistribution([0.001, 0.002]),
-        "optim.average.kind": CategoricalDistribution(["none", "ema"]),
+        "optim.restart_factor": CategoricalDistribution([1, 2]),
     }
 
 
@@ -119,14 +119,14 @@ def test_values_reach_their_fields_and_no_others() -> None:
         "loss.weight": 0.3,
         "augment.dir_p_of.a": 0.1,
         "augment.dir_p_of.b,c": 0.2,
-        "optim.average.kind": "ema",
+        "optim.restart_factor": 1,
     }
     default = DistillConfig()
     expected = replace(
         default,
         loss=replace(default.loss, weight=0.3),
         augment=replace(default.augment, dir_p_of={"a": 0.1, "b,c": 0.2}),
-        optim=replace(default.optim, average=replace(default.optim.average, kind="ema")),
+        optim=replace(default.optim, restart_factor=1),
     )
     assert with_values(default, values) == expected
 

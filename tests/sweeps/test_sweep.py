@@ -25,7 +25,7 @@ from adaptf.mlproject.sweep import SWEEP, SweepConfig, check
 from adaptf.mlproject.teacher import TEACHER
 from adaptf.mlproject.train import TRAIN, TrainConfig
 from adaptf.pipeline.command_line import parse
-from adaptf.pipeline.config import AverageConfig, DataConfig
+from adaptf.pipeline.config import DataConfig
 from adaptf.pipeline.stage import execute
 from adaptf.pipeline.teachers import TeacherConfig
 from adaptf.sweeps import results as sweep_results
@@ -435,10 +435,6 @@ def test_what_cannot_be_searched_is_said_before_any_run(
             r"augment.dir_p_of.a,b: .* of the settings names b too, in 'b'",
         ),
         ("augment.spec_mask_share: {choices: [0.1, 7.0]}", r"augment\.spec_mask_share is 7"),
-        (
-            "optim.average.share: {low: 0.0, high: 1.0}",
-            "optim: share should be greater than 0 and at most 1, got 0.0",
-        ),
     ],
     ids=lambda value: value[:25],
 )
@@ -449,7 +445,6 @@ def test_values_that_the_stage_would_refuse_are_said_before_any_run(
     settings = replace(
         config.train,
         augment=replace(config.train.augment, dir_p_of={"b": 0.5}),
-        optim=replace(config.train.optim, average=AverageConfig(kind="swa")),
     )
     before = len(mlflow.search_runs(search_all_experiments=True))
     with pytest.raises(UserError, match=rf"(?s)refused.yaml gives train:.*{told}"):

@@ -5,9 +5,8 @@ import torch
 from adaptf.audio.impulse_response import DeviceImpulseResponse, ResponseBank
 from adaptf.audio.mixup import Mixup
 from adaptf.audio.spec_augment import SpecAugment
-from adaptf.audio.time_roll import TimeRoll
 from adaptf.data.batch import FeatureBatch, Labels, WaveformBatch
-from adaptf.training.augmentation import impulse_responses, on_features, on_waveforms, soft_mixup
+from adaptf.training.augmentation import impulse_responses, on_features, soft_mixup
 
 NUMBER = torch.arange(6.0)
 
@@ -63,14 +62,6 @@ def test_what_draws_for_impulse_responses_stays_on_the_cpu(labels):
     elsewhere = WaveformBatch(torch.ones(6, 100), labels._replace(device=labels.device.to("meta")))
     augment = impulse_responses(transform, p_of_clip=np.ones(10))
     assert augment(elsewhere).waveforms.shape == (6, 100)
-
-
-def test_time_roll_changes_only_the_waveforms(labels):
-    ramp = WaveformBatch(torch.arange(100.0).expand(6, 100), labels)
-    rolled = on_waveforms(TimeRoll(max_seconds=1.0, sample_rate=50, generator=np.random.default_rng(0)))(ramp)
-    assert not torch.equal(rolled.waveforms, ramp.waveforms)
-    assert torch.equal(rolled.waveforms.sort(dim=1).values, ramp.waveforms)
-    assert rolled.labels is labels
 
 
 def test_spec_augment_changes_only_the_features(labels):
