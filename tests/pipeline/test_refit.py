@@ -19,7 +19,7 @@ from adaptf.mlproject.sweep import check as check_sweep
 from adaptf.mlproject.teacher import TEACHER
 from adaptf.mlproject.train import TRAIN, TrainConfig
 from adaptf.pipeline.compared import Compared
-from adaptf.pipeline.config import DataConfig, OptimConfig
+from adaptf.pipeline.config import AugmentConfig, DataConfig
 from adaptf.pipeline.refit import refits_of, what_clips_judge
 from adaptf.pipeline.stage import execute
 from adaptf.pipeline.teachers import TeacherConfig
@@ -167,8 +167,8 @@ def test_a_sweep_of_device_models_needs_clips_that_their_start_has_not_learnt(di
     ("changes", "problem"),
     [
         (
-            {"distill": DistillConfig(optim=OptimConfig(restart_factor=0))},
-            r"distill\.optim\.restart_factor is 0",
+            {"distill": DistillConfig(augment=AugmentConfig(dir_folder="nowhere"))},
+            r"distill.*dir_folder is 'nowhere', which is no folder",
         ),
     ],
 )
@@ -207,7 +207,7 @@ def test_quantize_says_that_its_clips_were_learnt(
     with mlflow.start_run(experiment_id=runs.experiment_id(), tags=tags) as tuned:
         mlflow.log_dict({"unknown": distilled}, "models.json")
     monkeypatch.setattr(
-        "adaptf.mlproject.quantize.fresh_process", lambda: pytest.fail("the models are judged")
+        "adaptf.pipeline.quantize_devices.fresh_process", lambda: pytest.fail("the models are judged")
     )
     with pytest.raises(pytest.fail.Exception, match="judged"):
         execute(
