@@ -25,7 +25,14 @@ CLIPS_AT_ONCE = 8
 DYNAMIC_BATCH = ({0: Dim("batch", min=1)},)
 """Of (batch, 1, bands, frames)."""
 CONVOLUTION = torch.ops.aten.conv2d.default
-_NOISY_LOGGERS = ("", "neural_compressor", "torchao", "torch.utils._pytree", "torch.export")
+_NOISY_LOGGERS = (
+    "",
+    "neural_compressor",
+    "torchao",
+    "torchao.kernel.intmm",
+    "torch.utils._pytree",
+    "torch.export",
+)
 """They (torchao also by the root) log progress, extensions for other machines,
 and deprecations within torch, as warnings."""
 
