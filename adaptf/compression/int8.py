@@ -3,6 +3,7 @@ Quantizing is apart: `quantize.py`."""
 
 import io
 import logging
+import threading
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -22,6 +23,8 @@ from adaptf.models.torch_file import UnreadableFile, check_finite
 CLIPS_AT_ONCE = 8
 """More would not stay in the processor's caches: 256 at once take twice the time per clip."""
 
+_one_at_a_time = threading.Lock()
+"""Torch reads one .pt2 file at a time; a router that follows a registry reads from several threads."""
 DYNAMIC_BATCH = ({0: Dim("batch", min=1)},)
 """Of (batch, 1, bands, frames)."""
 CONVOLUTION = torch.ops.aten.conv2d.default
@@ -111,7 +114,7 @@ def read_program(path: Path) -> ExportedProgram:
         raise UserError(f"INT8 network {path} does not exist")
     quantized_operators()
     try:
-        with errors_only(), path.open("rb") as file:
+        with _one_at_a_time, errors_only(), path.open("rb") as file:
             program = torch.export.load(file)
         check_finite(program.state_dict | program.constants)
     except UnreadableFile as error:

@@ -12,7 +12,7 @@ import pandas as pd
 import soundfile
 import torch
 
-from adaptf.audio import kaldi_mel, logmel
+from adaptf.audio import cores, kaldi_mel, logmel
 from adaptf.submission.models import Submitted
 from adaptf.submission.network_code import NetworkCode, network_code
 from adaptf.submission.package import inference, layers
@@ -66,7 +66,8 @@ def write_package(
 
 def _copied(name: str, index: int) -> dict[ModuleType, str]:
     """Modules of adaptf that need nothing but each other, and what they are called in the package."""
-    return {inference: f"{name}_{index}", layers: "layers", logmel: "logmel", kaldi_mel: "kaldi_mel"}
+    own = {module: module.__name__.rpartition(".")[2] for module in (layers, logmel, kaldi_mel, cores)}
+    return {inference: f"{name}_{index}", **own}
 
 
 def _source(module: ModuleType) -> str:

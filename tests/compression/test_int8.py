@@ -3,6 +3,7 @@
 import subprocess
 import sys
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -110,6 +111,12 @@ def test_the_running_form_computes_what_was_saved(
     quantized: Quantized, loaded: Int8Network, reread: ExportedProgram
 ) -> None:
     assert torch.equal(loaded(quantized.logmel), reread.module()(quantized.logmel))
+
+
+def test_several_threads_can_read_files_at_once(quantized: Quantized, loaded: Int8Network) -> None:
+    with ThreadPoolExecutor(4) as pool:
+        for network in pool.map(load_int8, [quantized.path] * 4):
+            assert torch.equal(network(quantized.logmel), loaded(quantized.logmel))
 
 
 def test_evaluation_mode_can_be_set(quantized: Quantized, loaded: Int8Network) -> None:

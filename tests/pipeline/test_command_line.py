@@ -119,7 +119,8 @@ def test_the_default_preset_changes_nothing(stage: str) -> None:
 @pytest.mark.parametrize("stage", WITH_PRESET)
 def test_a_preset_changes_only_what_it_says(stage: str, preset_name: str) -> None:
     text = (PRESETS / f"{preset_name}.yaml").read_text()
-    said = flatten(yaml.safe_load(text) or {})
+    given = flatten(yaml.safe_load(text) or {})
+    said = {name: tuple(value) if isinstance(value, list) else value for name, value in given.items()}
     defaults = flatten(dataclasses.asdict(config_class(stage)()))
     if stage in SHARING:
         links = shared_leaves(config_class(stage))
