@@ -71,8 +71,6 @@ class LogMel(nn.Module):
         # beside it.
         with torch.autocast(waveform.device.type, enabled=False):
             waveform = waveform.float() if waveform.dtype in _HALF_PRECISION else waveform
-            if waveform.device.type != "cpu":
-                return self._logmel(waveform)
             return in_parts(self._logmel, waveform, CLIPS_IN_CACHE)
 
     def _logmel(self, waveform: Tensor) -> Tensor:

@@ -8,7 +8,7 @@ import tomllib
 from collections.abc import Callable, Iterator
 from itertools import product
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 import torch
@@ -82,23 +82,34 @@ AXES = {
 }
 
 
-def steps() -> Iterator[tuple[str, nn.Module, Callable[..., Tensor], Callable[..., Tensor], tuple[int, ...]]]:
-    """Name, what has the parameters, by kernels, plain form, shape of the input."""
+class Step(NamedTuple):
+    """A step of a network."""
+
+    module: ConvNormRelu
+    """What has the parameters."""
+    ours: Callable[[Tensor], Tensor]
+    plain: Callable[[Tensor], Tensor]
+    shape: tuple[int, ...]
+    """Of the input."""
+
+
+def steps() -> Iterator[tuple[str, Step]]:
+    """By name."""
     for name, (block, shape) in BLOCKS.items():
-        yield name, block, lambda x, one=block: conv_norm_relu(x, one.conv, one.norm), block, shape
+        yield name, Step(block, lambda x, one=block: conv_norm_relu(x, one.conv, one.norm), block, shape)
     for (name, (block, dim)), shape in product(AXES.items(), [(2, 3, 4, 5), (2, 3, 1, 7), (2, 3, 7, 1)]):
         yield (
             f"mean over {name} of {shape[2]}x{shape[3]}",
-            block,
-            lambda x, one=block: axis_mean(x, one.conv, one.norm),
-            lambda x, one=block, dim=dim: one(x).mean(dim=dim, keepdim=True),
-            shape,
+            Step(
+                block,
+                lambda x, one=block: axis_mean(x, one.conv, one.norm),
+                lambda x, one=block, dim=dim: one(x).mean(dim=dim, keepdim=True),
+                shape,
+            ),
         )
 
 
-STEPS = pytest.mark.parametrize(
-    ("module", "ours", "plain", "shape"), [rest for _, *rest in steps()], ids=[name for name, *_ in steps()]
-)
+STEPS = pytest.mark.parametrize("step", [step for _, step in steps()], ids=[name for name, _ in steps()])
 
 
 def results_of(
@@ -121,35 +132,31 @@ def results_of(
 def test_a_step_has_the_values_the_gradients_and_the_statistics_of_its_plain_form(
     kernels: None,
     monkeypatch: pytest.MonkeyPatch,
-    module: ConvNormRelu,
-    ours: Callable[..., Tensor],
-    plain: Callable[..., Tensor],
-    shape: tuple[int, ...],
+    step: Step,
 ) -> None:
-    x = torch.randn(*shape, dtype=torch.float64, requires_grad=True)
+    x = torch.randn(*step.shape, dtype=torch.float64, requires_grad=True)
     with torch.no_grad():
-        gradient = torch.arange(ours(x).numel()).double().view_as(ours(x))
-    expected = plainly(lambda: results_of(plain, module, x, gradient), monkeypatch)
-    torch.testing.assert_close(results_of(ours, module, x, gradient), expected)
-    assert torch.autograd.gradcheck(ours, x)
+        gradient = torch.arange(step.ours(x).numel()).double().view_as(step.ours(x))
+    expected = plainly(lambda: results_of(step.plain, step.module, x, gradient), monkeypatch)
+    torch.testing.assert_close(results_of(step.ours, step.module, x, gradient), expected)
+    assert torch.autograd.gradcheck(step.ours, x)
 
 
 @STEPS
 def test_clips_and_gradients_may_lie_anyhow(
     kernels: None,
     monkeypatch: pytest.MonkeyPatch,
-    module: ConvNormRelu,
-    ours: Callable[..., Tensor],
-    plain: Callable[..., Tensor],
-    shape: tuple[int, ...],
+    step: Step,
 ) -> None:
-    x = torch.randn(*shape, dtype=torch.float64)
-    expected = plainly(lambda: results_of(plain, module, x.clone().requires_grad_()), monkeypatch)
-    half = torch.cat([x, x], dim=1)[:, shape[1] :]
+    x = torch.randn(*step.shape, dtype=torch.float64)
+    expected = plainly(lambda: results_of(step.plain, step.module, x.clone().requires_grad_()), monkeypatch)
+    half = torch.cat([x, x], dim=1)[:, step.shape[1] :]
     last = x.to(memory_format=torch.channels_last)
     turned = x.transpose(2, 3).contiguous().transpose(2, 3)
     for way in (half, last, turned):  # and the gradient of a sum is one number, expanded
-        torch.testing.assert_close(results_of(ours, module, way.detach().requires_grad_()), expected)
+        torch.testing.assert_close(
+            results_of(step.ours, step.module, way.detach().requires_grad_()), expected
+        )
 
 
 @STEPS
@@ -157,21 +164,18 @@ def test_clips_and_gradients_may_lie_anyhow(
 def test_what_is_no_number_stays_none(
     kernels: None,
     monkeypatch: pytest.MonkeyPatch,
-    module: ConvNormRelu,
-    ours: Callable[..., Tensor],
-    plain: Callable[..., Tensor],
-    shape: tuple[int, ...],
+    step: Step,
     poisoned: str,
 ) -> None:
-    x = torch.randn(*shape, dtype=torch.float64, requires_grad=True)
+    x = torch.randn(*step.shape, dtype=torch.float64, requires_grad=True)
     gradient = torch.ones((), dtype=torch.float64)
-    tensors = dict(module.named_parameters()) | {"x": x, "gradient": gradient}
+    tensors = dict(step.module.named_parameters()) | {"x": x, "gradient": gradient}
     first = tensors[poisoned].detach().view(-1)[:1]
     before = first.clone()
     first.fill_(torch.nan)
     try:
-        expected = plainly(lambda: results_of(plain, module, x, gradient), monkeypatch)
-        torch.testing.assert_close(results_of(ours, module, x, gradient), expected, equal_nan=True)
+        expected = plainly(lambda: results_of(step.plain, step.module, x, gradient), monkeypatch)
+        torch.testing.assert_close(results_of(step.ours, step.module, x, gradient), expected, equal_nan=True)
     finally:
         first.copy_(before)
 
@@ -179,13 +183,10 @@ def test_what_is_no_number_stays_none(
 @STEPS
 def test_gradients_of_gradients_are_refused(
     kernels: None,
-    module: ConvNormRelu,
-    ours: Callable[..., Tensor],
-    plain: Callable[..., Tensor],
-    shape: tuple[int, ...],
+    step: Step,
 ) -> None:
-    x = torch.randn(*shape, dtype=torch.float64, requires_grad=True)
-    (gradient,) = torch.autograd.grad(ours(x).square().sum(), x, create_graph=True)
+    x = torch.randn(*step.shape, dtype=torch.float64, requires_grad=True)
+    (gradient,) = torch.autograd.grad(step.ours(x).square().sum(), x, create_graph=True)
     with pytest.raises(RuntimeError, match="once_differentiable"):
         gradient.sum().backward()
 
